@@ -1,0 +1,170 @@
+"""The command line: `python -m soupkitchen`, or `soupkitchen`.
+
+Hydra composes the options; this module builds what they name, runs it, and says
+what came of it. Nothing heavy is imported before there is something to run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from soupkitchen import config as conf
+from soupkitchen.errors import ConfigError, SoupkitchenError
+
+log = logging.getLogger(__name__)
+
+LEADERBOARD, CONFIG = "leaderboard.csv", "config.yaml"
+
+
+def main() -> None:
+    """Runs the command line; exits with 1 and a message for what the user can put right."""
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be explained
+    conf.register_resolvers()
+    try:
+        _hydra_main()
+    except (HydraException, OmegaConfBaseException, SoupkitchenError) as error:
+        if full_error:
+            raise
+        own = isinstance(error, SoupkitchenError)
+        print(f"error: {error if own else conf.explain(_told(error))}", file=sys.stderr)
+        sys.exit(1)
+
+
+@hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
+def _hydra_main(config: DictConfig) -> float:
+    return run(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+def _told(error: BaseException | None) -> str:
+    """What Hydra has to say: the messages of the error and its causes."""
+    messages = []
+    while error is not None:
+        if str(error) and str(error) not in messages:
+            messages.append(str(error))
+        error = error.__cause__
+    return "\n".join(messages)
+
+
+def run(config: DictConfig, folder: Path) -> float:
+    """Runs one job in `folder`, or reports it if it is finished; the soup's held-out score."""
+    if unknown := sorted(set(config) - conf.top_level()):
+        raise ConfigError(conf.explain(f"Could not override '{unknown[0]}'"))
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(" ".join(conf.explain(f"Missing mandatory value: {key}") for key in missing))
+    if not _is_new(config, folder):
+        return _report(folder)
+    experiment = _build(config, folder)
+    OmegaConf.save(config, folder / CONFIG, resolve=True)
+    outcome = experiment.run()
+    score, metric = outcome.score, experiment.task.metric
+    if outcome.gain > 0:
+        log.info("The soup of %d gains %.4f over the best single run.", len(outcome.ingredients), outcome.gain)
+    elif len(outcome.ingredients) == 1:
+        log.info("No run improved on the best single one: the soup is that run. This is a normal outcome.")
+    else:
+        log.info("The soup is %.4f worse than the best single run on held-out.", -outcome.gain)
+    _update_sweep(folder.parent, metric.greater_is_better)
+    _report(folder)
+    return score
+
+
+def _build(config: DictConfig, folder: Path) -> Any:
+    """The experiment that `config` describes. Cheap parts first, so that their errors come first."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    from soupkitchen.experiment import Experiment
+
+    parts = {}
+    for group in ("runtime", "search", "method", "task", "pool"):
+        try:
+            parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
+        except HydraException as error:
+            if isinstance(error.__cause__, SoupkitchenError):
+                raise error.__cause__ from None
+            raise
+    return Experiment(**parts, folder=folder, top_k=config.top_k)
+
+
+def _is_new(config: DictConfig, folder: Path) -> bool:
+    """Whether there is work to do in `folder`; results of something else are never overwritten."""
+    if not (folder / CONFIG).exists():
+        return True
+    before = conf.what_is_run(OmegaConf.load(folder / CONFIG))
+    changed = conf.difference(before, conf.what_is_run(config))
+    finished = (folder / LEADERBOARD).exists()
+    if config.overwrite:
+        _move_aside(folder)
+        return True
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another run's results:\n  "
+            + "\n  ".join(changed)
+            + "\nGive this run another name=, or move the old results aside with overwrite=true."
+        )
+    if not finished:
+        log.info("%s holds a run that did not finish: it starts again", folder)
+    return not finished
+
+
+def _move_aside(folder: Path) -> None:
+    """Moves earlier results into a folder of their own inside `folder`."""
+    aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S}"
+    aside.mkdir()
+    for name in (CONFIG, LEADERBOARD, "trajectory.csv", "soup"):
+        if (folder / name).exists():
+            (folder / name).rename(aside / name)
+    log.info("earlier results are in %s", aside)
+
+
+def _update_sweep(folder: Path, greater_is_better: bool) -> None:
+    from soupkitchen.records import update_sweep_leaderboard
+
+    update_sweep_leaderboard(folder, greater_is_better)
+
+
+def _report(folder: Path) -> float:
+    """Prints the leaderboard and where things are; the soup's held-out score."""
+    import pandas as pd
+
+    from soupkitchen.display import print_files, print_leaderboard
+
+    table = pd.read_csv(folder / LEADERBOARD)
+    print_leaderboard(table)
+    shown = _relative(folder)
+    print_files(
+        {
+            "leaderboard": shown / LEADERBOARD,
+            "trajectory": shown / "trajectory.csv",
+            "soup": shown / "soup",
+            "all runs": shown.parent / LEADERBOARD,
+        }
+    )
+    score = next(column for column in table.columns if column.startswith("heldout_"))
+    return float(table.loc[table["kind"] == "soup", score].iloc[0])
+
+
+def _relative(folder: Path) -> Path:
+    try:
+        return folder.relative_to(Path.cwd())
+    except ValueError:
+        return folder
+
+
+if __name__ == "__main__":
+    main()

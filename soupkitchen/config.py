@@ -1,0 +1,122 @@
+"""What Hydra needs to know of soupkitchen: names of runs, and errors in plain words.
+
+Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at
+once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from soupkitchen import resources
+
+CONF = resources.folder("conf")
+
+_NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
+_HOW_NOT_WHAT = {f"runtime.{option}" for option in ("device", "batch_size", "workers", "threads")}
+_GROUPS = ("pool", "method", "search")
+_LONGEST_NAME = 120
+
+
+def register_resolvers() -> None:
+    """Makes ``${run_name:…}`` known to OmegaConf."""
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
+    """The name of a run: pool, method and search, then whatever else was overridden.
+
+    The same command gives the same name, whatever the order of its words; options
+    that only say how to run (device, workers, …) have no part in it.
+    """
+    parts = {group: choices[group] for group in _GROUPS}
+    others = []
+    for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
+        key, value = override.key_or_group, override.get_value_element_as_str()
+        if key == "pool.path":
+            parts["pool"] = value
+        elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_GROUPS):
+            others.append(f"{key}={value}")
+    name = _slug("-".join(_slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9]}-{digest}"
+
+
+def what_is_run(config: DictConfig) -> dict[str, Any]:
+    """The options that results depend on, by dotted key: what two runs must share to be the same."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    ignored = _NOT_IN_NAMES | _HOW_NOT_WHAT
+    return {key: value for key, value in _flat(plain).items() if key not in ignored}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each option that differs."""
+    return [
+        f"{key}: {before.get(key, '(not there)')} before, {now.get(key, '(not there)')} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def explain(message: str) -> str:
+    """Hydra's message about the command line, with the nearest right word where one is near."""
+    if match := re.search(r"Could not override '(?:[^']*@)?([^']+)'", message):
+        wrong = match[1]
+        near = difflib.get_close_matches(wrong, _known_keys(), n=1) or difflib.get_close_matches(
+            wrong.rsplit(".", 1)[-1], _known_keys(), n=1, cutoff=0.7
+        )
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"There is no option {wrong!r}.{hint} 'python -m soupkitchen --cfg job' shows all of them."
+    if match := re.search(r"Could not find '(\w+)/([^']+)'", message):
+        group, wrong = match[1], match[2]
+        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        near = difflib.get_close_matches(wrong, choices, n=1)
+        hint = f" Did you mean {group}={near[0]}?" if near else ""
+        return f"There is no {group}={wrong}.{hint} There are: {', '.join(choices)}."
+    if match := re.search(r"Missing mandatory value: (\S+)", message):
+        return f"The option {match[1]} has to be given, as {match[1]}=VALUE."
+    return message
+
+
+def top_level() -> set[str]:
+    """The words that a configuration may have at its top: groups and single options."""
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    return groups | set(_yaml(CONF / "config.yaml")) - {"defaults"}
+
+
+def _known_keys() -> list[str]:
+    """Every option of every file of every group."""
+    keys = set(_flat(_yaml(CONF / "config.yaml")))
+    for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
+        keys.add(group.name)
+        for file in group.glob("*.yaml"):
+            keys |= {f"{group.name}.{key}" for key in _flat(_yaml(file))}
+    return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))
+
+
+def _yaml(file: Path) -> Any:
+    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+
+
+def _flat(tree: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {above: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{above}.{key}" if above else str(key))
+    return flat
+
+
+def _slug(text: str) -> str:
+    """`text` as part of a file name: letters, digits and ``.,=+-_`` only."""
+    return re.sub(r"[^\w.,=+-]+", "_", text).strip("_.-") or "run"

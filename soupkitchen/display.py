@@ -1,0 +1,108 @@
+"""What a person sees while a run works: log lines, and on a terminal one progress bar.
+
+Piped output has plain lines only. Both go to stderr; the final table goes to
+stdout.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_console = Console(stderr=True, highlight=False)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log records above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            style = "bold yellow" if record.levelno >= logging.WARNING else None
+            _console.print(self.format(record), style=style, markup=False, soft_wrap=True)
+        except Exception:  # as every logging handler: a failing log line must not end a run
+            self.handleError(record)
+
+
+class Display:
+    """A progress bar over all the examples of a run. Use as a context manager."""
+
+    def __init__(self, examples: int) -> None:
+        """`examples` is how many are expected to be scored, at most."""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("examples"),
+            TimeRemainingColumn(),
+            console=_console,
+            transient=True,
+            disable=not _console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=examples)
+        self._before = 0
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def scoring(self, what: str) -> Callable[[int, int], None]:
+        """Announces what is scored next; the callback takes examples done and in all."""
+        before = self._before
+        self._progress.update(self._task, description=escape(what))
+
+        def advance(done: int, total: int) -> None:
+            self._before = before + done
+            self._progress.update(self._task, completed=self._before)
+
+        return advance
+
+    def skip(self, examples: int) -> None:
+        """Takes `examples` off the total: they need not be scored after all."""
+        total = self._progress.tasks[self._task].total or 0
+        self._progress.update(self._task, total=max(total - examples, self._before))
+
+
+def print_leaderboard(table: pd.DataFrame) -> None:
+    """Prints a leaderboard to stdout, without its long column of ingredients."""
+    shown = table.drop(columns="ingredients")
+    sizes = table["ingredients"].fillna("").str.split(";").str.len()
+    shown.insert(3, "of", sizes)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown.columns:
+        numeric = pd.api.types.is_numeric_dtype(shown[column])
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in shown.itertuples(index=False):
+        style = "bold" if getattr(row, "kind", None) == "soup" else None
+        grid.add_row(*(escape(_cell(value)) for value in row), style=style)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(grid)
+
+
+def print_files(files: dict[str, Path]) -> None:
+    """Prints where things are, one a line, to stdout."""
+    for what, file in files.items():
+        print(f"{what:<12} {file}")
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,34 @@
+"""What can go wrong that the user can put right: one small tree of exceptions.
+
+Each message says what is wrong, where (file, run, tensor, option), and what to
+do about it. They are raised where the cause is known and shown once, without a
+traceback, by the entry point.
+"""
+
+
+class SoupkitchenError(Exception):
+    """The root: everything that soupkitchen itself raises on purpose."""
+
+
+class ConfigError(SoupkitchenError):
+    """An option that is misspelt, missing, or contradicts another."""
+
+
+class CheckpointError(SoupkitchenError):
+    """A checkpoint that cannot be found or read."""
+
+
+class IncompatibleError(SoupkitchenError):
+    """Checkpoints that cannot be merged with one another."""
+
+
+class DataError(SoupkitchenError):
+    """A dataset, split, column or label that is not what the task needs."""
+
+
+class MetricError(SoupkitchenError):
+    """A metric that does not exist or cannot be had offline."""
+
+
+class GuaranteeError(SoupkitchenError):
+    """A promise that did not hold when it was checked. Please report it."""

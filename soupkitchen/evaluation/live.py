@@ -1,0 +1,161 @@
+"""The one model in memory, whose weights are written in place for every candidate.
+
+The model is built once, by transformers, from the pool's first run. Everything
+else works in the names that tensors have in files. transformers renames some of
+them when it loads, and fuses others; so the way from each file tensor to its
+parameter is found once, by loading, and is never guessed:
+
+- where files and model use the same names, they are compared by value;
+- where they don't, the model is loaded with a different number in each file
+  tensor, and each parameter tells by its content where it came from;
+- where a parameter is made of several file tensors, there is no writing in
+  place: the model is filled through transformers' own loading, slower, and the
+  log says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+
+class LiveModel:
+    """A transformers model that is filled from (file name, tensor) pairs.
+
+    Attributes:
+        model: the model, in evaluation mode, on its device.
+        in_place: whether filling writes straight into the parameters.
+    """
+
+    def __init__(self, run: Checkpoint, model_class: Any, device: torch.device) -> None:
+        """Builds the architecture of `run`, with its weights, as ``model_class.from_pretrained`` does.
+
+        Raises:
+            CheckpointError: where the run does not fill the model, or has tensors
+                that the model has no place for.
+        """
+        self.model = _load(run, model_class).eval().to(device)
+        self._slots = _find_slots(run, self.model)
+
+    @property
+    def in_place(self) -> bool:
+        return self._slots is not None
+
+    @torch.no_grad()
+    def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Makes the model's weights those of `tensors`, named as in the files.
+
+        Raises:
+            CheckpointError: where tensors are missing or have no place.
+        """
+        if self._slots is None:
+            self._fill_through_transformers(dict(tensors))
+            return
+        unfilled = set(self._slots)
+        for name, tensor in tensors:
+            if name not in self._slots:
+                raise CheckpointError(f"the model has no place for the tensor {name!r}")
+            if (slot := self._slots[name]) is not None:
+                slot.copy_(tensor)
+            unfilled.discard(name)
+        if unfilled:
+            raise CheckpointError(f"no tensor given for {', '.join(sorted(unfilled)[:3])}: the model is half filled")
+
+    def save(self, folder: Path) -> None:
+        """Writes the model as ``save_pretrained`` does, tensors named as in the files."""
+        self.model.save_pretrained(folder)
+
+    def ignores(self, name: str) -> bool:
+        """Whether transformers has no use for the file tensor `name` (an old buffer, say)."""
+        return self._slots is not None and self._slots[name] is None
+
+    def _fill_through_transformers(self, tensors: dict[str, torch.Tensor]) -> None:
+        filled = type(self.model).from_pretrained(None, config=self.model.config, state_dict=tensors)
+        self.model.load_state_dict(filled.state_dict())
+
+
+def _load(run: Checkpoint, model_class: Any) -> PreTrainedModel:
+    try:
+        model, report = model_class.from_pretrained(run.path, output_loading_info=True, dtype="auto")
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{run.path}: {model_class.__name__} cannot load it ({error})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{run.path} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs: "
+            "was it fine-tuned for another task?"
+        )
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise CheckpointError(
+            f"{run.path} holds {', '.join(unexpected[:3])}, for which {type(model).__name__} has no place: "
+            "was it fine-tuned for another task?"
+        )
+    return model
+
+
+Slots = dict[str, torch.Tensor | None]
+"""For each file tensor the parameter or buffer that it fills; None for one that transformers ignores."""
+
+
+def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
+    state = model.state_dict(keep_vars=True)
+    found = {name: name for name in run.header if name in state}
+    if found.keys() != run.header.keys():
+        found |= _trace(run, model, [name for name in run.header if name not in state])
+    slots: Slots = {name: state.get(found.get(name, "")) for name in run.header}
+    wrong = [
+        name
+        for name, tensor in run.tensors()
+        if (slot := slots[name]) is not None and not _same(slot, tensor)
+    ]
+    untied = {parameter.data_ptr() for parameter in state.values() if parameter.numel()}
+    unfilled = untied - {slot.data_ptr() for slot in slots.values() if slot is not None}
+    if wrong or unfilled:
+        log.info(
+            "%s rearranges %d tensors of its files when it loads them: candidates are filled in through "
+            "transformers, slower than in place",
+            type(model).__name__,
+            max(len(wrong), len(unfilled)),
+        )
+        return None
+    if ignored := [name for name, slot in slots.items() if slot is None]:
+        log.info("transformers has no use for %s of the runs' files", ", ".join(ignored))
+    return slots
+
+
+def _trace(run: Checkpoint, model: PreTrainedModel, renamed: list[str]) -> dict[str, str]:
+    """Where transformers puts the tensors called `renamed`: state-dict name by file name.
+
+    The model is loaded once with every element of the i-th file tensor equal to
+    i. A parameter that holds one number only, in the shape of its file tensor,
+    is that tensor; float64 keeps the numbers exact.
+    """
+    marks = {name: float(number) for number, name in enumerate(run.header, start=1)}
+    tagged = {
+        name: torch.full((), marks[name], dtype=torch.float64).expand(info.shape).clone()
+        for name, info in run.header.items()
+    }
+    loaded = type(model).from_pretrained(
+        None, config=model.config, state_dict=tagged, dtype=torch.float64
+    )
+    by_mark = {marks[name]: name for name in renamed}
+    found = {}
+    for name, parameter in loaded.state_dict().items():
+        if parameter.numel() and (parameter == (mark := parameter.reshape(-1)[0])).all():
+            source = by_mark.get(float(mark))
+            if source and run.header[source].shape == tuple(parameter.shape):
+                found[source] = name
+    return found
+
+
+def _same(slot: torch.Tensor, tensor: torch.Tensor) -> bool:
+    return slot.shape == tensor.shape and torch.equal(slot.detach(), tensor.to(slot.device, slot.dtype))

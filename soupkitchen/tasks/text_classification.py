@@ -1,0 +1,78 @@
+"""Text classification: one label for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+)
+
+from soupkitchen.metrics import TaskMetric
+from soupkitchen.tasks.base import Batch, Outputs, Processor
+from soupkitchen.tasks.classification import encode_labels, outputs
+from soupkitchen.tasks.data import Data, check_columns
+
+
+@dataclass(frozen=True)
+class TextClassification:
+    """Scores sequence-classification models.
+
+    Attributes:
+        data: where the texts are.
+        metric: accuracy, f1_macro, cross_entropy, …
+        text: the column of the text.
+        text_pair: the column of a second text, for pairs; None for none.
+        label: the column of the label: its number, or its name in the model's `label2id`.
+        max_length: tokens after which a text is cut; None for the model's own limit.
+    """
+
+    data: Data
+    metric: TaskMetric
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    max_length: int | None = None
+
+    @property
+    def model_class(self) -> type:
+        return AutoModelForSequenceClassification
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
+
+    def load_processor(self, folder: str) -> Processor:
+        return AutoTokenizer.from_pretrained(folder)
+
+    def prepare(
+        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
+    ) -> datasets.Dataset:
+        options = {"task.text": self.text, "task.text_pair": self.text_pair, "task.label": self.label}
+        check_columns(split, {option: column for option, column in options.items() if column is not None})
+        labels = encode_labels(split, self.label, model.config)
+        limit = self.max_length or min(processor.model_max_length, _positions(model))
+
+        encoded = processor(
+            *(list(split[column]) for column in self.content_columns), truncation=True, max_length=limit
+        )
+        lengths = [len(tokens) for tokens in encoded["input_ids"]]
+        return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": labels})
+
+    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+        return DataCollatorWithPadding(processor)
+
+    def step(self, model: torch.nn.Module, batch: Batch) -> Outputs:
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "length")}
+        return outputs(model(**inputs).logits, batch["labels"], self.metric)
+
+
+def _positions(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
