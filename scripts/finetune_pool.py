@@ -102,15 +102,15 @@ def save_shared_init(
     if config.probe:
         head = list(model.modules())[-1]
         if not isinstance(head, torch.nn.Linear):
-            raise SystemExit(f"probe: the last module of {type(model).__name__} is no linear head; set probe=false")
+            raise SystemExit(
+                f"probe: the last module of {type(model).__name__} is no linear head; set probe=false"
+            )
         fit_probe(model, head, tokenizer, train)
     save(base, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
 
 
 @torch.no_grad()
-def fit_probe(
-    model: PreTrainedModel, head: torch.nn.Linear, tokenizer: Any, train: datasets.Dataset
-) -> None:
+def fit_probe(model: PreTrainedModel, head: torch.nn.Linear, tokenizer: Any, train: datasets.Dataset) -> None:
     """Fits `head` by logistic regression on what it is given by the model as it is."""
     features: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
@@ -142,7 +142,12 @@ def finetune(
         trainer = Trainer(
             model,
             TrainingArguments(
-                str(scratch), report_to=[], save_strategy="no", disable_tqdm=True, logging_strategy="no", **own
+                str(scratch),
+                report_to=[],
+                save_strategy="no",
+                disable_tqdm=True,
+                logging_strategy="no",
+                **own,
             ),
             train_dataset=train,
             processing_class=tokenizer,

@@ -6,6 +6,7 @@ what came of it. Nothing heavy is imported before there is something to run.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -59,18 +60,21 @@ def _told(error: BaseException | None) -> str:
 
 def run(config: DictConfig, folder: Path) -> float:
     """Runs one job in `folder`, or reports it if it is finished; the soup's held-out score."""
-    if unknown := sorted(set(config) - conf.top_level()):
-        raise ConfigError(conf.explain(f"Could not override '{unknown[0]}'"))
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(" ".join(conf.explain(f"Missing mandatory value: {key}") for key in missing))
-    if not _is_new(config, folder):
-        return _report(folder)
-    experiment = _build(config, folder)
+    try:
+        conf.check(config)
+        if not _is_new(config, folder):
+            return _report(folder)
+        experiment = _build(config, folder)
+    except Exception:
+        _remove_if_empty(folder)
+        raise
     OmegaConf.save(config, folder / CONFIG, resolve=True)
     outcome = experiment.run()
     score, metric = outcome.score, experiment.task.metric
     if outcome.gain > 0:
-        log.info("The soup of %d gains %.4f over the best single run.", len(outcome.ingredients), outcome.gain)
+        log.info(
+            "The soup of %d gains %.4f over the best single run.", len(outcome.ingredients), outcome.gain
+        )
     elif len(outcome.ingredients) == 1:
         log.info("No run improved on the best single one: the soup is that run. This is a normal outcome.")
     else:
@@ -120,6 +124,12 @@ def _is_new(config: DictConfig, folder: Path) -> bool:
     if not finished:
         log.info("%s holds a run that did not finish: it starts again", folder)
     return not finished
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Takes back the folder that Hydra made for a run that never began."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _move_aside(folder: Path) -> None:

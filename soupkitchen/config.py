@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from soupkitchen import resources
+from soupkitchen.errors import ConfigError
 
 CONF = resources.folder("conf")
 
@@ -42,7 +43,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
         key, value = override.key_or_group, override.get_value_element_as_str()
         if key == "pool.path":
-            parts["pool"] = value
+            parts["pool"] = _tail(value)
         elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_GROUPS):
             others.append(f"{key}={value}")
     name = _slug("-".join(_slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
@@ -52,7 +53,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     return f"{name[: _LONGEST_NAME - 9]}-{digest}"
 
 
-def what_is_run(config: DictConfig) -> dict[str, Any]:
+def what_is_run(config: DictConfig | ListConfig) -> dict[str, Any]:
     """The options that results depend on, by dotted key: what two runs must share to be the same."""
     plain = OmegaConf.to_container(config, resolve=True)
     ignored = _NOT_IN_NAMES | _HOW_NOT_WHAT
@@ -88,10 +89,19 @@ def explain(message: str) -> str:
     return message
 
 
-def top_level() -> set[str]:
-    """The words that a configuration may have at its top: groups and single options."""
+def check(config: DictConfig) -> None:
+    """Checks what can be checked of a composition without building what it names.
+
+    Raises:
+        ConfigError: for an option that nothing reads, or one that has to be given and is not.
+    """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    return groups | set(_yaml(CONF / "config.yaml")) - {"defaults"}
+    read = groups | set(_yaml(CONF / "config.yaml"))
+    for key in config:
+        if key not in read:
+            raise ConfigError(explain(f"Could not override '{key}'"))
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(" ".join(explain(f"Missing mandatory value: {key}") for key in missing))
 
 
 def _known_keys() -> list[str]:
@@ -115,6 +125,11 @@ def _flat(tree: Any, above: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{above}.{key}" if above else str(key))
     return flat
+
+
+def _tail(path: str) -> str:
+    """A relative path whole, the last parts of an absolute one."""
+    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
 
 
 def _slug(text: str) -> str:

@@ -1,12 +1,11 @@
-"""What a person sees while a run works: log lines, and on a terminal one progress bar.
+"""What a person sees of a run: on a terminal a progress bar, and at the end the leaderboard.
 
-Piped output has plain lines only. Both go to stderr; the final table goes to
-stdout.
+Progress goes to stderr, and is left out where that is no terminal; the
+leaderboard goes to stdout.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,19 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-_console = Console(stderr=True, highlight=False)
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints log records above the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            style = "bold yellow" if record.levelno >= logging.WARNING else None
-            _console.print(self.format(record), style=style, markup=False, soft_wrap=True)
-        except Exception:  # as every logging handler: a failing log line must not end a run
-            self.handleError(record)
-
+from soupkitchen.console import console
+from soupkitchen.records.tables import INGREDIENT_SEPARATOR
 
 class Display:
     """A progress bar over all the examples of a run. Use as a context manager."""
@@ -42,9 +30,9 @@ class Display:
             MofNCompleteColumn(),
             TextColumn("examples"),
             TimeRemainingColumn(),
-            console=_console,
+            console=console,
             transient=True,
-            disable=not _console.is_terminal,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=examples)
         self._before = 0
@@ -81,7 +69,7 @@ class Display:
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Prints a leaderboard to stdout, without its long column of ingredients."""
     shown = table.drop(columns="ingredients")
-    sizes = table["ingredients"].fillna("").str.split(";").str.len()
+    sizes = table["ingredients"].fillna("").str.count(INGREDIENT_SEPARATOR) + 1
     shown.insert(3, "of", sizes)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in shown.columns:
@@ -90,10 +78,10 @@ def print_leaderboard(table: pd.DataFrame) -> None:
     for row in shown.itertuples(index=False):
         style = "bold" if getattr(row, "kind", None) == "soup" else None
         grid.add_row(*(escape(_cell(value)) for value in row), style=style)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    console.print(grid)
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=160)
+    out.print(grid)
 
 
 def print_files(files: dict[str, Path]) -> None:

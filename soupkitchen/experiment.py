@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import datasets
 import pandas as pd
 
 from soupkitchen import serving
@@ -34,6 +36,8 @@ from soupkitchen.tasks import Task
 from soupkitchen.tasks.data import count_overlap
 
 log = logging.getLogger(__name__)
+
+Splits = Mapping[str, datasets.Dataset]
 
 CONTROLS = 2
 """Models in the final table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -87,14 +91,15 @@ class Experiment:
             GuaranteeError: where the saved soup is not the one that was scored, or a
                 greedy one is worse than the best single run.
         """
-        evaluator = self._evaluator(self.pool.runs[0])
-        self._check_splits(evaluator)
+        splits = self.task.data.load_splits()
+        evaluator = self._evaluator(self.pool.runs[0], splits)
+        self._warn_of_splits(splits)
         trajectory = Trajectory(self.folder / "trajectory.csv")
         with Display(self._examples_at_most(evaluator)) as display:
             scorer = Scorer(evaluator, display.scoring)
             ranked = self._rank_pool(scorer, trajectory)
             soup, score = self._search(ranked, scorer, trajectory)
-            self._save(soup, score, evaluator)
+            self._save(soup, score, evaluator, splits)
             entries = self._final_table(soup, ranked, scorer, trajectory)
         table = leaderboard(entries, self.task.metric.name, self._sign)
         write_csv(self.folder / "leaderboard.csv", table)
@@ -114,9 +119,7 @@ class Experiment:
             raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
         return ranked
 
-    def _search(
-        self, ranked: Sequence[Ranked], scorer: Scorer, trajectory: Trajectory
-    ) -> tuple[Soup, float]:
+    def _search(self, ranked: Sequence[Ranked], scorer: Scorer, trajectory: Trajectory) -> tuple[Soup, float]:
         """The soup that the search ends with, and its held-out score."""
         order = self.search.order(ranked)
         soup = Soup(self.method, scorer.evaluator.device)
@@ -135,7 +138,7 @@ class Experiment:
                     Step("merge", name, "keep", soup_size=len(ingredients), ingredients=ingredients)
                 )
                 continue
-            scored = scorer.score(f"merging {name}", ingredients, lambda run=candidate: soup.taste(run))
+            scored = scorer.score(f"merging {name}", ingredients, partial(soup.taste, candidate))
             score = scored.evaluation.score
             kept = self.search.accepts(score, best)
             decision = "keep" if kept else "discard"
@@ -149,11 +152,12 @@ class Experiment:
             raise GuaranteeError("the soup is worse on the held-out set than the best single run")
         return soup, best
 
-    def _save(self, soup: Soup, score: float, evaluator: Evaluator) -> None:
+    def _save(self, soup: Soup, score: float, evaluator: Evaluator, splits: Splits) -> None:
         """Saves the soup, loads it back as a user would, and scores that."""
         folder = self.folder / "soup"
         serving.save(evaluator.live, evaluator.processor, soup.tensors, folder)
-        serving.rescore(self._evaluator(Checkpoint.open(folder)), score)
+        heldout = {"heldout": splits["heldout"]}
+        serving.rescore(self._evaluator(Checkpoint.open(folder), heldout), score)
         log.info("saved    %s: loaded back, it scores the same", folder)
 
     def _final_table(
@@ -179,15 +183,13 @@ class Experiment:
                     trajectory.add(self._step("final", model, scored[split], split=split))
             heldout, test = scored["heldout"].evaluation, scored.get("test")
             interval = confidence_interval(heldout, self.task.metric)
-            test_score = test and test.evaluation.score
+            test_score = test.evaluation.score if test else None
             entries.append(Entry(model, kind, ingredients, heldout.score, test_score, interval))
         return entries
 
     # Helpers
 
-    def _score_model(
-        self, model: str, ingredients: tuple[str, ...], split: str, scorer: Scorer
-    ) -> Scored:
+    def _score_model(self, model: str, ingredients: tuple[str, ...], split: str, scorer: Scorer) -> Scored:
         def weights() -> Tensors:
             mixed = Soup(self.method, scorer.evaluator.device)
             for name in ingredients:
@@ -196,25 +198,20 @@ class Experiment:
 
         return scorer.score(f"{model} on {split}", ingredients, weights, split)
 
-    def _evaluator(self, run: Checkpoint) -> Evaluator:
-        accelerator = self.runtime.accelerator()
+    def _evaluator(self, run: Checkpoint, splits: Splits) -> Evaluator:
+        runtime, accelerator = self.runtime, self.runtime.accelerator()
         live = LiveModel(run, self.task.model_class, accelerator.device)
-        processor = self.task.load_processor(run.path)
-        return Evaluator(
-            self.task, live, processor, accelerator, self.runtime.batch_size, self.runtime.workers
-        )
+        processor = self.task.load_processor(str(run.path))
+        return Evaluator(self.task, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
 
-    def _check_splits(self, evaluator: Evaluator) -> None:
-        data = self.task.data
-        if data.test is None:
+    def _warn_of_splits(self, splits: Splits) -> None:
+        if "test" not in splits:
             log.warning("No test split (task.data.test): the soup's held-out score is somewhat optimistic")
-            return
-        overlap = count_overlap(data.load(data.heldout), data.load(data.test), self.task.content_columns)
-        if overlap:
+        elif overlap := count_overlap(splits["heldout"], splits["test"], self.task.content_columns):
             log.warning(
                 "%d of %d test examples are held-out examples too: test scores will look too good",
                 overlap,
-                evaluator.size("test"),
+                len(splits["test"]),
             )
 
     def _examples_at_most(self, evaluator: Evaluator) -> int:

@@ -16,6 +16,7 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.errors import GuaranteeError
 from soupkitchen.evaluation import Evaluator, LiveModel
 
+
 def save(live: LiveModel, processor: Any, weights: Callable[[], Tensors], folder: Path) -> None:
     """Writes `weights()` to `folder` as ``save_pretrained`` does, tokenizer or image processor included.
 
@@ -51,7 +52,9 @@ def rescore(evaluator: Evaluator, expected: float) -> None:
         GuaranteeError: where the two differ.
     """
     again = evaluator.score("heldout").score
-    if not (math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9) or again != again != expected != expected):
+    if not (
+        math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9) or again != again != expected != expected
+    ):
         raise GuaranteeError(
             f"the saved soup scores {again:.6f} on the held-out set, but scored {expected:.6f} before it was "
             "saved. It is left in place for inspection; do not use it, and please report this."

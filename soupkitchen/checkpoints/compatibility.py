@@ -21,9 +21,7 @@ def check_compatible(runs: Sequence[Checkpoint]) -> None:
         IncompatibleError: naming each run that differs in architecture, tensor
             names, tensor shapes or label names, and how.
     """
-    problems = [
-        f"  {run.name}: {problem}" for run in runs[1:] for problem in _differences(run, runs[0])
-    ]
+    problems = [f"  {run.name}: {problem}" for run in runs[1:] for problem in _differences(run, runs[0])]
     if problems:
         raise IncompatibleError(
             f"These runs cannot be merged with {runs[0].name}:\n"
@@ -45,9 +43,10 @@ def _differences(run: Checkpoint, first: Checkpoint) -> list[str]:
         shape, expected = run.header[name].shape, first.header[name].shape
         if shape != expected:
             problems.append(f"{name} has shape {list(shape)}, not {list(expected)}")
-    if (labels := run.config.get("id2label")) != (expected := first.config.get("id2label")):
+    labels, expected_labels = run.config.get("id2label"), first.config.get("id2label")
+    if labels != expected_labels:
         problems.append(
-            f"its labels (id2label in config.json) are {_labels(labels)}, not {_labels(expected)}: "
+            f"its labels (id2label in config.json) are {_labels(labels)}, not {_labels(expected_labels)}: "
             "the rows of the two heads mean different things"
         )
     return problems

@@ -64,14 +64,22 @@ def find_pool(path: str | Sequence[str], exclude: Sequence[str] = ()) -> Pool:
 
 def _expand(pattern: str) -> list[Path]:
     """The folders that `pattern` names: itself, if a run; its subfolders, if a folder of runs."""
-    matches = [Path(match) for match in sorted(glob.glob(os.path.expanduser(pattern)))]
+    matches = [Path(match) for match in sorted(glob.glob(str(Path(pattern).expanduser())))]
     folders = [match for match in matches if match.is_dir()]
     if not folders:
-        raise CheckpointError(f"pool.path={pattern!r} names no folder (the working directory is {Path.cwd()})")
+        raise CheckpointError(
+            f"pool.path={pattern!r} names no folder (the working directory is {Path.cwd()})"
+        )
     if len(folders) == 1 and not (folders[0] / CONFIG_NAME).exists():
-        inside = sorted(folder.parent for folder in folders[0].glob(f"*/{CONFIG_NAME}"))
-        return inside or folders
+        return sorted(folder for folder in folders[0].iterdir() if _is_run(folder))
     return folders
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one."""
+    if folder.name.startswith("."):
+        return False
+    return (folder / CONFIG_NAME).exists() or any(folder.glob("checkpoint-*"))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -37,7 +37,7 @@ class TensorInfo:
     dtype: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """One run of the pool, opened and not yet read.
 
@@ -64,7 +64,8 @@ class Checkpoint:
         """
         path = Path(path)
         config = _read_json(path / CONFIG_NAME, f"{path} is not a checkpoint: it has no {CONFIG_NAME}")
-        names_by_file, header = {}, {}
+        names_by_file: dict[Path, tuple[str, ...]] = {}
+        header: dict[str, TensorInfo] = {}
         for file in _weight_files(path):
             infos = _read_header(file)
             if twice := header.keys() & infos.keys():
@@ -99,10 +100,12 @@ def _weight_files(path: Path) -> list[Path]:
     if index.exists():
         shards = sorted(set(_weight_map(index).values()))
         for shard in shards:
-            if Path(shard).name != shard:
+            if shard in ("", "..") or Path(shard).name != shard:
                 raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
             if not (path / shard).exists():
-                raise CheckpointError(f"{index} names the shard {shard}, which is missing; copy the run again")
+                raise CheckpointError(
+                    f"{index} names the shard {shard}, which is missing; copy the run again"
+                )
         return [path / shard for shard in shards]
     if (path / WEIGHTS_NAME).exists() or (path / WEIGHTS_INDEX_NAME).exists():
         raise CheckpointError(
@@ -131,16 +134,20 @@ def _check_index(path: Path, names_by_file: dict[Path, tuple[str, ...]]) -> None
         return
     for name, shard in _weight_map(index).items():
         if name not in names_by_file[path / shard]:
-            raise CheckpointError(f"{index} says that {shard} holds {name!r}; it does not. Copy the run again.")
+            raise CheckpointError(
+                f"{index} says that {shard} holds {name!r}; it does not. Copy the run again."
+            )
 
 
 def _read_header(file: Path) -> dict[str, TensorInfo]:
     try:
         with safe_open(file, framework="pt") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118: no mapping
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
             return {name: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors ({error}); copy the run again") from error
+        raise CheckpointError(
+            f"{file} cannot be read as safetensors ({error}); copy the run again"
+        ) from error
 
 
 def _read_json(file: Path, if_missing: str | None = None) -> dict[str, Any]:

@@ -21,17 +21,17 @@ def confidence_interval(
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
-    options = {"n_resamples": RESAMPLES, "confidence_level": level, "method": "percentile", "rng": 0}
     if evaluation.examples_scored < 2:
         return None
+    options = {"n_resamples": RESAMPLES, "confidence_level": level, "method": "percentile", "rng": 0}
     if (scores := evaluation.per_example) is not None:
         interval = bootstrap((scores,), np.mean, batch=100, **options).confidence_interval
     elif metric.quick(evaluation.predictions, evaluation.references) is not None:
-
-        def resampled(indices: np.ndarray) -> float:
-            return metric.quick(evaluation.predictions[indices], evaluation.references[indices])
-
         indices = np.arange(evaluation.examples_scored)
+
+        def resampled(drawn: np.ndarray) -> float | None:
+            return metric.quick(evaluation.predictions[drawn], evaluation.references[drawn])
+
         interval = bootstrap((indices,), resampled, vectorized=False, **options).confidence_interval
     else:
         return None

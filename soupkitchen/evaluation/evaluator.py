@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.metrics import Score
-from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.base import Processor, Task
 
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""
@@ -55,7 +55,7 @@ class _Split:
 class Evaluator:
     """Scores whatever weights the live model holds.
 
-    Each split is loaded, tokenised and sorted by length once. Batches are the
+    Each split is tokenised and sorted by length once. Batches are the
     same for every model, so equal weights give equal scores to the last bit.
     """
 
@@ -63,20 +63,25 @@ class Evaluator:
         self,
         task: Task,
         live: LiveModel,
-        processor: Any,
+        processor: Processor,
+        splits: Mapping[str, datasets.Dataset],
         accelerator: Accelerator,
         batch_size: int,
         workers: int = 0,
     ) -> None:
+        """Prepares `splits`, by role ("heldout", "test"), for `live`.
+
+        Raises:
+            DataError: where their columns or labels are not what task and model need.
+        """
         self.task = task
         self.live = live
         self.processor = processor
         self.accelerator = accelerator
         self.device = accelerator.device
         self._model = accelerator.prepare_model(live.model, evaluation_mode=True)
-        self._options = {"batch_size": batch_size, "num_workers": workers, "persistent_workers": workers > 0}
-        splits = {"heldout": task.data.heldout, "test": task.data.test}
-        self._splits = {role: self._prepare(name) for role, name in splits.items() if name is not None}
+        self._batch_size, self._workers = batch_size, workers
+        self._splits = {role: self._prepare(split) for role, split in splits.items()}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -112,12 +117,18 @@ class Evaluator:
             seconds=time.perf_counter() - started,
         )
 
-    def _prepare(self, name: str) -> _Split:
-        data = self.task.prepare(self.task.data.load(name), self.processor, self.live.model)
+    def _prepare(self, split: datasets.Dataset) -> _Split:
+        data = self.task.prepare(split, self.processor, self.live.model)
         order = np.arange(len(data))
         if "length" in data.column_names:
             order = np.argsort(-np.asarray(data["length"][:]), kind="stable")
             data = data.select(order).remove_columns("length")
-        collate = self.task.collator(self.processor)
-        loader = DataLoader(data, collate_fn=collate, shuffle=False, **self._options)
+        loader = DataLoader(
+            data,
+            batch_size=self._batch_size,
+            shuffle=False,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            collate_fn=self.task.collator(self.processor),
+        )
         return _Split(self.accelerator.prepare(loader), order)

@@ -69,7 +69,9 @@ class LiveModel:
                 slot.copy_(tensor)
             unfilled.discard(name)
         if unfilled:
-            raise CheckpointError(f"no tensor given for {', '.join(sorted(unfilled)[:3])}: the model is half filled")
+            raise CheckpointError(
+                f"no tensor given for {', '.join(sorted(unfilled)[:3])}: the model is half filled"
+            )
 
     def save(self, folder: Path) -> None:
         """Writes the model as ``save_pretrained`` does, tensors named as in the files."""
@@ -144,9 +146,7 @@ def _trace(run: Checkpoint, model: PreTrainedModel, renamed: list[str]) -> dict[
         name: torch.full((), marks[name], dtype=torch.float64).expand(info.shape).clone()
         for name, info in run.header.items()
     }
-    loaded = type(model).from_pretrained(
-        None, config=model.config, state_dict=tagged, dtype=torch.float64
-    )
+    loaded = type(model).from_pretrained(None, config=model.config, state_dict=tagged, dtype=torch.float64)
     by_mark = {marks[name]: name for name in renamed}
     found = {}
     for name, parameter in loaded.state_dict().items():

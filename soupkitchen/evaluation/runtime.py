@@ -62,6 +62,7 @@ class Runtime:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
-                f"runtime.device={self.device} cannot be used here ({reason}); runtime.device=auto takes what there is"
+                f"runtime.device={self.device} cannot be used here ({reason}); "
+                "runtime.device=auto takes what there is"
             ) from error
         return device

@@ -60,9 +60,7 @@ class TaskMetric:
             MetricError: where the metric refuses the input or gives no `key`.
         """
         try:
-            computed = self.module.compute(
-                predictions=predictions, references=references, **self.options
-            )
+            computed = self.module.compute(predictions=predictions, references=references, **self.options)
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
         if not computed or self.key not in computed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datasets
 import evaluate
 import numpy as np
-
 from scipy.special import logsumexp
 
 

@@ -15,16 +15,17 @@ DIGITS = 10
 
 def write_text(file: Path, text: str) -> None:
     """Writes `text` beside `file`, syncs it to disk, and renames it into place."""
-    descriptor, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    beside = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(beside, 0o644)
-        os.replace(beside, file)
+        beside.chmod(0o644)
+        beside.replace(file)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import torch
@@ -22,10 +22,10 @@ def encode_labels(split: datasets.Dataset, column: str, config: PreTrainedConfig
     Raises:
         DataError: for labels that the model's head does not have.
     """
-    values: Sequence[int | str] = split[column][:]
+    values: list[Any] = split[column][:]
     feature = split.features[column]
     if isinstance(feature, datasets.ClassLabel) and set(feature.names) <= set(config.label2id):
-        values = feature.int2str(list(values))
+        values = feature.int2str(values)
     if all(isinstance(value, str) for value in values):
         if unknown := sorted(set(values) - set(config.label2id)):
             raise DataError(
@@ -39,7 +39,7 @@ def encode_labels(split: datasets.Dataset, column: str, config: PreTrainedConfig
                 f"task.label={column}: {value!r} is no label of the model, which has labels 0 to "
                 f"{config.num_labels - 1} ({', '.join(map(str, config.label2id))})"
             )
-    return list(values)
+    return values
 
 
 def outputs(logits: torch.Tensor, labels: torch.Tensor, metric: TaskMetric) -> Outputs:

@@ -38,6 +38,11 @@ class Data:
     name: str | None = None
     revision: str | None = None
 
+    def load_splits(self) -> dict[str, datasets.Dataset]:
+        """The held-out split and, where there is one, the test split, by role."""
+        roles = {"heldout": self.heldout, "test": self.test}
+        return {role: self.load(split) for role, split in roles.items() if split is not None}
+
     def load(self, split: str) -> datasets.Dataset:
         """Loads one split.
 
@@ -51,7 +56,7 @@ class Data:
         except (ValueError, KeyError) as error:
             raise DataError(
                 f"task.data.path={self.path} gives no split {split!r} ({_first_line(error)}); "
-                "set task.data.heldout and task.data.test to splits that it has (task.data.test=null for none)"
+                "set task.data.heldout and task.data.test to splits that it has (null for no test split)"
             ) from error
         if len(loaded) == 0:
             raise DataError(f"the split {split!r} of task.data.path={self.path} is empty")
@@ -100,7 +105,8 @@ def _format(files: Sequence[str | Path]) -> str:
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= _FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be files of one kind of {', '.join(_FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
+            f"{', '.join(_FORMATS)}"
         )
     return _FORMATS[suffixes.pop()]
 

@@ -57,7 +57,7 @@ class ImageClassification:
         if not isinstance(split.features[self.image], datasets.Image):
             try:
                 split = split.cast_column(self.image, datasets.Image())
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, NotImplementedError) as error:
                 raise DataError(f"task.image={self.image}: the column holds no images ({error})") from error
 
         prepared = split.map(

@@ -1,0 +1,68 @@
+"""Real checkpoints for the tests: tiny ones, made by transformers on the spot, and the demo's."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# No test may reach for a hub; caches of the tests are the tests' own.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
+os.environ["SOUPKITCHEN_CACHE"] = str(ROOT / ".cache" / "soupkitchen")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from tiny import LABELS, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv, validation.csv and test.csv: columns text and label (a name)."""
+    folder = tmp_path_factory.mktemp("texts")
+    frame = make_texts(260, seed=0)
+    for name, part in {"train": frame[:100], "validation": frame[100:180], "test": frame[180:]}.items():
+        part.to_csv(folder / f"{name}.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_runs(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
+    """A folder of five runs of one tiny BERT, fine-tuned from one init; "wild" has diverged."""
+    folder = tmp_path_factory.mktemp("text") / "runs"
+    train = pd.read_csv(texts / "train.csv")
+    init = train_text_classifier(text_classifier(), train, rate=4e-3, epochs=14, seed=9)
+    rates = {"a": 0.015, "b": 0.02, "c": 0.025, "d": 0.02, "wild": 0.5}
+    for seed, (name, rate) in enumerate(rates.items()):
+        model = train_text_classifier(copy.deepcopy(init), train, rate, epochs=4, seed=seed)
+        model.save_pretrained(folder / name)
+        save_tokenizer(folder / name)
+    return folder
+
+
+@pytest.fixture
+def copy_runs(text_runs: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copies some of `text_runs` to where a test may spoil them."""
+    def copy(*names: str) -> Path:
+        for name in names:
+            shutil.copytree(text_runs / name, tmp_path / "runs" / name)
+        return tmp_path / "runs"
+
+    return copy
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> None:
+    torch.manual_seed(0)
+
+
+__all__ = ["LABELS"]

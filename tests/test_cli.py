@@ -1,0 +1,292 @@
+"""The command as users run it, on a pool and data that the demo did not make."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+from tiny import LABELS
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+pytestmark = pytest.mark.slow
+
+
+def soupkitchen(*arguments: str, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "soupkitchen", *arguments, "runtime.threads=1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
+    assert result.returncode == (1 if fails else 0), result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def own(runs: Path, texts: Path) -> tuple[str, ...]:
+    return f"pool.path={runs}/*", "task=text_classification", f"task.data.path={texts}"
+
+
+def accuracy(tensors: dict[str, torch.Tensor], run: Path, frame: pd.DataFrame) -> float:
+    """scikit-learn's accuracy of plain transformers' forward passes with `tensors` as weights."""
+    model = AutoModelForSequenceClassification.from_pretrained(run)
+    model.load_state_dict(tensors)
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(t, return_tensors="pt")).logits for t in frame["text"]]
+    labels = [LABELS[row.argmax()] for row in logits]
+    return sklearn.metrics.accuracy_score(frame["label"], labels)
+
+
+def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """The plain float64 average of the runs' tensors, rounded once to float32."""
+    files = [load_file(runs / name / "model.safetensors") for name in names]
+    return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
+
+
+@pytest.fixture(scope="module")
+def finished(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a greedy run over `text_runs`."""
+    folder = tmp_path_factory.mktemp("work")
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=folder)
+    assert "leaderboard  results/cooked/leaderboard.csv" in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr  # plain lines when piped
+    return folder / "results" / "cooked"
+
+
+def test_each_steps_score_is_that_of_the_plain_average_of_its_ingredients(
+    finished: Path, text_runs: Path, texts: Path
+) -> None:
+    frames = {"heldout": pd.read_csv(texts / "validation.csv"), "test": pd.read_csv(texts / "test.csv")}
+    trajectory = pd.read_csv(finished / "trajectory.csv")
+    assert (trajectory["stage"] == "rank").sum() == 5
+    assert (trajectory["stage"] == "merge").sum() == 5
+    for step in trajectory.itertuples():
+        soup = average(text_runs, step.ingredients.split(";"))
+        assert accuracy(soup, text_runs / "a", frames[step.split]) == pytest.approx(step.score, abs=1e-9)
+
+
+def test_the_decisions_are_the_papers(finished: Path) -> None:
+    trajectory = pd.read_csv(finished / "trajectory.csv")
+    ranking = trajectory[trajectory["stage"] == "rank"].sort_values("score", ascending=False, kind="stable")
+    merges = trajectory[trajectory["stage"] == "merge"]
+    assert merges["candidate"].tolist() == ranking["candidate"].tolist()
+    soup, best = [], -1.0
+    for step in merges.itertuples():
+        assert step.ingredients.split(";") == [*soup, step.candidate]
+        kept = step.score > best
+        assert step.decision == ("start" if not soup else "keep" if kept else "discard")
+        if soup:
+            assert step.best_before == best
+            assert step.gain == pytest.approx(step.score - best)
+        if kept:
+            soup, best = [*soup, step.candidate], step.score
+        assert step.soup_size == len(soup)
+    assert len(soup) > 1  # or the pool shows nothing
+    assert "wild" not in soup
+
+
+def test_the_saved_soup_is_the_plain_average_and_loads_as_any_model(
+    finished: Path, text_runs: Path, texts: Path
+) -> None:
+    leaderboard = pd.read_csv(finished / "leaderboard.csv")
+    soup = leaderboard[leaderboard["kind"] == "soup"].iloc[0]
+    expected = average(text_runs, soup["ingredients"].split(";"))
+    saved = load_file(finished / "soup" / "model.safetensors")
+    assert saved.keys() == expected.keys()
+    for name, tensor in saved.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+    score = accuracy(saved, finished / "soup", pd.read_csv(texts / "validation.csv"))
+    assert score == pytest.approx(soup["heldout_accuracy"], abs=1e-9)
+    assert (finished / "soup").stat().st_mode & 0o777 == 0o755
+
+
+def test_the_leaderboard_holds_every_single_run_the_uniforms_and_the_soup(finished: Path) -> None:
+    table = pd.read_csv(finished / "leaderboard.csv").set_index("model")
+    singles = table[table["kind"] == "single"]
+    assert set(singles.index) == {"a", "b", "c", "d", "wild"}
+    assert {"soup", "uniform"} < set(table.index)
+    assert table.index.str.startswith("uniform_top_").sum() == 1
+    assert table.loc["soup", "heldout_accuracy"] >= singles["heldout_accuracy"].max()
+    best = singles["heldout_accuracy"].idxmax()
+    assert set(table.index[table["test_accuracy"].notna()]) - {best} == {
+        "soup", "uniform", *table.index[table.index.str.startswith("uniform_top_")],
+    }  # fmt: skip
+    assert (table["ci_low"] <= table["heldout_accuracy"]).all()
+    assert (table["ci_high"] >= table["heldout_accuracy"]).all()
+    assert (finished / "soupkitchen.log").read_text().count("rank ") >= 5
+
+
+def test_a_finished_run_is_reported_not_repeated(finished: Path, text_runs: Path, texts: Path) -> None:
+    before = (finished / "trajectory.csv").stat().st_mtime_ns
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=finished.parents[1])
+    assert "soup" in result.stdout
+    assert (finished / "trajectory.csv").stat().st_mtime_ns == before
+
+
+def test_other_options_in_the_same_folder_are_refused_with_the_difference(
+    finished: Path, text_runs: Path, texts: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=cooked", "search.min_gain=0.5")
+    result = soupkitchen(*words, cwd=finished.parents[1], fails=True)
+    assert "search.min_gain: 0.0 before, 0.5 now" in result.stderr
+    assert "overwrite=true" in result.stderr
+
+
+def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]")
+    soupkitchen(*words, cwd=tmp_path)
+    soupkitchen(*words, "search=uniform", "overwrite=true", cwd=tmp_path)
+    (aside,) = (tmp_path / "results" / "x").glob("before-*")
+    assert {"leaderboard.csv", "trajectory.csv", "soup", "config.yaml"} <= {f.name for f in aside.iterdir()}
+    table = pd.read_csv(tmp_path / "results" / "x" / "trajectory.csv")
+    assert table[table["stage"] == "merge"]["decision"].tolist() == ["start", "keep"]
+
+
+def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "pool.exclude=[d]", "search=greedy,uniform", "method.normalize=true,false")
+    soupkitchen("-m", *words, cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
+    assert len(table) == 4
+    assert table["heldout_accuracy"].is_monotonic_decreasing
+    for name in table["run"]:
+        assert (tmp_path / "results" / name / "soup" / "model.safetensors").exists()
+        assert ("uniform" in name) != ("greedy" in name)
+    (uniform,) = (n for n in table["run"] if "uniform" in n and "normalize=True" in n)
+    saved = load_file(tmp_path / "results" / uniform / "soup" / "model.safetensors")
+    for name, tensor in average(text_runs, ["a", "b", "c", "wild"]).items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), "task.metric.name=cross_entropy", "name=x", "task.data.test=null")
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert "No test split" in result.stderr
+    table = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv")
+    singles = table[table["kind"] == "single"]["heldout_cross_entropy"]
+    assert (table["heldout_cross_entropy"] > 0).all()
+    assert table[table["kind"] == "soup"]["heldout_cross_entropy"].iloc[0] <= singles.min()
+    assert table["test_cross_entropy"].isna().all()
+    trajectory = pd.read_csv(tmp_path / "results" / "x" / "trajectory.csv")
+    kept = trajectory[trajectory["decision"] == "keep"]
+    assert (kept["score"] < kept["best_before"]).all()
+    assert (kept["gain"] > 0).all()
+
+
+def test_test_labels_change_no_decision(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    for name in ("train", "validation", "test"):
+        frame = pd.read_csv(texts / f"{name}.csv")
+        if name == "test":
+            frame["label"] = frame["label"].iloc[::-1].to_numpy()
+        (tmp_path / "data").mkdir(exist_ok=True)
+        frame.to_csv(tmp_path / "data" / f"{name}.csv", index=False)
+    soupkitchen(*own(text_runs, tmp_path / "data"), "name=x", cwd=tmp_path)
+    columns = ["stage", "candidate", "decision", "split", "score", "ingredients"]
+    one, other = (
+        pd.read_csv(folder / "trajectory.csv")[columns].query("split == 'heldout'")
+        for folder in (finished, tmp_path / "results" / "x")
+    )
+    pd.testing.assert_frame_equal(one, other)
+    assert load_file(finished / "soup" / "model.safetensors").keys()
+    for name, tensor in load_file(finished / "soup" / "model.safetensors").items():
+        assert torch.equal(load_file(tmp_path / "results/x/soup/model.safetensors")[name], tensor)
+
+
+def test_overlap_of_held_out_and_test_is_warned_of(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), "task.data.test=validation", "name=x", "pool.exclude=[c,d,wild]")
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert "80 of 80 test examples are held-out examples too" in result.stderr
+
+
+def test_a_run_whose_weights_are_nan_is_ranked_last_and_never_kept(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    weights = load_file(runs / "a" / "model.safetensors")
+    broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
+    save_file(broken, runs / "a" / "model.safetensors", {"format": "pt"})
+    words = (*own(runs, texts), "name=x", "task.metric.name=cross_entropy")
+    soupkitchen(*words, cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv")
+    assert np.isnan(table[table["model"] == "a"]["heldout_cross_entropy"].iloc[0])
+    assert "a" not in table[table["kind"] == "soup"]["ingredients"].iloc[0].split(";")
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["pool.path=nowhere/*"], "names no folder"),
+        (["search.min_gain=-1"], "search.min_gain"),
+        (["method.weights={a: -1}"], "method.weights.a"),
+        (["runtime.batch_size=0"], "runtime.batch_size"),
+        (["task.metric.name=rouge"], "hub could not be reached"),
+        (["task.text=body"], "task.text=body"),
+        (["task.data.heldout=dev"], "no split 'dev'"),
+        (["task=image_classification"], "cannot load it"),
+        (["+method.density=0.5"], "density"),
+        (["task.data.path=nowhere"], "nowhere"),
+    ],
+)  # fmt: skip
+def test_what_the_user_can_put_right_is_said_before_any_work(
+    words: list[str], complaint: str, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    result = soupkitchen(*own(text_runs, texts), *words, "name=x", cwd=tmp_path, fails=True)
+    assert complaint in result.stderr
+    assert not list((tmp_path / "results").glob("*/trajectory.csv"))
+
+
+def test_the_wheel_works_in_any_folder(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*build, "-w", str(tmp_path / "wheel"), str(ROOT)], check=True, timeout=300)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    words = [*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]"]
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[1:] = {words!r}\n"
+        "import soupkitchen, soupkitchen.__main__, soupkitchen.demo, soupkitchen.resources as r\n"
+        f"assert soupkitchen.__file__.startswith({str(tmp_path)!r})\n"
+        "assert (r.folder('scripts') / 'finetune_pool.py').exists()\n"
+        "soupkitchen.__main__.main()"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "elsewhere", check=True, timeout=300)
+    assert (tmp_path / "elsewhere" / "results" / "x" / "soup" / "config.json").exists()
+
+
+def test_a_saved_soup_that_scores_otherwise_fails_loudly(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import soupkitchen.serving as s, sys, torch\n"
+        f"sys.argv[1:] = {[*own(text_runs, texts), 'name=x']!r}\n"
+        "compare = s._compare\n"
+        "def spoil(saved, weights, live):\n"
+        "    compare(saved, weights, live)\n"
+        "    from safetensors.torch import load_file, save_file\n"
+        "    file = saved.path / 'model.safetensors'\n"
+        "    save_file({n: -t for n, t in load_file(file).items()}, file, {'format': 'pt'})\n"
+        "s._compare = spoil\n"
+        "from soupkitchen.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 1
+    assert "the saved soup scores" in result.stderr
+    assert not (tmp_path / "results" / "x" / "leaderboard.csv").exists()
+
+
+def test_label_names_of_the_saved_soup_are_the_runs(finished: Path) -> None:
+    config = json.loads((finished / "soup" / "config.json").read_text())
+    assert list(config["id2label"].values()) == list(LABELS)

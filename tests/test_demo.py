@@ -1,0 +1,120 @@
+"""The whole default job, on the real model and real texts: what the README's first command does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+
+RUNS = 9
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the default run's results; its pool is cooked if it is not there yet."""
+    folder = tmp_path_factory.mktemp("demo")
+    with FileLock(tmp_path_factory.getbasetemp() / "demo.lock"):
+        result = subprocess.run(
+            [sys.executable, "-m", "soupkitchen"], cwd=folder, capture_output=True, text=True, check=False
+        )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().splitlines()[-1] == "all runs     results/leaderboard.csv"
+    return folder / "results" / "demo-linear-greedy"
+
+
+@pytest.fixture(scope="module")
+def cooked() -> Path:
+    return Path(os.environ["SOUPKITCHEN_CACHE"]) / "demo" / "seed-0"
+
+
+def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    files = [load_file(runs / name / "model.safetensors") for name in names]
+    return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
+
+
+def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame) -> float:
+    """Plain transformers, scikit-learn's metric."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.load_state_dict(weights)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    labels = []
+    for texts in np.array_split(frame["text"].to_numpy(), 10):
+        batch = tokenizer(
+            list(texts), truncation=True, max_length=16, padding=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            labels += [model.config.id2label[int(row.argmax())] for row in model(**batch).logits]
+    return sklearn.metrics.accuracy_score(frame["label"], labels)
+
+
+def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None:
+    table = pd.read_csv(demo / "leaderboard.csv")
+    assert table.columns.tolist() == (
+        "rank model kind ingredients heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single"
+    ).split()
+    assert table["kind"].value_counts().to_dict() == {"single": RUNS, "uniform": 2, "soup": 1}
+    soup, singles = (table[table["kind"] == kind]["heldout_accuracy"] for kind in ("soup", "single"))
+    assert soup.iloc[0] >= singles.max()
+
+
+def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked: Path) -> None:
+    trajectory = pd.read_csv(demo / "trajectory.csv")
+    assert trajectory["stage"].value_counts().to_dict()["merge"] == RUNS
+    heldout = pd.read_csv(cooked / "data" / "validation.csv")
+    for step in trajectory[trajectory["stage"] == "merge"].itertuples():
+        soup = average(cooked / "runs", step.ingredients.split(";"))
+        naive = accuracy(soup, cooked / "base", heldout)
+        # one example may tip where two logits are equal to float32 rounding
+        assert naive == pytest.approx(step.score, abs=1.01 / len(heldout))
+
+
+def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Path) -> None:
+    table = pd.read_csv(demo / "leaderboard.csv")
+    soup = table[table["kind"] == "soup"].iloc[0]
+    expected = average(cooked / "runs", soup["ingredients"].split(";"))
+    saved = load_file(demo / "soup" / "model.safetensors")
+    assert saved.keys() == expected.keys()
+    assert max((saved[name] - expected[name]).abs().max() for name in saved) <= 1e-6
+    test = pd.read_csv(cooked / "data" / "test.csv")
+    assert accuracy(saved, demo / "soup", test) == pytest.approx(soup["test_accuracy"], abs=1.01 / len(test))
+
+
+def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked: Path) -> None:
+    runs = sorted(folder for folder in (cooked / "runs").iterdir() if not folder.name.startswith("."))
+    assert len(runs) == RUNS
+    base = load_file(cooked / "base" / "model.safetensors")
+    embeddings = "bert.embeddings.word_embeddings.weight"
+    for run in runs:
+        assert (run / "trainer_state.json").exists()
+        assert (run / "training_args.bin").exists()
+        weights = load_file(run / "model.safetensors")
+        assert torch.equal(weights[embeddings], base[embeddings])  # frozen
+        assert not torch.equal(weights["classifier.weight"], base["classifier.weight"])
+
+
+def test_no_text_is_in_two_splits(cooked: Path) -> None:
+    splits = [
+        set(pd.read_csv(cooked / "data" / f"{name}.csv")["text"]) for name in ("train", "validation", "test")
+    ]
+    assert [len(split) for split in splits] == [600, 400, 1000]
+    assert len(set.union(*splits)) == 2000
+
+
+def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")}
+    from soupkitchen.demo import cook
+
+    assert cook(cooked.parents[1], seed=0) == cooked
+    assert {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")} == before

@@ -1,0 +1,95 @@
+"""Finding a pool, and refusing what cannot be merged before any work is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import text_classifier
+
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.errors import CheckpointError, IncompatibleError
+
+
+def _names(pool: object) -> list[str]:
+    return [run.name for run in pool]
+
+
+def test_a_folder_a_glob_and_a_list_find_the_same_runs(text_runs: Path) -> None:
+    expected = ["a", "b", "c", "d", "wild"]
+    assert _names(find_pool(str(text_runs))) == expected
+    assert _names(find_pool(f"{text_runs}/*")) == expected
+    assert _names(find_pool([str(text_runs / name) for name in expected])) == expected
+
+
+def test_a_list_keeps_its_own_order_and_drops_repeats(text_runs: Path) -> None:
+    pool = find_pool([str(text_runs / "c"), str(text_runs / "a"), f"{text_runs}/[ab]"])
+    assert _names(pool) == ["c", "a", "b"]
+
+
+def test_exclude_takes_names_and_globs(text_runs: Path) -> None:
+    assert _names(find_pool(str(text_runs), exclude=["w*", "b"])) == ["a", "c", "d"]
+
+
+def test_runs_of_one_name_are_told_apart(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+    other = copy_runs("a", "b")
+    names = _names(find_pool([str(text_runs / "a"), str(other / "a")]))
+    assert len(set(names)) == 2
+    assert all(name.endswith("/a") for name in names)
+
+
+def test_hidden_and_half_written_folders_are_no_runs(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    (runs / "b").rename(runs / ".b.partial")
+    (runs / "logs").mkdir()
+    with pytest.raises(CheckpointError, match="gives 1 run"):
+        find_pool(str(runs))
+
+
+def test_an_empty_pool_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="names no folder"):
+        find_pool(f"{tmp_path}/nothing/*")
+    with pytest.raises(CheckpointError, match="gives 0 runs"):
+        find_pool(str(tmp_path))
+
+
+def test_one_run_is_no_pool(text_runs: Path) -> None:
+    with pytest.raises(CheckpointError, match="at least two"):
+        find_pool(str(text_runs / "a"))
+    with pytest.raises(CheckpointError, match=r"after pool\.exclude"):
+        find_pool(str(text_runs), exclude=["[b-w]*"])
+
+
+def _edit_config(run: Path, **values: object) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | values))
+
+
+def test_another_architecture_is_refused(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    _edit_config(runs / "b", model_type="roberta")
+    with pytest.raises(IncompatibleError, match=r"b: its model_type is 'roberta', not 'bert'"):
+        find_pool(str(runs))
+
+
+def test_labels_in_another_order_are_refused(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    _edit_config(runs / "b", id2label={"0": "boats", "1": "apples", "2": "clouds"})
+    with pytest.raises(IncompatibleError, match=r"b: its labels .*\[boats, apples, clouds\]"):
+        find_pool(str(runs))
+
+
+def test_all_problems_of_all_runs_are_reported_at_once(
+    copy_runs: Callable[..., Path], tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b")
+    text_classifier(("x", "y")).save_pretrained(runs / "two-labels")
+    text_classifier().bert.save_pretrained(runs / "z-no-head")
+    with pytest.raises(IncompatibleError) as error:
+        find_pool(str(runs))
+    message = str(error.value)
+    assert "two-labels: classifier.weight has shape [2, 16], not [3, 16]" in message
+    assert "z-no-head: lacks" in message
+    assert "pool.exclude" in message

@@ -1,0 +1,105 @@
+"""Which run is tried next, and which stays."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.search import Greedy, Ranked, Search, Trial, Uniform, rank
+
+scores = st.integers(0, 12).map(lambda n: n / 12)  # coarse, so that ties are common
+
+
+def run_search(search: Search, pool: list[Ranked], score_of) -> tuple[list[str], float, list[Trial]]:
+    """Drives a strategy as the experiment does; `score_of` scores a tuple of ingredients."""
+    order = search.order(pool)
+    soup, best, trials = [order[0].name], order[0].score, []
+    while (name := search.propose(order, trials)) is not None:
+        score = score_of((*soup, name))
+        kept = search.accepts(score, best)
+        if kept:
+            soup.append(name)
+            best = score
+        trials.append(Trial(name, score, kept))
+    return soup, best, trials
+
+
+def paper(pool: list[Ranked], score_of, accept_equal: bool = False) -> tuple[list[str], float]:
+    """Recipe 1 of Wortsman et al. 2022, written down from the paper."""
+    queue = sorted(range(len(pool)), key=lambda i: (-pool[i].score, i))
+    ingredients = [pool[queue[0]].name]
+    best = pool[queue[0]].score
+    for i in queue[1:]:
+        score = score_of((*ingredients, pool[i].name))
+        if score > best or (accept_equal and score == best):
+            ingredients.append(pool[i].name)
+            best = score
+    return ingredients, best
+
+
+@st.composite
+def tables(draw: st.DrawFn):
+    pool = [Ranked(f"run{i}", s) for i, s in enumerate(draw(st.lists(scores, min_size=1, max_size=8)))]
+    seed = draw(st.integers(0, 2**32))
+
+    def score_of(ingredients: tuple[str, ...]) -> float:
+        return random.Random(f"{seed}{ingredients}").randint(0, 12) / 12
+
+    return pool, score_of
+
+
+@given(tables(), st.booleans())
+def test_greedy_decides_as_the_paper_does(table, accept_equal: bool) -> None:
+    pool, score_of = table
+    soup, best, trials = run_search(Greedy(accept_equal=accept_equal), pool, score_of)
+    assert (soup, best) == paper(pool, score_of, accept_equal)
+    assert len(trials) == len(pool) - 1
+
+
+@given(tables(), scores)
+def test_greedy_is_never_worse_than_the_best_single_run(table, min_gain: float) -> None:
+    pool, score_of = table
+    _, best, _ = run_search(Greedy(min_gain=min_gain), pool, score_of)
+    assert best >= max(run.score for run in pool)
+
+
+@given(tables(), scores.filter(bool))
+def test_each_kept_candidate_gains_more_than_min_gain(table, min_gain: float) -> None:
+    pool, score_of = table
+    order = Greedy().order(pool)
+    _, _, trials = run_search(Greedy(min_gain=min_gain), pool, score_of)
+    kept = [order[0].score, *(trial.score for trial in trials if trial.kept)]
+    assert all(after > before + min_gain for before, after in zip(kept, kept[1:], strict=False))
+
+
+@given(tables())
+def test_uniform_takes_all_runs_in_pool_order(table) -> None:
+    pool, score_of = table
+    soup, _, _ = run_search(Uniform(), pool, score_of)
+    assert soup == [run.name for run in pool]
+
+
+def test_ties_are_ranked_in_pool_order_and_nan_last() -> None:
+    pool = [Ranked("a", 0.5), Ranked("broken", math.nan), Ranked("b", 0.7), Ranked("c", 0.5)]
+    assert [run.name for run in rank(pool)] == ["b", "a", "c", "broken"]
+
+
+@pytest.mark.parametrize("accept_equal", [False, True])
+def test_a_nan_score_is_never_kept(accept_equal: bool) -> None:
+    assert not Greedy(accept_equal=accept_equal).accepts(math.nan, 0.5)
+
+
+def test_equal_scores_are_discarded_unless_asked_for() -> None:
+    assert not Greedy().accepts(0.5, 0.5)
+    assert Greedy(accept_equal=True).accepts(0.5, 0.5)
+
+
+@pytest.mark.parametrize("min_gain", [-0.1, math.nan])
+def test_a_min_gain_that_would_break_the_guarantee_is_refused(min_gain: float) -> None:
+    with pytest.raises(ConfigError, match="min_gain"):
+        Greedy(min_gain=min_gain)

@@ -1,0 +1,74 @@
+"""Tiny models, a tiny tokenizer and made-up texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+LABELS = ("apples", "boats", "clouds")
+WORDS = [f"w{i}" for i in range(60)]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+
+
+def make_texts(number: int, seed: int) -> pd.DataFrame:
+    """Texts of 3 to 12 words; each label prefers words of its own, with some noise. All different."""
+    random = np.random.default_rng(seed)
+    rows: dict[str, str] = {}
+    while len(rows) < number:
+        label = int(random.integers(len(LABELS)))
+        own = random.integers(20 * label, 20 * label + 20, size=random.integers(2, 5))
+        noise = random.integers(0, 60, size=random.integers(2, 8))
+        words = random.permutation(np.concatenate([own, noise]))
+        rows[" ".join(WORDS[word] for word in words)] = LABELS[label]
+    return pd.DataFrame({"text": list(rows), "label": list(rows.values())})
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
+    )
+
+
+def save_tokenizer(folder: Path) -> None:
+    tokenizer().save_pretrained(folder)
+
+
+def text_classifier(labels: tuple[str, ...] = LABELS) -> BertForSequenceClassification:
+    """A tiny BERT; the same weights every time."""
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    return BertForSequenceClassification(config)
+
+
+def train_text_classifier(
+    model: BertForSequenceClassification, train: pd.DataFrame, rate: float, epochs: int, seed: int
+) -> BertForSequenceClassification:
+    """Trains `model` in place, at a rate that does not decay, on texts drawn with replacement."""
+    model, encode = model.train(), tokenizer()
+    inputs = encode(train["text"].tolist(), padding=True, return_tensors="pt")
+    labels = torch.tensor([LABELS.index(label) for label in train["label"]])
+    torch.manual_seed(100 + seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    for rows in torch.randint(len(labels), (epochs * len(labels) // 20, 20)):
+        batch = {name: value[rows] for name, value in inputs.items()}
+        loss = model(**batch, labels=labels[rows]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
