@@ -41,7 +41,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     parts = {group: choices[group] for group in _GROUPS}
     others = []
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
-        key, value = override.key_or_group, override.get_value_element_as_str()
+        key, value = override.key_or_group, str(override.value())
         if key == "pool.path":
             parts["pool"] = _tail(value)
         elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_GROUPS):

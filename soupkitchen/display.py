@@ -19,6 +19,7 @@ from rich.table import Table
 from soupkitchen.console import console
 from soupkitchen.records.tables import INGREDIENT_SEPARATOR
 
+
 class Display:
     """A progress bar over all the examples of a run. Use as a context manager."""
 

@@ -52,6 +52,7 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
 @pytest.fixture
 def copy_runs(text_runs: Path, tmp_path: Path) -> Callable[..., Path]:
     """Copies some of `text_runs` to where a test may spoil them."""
+
     def copy(*names: str) -> Path:
         for name in names:
             shutil.copytree(text_runs / name, tmp_path / "runs" / name)

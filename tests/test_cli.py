@@ -153,7 +153,12 @@ def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp
 def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
-    words = (*own(text_runs, texts), "pool.exclude=[d]", "search=greedy,uniform", "method.normalize=true,false")
+    words = (
+        *own(text_runs, texts),
+        "pool.exclude=[d]",
+        "search=greedy,uniform",
+        "method.normalize=true,false",
+    )
     soupkitchen("-m", *words, cwd=tmp_path)
     table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
     assert len(table) == 4
@@ -182,9 +187,7 @@ def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tm
     assert (kept["gain"] > 0).all()
 
 
-def test_test_labels_change_no_decision(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_test_labels_change_no_decision(finished: Path, text_runs: Path, texts: Path, tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         frame = pd.read_csv(texts / f"{name}.csv")
         if name == "test":

@@ -148,7 +148,9 @@ def test_every_yaml_begins_with_what_it_is_for() -> None:
 
 
 def test_differences_between_configurations_are_lines_of_options() -> None:
-    before = conf.what_is_run(OmegaConf.create({"search": {"min_gain": 0.0}, "name": "x", "overwrite": False}))
+    before = conf.what_is_run(
+        OmegaConf.create({"search": {"min_gain": 0.0}, "name": "x", "overwrite": False})
+    )
     now = conf.what_is_run(OmegaConf.create({"search": {"min_gain": 0.1}, "name": "y", "overwrite": True}))
     assert conf.difference(before, before) == []
     assert conf.difference(before, now) == ["search.min_gain: 0.0 before, 0.1 now"]

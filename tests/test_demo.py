@@ -51,9 +51,7 @@ def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame
     tokenizer = AutoTokenizer.from_pretrained(folder)
     labels = []
     for texts in np.array_split(frame["text"].to_numpy(), 10):
-        batch = tokenizer(
-            list(texts), truncation=True, max_length=16, padding=True, return_tensors="pt"
-        )
+        batch = tokenizer(list(texts), truncation=True, max_length=16, padding=True, return_tensors="pt")
         with torch.inference_mode():
             labels += [model.config.id2label[int(row.argmax())] for row in model(**batch).logits]
     return sklearn.metrics.accuracy_score(frame["label"], labels)
@@ -61,9 +59,12 @@ def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame
 
 def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None:
     table = pd.read_csv(demo / "leaderboard.csv")
-    assert table.columns.tolist() == (
-        "rank model kind ingredients heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single"
-    ).split()
+    assert (
+        table.columns.tolist()
+        == (
+            "rank model kind ingredients heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single"
+        ).split()
+    )
     assert table["kind"].value_counts().to_dict() == {"single": RUNS, "uniform": 2, "soup": 1}
     soup, singles = (table[table["kind"] == kind]["heldout_accuracy"] for kind in ("soup", "single"))
     assert soup.iloc[0] >= singles.max()

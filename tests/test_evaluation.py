@@ -106,9 +106,7 @@ def test_progress_is_told_after_each_batch(text_runs: Path, texts: Path) -> None
 def test_pairs_of_texts_are_encoded_as_pairs(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(texts / "validation.csv").assign(second="w1 w2")
     frame.to_csv(tmp_path / "validation.csv", index=False)
-    task = TextClassification(
-        Data(str(tmp_path), test=None), metrics.load("accuracy"), text_pair="second"
-    )
+    task = TextClassification(Data(str(tmp_path), test=None), metrics.load("accuracy"), text_pair="second")
     tokenizer = AutoTokenizer.from_pretrained(text_runs / "a")
     model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     prepared = task.prepare(task.data.load("validation"), tokenizer, model)
@@ -242,7 +240,9 @@ def test_images_score_as_in_a_plain_loop(tmp_path: Path) -> None:
 def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
     split = datasets.Dataset.from_dict({"image": [1.5], "label": [0]})
     task = ImageClassification(Data("-"), metrics.load("accuracy"))
-    model = ViTForImageClassification(ViTConfig(num_hidden_layers=1, hidden_size=12, image_size=8, patch_size=4))
+    model = ViTForImageClassification(
+        ViTConfig(num_hidden_layers=1, hidden_size=12, image_size=8, patch_size=4)
+    )
     with pytest.raises(DataError, match=r"task\.image=image"):
         task.prepare(split, None, model)
 

@@ -75,9 +75,7 @@ def test_the_state_does_not_grow(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_order_does_not_matter_but_for_rounding(name: str) -> None:
     method, tensors = method_called(name), random_tensors(6, 7, 8)
-    torch.testing.assert_close(
-        merge(method, tensors), merge(method, tensors[::-1]), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(merge(method, tensors), merge(method, tensors[::-1]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -96,9 +94,7 @@ def test_a_slice_is_merged_as_the_whole_is(name: str) -> None:
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, 2**32 - 1), st.floats(0.01, 100)), min_size=1, max_size=8
-    ),
+    st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(0.01, 100)), min_size=1, max_size=8),
     st.lists(st.integers(1, 9), min_size=0, max_size=3),
     st.booleans(),
     st.floats(-6, 6),
@@ -110,7 +106,9 @@ def test_linear_is_the_weighted_mean(
     arrays = [np.random.default_rng(seed).normal(size=shape) * 10**exponent for seed, _ in ingredients]
     tensors = [torch.tensor(array, dtype=torch.float32) for array in arrays]
     expected = sum(w * t.numpy().astype(np.float64) for w, t in zip(weights.values(), tensors, strict=True))
-    largest = sum(w * np.abs(t.numpy().astype(np.float64)) for w, t in zip(weights.values(), tensors, strict=True))
+    largest = sum(
+        w * np.abs(t.numpy().astype(np.float64)) for w, t in zip(weights.values(), tensors, strict=True)
+    )
     if normalize:
         expected, largest = expected / sum(weights.values()), largest / sum(weights.values())
     merged = merge(Linear(normalize=normalize, weights=weights), tensors).numpy()
@@ -131,7 +129,9 @@ def test_a_weight_that_is_no_positive_number_is_refused(weight: Any) -> None:
 
 def test_every_method_has_its_yaml_and_says_where_it_comes_from() -> None:
     folder = resources.folder("conf") / "method"
-    modules = {file.stem for file in (Path(resources.__file__).parent / "merging").glob("[!_]*.py")} - {"base"}
+    modules = {file.stem for file in (Path(resources.__file__).parent / "merging").glob("[!_]*.py")} - {
+        "base"
+    }
     targets = {OmegaConf.load(folder / f"{name}.yaml")._target_ for name in METHODS}
     assert modules <= {target.rsplit(".", 1)[-1].lower() for target in targets}
     for name in METHODS:

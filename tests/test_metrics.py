@@ -70,7 +70,7 @@ def test_exact_match(predictions: list) -> None:
     assert metric.score(np.array(predictions), np.array(references)) == pytest.approx(2 / 3)
 
 
-SCRIPT = '''
+SCRIPT = """
 import datasets
 import evaluate
 
@@ -87,7 +87,7 @@ class Closeness(evaluate.Metric):
     def _compute(self, predictions, references, scale=1.0):
         distance = sum(abs(p - r) for p, r in zip(predictions, references)) / len(predictions)
         return {"closeness": -scale * distance, "distance": distance}
-'''
+"""
 
 
 @pytest.fixture

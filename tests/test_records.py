@@ -22,10 +22,13 @@ ENTRIES = [
 def test_the_trajectory_has_the_documented_columns(tmp_path: Path) -> None:
     Trajectory(tmp_path / "trajectory.csv")
     columns = pd.read_csv(tmp_path / "trajectory.csv").columns
-    assert list(columns) == (
-        "step stage candidate decision split metric score best_before gain soup_size ingredients "
-        "examples_scored examples_total stopped_early merge_seconds eval_seconds cached"
-    ).split()
+    assert (
+        list(columns)
+        == (
+            "step stage candidate decision split metric score best_before gain soup_size ingredients "
+            "examples_scored examples_total stopped_early merge_seconds eval_seconds cached"
+        ).split()
+    )
 
 
 def test_each_step_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
@@ -41,9 +44,12 @@ def test_each_step_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
 
 def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals() -> None:
     table = leaderboard(ENTRIES, "accuracy", sign=1)
-    assert list(table.columns) == (
-        "rank model kind ingredients heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single"
-    ).split()
+    assert (
+        list(table.columns)
+        == (
+            "rank model kind ingredients heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single"
+        ).split()
+    )
     assert table["model"].tolist() == ["soup", "b", "uniform", "a", "broken"]
     assert table["rank"].tolist() == [1, 2, 3, 4, 5]
     assert table["delta_vs_best_single"].tolist()[:4] == pytest.approx([0.0, 0.0, 0.0, -0.1])
