@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,28 +34,34 @@ def main() -> None:
     words = ["-m", f"demo_seed={','.join(map(str, SEEDS))}", f"results_dir={RESULTS}"]
     subprocess.run([sys.executable, "-m", "soupkitchen", *words], check=True, stdout=sys.stderr)
     rows = [row(seed, RESULTS / f"demo-linear-greedy+demo_seed={seed}") for seed in SEEDS]
-    print(
-        "| seed | best single | uniform | uniform, same size | greedy soup | of | soup − best single on test |"
-    )
+    print("| seed | best single | uniform | uniform, same size | greedy soup | of | soup − best, on test |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(rows))
 
 
 def row(seed: int, folder: Path) -> str:
-    table = pd.read_csv(folder / "leaderboard.csv", index_col="model")
-    best = table[table["kind"] == "single"]["heldout_accuracy"].idxmax()
-    same_size = next(model for model in table.index if model.startswith("uniform_top_"))
-    cells = [cell(table.loc[model]) for model in (best, "uniform", same_size, "soup")]
-    size = len(table.loc["soup", "ingredients"].split(";"))
+    models = pd.read_csv(folder / "leaderboard.csv").to_dict("records")
+    singles = [model for model in models if model["kind"] == "single"]
+    uniform, same_size = sorted(
+        (model for model in models if model["kind"] == "uniform"), key=lambda m: len(m["model"])
+    )
+    (soup,) = (model for model in models if model["kind"] == "soup")
+    best = max(singles, key=lambda model: model["heldout_accuracy"])
+    cells = " | ".join(cell(model) for model in (best, uniform, same_size, soup))
+    size = len(soup["ingredients"].split(";"))
+
     cache = Path(OmegaConf.load(folder / "config.yaml").cache_dir).expanduser()
     cooked = cache / "demo" / f"seed-{seed}"
-    one, other = (right(model, cooked / "data") for model in (cooked / "runs" / best, folder / "soup"))
-    interval = bootstrap((other - one,), np.mean, method="percentile", rng=0, batch=100).confidence_interval
-    paired = f"{100 * (other - one).mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    return f"| {seed} | {' | '.join(cells)} | {size} of {(table['kind'] == 'single').sum()} | {paired} |"
+    before, after = (
+        right(run, cooked / "data") for run in (cooked / "runs" / best["model"], folder / "soup")
+    )
+    gain = after - before
+    interval = bootstrap((gain,), np.mean, method="percentile", rng=0, batch=100).confidence_interval
+    paired = f"{100 * gain.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    return f"| {seed} | {cells} | {size} of {len(singles)} | {paired} |"
 
 
-def cell(model: pd.Series) -> str:
+def cell(model: dict[Hashable, Any]) -> str:
     return f"{100 * model['heldout_accuracy']:.1f} / {100 * model['test_accuracy']:.1f}"
 
 

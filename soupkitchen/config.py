@@ -41,7 +41,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     parts = {group: choices[group] for group in _GROUPS}
     others = []
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
-        key, value = override.key_or_group, str(override.value())
+        key, value = override.key_or_group, override.get_value_string().strip("'\"")
         if key == "pool.path":
             parts["pool"] = _tail(value)
         elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_GROUPS):
@@ -97,9 +97,9 @@ def check(config: DictConfig) -> None:
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     read = groups | set(_yaml(CONF / "config.yaml"))
-    for key in config:
+    for key in map(str, config):
         if key not in read:
-            raise ConfigError(explain(f"Could not override '{key}'"))
+            raise ConfigError(explain(f"Could not override '{key!s}'"))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(" ".join(explain(f"Missing mandatory value: {key}") for key in missing))
 

@@ -195,7 +195,7 @@ def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "validation.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match="empty|no split"):
+    with pytest.raises(DataError, match=r"empty|no split"):
         Data(str(tmp_path), test=None).load_splits()
 
 

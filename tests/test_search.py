@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -74,7 +75,7 @@ def test_each_kept_candidate_gains_more_than_min_gain(table, min_gain: float) ->
     order = Greedy().order(pool)
     _, _, trials = run_search(Greedy(min_gain=min_gain), pool, score_of)
     kept = [order[0].score, *(trial.score for trial in trials if trial.kept)]
-    assert all(after > before + min_gain for before, after in zip(kept, kept[1:], strict=False))
+    assert all(after > before + min_gain for before, after in itertools.pairwise(kept))
 
 
 @given(tables())
