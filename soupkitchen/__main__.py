@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from soupkitchen import config as conf
 from soupkitchen.errors import ConfigError, SoupkitchenError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("soupkitchen")
 
 LEADERBOARD, CONFIG = "leaderboard.csv", "config.yaml"
 

@@ -134,8 +134,11 @@ class Experiment:
             if not self.search.needs_scores and len(trials) + 2 < len(order):
                 soup.keep(candidate)
                 trials.append(Trial(name, score=None, kept=True))
+                size = len(ingredients)
                 trajectory.add(
-                    Step("merge", name, "keep", soup_size=len(ingredients), ingredients=ingredients)
+                    Step(
+                        "merge", name, "keep", soup_size=size, ingredients=ingredients, rule=self.search.rule
+                    )
                 )
                 continue
             scored = scorer.score(f"merging {name}", ingredients, partial(soup.taste, candidate))
@@ -246,6 +249,7 @@ class Experiment:
             merge_seconds=scored.merge_seconds,
             eval_seconds=0.0 if scored.cached else evaluation.seconds,
             cached=scored.cached,
+            rule="" if best is None else self.search.rule,
         )
 
     def _shown(self, score: float) -> str:

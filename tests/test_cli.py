@@ -85,6 +85,7 @@ def test_the_decisions_are_the_papers(finished: Path) -> None:
         assert step.decision == ("start" if not soup else "keep" if kept else "discard")
         if soup:
             assert step.best_before == best
+            assert step.rule == "gain > 0"
             assert step.gain == pytest.approx(step.score - best)
         if kept:
             soup, best = [*soup, step.candidate], step.score
@@ -204,6 +205,17 @@ def test_test_labels_change_no_decision(finished: Path, text_runs: Path, texts: 
     assert load_file(finished / "soup" / "model.safetensors").keys()
     for name, tensor in load_file(finished / "soup" / "model.safetensors").items():
         assert torch.equal(load_file(tmp_path / "results/x/soup/model.safetensors")[name], tensor)
+
+
+def test_no_gain_is_said_plainly_and_the_soup_is_the_best_run(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x", "pool.exclude=[b,c,d]", "method.normalize=false")
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert "No run improved on the best single one" in result.stderr
+    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
+    for name, tensor in load_file(text_runs / "a" / "model.safetensors").items():
+        assert torch.equal(saved[name], tensor)
 
 
 def test_overlap_of_held_out_and_test_is_warned_of(text_runs: Path, texts: Path, tmp_path: Path) -> None:

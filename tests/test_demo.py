@@ -70,6 +70,13 @@ def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None
     assert soup.iloc[0] >= singles.max()
 
 
+def test_the_trajectory_has_a_row_for_every_model_that_was_scored(demo: Path) -> None:
+    trajectory = pd.read_csv(demo / "trajectory.csv")
+    # final: soup, uniform and uniform_top_k on both splits, the best single run on test
+    assert trajectory["stage"].value_counts().to_dict() == {"rank": RUNS, "merge": RUNS, "final": 7}
+    assert trajectory["step"].tolist() == list(range(2 * RUNS + 7))
+
+
 def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked: Path) -> None:
     trajectory = pd.read_csv(demo / "trajectory.csv")
     assert trajectory["stage"].value_counts().to_dict()["merge"] == RUNS

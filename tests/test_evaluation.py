@@ -30,8 +30,8 @@ from soupkitchen.tasks import Data, ImageClassification, Task, TextClassificatio
 from soupkitchen.tasks.data import count_overlap
 
 
-def evaluator_of(task: Task, run: Path, **options: int) -> Evaluator:
-    runtime = Runtime(device="cpu")
+def evaluator_of(task: Task, run: Path, dtype: str = "auto", **options: int) -> Evaluator:
+    runtime = Runtime(device="cpu", dtype=dtype)
     accelerator = runtime.accelerator()
     live = LiveModel(Checkpoint.open(run), task.model_class, accelerator.device)
     options = {"batch_size": 7, **options}
@@ -274,6 +274,20 @@ def test_the_interval_of_macro_f1_resamples_examples() -> None:
 
 
 # Runtime
+
+
+def test_float16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        Runtime(device="cpu", dtype="float16").accelerator()
+
+
+def test_mixed_precision_computes_in_it_and_leaves_the_weights(text_runs: Path, texts: Path) -> None:
+    full = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a").score("heldout")
+    mixed = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a", dtype="bfloat16")
+    score = mixed.score("heldout").score
+    assert score != full.score
+    assert score == pytest.approx(full.score, rel=0.05)
+    assert {parameter.dtype for parameter in mixed.live.model.parameters()} == {torch.float32}
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -26,7 +26,7 @@ def test_the_trajectory_has_the_documented_columns(tmp_path: Path) -> None:
         list(columns)
         == (
             "step stage candidate decision split metric score best_before gain soup_size ingredients "
-            "examples_scored examples_total stopped_early merge_seconds eval_seconds cached"
+            "examples_scored examples_total stopped_early merge_seconds eval_seconds cached rule"
         ).split()
     )
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
 from soupkitchen.errors import ConfigError
 
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
 _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -47,13 +49,24 @@ class Runtime:
                 raise ConfigError(f"runtime.{option}={value}: should be a whole number of at least {least}")
 
     def accelerator(self) -> Accelerator:
-        """The accelerator of this process. Sets seeds and threads as it is made."""
+        """The accelerator of this process. Sets seeds and threads as it is made.
+
+        Raises:
+            ConfigError: for a device that is not there, or cannot do what `dtype` asks.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         set_seed(self.seed)
+        AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's earlier job may have had another
+        os.environ.pop(_DEVICE, None)
         if self.device != "auto":
-            os.environ["ACCELERATE_TORCH_DEVICE"] = str(self._existing_device())
-        return Accelerator(cpu=self.device == "cpu", mixed_precision=_PRECISION[self.dtype])
+            os.environ[_DEVICE] = str(self._existing_device())
+        accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision=_PRECISION[self.dtype])
+        if self.dtype == "float16" and accelerator.device.type == "cpu":
+            raise ConfigError(
+                "runtime.dtype=float16 needs a GPU (accelerate has none of it on CPUs); try bfloat16"
+            )
+        return accelerator
 
     def _existing_device(self) -> torch.device:
         try:

@@ -30,6 +30,7 @@ class Step:
         merge_seconds: reading the candidate, merging, and filling the model.
         eval_seconds: the forward passes and the metric.
         cached: whether the score was taken from an earlier evaluation.
+        rule: what the gain had to be for the candidate to stay.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class Step:
     merge_seconds: float = 0.0
     eval_seconds: float = 0.0
     cached: bool = False
+    rule: str = ""
 
 
 class Trajectory:

@@ -38,6 +38,11 @@ class Search(Protocol):
         """Whether decisions depend on the candidates' scores."""
         ...
 
+    @property
+    def rule(self) -> str:
+        """What a candidate's gain has to be for it to stay, as the tables state it."""
+        ...
+
     def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
         """The order in which runs are taken, of a pool in pool order. The first starts the soup."""
         ...

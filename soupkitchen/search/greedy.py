@@ -47,6 +47,10 @@ class Greedy:
     def needs_scores(self) -> bool:
         return True
 
+    @property
+    def rule(self) -> str:
+        return f"gain {'>=' if self.accept_equal else '>'} {self.min_gain:g}"
+
     def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
         return rank(pool)
 

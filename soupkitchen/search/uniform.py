@@ -20,6 +20,10 @@ class Uniform:
     def needs_scores(self) -> bool:
         return False
 
+    @property
+    def rule(self) -> str:
+        return "any"
+
     def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
         return pool
 
