@@ -32,6 +32,7 @@ SIZES = {"train": 600, "validation": 400, "test": 1000}
 def pool(
     path: str | Sequence[str] | None = None,
     exclude: Sequence[str] = (),
+    base: str | None = None,
     *,
     seed: int = 0,
     cache_dir: str = "~/.cache/soupkitchen",
@@ -39,7 +40,7 @@ def pool(
     """The demo's pool, cooked if it is not there yet; or, given a `path`, the pool there.
 
     Args:
-        path, exclude: as for `find_pool`.
+        path, exclude, base: as for `find_pool`.
         seed: which texts are drawn, and what the runs' own seeds start from.
         cache_dir: where the demo keeps what it cooks.
 
@@ -47,8 +48,9 @@ def pool(
         CheckpointError: where the materials cannot be installed or cooking fails.
     """
     if path is None:
-        path = str(cook(Path(cache_dir).expanduser(), seed) / "runs")
-    return find_pool(path, exclude)
+        cooked = cook(Path(cache_dir).expanduser(), seed)
+        path, base = str(cooked / "runs"), base or str(cooked / "base")
+    return find_pool(path, exclude, base)
 
 
 def cook(cache: Path, seed: int) -> Path:

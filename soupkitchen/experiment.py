@@ -28,7 +28,7 @@ from soupkitchen.evaluation import (
     Scorer,
     confidence_interval,
 )
-from soupkitchen.merging import MergeMethod
+from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
 from soupkitchen.search import Ranked, Search, Trial, rank
 from soupkitchen.soup import Soup
@@ -77,7 +77,7 @@ class Experiment:
 
     pool: Pool
     task: Task
-    method: MergeMethod
+    method: MergeMethod | StackMethod
     search: Search
     runtime: Runtime
     folder: Path
@@ -91,6 +91,7 @@ class Experiment:
             GuaranteeError: where the saved soup is not the one that was scored, or a
                 greedy one is worse than the best single run.
         """
+        Soup(self.method, base=self.pool.base)  # refuses a method without the base that it needs
         splits = self.task.data.load_splits()
         evaluator = self._evaluator(self.pool.runs[0], splits)
         self._warn_of_splits(splits)
@@ -122,7 +123,7 @@ class Experiment:
     def _search(self, ranked: Sequence[Ranked], scorer: Scorer, trajectory: Trajectory) -> tuple[Soup, float]:
         """The soup that the search ends with, and its held-out score."""
         order = self.search.order(ranked)
-        soup = Soup(self.method, scorer.evaluator.device)
+        soup = Soup(self.method, scorer.evaluator.device, self.pool.base)
         soup.keep(self.pool[order[0].name])
         scored = scorer.score("starting", soup.ingredients, soup.tensors)
         best = scored.evaluation.score
@@ -194,7 +195,7 @@ class Experiment:
 
     def _score_model(self, model: str, ingredients: tuple[str, ...], split: str, scorer: Scorer) -> Scored:
         def weights() -> Tensors:
-            mixed = Soup(self.method, scorer.evaluator.device)
+            mixed = Soup(self.method, scorer.evaluator.device, self.pool.base)
             for name in ingredients:
                 mixed.keep(self.pool[name])
             return mixed.tensors()

@@ -6,7 +6,8 @@ nothing: there is no rollback.
 
 The cost of a candidate does not grow with the soup: the soup is a running state
 (a few float32 values for each parameter), and a candidate is folded into it
-while it is read from its files.
+while it is read from its files. (A `StackMethod` has no such state, and reads all
+ingredients again.)
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any
 import torch
 
 from soupkitchen.checkpoints.reader import Checkpoint, Tensors
-from soupkitchen.merging.base import MergeMethod, Origin
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 
 log = logging.getLogger(__name__)
 
 CPU_CHUNK = 1 << 16
 """Elements folded at once on a CPU: temporaries that stay in its cache cost next to nothing."""
+
+AnyMethod = MergeMethod | StackMethod
 
 
 class Soup:
@@ -32,16 +36,32 @@ class Soup:
     The dtype of each merged tensor is that of the first ingredient's. Tensors
     that are not floating point (integer buffers) are the first ingredient's;
     where another's differ, a warning names them.
+
+    Args:
+        method: how to merge.
+        device: where states are kept and arithmetic is done.
+        base: what the runs were fine-tuned from, for methods on task vectors.
+            Tensors that it lacks, or has in another shape (a new head), are averaged
+            instead, by `Linear` with the same weights where these are positive.
+
+    Raises:
+        ConfigError: where the method needs a base and there is none.
     """
 
-    def __init__(self, method: MergeMethod, device: torch.device | None = None) -> None:
+    def __init__(
+        self, method: AnyMethod, device: torch.device | None = None, base: Checkpoint | None = None
+    ) -> None:
+        if method.needs_base and base is None:
+            raise ConfigError(
+                "this method merges task vectors, so it needs the model that the runs were fine-tuned "
+                "from: give its folder as pool.base=…"
+            )
         self.method = method
         self.device = device or torch.device("cpu")
+        self.base = base if method.needs_base else None
         self._ingredients: tuple[Checkpoint, ...] = ()
-        self._states: dict[str, Any] = {}
+        self._folds: dict[str, _Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
         self._warned: set[str] = set()
 
     @property
@@ -54,9 +74,13 @@ class Soup:
         if len(self._ingredients) == 1:
             yield from self._ingredients[0].tensors()
             return
-        for name, state in self._states.items():
-            yield name, self._read_out(name, state)
-        yield from self._fixed.items()
+        for name in self._ingredients[0].header:
+            if name in self._fixed:
+                yield name, self._fixed[name]
+            elif isinstance(self.method, StackMethod):
+                yield name, self._stacked(name, self._ingredients)
+            else:
+                yield name, self._folds[name].result()
 
     def taste(self, candidate: Checkpoint) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
@@ -66,53 +90,53 @@ class Soup:
         for name, x in candidate.tensors():
             if not x.is_floating_point():
                 yield name, self._unmerged(name, x, candidate)
-                continue
-            state = self._states[name]
-            measure = self._measure(state, name, x, candidate)
-            merged = torch.empty(self._shapes[name], dtype=self._dtypes[name], device=self.device)
-            for part in self._chunks(x):
-                folded = self.method.add(_slice(state, part), self._load(x, part), measure)
-                merged.view(-1)[part] = self.method.result(folded).to(merged.dtype)
-            yield name, merged
+            elif isinstance(self.method, StackMethod):
+                yield name, self._stacked(name, (*self._ingredients, candidate))
+            else:
+                yield name, self._folds[name].taste(x, self._origin(name, candidate))
 
     def keep(self, ingredient: Checkpoint) -> None:
         """Makes `ingredient` part of the soup."""
-        if not self._ingredients:
-            self._shapes = {name: info.shape for name, info in ingredient.header.items()}
-        states = {}
         for name, x in ingredient.tensors():
             if not x.is_floating_point():
                 self._fixed[name] = self._unmerged(name, x, ingredient)
-                continue
-            if name not in self._states:
-                self._dtypes[name] = x.dtype
-                like = torch.empty(x.numel(), dtype=torch.float32, device=self.device)
-                self._states[name] = self.method.init(like)
-            state = self._states[name]
-            measure = self._measure(state, name, x, ingredient)
-            folded = state
-            for part in self._chunks(x):
-                folded = self.method.add(_slice(state, part), self._load(x, part), measure)
-                _write(state, part, folded)
-            states[name] = _with_numbers_of(state, folded)
-        self._states.update(states)
+            elif not isinstance(self.method, StackMethod):
+                if name not in self._folds:
+                    self._folds[name] = self._start(name, x, self.method)
+                self._folds[name].keep(x, self._origin(name, ingredient))
         self._ingredients += (ingredient,)
 
-    def _measure(self, state: Any, name: str, x: torch.Tensor, run: Checkpoint) -> Any:
-        origin = Origin(run.name, name, self.method.weight(run.name))
-        return self.method.measure(state, x, origin)
+    def _start(self, name: str, x: torch.Tensor, method: MergeMethod) -> _Fold:
+        base = None
+        if self.base is not None:
+            info = self.base.header.get(name)
+            if info is not None and info.shape == tuple(x.shape):
+                base = self.base.tensor(name)
+            else:
+                self._warn_once(
+                    "base", "the base model has no %s of this shape: such tensors are averaged", name
+                )
+                method = Linear()
+        return _Fold(method, x, base, self.device)
 
-    def _read_out(self, name: str, state: Any) -> torch.Tensor:
-        merged = torch.empty(self._shapes[name], dtype=self._dtypes[name], device=self.device)
-        for part in self._chunks(merged):
-            merged.view(-1)[part] = self.method.result(_slice(state, part)).to(merged.dtype)
-        return merged
+    def _origin(self, name: str, run: Checkpoint) -> Origin:
+        fold = self._folds[name]
+        weight = self.method.weight(run.name)
+        if self.base is not None and fold.base is None:
+            weight = max(weight, 0.0)
+        return Origin(run, name, weight)
+
+    def _stacked(self, name: str, runs: tuple[Checkpoint, ...]) -> torch.Tensor:
+        assert isinstance(self.method, StackMethod)
+        tensors = [run.tensor(name) for run in runs]
+        loaded = [x.to(self.device, torch.float32) for x in tensors]
+        return self.method.merge(loaded, [self.method.weight(run.name) for run in runs]).to(tensors[0].dtype)
 
     def _unmerged(self, name: str, x: torch.Tensor, run: Checkpoint) -> torch.Tensor:
         first = self._fixed.get(name, x)
-        if name not in self._warned and not torch.equal(first, x):
-            self._warned.add(name)
-            log.warning(
+        if not torch.equal(first, x):
+            self._warn_once(
+                name,
                 "%s is not floating point and differs between runs (%s has its own): the soup keeps %s's",
                 name,
                 run.name,
@@ -120,27 +144,71 @@ class Soup:
             )
         return first
 
-    def _chunks(self, x: torch.Tensor) -> Iterator[slice]:
-        size = CPU_CHUNK if self.device.type == "cpu" else max(x.numel(), 1)
-        for start in range(0, x.numel(), size):
-            yield slice(start, start + size)
+    def _warn_once(self, what: str, message: str, *values: object) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            log.warning(message, *values)
 
-    def _load(self, x: torch.Tensor, part: slice) -> torch.Tensor:
-        return x.view(-1)[part].to(self.device, torch.float32)
+
+class _Fold:
+    """One tensor's running state, driven chunk by chunk."""
+
+    def __init__(
+        self, method: MergeMethod, like: torch.Tensor, base: torch.Tensor | None, device: torch.device
+    ) -> None:
+        self.method = method
+        self.base = base
+        self._shape, self._dtype, self._device = like.shape, like.dtype, device
+        self._state = method.init(torch.empty(like.numel(), dtype=torch.float32, device=device))
+
+    def taste(self, x: torch.Tensor, origin: Origin) -> torch.Tensor:
+        vector = self._load(x)
+        measure = self.method.measure(self._state, vector, origin)
+        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        for part in self._chunks():
+            folded = self.method.add(_slice(self._state, part), vector.view(-1)[part], measure, part.start)
+            self._write_out(merged, part, folded)
+        return merged
+
+    def keep(self, x: torch.Tensor, origin: Origin) -> None:
+        vector = self._load(x)
+        state, folded = self._state, self._state
+        measure = self.method.measure(state, vector, origin)
+        for part in self._chunks():
+            folded = self.method.add(_slice(state, part), vector.view(-1)[part], measure, part.start)
+            for field, new in zip(state, folded, strict=True):
+                if isinstance(field, torch.Tensor):
+                    field[part] = new
+        # tensors were written in place; plain numbers are those of the fold
+        self._state = type(state)(
+            *(old if isinstance(old, torch.Tensor) else new for old, new in zip(state, folded, strict=True))
+        )
+
+    def result(self) -> torch.Tensor:
+        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        for part in self._chunks():
+            self._write_out(merged, part, _slice(self._state, part))
+        return merged
+
+    def _load(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor, or what fine-tuning changed of it, in float32 on the device."""
+        vector = x.to(self._device, torch.float32)
+        if self.base is None:
+            return vector
+        return torch.sub(vector, self.base.to(self._device, torch.float32))
+
+    def _write_out(self, merged: torch.Tensor, part: slice, state: Any) -> None:
+        values = self.method.result(state)
+        if self.base is not None:
+            values = values + self.base.view(-1)[part].to(self._device, torch.float32)
+        merged.view(-1)[part] = values.to(self._dtype)
+
+    def _chunks(self) -> Iterator[slice]:
+        elements = self._shape.numel()
+        size = CPU_CHUNK if self._device.type == "cpu" else max(elements, 1)
+        for start in range(0, elements, size):
+            yield slice(start, min(start + size, elements))
 
 
 def _slice(state: Any, part: slice) -> Any:
-    return type(state)(*(f[part] if isinstance(f, torch.Tensor) else f for f in state))
-
-
-def _write(state: Any, part: slice, folded: Any) -> None:
-    for field, new in zip(state, folded, strict=True):
-        if isinstance(field, torch.Tensor):
-            field[part] = new
-
-
-def _with_numbers_of(state: Any, folded: Any) -> Any:
-    """`state`, whose tensors are written in place, with the plain numbers that the fold has now."""
-    return type(state)(
-        *(old if isinstance(old, torch.Tensor) else new for old, new in zip(state, folded, strict=True))
-    )
+    return type(state)(*(field[part] if isinstance(field, torch.Tensor) else field for field in state))

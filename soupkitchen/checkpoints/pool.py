@@ -13,14 +13,20 @@ from transformers.utils import CONFIG_NAME
 
 from soupkitchen.checkpoints.compatibility import check_compatible
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, IncompatibleError
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The runs to make soup of, in pool order (by path), all of one shape."""
+    """The runs to make soup of, in pool order (by path), all of one shape.
+
+    Attributes:
+        runs: at least two.
+        base: what they were fine-tuned from, where that is known.
+    """
 
     runs: tuple[Checkpoint, ...]
+    base: Checkpoint | None = None
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -32,13 +38,15 @@ class Pool:
         return next(run for run in self.runs if run.name == name)
 
 
-def find_pool(path: str | Sequence[str], exclude: Sequence[str] = ()) -> Pool:
+def find_pool(path: str | Sequence[str], exclude: Sequence[str] = (), base: str | None = None) -> Pool:
     """Opens and checks the runs that `path` names.
 
     Args:
         path: a folder of runs, a glob, or a list of those. Each list item's runs
             are sorted by path; the list's own order is kept.
         exclude: names of runs to leave out; globs are allowed.
+        base: the folder of the model that the runs were fine-tuned from; None for the one
+            that the runs' configurations name, if all name the same local folder.
 
     Raises:
         CheckpointError: where there are fewer than two runs, or one cannot be read.
@@ -59,7 +67,28 @@ def find_pool(path: str | Sequence[str], exclude: Sequence[str] = ()) -> Pool:
         )
     runs = tuple(Checkpoint.open(folder, name) for name, folder in named)
     check_compatible(runs)
-    return Pool(runs)
+    return Pool(runs, _find_base(runs, base))
+
+
+def _find_base(runs: Sequence[Checkpoint], base: str | None) -> Checkpoint | None:
+    """The base model, given or named by the runs themselves.
+
+    Raises:
+        IncompatibleError: where it shares no tensor with the runs.
+    """
+    if base is None:
+        named = {str(run.config.get("_name_or_path") or "") for run in runs}
+        folder = Path(named.pop()) if len(named) == 1 else Path()
+        if not folder.is_absolute() or not (folder / CONFIG_NAME).exists():
+            return None
+        base = str(folder)
+    checkpoint = Checkpoint.open(Path(base).expanduser(), "base")
+    shapes = {(name, info.shape) for name, info in checkpoint.header.items()}
+    if not shapes & {(name, info.shape) for name, info in runs[0].header.items()}:
+        raise IncompatibleError(
+            f"pool.base={base} has no tensor of the name and shape of one of the runs': is it their base?"
+        )
+    return checkpoint
 
 
 def _expand(pattern: str) -> list[Path]:

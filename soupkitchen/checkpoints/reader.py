@@ -8,9 +8,11 @@ somebody computes with them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,15 @@ class Checkpoint:
         file = next(file for file, names in self.files.items() if name in names)
         with safe_open(file, framework="pt") as handle:
             return handle.get_tensor(name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all tensors: names, dtypes, shapes and values, however they are spread over files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, info in self.header.items():
+            digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
+            digest.update(self.tensor(name).view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @property
     def size_bytes(self) -> int:

@@ -8,15 +8,13 @@ models improves accuracy without increasing inference time", arXiv 2203.05482.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import Origin
+from soupkitchen.merging.weights import Weights, check_weights, weight_of
 
 
 class LinearState(NamedTuple):
@@ -37,15 +35,16 @@ class Linear:
     """
 
     normalize: bool = True
-    weights: Mapping[str, float] | None = None
+    weights: Weights | None = None
+
+    needs_base = False
+    ordered = False
 
     def __post_init__(self) -> None:
-        for name, weight in (self.weights or {}).items():
-            if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight > 0):
-                raise ConfigError(f"method.weights.{name}={weight!r} should be a positive number")
+        check_weights(self.weights, negative=False)
 
     def weight(self, ingredient: str) -> float:
-        return (self.weights or {}).get(ingredient, 1.0)
+        return weight_of(self.weights, ingredient)
 
     def init(self, like: torch.Tensor) -> LinearState:
         return LinearState(torch.zeros_like(like), 0.0)
@@ -53,8 +52,8 @@ class Linear:
     def measure(self, state: LinearState, x: torch.Tensor, origin: Origin) -> float:
         return origin.weight
 
-    def add(self, state: LinearState, x: torch.Tensor, measure: float) -> LinearState:
+    def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
         return LinearState(torch.add(state.total, x, alpha=measure), state.weight + measure)
 
     def result(self, state: LinearState) -> torch.Tensor:
-        return state.total / state.weight if self.normalize else state.total
+        return state.total / state.weight if self.normalize and state.weight else state.total

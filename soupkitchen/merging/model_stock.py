@@ -1,0 +1,74 @@
+"""Model Stock: how far to trust the average, told by the angle between fine-tunes.
+
+θ₀ + t·(mean θᵢ − θ₀), with t = k·c / (1 + (k − 1)·c) and c the mean pairwise cosine of
+the task vectors. With unit vectors uᵢ = δᵢ/‖δᵢ‖ that mean is (‖Σuᵢ‖² − k)/(k(k − 1)), so
+a running sum of unit vectors is all that has to be kept.
+
+Jang et al. 2024, "Model Stock: All we need is just a few fine-tuned models",
+arXiv 2403.19522.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from soupkitchen.merging.base import Origin
+from soupkitchen.merging.geometry import dot, norm
+
+
+class StockState(NamedTuple):
+    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, `number` that of ingredients."""
+
+    total: torch.Tensor
+    units: torch.Tensor
+    length: float
+    number: int
+
+
+class StockMeasure(NamedTuple):
+    scale: float
+    length: float
+
+
+@dataclass(frozen=True)
+class ModelStock:
+    """Averages task vectors and shrinks the average towards the base. All ingredients weigh the same.
+
+    A task vector of zeros (a frozen tensor) has no direction and counts as
+    orthogonal to the others. Where ingredients cancel so exactly that the formula
+    divides by zero, the base is kept.
+    """
+
+    needs_base = True
+    ordered = False
+
+    def weight(self, ingredient: str) -> float:
+        return 1.0
+
+    def init(self, like: torch.Tensor) -> StockState:
+        return StockState(torch.zeros_like(like), torch.zeros_like(like), 0.0, 0)
+
+    def measure(self, state: StockState, x: torch.Tensor, origin: Origin) -> StockMeasure:
+        length = norm(x)
+        scale = 1 / length if length else 0.0
+        inner = dot(state.units, x) * scale
+        return StockMeasure(scale, state.length + 2 * inner + (1.0 if length else 0.0))
+
+    def add(self, state: StockState, x: torch.Tensor, measure: StockMeasure, start: int) -> StockState:
+        units = torch.add(state.units, x, alpha=measure.scale)
+        return StockState(state.total + x, units, measure.length, state.number + 1)
+
+    def result(self, state: StockState) -> torch.Tensor:
+        return state.total * (interpolation(state.length, state.number) / max(state.number, 1))
+
+
+def interpolation(length: float, k: int) -> float:
+    """t of the formula; `length` is ‖Σuᵢ‖²."""
+    if k < 2:
+        return 1.0
+    cosine = (length - k) / (k * (k - 1))
+    divisor = 1 + (k - 1) * cosine
+    return k * cosine / divisor if divisor > 1e-9 else 0.0

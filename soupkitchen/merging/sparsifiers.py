@@ -1,0 +1,214 @@
+"""Sparsifiers: which entries of a task vector stay, and how they are scaled.
+
+Each is a frozen dataclass with two functions: `plan` sees the whole tensor once,
+`apply` then works on any slice of it.
+
+- `Magnitude`, TIES: the largest stay. Yadav et al. 2023, arXiv 2306.01708
+- `Random`, DARE: random ones stay, scaled up. Yu et al. 2024, arXiv 2311.03099
+- `MagnitudeOutliers`, Breadcrumbs: neither the very largest nor the smallest stay.
+  Davari and Belilovsky 2023, arXiv 2312.06795
+- `RankRandom`, DELLA: random ones stay, large ones more likely.
+  Deep et al. 2024, arXiv 2406.11617
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging.base import Origin
+from soupkitchen.merging.noise import key_of, uniform
+from soupkitchen.merging.selection import Largest, largest
+
+Rescale = Literal["probability", "l1"]
+_CHUNK = 1 << 18
+
+
+class Sparsifier(Protocol):
+    """What a sparsifier is."""
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> Any:
+        """What `apply` has to know of the whole task vector `x` (float32, its own shape)."""
+        ...
+
+    def apply(self, x: torch.Tensor, plan: Any, start: int) -> torch.Tensor:
+        """The sparse values of `x`, a flat slice beginning at element `start`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keeps everything."""
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> None:
+        return None
+
+    def apply(self, x: torch.Tensor, plan: None, start: int) -> torch.Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Keeps the `density` share of largest magnitude of each tensor, at least one entry."""
+
+    density: float
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> Largest:
+        return largest(x, max(1, int(self.density * x.numel())))
+
+    def apply(self, x: torch.Tensor, plan: Largest, start: int) -> torch.Tensor:
+        return x * plan.chosen(x.abs(), start)
+
+
+class Outliers(NamedTuple):
+    dropped: Largest
+    kept: Largest
+
+
+@dataclass(frozen=True)
+class MagnitudeOutliers:
+    """Drops the `gamma` share of largest magnitude, then the smallest until the `density` share is left."""
+
+    density: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+        if not 0 <= self.gamma <= 1 - self.density:
+            raise ConfigError(
+                f"method.sparsifier.gamma={self.gamma} should lie between 0 and 1 - density "
+                f"({1 - self.density:g})"
+            )
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> Outliers:
+        top, kept = int(self.gamma * x.numel()), int(self.density * x.numel())
+        return Outliers(largest(x, top), largest(x, top + kept))
+
+    def apply(self, x: torch.Tensor, plan: Outliers, start: int) -> torch.Tensor:
+        magnitudes = x.abs()
+        return x * (plan.kept.chosen(magnitudes, start) & ~plan.dropped.chosen(magnitudes, start))
+
+
+class Draw(NamedTuple):
+    """The key of a tensor's random numbers, and what survivors are multiplied by."""
+
+    key: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Random:
+    """Keeps each entry with probability `density`; drop rate p = 1 − density.
+
+    Attributes:
+        density: the probability of staying.
+        rescale: "probability" multiplies survivors by 1 / density, as the paper;
+            "l1" restores the tensor's sum of magnitudes, as mergekit; None neither.
+        seed: of the masks.
+    """
+
+    density: float
+    rescale: Rescale | None = "probability"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+        check_rescale(self.rescale)
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> Draw:
+        key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
+        if self.rescale == "l1":
+            return Draw(key, restoring(x, lambda part, start: self.apply(part, Draw(key, 1.0), start)))
+        return Draw(key, 1 / self.density if self.rescale == "probability" else 1.0)
+
+    def apply(self, x: torch.Tensor, plan: Draw, start: int) -> torch.Tensor:
+        survives = uniform(plan.key, start, x.numel(), x.device) < self.density
+        return x * survives * plan.scale
+
+
+class RankDraw(NamedTuple):
+    key: int
+    scale: float
+    probability: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RankRandom:
+    """Keeps entries with a probability that grows with the rank of their magnitude in their row.
+
+    The probability is (density − ε) + 2ε·(rank − 1)/(n − 1); in a row of one it is
+    density. A vector is one row.
+
+    Attributes:
+        density: the mean probability of staying.
+        epsilon: ε, half the spread of the probabilities.
+        rescale: "probability" multiplies each survivor by 1 / its own probability, as
+            the paper; "l1" restores the tensor's sum of magnitudes; None neither.
+        seed: of the masks.
+    """
+
+    density: float
+    epsilon: float
+    rescale: Rescale | None = "probability"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share("density", self.density)
+        check_rescale(self.rescale)
+        if not (0 <= self.epsilon < self.density and self.density + self.epsilon <= 1):
+            raise ConfigError(
+                f"method.sparsifier.epsilon={self.epsilon} should leave density ± epsilon between 0 and 1 "
+                f"(density is {self.density})"
+            )
+
+    def plan(self, x: torch.Tensor, origin: Origin) -> RankDraw:
+        key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
+        probability = self._probability(x)
+        draw = RankDraw(key, 1.0, probability)
+        if self.rescale == "l1":
+            draw = draw._replace(scale=restoring(x, lambda part, start: self.apply(part, draw, start)))
+        return draw
+
+    def apply(self, x: torch.Tensor, plan: RankDraw, start: int) -> torch.Tensor:
+        probability = plan.probability[start : start + x.numel()]
+        survivors = x * (uniform(plan.key, start, x.numel(), x.device) < probability)
+        return survivors / probability if self.rescale == "probability" else survivors * plan.scale
+
+    def _probability(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.abs().reshape(x.shape[0] if x.dim() > 1 else 1, -1)
+        width = rows.shape[1]
+        if width < 2:
+            return torch.full((x.numel(),), self.density, device=x.device)
+        order = rows.argsort(dim=1, stable=True)
+        step = 2 * self.epsilon / (width - 1)
+        ladder = torch.arange(width, dtype=torch.float32, device=x.device) * step + (
+            self.density - self.epsilon
+        )
+        return torch.empty_like(rows).scatter_(1, order, ladder.expand_as(rows)).reshape(-1)
+
+
+def restoring(x: torch.Tensor, sparse: Any) -> float:
+    """‖x‖₁ / ‖sparse x‖₁, the factor that restores a tensor's sum of magnitudes; 1 where nothing is left."""
+    flat = x.reshape(-1)
+    before = after = 0.0
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        before += float(part.abs().sum(dtype=torch.float64))
+        after += float(sparse(part, start).abs().sum(dtype=torch.float64))
+    return before / after if after else 1.0
+
+
+def check_share(option: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ConfigError(f"method.sparsifier.{option}={value} should lie above 0 and be 1 at most")
+
+
+def check_rescale(value: str | None) -> None:
+    if value not in ("probability", "l1", None):
+        raise ConfigError(f"method.sparsifier.rescale={value}: choose probability, l1 or null")
