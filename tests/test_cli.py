@@ -173,6 +173,18 @@ def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(
         torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-6)
 
 
+def test_methods_are_swept_over_one_pool(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
+    soupkitchen("-m", *words, "method=linear,slerp,task_arithmetic,ties,dare_ties", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
+    assert len(table) == 5
+    for name in table["run"]:
+        leaderboard = pd.read_csv(tmp_path / "results" / name / "leaderboard.csv")
+        singles = leaderboard[leaderboard["kind"] == "single"]["heldout_accuracy"]
+        soup = leaderboard[leaderboard["kind"] == "soup"]["heldout_accuracy"].iloc[0]
+        assert soup >= singles.max()
+
+
 def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     words = (*own(text_runs, texts), "task.metric.name=cross_entropy", "name=x", "task.data.test=null")
     result = soupkitchen(*words, cwd=tmp_path)
@@ -250,6 +262,8 @@ def test_a_run_whose_weights_are_nan_is_ranked_last_and_never_kept(
         (["task.data.heldout=dev"], "no split 'dev'"),
         (["task=image_classification"], "cannot load it"),
         (["+method.density=0.5"], "density"),
+        (["method=ties"], "pool.base"),
+        (["method=ties", "method.sparsifier.density=0"], "density"),
         (["task.data.path=nowhere"], "nowhere"),
     ],
 )  # fmt: skip

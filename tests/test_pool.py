@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny import text_classifier
 
 from soupkitchen.checkpoints import find_pool
@@ -60,6 +63,26 @@ def test_one_run_is_no_pool(text_runs: Path) -> None:
         find_pool(str(text_runs / "a"))
     with pytest.raises(CheckpointError, match=r"after pool\.exclude"):
         find_pool(str(text_runs), exclude=["[b-w]*"])
+
+
+def test_a_base_is_given_or_named_by_the_runs(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    assert find_pool(str(runs)).base is None
+    assert find_pool(str(runs), base=str(text_runs / "c")).base.path == text_runs / "c"
+    for name in ("a", "b"):
+        _edit_config(runs / name, _name_or_path=str(text_runs / "c"))
+    assert find_pool(str(runs)).base.path == text_runs / "c"
+    _edit_config(runs / "b", _name_or_path="org/some-model")
+    assert find_pool(str(runs)).base is None
+
+
+def test_a_base_that_shares_no_tensor_is_refused(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    save_file({"other": torch.zeros(2)}, runs / "b" / "model.safetensors")
+    (runs / "b").rename(runs.parent / "elsewhere")
+    shutil.copytree(runs / "a", runs / "c")
+    with pytest.raises(IncompatibleError, match=r"pool\.base=.*is it their base"):
+        find_pool(str(runs), base=str(runs.parent / "elsewhere"))
 
 
 def _edit_config(run: Path, **values: object) -> None:

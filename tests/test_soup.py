@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
+import naive
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 import soupkitchen.soup
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.merging import Linear
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
 from soupkitchen.soup import Soup
 
 
@@ -138,3 +142,155 @@ def test_integer_buffers_are_the_best_runs_and_differences_are_named_once(
     (warning,) = caplog.messages
     assert "steps" in warning
     assert "run0" in warning
+
+
+# Task vectors, and tensors that are not like the others
+
+
+def with_base(folder: Path) -> tuple[Checkpoint, list[Checkpoint]]:
+    """A base without "head", and runs with one."""
+    torch.manual_seed(3)
+    shared = torch.randn(20, 5)
+    base = run(folder, "base", body=shared, old=torch.randn(2))
+    return base, [
+        run(folder, f"run{i}", body=shared + 0.1 * torch.randn(20, 5), head=torch.randn(4, 5), old=torch.randn(3))
+        for i in range(4)
+    ]  # fmt: skip
+
+
+def arrays(checkpoints: list[Checkpoint], name: str) -> list[np.ndarray]:
+    return [dict(c.tensors())[name].double().numpy() for c in checkpoints]
+
+
+def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path: Path) -> None:
+    base, pool = with_base(tmp_path)
+    soup = Soup(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), base=base)
+    for ingredient in pool[:3]:
+        soup.keep(ingredient)
+    (start,) = arrays([base], "body")
+    deltas = [naive.trim(x - start, 0.3) for x in arrays(pool, "body")]
+    expected = start + 0.7 * naive.consensus(deltas, [1.0] * 4)
+    tasted = dict(soup.taste(pool[3]))
+    np.testing.assert_allclose(tasted["body"], expected, rtol=0, atol=1e-6)
+    soup.keep(pool[3])
+    assert all(torch.equal(tasted[name], x) for name, x in soup.tensors())
+
+
+def test_tensors_that_the_base_lacks_are_averaged_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, pool = with_base(tmp_path)
+    soup = Soup(TaskVectors(weights={"run1": 3.0, "run2": -1.0}), base=base)
+    with caplog.at_level(logging.WARNING):
+        for ingredient in pool:
+            soup.keep(ingredient)
+    merged = dict(soup.tensors())
+    for name in ("head", "old"):  # one missing, one of another shape
+        expected = naive.linear(arrays(pool, name), [1.0, 3.0, 0.0, 1.0])
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-6)
+    (message,) = caplog.messages
+    assert "head" in message
+    assert "old" in message
+
+
+def test_a_method_on_task_vectors_without_a_base_is_refused() -> None:
+    for method in (TaskVectors(), ModelStock(), Slerp(space="task_vectors")):
+        with pytest.raises(ConfigError, match=r"pool\.base"):
+            Soup(method)
+
+
+def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path: Path) -> None:
+    base, pool = with_base(tmp_path)
+    soup = Soup(Slerp(space="task_vectors"), base=base)
+    for ingredient in pool:
+        soup.keep(ingredient)
+    (start,) = arrays([base], "body")
+    expected = start + naive.slerp([x - start for x in arrays(pool, "body")], [1.0] * 4)
+    np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-6)
+
+
+def test_masks_do_not_depend_on_order_names_or_shards(tmp_path: Path) -> None:
+    base, pool = with_base(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    again = []
+    for index, original in enumerate(pool):  # other names, two files each
+        folder = elsewhere / f"other{3 - index}"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        weight_map = {}
+        for name, tensor in original.tensors():
+            save_file({name: tensor}, folder / f"{name}.safetensors")
+            weight_map[name] = f"{name}.safetensors"
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        again.append(Checkpoint.open(folder))
+    assert [c.fingerprint for c in pool] == [c.fingerprint for c in again]
+    merged = []
+    for ingredients in (pool, again[::-1]):
+        soup = Soup(TaskVectors(Random(0.5), "mass", normalize=True), base=base)
+        for ingredient in ingredients:
+            soup.keep(ingredient)
+        merged.append(dict(soup.tensors()))
+    for name, tensor in merged[0].items():
+        torch.testing.assert_close(tensor, merged[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path: Path) -> None:
+    x = torch.arange(6.0)
+    checkpoints = [
+        run(tmp_path, "one", x=x),
+        run(tmp_path, "two", x=x + 1),
+        run(tmp_path, "three", y=x),
+        run(tmp_path, "four", x=x.reshape(2, 3)),
+    ]
+    assert len({c.fingerprint for c in checkpoints}) == 4
+    assert run(tmp_path, "five", x=x).fingerprint == checkpoints[0].fingerprint
+
+
+def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path: Path) -> None:
+    pool = runs(tmp_path, 3)
+    soup = Soup(Karcher())
+    for ingredient in pool[:2]:
+        soup.keep(ingredient)
+    tasted = dict(soup.taste(pool[2]))
+    expected = Karcher().merge([dict(c.tensors())["matrix"] for c in pool], [1.0] * 3)
+    assert torch.equal(tasted["matrix"], expected)
+    soup.keep(pool[2])
+    assert all(torch.equal(tasted[name], x) for name, x in soup.tensors())
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_every_tensor_of_every_architecture_is_merged(tmp_path: Path, family: str) -> None:
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config, model_class = {
+        "vit": (ViTConfig(image_size=8, patch_size=4, **size), ViTForImageClassification),
+        "resnet": (
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+            ResNetForImageClassification,
+        ),
+    }[family]
+    pool = []
+    for index in range(4):
+        torch.manual_seed(index)
+        model = model_class(config)
+        with torch.no_grad():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                if tensor.is_floating_point():
+                    tensor.add_(torch.rand_like(tensor))
+        model.save_pretrained(tmp_path / f"run{index}")
+        pool.append(Checkpoint.open(tmp_path / f"run{index}"))
+    base, pool = pool[0], pool[1:]
+    soup = Soup(TaskVectors(Magnitude(0.4), "mass", normalize=True), base=base)
+    for ingredient in pool:
+        soup.keep(ingredient)
+    merged = dict(soup.tensors())
+    start = load_file(base.path / "model.safetensors")
+    assert merged.keys() == start.keys()
+    for name, tensor in merged.items():
+        if tensor.is_floating_point():
+            deltas = [naive.trim(x - start[name].double().numpy(), 0.4) for x in arrays(pool, name)]
+            expected = start[name].double().numpy() + naive.consensus(deltas, [1.0] * 3)
+            # float32 differences may tip which of two nearly equal magnitudes is trimmed
+            close = np.isclose(tensor.double().numpy(), expected, rtol=0, atol=2e-6)
+            assert close.mean() > 0.995, name
+        else:
+            assert torch.equal(tensor, load_file(pool[0].path / "model.safetensors")[name])
