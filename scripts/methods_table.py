@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Reproduces the README's table of merge methods: each on the demo, at its defaults, as Markdown.
 
-    python scripts/methods_table.py         (about 40 seconds a row on two cores; finished runs are not repeated)
+    python scripts/methods_table.py      (about 40 seconds a row on two cores)
 
 And DARE at drop rates 0.5, 0.9 and 0.99, which is the claim of the article that soupkitchen
-grew from: that most of what fine-tuning changed can be dropped.
+grew from: that most of what fine-tuning changed can be dropped. Finished runs are not repeated.
 """
 
 from __future__ import annotations

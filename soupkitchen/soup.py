@@ -97,6 +97,8 @@ class Soup:
 
     def keep(self, ingredient: Checkpoint) -> None:
         """Makes `ingredient` part of the soup."""
+        if self.base is not None and not self._ingredients:
+            self._name_what_the_base_lacks(ingredient)
         for name, x in ingredient.tensors():
             if not x.is_floating_point():
                 self._fixed[name] = self._unmerged(name, x, ingredient)
@@ -107,17 +109,24 @@ class Soup:
         self._ingredients += (ingredient,)
 
     def _start(self, name: str, x: torch.Tensor, method: MergeMethod) -> _Fold:
-        base = None
-        if self.base is not None:
-            info = self.base.header.get(name)
-            if info is not None and info.shape == tuple(x.shape):
-                base = self.base.tensor(name)
-            else:
-                self._warn_once(
-                    "base", "the base model has no %s of this shape: such tensors are averaged", name
-                )
-                method = Linear()
-        return _Fold(method, x, base, self.device)
+        if self.base is None:
+            return _Fold(method, x, None, self.device)
+        if self._base_lacks(name, tuple(x.shape)):
+            return _Fold(Linear(), x, None, self.device)
+        return _Fold(method, x, self.base.tensor(name), self.device)
+
+    def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether the base has no tensor of that name and shape."""
+        info = self.base.header.get(name) if self.base else None
+        return info is None or info.shape != shape
+
+    def _name_what_the_base_lacks(self, run: Checkpoint) -> None:
+        if lacking := [name for name, info in run.header.items() if self._base_lacks(name, info.shape)]:
+            log.warning(
+                "the base model lacks %d tensors of the runs, which are averaged instead: %s",
+                len(lacking),
+                ", ".join(lacking),
+            )
 
     def _origin(self, name: str, run: Checkpoint) -> Origin:
         fold = self._folds[name]
@@ -134,20 +143,15 @@ class Soup:
 
     def _unmerged(self, name: str, x: torch.Tensor, run: Checkpoint) -> torch.Tensor:
         first = self._fixed.get(name, x)
-        if not torch.equal(first, x):
-            self._warn_once(
-                name,
+        if not torch.equal(first, x) and name not in self._warned:
+            self._warned.add(name)
+            log.warning(
                 "%s is not floating point and differs between runs (%s has its own): the soup keeps %s's",
                 name,
                 run.name,
                 self.ingredients[0],
             )
         return first
-
-    def _warn_once(self, what: str, message: str, *values: object) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            log.warning(message, *values)
 
 
 class _Fold:

@@ -21,12 +21,14 @@ from soupkitchen.soup import Soup
 
 mergekit_api = pytest.importorskip("mergekit.merge_methods.api")
 
+BERT = {"vocab_size": 101, "max_position_embeddings": 32}
+GPT2 = {"vocab_size": 101, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 FAMILIES: dict[str, tuple[Any, Any]] = {
     "llama": (AutoModelForCausalLM, LlamaConfig(vocab_size=101, num_key_value_heads=2, **SMALL)),
-    "bert": (AutoModelForSequenceClassification, BertConfig(vocab_size=101, max_position_embeddings=32, **SMALL)),
-    "gpt2": (AutoModelForCausalLM, GPT2Config(vocab_size=101, n_embd=32, n_layer=2, n_head=4, n_positions=32)),
-}  # fmt: skip
+    "bert": (AutoModelForSequenceClassification, BertConfig(**BERT, **SMALL)),
+    "gpt2": (AutoModelForCausalLM, GPT2Config(**GPT2)),
+}
 WEIGHTS = [1.0, 0.5, 2.0, 1.0, 0.25]
 
 

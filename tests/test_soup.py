@@ -152,10 +152,11 @@ def with_base(folder: Path) -> tuple[Checkpoint, list[Checkpoint]]:
     torch.manual_seed(3)
     shared = torch.randn(20, 5)
     base = run(folder, "base", body=shared, old=torch.randn(2))
-    return base, [
-        run(folder, f"run{i}", body=shared + 0.1 * torch.randn(20, 5), head=torch.randn(4, 5), old=torch.randn(3))
-        for i in range(4)
-    ]  # fmt: skip
+    pool = []
+    for index in range(4):
+        body, head, old = shared + 0.1 * torch.randn(20, 5), torch.randn(4, 5), torch.randn(3)
+        pool.append(run(folder, f"run{index}", body=body, head=head, old=old))
+    return base, pool
 
 
 def arrays(checkpoints: list[Checkpoint], name: str) -> list[np.ndarray]:
