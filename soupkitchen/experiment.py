@@ -17,7 +17,7 @@ import datasets
 import pandas as pd
 
 from soupkitchen import serving
-from soupkitchen.checkpoints import Checkpoint, Pool, Tensors
+from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.display import Display
 from soupkitchen.errors import DataError, GuaranteeError
 from soupkitchen.evaluation import (
@@ -194,12 +194,8 @@ class Experiment:
     # Helpers
 
     def _score_model(self, model: str, ingredients: tuple[str, ...], split: str, scorer: Scorer) -> Scored:
-        def weights() -> Tensors:
-            mixed = Soup(self.method, scorer.evaluator.device, self.pool.base)
-            for name in ingredients:
-                mixed.keep(self.pool[name])
-            return mixed.tensors()
-
+        soup = Soup(self.method, scorer.evaluator.device, self.pool.base)
+        weights = partial(soup.blend, [self.pool[name] for name in ingredients])
         return scorer.score(f"{model} on {split}", ingredients, weights, split)
 
     def _evaluator(self, run: Checkpoint, splits: Splits) -> Evaluator:

@@ -13,7 +13,7 @@ ingredients again.)
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,27 @@ class Soup:
                 self._folds[name].keep(x, self._origin(name, ingredient))
         self._ingredients += (ingredient,)
 
+    def blend(self, ingredients: Sequence[Checkpoint]) -> Tensors:
+        """Yields the weights that a soup of just these `ingredients` would have.
+
+        Where all are known beforehand this takes the memory of one tensor, not of a
+        running state; the arithmetic is the same.
+        """
+        first = ingredients[0]
+        if len(ingredients) == 1:
+            yield from first.tensors()
+            return
+        for name, x in first.tensors():
+            if not x.is_floating_point():
+                yield name, x
+            elif isinstance(self.method, StackMethod):
+                yield name, self._stacked(name, tuple(ingredients))
+            else:
+                fold = self._start(name, x, self.method)
+                for run in ingredients:
+                    fold.keep(run.tensor(name), self._origin(name, run, fold))
+                yield name, fold.result()
+
     def _start(self, name: str, x: torch.Tensor, method: MergeMethod) -> _Fold:
         if self.base is None:
             return _Fold(method, x, None, self.device)
@@ -128,8 +149,8 @@ class Soup:
                 ", ".join(lacking),
             )
 
-    def _origin(self, name: str, run: Checkpoint) -> Origin:
-        fold = self._folds[name]
+    def _origin(self, name: str, run: Checkpoint, fold: _Fold | None = None) -> Origin:
+        fold = fold or self._folds[name]
         weight = self.method.weight(run.name)
         if self.base is not None and fold.base is None:
             weight = max(weight, 0.0)

@@ -295,3 +295,18 @@ def test_every_tensor_of_every_architecture_is_merged(tmp_path: Path, family: st
             assert close.mean() > 0.995, name
         else:
             assert torch.equal(tensor, load_file(pool[0].path / "model.safetensors")[name])
+
+
+@pytest.mark.parametrize(
+    "method", [Linear(), Slerp(), TaskVectors(Random(0.5), "mass"), ModelStock(), Karcher()], ids=type
+)
+def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: Path, method: object) -> None:
+    base, pool = with_base(tmp_path)
+    soup = Soup(method, base=base)
+    for ingredient in pool:
+        soup.keep(ingredient)
+    blended = dict(Soup(method, base=base).blend(pool))
+    kept = dict(soup.tensors())
+    assert blended.keys() == kept.keys()
+    assert all(torch.equal(blended[name], kept[name]) for name in kept)
+    assert all(torch.equal(x, dict(pool[0].tensors())[name]) for name, x in soup.blend(pool[:1]))

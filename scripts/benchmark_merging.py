@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""Measures merging: what a candidate costs as the soup grows, and how we compare with mergekit.
+
+    python scripts/benchmark_merging.py growth                      (2 minutes)
+    python scripts/benchmark_merging.py mergekit --millions 100     (some minutes; needs mergekit 0.1.5)
+
+`growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `mergekit`
+makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, and
+merges them with `mergekit-yaml` and with us, each in a process of its own that ends with a
+loadable model on disk. CPU seconds are the steadier figure on a busy machine. Both print
+Markdown; read ratios, not seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import yaml
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from soupkitchen import resources
+from soupkitchen.checkpoints import Checkpoint, find_pool
+from soupkitchen.merging import Magnitude, MergeMethod, Random, TaskVectors
+from soupkitchen.soup import Soup
+
+COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "linear": (None, {"normalize": True}),
+    "task_arithmetic": (TaskVectors(), {"normalize": False}),
+    "ties": (TaskVectors(Magnitude(0.2), "mass", True), {"normalize": True, "density": 0.2}),
+    "dare_ties": (TaskVectors(Random(0.5, "l1"), "mass", False), {"normalize": False, "density": 0.5}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=["growth", "mergekit", "merge"])
+    parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
+    parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
+    parser.add_argument("--method", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.what == "growth":
+        growth()
+    elif arguments.what == "merge":
+        merge(arguments.folder, arguments.method)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            compare(arguments.folder or Path(scratch), arguments.millions)
+
+
+def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
+    """Best of `repeats` timings of one candidate's tasting, at k = 2 and k = 32, taken in turn."""
+    torch.manual_seed(0)
+    print("| method | k = 2, ms | k = 32, ms | ratio |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [tensors_on_disk(Path(folder) / f"run{i}", elements) for i in range(5)]
+        base, *pool = runs
+        for file in sorted((resources.folder("conf") / "method").glob("*.yaml")):
+            method = hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
+            if not isinstance(method, MergeMethod):
+                continue
+            soups = {k: soup_of(method, base, pool, k - 1) for k in (2, 32)}
+            times: dict[int, list[float]] = {k: [] for k in soups}
+            for _ in range(repeats):
+                for k, soup in soups.items():
+                    started = time.perf_counter()
+                    for _name, _tensor in soup.taste(pool[0]):
+                        pass
+                    times[k].append(time.perf_counter() - started)
+            small, large = (1000 * min(times[k]) for k in (2, 32))
+            print(f"| {file.stem} | {small:.0f} | {large:.0f} | {large / small:.2f} |", flush=True)
+
+
+def tensors_on_disk(folder: Path, elements: int) -> Checkpoint:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.randn(elements // 1000, 1000)}, folder / "model.safetensors")
+    return Checkpoint.open(folder)
+
+
+def soup_of(method: Any, base: Checkpoint, pool: list[Checkpoint], size: int) -> Soup:
+    soup = Soup(method, base=base)
+    for number in range(size):
+        soup.keep(pool[number % len(pool)])
+    return soup
+
+
+def compare(folder: Path, millions: int) -> None:
+    make_checkpoints(folder, millions)
+    print(f"Five bfloat16 checkpoints of {millions} M parameters, {os.cpu_count()} cores.\n")
+    print("| method | ours: s, CPU s, GiB | mergekit: s, CPU s, GiB | times less: time, CPU, memory |")
+    print("|---|---|---|---|")
+    for method in COMPARED:
+        this = [sys.executable, str(Path(__file__).resolve()), "merge", "--folder", str(folder)]
+        ours = timed([*this, "--method", method])
+        config = folder / f"{method}.yaml"
+        config.write_text(yaml.safe_dump(recipe(folder, method)))
+        shutil.rmtree(folder / "theirs", ignore_errors=True)
+        tool = str(Path(sys.executable).parent / "mergekit-yaml")
+        theirs = timed([tool, str(config), str(folder / "theirs")])
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        print(f"| {method} | {cells(ours)} | {cells(theirs)} | {cells(ratios)} |", flush=True)
+
+
+def make_checkpoints(folder: Path, millions: int) -> None:
+    width = 768 if millions < 500 else 2048
+    layer = 12 * width * width + width * width  # attention, and an MLP of width 3 · 3 · width
+    layers = max(1, round(millions * 1e6 / layer))
+    config = LlamaConfig(
+        vocab_size=1000,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).bfloat16()
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.save_pretrained(folder / "base")
+    for number in range(5):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(start[name] + 0.01 * torch.randn_like(parameter))
+        model.save_pretrained(folder / "runs" / f"run{number}")
+
+
+def recipe(folder: Path, method: str) -> dict[str, Any]:
+    models = [{"model": str(folder / "runs" / f"run{n}"), "parameters": {"weight": 1.0}} for n in range(5)]
+    base = {} if method == "linear" else {"base_model": str(folder / "base")}
+    parameters = COMPARED[method][1]
+    return {"merge_method": method, "models": models, "parameters": parameters, "dtype": "bfloat16", **base}
+
+
+def merge(folder: Path, name: str) -> None:
+    """Our side of the comparison: reads the checkpoints, writes a model folder."""
+    from soupkitchen.merging import Linear
+
+    pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
+    method = COMPARED[name][0] or Linear()
+    out = folder / "ours"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(pool.runs[0].path, out, ignore=shutil.ignore_patterns("*.safetensors"))
+    merged = dict(Soup(method, base=pool.base).blend(pool.runs))
+    save_file(merged, out / "model.safetensors", {"format": "pt"})
+
+
+def timed(command: list[str]) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds and peak memory in GiB of a process."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command[0]} failed:\n{said.decode()[-2000:]}")
+    cpu = usage.ru_utime + usage.ru_stime
+    unit = 1024 if sys.platform != "darwin" else 1
+    return time.perf_counter() - started, cpu, usage.ru_maxrss * unit / 2**30
+
+
+def cells(values: tuple[float, ...] | list[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
