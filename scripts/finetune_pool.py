@@ -100,11 +100,9 @@ def save_shared_init(
         label2id={label: index for index, label in enumerate(labels)},
     )
     if config.probe:
-        head = list(model.modules())[-1]
-        if not isinstance(head, torch.nn.Linear):
-            raise SystemExit(
-                f"probe: the last module of {type(model).__name__} is no linear head; set probe=false"
-            )
+        head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        if head.out_features != len(labels):
+            raise SystemExit(f"no linear head was found in {type(model).__name__}; set probe=false")
         fit_probe(model, head, tokenizer, train)
     save(base, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
 

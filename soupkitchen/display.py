@@ -61,11 +61,6 @@ class Display:
 
         return advance
 
-    def skip(self, examples: int) -> None:
-        """Takes `examples` off the total: they need not be scored after all."""
-        total = self._progress.tasks[self._task].total or 0
-        self._progress.update(self._task, total=max(total - examples, self._before))
-
 
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Prints a leaderboard to stdout, without its long column of ingredients."""

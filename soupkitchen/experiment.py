@@ -111,8 +111,9 @@ class Experiment:
 
     def _rank_pool(self, scorer: Scorer, trajectory: Trajectory) -> list[Ranked]:
         ranked = []
-        for run in self.pool:
-            scored = scorer.score(f"ranking {run.name}", (run.name,), run.tensors)
+        for number, run in enumerate(self.pool, start=1):
+            what = f"ranking {run.name} ({number} of {len(self.pool)})"
+            scored = scorer.score(what, (run.name,), run.tensors)
             trajectory.add(self._step("rank", run.name, scored))
             log.info("rank     %-24s %s", run.name, self._shown(scored.evaluation.score))
             ranked.append(Ranked(run.name, scored.evaluation.score))
@@ -142,7 +143,8 @@ class Experiment:
                     )
                 )
                 continue
-            scored = scorer.score(f"merging {name}", ingredients, partial(soup.taste, candidate))
+            what = f"merging {name} ({len(trials) + 1} of {len(order) - 1})"
+            scored = scorer.score(what, ingredients, partial(soup.taste, candidate))
             score = scored.evaluation.score
             kept = self.search.accepts(score, best)
             decision = "keep" if kept else "discard"

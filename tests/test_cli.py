@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from tiny import LABELS
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from soupkitchen.checkpoints import find_pool
+
 pytestmark = pytest.mark.slow
 
 
@@ -319,3 +321,19 @@ def test_a_saved_soup_that_scores_otherwise_fails_loudly(
 def test_label_names_of_the_saved_soup_are_the_runs(finished: Path) -> None:
     config = json.loads((finished / "soup" / "config.json").read_text())
     assert list(config["id2label"].values()) == list(LABELS)
+
+
+def test_a_sweep_of_ones_own_makes_a_pool(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "scripts" / "finetune_pool.py"), f"model={text_runs / 'a'}"),
+        *(f"data.path={texts}", "output=sweep/runs", "arguments={use_cpu: true, num_train_epochs: 1}"),
+        "runs={slow: {learning_rate: 1e-4}, fast: {learning_rate: 1e-2, label_smoothing_factor: 0.1}}",
+    ]
+    for _ in range(2):  # the second time there is nothing to do
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+        pool = find_pool(str(tmp_path / "sweep" / "runs"), base=str(tmp_path / "sweep" / "base"))
+        assert [run.name for run in pool] == ["fast", "slow"]
+        assert pool.base.config["id2label"] == dict(zip("012", LABELS, strict=True))
+        weights = [dict(run.tensors())["classifier.weight"] for run in (pool.base, *pool)]
+        assert (weights[1] - weights[0]).norm() > 10 * (weights[2] - weights[0]).norm() > 0
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["sweep"]

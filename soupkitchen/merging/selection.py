@@ -7,6 +7,7 @@ exactly k elements are chosen on every device.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,19 @@ class Largest(NamedTuple):
         positions = torch.arange(start, start + magnitudes.numel(), device=magnitudes.device)
         return above & ((magnitudes > self.threshold) | (positions <= self.last_tie))
 
+    def keep(self, x: torch.Tensor, start: int) -> torch.Tensor:
+        """`x` (flat, a slice beginning at `start`) with all but the chosen entries zeroed.
+
+        Without a tie to break this is `hardshrink` just below the threshold, several
+        times as fast as a mask.
+        """
+        if self.last_tie is not None or math.isinf(self.threshold):
+            return x * self.chosen(x.abs(), start)
+        if self.threshold == 0:
+            return x
+        below = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
+        return torch.nn.functional.hardshrink(x, below)
+
 
 def largest(x: torch.Tensor, k: int) -> Largest:
     """The `k` elements of largest magnitude of `x` (float32, any shape), the earlier first among equals."""
@@ -43,10 +57,12 @@ def largest(x: torch.Tensor, k: int) -> Largest:
     if k >= total:
         return Largest(0.0, None)
     if magnitudes.device.type == "cpu":
-        threshold = float(np.partition(magnitudes.numpy(), total - k)[total - k])
+        split = np.partition(magnitudes.numpy(), total - k)
+        threshold = float(split[total - k])
+        surplus = int(np.count_nonzero(split[: total - k] == split[total - k]))
     else:
         threshold = float(torch.kthvalue(magnitudes, total - k + 1).values)
-    surplus = int((magnitudes >= threshold).sum()) - k
+        surplus = int((magnitudes >= threshold).sum()) - k
     if surplus <= 0:
         return Largest(threshold, None)
     ties = (magnitudes == threshold).nonzero().reshape(-1)

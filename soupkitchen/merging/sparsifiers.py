@@ -63,7 +63,7 @@ class Magnitude:
         return largest(x, max(1, int(self.density * x.numel())))
 
     def apply(self, x: torch.Tensor, plan: Largest, start: int) -> torch.Tensor:
-        return x * plan.chosen(x.abs(), start)
+        return plan.keep(x, start)
 
 
 class Outliers(NamedTuple):

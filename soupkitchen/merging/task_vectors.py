@@ -27,6 +27,8 @@ from soupkitchen.merging.base import Origin
 from soupkitchen.merging.sparsifiers import Keep, Sparsifier
 from soupkitchen.merging.weights import Weights, check_weights, weight_of
 
+_NO_WEIGHT = torch.finfo(torch.float32).tiny
+
 
 class SumState(NamedTuple):
     total: torch.Tensor
@@ -99,13 +101,13 @@ class TaskVectors:
         if isinstance(state, SumState):
             return SumState(torch.add(state.total, sparse, alpha=weight), state.weight + weight)
         weighted = sparse * weight
-        up, down = weighted > 0, weighted < 0
+        sign = weighted.sign()
         return SignState(
             state.positive + weighted.clamp(min=0),
             state.negative + weighted.clamp(max=0),
-            torch.add(state.positive_weight, up, alpha=abs(weight)),
-            torch.add(state.negative_weight, down, alpha=abs(weight)),
-            state.votes + weighted.sign() if self.consensus == "count" else state.votes,
+            torch.add(state.positive_weight, sign.clamp(min=0), alpha=abs(weight)),
+            torch.sub(state.negative_weight, sign.clamp(max=0), alpha=abs(weight)),
+            state.votes + sign if self.consensus == "count" else state.votes,
         )
 
     def result(self, state: SumState | SignState) -> torch.Tensor:
@@ -113,11 +115,13 @@ class TaskVectors:
             divisor = state.weight if self.normalize and state.weight else 1.0
             return state.total * (self.scale / divisor)
         vote = state.votes if self.consensus == "count" else state.positive + state.negative
-        elected = vote >= 0
-        merged = torch.where(elected, state.positive, state.negative)
+        # 1 where + is elected, else 0: arithmetic on floats is several times as fast as masks
+        plus = torch.heaviside(vote, vote.new_ones(()))
+        minus = 1 - plus
+        merged = plus * state.positive + minus * state.negative
         if self.normalize:
-            weight = torch.where(elected, state.positive_weight, state.negative_weight)
-            merged = merged / weight.where(weight > 0, torch.ones_like(weight))
+            weight = plus * state.positive_weight + minus * state.negative_weight
+            merged = merged / weight.clamp(min=_NO_WEIGHT)  # where no run agrees, 0 is divided
         return merged * self.scale
 
     @property
