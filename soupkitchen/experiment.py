@@ -15,6 +15,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+from accelerate import Accelerator
 
 from soupkitchen import serving
 from soupkitchen.checkpoints import Checkpoint, Pool
@@ -93,7 +94,7 @@ class Experiment:
         """
         Soup(self.method, base=self.pool.base)  # refuses a method without the base that it needs
         splits = self.task.data.load_splits()
-        evaluator = self._evaluator(self.pool.runs[0], splits)
+        evaluator = self._evaluator(self.pool.runs[0], splits, self.runtime.accelerator())
         self._warn_of_splits(splits)
         trajectory = Trajectory(self.folder / "trajectory.csv")
         with Display(self._examples_at_most(evaluator)) as display:
@@ -137,10 +138,9 @@ class Experiment:
                 soup.keep(candidate)
                 trials.append(Trial(name, score=None, kept=True))
                 size = len(ingredients)
+                rule = self.search.rule
                 trajectory.add(
-                    Step(
-                        "merge", name, "keep", soup_size=size, ingredients=ingredients, rule=self.search.rule
-                    )
+                    Step("merge", name, "keep", soup_size=size, ingredients=ingredients, rule=rule)
                 )
                 continue
             what = f"merging {name} ({len(trials) + 1} of {len(order) - 1})"
@@ -163,7 +163,8 @@ class Experiment:
         folder = self.folder / "soup"
         serving.save(evaluator.live, evaluator.processor, soup.tensors, folder)
         heldout = {"heldout": splits["heldout"]}
-        serving.rescore(self._evaluator(Checkpoint.open(folder), heldout), score)
+        saved = self._evaluator(Checkpoint.open(folder), heldout, evaluator.accelerator)
+        serving.rescore(saved, score)
         log.info("saved    %s: loaded back, it scores the same", folder)
 
     def _final_table(
@@ -172,14 +173,14 @@ class Experiment:
         """Scores the controls on held-out, and the models worth reporting on test."""
         best_first = [run.name for run in rank(ranked)]
         top_k = min(self.top_k or max(2, len(soup.ingredients)), len(self.pool))
-        models = {
-            "soup": ("soup", soup.ingredients),
-            "uniform": ("uniform", tuple(run.name for run in self.pool)),
-            f"uniform_top_{top_k}": ("uniform", tuple(best_first[:top_k])),
-            **{run.name: ("single", (run.name,)) for run in self.pool},
-        }
+        models = [
+            ("soup", "soup", soup.ingredients),
+            ("uniform", "uniform", tuple(run.name for run in self.pool)),
+            (f"uniform_top_{top_k}", "uniform", tuple(best_first[:top_k])),
+            *((run.name, "single", (run.name,)) for run in self.pool),
+        ]
         entries = []
-        for model, (kind, ingredients) in models.items():
+        for model, kind, ingredients in models:
             scored = {}
             for split in scorer.evaluator.splits:
                 if split == "test" and kind == "single" and model != best_first[0]:
@@ -200,8 +201,8 @@ class Experiment:
         weights = partial(soup.blend, [self.pool[name] for name in ingredients])
         return scorer.score(f"{model} on {split}", ingredients, weights, split)
 
-    def _evaluator(self, run: Checkpoint, splits: Splits) -> Evaluator:
-        runtime, accelerator = self.runtime, self.runtime.accelerator()
+    def _evaluator(self, run: Checkpoint, splits: Splits, accelerator: Accelerator) -> Evaluator:
+        runtime = self.runtime
         live = LiveModel(run, self.task.model_class, accelerator.device)
         processor = self.task.load_processor(str(run.path))
         return Evaluator(self.task, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)

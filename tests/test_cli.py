@@ -238,17 +238,19 @@ def test_overlap_of_held_out_and_test_is_warned_of(text_runs: Path, texts: Path,
     assert "80 of 80 test examples are held-out examples too" in result.stderr
 
 
-def test_a_run_whose_weights_are_nan_is_ranked_last_and_never_kept(
+def test_a_run_of_any_name_whose_weights_are_nan_is_ranked_last_and_never_kept(
     copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
 ) -> None:
     runs = copy_runs("a", "b", "c")
     weights = load_file(runs / "a" / "model.safetensors")
     broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
     save_file(broken, runs / "a" / "model.safetensors", {"format": "pt"})
+    (runs / "b").rename(runs / "soup")
     words = (*own(runs, texts), "name=x", "task.metric.name=cross_entropy")
     soupkitchen(*words, cwd=tmp_path)
     table = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv")
     assert np.isnan(table[table["model"] == "a"]["heldout_cross_entropy"].iloc[0])
+    assert table["kind"].value_counts().to_dict() == {"single": 3, "uniform": 2, "soup": 1}
     assert "a" not in table[table["kind"] == "soup"]["ingredients"].iloc[0].split(";")
 
 
