@@ -86,6 +86,9 @@ def explain(message: str) -> str:
         return f"There is no {group}={wrong}.{hint} There are: {', '.join(choices)}."
     if match := re.search(r"Missing mandatory value: (\S+)", message):
         return f"The option {match[1]} has to be given, as {match[1]}=VALUE."
+    if "override_grammar" in message:
+        first = message.splitlines()[0]
+        return f"{first}\nA value with [ ] {{ }} , or : needs quotes of its own, as in \"key='value[1]'\"."
     return message
 
 

@@ -61,6 +61,7 @@ def test_cfg_job_prints_the_composition_without_torch(tmp_path: Path) -> None:
         ("task=text_classification", "task.data.path has to be given"),
         ("pool=folder", "pool.path has to be given"),
         ("method.normalize=[", "no viable alternative"),
+        ("task.data.heldout=train[:80%]", "needs quotes of its own"),
         ("nonsense", "nonsense"),
     ],
 )  # fmt: skip
