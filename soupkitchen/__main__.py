@@ -25,7 +25,7 @@ from soupkitchen.errors import ConfigError, SoupkitchenError
 
 log = logging.getLogger("soupkitchen")
 
-LEADERBOARD, CONFIG = "leaderboard.csv", "config.yaml"
+LEADERBOARD, TRAJECTORY, CONFIG = "leaderboard.csv", "trajectory.csv", "config.yaml"
 
 
 def main() -> None:
@@ -77,6 +77,8 @@ def run(config: DictConfig, folder: Path) -> float:
         )
     elif len(outcome.ingredients) == 1:
         log.info("No run improved on the best single one: the soup is that run. This is a normal outcome.")
+    elif outcome.gain == 0:
+        log.info("The soup of %d scores what the best single run does.", len(outcome.ingredients))
     else:
         log.info("The soup is %.4f worse than the best single run on held-out.", -outcome.gain)
     _update_sweep(folder.parent, metric.greater_is_better)
@@ -107,7 +109,7 @@ def _build(config: DictConfig, folder: Path) -> Any:
 
 def _is_new(config: DictConfig, folder: Path) -> bool:
     """Whether there is work to do in `folder`; results of something else are never overwritten."""
-    if not (folder / CONFIG).exists():
+    if not (folder / TRAJECTORY).exists():  # nothing was scored, so nothing can be lost
         return True
     before = conf.what_is_run(OmegaConf.load(folder / CONFIG))
     changed = conf.difference(before, conf.what_is_run(config))
@@ -136,7 +138,7 @@ def _move_aside(folder: Path) -> None:
     """Moves earlier results into a folder of their own inside `folder`."""
     aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S}"
     aside.mkdir()
-    for name in (CONFIG, LEADERBOARD, "trajectory.csv", "soup"):
+    for name in (CONFIG, LEADERBOARD, TRAJECTORY, "soup"):
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     log.info("earlier results are in %s", aside)
@@ -160,7 +162,7 @@ def _report(folder: Path) -> float:
     print_files(
         {
             "leaderboard": shown / LEADERBOARD,
-            "trajectory": shown / "trajectory.csv",
+            "trajectory": shown / TRAJECTORY,
             "soup": shown / "soup",
             "all runs": shown.parent / LEADERBOARD,
         }

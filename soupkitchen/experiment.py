@@ -125,7 +125,7 @@ class Experiment:
     def _search(self, ranked: Sequence[Ranked], scorer: Scorer, trajectory: Trajectory) -> tuple[Soup, float]:
         """The soup that the search ends with, and its held-out score."""
         order = self.search.order(ranked)
-        soup = Soup(self.method, scorer.evaluator.device, self.pool.base)
+        soup = Soup(self.method, scorer.evaluator.accelerator.device, self.pool.base)
         soup.keep(self.pool[order[0].name])
         scored = scorer.score("starting", soup.ingredients, soup.tensors)
         best = scored.evaluation.score
@@ -197,7 +197,7 @@ class Experiment:
     # Helpers
 
     def _score_model(self, model: str, ingredients: tuple[str, ...], split: str, scorer: Scorer) -> Scored:
-        soup = Soup(self.method, scorer.evaluator.device, self.pool.base)
+        soup = Soup(self.method, scorer.evaluator.accelerator.device, self.pool.base)
         weights = partial(soup.blend, [self.pool[name] for name in ingredients])
         return scorer.score(f"{model} on {split}", ingredients, weights, split)
 

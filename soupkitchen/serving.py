@@ -52,9 +52,8 @@ def rescore(evaluator: Evaluator, expected: float) -> None:
         GuaranteeError: where the two differ.
     """
     again = evaluator.score("heldout").score
-    if not (
-        math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9) or again != again != expected != expected
-    ):
+    both_nan = math.isnan(again) and math.isnan(expected)
+    if not (both_nan or math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9)):
         raise GuaranteeError(
             f"the saved soup scores {again:.6f} on the held-out set, but scored {expected:.6f} before it was "
             "saved. It is left in place for inspection; do not use it, and please report this."

@@ -22,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from tiny import LABELS, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
+from tiny import make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +64,3 @@ def copy_runs(text_runs: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)
-
-
-__all__ = ["LABELS"]

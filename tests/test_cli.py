@@ -16,7 +16,7 @@ import sklearn.metrics
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
-from tiny import LABELS
+from tiny import LABELS, average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen.checkpoints import find_pool
@@ -45,12 +45,6 @@ def accuracy(tensors: dict[str, torch.Tensor], run: Path, frame: pd.DataFrame) -
         logits = [model(**tokenizer(t, return_tensors="pt")).logits for t in frame["text"]]
     labels = [LABELS[row.argmax()] for row in logits]
     return sklearn.metrics.accuracy_score(frame["label"], labels)
-
-
-def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """The plain float64 average of the runs' tensors, rounded once to float32."""
-    files = [load_file(runs / name / "model.safetensors") for name in names]
-    return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +271,15 @@ def test_what_the_user_can_put_right_is_said_before_any_work(
     result = soupkitchen(*own(text_runs, texts), *words, "name=x", cwd=tmp_path, fails=True)
     assert complaint in result.stderr
     assert not list((tmp_path / "results").glob("*/trajectory.csv"))
+
+
+def test_a_run_that_failed_before_it_began_does_not_stand_in_the_way(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]")
+    soupkitchen(*words, "task.text=body", cwd=tmp_path, fails=True)
+    soupkitchen(*words, cwd=tmp_path)
+    assert (tmp_path / "results" / "x" / "leaderboard.csv").exists()
 
 
 def test_the_wheel_works_in_any_folder(text_runs: Path, texts: Path, tmp_path: Path) -> None:

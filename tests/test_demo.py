@@ -14,6 +14,7 @@ import sklearn.metrics
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from tiny import average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
@@ -37,11 +38,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cooked() -> Path:
     return Path(os.environ["SOUPKITCHEN_CACHE"]) / "demo" / "seed-0"
-
-
-def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    files = [load_file(runs / name / "model.safetensors") for name in names]
-    return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
 
 
 def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -72,3 +73,9 @@ def train_text_classifier(
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """The plain float64 average of the runs' tensors, rounded once to float32."""
+    files = [load_file(runs / name / "model.safetensors") for name in names]
+    return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}

@@ -99,10 +99,6 @@ class Checkpoint:
             digest.update(self.tensor(name).view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files)
-
 
 def _weight_files(path: Path) -> list[Path]:
     single, index = path / SAFE_WEIGHTS_NAME, path / SAFE_WEIGHTS_INDEX_NAME

@@ -78,7 +78,6 @@ class Evaluator:
         self.live = live
         self.processor = processor
         self.accelerator = accelerator
-        self.device = accelerator.device
         self._model = accelerator.prepare_model(live.model, evaluation_mode=True)
         self._batch_size, self._workers = batch_size, workers
         self._splits = {role: self._prepare(split) for role, split in splits.items()}

@@ -96,8 +96,8 @@ def count_overlap(one: datasets.Dataset, other: datasets.Dataset, columns: Seque
 
 
 def _contents(split: datasets.Dataset, columns: Sequence[str]) -> list[bytes]:
-    plain = split.select_columns(list(columns)).with_format("arrow")
-    rows = zip(*(plain[:][column] for column in columns), strict=True)
+    table = split.select_columns(list(columns)).with_format("arrow")[:]
+    rows = zip(*(table[column] for column in columns), strict=True)
     return [repr(tuple(value.as_py() for value in row)).encode() for row in rows]
 
 
