@@ -23,14 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 import yaml
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from soupkitchen import resources
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.merging import Magnitude, MergeMethod, Random, TaskVectors
 from soupkitchen.soup import Soup
@@ -39,7 +35,7 @@ COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
     "linear": (None, {"normalize": True}),
     "task_arithmetic": (TaskVectors(), {"normalize": False}),
     "ties": (TaskVectors(Magnitude(0.2), "mass", True), {"normalize": True, "density": 0.2}),
-    "dare_ties": (TaskVectors(Random(0.5, "l1"), "mass", False), {"normalize": False, "density": 0.5}),
+    "dare_ties": (TaskVectors(Random(0.5), "mass", False), {"normalize": False, "density": 0.5}),
 }
 
 
@@ -61,6 +57,11 @@ def main() -> None:
 
 def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
     """Best of `repeats` timings of one candidate's tasting, at k = 2 and k = 32, taken in turn."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    from soupkitchen import resources
+
     torch.manual_seed(0)
     print("| method | k = 2, ms | k = 32, ms | ratio |")
     print("|---|---|---|---|")
@@ -115,6 +116,8 @@ def compare(folder: Path, millions: int) -> None:
 
 
 def make_checkpoints(folder: Path, millions: int) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
     width = 768 if millions < 500 else 2048
     layer = 12 * width * width + width * width  # attention, and an MLP of width 3 · 3 · width
     layers = max(1, round(millions * 1e6 / layer))

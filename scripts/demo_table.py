@@ -23,8 +23,9 @@ from scipy.stats import bootstrap
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.evaluation import Evaluator, LiveModel, Runtime
-from soupkitchen.tasks import Data, TextClassification
+from soupkitchen.evaluation import Runtime
+from soupkitchen.experiment import evaluator_of, load_splits
+from soupkitchen.tasks import Data, Several, TextClassification
 
 SEEDS = (0, 1, 2)
 RESULTS = Path("results")
@@ -67,14 +68,11 @@ def cell(model: dict[Hashable, Any]) -> str:
 
 def right(model: Path, data: Path) -> np.ndarray:
     """Which test examples `model` gets right."""
-    task = TextClassification(Data(str(data)), metrics.load("accuracy"), max_length=16)
-    accelerator = Runtime().accelerator()
-    live = LiveModel(Checkpoint.open(model), task.model_class, accelerator.device)
-    test = {"test": task.data.load("test")}
-    evaluator = Evaluator(task, live, task.load_processor(str(model)), test, accelerator, batch_size=64)
-    per_example = evaluator.score("test").per_example
-    assert per_example is not None
-    return per_example
+    tasks = Several.of(TextClassification(Data(str(data)), metrics.load("accuracy"), max_length=16))
+    evaluator = evaluator_of(Checkpoint.open(model), tasks, load_splits(tasks), Runtime())
+    (part,) = evaluator.score("test").parts.values()
+    assert part.values is not None
+    return part.values
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def run(config: DictConfig, folder: Path) -> float:
         raise
     OmegaConf.save(config, folder / CONFIG, resolve=True)
     outcome = experiment.run()
-    score, metric = outcome.score, experiment.task.metric
+    score = outcome.score
     if outcome.gain > 0:
         log.info(
             "The soup of %d gains %.4f over the best single run.", len(outcome.ingredients), outcome.gain
@@ -81,7 +81,7 @@ def run(config: DictConfig, folder: Path) -> float:
         log.info("The soup of %d scores what the best single run does.", len(outcome.ingredients))
     else:
         log.info("The soup is %.4f worse than the best single run on held-out.", -outcome.gain)
-    _update_sweep(folder.parent, metric.greater_is_better)
+    _update_sweep(folder.parent, experiment.greater_is_better)
     _report(folder)
     return score
 
@@ -97,7 +97,7 @@ def _build(config: DictConfig, folder: Path) -> Any:
     from soupkitchen.experiment import Experiment
 
     parts = {}
-    for group in ("runtime", "search", "method", "task", "pool"):
+    for group in ("runtime", "evaluation", "search", "method", "task", "pool"):
         try:
             parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
         except HydraException as error:

@@ -22,7 +22,9 @@ from soupkitchen.errors import ConfigError
 CONF = resources.folder("conf")
 
 _NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
-_HOW_NOT_WHAT = {f"runtime.{option}" for option in ("device", "batch_size", "workers", "threads")}
+_HOW_NOT_WHAT = {f"runtime.{option}" for option in ("device", "batch_size", "workers", "threads")} | {
+    "evaluation.cache"
+}
 _GROUPS = ("pool", "method", "search")
 _LONGEST_NAME = 120
 
@@ -118,7 +120,14 @@ def _known_keys() -> list[str]:
 
 
 def _yaml(file: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    """The options in `file`, with those of the shared files that it takes in."""
+    content: Any = OmegaConf.load(file)
+    shared = [
+        OmegaConf.load(CONF / f"{entry.split('@')[0].lstrip('/')}.yaml")
+        for entry in content.get("defaults", [])
+        if isinstance(entry, str) and entry.startswith("/shared/")
+    ]
+    return OmegaConf.to_container(OmegaConf.merge(*shared, content), resolve=False)
 
 
 def _flat(tree: Any, above: str = "") -> dict[str, Any]:

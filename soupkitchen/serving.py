@@ -17,25 +17,33 @@ from soupkitchen.errors import GuaranteeError
 from soupkitchen.evaluation import Evaluator, LiveModel
 
 
-def save(live: LiveModel, processor: Any, weights: Callable[[], Tensors], folder: Path) -> None:
-    """Writes `weights()` to `folder` as ``save_pretrained`` does, tokenizer or image processor included.
+def save(
+    live: LiveModel,
+    processor: Any,
+    weights: Callable[[], Tensors],
+    folder: Path,
+    recalibrated: bool = False,
+) -> None:
+    """Writes the live model to `folder` as ``save_pretrained`` does, tokenizer or image processor included.
 
     The folder appears by a rename when it is complete and its tensors have been
     read back equal to the last bit; until then an older one stays as it was.
 
     Args:
-        live: the model; it holds the weights afterwards.
+        live: the model, filled with `weights()`.
         processor: what has a ``save_pretrained`` of its own.
+        recalibrated: whether its batch-norm statistics are its own, and not those of `weights()`.
 
     Raises:
         GuaranteeError: where a tensor on disk is not the one that was to be saved.
     """
-    live.fill(weights())
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         live.save(beside)
         processor.save_pretrained(beside)
-        _compare(Checkpoint.open(beside), weights(), live)
+        own = dict(live.batchnorm_tensors()) if recalibrated else {}
+        expected = ((name, own.get(name, tensor)) for name, tensor in weights())
+        _compare(Checkpoint.open(beside), expected, live)
         beside.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
@@ -78,5 +86,5 @@ def _is_tied(name: str, live: LiveModel) -> bool:
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Equal to the last bit, a NaN of a diverged run being equal to itself."""
     return one.dtype == other.dtype and torch.equal(
-        one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)
+        one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
     )

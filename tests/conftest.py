@@ -25,6 +25,12 @@ import torch  # noqa: E402
 from tiny import make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Evaluations that an earlier session left would hide what this one breaks."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / "evaluations", ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.csv, validation.csv and test.csv: columns text and label (a name)."""

@@ -19,6 +19,7 @@ LAYERS = [
     {"evaluation"},
     {"soup", "serving"},
     {"search"},
+    {"decisions"},
     {"records"},
     {"display"},
     {"experiment"},

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+from command import own, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, average
@@ -22,18 +23,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from soupkitchen.checkpoints import find_pool
 
 pytestmark = pytest.mark.slow
-
-
-def soupkitchen(*arguments: str, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "soupkitchen", *arguments, "runtime.threads=1"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=300)
-    assert result.returncode == (1 if fails else 0), result.stderr
-    assert "Traceback" not in result.stderr
-    return result
-
-
-def own(runs: Path, texts: Path) -> tuple[str, ...]:
-    return f"pool.path={runs}/*", "task=text_classification", f"task.data.path={texts}"
 
 
 def accuracy(tensors: dict[str, torch.Tensor], run: Path, frame: pd.DataFrame) -> float:
@@ -66,7 +55,11 @@ def test_each_steps_score_is_that_of_the_plain_average_of_its_ingredients(
     assert (trajectory["stage"] == "merge").sum() == 5
     for step in trajectory.itertuples():
         soup = average(text_runs, step.ingredients.split(";"))
-        assert accuracy(soup, text_runs / "a", frames[step.split]) == pytest.approx(step.score, abs=1e-9)
+        naive = accuracy(soup, text_runs / "a", frames[step.split])
+        if step.stopped_early:  # then it may not be better than the soup that it had to beat
+            assert naive <= step.score_at_most <= step.best_before
+        else:
+            assert naive == pytest.approx(step.score, abs=1e-9)
 
 
 def test_the_decisions_are_the_papers(finished: Path) -> None:
@@ -79,10 +72,14 @@ def test_the_decisions_are_the_papers(finished: Path) -> None:
         assert step.ingredients.split(";") == [*soup, step.candidate]
         kept = step.score > best
         assert step.decision == ("start" if not soup else "keep" if kept else "discard")
+        assert step.stopped_early == (0 < step.examples_scored < step.examples_total)
         if soup:
             assert step.best_before == best
             assert step.rule == "gain > 0"
+        if soup and not step.stopped_early:
             assert step.gain == pytest.approx(step.score - best)
+            assert step.gain == pytest.approx((step.fixed - step.broken) / step.examples_total)
+            assert step.gain_low <= step.gain <= step.gain_high
         if kept:
             soup, best = [*soup, step.candidate], step.score
         assert step.soup_size == len(soup)
@@ -131,9 +128,9 @@ def test_a_finished_run_is_reported_not_repeated(finished: Path, text_runs: Path
 def test_other_options_in_the_same_folder_are_refused_with_the_difference(
     finished: Path, text_runs: Path, texts: Path
 ) -> None:
-    words = (*own(text_runs, texts), "name=cooked", "search.min_gain=0.5")
+    words = (*own(text_runs, texts), "name=cooked", "search.accept=not_worse")
     result = soupkitchen(*words, cwd=finished.parents[1], fails=True)
-    assert "search.min_gain: 0.0 before, 0.5 now" in result.stderr
+    assert "search.accept: better before, not_worse now" in result.stderr
     assert "overwrite=true" in result.stderr
 
 
@@ -252,7 +249,7 @@ def test_a_run_of_any_name_whose_weights_are_nan_is_ranked_last_and_never_kept(
     ("words", "complaint"),
     [
         (["pool.path=nowhere/*"], "names no folder"),
-        (["search.min_gain=-1"], "search.min_gain"),
+        (["search.accept={margin: -1}"], "search.accept"),
         (["method.weights={a: -1}"], "method.weights.a"),
         (["runtime.batch_size=0"], "runtime.batch_size"),
         (["task.metric.name=rouge"], "hub could not be reached"),

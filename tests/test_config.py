@@ -38,7 +38,7 @@ def light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
     out = light("--help", cwd=tmp_path).stdout
-    for words in ("python -m soupkitchen", "search: greedy, uniform", "min_gain", "pool.path=", "-m"):
+    for words in ("python -m soupkitchen", "search: greedy, uniform", "accept", "pool.path=", "-m"):
         assert words in out
     assert list(tmp_path.iterdir()) == []
 
@@ -53,7 +53,7 @@ def test_cfg_job_prints_the_composition_without_torch(tmp_path: Path) -> None:
     ("word", "answer"),
     [
         ("method.normalise=false", "no option 'method.normalise'. Did you mean method.normalize?"),
-        ("serach.min_gain=1", "Did you mean search.min_gain?"),
+        ("serach.accept=1", "Did you mean search.accept?"),
         ("task.data.pth=x", "Did you mean task.data.path?"),
         ("method=liner", "no method=liner. Did you mean method=linear?"),
         ("task=text_clasification", "Did you mean task=text_classification?"),
@@ -150,8 +150,10 @@ def test_every_yaml_begins_with_what_it_is_for() -> None:
 
 def test_differences_between_configurations_are_lines_of_options() -> None:
     before = conf.what_is_run(
-        OmegaConf.create({"search": {"min_gain": 0.0}, "name": "x", "overwrite": False})
+        OmegaConf.create({"search": {"accept": "better"}, "name": "x", "overwrite": False})
     )
-    now = conf.what_is_run(OmegaConf.create({"search": {"min_gain": 0.1}, "name": "y", "overwrite": True}))
+    now = conf.what_is_run(
+        OmegaConf.create({"search": {"accept": "not_worse"}, "name": "y", "overwrite": True})
+    )
     assert conf.difference(before, before) == []
-    assert conf.difference(before, now) == ["search.min_gain: 0.0 before, 0.1 now"]
+    assert conf.difference(before, now) == ["search.accept: better before, not_worse now"]

@@ -80,8 +80,12 @@ def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked
     for step in trajectory[trajectory["stage"] == "merge"].itertuples():
         soup = average(cooked / "runs", step.ingredients.split(";"))
         naive = accuracy(soup, cooked / "base", heldout)
-        # one example may tip where two logits are equal to float32 rounding
-        assert naive == pytest.approx(step.score, abs=1.01 / len(heldout))
+        one = 1.01 / len(heldout)  # an example may tip where two logits are equal to float32 rounding
+        if step.stopped_early:
+            assert naive <= step.score_at_most + one
+            assert step.score_at_most <= step.best_before
+        else:
+            assert naive == pytest.approx(step.score, abs=one)
 
 
 def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Path) -> None:

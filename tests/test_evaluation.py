@@ -24,9 +24,9 @@ from transformers import (
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Runtime, confidence_interval
+from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Part, Runtime, confidence_interval
 from soupkitchen.metrics import Score
-from soupkitchen.tasks import Data, ImageClassification, Task, TextClassification
+from soupkitchen.tasks import Data, ImageClassification, Several, Task, TextClassification
 from soupkitchen.tasks.data import count_overlap
 
 
@@ -36,7 +36,14 @@ def evaluator_of(task: Task, run: Path, dtype: str = "auto", **options: int) -> 
     live = LiveModel(Checkpoint.open(run), task.model_class, accelerator.device)
     options = {"batch_size": 7, **options}
     processor = task.load_processor(str(run))
-    return Evaluator(task, live, processor, task.data.load_splits(), accelerator, **options)
+    splits = {role: {"": split} for role, split in task.data.load_splits().items()}
+    return Evaluator(Several.of(task), live, processor, splits, accelerator, **options)
+
+
+def part(evaluation: Evaluation) -> Part:
+    """What the only task says."""
+    (only,) = evaluation.parts.values()
+    return only
 
 
 def text_task(texts: Path, metric: str = "accuracy", **options: object) -> TextClassification:
@@ -60,8 +67,8 @@ def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(
     evaluation = evaluator_of(text_task(texts), text_runs / "a").score(split)
     model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     references = frame["label"].map(model.config.label2id).to_numpy()
-    np.testing.assert_array_equal(evaluation.predictions, expected.argmax(1))
-    np.testing.assert_array_equal(evaluation.references, references)
+    np.testing.assert_array_equal(part(evaluation).predictions, expected.argmax(1))
+    np.testing.assert_array_equal(part(evaluation).references, references)
     assert evaluation.score == (expected.argmax(1).numpy() == references).mean()
     assert evaluation.examples_scored == len(frame)
     assert 0.4 < evaluation.score < 1  # the tiny model has learnt something, and not all
@@ -74,7 +81,7 @@ def test_cross_entropy_is_that_of_a_plain_loop(text_runs: Path, texts: Path) -> 
     evaluation = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "b").score("heldout")
     expected = torch.nn.functional.cross_entropy(logits, labels)
     assert evaluation.score == pytest.approx(-expected.item(), rel=1e-5)
-    assert evaluation.per_example.shape == (len(frame),)
+    assert part(evaluation).values.shape == (len(frame),)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 1000}, {"workers": 2}])
@@ -83,22 +90,22 @@ def test_batches_and_workers_do_not_change_scores(
 ) -> None:
     one = evaluator_of(text_task(texts), text_runs / "a").score("heldout")
     other = evaluator_of(text_task(texts), text_runs / "a", **options).score("heldout")
-    np.testing.assert_array_equal(one.predictions, other.predictions)
+    np.testing.assert_array_equal(part(one).predictions, part(other).predictions)
 
 
 def test_the_same_weights_score_the_same_to_the_last_bit(text_runs: Path, texts: Path) -> None:
     evaluator = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a")
-    first = evaluator.score("heldout").per_example
+    first = part(evaluator.score("heldout")).values
     evaluator.live.fill(Checkpoint.open(text_runs / "wild").tensors())
-    assert not np.array_equal(evaluator.score("heldout").per_example, first)
+    assert not np.array_equal(part(evaluator.score("heldout")).values, first)
     evaluator.live.fill(Checkpoint.open(text_runs / "a").tensors())
-    np.testing.assert_array_equal(evaluator.score("heldout").per_example, first)
+    np.testing.assert_array_equal(part(evaluator.score("heldout")).values, first)
 
 
 def test_progress_is_told_after_each_batch(text_runs: Path, texts: Path) -> None:
     told: list[tuple[int, int]] = []
     evaluator_of(text_task(texts), text_runs / "a", batch_size=30).score(
-        "heldout", lambda done, total: told.append((done, total))
+        "heldout", progress=lambda done, total: told.append((done, total))
     )
     assert told == [(30, 80), (60, 80), (80, 80)]
 
@@ -147,7 +154,7 @@ def test_class_labels_are_matched_by_name_not_by_number(text_runs: Path, tmp_pat
     datasets.DatasetDict({"validation": split}).save_to_disk(tmp_path / "saved")
     task = TextClassification(Data(str(tmp_path / "saved"), test=None), metrics.load("accuracy"))
     evaluation = evaluator_of(task, text_runs / "a").score("heldout")
-    assert evaluation.references.tolist() == [2, 1]
+    assert part(evaluation).references.tolist() == [2, 1]
 
 
 def test_a_missing_column_is_named_with_its_option(text_runs: Path, texts: Path) -> None:
@@ -234,7 +241,7 @@ def test_images_score_as_in_a_plain_loop(tmp_path: Path) -> None:
             logits = model(pixel_values=scaled[None].float()).logits
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor([label])).item())
     assert evaluation.examples_scored == 12
-    np.testing.assert_allclose(np.sort(-evaluation.per_example), np.sort(losses), rtol=1e-4)
+    np.testing.assert_allclose(np.sort(-part(evaluation).values), np.sort(losses), rtol=1e-4)
 
 
 def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
@@ -252,12 +259,14 @@ def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
 
 def test_the_interval_of_accuracy_is_the_binomials(text_runs: Path) -> None:
     right = np.repeat([1.0, 0.0], [140, 60])
-    evaluation = Evaluation("heldout", Score(0.7), right, right, right, 0.0)
-    low, high = confidence_interval(evaluation, metrics.load("accuracy"))
+    tasks = Several.of(TextClassification(Data("-"), metrics.load("accuracy")))
+    only = Part(metrics.load("accuracy"), Score(0.7), right, right, right, 200)
+    evaluation = Evaluation("heldout", 0.7, {"": only})
+    low, high = confidence_interval(evaluation, tasks)
     half = norm.ppf(0.975) * np.sqrt(0.7 * 0.3 / 200)
     assert low == pytest.approx(0.7 - half, abs=0.012)
     assert high == pytest.approx(0.7 + half, abs=0.012)
-    assert confidence_interval(evaluation, metrics.load("accuracy")) == (low, high)
+    assert confidence_interval(evaluation, tasks) == (low, high)
 
 
 def test_the_interval_of_macro_f1_resamples_examples() -> None:
@@ -266,8 +275,9 @@ def test_the_interval_of_macro_f1_resamples_examples() -> None:
     predictions = np.where(random.random(150) < 0.7, references, random.integers(0, 3, 150))
     metric = metrics.load("f1_macro")
     score = metric.score(predictions, references)
-    evaluation = Evaluation("heldout", score, predictions, references, None, 0.0)
-    low, high = confidence_interval(evaluation, metric)
+    only = Part(metric, score, None, predictions, references, 150)
+    tasks = Several.of(TextClassification(Data("-"), metric))
+    low, high = confidence_interval(Evaluation("heldout", score, {"": only}), tasks)
     draws = [random.integers(0, 150, 150) for _ in range(2000)]
     expected = np.quantile([metric.quick(predictions[d], references[d]) for d in draws], [0.025, 0.975])
     np.testing.assert_allclose([low, high], expected, atol=0.02)

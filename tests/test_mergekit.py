@@ -90,7 +90,7 @@ def named(runs: list[Checkpoint]) -> dict[str, float]:
 def test_linear(family, normalize: bool) -> None:
     _, runs = family
     theirs = by_mergekit("linear", None, runs, weight=WEIGHTS, normalize=normalize)
-    assert_same(theirs, by_us(Linear(normalize, named(runs)), None, runs))
+    assert_same(theirs, by_us(Linear(normalize, weights=named(runs)), None, runs))
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])

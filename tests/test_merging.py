@@ -50,14 +50,14 @@ class Run:
     fingerprint: str
 
 
-def origin(index: int, weight: float = 1.0) -> Origin:
-    return Origin(Run(f"run{index}"), "tensor", weight)
+def origin(index: int, weight: float = 1.0, shape: tuple[int, ...] = (50,)) -> Origin:
+    return Origin(Run(f"run{index}"), "tensor", weight, shape)
 
 
 def fold(method: Any, tensors: list[torch.Tensor], weights: list[float]) -> Any:
     state = method.init(tensors[0].reshape(-1))
     for index, (x, weight) in enumerate(zip(tensors, weights, strict=True)):
-        measure = method.measure(state, x, origin(index, weight))
+        measure = method.measure(state, x.reshape(-1), origin(index, weight, tuple(x.shape)))
         state = method.add(state, x.reshape(-1), measure, 0)
     return state
 
@@ -136,7 +136,9 @@ def reversed_fold(method: Any, tensors: list[torch.Tensor]) -> Any:
     state = method.init(tensors[0].reshape(-1))
     for index in reversed(range(len(tensors))):
         x = tensors[index]
-        state = method.add(state, x.reshape(-1), method.measure(state, x, origin(index)), 0)
+        state = method.add(
+            state, x.reshape(-1), method.measure(state, x.reshape(-1), origin(index, 1.0, tuple(x.shape))), 0
+        )
     return state
 
 
@@ -146,7 +148,7 @@ def test_a_slice_is_merged_as_the_whole_is(name: str) -> None:
     whole = method.init(tensors[0])
     sliced = part_of(whole, part)
     for index, x in enumerate(tensors):
-        measure = method.measure(whole, x, origin(index))
+        measure = method.measure(whole, x, origin(index, 1.0, tuple(x.shape)))
         sliced = method.add(sliced, x[part], measure, part.start)
         whole = method.add(whole, x, measure, 0)
     assert torch.equal(method.result(sliced), method.result(whole)[part])
@@ -348,9 +350,114 @@ def test_exactly_k_are_chosen_the_earlier_first_among_equals(values: list[float]
     k = data.draw(st.integers(0, len(values)))
     cut = data.draw(st.integers(0, len(values)))
     found = largest(x, k)
-    chosen = torch.cat([found.chosen(x[:cut].abs(), 0), found.chosen(x[cut:].abs(), cut)])
+    kept = torch.cat([found.keep(x[:cut], 0), found.keep(x[cut:], cut)])
     order = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))
-    assert chosen.nonzero().reshape(-1).tolist() == sorted(order[:k])
+    assert kept.tolist() == [value if i in order[:k] else 0.0 for i, value in enumerate(values)]
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(shapes, min_size=1, max_size=5), st.floats(0.02, 1))
+def test_trimming_a_model_keeps_the_largest_of_its_flattened_task_vector(
+    seed: int, many, density: float
+) -> None:
+    """The TIES paper's definition: one threshold over the whole vector."""
+    random = np.random.default_rng(seed)
+    vectors = {f"t{i}": np.float32(random.normal(size=shape)) for i, shape in enumerate(many)}
+    flat = np.concatenate([x.reshape(-1) for x in vectors.values()])
+    expected = naive.trim(flat, density)
+    sparsifier = Magnitude(density, trim="model")
+    tensors = {name: torch.tensor(x).reshape(-1) for name, x in vectors.items()}
+    survey = sparsifier.survey(dict(reversed(tensors.items())))  # the order of names counts
+    kept = []
+    for name, x in tensors.items():
+        plan = sparsifier.plan(x, Origin(Run("run"), name, 1.0, tuple(x.shape), survey))
+        cut = x.numel() // 3
+        kept += [sparsifier.apply(x[:cut], plan, 0), sparsifier.apply(x[cut:], plan, cut)]
+    np.testing.assert_array_equal(torch.cat(kept).numpy(), expected)
+
+
+def test_an_arc_that_is_a_chord_is_remarked_upon() -> None:
+    method, x = Slerp(), torch.randn(100)
+    state = fold(method, [x], [1.0])
+    assert method.remark(method.measure(state, x * 1.001, origin(1))) == "the arc was a plain chord"
+    assert method.remark(method.measure(state, torch.randn(100), origin(1))) is None
+
+
+# Weights and variants
+
+
+def test_weights_by_score_are_the_softmax_up_to_a_factor() -> None:
+    scores = {"a": 0.70, "b": 0.66, "c": math.nan, "d": -40.0}
+    method = Linear(weights={"by": "score", "temperature": 0.02}).with_scores(scores)
+    expected = np.exp(np.array([0.70, 0.66]) / 0.02)
+    expected /= expected.sum()
+    weights = np.array([method.weight("a"), method.weight("b")])
+    np.testing.assert_allclose(weights / weights.sum(), expected)
+    assert method.weight("a") == 1
+    assert 0 < method.weight("c") < 1e-300
+    assert 0 < method.weight("d") < 1e-300
+    assert Linear(weights={"a": 2.0}).with_scores(scores).weights == {"a": 2.0}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"by": "score"}, {"by": "score", "temperature": 0}, {"by": "size", "temperature": 1.0},
+     {"by": "score", "temperature": 1.0, "a": 2.0}],
+)  # fmt: skip
+def test_weights_by_anything_else_are_refused(weights: dict) -> None:
+    with pytest.raises(ConfigError, match=r"method\.weights"):
+        Linear(weights=weights)
+
+
+def test_a_list_of_scales_makes_variants_of_one_state() -> None:
+    method, tensors = TaskVectors(scale=[0.5, 1.0]), random_tensors(3, 20)
+    state = fold(method, tensors, [1.0] * 3)
+    assert list(method.variants) == ["scale=0.5", "scale=1"]
+    for scale, variant in zip([0.5, 1.0], method.variants.values(), strict=True):
+        torch.testing.assert_close(variant.result(state), merge(TaskVectors(scale=scale), tensors))
+
+
+@pytest.mark.parametrize("scale", [[], [1.0, 1.0], ["x"], math.inf])
+def test_scales_that_are_no_numbers_are_refused(scale) -> None:
+    with pytest.raises(ConfigError, match=r"method\.scale"):
+        TaskVectors(scale=scale)
+
+
+@pytest.mark.parametrize("kind", ["normal", "bfloat16", "rows", "sorted", "one value", "mostly zero"])
+@pytest.mark.parametrize("share", [0.0, 1e-6, 0.01, 0.2, 0.8, 0.999999, 1.0])
+def test_selection_by_sample_is_exact_on_long_vectors(kind: str, share: float) -> None:
+    n = 700_001
+    x = torch.randn(n, generator=torch.Generator().manual_seed(1))
+    if kind == "bfloat16":
+        x = x.bfloat16().float()
+    elif kind == "rows":  # the sample walks over rows of very different size
+        x *= (torch.arange(n) // 1000 % 7).float().exp()
+    elif kind == "sorted":
+        x = x.sort().values
+    elif kind == "one value":
+        x = torch.ones(n)
+    elif kind == "mostly zero":
+        x = torch.where(torch.arange(n) % 10 == 3, x, 0.0)
+    k = int(share * n)
+    expected = np.zeros(n, np.float32)
+    order = np.argsort(-x.abs().numpy(), kind="stable")[:k]
+    expected[order] = x.numpy()[order]
+    assert np.array_equal(largest(x, k).keep(x, 0).numpy(), expected)
+
+
+def test_a_misleading_sample_costs_time_and_not_exactness() -> None:
+    x = torch.zeros(1 << 20)
+    stride = (x.numel() // ((1 << 20) // 64)) | 1
+    x[1::stride] = 5.0  # where the sample does not look
+    x[2::stride] = 3.0
+    k = int((x == 5).sum()) + 7
+    kept = largest(x, k).keep(x, 0)
+    assert int((kept == 5).sum()) == k - 7
+    assert (kept == 3).nonzero().reshape(-1).tolist() == (x == 3).nonzero().reshape(-1)[:7].tolist()
+
+
+def test_a_vector_with_nans_is_kept_whole() -> None:
+    x = torch.full((10,), math.nan)
+    assert torch.isnan(largest(x, 3).keep(x, 0)).all()
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 200), st.integers(0, 200))

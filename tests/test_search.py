@@ -22,7 +22,7 @@ def run_search(search: Search, pool: list[Ranked], score_of) -> tuple[list[str],
     soup, best, trials = [order[0].name], order[0].score, []
     while (name := search.propose(order, trials)) is not None:
         score = score_of((*soup, name))
-        kept = search.accepts(score, best)
+        kept = search.accepts(score - best, lambda: None)
         if kept:
             soup.append(name)
             best = score
@@ -57,7 +57,7 @@ def tables(draw: st.DrawFn):
 @given(tables(), st.booleans())
 def test_greedy_decides_as_the_paper_does(table, accept_equal: bool) -> None:
     pool, score_of = table
-    soup, best, trials = run_search(Greedy(accept_equal=accept_equal), pool, score_of)
+    soup, best, trials = run_search(Greedy("not_worse" if accept_equal else "better"), pool, score_of)
     assert (soup, best) == paper(pool, score_of, accept_equal)
     assert len(trials) == len(pool) - 1
 
@@ -65,7 +65,7 @@ def test_greedy_decides_as_the_paper_does(table, accept_equal: bool) -> None:
 @given(tables(), scores)
 def test_greedy_is_never_worse_than_the_best_single_run(table, min_gain: float) -> None:
     pool, score_of = table
-    _, best, _ = run_search(Greedy(min_gain=min_gain), pool, score_of)
+    _, best, _ = run_search(Greedy({"margin": min_gain}), pool, score_of)
     assert best >= max(run.score for run in pool)
 
 
@@ -73,9 +73,9 @@ def test_greedy_is_never_worse_than_the_best_single_run(table, min_gain: float) 
 def test_each_kept_candidate_gains_more_than_min_gain(table, min_gain: float) -> None:
     pool, score_of = table
     order = Greedy().order(pool)
-    _, _, trials = run_search(Greedy(min_gain=min_gain), pool, score_of)
+    _, _, trials = run_search(Greedy({"margin": min_gain}), pool, score_of)
     kept = [order[0].score, *(trial.score for trial in trials if trial.kept)]
-    assert all(after > before + min_gain for before, after in itertools.pairwise(kept))
+    assert all(after - before > min_gain for before, after in itertools.pairwise(kept))
 
 
 @given(tables())
@@ -90,17 +90,47 @@ def test_ties_are_ranked_in_pool_order_and_nan_last() -> None:
     assert [run.name for run in rank(pool)] == ["b", "a", "c", "broken"]
 
 
-@pytest.mark.parametrize("accept_equal", [False, True])
-def test_a_nan_score_is_never_kept(accept_equal: bool) -> None:
-    assert not Greedy(accept_equal=accept_equal).accepts(math.nan, 0.5)
+RULES = ["better", "not_worse", {"margin": 0.0}, {"margin": 0.1}, {"significant": 0.05}]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_a_nan_score_is_never_kept(rule) -> None:
+    assert not Greedy(rule).accepts(math.nan, lambda: 0.0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_gain_and_a_smaller_p_value_are_never_refused_where_less_is_taken(
+    rule, gain: float, more: float, p: float, share: float
+) -> None:
+    if Greedy(rule).accepts(gain, lambda: p):
+        assert Greedy(rule).accepts(gain + more, lambda: p * share)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_no_rule_takes_a_worse_soup(rule) -> None:
+    assert not Greedy(rule).accepts(-1e-9, lambda: 0.0)
 
 
 def test_equal_scores_are_discarded_unless_asked_for() -> None:
-    assert not Greedy().accepts(0.5, 0.5)
-    assert Greedy(accept_equal=True).accepts(0.5, 0.5)
+    assert not Greedy().accepts(0.0, lambda: 0.0)
+    assert Greedy("not_worse").accepts(0.0, lambda: 1.0)
 
 
-@pytest.mark.parametrize("min_gain", [-0.1, math.nan])
-def test_a_min_gain_that_would_break_the_guarantee_is_refused(min_gain: float) -> None:
-    with pytest.raises(ConfigError, match="min_gain"):
-        Greedy(min_gain=min_gain)
+def test_significance_asks_for_both_a_gain_and_a_small_p_value() -> None:
+    rule = Greedy({"significant": 0.05})
+    assert rule.accepts(0.1, lambda: 0.05)
+    assert not rule.accepts(0.1, lambda: 0.051)
+    with pytest.raises(ConfigError, match="values for examples"):
+        rule.accepts(0.1, lambda: None)
+
+
+@pytest.mark.parametrize(
+    "accept",
+    ["best", "significant", {"margin": -0.1}, {"margin": math.nan}, {"significant": 1.0},
+     {"significant": "x"}, {"margin": 0.1, "significant": 0.1}, {"gain": 1}],
+    ids=str,
+)  # fmt: skip
+def test_other_rules_are_refused(accept) -> None:
+    with pytest.raises(ConfigError, match=r"search\.accept"):
+        Greedy(accept)

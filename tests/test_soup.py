@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import naive
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
-import soupkitchen.soup
+import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
@@ -51,7 +53,7 @@ def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 def test_a_soup_is_the_mean_of_its_ingredients(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soupkitchen.soup, "CPU_CHUNK", chunk)
+    monkeypatch.setattr(soupkitchen.merging.chunks, "CPU_CHUNK", chunk)
     pool = runs(tmp_path, 4)
     soup = Soup(Linear())
     for ingredient in pool:
@@ -310,3 +312,95 @@ def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: 
     assert blended.keys() == kept.keys()
     assert all(torch.equal(blended[name], kept[name]) for name in kept)
     assert all(torch.equal(x, dict(pool[0].tensors())[name]) for name, x in soup.blend(pool[:1]))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
+    tmp_path: Path, together: bool
+) -> None:
+    base = run(tmp_path, "base", body=torch.randn(20, 5), z=torch.randn(40), a=torch.randn(3, 3))
+    pool = [
+        run(tmp_path, f"run{i}", head=torch.randn(4), body=torch.randn(20, 5), z=torch.randn(40) * 3,
+            a=torch.randn(3, 3))
+        for i in range(3)
+    ]  # fmt: skip
+    method = TaskVectors(Magnitude(0.3, trim="model"), "mass", normalize=True)
+    soup = Soup(method, base=base)
+    if together:
+        merged = dict(soup.blend(pool))
+    else:
+        for ingredient in pool:
+            soup.keep(ingredient)
+        merged = dict(soup.tensors())
+    names, start = ["a", "body", "z"], load_file(base.path / "model.safetensors")
+    flat = [
+        np.concatenate([(x[n].double() - start[n].double()).reshape(-1).numpy() for n in names])
+        for x in (dict(c.tensors()) for c in pool)
+    ]
+    expected = naive.consensus([naive.trim(np.float32(x), 0.3) for x in flat], [1.0] * 3)
+    expected += np.concatenate([start[n].double().reshape(-1).numpy() for n in names])
+    found = np.concatenate([merged[n].reshape(-1).numpy() for n in names])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(merged["head"], np.mean(arrays(pool, "head"), axis=0), atol=1e-6)
+
+
+def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path: Path) -> None:
+    """Measured from outside: the anonymous memory of a process, while it surveys 64 MB."""
+    elements = 16_000_000
+    for name in ("base", "run"):
+        run(tmp_path, name, **{f"t{i}": torch.randn(elements // 4) for i in range(4)})
+    script = f"""
+import threading, torch
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.merging import Magnitude, TaskVectors
+from soupkitchen.soup import Soup
+torch.set_num_threads(1)
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+base, run = (Checkpoint.open(r"{tmp_path}/" + name) for name in ("base", "run"))
+soup = Soup(TaskVectors(Magnitude(0.2, "model"), "mass"), base=base)
+peak, done = [anonymous()], threading.Event()
+def watch():
+    while not done.wait(0.001):
+        peak.append(anonymous())
+watcher = threading.Thread(target=watch); watcher.start()
+soup._survey(run)
+done.set(); watcher.join()
+print((max(peak) - peak[0]) * 1024)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 0 <= int(result.stdout) < 0.6 * 4 * elements
+
+
+def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path: Path) -> None:
+    base, pool = with_base(tmp_path)
+    soup = Soup(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), base=base)
+    for ingredient in pool[:2]:
+        soup.keep(ingredient)
+    np.testing.assert_allclose(
+        dict(soup.tensors())["head"], np.mean(arrays(pool[:2], "head"), axis=0), rtol=1e-5
+    )
+
+
+def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(50)
+    pool = [run(tmp_path, f"run{i}", near=x + 0.001 * i, far=torch.randn(50)) for i in range(2)]
+    soup = Soup(Slerp())
+    soup.keep(pool[0])
+    with caplog.at_level(logging.INFO):
+        dict(soup.taste(pool[1]))
+    assert "the arc was a plain chord in 1 of 2 tensors" in caplog.messages
+
+
+def test_a_variant_is_tasted_and_kept(tmp_path: Path) -> None:
+    base, pool = with_base(tmp_path)
+    method = TaskVectors(scale=[0.5, 2.0])
+    soup = Soup(method, base=base)
+    soup.keep(pool[0])
+    for scale, variant in zip([0.5, 2.0], method.variants.values(), strict=True):
+        (start,) = arrays([base], "body")
+        expected = start + scale * sum(x - start for x in arrays(pool[:2], "body"))
+        np.testing.assert_allclose(dict(soup.taste(pool[1], variant))["body"], expected, atol=1e-5)
+        np.testing.assert_allclose(dict(soup.blend(pool[:2], variant))["body"], expected, atol=1e-5)
+    soup.keep(pool[1], method.variants["scale=2"])
+    np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-5)

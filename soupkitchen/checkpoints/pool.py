@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from transformers.utils import CONFIG_NAME
-
 from soupkitchen.checkpoints.compatibility import check_compatible
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
 

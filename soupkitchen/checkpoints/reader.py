@@ -8,7 +8,6 @@ somebody computes with them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
-from transformers.utils import (
-    CONFIG_NAME,
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-)
 
 from soupkitchen.errors import CheckpointError
+
+# transformers' names of files; importing them from there takes seconds
+CONFIG_NAME = "config.json"
+SAFE_WEIGHTS_NAME = "model.safetensors"
+SAFE_WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
+WEIGHTS_NAME = "pytorch_model.bin"
+WEIGHTS_INDEX_NAME = "pytorch_model.bin.index.json"
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -93,7 +93,7 @@ class Checkpoint:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all tensors: names, dtypes, shapes and values, however they are spread over files."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest = xxhash.xxh3_128()
         for name, info in self.header.items():
             digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
             digest.update(self.tensor(name).view(-1).view(torch.uint8).numpy().data)

@@ -1,23 +1,60 @@
-"""Scores the live model on the splits of a task."""
+"""Scores the live model on the splits of its tasks, no further than a decision needs."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size
 from torch.utils.data import DataLoader
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.metrics import Score
-from soupkitchen.tasks.base import Processor, Task
+from soupkitchen.metrics import Rows, Score, TaskMetric
+from soupkitchen.tasks.base import Batch, Processor, Task
+from soupkitchen.tasks.several import Several
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""
+
+BUCKET = 4
+"""Batches of like difficulty that are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task says of a model.
+
+    Attributes:
+        metric: the task's.
+        score: higher better; the most that it could be where not all is scored.
+        values: float64 (examples,), what each example adds to the score, higher better and in
+            the data's order; the best possible where an example is not scored yet. None
+            for a metric that is no mean.
+        predictions: one entry for each example, in the data's order; empty until all are scored.
+        references: one entry for each example.
+        examples_scored: how many.
+    """
+
+    metric: TaskMetric
+    score: Score
+    values: np.ndarray | None = field(repr=False)
+    predictions: Rows = field(repr=False)
+    references: Rows = field(repr=False)
+    examples_scored: int
+
+    @property
+    def examples_total(self) -> int:
+        return len(self.references)
 
 
 @dataclass(frozen=True)
@@ -26,108 +63,263 @@ class Evaluation:
 
     Attributes:
         split: the split's role, "heldout" or "test".
-        score: the metric over all examples, higher better.
-        predictions, references: one row an example, in the data's order.
-        per_example: float64 (examples,), higher better, where the metric is their mean.
-        seconds: wall time of the forward passes and the metric.
+        score: of all tasks, higher better; the most that it could be where `complete` is false.
+        parts: by task.
+        complete: whether every example was scored.
+        seconds: wall time of the forward passes and the metrics.
     """
 
     split: str
-    score: Score
-    predictions: np.ndarray = field(repr=False)
-    references: np.ndarray = field(repr=False)
-    per_example: np.ndarray | None = field(repr=False)
-    seconds: float
+    score: float
+    parts: Mapping[str, Part]
+    complete: bool = True
+    seconds: float = 0.0
 
     @property
     def examples_scored(self) -> int:
-        return len(self.references)
+        return sum(part.examples_scored for part in self.parts.values())
+
+    @property
+    def examples_total(self) -> int:
+        return sum(part.examples_total for part in self.parts.values())
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The tasks' scores, higher better."""
+        return {name: part.score for name, part in self.parts.items()}
 
 
-@dataclass(frozen=True)
-class _Split:
-    """A split made ready: batches of examples of like length, and the way back to their order."""
+Stop = Callable[[Evaluation], bool]
+"""Asked after each batch, with scores at the most that they can still be: whether to stop there."""
 
-    loader: DataLoader
+
+@dataclass
+class _Prepared:
+    """One task's split, made ready: examples as the model takes them, and the order of scoring."""
+
+    task: Task
+    data: datasets.Dataset
+    references: Rows
+    lengths: np.ndarray | None
     order: np.ndarray
+    loader: DataLoader | None = None
 
 
 class Evaluator:
     """Scores whatever weights the live model holds.
 
-    Each split is tokenised and sorted by length once. Batches are the
-    same for every model, so equal weights give equal scores to the last bit.
+    Each split is tokenised once. Examples are scored by length, until `hardest_first`
+    puts them in another order. In one order, equal weights give equal scores to the last bit.
     """
 
     def __init__(
         self,
-        task: Task,
+        tasks: Several,
         live: LiveModel,
         processor: Processor,
-        splits: Mapping[str, datasets.Dataset],
+        splits: Mapping[str, Mapping[str, datasets.Dataset]],
         accelerator: Accelerator,
         batch_size: int,
         workers: int = 0,
     ) -> None:
-        """Prepares `splits`, by role ("heldout", "test"), for `live`.
+        """Prepares `splits`, by role ("heldout", "test", "train") and task, for `live`.
 
         Raises:
             DataError: where their columns or labels are not what task and model need.
         """
-        self.task = task
+        self.tasks = tasks
         self.live = live
         self.processor = processor
         self.accelerator = accelerator
+        self.batch_size = batch_size
         self._model = accelerator.prepare_model(live.model, evaluation_mode=True)
-        self._batch_size, self._workers = batch_size, workers
-        self._splits = {role: self._prepare(split) for role, split in splits.items()}
+        self._workers = workers
+        self._splits = {
+            role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
+            for role, by_task in splits.items()
+        }
 
     @property
     def splits(self) -> tuple[str, ...]:
-        return tuple(self._splits)
+        """The roles of the splits that are scored."""
+        return tuple(role for role in self._splits if role != "train")
 
     def size(self, split: str) -> int:
         """How many examples the split has."""
-        return len(self._splits[split].order)
+        return sum(len(prepared.order) for prepared in self._splits[split].values())
+
+    def order(self, split: str) -> dict[str, np.ndarray]:
+        """For each task, the order in which the split's examples are scored."""
+        return {name: prepared.order for name, prepared in self._splits[split].items()}
+
+    def reorder(self, split: str, order: Mapping[str, np.ndarray]) -> None:
+        """Scores the examples of the split in the given order from now on."""
+        for name, prepared in self._splits[split].items():
+            prepared.order, prepared.loader = order[name], None
+
+    def prepared(self, split: str) -> dict[str, datasets.Dataset]:
+        """For each task, the split's examples as the model takes them, in the data's order."""
+        return {name: prepared.data for name, prepared in self._splits[split].items()}
+
+    def references(self, split: str) -> dict[str, Rows]:
+        """For each task, what predictions are compared with, in the data's order."""
+        return {name: prepared.references for name, prepared in self._splits[split].items()}
+
+    def hardest_first(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
+        """Puts the examples first that `soup` does worst on, and among them those that `pool` does.
+
+        A bad candidate then shows early. Examples of like difficulty are sorted by length.
+        Metrics that are no means keep their order.
+        """
+        order = self.order(split)
+        for name, prepared in self._splits[split].items():
+            values = [e.parts[name].values for e in pool if not np.isnan(e.score)]
+            known = [v for v in values if v is not None]
+            by_soup = soup.parts[name].values
+            if not known or by_soup is None:
+                continue
+            hardest = np.argsort(by_soup + np.mean(known, axis=0), kind="stable")
+            if prepared.lengths is not None:
+                size = BUCKET * self.batch_size
+                buckets = [hardest[start : start + size] for start in range(0, len(hardest), size)]
+                lengths = prepared.lengths
+                hardest = np.concatenate([b[np.argsort(-lengths[b], kind="stable")] for b in buckets])
+            order[name] = hardest
+        self.reorder(split, order)
+
+    def score(
+        self, split: str, stop: Stop | None = None, progress: Progress = lambda done, total: None
+    ) -> Evaluation:
+        """Scores the live model on `split`, until `stop` says that it is enough.
+
+        Where memory runs out, batches are halved from then on.
+
+        Raises:
+            ConfigError: where memory runs out with a batch of one.
+        """
+        started = time.perf_counter()
+
+        def attempt(batch_size: int) -> Evaluation:
+            if batch_size != self.batch_size:
+                log.warning("out of memory: batches of %d instead of %d", batch_size, self.batch_size)
+                self.batch_size = batch_size
+                self.reorder(split, self.order(split))
+            return self._score(split, stop, progress, started)
+
+        try:
+            return find_executable_batch_size(attempt, starting_batch_size=self.batch_size)()
+        except RuntimeError as error:
+            if "No executable batch size" in str(error):
+                raise ConfigError(
+                    "out of memory with a batch of one example: a shorter task.max_length, "
+                    "runtime.dtype=bfloat16 or another runtime.device may help"
+                ) from error
+            raise
 
     @torch.inference_mode()
-    def score(self, split: str, progress: Progress = lambda done, total: None) -> Evaluation:
-        """Scores the live model on every example of `split`."""
-        started = time.perf_counter()
-        loader, order = self._splits[split].loader, self._splits[split].order
-        predictions, references, done = [], [], 0
-        for batch in loader:
-            with self.accelerator.autocast():
-                outputs = self.task.step(self._model, batch)
-            gathered = self.accelerator.gather_for_metrics(tuple(outputs))
-            predictions.append(gathered[0].cpu().numpy())
-            references.append(gathered[1].cpu().numpy())
-            done += len(references[-1])
-            progress(done, len(order))
-        back = np.argsort(order)
-        predicted, actual = np.concatenate(predictions)[back], np.concatenate(references)[back]
-        metric = self.task.metric
-        return Evaluation(
-            split=split,
-            score=metric.score(predicted, actual),
-            predictions=predicted,
-            references=actual,
-            per_example=metric.per_example(predicted, actual),
-            seconds=time.perf_counter() - started,
-        )
+    def _score(self, split: str, stop: Stop | None, progress: Progress, started: float) -> Evaluation:
+        prepared = self._splits[split]
+        parts = {name: _nothing_scored(one) for name, one in prepared.items()}
+        done, total = 0, self.size(split)
+        for name, one in prepared.items():
+            metric, values = one.task.metric, parts[name].values
+            predictions: list[Any] = []
+            for outputs in self._outputs(one):
+                batch = one.order[len(predictions) : len(predictions) + len(outputs)]
+                predictions += list(outputs)
+                done += len(outputs)
+                progress(done, total)
+                if values is not None:
+                    values[batch] = metric.per_example(outputs, _take(one.references, batch))
+                if stop is not None and values is not None and done < total:
+                    score = metric.of_values(values, metric.weights(one.references))
+                    parts[name] = Part(metric, score, values, (), one.references, len(predictions))
+                    evaluation = self._evaluation(split, parts, False, started)
+                    if stop(evaluation):
+                        return evaluation
+            parts[name] = _all_scored(one, predictions, values)
+        return self._evaluation(split, parts, True, started)
 
-    def _prepare(self, split: datasets.Dataset) -> _Split:
-        data = self.task.prepare(split, self.processor, self.live.model)
-        order = np.arange(len(data))
+    def _evaluation(
+        self, split: str, parts: Mapping[str, Part], complete: bool, started: float
+    ) -> Evaluation:
+        score = self.tasks.score({name: part.score for name, part in parts.items()})
+        return Evaluation(split, score, dict(parts), complete, time.perf_counter() - started)
+
+    def _outputs(self, prepared: _Prepared) -> Iterator[Rows]:
+        """The predictions, batch by batch, gathered from all processes."""
+        if prepared.loader is None:
+            prepared.loader = self._loader(prepared)
+        for batch in prepared.loader:
+            with self.accelerator.autocast():
+                predictions = prepared.task.step(self._model, batch, self.processor)
+            if isinstance(predictions, torch.Tensor):
+                yield self.accelerator.gather_for_metrics(predictions).cpu().numpy()
+            else:
+                yield self.accelerator.gather_for_metrics(list(predictions), use_gather_object=True)
+
+    def training_batches(self, number: int, seed: int = 0) -> list[Batch]:
+        """The same `number` batches of training data at every call, all tasks in turn."""
+        batches: list[Batch] = []
+        for prepared in self._splits["train"].values():
+            chosen = np.random.default_rng(seed).permutation(len(prepared.order))
+            for start in range(0, len(chosen), self.batch_size):
+                if len(batches) == number:
+                    return batches
+                examples = prepared.data.select(chosen[start : start + self.batch_size])
+                batch = prepared.task.collator(self.processor)(list(examples))
+                batches.append({name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
+        return batches
+
+    def recalibrate(self, number: int) -> None:
+        """Computes the live model's batch-norm statistics anew on `number` training batches."""
+        with torch.no_grad(), self.live.batchnorm_in_training():
+            task = next(iter(self.tasks.tasks.values()))
+            for batch in self.training_batches(number):
+                task.step(self.live.model, batch, self.processor)
+
+    def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
+        data = task.prepare(split, self.processor, self.live.model)
+        references, lengths, order = task.references(data), None, np.arange(len(data))
         if "length" in data.column_names:
-            order = np.argsort(-np.asarray(data["length"][:]), kind="stable")
-            data = data.select(order).remove_columns("length")
+            lengths = np.asarray(data["length"][:])
+            order = np.argsort(-lengths, kind="stable")
+            data = data.remove_columns("length")
+        return _Prepared(task, data, references, lengths, order)
+
+    def _loader(self, prepared: _Prepared) -> DataLoader:
         loader = DataLoader(
-            data,
-            batch_size=self._batch_size,
+            prepared.data.select(prepared.order),
+            batch_size=self.batch_size,
             shuffle=False,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
-            collate_fn=self.task.collator(self.processor),
+            pin_memory=self.accelerator.device.type == "cuda",
+            collate_fn=prepared.task.collator(self.processor),
         )
-        return _Split(self.accelerator.prepare(loader), order)
+        return self.accelerator.prepare(loader)
+
+
+def _nothing_scored(prepared: _Prepared) -> Part:
+    metric, total = prepared.task.metric, len(prepared.order)
+    if not metric.is_mean:
+        return Part(metric, Score(metric.best), None, (), prepared.references, 0)
+    values = np.full(total, metric.best)
+    score = metric.of_values(values, metric.weights(prepared.references))
+    return Part(metric, score, values, (), prepared.references, 0)
+
+
+def _all_scored(prepared: _Prepared, predictions: list[Any], values: np.ndarray | None) -> Part:
+    metric, references = prepared.task.metric, prepared.references
+    back = np.argsort(prepared.order)
+    in_order = [predictions[index] for index in back]
+    rows = np.stack(in_order) if isinstance(in_order[0], (np.ndarray, np.generic)) else in_order
+    if values is None:
+        score = metric.score(rows, references)
+    else:
+        score = metric.of_values(values, metric.weights(references))
+    return Part(metric, score, values, rows, references, len(rows))
+
+
+def _take(rows: Rows, indices: np.ndarray) -> Rows:
+    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]

@@ -16,11 +16,13 @@ parameter is found once, by loading, and is never guessed:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints.reader import Checkpoint
@@ -72,6 +74,40 @@ class LiveModel:
             raise CheckpointError(
                 f"no tensor given for {', '.join(sorted(unfilled)[:3])}: the model is half filled"
             )
+
+    @contextmanager
+    def batchnorm_in_training(self) -> Iterator[None]:
+        """Lets forward passes compute the statistics of batch norm anew, as the mean over these passes."""
+        layers = self.batchnorms()
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+                layer.eval()
+
+    def batchnorms(self) -> list[_BatchNorm]:
+        """The model's batch-norm layers that keep running statistics."""
+        modules = self.model.modules()
+        return [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def batchnorm_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The statistics of batch norm that the model holds now, by name in files.
+
+        Raises:
+            CheckpointError: where transformers rearranges the tensors of the files.
+        """
+        if self._slots is None:
+            raise CheckpointError("batch norm can only be recalibrated in models that are filled in place")
+        statistics = {buffer.data_ptr() for layer in self.batchnorms() for buffer in layer.buffers()}
+        for name, slot in self._slots.items():
+            if slot is not None and slot.data_ptr() in statistics:
+                yield name, slot
 
     def save(self, folder: Path) -> None:
         """Writes the model as ``save_pretrained`` does, tensors named as in the files."""

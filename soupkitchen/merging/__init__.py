@@ -1,6 +1,6 @@
 """Merge methods: pure functions on tensors. They know no files and no models."""
 
-from soupkitchen.merging.base import MergeMethod, Origin, StackMethod
+from soupkitchen.merging.base import MergeMethod, Method, Origin, StackMethod, Vector
 from soupkitchen.merging.karcher import Karcher
 from soupkitchen.merging.linear import Linear
 from soupkitchen.merging.model_stock import ModelStock
@@ -14,6 +14,7 @@ __all__ = [
     "Magnitude",
     "MagnitudeOutliers",
     "MergeMethod",
+    "Method",
     "ModelStock",
     "Origin",
     "Random",
@@ -21,4 +22,5 @@ __all__ = [
     "Slerp",
     "StackMethod",
     "TaskVectors",
+    "Vector",
 ]

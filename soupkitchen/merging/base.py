@@ -9,8 +9,8 @@ tensor, and of plain numbers. The laws, which one test holds every method to:
 3. The order of the ingredients does not matter, but for rounding
    (`ordered = True` opts out).
 4. `add` and `result` work element by element. What a method must know of the
-   whole tensor (a norm, a threshold) it takes in `measure`, which sees all of
-   it once. So whoever drives a method may feed `add` any slice of a tensor.
+   whole tensor (a norm, a threshold) it takes in `measure`, which may see all of
+   it. So whoever drives a method may feed `add` any slice of a tensor.
 5. Zeros added to nothing stay zeros.
 
 A method that `needs_base` is given task vectors (what fine-tuning changed, θᵢ − θ₀)
@@ -19,10 +19,17 @@ and gives back a task vector; it never sees the base model itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging.weights import ByScore, Weights, check_weights, softmax
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Ingredient(Protocol):
@@ -34,39 +41,113 @@ class Ingredient(Protocol):
         ...
 
 
+class Vector(Protocol):
+    """All elements of a tensor, flat, of which slices can be had: `x[:]` is the whole in float32.
+
+    A flat float32 tensor is one. What a soup gives to methods reads its slices from
+    the files, so a method that does not look costs nothing.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def numel(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor: ...
+
+
 class Origin(NamedTuple):
-    """Where a tensor comes from: the ingredient, the tensor's name, the ingredient's weight."""
+    """Where a tensor comes from.
+
+    Attributes:
+        ingredient: the run.
+        tensor: the tensor's name.
+        weight: the ingredient's weight.
+        shape: the tensor's.
+        survey: what the method's own `survey` found of the whole ingredient.
+    """
 
     ingredient: Ingredient
     tensor: str
     weight: float
+    shape: tuple[int, ...]
+    survey: Any = None
 
 
-@runtime_checkable
-class MergeMethod(Protocol):
-    """A merge method. `State` and `Measure` are its own; nobody else looks inside."""
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What all methods share.
 
-    @property
-    def needs_base(self) -> bool:
-        """Whether it works on task vectors."""
-        ...
+    Attributes:
+        weights: weight by name of run, 1 for a run that is not named; or `ByScore`.
+        recalibrate_batchnorm: training batches on which the running statistics of batch
+            norm are computed anew for merged weights, as averaging them is known to hurt;
+            0 to average them.
 
-    @property
-    def ordered(self) -> bool:
-        """Whether the order of the ingredients matters."""
-        ...
+    Raises:
+        ConfigError: for options out of range.
+    """
+
+    weights: Weights | None = None
+    recalibrate_batchnorm: int = 0
+
+    needs_base = False
+    """Whether it works on task vectors."""
+    ordered = False
+    """Whether the order of the ingredients matters."""
+    negative_weights = False
+    """Whether a run may be subtracted."""
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights, negative=self.negative_weights)
+        if not (isinstance(self.recalibrate_batchnorm, int) and self.recalibrate_batchnorm >= 0):
+            raise ConfigError(
+                f"method.recalibrate_batchnorm={self.recalibrate_batchnorm} should be a number of batches, "
+                "or 0"
+            )
 
     def weight(self, ingredient: str) -> float:
         """The weight of the ingredient called `ingredient`."""
-        ...
+        weights = ByScore.of(self.weights)
+        assert not isinstance(weights, ByScore), "weights by score have to be resolved first"
+        return float((weights or {}).get(ingredient, 1.0))
+
+    def with_scores(self, scores: Mapping[str, float]) -> Self:
+        """The method with weights by score, if it has such, made numbers; `scores` are higher better."""
+        weights = ByScore.of(self.weights)
+        if not isinstance(weights, ByScore):
+            return self
+        return replace(self, weights=softmax(scores, weights.temperature))
+
+    @property
+    def variants(self) -> Mapping[str, Any]:
+        """What held-out data has to choose between, by how tables call it.
+
+        All variants have the same state: they differ in `result` only.
+        """
+        return {"": self}
+
+
+class MergeMethod(Method):
+    """A merge method that is a fold. Its state and its measure are its own; nobody else looks inside."""
+
+    surveys = False
+    """Whether it has to see all tensors of an ingredient before it adds the first."""
+
+    stepwise = False
+    """Whether `measure` looks at the state, or gives something as large as the tensor."""
+
+    def survey(self, vectors: Mapping[str, Vector]) -> Any:
+        """What `measure` has to know of all of an ingredient's tensors, by name."""
+        return None
 
     def init(self, like: torch.Tensor) -> Any:
         """The state of a soup of nothing, for tensors like `like` (float32, flat)."""
-        ...
+        raise NotImplementedError
 
-    def measure(self, state: Any, x: torch.Tensor, origin: Origin) -> Any:
-        """What `add` has to know of the whole tensor `x` (float32, its own shape)."""
-        ...
+    def measure(self, state: Any, x: Vector, origin: Origin) -> Any:
+        """What `add` has to know of the whole tensor `x`."""
+        raise NotImplementedError
 
     def add(self, state: Any, x: torch.Tensor, measure: Any, start: int) -> Any:
         """The state with one more ingredient.
@@ -74,29 +155,24 @@ class MergeMethod(Protocol):
         `x` (float32, flat) and `state` are slices that begin at element `start` of
         the whole tensor.
         """
-        ...
+        raise NotImplementedError
 
     def result(self, state: Any) -> torch.Tensor:
         """The merged values (float32, flat, a slice like the state's)."""
-        ...
+        raise NotImplementedError
+
+    def remark(self, measure: Any) -> str | None:
+        """What is worth counting over the tensors of a merge, for the log."""
+        return None
 
 
-@runtime_checkable
-class StackMethod(Protocol):
+class StackMethod(Method):
     """A merge method that is no fold: it needs all ingredients of a tensor at once.
 
     Each candidate then costs a reading of all ingredients, and `merge` as many
     tensors in memory as there are ingredients.
     """
 
-    @property
-    def needs_base(self) -> bool: ...
-
-    @property
-    def ordered(self) -> bool: ...
-
-    def weight(self, ingredient: str) -> float: ...
-
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
         """The merged tensor, float32, of float32 tensors of one shape."""
-        ...
+        raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Norms and dot products over whole tensors: float64 sums of float32 products, chunk by chunk."""
+"""Norms and dot products over whole tensors: float64 sums, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import math
 
 import torch
 
-_CHUNK = 1 << 18
+from soupkitchen.merging.base import Vector
+from soupkitchen.merging.chunks import chunks
 
 
-def dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    """⟨a, b⟩ over the flattened tensors, accumulated in float64."""
-    pieces = zip(a.reshape(-1).split(_CHUNK), b.reshape(-1).split(_CHUNK), strict=True)
-    return float(
-        sum((torch.dot(x.double(), y.double()) for x, y in pieces), torch.zeros((), dtype=torch.float64))
-    )
+def dot(a: Vector, b: Vector) -> float:
+    """⟨a, b⟩ of flat float32 vectors, accumulated in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for part in chunks(a.numel(), a.device):
+        total += torch.dot(a[part].double(), b[part].double())
+    return float(total)
 
 
-def norm(a: torch.Tensor) -> float:
-    """‖a‖₂ over the flattened tensor."""
-    return math.sqrt(dot(a, a))
+def norm(a: Vector) -> float:
+    """‖a‖₂ of a flat float32 vector."""
+    total = torch.zeros((), dtype=torch.float64, device=a.device)
+    for part in chunks(a.numel(), a.device):
+        x = a[part].double()
+        total += torch.dot(x, x)
+    return math.sqrt(float(total))

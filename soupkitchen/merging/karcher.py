@@ -17,42 +17,34 @@ from dataclasses import dataclass
 import torch
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.merging.base import StackMethod
 from soupkitchen.merging.geometry import dot, norm
-from soupkitchen.merging.weights import Weights, check_weights, weight_of
 
 _NEARLY_ZERO = 1e-12
 
 
 @dataclass(frozen=True)
-class Karcher:
+class Karcher(StackMethod):
     """The Riemannian mean of directions, times the mean length. Not incremental.
 
     Attributes:
         iterations: steps at most.
         tolerance: a step shorter than this, in radians, is the last.
-        weights: weight by name of run; 1 for a run that is not named.
 
     Raises:
-        ConfigError: for a weight that is not a positive number, or iterations below 1.
+        ConfigError: for iterations below 1.
     """
 
     iterations: int = 10
     tolerance: float = 1e-5
-    weights: Weights | None = None
-
-    needs_base = False
-    ordered = False
 
     def __post_init__(self) -> None:
-        check_weights(self.weights, negative=False)
+        super().__post_init__()
         if self.iterations < 1:
             raise ConfigError(f"method.iterations={self.iterations} should be 1 or more")
 
-    def weight(self, ingredient: str) -> float:
-        return weight_of(self.weights, ingredient)
-
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-        lengths = [norm(x) for x in tensors]
+        lengths = [norm(x.reshape(-1)) for x in tensors]
         shares = [weight / sum(weights) for weight in weights]
         directed = [
             (x.reshape(-1) / length, share)

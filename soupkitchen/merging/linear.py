@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from soupkitchen.merging.base import Origin
-from soupkitchen.merging.weights import Weights, check_weights, weight_of
+from soupkitchen.merging.base import MergeMethod, Origin, Vector
 
 
 class LinearState(NamedTuple):
@@ -23,33 +22,19 @@ class LinearState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(MergeMethod):
     """Weighted averaging.
 
     Attributes:
         normalize: divide by the sum of the weights.
-        weights: weight by name of run; 1 for a run that is not named.
-
-    Raises:
-        ConfigError: for a weight that is not a positive number.
     """
 
     normalize: bool = True
-    weights: Weights | None = None
-
-    needs_base = False
-    ordered = False
-
-    def __post_init__(self) -> None:
-        check_weights(self.weights, negative=False)
-
-    def weight(self, ingredient: str) -> float:
-        return weight_of(self.weights, ingredient)
 
     def init(self, like: torch.Tensor) -> LinearState:
         return LinearState(torch.zeros_like(like), 0.0)
 
-    def measure(self, state: LinearState, x: torch.Tensor, origin: Origin) -> float:
+    def measure(self, state: LinearState, x: Vector, origin: Origin) -> float:
         return origin.weight
 
     def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from soupkitchen.merging.base import Origin
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.geometry import dot, norm
 
 
@@ -34,7 +35,7 @@ class StockMeasure(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ModelStock:
+class ModelStock(MergeMethod):
     """Averages task vectors and shrinks the average towards the base. All ingredients weigh the same.
 
     A task vector of zeros (a frozen tensor) has no direction and counts as
@@ -43,15 +44,17 @@ class ModelStock:
     """
 
     needs_base = True
-    ordered = False
+    stepwise = True
 
-    def weight(self, ingredient: str) -> float:
-        return 1.0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights:
+            raise ConfigError("method.weights: Model Stock has one weight for all ingredients; leave it null")
 
     def init(self, like: torch.Tensor) -> StockState:
         return StockState(torch.zeros_like(like), torch.zeros_like(like), 0.0, 0)
 
-    def measure(self, state: StockState, x: torch.Tensor, origin: Origin) -> StockMeasure:
+    def measure(self, state: StockState, x: Vector, origin: Origin) -> StockMeasure:
         length = norm(x)
         scale = 1 / length if length else 0.0
         inner = dot(state.units, x) * scale

@@ -1,10 +1,10 @@
 """Random numbers that depend on what they are for, and on nothing else.
 
 The numbers of a tensor follow from a seed, the ingredient's fingerprint and the
-tensor's name. They come from a counter-based generator, so any slice of them can be
-had by itself, and they are the same on every device.
+tensor's name. They are drawn block by block, each block from a stream of its own,
+so any slice of them can be had by itself; and they are the same on every device.
 
-Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+numpy's `SeedSequence` keeps the streams apart; the generator is SFC64.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import hashlib
 import numpy as np
 import torch
 
-_PER_COUNTER = 8
-"""32-bit numbers that Philox makes of one value of its counter."""
+_BLOCK = 1 << 17
+"""Numbers drawn from one stream."""
 
 
 def key_of(seed: int, ingredient: str, tensor: str) -> int:
@@ -26,7 +26,23 @@ def key_of(seed: int, ingredient: str, tensor: str) -> int:
 
 def uniform(key: int, start: int, number: int, device: torch.device) -> torch.Tensor:
     """Numbers `start` to ``start + number`` of a tensor, uniform in [0, 1): float32, flat."""
-    first, skipped = divmod(start, _PER_COUNTER)
-    generator = np.random.Generator(np.random.Philox(key=key, counter=first))
-    drawn = generator.random(skipped + number, dtype=np.float32)[skipped:]
+    drawn = (_bits(key, start, number) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
     return torch.from_numpy(drawn).to(device)
+
+
+def survivors(key: int, start: int, number: int, probability: float, device: torch.device) -> torch.Tensor:
+    """1 with the given probability, else 0, for elements `start` to ``start + number``: float32, flat."""
+    drawn = _bits(key, start, number) <= np.uint32(max(round(probability * 2**32) - 1, 0))
+    return torch.from_numpy(drawn.view(np.uint8)).to(device).float()
+
+
+def _bits(key: int, start: int, number: int) -> np.ndarray:
+    first, last = start // _BLOCK, (start + max(number, 1) - 1) // _BLOCK
+    blocks = [_block(key, block) for block in range(first, last + 1)]
+    whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return whole[start - first * _BLOCK :][:number]
+
+
+def _block(key: int, block: int) -> np.ndarray:
+    stream = np.random.SFC64(np.random.SeedSequence(key, spawn_key=(block,)))
+    return stream.random_raw(_BLOCK // 2).view(np.uint32)

@@ -1,8 +1,11 @@
-"""Finds the k largest magnitudes of a tensor without sorting it.
+"""Finds the k largest magnitudes of a vector without sorting or copying it.
 
-Only the k-th largest magnitude has to be known. On a CPU numpy's quickselect
-finds it; ties at it are broken by position, the earlier element first, so that
-exactly k elements are chosen on every device.
+A sample says between which two values the k-th largest magnitude must lie, almost
+surely. One pass then counts what lies above, and gathers what lies between: some
+2 % of a long vector, in which the k-th largest is found by quickselect. Where the
+sample misled, all magnitudes are gathered; so the result is always exact. Equal
+magnitudes are told apart by position, the earlier first, so that exactly k elements
+are chosen on every device.
 """
 
 from __future__ import annotations
@@ -13,58 +16,108 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from soupkitchen.merging.base import Vector
+from soupkitchen.merging.chunks import chunks
+
+_SHARE, _LEAST, _MOST = 64, 1 << 13, 1 << 16
+"""One of so many elements is sampled, but at least and at most so many."""
+_WIDTH = 3.5
+"""Half the width of the bracket, in standard errors of the sample's quantile."""
+
 
 class Largest(NamedTuple):
     """Which elements are among the k largest magnitudes.
 
     Attributes:
-        threshold: the k-th largest magnitude; infinity for k = 0.
-        last_tie: the position (in the flat tensor) of the last element at the
-            threshold that is still chosen; None where all of them are.
+        threshold: the k-th largest magnitude.
+        last_tie: the position of the last element at the threshold that is still
+            chosen, -1 for none of them; None where all of them are.
     """
 
     threshold: float
     last_tie: int | None
 
-    def chosen(self, magnitudes: torch.Tensor, start: int) -> torch.Tensor:
-        """Which of `magnitudes` (flat, a slice beginning at `start`) are chosen: bool."""
-        above = magnitudes >= self.threshold
-        if self.last_tie is None:
-            return above
-        positions = torch.arange(start, start + magnitudes.numel(), device=magnitudes.device)
-        return above & ((magnitudes > self.threshold) | (positions <= self.last_tie))
-
     def keep(self, x: torch.Tensor, start: int) -> torch.Tensor:
-        """`x` (flat, a slice beginning at `start`) with all but the chosen entries zeroed.
-
-        Without a tie to break this is `hardshrink` just below the threshold, several
-        times as fast as a mask.
-        """
-        if self.last_tie is not None or math.isinf(self.threshold):
-            return x * self.chosen(x.abs(), start)
+        """`x` (flat, a slice beginning at `start`) with all but the chosen entries zeroed."""
         if self.threshold == 0:
             return x
+        with_ties = x.numel() if self.last_tie is None else self.last_tie + 1 - start
         below = float(np.nextafter(np.float32(self.threshold), np.float32(0)))
-        return torch.nn.functional.hardshrink(x, below)
+        if with_ties >= x.numel():
+            return torch.nn.functional.hardshrink(x, below)
+        if with_ties <= 0:
+            return torch.nn.functional.hardshrink(x, self.threshold)
+        shrink, early, late = torch.nn.functional.hardshrink, x[:with_ties], x[with_ties:]
+        return torch.cat([shrink(early, below), shrink(late, self.threshold)])
+
+    def after(self, offset: int) -> Largest:
+        """The same for the part of the vector that begins at `offset`."""
+        return self if self.last_tie is None else Largest(self.threshold, self.last_tie - offset)
 
 
-def largest(x: torch.Tensor, k: int) -> Largest:
-    """The `k` elements of largest magnitude of `x` (float32, any shape), the earlier first among equals."""
+def largest(x: Vector, k: int) -> Largest:
+    """The `k` elements of largest magnitude, the earlier first among equals; all, if there are NaNs."""
     if k <= 0:
-        return Largest(float("inf"), None)
-    magnitudes = x.reshape(-1).abs()
-    total = magnitudes.numel()
-    if k >= total:
+        return Largest(math.inf, -1)
+    if k >= x.numel():
         return Largest(0.0, None)
-    if magnitudes.device.type == "cpu":
-        split = np.partition(magnitudes.numpy(), total - k)
-        threshold = float(split[total - k])
-        surplus = int(np.count_nonzero(split[: total - k] == split[total - k]))
-    else:
-        threshold = float(torch.kthvalue(magnitudes, total - k + 1).values)
-        surplus = int((magnitudes >= threshold).sum()) - k
-    if surplus <= 0:
-        return Largest(threshold, None)
-    ties = (magnitudes == threshold).nonzero().reshape(-1)
-    kept = ties.numel() - surplus
-    return Largest(threshold, int(ties[kept - 1]))
+    brackets = [(0.0, math.inf)] if x.numel() <= 8 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
+    for low, high in brackets:
+        above, gathered, sizes = _look(x, low, high)
+        if above < k <= above + gathered.size:
+            return _at(x, k - above, gathered, sizes)
+    return Largest(0.0, None)
+
+
+def _bracket(x: Vector, k: int) -> tuple[float, float]:
+    """Two magnitudes between which the k-th largest almost surely lies."""
+    wanted = min(max(x.numel() // _SHARE, _LEAST), _MOST)
+    stride = (x.numel() // wanted) | 1  # odd, so as not to walk down one column of a matrix
+    sample = x[::stride].abs().cpu().numpy()
+    share = 1 - k / x.numel()
+    middle = share * sample.size
+    reach = _WIDTH * math.sqrt(share * (1 - share) * sample.size) + 1
+    below, above = math.floor(middle - reach), math.ceil(middle + reach)
+    split = np.partition(sample, [max(below, 0), min(above, sample.size - 1)])
+    low = float(split[below]) if below >= 0 else 0.0
+    high = float(split[above]) if above < sample.size else math.inf
+    return low, high
+
+
+def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int]]:
+    """How many magnitudes exceed `high`; those from `low` to `high`; and how many of these each chunk has."""
+    above, sizes = 0, []
+    gathered = np.empty(x.numel(), np.float32)  # takes memory only as far as it is filled
+    filled = 0
+    for part in chunks(x.numel(), x.device):
+        magnitudes = x[part].abs()
+        if magnitudes.device.type == "cpu":  # numpy compares and counts several times as fast
+            values = magnitudes.numpy()
+            too_high = values > np.float32(high)
+            above += int(np.count_nonzero(too_high))
+            between = values.take(np.flatnonzero((values >= np.float32(low)) != too_high))
+        else:
+            higher = magnitudes > high
+            above += int(higher.sum())
+            between = magnitudes[(magnitudes >= low) & ~higher].cpu().numpy()
+        gathered[filled : filled + between.size] = between
+        filled += between.size
+        sizes.append(between.size)
+    return above, gathered[:filled], sizes
+
+
+def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
+    """The k-th largest of the `gathered` magnitudes; `sizes` says how many came from each chunk."""
+    threshold = np.partition(gathered, gathered.size - k)[gathered.size - k]
+    ties_wanted = k - np.count_nonzero(gathered > threshold)
+    tied = gathered == threshold
+    if ties_wanted == np.count_nonzero(tied):
+        return Largest(float(threshold), None)
+    number = int(np.flatnonzero(tied)[ties_wanted - 1])  # of the last tie, among all gathered
+    for size, part in zip(sizes, chunks(x.numel(), x.device), strict=True):
+        if number < size:
+            before = np.count_nonzero(tied[:number])  # ties of this chunk that are chosen, but one
+            positions = (x[part].abs() == float(threshold)).nonzero().reshape(-1)
+            return Largest(float(threshold), part.start + int(positions[before]))
+        number, tied = number - size, tied[size:]
+    raise AssertionError("ties were counted")

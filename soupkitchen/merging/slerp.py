@@ -16,9 +16,8 @@ from typing import Literal, NamedTuple
 import torch
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging.base import Origin
+from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.geometry import dot, norm
-from soupkitchen.merging.weights import Weights, check_weights, weight_of
 
 COLINEAR = 0.9995
 
@@ -32,10 +31,11 @@ class SlerpMeasure(NamedTuple):
     of_soup: float
     of_candidate: float
     weight: float
+    chord: bool
 
 
 @dataclass(frozen=True)
-class Slerp:
+class Slerp(MergeMethod):
     """Interpolates the candidate into the soup. Not symmetric: later ingredients see an older soup.
 
     Attributes:
@@ -43,48 +43,44 @@ class Slerp:
             of the weight, so that equal weights give 1/k.
         space: "weights" for whole weights; "task_vectors" for what fine-tuning
             changed. Whole weights of fine-tunes of one model are nearly colinear, so
-            that slerp between them is a plain average; task vectors are not.
-        weights: weight by name of run; 1 for a run that is not named.
+            that slerp between them is a plain average; task vectors are not. The log
+            says in how many tensors.
 
     Raises:
-        ConfigError: for a `t` outside 0 to 1, or a weight that is not a positive number.
+        ConfigError: for a `t` outside 0 to 1, or an unknown space.
     """
 
     t: float | None = None
     space: Literal["weights", "task_vectors"] = "weights"
-    weights: Weights | None = None
 
     ordered = True
+    stepwise = True
 
     def __post_init__(self) -> None:
-        check_weights(self.weights, negative=False)
+        super().__post_init__()
         if self.t is not None and not 0 <= self.t <= 1:
             raise ConfigError(f"method.t={self.t} should lie between 0 and 1")
         if self.space not in ("weights", "task_vectors"):
             raise ConfigError(f"method.space={self.space}: choose weights or task_vectors")
 
     @property
-    def needs_base(self) -> bool:
+    def needs_base(self) -> bool:  # type: ignore[override]
         return self.space == "task_vectors"
-
-    def weight(self, ingredient: str) -> float:
-        return weight_of(self.weights, ingredient)
 
     def init(self, like: torch.Tensor) -> SlerpState:
         return SlerpState(torch.zeros_like(like), 0.0)
 
-    def measure(self, state: SlerpState, x: torch.Tensor, origin: Origin) -> SlerpMeasure:
+    def measure(self, state: SlerpState, x: Vector, origin: Origin) -> SlerpMeasure:
         if state.weight == 0:
-            return SlerpMeasure(0.0, 1.0, origin.weight)
+            return SlerpMeasure(0.0, 1.0, origin.weight, chord=False)
         t = origin.weight / (state.weight + origin.weight) if self.t is None else self.t
         norms = norm(state.soup) * norm(x)
         cosine = dot(state.soup, x) / norms if norms else 1.0
         if abs(cosine) > COLINEAR:
-            return SlerpMeasure(1 - t, t, origin.weight)
+            return SlerpMeasure(1 - t, t, origin.weight, chord=True)
         angle = math.acos(cosine)
-        return SlerpMeasure(
-            math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle), origin.weight
-        )
+        of_soup, of_candidate = (math.sin(share * angle) / math.sin(angle) for share in (1 - t, t))
+        return SlerpMeasure(of_soup, of_candidate, origin.weight, chord=False)
 
     def add(self, state: SlerpState, x: torch.Tensor, measure: SlerpMeasure, start: int) -> SlerpState:
         soup = torch.add(state.soup * measure.of_soup, x, alpha=measure.of_candidate)
@@ -92,3 +88,6 @@ class Slerp:
 
     def result(self, state: SlerpState) -> torch.Tensor:
         return state.soup
+
+    def remark(self, measure: SlerpMeasure) -> str | None:
+        return "the arc was a plain chord" if measure.chord else None

@@ -13,57 +13,125 @@ Each is a frozen dataclass with two functions: `plan` sees the whole tensor once
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging.base import Origin
-from soupkitchen.merging.noise import key_of, uniform
+from soupkitchen.merging.base import Origin, Vector
+from soupkitchen.merging.chunks import chunks
+from soupkitchen.merging.noise import key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, largest
 
 Rescale = Literal["probability", "l1"]
-_CHUNK = 1 << 18
 
 
-class Sparsifier(Protocol):
-    """What a sparsifier is."""
+class Sparsifier:
+    """What a sparsifier is. Its plan is its own; nobody else looks inside."""
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> Any:
-        """What `apply` has to know of the whole task vector `x` (float32, its own shape)."""
-        ...
+    surveys = False
+    """Whether `survey` has to see all tensors of an ingredient first."""
+
+    large_plans = False
+    """Whether a plan takes as much memory as the tensor."""
+
+    def survey(self, vectors: Mapping[str, Vector]) -> Any:
+        """What `plan` has to know of all of an ingredient's task vectors, by name of tensor."""
+        return None
+
+    def plan(self, x: Vector, origin: Origin) -> Any:
+        """What `apply` has to know of the whole task vector `x` of one tensor."""
+        raise NotImplementedError
 
     def apply(self, x: torch.Tensor, plan: Any, start: int) -> torch.Tensor:
-        """The sparse values of `x`, a flat slice beginning at element `start`."""
-        ...
+        """The sparse values of `x` (float32, flat), a slice beginning at element `start`."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(Sparsifier):
     """Keeps everything."""
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> None:
+    def plan(self, x: Vector, origin: Origin) -> None:
         return None
 
     def apply(self, x: torch.Tensor, plan: None, start: int) -> torch.Tensor:
         return x
 
 
+class Trimmed(NamedTuple):
+    """What stays of a whole model: the `largest` of it laid end to end, and where each tensor begins."""
+
+    largest: Largest
+    offsets: Mapping[str, int]
+
+
 @dataclass(frozen=True)
-class Magnitude:
-    """Keeps the `density` share of largest magnitude of each tensor, at least one entry."""
+class Magnitude(Sparsifier):
+    """Keeps the `density` share of largest magnitude, at least one entry.
+
+    Attributes:
+        density: the share that stays.
+        trim: "tensor" for that share of each tensor, as mergekit; "model" for that share
+            of the whole model's task vector, as the paper: tensors that fine-tuning
+            changed little then lose more. Tensors are laid end to end in the order of
+            their names.
+    """
 
     density: float
+    trim: Literal["tensor", "model"] = "tensor"
 
     def __post_init__(self) -> None:
         check_share("density", self.density)
+        if self.trim not in ("tensor", "model"):
+            raise ConfigError(f"method.sparsifier.trim={self.trim}: choose tensor or model")
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> Largest:
-        return largest(x, max(1, int(self.density * x.numel())))
+    @property
+    def surveys(self) -> bool:  # type: ignore[override]
+        return self.trim == "model"
+
+    def survey(self, vectors: Mapping[str, Vector]) -> Trimmed:
+        chain = _Chain(vectors)
+        return Trimmed(self._largest(chain), dict(zip(chain.vectors, chain.starts, strict=False)))
+
+    def plan(self, x: Vector, origin: Origin) -> Largest:
+        if origin.survey is None:
+            return self._largest(x)
+        return origin.survey.largest.after(origin.survey.offsets[origin.tensor])
 
     def apply(self, x: torch.Tensor, plan: Largest, start: int) -> torch.Tensor:
         return plan.keep(x, start)
+
+    def _largest(self, x: Vector) -> Largest:
+        return largest(x, max(1, int(self.density * x.numel())))
+
+
+class _Chain:
+    """Vectors laid end to end in the order of their names, without copying them."""
+
+    def __init__(self, vectors: Mapping[str, Vector]) -> None:
+        self.vectors = dict(sorted(vectors.items()))
+        self.starts = [0, *accumulate(vector.numel() for vector in self.vectors.values())]
+        self.device = next(iter(self.vectors.values())).device
+        self._list = list(self.vectors.values())
+
+    def numel(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        start, stop, step = part.indices(self.numel())
+        pieces = []
+        index = bisect_right(self.starts, start) - 1
+        while start < stop:
+            begin, end = self.starts[index], min(self.starts[index + 1], stop)
+            if start < end:
+                pieces.append(self._list[index][start - begin : end - begin : step])
+                start += step * pieces[-1].numel()
+            index += 1
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 class Outliers(NamedTuple):
@@ -72,7 +140,7 @@ class Outliers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MagnitudeOutliers:
+class MagnitudeOutliers(Sparsifier):
     """Drops the `gamma` share of largest magnitude, then the smallest until the `density` share is left."""
 
     density: float
@@ -86,13 +154,12 @@ class MagnitudeOutliers:
                 f"({1 - self.density:g})"
             )
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> Outliers:
+    def plan(self, x: Vector, origin: Origin) -> Outliers:
         top, kept = int(self.gamma * x.numel()), int(self.density * x.numel())
         return Outliers(largest(x, top), largest(x, top + kept))
 
     def apply(self, x: torch.Tensor, plan: Outliers, start: int) -> torch.Tensor:
-        magnitudes = x.abs()
-        return x * (plan.kept.chosen(magnitudes, start) & ~plan.dropped.chosen(magnitudes, start))
+        return plan.kept.keep(x, start) - plan.dropped.keep(x, start)
 
 
 class Draw(NamedTuple):
@@ -103,7 +170,7 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Sparsifier):
     """Keeps each entry with probability `density`; drop rate p = 1 − density.
 
     Attributes:
@@ -121,15 +188,15 @@ class Random:
         check_share("density", self.density)
         check_rescale(self.rescale)
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> Draw:
+    def plan(self, x: Vector, origin: Origin) -> Draw:
         key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
         if self.rescale == "l1":
             return Draw(key, restoring(x, lambda part, start: self.apply(part, Draw(key, 1.0), start)))
         return Draw(key, 1 / self.density if self.rescale == "probability" else 1.0)
 
     def apply(self, x: torch.Tensor, plan: Draw, start: int) -> torch.Tensor:
-        survives = uniform(plan.key, start, x.numel(), x.device) < self.density
-        return x * survives * plan.scale
+        survives = survivors(plan.key, start, x.numel(), self.density, x.device)
+        return survives.mul_(x).mul_(plan.scale)
 
 
 class RankDraw(NamedTuple):
@@ -139,7 +206,7 @@ class RankDraw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RankRandom:
+class RankRandom(Sparsifier):
     """Keeps entries with a probability that grows with the rank of their magnitude in their row.
 
     The probability is (density − ε) + 2ε·(rank − 1)/(n − 1); in a row of one it is
@@ -158,6 +225,8 @@ class RankRandom:
     rescale: Rescale | None = "probability"
     seed: int = 0
 
+    large_plans = True
+
     def __post_init__(self) -> None:
         check_share("density", self.density)
         check_rescale(self.rescale)
@@ -167,9 +236,9 @@ class RankRandom:
                 f"(density is {self.density})"
             )
 
-    def plan(self, x: torch.Tensor, origin: Origin) -> RankDraw:
+    def plan(self, x: Vector, origin: Origin) -> RankDraw:
         key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
-        probability = self._probability(x)
+        probability = self._probability(x[:].reshape(origin.shape))
         draw = RankDraw(key, 1.0, probability)
         if self.rescale == "l1":
             draw = draw._replace(scale=restoring(x, lambda part, start: self.apply(part, draw, start)))
@@ -193,14 +262,13 @@ class RankRandom:
         return torch.empty_like(rows).scatter_(1, order, ladder.expand_as(rows)).reshape(-1)
 
 
-def restoring(x: torch.Tensor, sparse: Any) -> float:
+def restoring(x: Vector, sparse: Callable[[torch.Tensor, int], torch.Tensor]) -> float:
     """‖x‖₁ / ‖sparse x‖₁, the factor that restores a tensor's sum of magnitudes; 1 where nothing is left."""
-    flat = x.reshape(-1)
     before = after = 0.0
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK]
+    for chunk in chunks(x.numel(), x.device):
+        part = x[chunk]
         before += float(part.abs().sum(dtype=torch.float64))
-        after += float(sparse(part, start).abs().sum(dtype=torch.float64))
+        after += float(sparse(part, chunk.start).abs().sum(dtype=torch.float64))
     return before / after if after else 1.0
 
 

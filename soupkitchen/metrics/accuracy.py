@@ -11,6 +11,8 @@ class Metric(evaluate.Metric):
     key = "accuracy"
     greater_is_better = True
     inputs = "labels"
+    best = 1.0
+    binary = True
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NewType, Protocol, runtime_checkable
+from typing import Any, Literal, NewType
 
 import evaluate
 import numpy as np
 
 from soupkitchen.errors import MetricError
 
-Inputs = Literal["labels", "logits"]
+Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
+"""What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
+(nats, tokens, bytes)."""
+
+Rows = Sequence[Any] | np.ndarray
+"""One entry an example."""
 
 Score = NewType("Score", float)
 """A metric's value turned so that higher is better: a loss is negated, once, here."""
-
-
-@runtime_checkable
-class PerExample(Protocol):
-    """A metric that is the mean of one number an example."""
-
-    def per_example(self, predictions: Any, references: Any) -> np.ndarray:
-        """One float64 an example, shape (examples,)."""
-        ...
-
-
-@runtime_checkable
-class OfAllExamples(Protocol):
-    """A metric that is no such mean, but quick to compute again and again (for the bootstrap)."""
-
-    def of(self, predictions: Any, references: Any) -> float: ...
 
 
 @dataclass(frozen=True)
 class TaskMetric:
     """An `evaluate` metric, and what soupkitchen has to know of it.
 
+    A module may say more of itself than `evaluate` asks for:
+
+    - ``per_example(predictions, references)``: one float64 an example, of which the
+      score is the mean;
+    - ``weights(references)``: the weights of that mean, where examples weigh differently;
+    - ``link(mean)``: a strictly increasing function that makes the score of the mean;
+    - ``best``: the best value that an example (or, without `per_example`, the whole)
+      can have. Decisions can be taken early with it;
+    - ``binary``: true where each example is right or wrong, 1 or 0;
+    - ``of(predictions, references)``: the score of all examples, quick enough for a
+      thousand resamples, where it is no mean.
+
     Attributes:
         name: what tables call it.
         module: the metric itself.
         key: which entry of what `module.compute` returns is the score.
         greater_is_better: False for a loss.
-        inputs: whether predictions are labels, or rows of logits.
+        inputs: what predictions are.
         options: further arguments of `module.compute`.
     """
 
@@ -53,12 +55,15 @@ class TaskMetric:
     inputs: Inputs = "labels"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def score(self, predictions: np.ndarray, references: np.ndarray) -> Score:
+    def score(self, predictions: Rows, references: Rows) -> Score:
         """The score of all examples, higher better.
 
         Raises:
             MetricError: where the metric refuses the input or gives no `key`.
         """
+        values = self.per_example(predictions, references)
+        if values is not None:
+            return self.of_values(values, self.weights(references))
         try:
             computed = self.module.compute(predictions=predictions, references=references, **self.options)
         except (TypeError, ValueError) as error:
@@ -70,21 +75,60 @@ class TaskMetric:
             )
         return self._turned(float(computed[self.key]))
 
-    def per_example(self, predictions: np.ndarray, references: np.ndarray) -> np.ndarray | None:
-        """One score an example, higher better, of which `score` is the mean; or None."""
-        if not isinstance(self.module, PerExample) or self.options:
+    def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
+        """One value an example, higher better, of which the score follows by `of_values`; or None."""
+        if not self._has("per_example"):
             return None
-        return self._turned(1.0) * self.module.per_example(predictions, references)
+        try:
+            values = np.asarray(self.module.per_example(predictions, references), np.float64)
+        except (TypeError, ValueError) as error:
+            raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
+        return self._turned(1.0) * values
 
-    def quick(self, predictions: np.ndarray, references: np.ndarray) -> Score | None:
-        """The score without `evaluate`'s checks and copies, where the metric offers that; or None."""
-        if not isinstance(self.module, OfAllExamples) or self.options:
+    def weights(self, references: Rows) -> np.ndarray | None:
+        """What the examples' values weigh in the score; None where all weigh the same."""
+        if not self._has("weights"):
             return None
-        return self._turned(self.module.of(predictions, references))
+        return np.asarray(self.module.weights(references), np.float64)
+
+    def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
+        """The score that follows from the examples' values. It grows with each of them."""
+        mean = float(np.mean(values) if weights is None else np.sum(values * weights) / np.sum(weights))
+        if self._has("link"):
+            mean = self._turned(float(self.module.link(self._turned(mean))))
+        return Score(mean)
+
+    def quick(self, predictions: Rows, references: Rows) -> Score | None:
+        """The score without `evaluate`'s checks and copies, where the metric offers that; or None."""
+        return self._turned(self.module.of(predictions, references)) if self._has("of") else None
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the score follows from one value an example."""
+        return self._has("per_example")
+
+    @property
+    def is_plain_mean(self) -> bool:
+        """Whether the score is nothing but the mean of the examples' values."""
+        return self.is_mean and not (self._has("weights") or self._has("link"))
+
+    @property
+    def best(self) -> float:
+        """The most that an example's value can be, or the score where there are no such; higher better."""
+        best = getattr(self.module, "best", None)
+        return math.inf if best is None or self.options else self._turned(best)
+
+    @property
+    def binary(self) -> bool:
+        """Whether each example's value is 0 or 1."""
+        return getattr(self.module, "binary", False) and not self.options
 
     def shown(self, score: float) -> float:
         """`score` with the metric's own sign, as tables show it."""
         return float(self._turned(score))
+
+    def _has(self, function: str) -> bool:
+        return hasattr(self.module, function) and not self.options
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)

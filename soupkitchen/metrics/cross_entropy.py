@@ -12,6 +12,7 @@ class Metric(evaluate.Metric):
     key = "cross_entropy"
     greater_is_better = False
     inputs = "logits"
+    best = 0.0
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

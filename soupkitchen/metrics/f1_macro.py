@@ -15,6 +15,7 @@ class Metric(evaluate.Metric):
     key = "f1_macro"
     greater_is_better = True
     inputs = "labels"
+    best = 1.0
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

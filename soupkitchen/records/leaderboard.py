@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +21,7 @@ class Entry:
     Attributes:
         kind: "single", "uniform" or "soup".
         interval: 95 % bootstrap interval of the held-out score.
+        tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
     """
 
     model: str
@@ -29,6 +30,8 @@ class Entry:
     score: float
     test_score: float | None = None
     interval: tuple[float, float] | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    test_tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 def leaderboard(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFrame:
@@ -62,6 +65,8 @@ def leaderboard(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFram
                 "ci_low": bounds[0] if bounds else None,
                 "ci_high": bounds[1] if bounds else None,
                 "delta_vs_best_single": round(entry.score - best_single, DIGITS),
+                **{f"heldout_{task}": score for task, score in entry.tasks.items()},
+                **{f"test_{task}": score for task, score in entry.test_tasks.items()},
             }
         )
     return pd.DataFrame(rows)

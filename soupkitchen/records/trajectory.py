@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -18,11 +19,17 @@ class Step:
         stage: "rank" (a run by itself), "merge" (a candidate soup) or "final"
             (a model of the final table).
         candidate: what was scored: the run, the run merged in, or the model's name.
+        variant: which variant of the merge method, where it has several.
         decision: "start", "keep" or "discard"; empty where nothing was decided.
         split: "heldout" or "test".
-        score: empty where it was not needed.
+        score: empty where it was not needed, or not found out in full.
+        score_at_most: for a candidate that was not scored in full, what its score can be at
+            most (at least, for a loss): too little to be kept.
         best_before: the soup's score before this step.
         gain: how much better than `best_before`.
+        gain_low, gain_high: the gain's 95 % paired bootstrap interval.
+        p_value: how likely such a gain is by chance, one-sided.
+        fixed, broken: examples on which the candidate does better, and worse, than the soup.
         soup_size: ingredients in the soup after the decision.
         ingredients: what the scored weights are made of, in merge order.
         examples_scored, examples_total: of the split.
@@ -31,16 +38,24 @@ class Step:
         eval_seconds: the forward passes and the metric.
         cached: whether the score was taken from an earlier evaluation.
         rule: what the gain had to be for the candidate to stay.
+        tasks: with several tasks, the score of each, in columns ``score_<task>``.
     """
 
     stage: str
     candidate: str
+    variant: str = ""
     decision: str = ""
     split: str = "heldout"
     metric: str = ""
     score: float | None = None
+    score_at_most: float | None = None
     best_before: float | None = None
     gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    p_value: float | None = None
+    fixed: int | None = None
+    broken: int | None = None
     soup_size: int | None = None
     ingredients: tuple[str, ...] = field(default=())
     examples_scored: int = 0
@@ -50,15 +65,18 @@ class Step:
     eval_seconds: float = 0.0
     cached: bool = False
     rule: str = ""
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trajectory:
     """The steps so far; the file is replaced whenever one is added."""
 
-    COLUMNS = ("step", *(column.name for column in fields(Step)))
+    COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, tasks: Sequence[str] = ()) -> None:
+        """`tasks` names the tasks that have columns of their own."""
         self.file = file
+        self.tasks = tuple(tasks)
         self.steps: list[Step] = []
         self._write()
 
@@ -72,13 +90,20 @@ class Trajectory:
                 "step": number,
                 **asdict(step),
                 "ingredients": joined(step.ingredients),
-                "gain": None if step.gain is None else round(step.gain, DIGITS),
+                **{gain: _rounded(getattr(step, gain)) for gain in ("gain", "gain_low", "gain_high")},
+                **{f"score_{task}": step.tasks.get(task) for task in self.tasks},
                 "merge_seconds": round(step.merge_seconds, 3),
                 "eval_seconds": round(step.eval_seconds, 3),
             }
             for number, step in enumerate(self.steps)
         ]
-        return pd.DataFrame(rows, columns=list(self.COLUMNS)).astype({"soup_size": "Int64"})
+        columns = [*self.COLUMNS, *(f"score_{task}" for task in self.tasks)]
+        whole = dict.fromkeys(("soup_size", "fixed", "broken"), "Int64")
+        return pd.DataFrame(rows, columns=columns).astype(whole)
 
     def _write(self) -> None:
         write_csv(self.file, self.table())
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)

@@ -8,7 +8,7 @@ trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +23,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Trial:
-    """A run that was merged into the soup; `score` (higher better) is the merged soup's."""
+    """A run that was merged into the soup; `score` (higher better) is the merged soup's, if it was needed."""
 
     candidate: str
     score: float | None
@@ -51,8 +51,13 @@ class Search(Protocol):
         """The name of the run to try next, or None when the search is over."""
         ...
 
-    def accepts(self, score: float, best: float) -> bool:
-        """Whether a soup of `score` replaces one of `best`."""
+    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
+        """Whether a soup that gains so much on the incumbent replaces it.
+
+        `p_value` computes how likely such a gain is by chance, where that can be told. What is
+        accepted has to stay so if the gain grows and the p-value falls: early stopping asks with the
+        most and the least that these can still be.
+        """
         ...
 
 

@@ -12,11 +12,12 @@ So the soup is never worse on the held-out set than the best single run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.search.base import Ranked, Trial, rank
+from soupkitchen.search.rules import AcceptRule
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,17 @@ class Greedy:
     """Greedy search.
 
     Attributes:
-        min_gain: a candidate is kept if its score exceeds the soup's by more than
-            this. 0 is strictly better, as in the paper's code.
-        accept_equal: also keep a candidate whose gain is exactly `min_gain`; with
-            0 that is "at least as good", as in the paper's text.
+        accept: when a candidate stays: "better", "not_worse", ``{margin: x}`` or
+            ``{significant: α}``; see `AcceptRule`.
 
     Raises:
-        ConfigError: for a negative `min_gain`, which could end below the best run.
+        ConfigError: for another rule.
     """
 
-    min_gain: float = 0.0
-    accept_equal: bool = False
+    accept: str | Mapping[str, Any] = "better"
 
     def __post_init__(self) -> None:
-        if not self.min_gain >= 0:
-            raise ConfigError(
-                f"search.min_gain={self.min_gain} should be 0 or more: with less, the soup could end below "
-                "the best single run"
-            )
+        AcceptRule.of(self.accept)
 
     @property
     def needs_scores(self) -> bool:
@@ -49,7 +43,7 @@ class Greedy:
 
     @property
     def rule(self) -> str:
-        return f"gain {'>=' if self.accept_equal else '>'} {self.min_gain:g}"
+        return AcceptRule.of(self.accept).text
 
     def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
         return rank(pool)
@@ -58,6 +52,5 @@ class Greedy:
         following = order[1 + len(trials) :]
         return following[0].name if following else None
 
-    def accepts(self, score: float, best: float) -> bool:
-        bar = best + self.min_gain
-        return score >= bar if self.accept_equal else score > bar
+    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
+        return AcceptRule.of(self.accept).accepts(gain, p_value)

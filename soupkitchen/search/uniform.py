@@ -6,7 +6,7 @@ diverged run can ruin it, and it may well be worse than the best single run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from soupkitchen.search.base import Ranked, Trial
@@ -31,5 +31,5 @@ class Uniform:
         following = order[1 + len(trials) :]
         return following[0].name if following else None
 
-    def accepts(self, score: float, best: float) -> bool:
+    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
         return True

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import datasets
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from soupkitchen.metrics import TaskMetric
+from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.tasks.data import Data
 
 Batch = Mapping[str, torch.Tensor]
 Processor = Any
 """A tokenizer or an image processor: what transformers calls a processing class."""
 
-
-class Outputs(NamedTuple):
-    """One batch's predictions, of the kind that the metric takes, and its references."""
-
-    predictions: torch.Tensor
-    references: torch.Tensor
+Predictions = torch.Tensor | Sequence[Any]
+"""One entry an example of a batch: rows of a tensor, or anything else in a list."""
 
 
 class Task(Protocol):
@@ -43,6 +40,11 @@ class Task(Protocol):
         """The columns that make two examples the same example."""
         ...
 
+    @property
+    def stratify_column(self) -> str | None:
+        """The column whose values a split of the data should keep in proportion; None for none."""
+        ...
+
     def load_processor(self, folder: str) -> Processor:
         """The tokenizer or image processor that lies in the checkpoint `folder`."""
         ...
@@ -50,7 +52,7 @@ class Task(Protocol):
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        """The split's examples as the model takes them, each with its `labels`; order unchanged.
+        """The split's examples as the model takes them; order unchanged.
 
         Where examples differ in length, a column `length` says it.
 
@@ -59,10 +61,19 @@ class Task(Protocol):
         """
         ...
 
+    def references(self, prepared: datasets.Dataset) -> Rows:
+        """What the metric compares predictions with: one entry for each prepared example."""
+        ...
+
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         """What makes a batch of a list of prepared examples."""
         ...
 
-    def step(self, model: torch.nn.Module, batch: Batch) -> Outputs:
-        """One forward pass."""
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> Predictions:
+        """One forward pass: predictions of the kind that the metric takes."""
         ...
+
+
+def labels(prepared: datasets.Dataset) -> np.ndarray:
+    """The column `labels` as an array."""
+    return np.asarray(prepared.with_format("numpy")["labels"][:])

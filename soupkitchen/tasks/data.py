@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
+from sklearn.model_selection import train_test_split
 
-from soupkitchen.errors import DataError
+from soupkitchen.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SAVED = ("dataset_dict.json", "state.json")
+
+AUTO = "auto"
+_VALIDATION, _TEST, _TRAIN = ("validation", "valid", "dev", "val"), ("test",), ("train",)
 
 
 @dataclass(frozen=True)
@@ -25,23 +30,107 @@ class Data:
         path: a folder of csv, json, parquet or image files named by split; one
             such file; a folder written by `save_to_disk`; a dataset's name on the
             hub; or a mapping from split to file.
-        heldout: the split that decides. Slices such as ``train[:20%]`` are allowed
-            for all but saved datasets.
-        test: the split that is scored at the end and decides nothing; None for none.
+        heldout: the split that decides. "auto" is the validation split, or, where there is
+            none, a share of the training data, drawn with a seed and with labels in
+            proportion. Slices such as ``train[:20%]`` are allowed for all but saved datasets.
+        test: the split that is scored at the end and decides nothing; "auto" for the test
+            split where there is one, None for none.
+        train: the training data, where something is computed on it; "auto" for the
+            training split.
+        heldout_share: how much of the training data "auto" draws.
+        seed: of that draw.
         name: which configuration of the dataset, for the hub's.
         revision: which revision of the dataset, for the hub's.
+
+    Raises:
+        ConfigError: for a share that is none.
     """
 
     path: str | Mapping[str, str]
-    heldout: str = "validation"
-    test: str | None = "test"
+    heldout: str = AUTO
+    test: str | None = AUTO
+    train: str = AUTO
+    heldout_share: float = 0.2
+    seed: int = 0
     name: str | None = None
     revision: str | None = None
 
-    def load_splits(self) -> dict[str, datasets.Dataset]:
-        """The held-out split and, where there is one, the test split, by role."""
-        roles = {"heldout": self.heldout, "test": self.test}
-        return {role: self.load(split) for role, split in roles.items() if split is not None}
+    def __post_init__(self) -> None:
+        if not 0 < self.heldout_share < 1:
+            raise ConfigError(f"task.data.heldout_share={self.heldout_share} should lie between 0 and 1")
+
+    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
+        """The held-out split and, where there is one, the test split, by role.
+
+        Args:
+            stratify: the column whose values keep their proportions where a split is drawn.
+
+        Raises:
+            DataError: where the source or a split is not there, or is empty.
+        """
+        splits = {"heldout": self._heldout(stratify)}
+        test = self._first_of(_TEST) if self.test == AUTO else self.test
+        if test is not None:
+            splits["test"] = self.load(test)
+        return splits
+
+    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
+        """The training data, without what `load_splits` draws from it.
+
+        Raises:
+            DataError: where there is none.
+        """
+        if self.train != AUTO:
+            return self.load(self.train)
+        if (name := self._first_of(_TRAIN)) is None:
+            raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
+        split = self.load(name)
+        if self.heldout != AUTO or self._first_of(_VALIDATION) is not None:
+            return split
+        drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
+        return split.select(sorted(set(range(len(split))) - set(drawn)))
+
+    def _heldout(self, stratify: str | None) -> datasets.Dataset:
+        if self.heldout != AUTO:
+            return self.load(self.heldout)
+        if (validation := self._first_of(_VALIDATION)) is not None:
+            return self.load(validation)
+        if (train := self._first_of(_TRAIN)) is None:
+            raise DataError(
+                f"task.data.path={self.path} has no validation and no training split, only "
+                f"{', '.join(self._names())}; name the one that decides as task.data.heldout"
+            )
+        split = self.load(train)
+        drawn, how = _draw(split, self.heldout_share, self.seed, stratify)
+        log.warning(
+            "no validation split: %d examples of %s decide, drawn with seed %d%s. If the runs were trained "
+            "on them, scores are too good; task.data.heldout names another split",
+            len(drawn),
+            train,
+            self.seed,
+            how,
+        )
+        return split.select(drawn)
+
+    def _first_of(self, names: Sequence[str]) -> str | None:
+        """The first of `names` that is a split of the source."""
+        there = self._names()
+        return next((name for name in names if name in there), None)
+
+    def _names(self) -> list[str]:
+        """The splits of the source."""
+        if isinstance(self.path, Mapping):
+            return list(self.path)
+        path = Path(self.path).expanduser()
+        try:
+            if (path / "dataset_dict.json").exists():
+                return list(datasets.load_from_disk(str(path)))
+            if path.is_file() or (path / "state.json").exists():
+                return [_TRAIN[0]]
+            source = str(path) if path.is_dir() else str(self.path)
+            return list(datasets.get_dataset_split_names(source, self.name, revision=self.revision))
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(f"task.data.path={self.path}: cannot be loaded ({_first_line(error)})") from error
 
     def load(self, split: str) -> datasets.Dataset:
         """Loads one split.
@@ -74,6 +163,22 @@ class Data:
             return datasets.load_dataset(_format([path]), data_files=str(path), split=split)
         source = str(path) if path.is_dir() else str(self.path)
         return datasets.load_dataset(source, self.name, revision=self.revision, split=split)
+
+
+def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
+    """Which examples make up a share of `split`, in order, and what to say of how they were drawn."""
+    size = max(1, round(share * len(split)))
+    if stratify in split.column_names:
+        values = list(map(str, split[stratify][:]))
+        try:
+            _, chosen = train_test_split(
+                range(len(split)), test_size=size, random_state=seed, shuffle=True, stratify=values
+            )
+            return sorted(chosen), f", each {stratify} in its proportion"
+        except ValueError as error:
+            log.info("the draw of held-out examples is not stratified by %s: %s", stratify, error)
+    chosen = np.random.default_rng(seed).permutation(len(split))[:size]
+    return sorted(map(int, chosen)), ""
 
 
 def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:

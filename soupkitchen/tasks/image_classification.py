@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import (
     AutoImageProcessor,
@@ -17,8 +18,8 @@ from transformers import (
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Outputs, Processor
-from soupkitchen.tasks.classification import encode_labels, outputs
+from soupkitchen.tasks.base import Batch, Processor, labels
+from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
 
 
@@ -46,6 +47,10 @@ class ImageClassification:
     def content_columns(self) -> tuple[str, ...]:
         return (self.image,)
 
+    @property
+    def stratify_column(self) -> str:
+        return self.label
+
     def load_processor(self, folder: str) -> Processor:
         return AutoImageProcessor.from_pretrained(folder)
 
@@ -53,7 +58,7 @@ class ImageClassification:
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
         check_columns(split, {"task.image": self.image, "task.label": self.label})
-        labels = encode_labels(split, self.label, model.config)
+        encoded_labels = encode_labels(split, self.label, model.config)
         if not isinstance(split.features[self.image], datasets.Image):
             try:
                 split = split.cast_column(self.image, datasets.Image())
@@ -67,13 +72,16 @@ class ImageClassification:
             remove_columns=split.column_names,
             fn_kwargs={"column": self.image, "processor": processor},
         )
-        return prepared.add_column("labels", labels).with_format("torch")
+        return prepared.add_column("labels", encoded_labels).with_format("torch")
+
+    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+        return labels(prepared)
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         return default_data_collator
 
-    def step(self, model: torch.nn.Module, batch: Batch) -> Outputs:
-        return outputs(model(pixel_values=batch["pixel_values"]).logits, batch["labels"], self.metric)
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
+        return decided(model(pixel_values=batch["pixel_values"]).logits, self.metric)
 
 
 def _to_pixels(examples: dict[str, list[Any]], column: str, processor: Processor) -> dict[str, Any]:

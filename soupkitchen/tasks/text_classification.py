@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
@@ -16,8 +17,8 @@ from transformers import (
 )
 
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Outputs, Processor
-from soupkitchen.tasks.classification import encode_labels, outputs
+from soupkitchen.tasks.base import Batch, Processor, labels
+from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
 
 
@@ -49,6 +50,10 @@ class TextClassification:
     def content_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
+    @property
+    def stratify_column(self) -> str:
+        return self.label
+
     def load_processor(self, folder: str) -> Processor:
         return AutoTokenizer.from_pretrained(folder)
 
@@ -57,21 +62,24 @@ class TextClassification:
     ) -> datasets.Dataset:
         options = {"task.text": self.text, "task.text_pair": self.text_pair, "task.label": self.label}
         check_columns(split, {option: column for option, column in options.items() if column is not None})
-        labels = encode_labels(split, self.label, model.config)
+        encoded_labels = encode_labels(split, self.label, model.config)
         limit = self.max_length or min(processor.model_max_length, _positions(model))
 
         encoded = processor(
             *(list(split[column]) for column in self.content_columns), truncation=True, max_length=limit
         )
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": labels})
+        return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": encoded_labels})
+
+    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+        return labels(prepared)
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         return DataCollatorWithPadding(processor)
 
-    def step(self, model: torch.nn.Module, batch: Batch) -> Outputs:
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "length")}
-        return outputs(model(**inputs).logits, batch["labels"], self.metric)
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return decided(model(**inputs).logits, self.metric)
 
 
 def _positions(model: PreTrainedModel) -> int:

@@ -1,0 +1,130 @@
+"""Evaluations on disk, so that the same weights are never scored twice on the same examples.
+
+An entry is one safetensors file, named by a digest of everything that a score
+depends on: the content of the weights (for a soup: of its ingredients, and how they
+were merged), the prepared examples, the metric's kind of input, dtype, device, batches,
+and the versions of the packages that compute. It appears by a rename and holds a
+checksum of itself, so processes may share the folder, and a damaged entry is as
+good as none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from soupkitchen.metrics import Rows
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".safetensors"
+_CHECKSUM, _LABEL = "checksum", "label"
+
+Outputs = Mapping[str, Rows]
+"""Predictions by task."""
+
+
+def digest(*parts: Any) -> str:
+    """The same for the same parts: text, numbers, bytes, arrays, and lists and mappings of these."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+        state.update(b"\0")
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the cache says of an entry."""
+
+    key: str
+    label: str
+    size: int
+    written: datetime
+
+
+@dataclass(frozen=True)
+class EvaluationCache:
+    """A folder of evaluations. Several processes may use it at once."""
+
+    folder: Path
+
+    def get(self, key: str) -> Outputs | None:
+        """The predictions that were put under `key`; None where there are none, or they are damaged."""
+        file = self._file(key)
+        try:
+            with safe_open(file, framework="numpy") as handle:
+                arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                if handle.metadata()[_CHECKSUM] != _checksum(arrays):
+                    raise ValueError("its checksum is wrong")
+            return {name[1:]: _decoded(name[0], array) for name, array in arrays.items()}
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): it is scored again", file, error)
+            return None
+
+    def put(self, key: str, outputs: Outputs, label: str) -> None:
+        """Keeps predictions; `label` is for people. Where the folder cannot be written, the log says so."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
+            descriptor, beside = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
+            os.close(descriptor)
+            try:
+                save_file(arrays, beside, {_CHECKSUM: _checksum(arrays), _LABEL: label})
+                Path(beside).replace(self._file(key))
+            except BaseException:
+                Path(beside).unlink(missing_ok=True)
+                raise
+        except (OSError, SafetensorError) as error:
+            log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, the oldest first; damaged ones have no label."""
+        for file in sorted(self.folder.glob(f"[!.]*{_SUFFIX}"), key=lambda file: file.stat().st_mtime):
+            try:
+                with safe_open(file, framework="numpy") as handle:
+                    label = handle.metadata()[_LABEL]
+            except (SafetensorError, OSError, KeyError, TypeError):
+                label = "(damaged)"
+            status = file.stat()
+            yield Entry(file.stem, label, status.st_size, datetime.fromtimestamp(status.st_mtime))
+
+    def clear(self) -> int:
+        """Deletes all entries; returns how many there were."""
+        entries = list(self.entries())
+        for entry in entries:
+            self._file(entry.key).unlink(missing_ok=True)
+        return len(entries)
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+
+def _encoded(name: str, rows: Rows) -> tuple[str, np.ndarray]:
+    """Arrays as they are; anything else as JSON. The first letter of the name says which."""
+    if isinstance(rows, np.ndarray) and rows.dtype != object:
+        return f"a{name}", np.ascontiguousarray(rows)
+    plain = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
+    return f"j{name}", np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def _decoded(kind: str, array: np.ndarray) -> Rows:
+    return array if kind == "a" else json.loads(array.tobytes())
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    return digest(*(part for name in sorted(arrays) for part in (name, arrays[name].tobytes())))

@@ -1,0 +1,78 @@
+"""When a candidate replaces the soup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from soupkitchen.errors import ConfigError
+
+_FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
+
+
+@dataclass(frozen=True)
+class AcceptRule:
+    """What a candidate's gain has to be.
+
+    "better" is strictly better, as in the paper's code; "not_worse" at least as good,
+    as in its text; "margin" better by more than an amount; "significant" better
+    with a one-sided paired p-value of at most an amount.
+    """
+
+    kind: Literal["better", "not_worse", "margin", "significant"] = "better"
+    amount: float = 0.0
+
+    @classmethod
+    def of(cls, option: str | Mapping[str, Any]) -> AcceptRule:
+        """The rule that ``search.accept`` asks for.
+
+        Raises:
+            ConfigError: where it is none. A rule that lets a worse soup pass is none.
+        """
+        if option == "better":
+            return cls("better")
+        if option == "not_worse":
+            return cls("not_worse")
+        if isinstance(option, Mapping) and len(option) == 1:
+            ((kind, amount),) = option.items()
+            number = (
+                isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
+            )
+            if kind == "margin" and number and amount >= 0:
+                return cls("margin", float(amount))
+            if kind == "significant" and number and 0 < amount < 1:
+                return cls("significant", float(amount))
+        raise ConfigError(f"search.accept={option}: choose {_FORMS}")
+
+    @property
+    def text(self) -> str:
+        """As tables state it."""
+        return {
+            "better": "gain > 0",
+            "not_worse": "gain >= 0",
+            "margin": f"gain > {self.amount:g}",
+            "significant": f"gain > 0 and p <= {self.amount:g}",
+        }[self.kind]
+
+    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
+        """Whether a gain is enough. It stays so if the gain grows and the p-value falls.
+
+        Raises:
+            ConfigError: where the rule needs a p-value and the metric allows none.
+        """
+        if self.kind == "not_worse":
+            return gain >= 0
+        if self.kind == "margin":
+            return gain > self.amount
+        if not gain > 0:
+            return False
+        if self.kind == "better":
+            return True
+        p = p_value()
+        if p is None:
+            raise ConfigError(
+                "search.accept={significant: …} needs a metric with values for examples; this one has none"
+            )
+        return p <= self.amount
