@@ -2,9 +2,11 @@
 """Measures merging: what a candidate costs as the soup grows, and how we compare with mergekit.
 
     python scripts/benchmark_merging.py growth                      (2 minutes)
+    python scripts/benchmark_merging.py reading --millions 100      (1 minute)
     python scripts/benchmark_merging.py mergekit --millions 100     (some minutes; needs mergekit 0.1.5)
 
-`growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `mergekit`
+`growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `reading`
+sets the merging of five checkpoints beside the plainest torch loop that reads and sums them. `mergekit`
 makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, and
 merges them with `mergekit-yaml` and with us, each in a process of its own that ends with a
 loadable model on disk. CPU seconds are the steadier figure on a busy machine. Both print
@@ -20,12 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.merging import Magnitude, MergeMethod, Random, TaskVectors
@@ -41,7 +44,7 @@ COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["growth", "mergekit", "merge"])
+    parser.add_argument("what", choices=["growth", "reading", "mergekit", "merge"])
     parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
     parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
     parser.add_argument("--method", help=argparse.SUPPRESS)
@@ -51,8 +54,9 @@ def main() -> None:
     elif arguments.what == "merge":
         merge(arguments.folder, arguments.method)
     else:
+        action = reading if arguments.what == "reading" else compare
         with tempfile.TemporaryDirectory() as scratch:
-            compare(arguments.folder or Path(scratch), arguments.millions)
+            action(arguments.folder or Path(scratch), arguments.millions)
 
 
 def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
@@ -113,6 +117,39 @@ def compare(folder: Path, millions: int) -> None:
         theirs = timed([tool, str(config), str(folder / "theirs")])
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
         print(f"| {method} | {cells(ours)} | {cells(theirs)} | {cells(ratios)} |", flush=True)
+
+
+def reading(folder: Path, millions: int, repeats: int = 5) -> None:
+    """Best of `repeats`, taken in turn, of merging in memory and of reading and summing."""
+    from soupkitchen.merging import Linear
+
+    make_checkpoints(folder, millions)
+    pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
+    methods = {name: method or Linear() for name, (method, _) in COMPARED.items()}
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        started = time.perf_counter()
+        plain_sum(pool.runs)
+        times.setdefault("plain torch loop", []).append(time.perf_counter() - started)
+        for name, method in methods.items():
+            started = time.perf_counter()
+            for _name, _tensor in Soup(method, base=pool.base).blend(pool.runs):
+                pass
+            times.setdefault(name, []).append(time.perf_counter() - started)
+    print("| | s | times the loop | times linear |")
+    print("|---|---|---|---|")
+    for name, taken in times.items():
+        loop, linear = min(times["plain torch loop"]), min(times["linear"])
+        print(f"| {name} | {min(taken):.2f} | {min(taken) / loop:.2f} | {min(taken) / linear:.2f} |")
+
+
+def plain_sum(runs: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
+    total: dict[str, torch.Tensor] = {}
+    for run in runs:
+        for file in run.files:
+            for name, tensor in load_file(file).items():
+                total[name] = total[name] + tensor.float() if name in total else tensor.float()
+    return total
 
 
 def make_checkpoints(folder: Path, millions: int) -> None:

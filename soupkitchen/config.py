@@ -123,7 +123,7 @@ def _yaml(file: Path) -> Any:
     """The options in `file`, with those of the shared files that it takes in."""
     content: Any = OmegaConf.load(file)
     shared = [
-        OmegaConf.load(CONF / f"{entry.split('@')[0].lstrip('/')}.yaml")
+        _yaml(CONF / f"{entry.split('@')[0].lstrip('/')}.yaml")
         for entry in content.get("defaults", [])
         if isinstance(entry, str) and entry.startswith("/shared/")
     ]

@@ -394,7 +394,7 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
         return
     for name, task in tasks.tasks.items():
         heldout, test = splits["heldout"][name], splits["test"][name]
-        if overlap := count_overlap(heldout, test, task.content_columns):
+        if overlap := count_overlap(heldout, test, task.content_columns or heldout.column_names):
             log.warning(
                 "%s%d of %d test examples are held-out examples too: test scores will look too good",
                 f"{name}: " if name else "",

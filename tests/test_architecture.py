@@ -11,7 +11,7 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "resources", "console"},
+    {"errors", "resources", "console", "cache"},
     {"checkpoints"},
     {"merging"},
     {"metrics"},

@@ -1,6 +1,5 @@
 """Runs tasks on the one live model, on whatever devices accelerate gives."""
 
-from soupkitchen.evaluation.cache import EvaluationCache
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.options import EvaluationOptions
@@ -11,7 +10,6 @@ from soupkitchen.evaluation.statistics import Comparison, compare, confidence_in
 __all__ = [
     "Comparison",
     "Evaluation",
-    "EvaluationCache",
     "EvaluationOptions",
     "Evaluator",
     "LiveModel",

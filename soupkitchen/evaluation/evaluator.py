@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import find_executable_batch_size
+from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
 from torch.utils.data import DataLoader
 
 from soupkitchen.errors import ConfigError
@@ -200,14 +200,22 @@ class Evaluator:
         started = time.perf_counter()
 
         def attempt(batch_size: int) -> Evaluation:
-            if batch_size != self.batch_size:
-                log.warning("out of memory: batches of %d instead of %d", batch_size, self.batch_size)
-                self.batch_size = batch_size
-                self.reorder(split, self.order(split))
+            log.warning("out of memory: batches of %d instead of %d", batch_size, self.batch_size)
+            self.batch_size = batch_size
+            self.reorder(split, self.order(split))
             return self._score(split, stop, progress, started)
 
         try:
-            return find_executable_batch_size(attempt, starting_batch_size=self.batch_size)()
+            return self._score(split, stop, progress, started)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        try:
+            return find_executable_batch_size(
+                attempt,
+                starting_batch_size=self.batch_size // 2,
+                reduce_batch_size_fn=lambda: self.batch_size // 2,
+            )()
         except RuntimeError as error:
             if "No executable batch size" in str(error):
                 raise ConfigError(

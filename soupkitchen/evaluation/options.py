@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from soupkitchen.evaluation.cache import EvaluationCache
+from soupkitchen.cache import EvaluationCache
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow
 import xxhash
 
+from soupkitchen.cache import EvaluationCache, digest
 from soupkitchen.checkpoints.reader import Tensors
-from soupkitchen.evaluation.cache import EvaluationCache, digest
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part, Progress, Stop
 from soupkitchen.metrics import Rows
 from soupkitchen.tasks.base import Task
@@ -158,6 +158,9 @@ def _content(examples: datasets.Dataset) -> str:
 def _settings(task: Task) -> list[str]:
     """The options of a task that its predictions may depend on."""
     assert is_dataclass(task)
-    options = {option.name: repr(getattr(task, option.name)) for option in fields(task)}
-    del options["data"], options["metric"]
-    return [type(task).__qualname__, task.metric.inputs, *(f"{k}={v}" for k, v in sorted(options.items()))]
+    options = [
+        f"{option.name}={getattr(task, option.name)!r}"
+        for option in fields(task)
+        if option.repr and option.name not in ("data", "metric")
+    ]
+    return [type(task).__qualname__, task.metric.inputs, *options]

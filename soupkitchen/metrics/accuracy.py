@@ -1,30 +1,22 @@
-"""Accuracy: the share of examples whose predicted label is the right one."""
+"""Accuracy: the share of examples whose predicted label (or set of labels) is the right one."""
 
 from __future__ import annotations
 
-import datasets
-import evaluate
+from typing import Any
+
 import numpy as np
 
+from soupkitchen.metrics.module import Label, Labels, Module
 
-class Metric(evaluate.Metric):
+
+class Metric(Module):
+    """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
+
     key = "accuracy"
-    greater_is_better = True
-    inputs = "labels"
     best = 1.0
     binary = True
+    features = ((Label, Label), (Labels, Labels))
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="The share of predicted labels that equal the reference.",
-            citation="",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        return {self.key: float(np.mean(self.per_example(predictions, references)))}
-
-    def per_example(self, predictions: list[int], references: list[int]) -> np.ndarray:
-        return np.equal(predictions, references).astype(np.float64)
+    def per_example(self, predictions: Any, references: Any) -> np.ndarray:
+        equal = np.equal(predictions, references)
+        return equal.reshape(len(equal), -1).all(axis=1).astype(np.float64)

@@ -65,6 +65,8 @@ class TaskMetric:
         if values is not None:
             return self.of_values(values, self.weights(references))
         try:
+            if (quick := self.quick(predictions, references)) is not None:
+                return quick
             computed = self.module.compute(predictions=predictions, references=references, **self.options)
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import datasets
-import evaluate
+from typing import Any
+
 import numpy as np
 
+from soupkitchen.metrics.module import Label, Module, Text
 
-class Metric(evaluate.Metric):
+
+class Metric(Module):
+    """The share of predictions that equal the reference to the letter."""
+
     key = "exact_match"
-    greater_is_better = True
-    inputs = "labels"
     best = 1.0
     binary = True
+    features = ((Text, Text), (Label, Label))
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="The share of predictions that equal the reference to the letter.",
-            citation="",
-            features=[
-                datasets.Features({"predictions": datasets.Value(kind), "references": datasets.Value(kind)})
-                for kind in ("string", "int64")
-            ],
-        )
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {self.key: float(np.mean(self.per_example(predictions, references)))}
-
-    def per_example(self, predictions: list[str], references: list[str]) -> np.ndarray:
+    def per_example(self, predictions: Any, references: Any) -> np.ndarray:
         pairs = zip(predictions, references, strict=True)
         return np.array([str(prediction) == str(reference) for prediction, reference in pairs], float)

@@ -14,7 +14,7 @@ import soupkitchen.metrics
 from soupkitchen.errors import MetricError
 from soupkitchen.metrics.base import Inputs, TaskMetric
 
-_NOT_METRICS = {"base", "loading"}
+_NOT_METRICS = {"base", "loading", "module"}
 HUB_PREFIX = "hub:"
 
 

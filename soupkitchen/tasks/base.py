@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from soupkitchen.metrics import Rows, TaskMetric
-from soupkitchen.tasks.data import Data
 
 Batch = Mapping[str, torch.Tensor]
 Processor = Any
@@ -21,11 +20,23 @@ Predictions = torch.Tensor | Sequence[Any]
 """One entry an example of a batch: rows of a tensor, or anything else in a list."""
 
 
+class Source(Protocol):
+    """Where a task's examples come from."""
+
+    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
+        """The held-out split and, where there is one, the test split, by role ("heldout", "test")."""
+        ...
+
+    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
+        """The training data."""
+        ...
+
+
 class Task(Protocol):
     """A task. Frozen dataclasses implement it; they hold options and no state."""
 
     @property
-    def data(self) -> Data: ...
+    def data(self) -> Source: ...
 
     @property
     def metric(self) -> TaskMetric: ...

@@ -9,17 +9,13 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorWithPadding,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.texts import load_tokenizer, longest
 
 
 @dataclass(frozen=True)
@@ -51,25 +47,28 @@ class TextClassification:
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
     @property
-    def stratify_column(self) -> str:
+    def stratify_column(self) -> str | None:
         return self.label
 
     def load_processor(self, folder: str) -> Processor:
-        return AutoTokenizer.from_pretrained(folder)
+        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
         options = {"task.text": self.text, "task.text_pair": self.text_pair, "task.label": self.label}
         check_columns(split, {option: column for option, column in options.items() if column is not None})
-        encoded_labels = encode_labels(split, self.label, model.config)
-        limit = self.max_length or min(processor.model_max_length, _positions(model))
-
+        encoded_labels = self.encode_labels(split, model)
+        limit = longest(processor, model, self.max_length)
         encoded = processor(
             *(list(split[column]) for column in self.content_columns), truncation=True, max_length=limit
         )
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": encoded_labels})
+
+    def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
+        """The column of labels as `references` gives it, one entry an example."""
+        return encode_labels(split, self.label, model.config)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)
@@ -78,9 +77,8 @@ class TextClassification:
         return DataCollatorWithPadding(processor)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return decided(model(**inputs).logits, self.metric)
+        return decided(self.logits(model, batch), self.metric)
 
-
-def _positions(model: PreTrainedModel) -> int:
-    return getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The model's logits, (batch, labels)."""
+        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits

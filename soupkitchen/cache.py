@@ -6,15 +6,19 @@ were merged), the prepared examples, the metric's kind of input, dtype, device, 
 and the versions of the packages that compute. It appears by a rename and holds a
 checksum of itself, so processes may share the folder, and a damaged entry is as
 good as none.
+
+    python -m soupkitchen.cache list      what is there
+    python -m soupkitchen.cache clear     deletes it; pools of the demo stay
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,15 +29,14 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from soupkitchen.metrics import Rows
-
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _CHECKSUM, _LABEL = "checksum", "label"
 
+Rows = Sequence[Any] | np.ndarray
 Outputs = Mapping[str, Rows]
-"""Predictions by task."""
+"""Predictions by task, one entry an example."""
 
 
 def digest(*parts: Any) -> str:
@@ -128,3 +131,25 @@ def _decoded(kind: str, array: np.ndarray) -> Rows:
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest(*(part for name in sorted(arrays) for part in (name, arrays[name].tobytes())))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Lists or clears the cache from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m soupkitchen.cache", description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["list", "clear"])
+    default = Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen")) / "evaluations"
+    parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
+    given = parser.parse_args(arguments)
+    cache = EvaluationCache(given.folder.expanduser())
+    if given.action == "clear":
+        print(f"{cache.clear()} evaluations deleted from {cache.folder}")
+        return
+    entries = list(cache.entries())
+    for entry in entries:
+        print(f"{entry.written:%Y-%m-%d %H:%M}  {entry.size / 1024:8.1f} KiB  {entry.key}  {entry.label}")
+    total = sum(entry.size for entry in entries) / 2**20
+    print(f"{len(entries)} evaluations, {total:.1f} MiB, in {cache.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Entity F1, as seqeval counts: an entity is right if its kind and all its words are. Extra: metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soupkitchen.metrics.module import Module, Texts, installed
+
+
+class Metric(Module):
+    """The F1 score of entities in sequences of tags such as B-PER, I-PER, O."""
+
+    key = "entity_f1"
+    best = 1.0
+    features = ((Texts, Texts),)
+
+    def of(self, predictions: Any, references: Any) -> float:
+        seqeval = installed("seqeval.metrics", "metrics")
+        return float(seqeval.f1_score(list(references), list(predictions), zero_division=0))

@@ -1,0 +1,99 @@
+"""A function of the user's own as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.metrics import TaskMetric, mean
+from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.texts import load_tokenizer, unwrapped
+
+
+@dataclass(frozen=True)
+class Function:
+    """Scores whatever a function says: ``function(model, tokenizer, examples)``.
+
+    The function gets the model in evaluation mode, the tokenizer, and a list of examples (a
+    mapping by column each), and gives one number an example. The score is their mean.
+
+    Attributes:
+        data: where the examples are.
+        function: where the function is, as ``module.function``.
+        model: the name of the transformers class that loads the model.
+        greater_is_better: False where the numbers are losses.
+        best: the best number that an example can get, with which candidates can be stopped
+            early; None where there is no such.
+        name: what tables call the score.
+    """
+
+    data: Data
+    function: str
+    model: str = "AutoModelForCausalLM"
+    greater_is_better: bool = True
+    best: float | None = None
+    name: str = "score"
+
+    def __post_init__(self) -> None:
+        self._found()
+        if not hasattr(transformers, self.model):
+            raise ConfigError(f"task.model={self.model}: transformers has no such class")
+
+    @property
+    def metric(self) -> TaskMetric:
+        module = mean.Metric()
+        module.best = self.best
+        return TaskMetric(self.name, module, "mean", self.greater_is_better, "values")
+
+    @property
+    def model_class(self) -> type:
+        return getattr(transformers, self.model)
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def stratify_column(self) -> None:
+        return None
+
+    def load_processor(self, folder: str) -> Processor:
+        return load_tokenizer(folder)
+
+    def prepare(
+        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
+    ) -> datasets.Dataset:
+        return split
+
+    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+        return np.zeros(len(prepared))
+
+    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+        return lambda examples: {"examples": examples}  # type: ignore[dict-item]
+
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[float]:
+        examples: Any = batch["examples"]
+        values = list(self._found()(unwrapped(model), processor, examples))
+        if len(values) != len(examples):
+            raise DataError(f"{self.function} gave {len(values)} numbers for {len(examples)} examples")
+        return [float(value) for value in values]
+
+    def _found(self) -> Callable[..., Any]:
+        module, _, name = self.function.rpartition(".")
+        try:
+            return getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"task.function={self.function} cannot be imported ({error}); Python looks in PYTHONPATH "
+                "and in what is installed"
+            ) from error

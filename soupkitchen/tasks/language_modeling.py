@@ -1,0 +1,87 @@
+"""Language modelling: how well a causal model predicts texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from soupkitchen.errors import DataError
+from soupkitchen.metrics import TaskMetric
+from soupkitchen.tasks import likelihood
+from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.texts import load_tokenizer, longest
+
+
+@dataclass(frozen=True)
+class LanguageModeling:
+    """Scores causal models by every token of the texts.
+
+    A text longer than the limit is cut into windows, each of which follows one token of
+    the window before; so every token is scored once.
+
+    Attributes:
+        data: where the texts are.
+        metric: perplexity, bits_per_byte.
+        text: the column of the text.
+        max_length: tokens of a window; None for the model's own limit.
+    """
+
+    data: Data
+    metric: TaskMetric
+    text: str = "text"
+    max_length: int | None = None
+
+    @property
+    def model_class(self) -> type:
+        return AutoModelForCausalLM
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    @property
+    def stratify_column(self) -> None:
+        return None
+
+    def load_processor(self, folder: str) -> Processor:
+        return load_tokenizer(folder)
+
+    def prepare(
+        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
+    ) -> datasets.Dataset:
+        check_columns(split, {"task.text": self.text})
+        window = longest(processor, model, self.max_length) - 1
+        rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
+        for number, text in enumerate(split[self.text]):
+            tokens = likelihood.encode(processor, text)
+            if not tokens:
+                raise DataError(
+                    f"task.text={self.text}: example {number} is empty; there is nothing to predict"
+                )
+            tokens = [likelihood.beginning(processor), *tokens]
+            starts = range(0, len(tokens) - 1, window)
+            rows["passages"].append([tokens[start : start + window + 1] for start in starts])
+            rows["scored"].append([min(window, len(tokens) - 1 - start) for start in starts])
+            rows["labels"].append([len(tokens) - 1, len(text.encode())])
+            rows["length"].append(len(tokens))
+        return datasets.Dataset.from_dict(rows)
+
+    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+        """Tokens and bytes of each text: int64 (examples, 2)."""
+        return np.asarray(prepared["labels"][:])
+
+    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+        return partial(likelihood.collate, padding=processor.pad_token_id)
+
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
+        """The nats of each text."""
+        nats = -likelihood.log_likelihoods(model, batch)
+        return torch.stack([one.sum() for one in likelihood.by_example(nats, batch["passages"])])

@@ -1,0 +1,118 @@
+"""Token classification: a tag for each word, as in named-entity recognition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
+
+from soupkitchen.errors import DataError
+from soupkitchen.metrics import TaskMetric
+from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.classification import check_label_number, label_number
+from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.texts import load_tokenizer, longest, unwrapped
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TokenClassification:
+    """Scores token-classification models. The first token of a word decides its tag.
+
+    Words beyond the model's limit are left out of predictions and references alike.
+
+    Attributes:
+        data: where the texts are.
+        metric: entity_f1, token_accuracy.
+        words: the column of the words, a list.
+        label: the column of their tags, a list of numbers, or of names in the model's `label2id`.
+        max_length: tokens after which a text is cut; None for the model's own limit.
+    """
+
+    data: Data
+    metric: TaskMetric
+    words: str = "tokens"
+    label: str = "tags"
+    max_length: int | None = None
+
+    @property
+    def model_class(self) -> type:
+        return AutoModelForTokenClassification
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        return (self.words,)
+
+    @property
+    def stratify_column(self) -> None:
+        return None
+
+    def load_processor(self, folder: str) -> Processor:
+        return load_tokenizer(folder)
+
+    def prepare(
+        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
+    ) -> datasets.Dataset:
+        check_columns(split, {"task.words": self.words, "task.label": self.label})
+        limit = longest(processor, model, self.max_length)
+        encoded = processor(
+            list(split[self.words]), is_split_into_words=True, truncation=True, max_length=limit
+        )
+        names, rows, tags = self._names(split), [], []
+        for number, wanted in enumerate(split[self.label]):
+            if len(wanted) != len(split[self.words][number]):
+                raise DataError(
+                    f"task.label={self.label}: example {number} has {len(split[self.words][number])} words "
+                    f"and {len(wanted)} tags"
+                )
+            row, before = [], None
+            for word in encoded.word_ids(number):
+                first = word is not None and word != before
+                row.append(self._tag(wanted[word], names, model) if first else _IGNORED)
+                before = word
+            rows.append(row)
+            tags.append([model.config.id2label[tag] for tag in row if tag != _IGNORED])
+        lengths = [len(row) for row in rows]
+        return datasets.Dataset.from_dict(
+            {
+                "input_ids": encoded["input_ids"],
+                "attention_mask": encoded["attention_mask"],
+                "labels": rows,
+                "tags": tags,
+                "length": lengths,
+            }
+        )
+
+    def references(self, prepared: datasets.Dataset) -> list[list[str]]:
+        return prepared["tags"][:]
+
+    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+        pad = DataCollatorForTokenClassification(processor)
+        return lambda examples: pad([{k: v for k, v in e.items() if k != "tags"} for e in examples])
+
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[list[str]]:
+        names: dict[int, str] = unwrapped(model).config.id2label
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        likeliest = model(**inputs).logits.argmax(-1)
+        return [
+            [names[tag] for tag in row[wanted != _IGNORED].tolist()]
+            for row, wanted in zip(likeliest, batch["labels"], strict=True)
+        ]
+
+    def _names(self, split: datasets.Dataset) -> list[str] | None:
+        """What the data calls its tags, where it numbers them."""
+        feature = getattr(split.features[self.label], "feature", None)
+        return feature.names if isinstance(feature, datasets.ClassLabel) else None
+
+    def _tag(self, tag: Any, names: list[str] | None, model: PreTrainedModel) -> int:
+        if names is not None and set(names) <= set(model.config.label2id):
+            tag = names[tag]
+        if isinstance(tag, str):
+            return label_number(tag, self.label, model.config)
+        check_label_number(tag, self.label, model.config)
+        return tag

@@ -1,0 +1,509 @@
+"""Early stopping changes no decision, statistics say what they should, evaluations are found again."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from command import own, soupkitchen
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+from tiny import LABELS
+
+from soupkitchen import experiment as experiments
+from soupkitchen import metrics
+from soupkitchen.cache import EvaluationCache, main
+from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.evaluation import Evaluation, Evaluator, Part, Recipe, Scorer, compare, mcnemar_p, statistics
+from soupkitchen.merging import Linear, TaskVectors
+from soupkitchen.metrics import Score
+from soupkitchen.records import Trajectory
+from soupkitchen.search import Greedy, rank
+from soupkitchen.tasks import Data, Several
+
+# A pool without models: a table says what each soup predicts for each example
+
+
+class Table:
+    """A task whose model's predictions are read from a table."""
+
+    data = None
+    model_class = torch.nn.Module
+    content_columns = ()
+    stratify_column = None
+
+    def __init__(self, metric: str, references: np.ndarray) -> None:
+        self.metric = metrics.load(metric)
+        self.right = references
+        self.current: np.ndarray = references
+
+    def prepare(self, split: datasets.Dataset, processor: Any, model: Any) -> datasets.Dataset:
+        return split
+
+    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+        return self.right
+
+    def collator(self, processor: Any) -> Any:
+        return lambda examples: {"index": torch.tensor([e["index"] for e in examples])}
+
+    def step(self, model: Any, batch: Any, processor: Any) -> torch.Tensor:
+        return torch.tensor(self.current[batch["index"].numpy()])
+
+
+@functools.cache
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def evaluator_of(tasks: dict[str, Table], batch_size: int, aggregate: str = "mean") -> Evaluator:
+    tasks = tasks if len(tasks) > 1 else {"": next(iter(tasks.values()))}
+    several = Several(tasks, aggregate)
+    live: Any = SimpleNamespace(model=torch.nn.Identity(), fill=lambda weights: list(weights))
+    splits = {
+        name: datasets.Dataset.from_dict({"index": list(range(len(tasks[name].right)))}) for name in tasks
+    }
+    return Evaluator(several, live, None, {"heldout": splits}, accelerator(), batch_size)
+
+
+def predictions(
+    seed: int, ingredients: tuple[str, ...], variant: str, task: Table, skill: float
+) -> np.ndarray:
+    """What a soup predicts: errors of all soups are alike, and each has its own besides."""
+    shared = np.random.default_rng(seed).random(len(task.right))
+    key = abs(hash((seed, ingredients, variant))) % 2**32
+    own_luck = np.random.default_rng(key).random(len(task.right))
+    if task.metric.inputs == "values":
+        return task.right + (own_luck + shared - skill) * 2
+    right = 0.7 * shared + 0.3 * own_luck < skill + 0.02 * len(ingredients)
+    return np.where(right, task.right, 1 - task.right)
+
+
+class TableSoup:
+    """Stands for a soup: its weights are its ingredients."""
+
+    def __init__(self, method: Any, *_: Any) -> None:
+        self.method = method
+        self.ingredients: tuple[str, ...] = ()
+
+    def keep(self, run: Any, variant: Any = None) -> None:
+        self.ingredients += (run.name,)
+
+    def taste(self, run: Any, variant: Any = None) -> Any:
+        return iter(())
+
+    tensors = taste
+
+
+def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, variants: int, tasks: int):
+    """The real search over tables: its trajectory, soup and score, and how many examples it scored."""
+    random = np.random.default_rng(seed)
+    n, runs = int(random.integers(8, 60)), int(random.integers(2, 7))
+    skill = random.uniform(0.3, 0.9)
+    names = [f"task{i}" for i in range(tasks)]
+    tables = {
+        name: Table(metric, random.normal(size=n) if metric == "mse" else random.integers(0, 2, n))
+        for name in names
+    }
+    evaluator = evaluator_of(tables, batch_size, "min" if seed % 2 else "mean")
+    scorer = Scorer(evaluator, lambda what: lambda done, total: None)
+    original = scorer.fill
+
+    def fill(recipe: Recipe) -> None:
+        original(recipe)
+        for number, table in enumerate(tables.values()):
+            table.current = predictions(seed + number, recipe.ingredients, recipe.variant, table, skill)
+
+    scorer.fill = fill  # type: ignore[method-assign]
+    method = TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear()
+    pool = {
+        f"run{i}": SimpleNamespace(name=f"run{i}", tensors=lambda: iter(()), fingerprint=f"run{i}")
+        for i in range(runs)
+    }
+    holder: Any = SimpleNamespace(__iter__=None)
+
+    class Pool(dict):
+        base = None
+
+        def __iter__(self) -> Any:
+            return iter(self.values())
+
+    holder = Pool(pool)
+    options: Any = SimpleNamespace(
+        pool=holder, search=Greedy(accept), folder=Path(), method=method,
+        evaluation=SimpleNamespace(early_stopping=early), top_k=None,
+    )  # fmt: skip
+    trajectory = Trajectory.__new__(Trajectory)
+    trajectory.steps, trajectory._write = [], lambda: None
+    run = experiments._Run(options, scorer, trajectory)
+    run._soup = lambda: TableSoup(method)
+    ranked = run._rank_pool()
+    soup, best = run._search(ranked)
+    merges = [s for s in trajectory.steps if s.stage == "merge"]
+    scored = sum(s.examples_scored for s in merges)
+    decisions = [(s.candidate, s.variant, s.decision) for s in merges]
+    assert best.evaluation.score >= rank(ranked)[0].score
+    return decisions, soup.ingredients, best.evaluation.score, scored, merges
+
+
+RULES = ["better", "not_worse", {"margin": 0.05}, {"significant": 0.2}]
+
+
+@pytest.fixture
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 19)
+
+
+@pytest.mark.usefixtures("_few_resamples")
+@pytest.mark.parametrize("accept", RULES, ids=str)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(0, 2**20),
+    st.integers(1, 9),
+    st.sampled_from(["accuracy", "mse"]),
+    st.integers(1, 3),
+    st.integers(1, 2),
+)
+def test_early_stopping_changes_no_decision_no_soup_and_no_score(
+    accept: Any, seed: int, batch_size: int, metric: str, variants: int, tasks: int
+) -> None:
+    early = cook(seed, accept, True, batch_size, metric, variants, tasks)
+    full = cook(seed, accept, False, batch_size, metric, variants, tasks)
+    assert early[:3] == full[:3]
+    assert early[3] <= full[3]
+    for stopped, whole in zip(early[4], full[4], strict=True):
+        if stopped.stopped_early:
+            assert stopped.score is None
+            at_most = stopped.score_at_most if metric != "mse" or tasks > 1 else -stopped.score_at_most
+            actual = whole.score if metric != "mse" or tasks > 1 else -whole.score
+            assert actual <= at_most + 1e-12
+        else:
+            assert stopped.score == whole.score
+            assert (stopped.fixed, stopped.broken, stopped.p_value) == (
+                whole.fixed,
+                whole.broken,
+                whole.p_value,
+            )
+
+
+def test_early_stopping_saves_forward_passes() -> None:
+    scored = {
+        early: sum(cook(seed, "better", early, 4, "accuracy", 1, 1)[3] for seed in range(30))
+        for early in (True, False)
+    }
+    assert scored[True] < 0.75 * scored[False]
+
+
+def test_the_hardest_examples_come_first_in_buckets_of_like_length() -> None:
+    table = Table("accuracy", np.zeros(20, int))
+    evaluator = evaluator_of({"": table}, batch_size=2)
+    evaluator._splits["heldout"][""].lengths = np.arange(20) % 7
+    values = {"soup": np.ones(20), "one": np.ones(20), "two": np.ones(20)}
+    values["soup"][[3, 5, 11]] = 0
+    values["one"][[3, 8]] = 0
+    evaluations = {
+        name: Evaluation("heldout", 0.5, {"": Part(table.metric, Score(0.5), v, v, v, 20)})
+        for name, v in values.items()
+    }
+    evaluator.hardest_first("heldout", evaluations["soup"], [evaluations["one"], evaluations["two"]])
+    order = evaluator.order("heldout")[""]
+    assert sorted(order) == list(range(20))
+    assert set(order[:8]) >= {3, 5, 11, 8}
+    assert (np.diff(order[:8] % 7) <= 0).all()
+
+
+# Statistics
+
+
+def evaluation(values: np.ndarray, metric: str = "accuracy") -> Evaluation:
+    part = Part(metrics.load(metric), Score(float(values.mean())), values, values, values, len(values))
+    return Evaluation("heldout", float(values.mean()), {"": part})
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_mcnemars_p_value_is_the_binomial_tail(fixed: int, broken: int) -> None:
+    before, after = np.zeros(80), np.zeros(80)
+    after[:fixed] = 1
+    before[fixed : fixed + broken] = 1
+    comparison = compare(evaluation(after), evaluation(before), Several({"": Table("accuracy", before)}))
+    assert (comparison.fixed, comparison.broken) == (fixed, broken)
+    assert comparison.gain == pytest.approx((fixed - broken) / 80)
+    expected = binom.sf(fixed - 1, fixed + broken, 0.5) if fixed + broken else 1.0
+    assert comparison.p_value == pytest.approx(expected)
+    assert comparison.p_value == mcnemar_p(evaluation(after), evaluation(before))
+
+
+def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
+    covered, random = 0, np.random.default_rng(0)
+    for _ in range(200):
+        shared = random.normal(size=120)
+        before, after = shared + 0.5 * random.normal(size=120), shared + 0.5 * random.normal(size=120) + 0.1
+        comparison = compare(
+            evaluation(-(after**2), "mse"), evaluation(-(before**2), "mse"), several_of("mse")
+        )
+        low, high = comparison.interval
+        covered += low <= -(0.1**2) <= high  # E[-after²] - E[-before²]
+    assert 0.9 <= covered / 200 <= 0.99
+
+
+def test_the_bootstraps_p_value_is_small_for_a_clear_gain_and_large_for_none() -> None:
+    random = np.random.default_rng(1)
+    before = -random.random(200)
+    clear, none = before + 0.1 + 0.1 * random.random(200), before + 0.2 * (random.random(200) - 0.5)
+    assert compare(evaluation(clear, "mse"), evaluation(before, "mse"), several_of("mse")).p_value < 0.01
+    assert compare(evaluation(none, "mse"), evaluation(before, "mse"), several_of("mse")).p_value > 0.05
+
+
+def several_of(metric: str) -> Several:
+    return Several({"": Table(metric, np.zeros(1))})
+
+
+# Several tasks
+
+
+def test_tasks_are_aggregated_as_asked() -> None:
+    tasks = {name: Table("accuracy", np.zeros(1)) for name in "ab"}
+    scores = {"a": 0.4, "b": 0.8}
+    assert Several(tasks).score(scores) == pytest.approx(0.6)
+    assert Several(tasks, weights={"a": 3, "b": 1}).score(scores) == pytest.approx(0.5)
+    assert Several(tasks, "min").score(scores) == 0.4
+    normalized = Several(tasks, "normalized")
+    assert np.isnan(normalized.score(scores))
+    ranked = normalized.ranked(
+        {"x": {"a": 0.5, "b": 0.1}, "y": {"a": 0.2, "b": 1.0}, "z": {"a": np.nan, "b": 0.0}}
+    )
+    assert ranked.score(scores) == pytest.approx((0.4 / 0.5 + 0.8 / 1.0) / 2)
+    losses = normalized.ranked({"x": {"a": -2.0, "b": -1.0}, "y": {"a": -4.0, "b": -0.5}})
+    assert losses.score({"a": -4.0, "b": -0.5}) == pytest.approx((0.5 + 1) / 2)
+    with pytest.raises(DataError, match="scores 0 on a"):
+        normalized.ranked({"x": {"a": 0.0, "b": 1.0}})
+
+
+def write_two_tasks(texts: Path, folder: Path) -> Several:
+    """The texts' labels, and whether texts are long: two tasks for models with one head."""
+    for name in ("validation", "test"):
+        frame = pd.read_csv(texts / f"{name}.csv")
+        long = frame["text"].str.count(" ") > 6
+        (folder / "length").mkdir(parents=True, exist_ok=True)
+        frame.assign(label=np.where(long, LABELS[0], LABELS[1])).to_csv(
+            folder / "length" / f"{name}.csv", index=False
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregate", ["mean", "min", "normalized"])
+def test_several_tasks_decide_together_and_have_columns_of_their_own(
+    text_runs: Path, texts: Path, tmp_path: Path, aggregate: str
+) -> None:
+    write_two_tasks(texts, tmp_path)
+    words = [w for w in own(text_runs, texts) if not w.startswith("task")]
+    words += ["task=several", f"task.aggregate={aggregate}", "name=x"]
+    for name, path in {"kind": texts, "length": tmp_path / "length"}.items():
+        words += [f"+task@task.tasks.{name}=text_classification", f"task.tasks.{name}.data.path={path}"]
+    soupkitchen(*words, cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    pair = table[["heldout_kind", "heldout_length"]]
+    singles = table["kind"] == "single"
+    expected = {
+        "mean": pair.mean(axis=1),
+        "min": pair.min(axis=1),
+        "normalized": (pair / pair[singles].max()).mean(axis=1),
+    }[aggregate]
+    np.testing.assert_allclose(table[f"heldout_{aggregate}"], expected, rtol=1e-9)
+    assert table.loc[table["kind"] == "soup", f"heldout_{aggregate}"].iloc[0] >= expected[singles].max()
+    trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
+    rank_rows = trajectory[trajectory["stage"] == "rank"].set_index("candidate")
+    by_model = table.set_index("model")
+    assert rank_rows["score_kind"].to_dict() == by_model.loc[rank_rows.index, "heldout_kind"].to_dict()
+    alone = soupkitchen(*own(text_runs, texts), "search=uniform", "name=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    kind = pd.read_csv(tmp_path / "results/alone/leaderboard.csv").set_index("model")["heldout_accuracy"]
+    assert kind["a"] == by_model.loc["a", "heldout_kind"]
+
+
+# Where data is split
+
+
+def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"text": [f"t{i}" for i in range(100)], "label": ["a"] * 80 + ["b"] * 20})
+    frame.sample(frac=1, random_state=0).to_csv(tmp_path / "train.csv", index=False)
+    data = Data(str(tmp_path), heldout_share=0.25)
+    one, again = (data.load_splits("label") for _ in range(2))
+    assert one.keys() == {"heldout"}
+    drawn = one["heldout"].to_pandas()
+    assert drawn["label"].value_counts().to_dict() == {"a": 20, "b": 5}
+    assert drawn.equals(again["heldout"].to_pandas())
+    other = Data(str(tmp_path), heldout_share=0.25, seed=1).load_splits("label")["heldout"]
+    assert set(other["text"]) != set(drawn["text"])
+    rest = data.load_training("label")
+    assert set(rest["text"]) | set(drawn["text"]) == set(frame["text"])
+    assert len(rest) == 75
+    assert (
+        "no validation split: 25 examples of train decide, drawn with seed 0, each label in its proportion"
+        in (caplog.text)
+    )
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+def test_a_validation_split_decides_and_a_test_split_is_found(tmp_path: Path, name: str) -> None:
+    for split in ("train", name, "test"):
+        pd.DataFrame({"text": [split]}).to_csv(tmp_path / f"{split}.csv", index=False)
+    splits = Data(str(tmp_path)).load_splits()
+    assert {role: split["text"][0] for role, split in splits.items()} == {"heldout": name, "test": "test"}
+    assert Data(str(tmp_path), test=None).load_splits().keys() == {"heldout"}
+
+
+def test_a_rare_label_does_not_stop_the_draw(tmp_path: Path) -> None:
+    pd.DataFrame({"text": list("abcdefghij"), "label": list("xxxxxxxxxy")}).to_csv(
+        tmp_path / "train.csv", index=False
+    )
+    assert len(Data(str(tmp_path)).load_splits("label")["heldout"]) == 2
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="heldout_share"):
+        Data("-", heldout_share=share)
+
+
+# The cache
+
+OUTPUTS = {"": np.arange(6).reshape(3, 2), "texts": ["a", "b ü", ""], "rows": [[1, 2], [3]]}
+
+
+def test_what_is_put_into_the_cache_comes_out_again(tmp_path: Path) -> None:
+    cache = EvaluationCache(tmp_path / "new")
+    assert cache.get("key") is None
+    cache.put("key", OUTPUTS, "soup on heldout")
+    found = cache.get("key")
+    np.testing.assert_array_equal(found[""], OUTPUTS[""])
+    assert found["texts"] == OUTPUTS["texts"]
+    assert found["rows"] == OUTPUTS["rows"]
+    assert [entry.label for entry in cache.entries()] == ["soup on heldout"]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_damaged_entry_is_as_good_as_none(
+    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
+) -> None:
+    cache = EvaluationCache(tmp_path_factory.mktemp("cache"))
+    cache.put("key", OUTPUTS, "x" * 10)
+    file = cache.folder / "key.safetensors"
+    content = bytearray(file.read_bytes())
+    at %= len(content)
+    content[at] ^= flip
+    file.write_bytes(content)
+    found = cache.get("key")
+    if found is not None:  # a flip in the label or in padding harms nothing
+        assert np.array_equal(found[""], OUTPUTS[""])
+        assert found["texts"] == OUTPUTS["texts"]
+    file.write_bytes(bytes(content[: len(content) // 2]))
+    assert cache.get("key") is None
+
+
+def test_the_cache_is_listed_and_cleared_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    EvaluationCache(tmp_path).put("key", OUTPUTS, "soup on heldout")
+    (tmp_path / "broken.safetensors").write_text("x")
+    main(["list", "--folder", str(tmp_path)])
+    listed = capsys.readouterr().out
+    assert "soup on heldout" in listed
+    assert "(damaged)" in listed
+    assert "2 evaluations" in listed
+    main(["clear", "--folder", str(tmp_path)])
+    assert "2 evaluations deleted" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_harms_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    EvaluationCache(tmp_path / "file" / "cache").put("key", OUTPUTS, "x")
+    assert "cannot be written" in caplog.text
+
+
+@pytest.mark.slow
+def test_single_runs_are_scored_once_for_all_methods(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = [w for w in own(text_runs, texts) if "cache" not in w]
+    words += [f"evaluation.cache={tmp_path}/cache", "search=uniform", f"pool.base={text_runs}/d"]
+    trajectories = []
+    for name, more in {
+        "one": [],
+        "two": ["method=ties"],
+        "again": [],
+        "loss": ["task.metric.name=cross_entropy"],
+    }.items():
+        soupkitchen(*words, f"name={name}", *more, cwd=tmp_path)
+        trajectories.append(pd.read_csv(tmp_path / "results" / name / "trajectory.csv"))
+    singles = [t[(t["stage"] == "rank")] for t in trajectories]
+    assert [s["cached"].all() for s in singles] == [False, True, True, False]  # a loss needs the logits
+    assert singles[0]["score"].tolist() == singles[1]["score"].tolist()
+    soups = [t[t["candidate"] == "soup"]["score"].tolist() for t in trajectories]
+    assert soups[0] == soups[2]
+    assert trajectories[2]["examples_scored"].sum() == 0
+    frame = pd.read_csv(texts / "validation.csv")
+    frame.loc[0, "text"] = "w1 w2 w3"
+    (tmp_path / "changed").mkdir()
+    frame.to_csv(tmp_path / "changed" / "validation.csv", index=False)
+    soupkitchen(*words, "name=changed", f"task.data.path={tmp_path}/changed", cwd=tmp_path)
+    changed = pd.read_csv(tmp_path / "results/changed/trajectory.csv")
+    assert not changed[changed["stage"] == "rank"]["cached"].any()
+
+
+# Memory
+
+
+def test_where_memory_runs_out_batches_are_halved(caplog: pytest.LogCaptureFixture) -> None:
+    table = Table("accuracy", np.zeros(40, int))
+    evaluator = evaluator_of({"": table}, batch_size=16)
+    seen = []
+    step = table.step
+
+    def narrow(model: Any, batch: Any, processor: Any) -> torch.Tensor:
+        seen.append(len(batch["index"]))
+        if seen[-1] > 5:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB")
+        return step(model, batch, processor)
+
+    table.step = narrow  # type: ignore[method-assign]
+    evaluation = evaluator.score("heldout")
+    assert evaluation.score == 1.0
+    assert evaluation.examples_scored == 40
+    assert seen[:3] == [16, 8, 4]
+    assert set(seen[3:]) == {4}
+    assert "batches of 4 instead of 8" in caplog.text
+    assert evaluator.score("heldout").score == 1.0
+
+
+def test_out_of_memory_with_one_example_is_an_error_in_plain_words() -> None:
+    table = Table("accuracy", np.zeros(4, int))
+
+    def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    table.step = fails  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="batch of one"):
+        evaluator_of({"": table}, batch_size=4).score("heldout")
+
+
+def test_other_errors_of_a_forward_pass_are_not_hidden() -> None:
+    table = Table("accuracy", np.zeros(4, int))
+
+    def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
+        raise RuntimeError("something else")
+
+    table.step = fails  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="something else"):
+        evaluator_of({"": table}, batch_size=4).score("heldout")

@@ -1,0 +1,539 @@
+"""Each task on a tiny model of its architecture, against a plain loop over single examples."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import seqeval.metrics
+import sklearn.metrics
+import torch
+from scipy.stats import spearmanr
+from tiny import VOCABULARY, WORDS
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from soupkitchen import metrics
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.evaluation import Evaluator, LiveModel, Part, Runtime
+from soupkitchen.tasks import (
+    Data,
+    EmbeddingSimilarity,
+    Function,
+    LanguageModeling,
+    MultilabelClassification,
+    MultipleChoice,
+    Several,
+    Task,
+    TextGeneration,
+    TextRegression,
+    TokenClassification,
+)
+from soupkitchen.tasks.harness import harness_tasks
+
+SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+ENCODER = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **SIZE}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words, and unknown words letter by letter; no word has a prefix for a space."""
+    vocabulary = dict.fromkeys([*VOCABULARY, "</s>"])
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", eos_token="</s>", pad_token="[PAD]", model_max_length=32
+    )
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def causal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokens = {"vocab_size": len(VOCABULARY) + 1, "eos_token_id": len(VOCABULARY), "bos_token_id": None}
+    if request.param == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, **tokens))
+    else:
+        model = LlamaForCausalLM(
+            LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **tokens)
+        )
+    return save(model, tmp_path_factory.mktemp(request.param))
+
+
+def rows(folder: Path, examples: list[dict[str, Any]]) -> Data:
+    (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    return Data(str(folder), test=None)
+
+
+def score(task: Task, run: Path, batch_size: int = 3) -> Part:
+    accelerator = Runtime(device="cpu").accelerator()
+    live = LiveModel(Checkpoint.open(run), task.model_class, accelerator.device)
+    splits = {role: {"": split} for role, split in task.data.load_splits().items()}
+    processor = task.load_processor(str(run))
+    evaluator = Evaluator(Several.of(task), live, processor, splits, accelerator, batch_size)
+    return evaluator.score("heldout").parts[""]
+
+
+def phrase(random: np.random.Generator, low: int = 2, high: int = 9) -> str:
+    return " ".join(random.choice(WORDS, random.integers(low, high)))
+
+
+# Causal models
+
+
+def nats(run: Path, before: list[int], after: list[int]) -> float:
+    """-log p of `after` given `before`, without batch or padding."""
+    model = AutoModelForCausalLM_(run)
+    tokens = torch.tensor([before + after])
+    with torch.inference_mode():
+        log_p = model(input_ids=tokens).logits.double().log_softmax(-1)
+    positions = range(len(before) - 1, len(before) + len(after) - 1)
+    return -sum(float(log_p[0, at, tokens[0, at + 1]]) for at in positions)
+
+
+def AutoModelForCausalLM_(run: Path) -> PreTrainedModel:  # noqa: N802
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(run).eval()
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "bits_per_byte"])
+def test_language_modeling_is_a_naive_loop_over_texts(causal: Path, tmp_path: Path, metric: str) -> None:
+    random = np.random.default_rng(0)
+    texts = [phrase(random) for _ in range(10)]
+    encode, end = tokenizer(), len(VOCABULARY)
+    total = sum(nats(causal, [end], encode(text)["input_ids"]) for text in texts)
+    tokens = sum(len(encode(text)["input_ids"]) for text in texts)
+    expected = np.exp(total / tokens) if metric == "perplexity" else total / np.log(2) / len("".join(texts))
+    part = score(LanguageModeling(rows(tmp_path, [{"text": t} for t in texts]), metrics.load(metric)), causal)
+    assert part.metric.shown(part.score) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal: Path, tmp_path: Path) -> None:
+    text = phrase(np.random.default_rng(1), 20, 21)
+    tokens = [len(VOCABULARY), *tokenizer()(text)["input_ids"]]
+    windows = [tokens[0:6], tokens[5:11], tokens[10:16], tokens[15:21]]
+    total = sum(nats(causal, window[:1], window[1:]) for window in windows)
+    task = LanguageModeling(rows(tmp_path, [{"text": text}]), metrics.load("perplexity"), max_length=6)
+    part = score(task, causal)
+    assert part.metric.shown(part.score) == pytest.approx(np.exp(total / 20), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [None, "tokens", "bytes"])
+def test_multiple_choice_is_a_naive_loop_over_choices(
+    causal: Path, tmp_path: Path, normalize: str | None
+) -> None:
+    random = np.random.default_rng(2)
+    examples = [
+        {"question": phrase(random), "choices": [phrase(random, 1, 6) for _ in range(random.integers(2, 5))]}
+        for _ in range(12)
+    ]
+    encode, expected = tokenizer(), []
+    for example in examples:
+        before = encode(f"Q {example['question']} A")["input_ids"]
+        scores = []
+        for choice in example["choices"]:
+            after = encode(choice)["input_ids"]
+            length = {"tokens": len(after), "bytes": len(choice), None: 1}[normalize]
+            scores.append(-nats(causal, before, after) / length)
+        expected.append(int(np.argmax(scores)))
+    answers = [0, "A", *(0 for _ in examples[2:])]
+    for example, answer in zip(examples, answers, strict=True):
+        example["answer"] = str(answer)
+    data = rows(tmp_path, examples)
+    part = score(
+        MultipleChoice(data, metrics.load("accuracy"), prompt="Q {question} A", normalize=normalize), causal
+    )
+    assert part.predictions.tolist() == expected
+    assert part.references.tolist() == [0] * 12
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("w3", 1), ("b", 1), ("B", 1), ("1", 1), (1, 1), ("D", None), (2, None), (True, None)],
+)
+def test_answers_may_be_numbers_letters_or_texts(tmp_path: Path, answer: Any, right: int | None) -> None:
+    task = MultipleChoice(Data("-"), metrics.load("accuracy"))
+    if right is None:
+        with pytest.raises(DataError, match=r"task\.answer"):
+            task._right(answer, ["w1", "w3"])
+    else:
+        assert task._right(answer, ["w1", "w3"]) == right
+
+
+def generated(model: PreTrainedModel, tokens: list[int], number: int) -> str:
+    """The likeliest token, one at a time, without a cache."""
+    tokens, begin = list(tokens), len(tokens)
+    with torch.inference_mode():
+        for _ in range(number):
+            tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+            if tokens[-1] == len(VOCABULARY):
+                break
+    return tokenizer().decode(tokens[begin:], skip_special_tokens=True).strip()
+
+
+def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal: Path, tmp_path: Path) -> None:
+    random, model = np.random.default_rng(3), AutoModelForCausalLM_(causal)
+    prompts = [phrase(random) for _ in range(8)]
+    expected = [generated(model, tokenizer()(prompt)["input_ids"], 5) for prompt in prompts]
+    answers = [*expected[:5], "something else", "w1", ""]
+    data = rows(tmp_path, [{"prompt": p, "answer": a} for p, a in zip(prompts, answers, strict=True)])
+    part = score(TextGeneration(data, metrics.load("exact_match"), max_new_tokens=5), causal)
+    assert list(part.predictions) == expected
+    right = [a.strip() == b for a, b in zip(answers, expected, strict=True)]
+    assert part.score == pytest.approx(np.mean(right))
+    assert len(set(expected)) > 1 or "gpt2" in str(causal)  # whose tied embeddings repeat one word
+
+
+def test_what_is_compared_can_be_extracted_and_cut() -> None:
+    task = TextGeneration(Data("-"), metrics.load("exact_match"), extract=r"(-?\d+)", stop=["Q:"])
+    assert task._compared("1 and 2 make 3. Q: what is 4") == "3"
+    assert task._compared("none") == ""
+    assert TextGeneration(Data("-"), metrics.load("exact_match"), extract=r"\d+")._compared("7 8") == "8"
+
+
+def test_sequence_to_sequence_models_answer_prompts(tmp_path: Path) -> None:
+    config = T5Config(
+        vocab_size=len(VOCABULARY) + 1, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, eos_token_id=len(VOCABULARY), pad_token_id=0,
+    )  # fmt: skip
+    run = save(T5ForConditionalGeneration(config), tmp_path / "run")
+    random, model = np.random.default_rng(4), T5ForConditionalGeneration.from_pretrained(run).eval()
+    prompts = [phrase(random) for _ in range(7)]
+    expected = []
+    for prompt in prompts:
+        tokens, written = torch.tensor([tokenizer()(prompt)["input_ids"]]), [0]
+        with torch.inference_mode():
+            while len(written) < 5 and written[-1] != len(VOCABULARY):
+                logits = model(input_ids=tokens, decoder_input_ids=torch.tensor([written])).logits
+                written.append(int(logits[0, -1].argmax()))
+        expected.append(tokenizer().decode(written, skip_special_tokens=True).strip())
+    data = rows(tmp_path, [{"prompt": p, "answer": e} for p, e in zip(prompts, expected, strict=True)])
+    task = TextGeneration(data, metrics.load("rouge_l"), architecture="seq2seq", max_new_tokens=4)
+    part = score(task, run)
+    assert list(part.predictions) == expected
+    assert part.values is not None  # a mean of examples, so candidates can be stopped early
+
+
+# Encoders
+
+
+def test_multi_label_classification(tmp_path: Path) -> None:
+    names = ["a", "b", "c"]
+    config = BertConfig(
+        id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)},
+        problem_type="multi_label_classification", **ENCODER,
+    )  # fmt: skip
+    run = save(BertForSequenceClassification(config), tmp_path / "run")
+    random, model = np.random.default_rng(5), BertForSequenceClassification.from_pretrained(run).eval()
+    texts = [phrase(random) for _ in range(9)]
+    labels = [[n for n in names if random.random() < 0.5] for _ in texts]
+    with torch.inference_mode():
+        logits = torch.cat([model(**tokenizer()(t, return_tensors="pt")).logits for t in texts])
+    expected = (logits > 0).int().numpy()
+    wanted = np.array([[int(n in row) for n in names] for row in labels])
+    data = rows(tmp_path, [{"text": t, "labels": row} for t, row in zip(texts, labels, strict=True)])
+    part = score(MultilabelClassification(data, metrics.load("f1_micro"), label="labels"), run)
+    np.testing.assert_array_equal(part.predictions, expected)
+    assert part.score == pytest.approx(sklearn.metrics.f1_score(wanted, expected, average="micro"))
+
+
+def test_token_classification_counts_entities(tmp_path: Path) -> None:
+    tags = ["O", "B-X", "I-X"]
+    config = BertConfig(
+        id2label=dict(enumerate(tags)), label2id={n: i for i, n in enumerate(tags)}, **ENCODER
+    )
+    run = save(BertForTokenClassification(config), tmp_path / "run")
+    random, model = np.random.default_rng(6), BertForTokenClassification.from_pretrained(run).eval()
+    sentences = [list(random.choice(WORDS, random.integers(2, 9))) for _ in range(9)]
+    wanted = [list(random.choice(tags, len(words))) for words in sentences]
+    with torch.inference_mode():
+        expected = [
+            [tags[i] for i in model(**tokenizer()(" ".join(words), return_tensors="pt")).logits[0].argmax(-1)]
+            for words in sentences
+        ]
+    data = rows(tmp_path, [{"tokens": w, "tags": t} for w, t in zip(sentences, wanted, strict=True)])
+    part = score(TokenClassification(data, metrics.load("entity_f1")), run)
+    assert list(part.predictions) == expected
+    assert part.score == pytest.approx(seqeval.metrics.f1_score(wanted, expected))
+
+
+def test_the_first_token_of_a_word_decides_its_tag(tmp_path: Path) -> None:
+    class Pieces:
+        """A tokenizer that cuts words in two."""
+
+        model_max_length = 32
+
+        def __call__(self, texts: list[list[str]], **options: Any) -> Any:
+            class Encoded(dict):
+                def word_ids(self, number: int) -> list[int | None]:
+                    return [None, *(i for i in range(len(texts[number])) for _ in range(2))]
+
+            lengths = [1 + 2 * len(words) for words in texts]
+            return Encoded(input_ids=[[1] * n for n in lengths], attention_mask=[[1] * n for n in lengths])
+
+    config = BertConfig(id2label={0: "O", 1: "B"}, label2id={"O": 0, "B": 1}, **ENCODER)
+    task = TokenClassification(
+        rows(tmp_path, [{"tokens": ["x", "y"], "tags": ["B", "O"]}]), metrics.load("token_accuracy")
+    )
+    split = task.data.load_splits()["heldout"]
+    prepared = task.prepare(split, Pieces(), BertForTokenClassification(config))
+    assert prepared["labels"][0] == [-100, 1, -100, 0, -100]
+    assert task.references(prepared) == [["B", "O"]]
+
+
+def test_regression(tmp_path: Path) -> None:
+    run = save(BertForSequenceClassification(BertConfig(num_labels=1, **ENCODER)), tmp_path / "run")
+    random, model = np.random.default_rng(7), BertForSequenceClassification.from_pretrained(run).eval()
+    texts, numbers = [phrase(random) for _ in range(9)], random.normal(size=9)
+    with torch.inference_mode():
+        expected = [float(model(**tokenizer()(t, return_tensors="pt")).logits) for t in texts]
+    data = rows(tmp_path, [{"text": t, "label": n} for t, n in zip(texts, numbers, strict=True)])
+    part = score(TextRegression(data, metrics.load("mse")), run)
+    np.testing.assert_allclose(part.predictions, expected, rtol=1e-4, atol=1e-5)
+    assert -part.score == pytest.approx(sklearn.metrics.mean_squared_error(numbers, expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_embedding_similarity(tmp_path: Path, pooling: str) -> None:
+    run = save(BertModel(BertConfig(**ENCODER)), tmp_path / "run")
+    random, model = np.random.default_rng(8), AutoModel.from_pretrained(run).eval()
+    pairs = [(phrase(random), phrase(random)) for _ in range(9)]
+
+    def embedded(text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            hidden = model(**tokenizer()(text, return_tensors="pt")).last_hidden_state[0]
+        return hidden.mean(0) if pooling == "mean" else hidden[0]
+
+    expected = [float(torch.cosine_similarity(embedded(a), embedded(b), dim=0)) for a, b in pairs]
+    alike = random.normal(size=9)
+    data = rows(
+        tmp_path, [{"text": a, "text_pair": b, "label": s} for (a, b), s in zip(pairs, alike, strict=True)]
+    )
+    part = score(EmbeddingSimilarity(data, metrics.load("spearman"), pooling=pooling), run)
+    np.testing.assert_allclose(part.predictions, expected, rtol=1e-4, atol=1e-5)
+    assert part.score == pytest.approx(spearmanr(expected, alike).statistic)
+
+
+# A function of one's own
+
+
+def test_a_function_of_ones_own_scores_examples(
+    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def short(model, tokenizer, examples):\n"
+        "    assert not model.training\n"
+        "    return [1 / len(tokenizer(e['text'])['input_ids']) for e in examples]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = [phrase(np.random.default_rng(9)) for _ in range(7)]
+    (tmp_path / "data").mkdir()
+    data = rows(tmp_path / "data", [{"text": t} for t in texts])
+    task = Function(data, "mine.short", best=1.0)
+    part = score(task, causal)
+    assert part.score == pytest.approx(np.mean([1 / len(text.split()) for text in texts]))
+    assert task.metric.best == 1.0
+    del sys.modules["mine"]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda d: Function(d, "no.such"), "task.function=no.such"),
+        (lambda d: Function(d, "json.dumps", model="NoModel"), "task.model=NoModel"),
+        (lambda d: TextGeneration(d, metrics.load("bleu"), architecture="x"), "task.architecture"),
+        (lambda d: TextGeneration(d, metrics.load("bleu"), extract="("), "task.extract"),
+        (lambda d: TextGeneration(d, metrics.load("bleu"), prompt="{a"), "task.prompt"),
+        (lambda d: TextGeneration(d, metrics.load("bleu"), prompt="{0}"), "task.prompt"),
+        (lambda d: TextGeneration(d, metrics.load("bleu"), max_new_tokens=0), "task.max_new_tokens"),
+        (lambda d: MultipleChoice(d, metrics.load("accuracy"), normalize="x"), "task.normalize"),
+        (lambda d: EmbeddingSimilarity(d, metrics.load("mse"), pooling="x"), "task.pooling"),
+        (lambda d: Several({}), "task.tasks"),
+        (lambda d: Several({"a": LanguageModeling(d, metrics.load("mse"))}, "x"), "task.aggregate"),
+        (
+            lambda d: Several({"a": LanguageModeling(d, metrics.load("mse"))}, "mean", {"b": 1}),
+            "task.weights",
+        ),
+        (
+            lambda d: Several(
+                {"a": LanguageModeling(d, metrics.load("mse")), "b": TextRegression(d, metrics.load("mse"))}
+            ),
+            "different kinds",
+        ),
+    ],
+)
+def test_options_that_cannot_be_are_refused(make: Any, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        make(Data("-"))
+
+
+@pytest.mark.parametrize(
+    ("make", "row", "complaint"),
+    [
+        (lambda d: LanguageModeling(d, metrics.load("perplexity")), {"text": ""}, "is empty"),
+        (lambda d: LanguageModeling(d, metrics.load("perplexity")), {"body": "w1"}, "task.text=text"),
+        (
+            lambda d: MultipleChoice(d, metrics.load("accuracy")),
+            {"question": "w1", "choices": ["w2", ""], "answer": 0},
+            "0 tokens",
+        ),
+        (
+            lambda d: MultipleChoice(d, metrics.load("accuracy"), prompt="{query}"),
+            {"question": "w1", "choices": ["w2"], "answer": 0},
+            "query",
+        ),
+        (
+            lambda d: TextGeneration(d, metrics.load("exact_match"), max_new_tokens=32),
+            {"prompt": "w1", "answer": "w2"},
+            "no room",
+        ),
+    ],
+)
+def test_data_that_cannot_be_scored_is_named(
+    causal: Path, tmp_path: Path, make: Any, row: dict, complaint: str
+) -> None:
+    with pytest.raises((DataError, ConfigError), match=complaint):
+        score(make(rows(tmp_path, [row])), causal)
+
+
+def test_a_model_without_the_head_is_refused(causal: Path, tmp_path: Path) -> None:
+    task = TokenClassification(
+        rows(tmp_path, [{"tokens": ["w1"], "tags": [0]}]), metrics.load("token_accuracy")
+    )
+    with pytest.raises(CheckpointError, match="another task"):
+        score(task, causal)
+
+
+# The harness
+
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {file}
+    train: {file}
+output_type: {kind}
+validation_split: validation
+fewshot_split: train
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{{target}}}}}"
+{more}
+metric_list:
+"""
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with task YAMLs of three kinds, and their data."""
+    folder, random = tmp_path_factory.mktemp("harness"), np.random.default_rng(10)
+    frame = pd.DataFrame(
+        [
+            {"question": phrase(random), "choices": [phrase(random, 1, 4) for _ in range(3)], "answer": i % 3,
+             "text": phrase(random)}
+            for i in range(14)
+        ]
+    )  # fmt: skip
+    frame.to_json(folder / "data.jsonl", orient="records", lines=True)
+    for name, kind, target, more, names in [
+        ("choose", "multiple_choice", "answer", 'doc_to_choice: "{{choices}}"', ["acc", "acc_norm"]),
+        (
+            "write",
+            "generate_until",
+            "text",
+            "generation_kwargs: {until: ['w1'], max_gen_toks: 4}",
+            ["exact_match"],
+        ),
+        ("read", "loglikelihood_rolling", "text", "", ["word_perplexity", "bits_per_byte"]),
+    ]:
+        text = TASK.format(
+            name=f"soup_{name}", file=folder / "data.jsonl", kind=kind, target=target, more=more
+        )
+        text += "".join(f"  - metric: {metric}\n" for metric in names)
+        (folder / f"{name}.yaml").write_text(
+            text.replace('doc_to_text: "{{question}}"', 'doc_to_text: ""', name == "read")
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "fewshot"),
+    [("choose", "acc", 0), ("choose", "acc_norm", 2), ("write", "exact_match", 0),
+     ("read", "bits_per_byte", 0), ("read", "word_perplexity", 0)],
+)  # fmt: skip
+def test_a_harness_task_scores_what_the_harness_itself_says(
+    causal: Path, harness: Path, name: str, metric: str, fewshot: int
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    task = harness_tasks([str(harness / f"{name}.yaml")], num_fewshot=fewshot, limit=12, metric=metric)
+    part = score(task, causal, batch_size=5)
+    theirs = simple_evaluate(
+        HFLM(pretrained=str(causal), batch_size=1, device="cpu"),
+        tasks=[f"soup_{name}"],
+        num_fewshot=fewshot,
+        limit=12,
+        task_manager=TaskManager(include_path=str(harness)),
+        bootstrap_iters=0,
+    )
+    assert part.metric.shown(part.score) == pytest.approx(
+        theirs["results"][f"soup_{name}"][f"{metric},none"], rel=1e-4
+    )
+    assert part.examples_scored == 12
+    assert part.metric.binary == (metric in ("acc", "acc_norm", "exact_match"))
+
+
+def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> None:
+    paths = [str(harness / f"{name}.yaml") for name in ("choose", "write")]
+    tasks = harness_tasks(paths, limit=10, test_limit=3)
+    assert isinstance(tasks, Several)
+    assert list(tasks.tasks) == ["soup_choose", "soup_write"]
+    splits = tasks.tasks["soup_choose"].data.load_splits()
+    assert splits["heldout"]["document"][:] == list(range(10))
+    assert splits["test"]["document"][:] == [10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"tasks": []}, "should be a list"), ({"tasks": ["no_such_task"]}, "no_such_task"),
+     ({"tasks": ["nowhere.yaml"]}, "no file"),
+     ({"tasks": ["choose.yaml"], "metric": "f1"}, "has acc, acc_norm"),
+     ({"tasks": ["choose.yaml"], "test_limit": 2}, "task.limit")],
+)  # fmt: skip
+def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict, complaint: str) -> None:
+    tasks = [str(harness / t) if (harness / t).exists() else t for t in options.pop("tasks")]
+    with pytest.raises(ConfigError, match=complaint):
+        harness_tasks(tasks, **options)
