@@ -52,6 +52,7 @@ from soupkitchen.tasks import (
     TokenClassification,
 )
 from soupkitchen.tasks.harness import harness_tasks
+from soupkitchen.tasks.prompts import filled
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ENCODER = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **SIZE}
@@ -213,6 +214,10 @@ def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal: Path, tmp_pa
     right = [a.strip() == b for a, b in zip(answers, expected, strict=True)]
     assert part.score == pytest.approx(np.mean(right))
     assert len(set(expected)) > 1 or "gpt2" in str(causal)  # whose tied embeddings repeat one word
+
+
+def test_a_prompt_from_the_command_line_may_have_new_lines() -> None:
+    assert filled(r"Q: {a}\nA:", {"a": r"x\y"}) == "Q: x\\y\nA:"
 
 
 def test_what_is_compared_can_be_extracted_and_cut() -> None:

@@ -39,5 +39,5 @@ def check_template(option: str, template: str, split: datasets.Dataset) -> None:
 
 
 def filled(template: str, example: Mapping[str, Any]) -> str:
-    """The template with an example's values."""
-    return template.format(**example)
+    """The template with an example's values. A backslash and an n, as on command lines, is a new line."""
+    return template.replace("\\n", "\n").format(**example)
