@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -409,6 +411,23 @@ def test_a_damaged_entry_is_as_good_as_none(
         assert found["texts"] == OUTPUTS["texts"]
     file.write_bytes(bytes(content[: len(content) // 2]))
     assert cache.get("key") is None
+
+
+def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy as np; from pathlib import Path; from soupkitchen.cache import EvaluationCache\n"
+        "cache = EvaluationCache(Path(sys.argv[1]))\n"
+        "for i in range(200):\n"
+        "    cache.put(f'key{i % 5}', {'': np.full(500, i % 5)}, 'x')\n"
+        "    found = cache.get(f'key{(i * 3) % 5}')\n"
+        "    assert found is None or (found[''] == (i * 3) % 5).all()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, said
+    assert not any("damaged" in text for text in said)
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_the_cache_is_listed_and_cleared_from_the_command_line(

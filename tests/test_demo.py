@@ -128,6 +128,27 @@ def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> No
     assert {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")} == before
 
 
+def test_early_stopping_changes_nothing_but_the_forward_passes(demo: Path, tmp_path: Path) -> None:
+    words = ["evaluation.early_stopping=false", "name=full"]
+    command = [sys.executable, "-m", "soupkitchen", *words]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    full = tmp_path / "results" / "full"
+    tables = [pd.read_csv(folder / "leaderboard.csv") for folder in (demo, full)]
+    pd.testing.assert_frame_equal(*tables)
+    early, whole = (
+        pd.read_csv(folder / "trajectory.csv").query("stage == 'merge'") for folder in (demo, full)
+    )
+    assert early["decision"].tolist() == whole["decision"].tolist()
+    assert early["ingredients"].tolist() == whole["ingredients"].tolist()
+    assert early["stopped_early"].any()
+    assert not whole["stopped_early"].any()
+    stopped = early["stopped_early"].to_numpy()
+    assert (whole["score"].to_numpy()[stopped] <= early["score_at_most"].to_numpy()[stopped]).all()
+    one, other = (load_file(folder / "soup" / "model.safetensors") for folder in (demo, full))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_runs_of_two_tasks_become_one_model_for_both(demo: Path, tmp_path: Path) -> None:
     with FileLock(Path(os.environ["SOUPKITCHEN_CACHE"]).parent / "two_tasks.lock"):
         command = [sys.executable, "-m", "soupkitchen", "experiment=two_tasks", "name=x"]

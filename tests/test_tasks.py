@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import seqeval.metrics
 import sklearn.metrics
 import torch
 from command import soupkitchen
+from conftest import ROOT
 from scipy.stats import spearmanr
 from tiny import VOCABULARY, WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -602,7 +605,7 @@ def cook(task: str, words: list[str], row: dict[str, Any], make: Any, folder: Pa
     words = [word.strip("'") for word in words]
     data = [] if task == "lm_eval" else [f"task.data.path={folder}/data"]
     common = ["pool.path=runs/*", "name=x", "evaluation.cache=null", "runtime.batch_size=5"]
-    soupkitchen(f"task={task}", *data, *words, *common, cwd=folder)
+    soupkitchen(*words, f"task={task}", *data, *common, cwd=folder)
     assert (folder / "results/x/soup/model.safetensors").exists()
     return pd.read_csv(folder / "results/x/leaderboard.csv")
 
@@ -637,6 +640,21 @@ def test_each_task_on_encoders_runs_the_whole_job(task: str, tmp_path: Path) -> 
     labels = {"num_labels": 1} if task == "text_regression" else {"num_labels": 2}
     make = functools.partial(lambda: model(BertConfig(**ENCODER, **labels)))
     best_is_soup(cook(task, words, row, make, tmp_path), task == "text_regression")
+
+
+@pytest.mark.slow
+def test_a_class_of_ones_own_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a task")[1]
+    code, yaml = (
+        re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0] for language in ("python", "yaml")
+    )
+    (tmp_path / "my_module.py").write_text(textwrap.dedent(code))
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    (tmp_path / "my_conf" / "task" / "calibration.yaml").write_text(textwrap.dedent(yaml))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = ["--config-dir=my_conf"]
+    make = functools.partial(lambda: BertForSequenceClassification(BertConfig(**ENCODER)))
+    best_is_soup(cook("calibration", words, {"text": "w1", "label": 1}, make, tmp_path), lower_is_better=True)
 
 
 @pytest.mark.slow
