@@ -130,7 +130,6 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
         f"run{i}": SimpleNamespace(name=f"run{i}", tensors=lambda: iter(()), fingerprint=f"run{i}")
         for i in range(runs)
     }
-    holder: Any = SimpleNamespace(__iter__=None)
 
     class Pool(dict):
         base = None
@@ -138,9 +137,8 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
         def __iter__(self) -> Any:
             return iter(self.values())
 
-    holder = Pool(pool)
     options: Any = SimpleNamespace(
-        pool=holder, search=Greedy(accept), folder=Path(), method=method,
+        pool=Pool(pool), search=Greedy(accept), folder=Path(), method=method,
         evaluation=SimpleNamespace(early_stopping=early), top_k=None,
     )  # fmt: skip
     trajectory = Trajectory.__new__(Trajectory)

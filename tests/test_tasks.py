@@ -23,6 +23,7 @@ from tiny import VOCABULARY, WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -116,7 +117,7 @@ def phrase(random: np.random.Generator, low: int = 2, high: int = 9) -> str:
 
 def nats(run: Path, before: list[int], after: list[int]) -> float:
     """-log p of `after` given `before`, without batch or padding."""
-    model = AutoModelForCausalLM_(run)
+    model = load_causal(run)
     tokens = torch.tensor([before + after])
     with torch.inference_mode():
         log_p = model(input_ids=tokens).logits.double().log_softmax(-1)
@@ -124,9 +125,7 @@ def nats(run: Path, before: list[int], after: list[int]) -> float:
     return -sum(float(log_p[0, at, tokens[0, at + 1]]) for at in positions)
 
 
-def AutoModelForCausalLM_(run: Path) -> PreTrainedModel:  # noqa: N802
-    from transformers import AutoModelForCausalLM
-
+def load_causal(run: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(run).eval()
 
 
@@ -207,7 +206,7 @@ def generated(model: PreTrainedModel, tokens: list[int], number: int) -> str:
 
 
 def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal: Path, tmp_path: Path) -> None:
-    random, model = np.random.default_rng(3), AutoModelForCausalLM_(causal)
+    random, model = np.random.default_rng(3), load_causal(causal)
     prompts = [phrase(random) for _ in range(8)]
     expected = [generated(model, tokenizer()(prompt)["input_ids"], 5) for prompt in prompts]
     answers = [*expected[:5], "something else", "w1", ""]

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -55,6 +57,11 @@ class Part:
     @property
     def examples_total(self) -> int:
         return len(self.references)
+
+    @cached_property
+    def weights(self) -> np.ndarray | None:
+        """What the examples weigh in the score; None where all weigh the same."""
+        return self.metric.weights(self.references)
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,7 @@ class Evaluator:
         self.batch_size = batch_size
         self._model = accelerator.prepare_model(live.model, evaluation_mode=True)
         self._workers = workers
+        self._training: list[tuple[Task, Batch]] = []
         self._splits = {
             role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
             for role, by_task in splits.items()
@@ -230,7 +238,7 @@ class Evaluator:
         parts = {name: _nothing_scored(one) for name, one in prepared.items()}
         done, total = 0, self.size(split)
         for name, one in prepared.items():
-            metric, values = one.task.metric, parts[name].values
+            metric, values, weights = one.task.metric, parts[name].values, parts[name].weights
             predictions: list[Any] = []
             for outputs in self._outputs(one):
                 batch = one.order[len(predictions) : len(predictions) + len(outputs)]
@@ -240,7 +248,7 @@ class Evaluator:
                 if values is not None:
                     values[batch] = metric.per_example(outputs, _take(one.references, batch))
                 if stop is not None and values is not None and done < total:
-                    score = metric.of_values(values, metric.weights(one.references))
+                    score = metric.of_values(values, weights)
                     parts[name] = Part(metric, score, values, (), one.references, len(predictions))
                     evaluation = self._evaluation(split, parts, False, started)
                     if stop(evaluation):
@@ -266,25 +274,22 @@ class Evaluator:
             else:
                 yield self.accelerator.gather_for_metrics(list(predictions), use_gather_object=True)
 
-    def training_batches(self, number: int, seed: int = 0) -> list[Batch]:
-        """The same `number` batches of training data at every call, all tasks in turn."""
-        batches: list[Batch] = []
+    def recalibrate(self, number: int) -> None:
+        """Computes the live model's batch-norm statistics anew on the same `number` training batches."""
+        if not self._training:
+            self._training = list(islice(self._training_batches(), number))
+        with torch.no_grad(), self.live.batchnorm_in_training():
+            for task, batch in self._training:
+                task.step(self.live.model, batch, self.processor)
+
+    def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
+        """Shuffled training data, one task after the other."""
         for prepared in self._splits["train"].values():
             chosen = np.random.default_rng(seed).permutation(len(prepared.order))
+            collate = prepared.task.collator(self.processor)
             for start in range(0, len(chosen), self.batch_size):
-                if len(batches) == number:
-                    return batches
-                examples = prepared.data.select(chosen[start : start + self.batch_size])
-                batch = prepared.task.collator(self.processor)(list(examples))
-                batches.append({name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
-        return batches
-
-    def recalibrate(self, number: int) -> None:
-        """Computes the live model's batch-norm statistics anew on `number` training batches."""
-        with torch.no_grad(), self.live.batchnorm_in_training():
-            task = next(iter(self.tasks.tasks.values()))
-            for batch in self.training_batches(number):
-                task.step(self.live.model, batch, self.processor)
+                batch = collate(list(prepared.data.select(chosen[start : start + self.batch_size])))
+                yield prepared.task, {n: tensor.to(self.accelerator.device) for n, tensor in batch.items()}
 
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)

@@ -107,10 +107,8 @@ def _score(evaluation: Evaluation, tasks: Several, drawn: Resampled) -> float:
     scores = {}
     for (name, part), indices in zip(evaluation.parts.items(), drawn, strict=True):
         if part.values is not None:
-            weights = part.metric.weights(part.references)
-            scores[name] = part.metric.of_values(
-                part.values[indices], None if weights is None else weights[indices]
-            )
+            weights = None if part.weights is None else part.weights[indices]
+            scores[name] = part.metric.of_values(part.values[indices], weights)
         else:
             quick = part.metric.quick(_rows(part.predictions)[indices], _rows(part.references)[indices])
             assert quick is not None

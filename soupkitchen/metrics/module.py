@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import datasets
@@ -45,14 +47,20 @@ class Module(evaluate.Metric):
         return {self.key: float(self.link(mean)) if hasattr(self, "link") else mean}
 
 
+def correlation(coefficient: Callable[..., Any], predictions: Any, references: Any) -> float:
+    """scipy's `coefficient` of two rows of numbers; 0 where one of them is constant."""
+    predicted, actual = np.asarray(predictions, float), np.asarray(references, float)
+    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return 0.0
+    return float(coefficient(predicted, actual).statistic)
+
+
 def installed(package: str, extra: str) -> Any:
     """The package, which comes with one of soupkitchen's extras.
 
     Raises:
         MetricError: where it is not installed.
     """
-    from importlib import import_module
-
     try:
         return import_module(package)
     except ImportError as error:

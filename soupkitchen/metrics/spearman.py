@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from scipy.stats import spearmanr
 
-from soupkitchen.metrics.module import Module, Number
+from soupkitchen.metrics.module import Module, Number, correlation
 
 
 class Metric(Module):
@@ -19,7 +18,4 @@ class Metric(Module):
     features = ((Number, Number),)
 
     def of(self, predictions: Any, references: Any) -> float:
-        predicted, actual = np.asarray(predictions, float), np.asarray(references, float)
-        if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(actual) == 0:
-            return 0.0
-        return float(spearmanr(predicted, actual).statistic)
+        return correlation(spearmanr, predictions, references)

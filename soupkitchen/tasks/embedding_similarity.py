@@ -16,11 +16,11 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.text_regression import numbers
-from soupkitchen.tasks.texts import load_tokenizer, longest
+from soupkitchen.tasks.texts import TextTask, longest
 
 
 @dataclass(frozen=True)
-class EmbeddingSimilarity:
+class EmbeddingSimilarity(TextTask):
     """Scores encoders. Predictions are cosines; metrics: spearman, pearson, mse.
 
     Attributes:
@@ -53,13 +53,6 @@ class EmbeddingSimilarity:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return self.text, self.text_pair
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

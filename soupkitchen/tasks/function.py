@@ -17,11 +17,11 @@ from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric, mean
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import load_tokenizer, unwrapped
+from soupkitchen.tasks.texts import TextTask, unwrapped
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(TextTask):
     """Scores whatever a function says: ``function(model, tokenizer, examples)``.
 
     The function gets the model in evaluation mode, the tokenizer, and a list of examples (a
@@ -62,13 +62,6 @@ class Function:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return ()
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

@@ -28,7 +28,7 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.module import installed
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.several import Several
-from soupkitchen.tasks.texts import load_tokenizer, unwrapped
+from soupkitchen.tasks.texts import TextTask, unwrapped
 
 SEED = 1234
 """Of few-shot examples: the harness's own default."""
@@ -136,7 +136,7 @@ class _Judged:
 
 
 @dataclass(frozen=True)
-class HarnessTask:
+class HarnessTask(TextTask):
     """One task of the harness. Made by `harness_tasks`, which describes the options."""
 
     name: str
@@ -175,13 +175,6 @@ class HarnessTask:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return ("document",)
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

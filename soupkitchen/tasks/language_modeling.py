@@ -17,11 +17,11 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import load_tokenizer, longest
+from soupkitchen.tasks.texts import TextTask, longest
 
 
 @dataclass(frozen=True)
-class LanguageModeling:
+class LanguageModeling(TextTask):
     """Scores causal models by every token of the texts.
 
     A text longer than the limit is cut into windows, each of which follows one token of
@@ -46,13 +46,6 @@ class LanguageModeling:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return (self.text,)
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

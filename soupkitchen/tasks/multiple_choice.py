@@ -17,11 +17,11 @@ from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, filled
-from soupkitchen.tasks.texts import load_tokenizer, longest
+from soupkitchen.tasks.texts import TextTask, longest
 
 
 @dataclass(frozen=True)
-class MultipleChoice:
+class MultipleChoice(TextTask):
     """Scores causal models by the choice whose tokens are likeliest after the prompt.
 
     As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special
@@ -59,13 +59,6 @@ class MultipleChoice:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return self.choices, self.answer
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

@@ -15,11 +15,11 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import load_tokenizer, longest
+from soupkitchen.tasks.texts import TextTask, longest
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(TextTask):
     """Scores sequence-classification models.
 
     Attributes:
@@ -49,9 +49,6 @@ class TextClassification:
     @property
     def stratify_column(self) -> str | None:
         return self.label
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

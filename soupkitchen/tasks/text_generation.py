@@ -16,11 +16,11 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, filled, template_columns
-from soupkitchen.tasks.texts import load_tokenizer, longest, unwrapped
+from soupkitchen.tasks.texts import TextTask, longest, unwrapped
 
 
 @dataclass(frozen=True)
-class TextGeneration:
+class TextGeneration(TextTask):
     """Scores what models generate, always by the likeliest tokens: no sampling.
 
     Attributes:
@@ -68,13 +68,6 @@ class TextGeneration:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return (*template_columns("task.prompt", self.prompt), self.answer)
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

@@ -10,23 +10,30 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.tasks.base import Processor
 
 
-def load_tokenizer(folder: str) -> Processor:
-    """The tokenizer in the checkpoint `folder`, with something to pad with.
+class TextTask:
+    """What tasks on texts share: a tokenizer, and nothing to keep in proportion where data is split."""
 
-    Raises:
-        CheckpointError: where there is none.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{folder} has no tokenizer that transformers can load ({first_line}); copy that of the base "
-            "model there"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
+    @property
+    def stratify_column(self) -> str | None:
+        return None
+
+    def load_processor(self, folder: str) -> Processor:
+        """The tokenizer in the checkpoint `folder`, with something to pad with.
+
+        Raises:
+            CheckpointError: where there is none.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise CheckpointError(
+                f"{folder} has no tokenizer that transformers can load ({first_line}); copy that of the base "
+                "model there"
+            ) from error
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        return tokenizer
 
 
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:

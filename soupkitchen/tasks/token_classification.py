@@ -15,13 +15,13 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.classification import check_label_number, label_number
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import load_tokenizer, longest, unwrapped
+from soupkitchen.tasks.texts import TextTask, longest, unwrapped
 
 _IGNORED = -100
 
 
 @dataclass(frozen=True)
-class TokenClassification:
+class TokenClassification(TextTask):
     """Scores token-classification models. The first token of a word decides its tag.
 
     Words beyond the model's limit are left out of predictions and references alike.
@@ -47,13 +47,6 @@ class TokenClassification:
     @property
     def content_columns(self) -> tuple[str, ...]:
         return (self.words,)
-
-    @property
-    def stratify_column(self) -> None:
-        return None
-
-    def load_processor(self, folder: str) -> Processor:
-        return load_tokenizer(folder)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
