@@ -20,8 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from soupkitchen import demo, metrics
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.evaluation import Runtime
-from soupkitchen.experiment import evaluator_of, load_splits
+from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.tasks import Data, Several, TextClassification
 
 TEXTS, BATCH, LENGTHS, REPEATS = 300, 64, (16, 128), 2

@@ -152,14 +152,15 @@ def reading(folder: Path, millions: int, repeats: int = 5) -> None:
 def plain_sum(runs: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:
     total: dict[str, torch.Tensor] = {}
     for run in runs:
-        for file in run.files:
+        for file in sorted(run.path.glob("*.safetensors")):
             for name, tensor in load_file(file).items():
                 total[name] = total[name] + tensor.float() if name in total else tensor.float()
     return total
 
 
 def warm(folder: Path) -> None:
-    """Reads the checkpoints once, so that both tools find them in the page cache."""
+    """Reads the checkpoints once, so that both tools find them in the page cache; writes out what is due."""
+    os.sync()
     for file in sorted(folder.glob("base/*.safetensors")) + sorted(folder.glob("runs/*/*.safetensors")):
         with file.open("rb") as handle:
             while handle.read(1 << 24):

@@ -23,8 +23,7 @@ from scipy.stats import bootstrap
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.evaluation import Runtime
-from soupkitchen.experiment import evaluator_of, load_splits
+from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.tasks import Data, Several, TextClassification
 
 SEEDS = (0, 1, 2)

@@ -97,7 +97,7 @@ def _build(config: DictConfig, folder: Path) -> Any:
     from soupkitchen.experiment import Experiment
 
     parts = {}
-    for group in ("runtime", "evaluation", "search", "method", "task", "pool"):
+    for group in ("runtime", "output", "evaluation", "search", "method", "task", "pool"):
         try:
             parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
         except HydraException as error:

@@ -22,9 +22,10 @@ from soupkitchen.errors import ConfigError
 CONF = resources.folder("conf")
 
 _NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
-_HOW_NOT_WHAT = {f"runtime.{option}" for option in ("device", "batch_size", "workers", "threads")} | {
-    "evaluation.cache"
-}
+_HOW_NOT_WHAT = {
+    f"runtime.{option}"
+    for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
+} | {"evaluation.cache"}
 _GROUPS = ("pool", "method", "search")
 _LONGEST_NAME = 120
 

@@ -20,6 +20,8 @@ from filelock import FileLock
 
 from soupkitchen import resources
 from soupkitchen.checkpoints import Pool, find_pool
+from soupkitchen.checkpoints.pool import OnIncompatible
+from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,16 @@ def pool(
     exclude: Sequence[str] = (),
     base: str | None = None,
     *,
+    checkpoints: Checkpoints | None = None,
+    on_incompatible: OnIncompatible = "error",
+    trust_scores: bool = False,
     seed: int = 0,
     cache_dir: str = "~/.cache/soupkitchen",
 ) -> Pool:
     """The demo's pool, cooked if it is not there yet; or, given a `path`, the pool there.
 
     Args:
-        path, exclude, base: as for `find_pool`.
+        path, exclude, base, checkpoints, on_incompatible, trust_scores: as for `find_pool`.
         seed: which texts are drawn, and what the runs' own seeds start from.
         cache_dir: where the demo keeps what it cooks.
 
@@ -52,7 +57,14 @@ def pool(
     if path is None:
         cooked = cook(Path(cache_dir).expanduser(), seed)
         path, base = str(cooked / "runs"), base or str(cooked / "base")
-    return find_pool(path, exclude, base)
+    return find_pool(
+        path,
+        exclude,
+        base,
+        checkpoints=checkpoints,
+        on_incompatible=on_incompatible,
+        trust_scores=trust_scores,
+    )
 
 
 def two_tasks_pool(

@@ -30,5 +30,9 @@ class MetricError(SoupkitchenError):
     """A metric that does not exist or cannot be had offline."""
 
 
+class SaveError(SoupkitchenError):
+    """Results that could not be written."""
+
+
 class GuaranteeError(SoupkitchenError):
     """A promise that did not hold when it was checked. Please report it."""

@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pandas as pd
+import torch
 
-from soupkitchen import serving
-from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints import Pool
 from soupkitchen.decisions import Judge, Verdict
 from soupkitchen.display import Display
 from soupkitchen.errors import ConfigError, DataError, GuaranteeError
@@ -26,24 +25,25 @@ from soupkitchen.evaluation import (
     Evaluation,
     EvaluationOptions,
     Evaluator,
-    LiveModel,
     Recipe,
     Runtime,
     Scored,
     Scorer,
+    Splits,
     confidence_interval,
+    evaluator_of,
+    load_splits,
+    warn_of_splits,
 )
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
 from soupkitchen.search import Ranked, Search, Trial, rank
-from soupkitchen.soup import Soup
+from soupkitchen.serving import Output
+from soupkitchen.soup import Soup, in_dtype
+from soupkitchen.states import StateMemory
 from soupkitchen.tasks import Several, Task
-from soupkitchen.tasks.data import count_overlap
 
 log = logging.getLogger(__name__)
-
-Splits = Mapping[str, Mapping[str, datasets.Dataset]]
-"""By role ("heldout", "test", "train"), by task."""
 
 CONTROLS = 2
 """Models in the final table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -77,6 +77,7 @@ class Experiment:
         search: which are tried, and which stay.
         runtime: where and how it runs.
         evaluation: how models are scored.
+        output: how the soup is saved.
         folder: an existing folder, where the tables and the soup go.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for
             as many as the soup has, and at least two.
@@ -89,6 +90,7 @@ class Experiment:
     runtime: Runtime
     folder: Path
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    output: Output = field(default_factory=Output)
     top_k: int | None = None
 
     def run(self) -> Outcome:
@@ -99,10 +101,12 @@ class Experiment:
             GuaranteeError: where the saved soup is not the one that was scored, or a
                 greedy one is worse than the best single run.
         """
-        Soup(self.method, base=self.pool.base)  # refuses a method without the base that it needs
+        method = self._weighted_method()
+        Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
+        self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
-        evaluator = evaluator_of(self.pool.runs[0], tasks, splits, self.runtime)
+        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self._dtype)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
@@ -111,7 +115,24 @@ class Experiment:
         trajectory = Trajectory(self.folder / "trajectory.csv", [name for name in tasks.tasks if name])
         with Display(self._examples_at_most(evaluator)) as display:
             scorer = Scorer(evaluator, display.scoring, self.evaluation.open_cache())
-            return _Run(self, scorer, trajectory).run(splits)
+            return _Run(self, method, scorer, trajectory).run(splits)
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """That of the soup, and of all that is scored; None for that of the runs."""
+        return self.output.torch_dtype or self.pool.dtype
+
+    def _weighted_method(self) -> MergeMethod | StackMethod:
+        """The method, with the weights that a list of runs gave.
+
+        Raises:
+            ConfigError: where the method has weights of its own.
+        """
+        if not self.pool.weights:
+            return self.method
+        if self.method.weights is not None:
+            raise ConfigError("both the list of runs (pool.path) and method.weights give weights: drop one")
+        return replace(self.method, weights=dict(self.pool.weights))
 
     @property
     def greater_is_better(self) -> bool:
@@ -127,11 +148,19 @@ class Experiment:
 class _Run:
     """An experiment under way."""
 
-    def __init__(self, experiment: Experiment, scorer: Scorer, trajectory: Trajectory) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        method: MergeMethod | StackMethod,
+        scorer: Scorer,
+        trajectory: Trajectory,
+    ) -> None:
         self.pool, self.search, self.folder = experiment.pool, experiment.search, experiment.folder
         self.experiment = experiment
-        self.method = experiment.method
+        self.method = method
+        self.dtype = experiment.output.torch_dtype or experiment.pool.dtype
         self.singles: list[Evaluation] = []
+        self.best_single = math.nan  # its score
         self.scorer = scorer
         self.trajectory = trajectory
         self.judge = Judge(experiment.search, scorer, experiment.evaluation.early_stopping)
@@ -142,18 +171,20 @@ class _Run:
 
     def run(self, splits: Splits) -> Outcome:
         ranked = self._rank_pool()
-        soup, scored = self._search(ranked)
+        scored = self._search(ranked)
         self._save(scored, splits)
         entries = self._final_table(scored, ranked)
         table = leaderboard(entries, self.tasks.name, 1 if self.tasks.greater_is_better else -1)
         write_csv(self.folder / "leaderboard.csv", table)
-        score, best = scored.evaluation.score, rank(ranked)[0]
-        return Outcome(self.tasks.shown(score), score - best.score, soup.ingredients, table)
+        score = scored.evaluation.score
+        return Outcome(self.tasks.shown(score), score - self.best_single, scored.recipe.ingredients, table)
 
     # The algorithm
 
     def _rank_pool(self) -> list[Ranked]:
         """Scores every run by itself, and has its tasks and its method learn from that what they need to."""
+        if self.pool.trust_scores:
+            return self._rank_by_list()
         singles: dict[str, Scored] = {}
         for number, run in enumerate(self.pool, start=1):
             what = f"ranking {run.name} ({number} of {len(self.pool)})"
@@ -172,11 +203,43 @@ class _Run:
             raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
         self.method = self.method.with_scores({run.name: run.score for run in ranked})
         self.singles = [scored.evaluation for scored in singles.values()]
+        self.best_single = rank(ranked)[0].score
         return ranked
 
-    def _search(self, ranked: Sequence[Ranked]) -> tuple[Soup, Scored]:
+    def _rank_by_list(self) -> list[Ranked]:
+        """The runs by the scores that came with the list of them; only the best is scored."""
+        metric = self.tasks.name
+        given = {}
+        for run in self.pool:
+            scores = self.pool.scores.get(run.name, {})
+            found = next((scores[key] for key in (metric, f"heldout_{metric}") if key in scores), None)
+            if found is None:
+                raise ConfigError(
+                    f"pool.trust_scores=true: the list of runs gives no {metric} for {run.name}; it has "
+                    f"{', '.join(scores) or 'no scores'}"
+                )
+            given[run.name] = found if self.tasks.greater_is_better else -found
+        ranked = rank([Ranked(name, score) for name, score in given.items()])
+        for one in ranked:
+            log.info("rank     %-24s %s %.4f (listed)", one.name, metric, self.tasks.shown(one.score))
+        best = self.scorer.score(f"scoring {ranked[0].name}", self._single(ranked[0].name))
+        log.warning(
+            "the order of the runs is that of listed scores (pool.trust_scores): only %s was scored, %s. "
+            "That the soup is no worse than the best single run is checked against that one",
+            ranked[0].name,
+            self._shown(best),
+        )
+        self._record("rank", ranked[0].name, best)
+        self.method = self.method.with_scores(given)
+        self.singles = [best.evaluation]
+        self.best_single = best.evaluation.score
+        return [next(one for one in ranked if one.name == run.name) for run in self.pool]
+
+    def _search(self, ranked: Sequence[Ranked]) -> Scored:
         """The soup that the search ends with, and how it scores."""
         order = self.search.order(ranked)
+        if not self.search.needs_scores:
+            return self._take_all(order)
         soup = self._soup()
         soup.keep(self.pool[order[0].name])
         best = self.scorer.score("starting", self._single(order[0].name))
@@ -185,15 +248,8 @@ class _Run:
         trials: list[Trial] = []
         while (name := self.search.propose(order, trials)) is not None:
             candidate = self.pool[name]
-            ingredients = (*soup.ingredients, name)
-            if not self.search.needs_scores and len(trials) + 2 < len(order):
-                soup.keep(candidate)
-                trials.append(Trial(name, score=None, kept=True))
-                step = Step("merge", name, decision="keep", ingredients=ingredients, rule=self.search.rule)
-                self.trajectory.add(replace(step, soup_size=len(ingredients)))
-                continue
             what = f"merging {name} ({len(trials) + 1} of {len(order) - 1})"
-            recipes = self._recipes(ingredients, partial(soup.taste, candidate))
+            recipes = self._recipes((*soup.ingredients, name), partial(soup.taste, candidate))
             verdicts = self.judge.decide(what, recipes, best)
             kept = next((verdict.scored for verdict in verdicts if verdict.kept), None)
             if kept:
@@ -205,27 +261,48 @@ class _Run:
             if kept:
                 best = kept
                 self._hardest_first(best)
-        if self.search.needs_scores and best.evaluation.score < rank(ranked)[0].score:
+        if best.evaluation.score < self.best_single:
             raise GuaranteeError("the soup is worse on the held-out set than the best single run")
-        return soup, best
+        return best
+
+    def _take_all(self, order: Sequence[Ranked]) -> Scored:
+        """The soup of a search that decides nothing: blended at once, so no running state is kept."""
+        best = self.scorer.score("starting", self._single(order[0].name))
+        self._record("merge", order[0].name, best, decision="start", soup_size=1)
+        ingredients: tuple[str, ...] = (order[0].name,)
+        trials: list[Trial] = []
+        while (name := self.search.propose(order, trials)) is not None:
+            ingredients += (name,)
+            trials.append(Trial(name, score=None, kept=True))
+            if len(ingredients) < len(order):
+                step = Step("merge", name, decision="keep", ingredients=ingredients, rule=self.search.rule)
+                self.trajectory.add(replace(step, soup_size=len(ingredients)))
+        verdicts = self.judge.decide(f"merging {len(ingredients)} runs", self._blends(ingredients), best)
+        for verdict in verdicts:
+            self._record_verdict(ingredients[-1], verdict, best, len(ingredients))
+        return next(verdict.scored for verdict in verdicts if verdict.kept)
 
     def _save(self, scored: Scored, splits: Splits) -> None:
         """Saves the soup, loads it back as a user would, and scores that."""
-        folder, evaluator = self.folder / "soup", self.scorer.evaluator
-        self.scorer.fill(scored.recipe)
-        recalibrated = scored.recipe.recalibrate > 0 and len(scored.recipe.ingredients) > 1
-        serving.save(evaluator.live, evaluator.processor, scored.recipe.weights, folder, recalibrated)
+        folder, evaluator, output = self.folder / "soup", self.scorer.evaluator, self.experiment.output
+        recipe = scored.recipe
+        self.scorer.fill(recipe)
+        if output.format == "adapter":
+            runs = [self.pool[name] for name in recipe.ingredients]
+            method = self.method.variants[recipe.variant] if recipe.variant else self.method
+            saved_run = output.save_adapter(runs, method, self._soup, evaluator.processor, folder)
+        else:
+            recalibrated = recipe.recalibrate > 0 and len(recipe.ingredients) > 1
+            saved_run = output.save(
+                evaluator.live, evaluator.processor, recipe.weights, folder, self.pool.reference, recalibrated
+            )
         runtime = replace(self.experiment.runtime, batch_size=evaluator.batch_size)
-        saved = evaluator_of(
-            Checkpoint.open(folder),
-            self.tasks,
-            {"heldout": splits["heldout"]},
-            runtime,
-            evaluator.accelerator,
-        )
+        heldout = {"heldout": splits["heldout"]}
+        saved = evaluator_of(saved_run, self.tasks, heldout, runtime, self.dtype, evaluator.accelerator)
+        if saved_run.adapted is not None:
+            saved.live.fill(saved_run.tensors())
         saved.reorder("heldout", scored.order)
-        serving.rescore(saved, scored.evaluation.score)
-        log.info("saved    %s: loaded back, it scores the same", folder)
+        output.verify(saved, scored.evaluation.score, self.best_single, self.tasks, folder)
 
     def _final_table(self, soup: Scored, ranked: Sequence[Ranked]) -> list[Entry]:
         """Scores the controls on held-out, and the models worth reporting on test."""
@@ -239,6 +316,9 @@ class _Run:
             *((run.name, "single", [self._single(run.name)]) for run in self.pool),
         ]
         entries = []
+        if self.pool.trust_scores:  # runs that were not scored stay so
+            models = [model for model in models if model[1] != "single" or model[0] == best_first[0]]
+            entries = [Entry(run.name, "listed", (run.name,), run.score) for run in rank(ranked)[1:]]
         for model, kind, recipes in models:
             scored = {"heldout": self.judge.best(f"{model} on heldout", recipes)}
             recipe = scored["heldout"].recipe
@@ -257,11 +337,21 @@ class _Run:
     # Recipes
 
     def _soup(self) -> Soup:
-        return Soup(self.method, self.scorer.evaluator.accelerator.device, self.pool.base)
+        """An empty one."""
+        evaluator, runtime = self.scorer.evaluator, self.experiment.runtime
+        device = evaluator.accelerator.device
+        memory = StateMemory(device, *runtime.state_budget(evaluator.live.bytes), runtime.offload())
+        return Soup(self.method, device, self.pool.base, self.dtype, memory)
 
     def _single(self, name: str) -> Recipe:
         run = self.pool[name]
-        return Recipe((name,), "", run.tensors, lambda: run.fingerprint)
+        weights = partial(in_dtype, run.tensors, self.dtype)
+        return Recipe(
+            (name,),
+            "",
+            weights,
+            lambda: [run.fingerprint, str(self.dtype)] if self.dtype else run.fingerprint,
+        )
 
     def _recipes(self, ingredients: Sequence[str], weights: Any) -> list[Recipe]:
         """One for each variant of the method; `weights` is told the variant."""
@@ -286,7 +376,8 @@ class _Run:
         base = self.pool.base.fingerprint if variant.needs_base and self.pool.base else None
         weights = [variant.weight(name) for name in ingredients]
         options = repr(replace(variant, weights=None))
-        return [[self.pool[name].fingerprint for name in ingredients], weights, base, options]
+        dtype = [str(self.dtype)] if self.dtype else []
+        return [[self.pool[name].fingerprint for name in ingredients], weights, base, options, *dtype]
 
     # Records
 
@@ -358,49 +449,6 @@ class _Run:
         at_most = "" if evaluation.complete else "at most " if self.tasks.greater_is_better else "at least "
         name = f"{self.tasks.name} " if metric else ""
         return f"{name}{at_most}{self.tasks.shown(evaluation.score):.4f}"
-
-
-def load_splits(tasks: Several, training: bool = False) -> Splits:
-    """The splits of all tasks: held-out; test, where all have one; and, where wanted, training data.
-
-    Raises:
-        DataError: where one is not there.
-    """
-    loaded = {name: task.data.load_splits(task.stratify_column) for name, task in tasks.tasks.items()}
-    roles = [role for role in ("heldout", "test") if all(role in splits for splits in loaded.values())]
-    splits = {role: {name: loaded[name][role] for name in loaded} for role in roles}
-    if training:
-        splits["train"] = {
-            name: task.data.load_training(task.stratify_column) for name, task in tasks.tasks.items()
-        }
-    return splits
-
-
-def evaluator_of(
-    run: Checkpoint, tasks: Several, splits: Splits, runtime: Runtime, accelerator: Any = None
-) -> Evaluator:
-    """An evaluator of models of the architecture of `run`, with its tokenizer or image processor."""
-    accelerator = accelerator or runtime.accelerator()
-    first = next(iter(tasks.tasks.values()))
-    live = LiveModel(run, first.model_class, accelerator.device)
-    processor = first.load_processor(str(run.path))
-    return Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
-
-
-def warn_of_splits(tasks: Several, splits: Splits) -> None:
-    """Warns of scores that will look better than they are."""
-    if "test" not in splits:
-        log.warning("No test split (task.data.test): the soup's held-out score is somewhat optimistic")
-        return
-    for name, task in tasks.tasks.items():
-        heldout, test = splits["heldout"][name], splits["test"][name]
-        if overlap := count_overlap(heldout, test, task.content_columns or heldout.column_names):
-            log.warning(
-                "%s%d of %d test examples are held-out examples too: test scores will look too good",
-                f"{name}: " if name else "",
-                overlap,
-                len(test),
-            )
 
 
 def _shown_tasks(scored: Scored) -> dict[str, float]:

@@ -7,22 +7,24 @@ nothing: there is no rollback.
 The cost of a candidate does not grow with the soup: the soup is a running state
 (a few float32 values for each parameter), and a candidate is folded into it
 while it is read from its files. (A `StackMethod` has no such state, and reads all
-ingredients again.)
+ingredients again.) Tensors that no ingredient changed, as most of a pool of adapters,
+have no state and cost nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint, Tensors
+from soupkitchen.checkpoints.reader import Checkpoint, TensorInfo, Tensors
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import chunks
+from soupkitchen.states import StateMemory
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ _NEXT_TO_NOTHING = 1e-30
 class Soup:
     """Ingredients merged by one method, starting from nothing.
 
-    The dtype of each merged tensor is that of the first ingredient's. Tensors
-    that are not floating point (integer buffers) are the first ingredient's;
+    The dtype of each merged tensor is `dtype` or, without, that of the first ingredient's.
+    Tensors that are not floating point (integer buffers) are the first ingredient's;
     where another's differ, a warning names them.
 
     Where the method has variants, what is tasted and kept is the first, or that
@@ -44,17 +46,25 @@ class Soup:
 
     Args:
         method: how to merge.
-        device: where states are kept and arithmetic is done.
-        base: what the runs were fine-tuned from, for methods on task vectors.
+        device: where arithmetic is done.
+        base: what the runs were fine-tuned from, for methods on task vectors; of adapters
+            it is the model that they were trained on.
             Tensors that it lacks, or has in another shape (a new head), are averaged
             instead, by `Linear` with the same weights where these are positive.
+        dtype: of the merged tensors that are floating point.
+        memory: where states are kept; by default on the device.
 
     Raises:
         ConfigError: where the method needs a base and there is none.
     """
 
     def __init__(
-        self, method: AnyMethod, device: torch.device | None = None, base: Checkpoint | None = None
+        self,
+        method: AnyMethod,
+        device: torch.device | None = None,
+        base: Checkpoint | None = None,
+        dtype: torch.dtype | None = None,
+        memory: StateMemory | None = None,
     ) -> None:
         if method.needs_base and base is None:
             raise ConfigError(
@@ -64,11 +74,13 @@ class Soup:
         self.method: AnyMethod = next(iter(method.variants.values()))
         self.device = device or torch.device("cpu")
         self.base = base if method.needs_base else None
+        self.dtype = dtype
+        self._memory = memory or StateMemory(self.device)
         self._ingredients: tuple[Checkpoint, ...] = ()
         self._folds: dict[str, _Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned: set[str] = set()
-        self._survey_of: tuple[Checkpoint | None, Any] = (None, None)
+        self._surveys: dict[Checkpoint, Any] = {}
 
     @property
     def ingredients(self) -> tuple[str, ...]:
@@ -78,45 +90,55 @@ class Soup:
     def tensors(self) -> Tensors:
         """Yields the soup's weights. A soup of one is that ingredient, whatever the method."""
         if len(self._ingredients) == 1:
-            yield from self._ingredients[0].tensors()
+            yield from self._alone(self._ingredients[0])
             return
-        for name in self._ingredients[0].header:
+        first = self._ingredients[0]
+        for name in first.header:
             if name in self._fixed:
                 yield name, self._fixed[name]
-            elif isinstance(self.method, StackMethod):
+            elif name in self._folds:
+                yield name, self._folds[name].result(self.method)
+            elif isinstance(self.method, StackMethod) and not self._untouched(name, self._ingredients):
                 yield name, self._stacked(name, self._ingredients)
             else:
-                yield name, self._folds[name].result(self.method)
+                yield name, self._cast(first.tensor(name))
 
     def taste(self, candidate: Checkpoint, variant: AnyMethod | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
         if not self._ingredients:
-            yield from candidate.tensors()
+            yield from self._alone(candidate)
             return
         remarks = _Remarks()
-        for name, x in candidate.tensors():
-            if not x.is_floating_point():
-                yield name, self._unmerged(name, x, candidate)
+        together = (*self._ingredients, candidate)
+        for name, info in candidate.header.items():
+            if not _floating(info):
+                yield name, self._unmerged(name, candidate)
+            elif self._untouched(name, together):
+                yield name, self._cast(candidate.tensor(name))
             elif isinstance(self.method, StackMethod):
-                yield name, self._stacked(name, (*self._ingredients, candidate))
-            else:
-                fold = self._folds[name]
-                origin = self._origin(name, x, candidate)
-                yield name, fold.taste(x, origin, variant or self.method, remarks)
+                yield name, self._stacked(name, together)
+            elif name in self._folds:
+                operand = self._operand(name, candidate)
+                yield name, self._folds[name].taste(operand, variant or self.method, remarks)
+            else:  # the candidate is the first to change it
+                yield name, self._blended(name, together, variant, remarks)
         remarks.say()
 
     def keep(self, ingredient: Checkpoint, variant: AnyMethod | None = None) -> None:
         """Makes `ingredient` part of the soup."""
         if self.base is not None and not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
-        for name, x in ingredient.tensors():
-            if not x.is_floating_point():
-                self._fixed[name] = self._unmerged(name, x, ingredient)
-            elif not isinstance(self.method, StackMethod):
-                if name not in self._folds:
-                    self._folds[name] = self._start(name, x)
-                self._folds[name].keep(x, self._origin(name, x, ingredient))
-        self._ingredients += (ingredient,)
+        together = (*self._ingredients, ingredient)
+        for name, info in ingredient.header.items():
+            if not _floating(info):
+                self._fixed[name] = self._unmerged(name, ingredient)
+            elif not (isinstance(self.method, StackMethod) or self._untouched(name, together)):
+                started = name in self._folds
+                if not started:
+                    self._folds[name] = self._start(name, ingredient, self._memory)
+                for run in (ingredient,) if started else together:
+                    self._folds[name].keep(self._operand(name, run))
+        self._ingredients = together
         self.method = variant or self.method
 
     def blend(self, ingredients: Sequence[Checkpoint], variant: AnyMethod | None = None) -> Tensors:
@@ -127,33 +149,45 @@ class Soup:
         """
         first = ingredients[0]
         if len(ingredients) == 1:
-            yield from first.tensors()
+            yield from self._alone(first)
             return
-        surveys = [self._survey(run) for run in ingredients]
         remarks = _Remarks()
-        for name in first.header:
-            x = first.tensor(name)
-            if not x.is_floating_point():
-                yield name, x
+        for name, info in first.header.items():
+            if not _floating(info) or self._untouched(name, ingredients):
+                yield name, self._cast(first.tensor(name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, tuple(ingredients))
             else:
-                fold = self._start(name, x)
-                tensors = [run.tensor(name) for run in ingredients]
-                origins = [
-                    self._origin(name, tensor, run, survey)
-                    for tensor, run, survey in zip(tensors, ingredients, surveys, strict=True)
-                ]
-                yield name, fold.blend(tensors, origins, variant or self.method, remarks)
+                yield name, self._blended(name, ingredients, variant, remarks)
         remarks.say()
 
-    def _start(self, name: str, like: torch.Tensor) -> _Fold:
+    def _blended(
+        self, name: str, runs: Sequence[Checkpoint], variant: AnyMethod | None, remarks: _Remarks
+    ) -> torch.Tensor:
+        fold = self._start(name, runs[0])
+        return fold.blend([self._operand(name, run) for run in runs], variant or self.method, remarks)
+
+    def _alone(self, run: Checkpoint) -> Tensors:
+        yield from in_dtype(run.tensors, self.dtype)
+
+    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.dtype) if self.dtype and tensor.is_floating_point() else tensor
+
+    def _untouched(self, name: str, runs: Sequence[Checkpoint]) -> bool:
+        """Whether the tensor is the base's in all `runs`, without looking, and stays so when merged."""
+        return self.method.keeps_untouched and all(run.weights.leaves(name) for run in runs)
+
+    def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> _Fold:
+        """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
+        shape, dtype = like.header[name].shape, self.dtype or like.header[name].torch_dtype
+        assert dtype is not None
+        memory = memory or StateMemory(self.device)
         if self.base is None:
-            return _Fold(self.method, like, None, self.device)
-        if self._base_lacks(name, tuple(like.shape)):
-            return _Fold(Linear(), like, None, self.device, instead=True)
-        return _Fold(self.method, like, self.base.tensor(name), self.device)
+            return _Fold(self.method, shape, dtype, None, memory)
+        if self._base_lacks(name, shape):
+            return _Fold(Linear(), shape, dtype, None, memory, instead=True)
+        return _Fold(self.method, shape, dtype, self.base.tensor(name), memory)
 
     def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether the base has no tensor of that name and shape."""
@@ -168,32 +202,42 @@ class Soup:
                 ", ".join(lacking),
             )
 
-    def _origin(self, name: str, x: torch.Tensor, run: Checkpoint, survey: Any = None) -> Origin:
-        weight = self.method.weight(run.name)
-        if self.base is not None and self._base_lacks(name, tuple(x.shape)):
+    def _operand(self, name: str, run: Checkpoint) -> _Operand:
+        """The run's tensor as methods see it."""
+        origin = self._origin(name, run)
+        if self.base is not None and not self._base_lacks(name, run.header[name].shape):
+            change = run.weights.task_vector(name, self.device)
+            if change is not None:
+                return _Operand(change, origin, relative=True)
+        return _Operand(run.weights.exact(name, self.device), origin)
+
+    def _origin(self, name: str, run: Checkpoint) -> Origin:
+        weight, shape = self.method.weight(run.name), run.header[name].shape
+        if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
-        return Origin(run, name, weight, tuple(x.shape), survey or self._survey(run))
+        return Origin(run, name, weight, shape, self._survey(run))
 
     def _survey(self, run: Checkpoint) -> Any:
-        """What the method has to know of all of the run's tensors; that of the last run is remembered."""
+        """What the method has to know of all of the run's tensors; each run's is remembered."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
-        if self._survey_of[0] is not run:
+        if run not in self._surveys:
             vectors = {
-                name: _Vector(x, self.base.tensor(name) if self.base else None, self.device)
-                for name, x in run.tensors()
-                if x.is_floating_point() and not (self.base and self._base_lacks(name, tuple(x.shape)))
+                name: _Whole(run, name, self.base, self.device)
+                for name, info in run.header.items()
+                if _floating(info) and not (self.base and self._base_lacks(name, info.shape))
             }
-            self._survey_of = (run, self.method.survey(vectors))
-        return self._survey_of[1]
+            self._surveys[run] = self.method.survey(vectors)
+        return self._surveys[run]
 
     def _stacked(self, name: str, runs: tuple[Checkpoint, ...]) -> torch.Tensor:
         assert isinstance(self.method, StackMethod)
-        tensors = [run.tensor(name) for run in runs]
-        loaded = [x.to(self.device, torch.float32) for x in tensors]
-        return self.method.merge(loaded, [self.method.weight(run.name) for run in runs]).to(tensors[0].dtype)
+        loaded = [run.weights.exact(name, self.device).to(self.device, torch.float32) for run in runs]
+        merged = self.method.merge(loaded, [self.method.weight(run.name) for run in runs])
+        return merged.to(self.dtype or runs[0].header[name].torch_dtype)
 
-    def _unmerged(self, name: str, x: torch.Tensor, run: Checkpoint) -> torch.Tensor:
+    def _unmerged(self, name: str, run: Checkpoint) -> torch.Tensor:
+        x = run.tensor(name)
         first = self._fixed.get(name, x)
         if not torch.equal(first, x) and name not in self._warned:
             self._warned.add(name)
@@ -204,6 +248,28 @@ class Soup:
                 self.ingredients[0],
             )
         return first
+
+
+def in_dtype(weights: Callable[[], Tensors], dtype: torch.dtype | None) -> Tensors:
+    """Yields the tensors, those that are floating point in `dtype`, if given."""
+    for name, tensor in weights():
+        yield name, tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+
+
+def _floating(info: TensorInfo) -> bool:
+    return info.torch_dtype is not None and info.torch_dtype.is_floating_point
+
+
+class _Operand(NamedTuple):
+    """One run's tensor for a fold.
+
+    Attributes:
+        x: its values or, where `relative`, what fine-tuning changed.
+    """
+
+    x: torch.Tensor
+    origin: Origin
+    relative: bool = False
 
 
 class _Vector:
@@ -225,41 +291,61 @@ class _Vector:
         return torch.sub(x, base) if x.dtype == torch.float32 else x.float().sub_(base)
 
 
+class _Whole:
+    """What fine-tuning changed of one tensor, looked up anew whenever it is looked at: nothing is held."""
+
+    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, device: torch.device) -> None:
+        self.device = device
+        self._run, self._name, self._base = run, name, base
+
+    def numel(self) -> int:
+        return self._run.header[self._name].elements
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        x = self._run.weights.task_vector(self._name, self.device) if self._base else None
+        if x is not None:
+            return _Vector(x, None, self.device)[part]
+        base = self._base.tensor(self._name) if self._base else None
+        return _Vector(self._run.tensor(self._name), base, self.device)[part]
+
+
 class _Fold:
     """One tensor's running state, driven chunk by chunk."""
 
     def __init__(
         self,
         method: MergeMethod,
-        like: torch.Tensor,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
         base: torch.Tensor | None,
-        device: torch.device,
+        memory: StateMemory,
         instead: bool = False,
     ) -> None:
         """`instead`: whether `method` stands in for the soup's own."""
         self.method = method
         self._instead = instead
         self._base = base
-        self._shape, self._dtype, self._device = like.shape, like.dtype, device
+        self._shape, self._dtype, self._device = shape, dtype, memory.device
+        self._memory = memory
+        self._elements = torch.Size(shape).numel()
         self._state: Any = None
 
-    def taste(
-        self, x: torch.Tensor, origin: Origin, variant: AnyMethod, remarks: _Remarks | None = None
-    ) -> torch.Tensor:
-        vector, measure = self._measure(x, origin, remarks)
-        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
-        for part in chunks(vector.numel(), self._device):
-            folded = self.method.add(_slice(self._state, part), vector[part], measure, part.start)
-            self._write_out(merged, part, folded, variant)
+    def taste(self, operand: _Operand, variant: AnyMethod, remarks: _Remarks | None = None) -> torch.Tensor:
+        base = self._base32()
+        vector, measure = self._measure(operand, base, remarks)
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            folded = self.method.add(self._slice(part), vector[part], measure, part.start)
+            self._write_out(merged, part, folded, base, variant)
         return merged
 
-    def keep(self, x: torch.Tensor, origin: Origin, remarks: _Remarks | None = None) -> None:
+    def keep(self, operand: _Operand, remarks: _Remarks | None = None) -> None:
         if self._state is None:
-            self._state = self._nothing(x.numel())
-        vector, measure = self._measure(x, origin, remarks)
+            self._state = self._memory.state(self.method, self._elements)
+        vector, measure = self._measure(operand, self._base32(), remarks)
         state, folded = self._state, self._state
-        for part in chunks(vector.numel(), self._device):
-            folded = self.method.add(_slice(state, part), vector[part], measure, part.start)
+        for part in chunks(self._elements, self._device):
+            folded = self.method.add(self._slice(part), vector[part], measure, part.start)
             for field, new in zip(state, folded, strict=True):
                 if isinstance(field, torch.Tensor):
                     field[part] = new
@@ -269,48 +355,60 @@ class _Fold:
         )
 
     def blend(
-        self,
-        tensors: Sequence[torch.Tensor],
-        origins: Sequence[Origin],
-        variant: AnyMethod,
-        remarks: _Remarks | None = None,
+        self, operands: Sequence[_Operand], variant: AnyMethod, remarks: _Remarks | None = None
     ) -> torch.Tensor:
         """What keeping all of them gives. Where measures allow it, the state never leaves the cache."""
         if self.method.stepwise:
-            for x, origin in zip(tensors, origins, strict=True):
-                self.keep(x, origin, remarks)
+            for operand in operands:
+                self.keep(operand, remarks)
             return self.result(variant)
-        measured = [self._measure(x, origin, remarks) for x, origin in zip(tensors, origins, strict=True)]
-        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
-        for part in chunks(merged.numel(), self._device):
-            state = self._nothing(part.stop - part.start)
+        base = self._base32()
+        measured = [self._measure(operand, base, remarks) for operand in operands]
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            like = torch.empty(part.stop - part.start, dtype=torch.float32, device=self._device)
+            state = self.method.init(like)
             for vector, measure in measured:
                 state = self.method.add(state, vector[part], measure, part.start)
-            self._write_out(merged, part, state, variant)
+            self._write_out(merged, part, state, base, variant)
         return merged
 
     def result(self, variant: AnyMethod) -> torch.Tensor:
-        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
-        for part in chunks(merged.numel(), self._device):
-            self._write_out(merged, part, _slice(self._state, part), variant)
+        base = self._base32()
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            self._write_out(merged, part, self._slice(part), base, variant)
         return merged
 
-    def _nothing(self, elements: int) -> Any:
-        return self.method.init(torch.empty(elements, dtype=torch.float32, device=self._device))
+    def _empty(self) -> torch.Tensor:
+        return torch.empty(self._shape, dtype=self._dtype, device=self._device)
 
-    def _measure(self, x: torch.Tensor, origin: Origin, remarks: _Remarks | None) -> tuple[_Vector, Any]:
-        vector = _Vector(x, self._base, self._device)
-        measure = self.method.measure(self._state, vector, origin)
+    def _base32(self) -> torch.Tensor | None:
+        """The base's tensor in float32: looked at in many passes, converted once."""
+        return None if self._base is None else self._base.to(self._device, torch.float32).reshape(-1)
+
+    def _slice(self, part: slice) -> Any:
+        """A part of the state, on the device where arithmetic is done."""
+        fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
+        return type(self._state)(*fields)
+
+    def _measure(
+        self, operand: _Operand, base: torch.Tensor | None, remarks: _Remarks | None
+    ) -> tuple[_Vector, Any]:
+        vector = _Vector(operand.x, None if operand.relative else base, self._device)
+        measure = self.method.measure(self._state, vector, operand.origin)
         if remarks is not None:
             remarks.add(self.method.remark(measure))
         return vector, measure
 
-    def _write_out(self, merged: torch.Tensor, part: slice, state: Any, variant: AnyMethod) -> None:
+    def _write_out(
+        self, merged: torch.Tensor, part: slice, state: Any, base: torch.Tensor | None, variant: AnyMethod
+    ) -> None:
         method = self.method if self._instead else variant
         assert isinstance(method, MergeMethod)
         values = method.result(state)
-        if self._base is not None:
-            values = values + self._base.view(-1)[part].to(self._device, torch.float32)
+        if base is not None:
+            values = values + base[part]
         merged.view(-1)[part] = values
 
 
@@ -329,7 +427,3 @@ class _Remarks:
     def say(self) -> None:
         for remark, count in self._counts.items():
             log.info("%s in %d of %d tensors", remark, count, self._tensors)
-
-
-def _slice(state: Any, part: slice) -> Any:
-    return type(state)(*(field[part] if isinstance(field, torch.Tensor) else field for field in state))

@@ -229,12 +229,12 @@ def test_overlap_of_held_out_and_test_is_warned_of(text_runs: Path, texts: Path,
     assert "80 of 80 test examples are held-out examples too" in result.stderr
 
 
-def test_a_run_of_any_name_whose_weights_are_nan_is_ranked_last_and_never_kept(
+def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(
     copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
 ) -> None:
     runs = copy_runs("a", "b", "c")
     weights = load_file(runs / "a" / "model.safetensors")
-    broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in weights.items()}
+    broken = {name: torch.full_like(tensor, 1e38) for name, tensor in weights.items()}  # it overflows
     save_file(broken, runs / "a" / "model.safetensors", {"format": "pt"})
     (runs / "b").rename(runs / "soup")
     words = (*own(runs, texts), "name=x", "task.metric.name=cross_entropy")
@@ -305,8 +305,8 @@ def test_a_saved_soup_that_scores_otherwise_fails_loudly(
         "import soupkitchen.serving as s, sys, torch\n"
         f"sys.argv[1:] = {[*own(text_runs, texts), 'name=x']!r}\n"
         "compare = s._compare\n"
-        "def spoil(saved, weights, live):\n"
-        "    compare(saved, weights, live)\n"
+        "def spoil(saved, weights, live, like):\n"
+        "    compare(saved, weights, live, like)\n"
         "    from safetensors.torch import load_file, save_file\n"
         "    file = saved.path / 'model.safetensors'\n"
         "    save_file({n: -t for n, t in load_file(file).items()}, file, {'format': 'pt'})\n"

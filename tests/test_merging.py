@@ -31,7 +31,7 @@ from soupkitchen.merging import (
     StackMethod,
     TaskVectors,
 )
-from soupkitchen.merging.noise import key_of, uniform
+from soupkitchen.merging.noise import key_of, survivors, uniform
 from soupkitchen.merging.selection import largest
 
 METHODS = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
@@ -266,8 +266,9 @@ def test_dare_given_its_masks(pairs, shape, density: float, ties: bool) -> None:
     tensors, arrays, weights = draw(pairs, shape)
     dropped = []
     for index, array in enumerate(arrays):
-        numbers = uniform(key_of(7, f"run{index}", "tensor"), 0, array.size, torch.device("cpu"))
-        dropped.append(array * (numbers.numpy().reshape(array.shape) < np.float32(density)) / density)
+        key = key_of(7, f"run{index}", "tensor")
+        mask = survivors(key, 0, array.size, density, torch.device("cpu"))
+        dropped.append(array * mask.numpy().reshape(array.shape) / (max(round(density * 65536), 1) / 65536))
     method = TaskVectors(Random(density, seed=7), "mass" if ties else None, normalize=True)
     merged = merge(method, tensors, weights)
     if ties:
@@ -464,6 +465,8 @@ def test_a_vector_with_nans_is_kept_whole() -> None:
 def test_random_numbers_do_not_depend_on_how_they_are_sliced(key: int, start: int, number: int) -> None:
     whole = uniform(key, 0, start + number, torch.device("cpu"))
     assert torch.equal(uniform(key, start, number, torch.device("cpu")), whole[start:])
+    mask = survivors(key, 0, start + number, 0.5, torch.device("cpu"))
+    assert torch.equal(survivors(key, start, number, 0.5, torch.device("cpu")), mask[start:])
 
 
 @pytest.mark.parametrize("density", [0.01, 0.1, 0.5, 0.9])
@@ -472,16 +475,21 @@ def test_dare_keeps_its_share_and_the_mean(density: float) -> None:
     merged = merge(TaskVectors(Random(density)), [x])
     kept = (merged != 0).double().mean().item()
     assert kept == pytest.approx(density, abs=5 * math.sqrt(density * (1 - density) / x.numel()))
-    assert merged[merged != 0].unique().tolist() == pytest.approx([1 / density])
+    assert merged[merged != 0].unique().tolist() == pytest.approx([1 / density], rel=2**-17 / density)
     assert merged.mean().item() == pytest.approx(1.0, abs=5 / math.sqrt(density * x.numel()))
 
 
 def test_masks_depend_on_seed_ingredient_and_tensor_and_are_independent() -> None:
     keys = [key_of(seed, run, tensor) for seed in (0, 1) for run in ("a", "b") for tensor in ("x", "y")]
-    masks = [uniform(key, 0, 100_000, torch.device("cpu")) < 0.5 for key in keys]
+    masks = [survivors(key, 0, 100_000, 0.5, torch.device("cpu")) for key in keys]
     for i, one in enumerate(masks):
         for other in masks[:i]:
-            assert (one & other).double().mean().item() == pytest.approx(0.25, abs=0.01)
+            assert (one * other).double().mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_density_below_one_in_65536_still_keeps_something() -> None:
+    kept = survivors(key_of(0, "a", "x"), 0, 2_000_000, 1e-9, torch.device("cpu"))
+    assert 5 <= int(kept.sum()) <= 80  # 2⁻¹⁶ of two million is 31, ± 5 standard deviations
 
 
 @pytest.mark.parametrize("sparsifier", [Random(0.3, "l1"), RankRandom(0.3, 0.1, "l1")])

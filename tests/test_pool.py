@@ -38,6 +38,7 @@ def test_exclude_takes_names_and_globs(text_runs: Path) -> None:
 
 def test_runs_of_one_name_are_told_apart(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
     other = copy_runs("a", "b")
+    shutil.copy(other / "b" / "model.safetensors", other / "a" / "model.safetensors")
     names = _names(find_pool([str(text_runs / "a"), str(other / "a")]))
     assert len(set(names)) == 2
     assert all(name.endswith("/a") for name in names)
@@ -76,11 +77,11 @@ def test_a_base_is_given_or_named_by_the_runs(text_runs: Path, copy_runs: Callab
     assert find_pool(str(runs)).base is None
 
 
-def test_a_base_that_shares_no_tensor_is_refused(copy_runs: Callable[..., Path]) -> None:
+def test_a_base_that_shares_no_tensor_is_refused(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
     runs = copy_runs("a", "b")
     save_file({"other": torch.zeros(2)}, runs / "b" / "model.safetensors")
     (runs / "b").rename(runs.parent / "elsewhere")
-    shutil.copytree(runs / "a", runs / "c")
+    shutil.copytree(text_runs / "c", runs / "c")
     with pytest.raises(IncompatibleError, match=r"pool\.base=.*is it their base"):
         find_pool(str(runs), base=str(runs.parent / "elsewhere"))
 
@@ -93,26 +94,19 @@ def _edit_config(run: Path, **values: object) -> None:
 def test_another_architecture_is_refused(copy_runs: Callable[..., Path]) -> None:
     runs = copy_runs("a", "b")
     _edit_config(runs / "b", model_type="roberta")
-    with pytest.raises(IncompatibleError, match=r"b: its model_type is 'roberta', not 'bert'"):
-        find_pool(str(runs))
-
-
-def test_labels_in_another_order_are_refused(copy_runs: Callable[..., Path]) -> None:
-    runs = copy_runs("a", "b")
-    _edit_config(runs / "b", id2label={"0": "boats", "1": "apples", "2": "clouds"})
-    with pytest.raises(IncompatibleError, match=r"b: its labels .*\[boats, apples, clouds\]"):
+    with pytest.raises(IncompatibleError, match=r"b +its model_type is 'roberta', not 'bert'"):
         find_pool(str(runs))
 
 
 def test_all_problems_of_all_runs_are_reported_at_once(
     copy_runs: Callable[..., Path], tmp_path: Path
 ) -> None:
-    runs = copy_runs("a", "b")
+    runs = copy_runs("a", "b", "c")
     text_classifier(("x", "y")).save_pretrained(runs / "two-labels")
     text_classifier().bert.save_pretrained(runs / "z-no-head")
     with pytest.raises(IncompatibleError) as error:
         find_pool(str(runs))
     message = str(error.value)
-    assert "two-labels: classifier.weight has shape [2, 16], not [3, 16]" in message
-    assert "z-no-head: lacks" in message
+    assert "two-labels  classifier.weight has shape [2, 16], not [3, 16]" in message
+    assert "z-no-head   lacks" in message
     assert "pool.exclude" in message

@@ -1,7 +1,6 @@
 """Weights on disk, one tensor at a time: reading, finding and checking runs."""
 
-from soupkitchen.checkpoints.compatibility import check_compatible
 from soupkitchen.checkpoints.pool import Pool, find_pool
 from soupkitchen.checkpoints.reader import Checkpoint, TensorInfo, Tensors
 
-__all__ = ["Checkpoint", "Pool", "TensorInfo", "Tensors", "check_compatible", "find_pool"]
+__all__ = ["Checkpoint", "Pool", "TensorInfo", "Tensors", "find_pool"]

@@ -1,54 +1,154 @@
-"""Checks that runs can be merged, before any time is spent on them.
+"""Checks that runs can be merged, before any time is spent on them, and mends what is only named otherwise.
 
-Everything here is read from headers and `config.json`. All problems of all runs
-are reported at once, so that a pool is put right in one go.
+Every run is held against a reference, one of those that most runs are like. Names that differ
+by a prefix or because two tensors are tied, and heads whose labels are in another order, are
+put right; all else is a problem. All problems of all runs are reported at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
+
+from soupkitchen.checkpoints.adapters import AdaptedWeights
+from soupkitchen.checkpoints.files import TensorInfo, Weights
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.errors import IncompatibleError
+from soupkitchen.checkpoints.views import View, Widened, aligned
 
 _SHOWN = 3
+_NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
+"""Buffers that old files hold and that transformers computes."""
+_HEAD = re.compile(
+    r"(.*\.)?(classifier|score|classification_head|cls_classifier)(\.out_proj)?\.(weight|bias)"
+)
+"""The last layer of a classification head, by transformers' names."""
 
 
-def check_compatible(runs: Sequence[Checkpoint]) -> None:
-    """Holds every run against the first one.
+class Problem(NamedTuple):
+    """Why a run cannot be merged with the others."""
 
-    Raises:
-        IncompatibleError: naming each run that differs in architecture, tensor
-            names, tensor shapes or label names, and how.
-    """
-    problems = [f"  {run.name}: {problem}" for run in runs[1:] for problem in _differences(run, runs[0])]
+    run: str
+    what: str
+
+
+def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
+    """The first of the runs that most are like; a whole model rather than an adapter."""
+    kinds = Counter(_kind(run) for run in runs)
+    most = max(kinds.values())
+    like = [run for run in runs if kinds[_kind(run)] == most]
+    first = [run for run in like if _kind(run) == _kind(like[0])]
+    return next((run for run in first if run.adapted is None), first[0])
+
+
+def _kind(run: Checkpoint) -> Any:
+    shapes = frozenset((name, info.shape) for name, info in run.header.items())
+    return run.config.get("model_type"), shapes
+
+
+def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Problem]]:
+    """The run with the reference's names and labels, and what is wrong with it."""
+    problems = [Problem(run.name, what) for what in _unfit(run, reference)]
     if problems:
-        raise IncompatibleError(
-            f"These runs cannot be merged with {runs[0].name}:\n"
-            + "\n".join(problems)
-            + "\nLeave them out with pool.exclude, or point pool.path at runs of one model."
-        )
+        return run, problems
+    run = _renamed(run, reference)
+    problems += [Problem(run.name, what) for what in _differences(run, reference)]
+    if not problems:
+        relabelled = _relabelled(run, reference)
+        if isinstance(relabelled, str):
+            problems.append(Problem(run.name, relabelled))
+        else:
+            run = relabelled
+    if what := _other_tokens(run, reference):
+        problems.append(Problem(run.name, what))
+    return run, problems
 
 
-def _differences(run: Checkpoint, first: Checkpoint) -> list[str]:
-    ours, theirs = run.config.get("model_type"), first.config.get("model_type")
+def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
+    """What rules a run out whatever its tensors are called."""
+    ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
     if ours != theirs:
         return [f"its model_type is {ours!r}, not {theirs!r}"]
+    if run.config.get("quantization_config"):
+        return ["its weights are quantised (quantization_config in config.json); use the unquantised run"]
+    strange = [name for name, info in run.header.items() if not _mergeable(info)]
+    return (
+        [f"{strange[0]} is of dtype {run.header[strange[0]].dtype}, which is not merged"] if strange else []
+    )
+
+
+def _mergeable(info: TensorInfo) -> bool:
+    dtype = info.torch_dtype
+    return dtype is not None and not info.dtype.startswith("F8")
+
+
+# Names
+
+
+def _renamed(run: Checkpoint, reference: Checkpoint) -> Checkpoint:
+    """The run by the reference's names, as far as they are there by any name."""
+    if run.header.keys() == reference.header.keys():
+        return run
+    found = aligned(run.header, reference.header)
+    tied = tied_names(reference.architecture)
+    for name in reference.header.keys() - found.keys():
+        twin = next((twin for twin in _twins(name, tied) if twin in run.header), None)
+        if twin is not None:
+            found[name] = twin
+    used = set(found.values())
+    for name in run.header.keys() - used:
+        if not (_NEVER_LOADED.fullmatch(name) or any(twin in found for twin in _twins(name, tied))):
+            found[name] = name  # to be named as a tensor too many
+    return replace(run, weights=View(run.weights, found))
+
+
+def without_twins(run: Checkpoint) -> Checkpoint:
+    """The run with each of its tied tensors once, as safetensors files have them."""
+    tied = tied_names(run.architecture)
+    names = {
+        name: name
+        for name in run.header
+        if not _NEVER_LOADED.fullmatch(name) and tied.get(name) not in run.header
+    }
+    return run if len(names) == len(run.header) else replace(run, weights=View(run.weights, names))
+
+
+def _twins(name: str, tied: Mapping[str, str]) -> list[str]:
+    source = tied.get(name, name)
+    return [twin for twin in (source, *(n for n, s in tied.items() if s == source)) if twin != name]
+
+
+@cache
+def tied_names(folder: Path) -> Mapping[str, str]:
+    """For the model whose `config.json` is in `folder`: which parameters are others by another name."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model_class = getattr(transformers, (config.architectures or [""])[0])
+        with torch.device("meta"):
+            return dict(model_class(config).all_tied_weights_keys)
+    except (AttributeError, OSError, ValueError, TypeError):
+        return {}
+
+
+def _differences(run: Checkpoint, reference: Checkpoint) -> list[str]:
     problems = []
-    if missing := sorted(first.header.keys() - run.header.keys()):
+    if missing := sorted(reference.header.keys() - run.header.keys()):
         problems.append(f"lacks {_names(missing)}")
-    if extra := sorted(run.header.keys() - first.header.keys()):
+    if extra := sorted(run.header.keys() - reference.header.keys()):
         problems.append(f"has {_names(extra)} besides")
-    for name in sorted(run.header.keys() & first.header.keys()):
-        shape, expected = run.header[name].shape, first.header[name].shape
+    for name in sorted(run.header.keys() & reference.header.keys()):
+        shape, expected = run.header[name].shape, reference.header[name].shape
         if shape != expected:
             problems.append(f"{name} has shape {list(shape)}, not {list(expected)}")
-    labels, expected_labels = run.config.get("id2label"), first.config.get("id2label")
-    if labels != expected_labels:
-        problems.append(
-            f"its labels (id2label in config.json) are {_labels(labels)}, not {_labels(expected_labels)}: "
-            "the rows of the two heads mean different things"
-        )
     return problems
 
 
@@ -57,8 +157,106 @@ def _names(names: list[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) > 1)}: {', '.join(names[:_SHOWN])}{rest}"
 
 
-def _labels(id2label: dict[str, str] | None) -> str:
-    if not id2label:
+# Labels
+
+
+def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
+    """The run with the rows of its head in the reference's order; or why that cannot be."""
+    ours, theirs = labels_of(run.config), labels_of(reference.config)
+    if ours == theirs:
+        return run
+    told = f"its labels (id2label in config.json) are {_shown(ours)}, not {_shown(theirs)}"
+    if sorted(ours) != sorted(theirs) or len(set(ours)) < len(ours):
+        return f"{told}: the rows of the two heads mean different things"
+    head = [
+        name for name, info in run.header.items() if _HEAD.fullmatch(name) and info.shape[:1] == (len(ours),)
+    ]
+    if not head:
+        return f"{told}, and which tensors are its head is not known, so they cannot be put in order"
+    order = [ours.index(label) for label in theirs]
+    rows = dict.fromkeys(head, order)
+    names = {name: name for name in run.header}
+    numbers: dict[str, Any] = {
+        key: reference.config[key] for key in ("id2label", "label2id") if key in reference.config
+    }
+    return replace(run, config={**run.config, **numbers}, weights=View(run.weights, names, rows))
+
+
+def labels_of(config: Mapping[str, Any]) -> list[str]:
+    """The names of a model's labels, by number; none where `config` names none."""
+    id2label = config.get("id2label") or {}
+    return [str(label) for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
+
+
+def _shown(labels: Sequence[str]) -> str:
+    if not labels:
         return "not given"
-    names = [str(name) for name in id2label.values()]
-    return f"[{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}]"
+    return f"[{', '.join(labels[:_SHOWN])}{', …' if len(labels) > _SHOWN else ''}]"
+
+
+# Tokenizers
+
+
+def _other_tokens(run: Checkpoint, reference: Checkpoint) -> str | None:
+    """What is wrong with the run's tokenizer, where both have one."""
+    ours, theirs = tokens_of(run.path), tokens_of(reference.path)
+    if ours is None or theirs is None or ours == theirs:
+        return None
+    differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    token = differ[0]
+    return (
+        f"its tokenizer gives other numbers to {len(differ)} tokens: {token!r} is "
+        f"{ours.get(token, 'not there')}, not {theirs.get(token, 'not there')}"
+    )
+
+
+@cache
+def tokens_of(folder: Path) -> Mapping[str, Any] | None:
+    """Numbers by token of the tokenizer in `folder`, or contents by file; None where there is none."""
+    fast = folder / "tokenizer.json"
+    if fast.exists():
+        try:
+            content = json.loads(fast.read_text(encoding="utf-8"))
+            vocabulary = (content.get("model") or {}).get("vocab") or {}
+            if isinstance(vocabulary, list):  # unigram: pairs of token and score
+                vocabulary = {str(entry[0]): number for number, entry in enumerate(vocabulary)}
+            added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+            return {**vocabulary, **added}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return {"tokenizer.json": "(broken)"}
+    names = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+    there = {name: (folder / name).read_bytes().hex() for name in names if (folder / name).exists()}
+    return {name: hash(content) for name, content in there.items()} or None
+
+
+# Values
+
+
+def not_finite(run: Checkpoint) -> Problem | None:
+    """A tensor of the run with NaN or Inf in it; it takes a reading to find out."""
+    weights: Weights = run.weights.files if isinstance(run.weights, AdaptedWeights) else run.weights
+    for name, tensor in weights.tensors():
+        # the sum is quick and tells nearly always; only where it is not finite a second look is needed
+        if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
+            continue
+        if strange := int((~tensor.isfinite()).sum()):
+            return Problem(run.name, f"{name} has {strange} values that are NaN or infinite")
+    return None
+
+
+def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
+    """The narrowest dtype that holds the floating-point values of all runs; None where all have the same."""
+    if all(run.header == runs[0].header for run in runs[1:]):
+        return None
+    kinds = {info.torch_dtype for run in runs for info in run.header.values()}
+    wide = [dtype for dtype in kinds if dtype is not None and dtype.is_floating_point]
+    widest = wide[0]
+    for dtype in wide[1:]:
+        widest = torch.promote_types(widest, dtype)
+    return widest
+
+
+def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """The run with all floating-point tensors in `dtype`."""
+    spelling = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    return replace(run, weights=Widened(run.weights, dtype, spelling[dtype]))

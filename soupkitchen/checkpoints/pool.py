@@ -1,17 +1,28 @@
-"""Finds the runs of a pool: a folder of runs, a glob, or a list of either."""
+"""The pool: runs that were found, opened, checked and made comparable."""
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from soupkitchen.checkpoints.compatibility import check_compatible
+import torch
+
+from soupkitchen.checkpoints import compatibility as compatible
+from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.compatibility import Problem
+from soupkitchen.checkpoints.files import read_json
 from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
-from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.checkpoints.sources import Checkpoints, Source, find, resolve
+from soupkitchen.checkpoints.views import View, aligned
+from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+
+log = logging.getLogger(__name__)
+
+OnIncompatible = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +32,24 @@ class Pool:
     Attributes:
         runs: at least two.
         base: what they were fine-tuned from, where that is known.
+        reference: the run that says what the model is: its configuration, labels and tokenizer.
+        dtype: that of the runs where theirs differ, or None.
+        weights: by run, where a list of runs gave them.
+        scores: by run and by column, where a list of runs gave them.
+        trust_scores: whether runs are ranked by `scores` and not by scoring them.
     """
 
     runs: tuple[Checkpoint, ...]
     base: Checkpoint | None = None
+    reference: Checkpoint = None  # type: ignore[assignment]
+    dtype: torch.dtype | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    trust_scores: bool = False
+
+    def __post_init__(self) -> None:
+        if self.reference is None:
+            object.__setattr__(self, "reference", self.runs[0])
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -36,87 +61,204 @@ class Pool:
         return next(run for run in self.runs if run.name == name)
 
 
-def find_pool(path: str | Sequence[str], exclude: Sequence[str] = (), base: str | None = None) -> Pool:
+def find_pool(
+    path: str | Sequence[str],
+    exclude: Sequence[str] = (),
+    base: str | None = None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    on_incompatible: OnIncompatible = "error",
+    trust_scores: bool = False,
+) -> Pool:
     """Opens and checks the runs that `path` names.
 
     Args:
-        path: a folder of runs, a glob, or a list of those. Each list item's runs
-            are sorted by path; the list's own order is kept.
+        path: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs (columns `path`,
+            and optionally `name`, `weight` and scores by metric), a hub name as ``org/name@revision``,
+            or a list of those. Each item's runs are sorted by path, those of a list file keep its order.
         exclude: names of runs to leave out; globs are allowed.
-        base: the folder of the model that the runs were fine-tuned from; None for the one
-            that the runs' configurations name, if all name the same local folder.
+        base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
+            that the runs' configurations name, if all name the same.
+        checkpoints: of a Trainer's output folder, which checkpoints are runs: "best" by its
+            `trainer_state.json`, "last" or "all"; None for the model in the folder itself, else
+            the best, else the last.
+        on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves
+            that run out.
+        trust_scores: rank by the scores that the list of runs gives, and don't score every run.
 
     Raises:
-        CheckpointError: where there are fewer than two runs, or one cannot be read.
-        IncompatibleError: where they cannot be merged.
+        CheckpointError: where there are fewer than two runs.
+        IncompatibleError: where some cannot be read or merged; it names all problems of all runs.
+        ConfigError: for an option that there is not.
     """
-    patterns = [path] if isinstance(path, str) else list(path)
-    folders = list(dict.fromkeys(folder for pattern in patterns for folder in _expand(pattern)))
-    named = [
-        (name, folder)
-        for name, folder in zip(_names(folders), folders, strict=True)
-        if not any(fnmatch(name, pattern) for pattern in exclude)
-    ]
-    if len(named) < 2:
-        left_out = f" after pool.exclude={list(exclude)}" if len(named) < len(folders) else ""
+    if on_incompatible not in ("error", "skip"):
+        raise ConfigError(f"pool.on_incompatible={on_incompatible}: choose error or skip")
+    sources = find(path, exclude, checkpoints)
+    if trust_scores and not any(source.scores for source in sources.values()):
+        raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
+    problems: list[Problem] = []
+    base_run = _base(sources, base, problems)
+    runs = _opened(sources, base_run, problems)
+    if not runs:
+        raise IncompatibleError(_told(problems))
+    reference = compatible.reference_of(runs)
+    if _may_have_twins(runs):
+        reference = compatible.without_twins(reference)
+    fit = []
+    for run in runs:
+        run, wrong = compatible.fitted(run, reference)
+        if not wrong and (nan := compatible.not_finite(run)):
+            wrong = [nan]
+        problems += wrong
+        fit += [] if wrong else [run]
+    if problems and on_incompatible == "error":
+        raise IncompatibleError(_told(problems))
+    if problems:
+        log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
+    fit = _without_copies(fit)
+    if len(fit) < 2:
         raise CheckpointError(
-            f"pool.path={_shown(patterns)} gives {len(named)} run{'s' * (len(named) != 1)}{left_out}; "
-            "a soup needs at least two. A run is a folder with config.json and model.safetensors."
+            f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"
         )
-    runs = tuple(Checkpoint.open(folder, name) for name, folder in named)
-    check_compatible(runs)
-    return Pool(runs, _find_base(runs, base))
+    dtype = compatible.common_dtype(fit)
+    if dtype is not None:
+        log.info("the runs differ in dtype: all are taken as %s", dtype)
+        fit = [compatible.widened(run, dtype) for run in fit]
+    reference = next((run for run in fit if run.name == reference.name), fit[0])
+    listed = {run.name: sources[run.name] for run in fit}
+    return Pool(
+        tuple(fit),
+        _fitted_base(base_run, reference, given=base),
+        reference,
+        dtype,
+        {name: source.weight for name, source in listed.items() if source.weight is not None},
+        {name: source.scores for name, source in listed.items() if source.scores},
+        trust_scores,
+    )
 
 
-def _find_base(runs: Sequence[Checkpoint], base: str | None) -> Checkpoint | None:
-    """The base model, given or named by the runs themselves.
+def _opened(
+    sources: Mapping[str, Source], base: Checkpoint | None, problems: list[Problem]
+) -> list[Checkpoint]:
+    """The runs that can be opened; what cannot joins the `problems`."""
+    runs = []
+    for name, source in sources.items():
+        if any(problem.run == name for problem in problems):
+            continue
+        try:
+            if not is_adapter(source.folder):
+                runs.append(Checkpoint.open(source.folder, name))
+            elif base is not None:
+                runs.append(open_adapter(source.folder, name, base))
+        except (CheckpointError, IncompatibleError) as error:
+            problems.append(Problem(name, str(error)))
+    return runs
+
+
+def _base(sources: Mapping[str, Source], given: str | None, problems: list[Problem]) -> Checkpoint | None:
+    """The base model: given, named by the adapters, or by all runs alike."""
+    adapters = {name: source.folder for name, source in sources.items() if is_adapter(source.folder)}
+    if given is not None:
+        base = Checkpoint.open(resolve(given), "base")
+        for name, folder in adapters.items():
+            if what := _another_base(folder, base):
+                problems.append(Problem(name, what))
+        return _once(base)
+    if not adapters:
+        return _named_by_all([source.folder for source in sources.values()])
+    folders: dict[str, Path] = {}
+    for name, folder in adapters.items():
+        try:
+            folders[name] = resolve(base_of(folder)).resolve()
+        except CheckpointError as error:
+            problems.append(
+                Problem(name, f"its base model is not there: {error}; pool.base=… says where it is")
+            )
+    if not folders:
+        return None
+    common = Counter(folders.values()).most_common(1)[0][0]
+    for name, folder in folders.items():
+        if folder != common:
+            problems.append(Problem(name, f"it was trained on {folder}, and others on {common}"))
+    return _once(Checkpoint.open(common, "base"))
+
+
+def _once(base: Checkpoint) -> Checkpoint:
+    return compatible.without_twins(base) if base.weights.names_twins else base
+
+
+def _another_base(adapter: Path, base: Checkpoint) -> str | None:
+    """What is wrong where the adapter was trained on another model than `base`."""
+    try:
+        named = resolve(base_of(adapter))
+    except CheckpointError:
+        return None  # it is not here: the user's word is taken
+    if named.resolve() == base.path.resolve():
+        return None
+    if Checkpoint.open(named).fingerprint == base.fingerprint:
+        return None
+    return f"it was trained on {named}, which is another model than pool.base={base.path}"
+
+
+def _named_by_all(folders: Sequence[Path]) -> Checkpoint | None:
+    """The local folder that the configurations of all runs name as their origin, if it is there."""
+    configs = [folder / CONFIG_NAME for folder in folders]
+    named = set()
+    for config in configs:
+        try:
+            named.add(str(read_json(config).get("_name_or_path") or ""))
+        except CheckpointError:
+            continue
+    origin = Path(named.pop()) if len(named) == 1 else Path()
+    if not origin.is_absolute() or not (origin / CONFIG_NAME).exists():
+        return None
+    return Checkpoint.open(origin, "base")
+
+
+def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | None) -> Checkpoint | None:
+    """The base by the runs' names.
 
     Raises:
         IncompatibleError: where it shares no tensor with the runs.
     """
     if base is None:
-        named = {str(run.config.get("_name_or_path") or "") for run in runs}
-        folder = Path(named.pop()) if len(named) == 1 else Path()
-        if not folder.is_absolute() or not (folder / CONFIG_NAME).exists():
-            return None
-        base = str(folder)
-    checkpoint = Checkpoint.open(Path(base).expanduser(), "base")
-    shapes = {(name, info.shape) for name, info in checkpoint.header.items()}
-    if not shapes & {(name, info.shape) for name, info in runs[0].header.items()}:
-        raise IncompatibleError(
-            f"pool.base={base} has no tensor of the name and shape of one of the runs': is it their base?"
-        )
-    return checkpoint
+        return None
+    names = aligned(base.header, reference.header)
+    if any(base.header[own].shape == reference.header[name].shape for name, own in names.items()):
+        same = all(name == own for name, own in names.items())
+        return base if same else replace(base, weights=View(base.weights, names))
+    if given is None:
+        return None
+    raise IncompatibleError(
+        f"pool.base={given} has no tensor of the name and shape of one of the runs': is it their base?"
+    )
 
 
-def _expand(pattern: str) -> list[Path]:
-    """The folders that `pattern` names: itself, if a run; its subfolders, if a folder of runs."""
-    matches = [Path(match) for match in sorted(glob.glob(str(Path(pattern).expanduser())))]
-    folders = [match for match in matches if match.is_dir()]
-    if not folders:
-        raise CheckpointError(
-            f"pool.path={pattern!r} names no folder (the working directory is {Path.cwd()})"
-        )
-    if len(folders) == 1 and not (folders[0] / CONFIG_NAME).exists():
-        return sorted(folder for folder in folders[0].iterdir() if _is_run(folder))
-    return folders
+def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
+    """Whether tied tensors may be there twice, which only transformers can tell, and not at once."""
+    first = runs[0]
+    if any(run.weights.names_twins or run.header.keys() != first.header.keys() for run in runs):
+        return True
+    untied = first.config.get("tie_word_embeddings") is False
+    return not untied and any(name.endswith(("lm_head.weight", "decoder.weight")) for name in first.header)
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one."""
-    if folder.name.startswith("."):
-        return False
-    return (folder / CONFIG_NAME).exists() or any(folder.glob("checkpoint-*"))
+def _without_copies(runs: Sequence[Checkpoint]) -> list[Checkpoint]:
+    first: dict[str, Checkpoint] = {}
+    for run in runs:
+        if (same := first.setdefault(run.fingerprint, run)) is not run:
+            log.warning("%s has the same content as %s: it is left out", run.name, same.name)
+    return list(first.values())
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names where these differ, else their paths below the common parent."""
-    short = [folder.resolve().name for folder in folders]
-    if len(set(short)) == len(short):
-        return short
-    parent = os.path.commonpath([folder.resolve() for folder in folders])
-    return [folder.resolve().relative_to(parent).as_posix() for folder in folders]
+def _told(problems: Sequence[Problem]) -> str:
+    return (
+        f"{len({p.run for p in problems})} of the runs cannot be merged with the others:\n"
+        f"{_table(problems)}\n"
+        "Leave them out with pool.exclude=[…] or pool.on_incompatible=skip, or put them right."
+    )
 
 
-def _shown(patterns: Sequence[str]) -> str:
-    return repr(patterns[0]) if len(patterns) == 1 else str(list(patterns))
+def _table(problems: Sequence[Problem]) -> str:
+    width = max(len(problem.run) for problem in problems)
+    return "\n".join(f"  {problem.run:<{width}}  {problem.what}" for problem in problems)

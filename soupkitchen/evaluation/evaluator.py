@@ -139,7 +139,9 @@ class Evaluator:
         self.processor = processor
         self.accelerator = accelerator
         self.batch_size = batch_size
-        self._model = accelerator.prepare_model(live.model, evaluation_mode=True)
+        self._model = (
+            live.model if live.spread else accelerator.prepare_model(live.model, evaluation_mode=True)
+        )
         self._workers = workers
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {

@@ -16,8 +16,10 @@ parameter is found once, by loading, and is never guessed:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How transformers is to load models.
+
+    Attributes:
+        dtype: of the weights; None for that of the files.
+        device_map: None for the one device, or "auto" and what else accelerate takes to spread a
+            model over several.
+        max_memory: bytes by device, where a model is spread; None for what there is.
+        trust_remote_code: whether code that comes with a model may be run.
+    """
+
+    dtype: torch.dtype | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[int | str, int] | None = None
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``."""
+        options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
+        if self.device_map is not None:
+            options |= {"device_map": self.device_map, "max_memory": self.max_memory}
+        return options
 
 
 class LiveModel:
@@ -39,14 +66,22 @@ class LiveModel:
         in_place: whether filling writes straight into the parameters.
     """
 
-    def __init__(self, run: Checkpoint, model_class: Any, device: torch.device) -> None:
-        """Builds the architecture of `run`, with its weights, as ``model_class.from_pretrained`` does.
+    def __init__(
+        self, run: Checkpoint, model_class: Any, device: torch.device, loading: Loading | None = None
+    ) -> None:
+        """Builds the architecture of `run`, as ``model_class.from_pretrained`` does.
+
+        Its weights are those of the run or, of an adapter, still those of its base.
 
         Raises:
             CheckpointError: where the run does not fill the model, or has tensors
                 that the model has no place for.
+            ConfigError: where the model does not fit where it is to be spread.
         """
-        self.model = _load(run, model_class).eval().to(device)
+        loading = loading or Loading()
+        self.model = _load(run, model_class, loading).eval()
+        if loading.device_map is None:
+            self.model.to(device)
         self._slots = _find_slots(run, self.model)
 
     @property
@@ -109,32 +144,55 @@ class LiveModel:
             if slot is not None and slot.data_ptr() in statistics:
                 yield name, slot
 
-    def save(self, folder: Path) -> None:
+    @property
+    def spread(self) -> bool:
+        """Whether accelerate has spread the model over devices, and moves data between them."""
+        return hasattr(self.model, "hf_device_map")
+
+    @property
+    def bytes(self) -> dict[torch.device, int]:
+        """How much memory the model takes, by device."""
+        taken: Counter[torch.device] = Counter()
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            taken[tensor.device] += tensor.nbytes
+        return dict(taken)
+
+    def save(self, folder: Path, max_shard_size: str | int = "50GB") -> None:
         """Writes the model as ``save_pretrained`` does, tensors named as in the files."""
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
 
     def ignores(self, name: str) -> bool:
         """Whether transformers has no use for the file tensor `name` (an old buffer, say)."""
         return self._slots is not None and self._slots[name] is None
 
     def _fill_through_transformers(self, tensors: dict[str, torch.Tensor]) -> None:
-        filled = type(self.model).from_pretrained(None, config=self.model.config, state_dict=tensors)
+        filled = type(self.model).from_pretrained(
+            None, config=self.model.config, state_dict=tensors, dtype=self.model.dtype
+        )
         self.model.load_state_dict(filled.state_dict())
 
 
-def _load(run: Checkpoint, model_class: Any) -> PreTrainedModel:
+def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:
+    folder, options = run.architecture, loading.options()
+    if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head of its own
+        options |= {"num_labels": len(run.config["id2label"]), "ignore_mismatched_sizes": True}
     try:
-        model, report = model_class.from_pretrained(run.path, output_loading_info=True, dtype="auto")
+        model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except (ValueError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{run.path}: {model_class.__name__} cannot load it ({error})") from error
-    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{folder}: {model_class.__name__} cannot load it ({error})") from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ConfigError(
+            "runtime.device_map: the model does not fit into the memory of the devices (runtime.max_memory), "
+            "and weights that lie on disk cannot be written in place"
+        )
+    if missing := sorted(set(report["missing_keys"]) - (run.header.keys() if run.adapted else set())):
         raise CheckpointError(
-            f"{run.path} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs: "
+            f"{folder} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs: "
             "was it fine-tuned for another task?"
         )
     if unexpected := sorted(report["unexpected_keys"]):
         raise CheckpointError(
-            f"{run.path} holds {', '.join(unexpected[:3])}, for which {type(model).__name__} has no place: "
+            f"{folder} holds {', '.join(unexpected[:3])}, for which {type(model).__name__} has no place: "
             "was it fine-tuned for another task?"
         )
     return model
@@ -150,10 +208,14 @@ def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
     if found.keys() != run.header.keys():
         found |= _trace(run, model, [name for name in run.header if name not in state])
     slots: Slots = {name: state.get(found.get(name, "")) for name in run.header}
+    loaded = run.adapted or run
     wrong = [
         name
-        for name, tensor in run.tensors()
-        if (slot := slots[name]) is not None and not _same(slot, tensor)
+        for name, info in run.header.items()
+        if (slot := slots[name]) is not None
+        and (expected := loaded.header.get(name)) is not None
+        and expected.shape == info.shape
+        and not _same(slot, loaded.tensor(name))
     ]
     untied = {parameter.data_ptr() for parameter in state.values() if parameter.numel()}
     unfilled = untied - {slot.data_ptr() for slot in slots.values() if slot is not None}

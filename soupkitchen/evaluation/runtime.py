@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import convert_file_size_to_int, get_max_memory, set_seed
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation.live import Loading
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -28,6 +32,12 @@ class Runtime:
         workers: processes that prepare batches beside the main one.
         seed: for whatever is random.
         threads: CPU threads of torch; None for torch's own choice.
+        device_map: None for a model on the one device; "auto", or what else accelerate takes, to
+            spread one that is too large for it over several.
+        max_memory: what model and merge states may take, by device ("cpu", or a GPU's number), as
+            ``{0: 20GiB, cpu: 60GiB}``; None for what is free. Beyond that, states lie in files.
+        offload_folder: where those files are; None for the system's temporary folder.
+        trust_remote_code: whether Python code that comes with a model may be run.
 
     Raises:
         ConfigError: for a device or dtype that there is not.
@@ -39,6 +49,10 @@ class Runtime:
     workers: int = 0
     seed: int = 0
     threads: int | None = None
+    device_map: str | dict[str, Any] | None = None
+    max_memory: dict[int | str, int | str] | None = None
+    offload_folder: str | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in _PRECISION:
@@ -47,6 +61,50 @@ class Runtime:
             value = getattr(self, option)
             if not isinstance(value, int) or value < least:
                 raise ConfigError(f"runtime.{option}={value}: should be a whole number of at least {least}")
+
+        if self.offload_folder is not None and not Path(self.offload_folder).expanduser().is_dir():
+            raise ConfigError(f"runtime.offload_folder={self.offload_folder} is no folder")
+        self.memory()
+
+    def loading(self, dtype: torch.dtype | None = None) -> Loading:
+        """How transformers is to load models, with weights of that dtype."""
+        return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
+
+    def offload(self) -> Path | None:
+        """Where states that fit nowhere else lie."""
+        return None if self.offload_folder is None else Path(self.offload_folder).expanduser()
+
+    def memory(self) -> dict[int | str, int] | None:
+        """`max_memory` in bytes.
+
+        Raises:
+            ConfigError: for sizes that are none.
+        """
+        if self.max_memory is None:
+            return None
+        try:
+            given = {_device_key(device): size for device, size in self.max_memory.items()}
+            return {device: convert_file_size_to_int(size) for device, size in given.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"runtime.max_memory={self.max_memory} should say how much by device, as {{cpu: 8GiB}} "
+                f"({error})"
+            ) from error
+
+    def state_budget(self, taken: Mapping[torch.device, int]) -> tuple[int, int]:
+        """Bytes that merge states may take on the device and in the host's memory.
+
+        Args:
+            taken: what the live model takes already.
+        """
+        given = self.memory()
+        free = get_max_memory() if given is None else given
+        on_host = free.get("cpu", 0)
+        on_device = sum(size for device, size in free.items() if device != "cpu")
+        if given is None:  # what is free now has the model taken off already; the rest of the work needs some
+            return int(0.8 * on_device), int(0.8 * on_host)
+        of_model = sum(size for device, size in taken.items() if device.type == "cpu")
+        return max(on_device - sum(taken.values()) + of_model, 0), max(on_host - of_model, 0)
 
     def accelerator(self) -> Accelerator:
         """The accelerator of this process. Sets seeds and threads as it is made.
@@ -79,3 +137,7 @@ class Runtime:
                 "runtime.device=auto takes what there is"
             ) from error
         return device
+
+
+def _device_key(device: int | str) -> int | str:
+    return int(device) if str(device).isdecimal() else str(device)

@@ -97,6 +97,8 @@ class Method:
     """Whether the order of the ingredients matters."""
     negative_weights = False
     """Whether a run may be subtracted."""
+    keeps_untouched = True
+    """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
 
     def __post_init__(self) -> None:
         check_weights(self.weights, negative=self.negative_weights)

@@ -31,6 +31,10 @@ class Linear(MergeMethod):
 
     normalize: bool = True
 
+    @property
+    def keeps_untouched(self) -> bool:  # type: ignore[override]
+        return self.normalize
+
     def init(self, like: torch.Tensor) -> LinearState:
         return LinearState(torch.zeros_like(like), 0.0)
 

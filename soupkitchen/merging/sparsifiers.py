@@ -24,7 +24,7 @@ import torch
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import Origin, Vector
 from soupkitchen.merging.chunks import chunks
-from soupkitchen.merging.noise import key_of, survivors, uniform
+from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, largest
 
 Rescale = Literal["probability", "l1"]
@@ -174,7 +174,7 @@ class Random(Sparsifier):
     """Keeps each entry with probability `density`; drop rate p = 1 − density.
 
     Attributes:
-        density: the probability of staying.
+        density: the probability of staying, rounded to a multiple of 2⁻¹⁶.
         rescale: "probability" multiplies survivors by 1 / density, as the paper;
             "l1" restores the tensor's sum of magnitudes, as mergekit; None neither.
         seed: of the masks.
@@ -192,7 +192,7 @@ class Random(Sparsifier):
         key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
         if self.rescale == "l1":
             return Draw(key, restoring(x, lambda part, start: self.apply(part, Draw(key, 1.0), start)))
-        return Draw(key, 1 / self.density if self.rescale == "probability" else 1.0)
+        return Draw(key, 1 / attainable(self.density) if self.rescale == "probability" else 1.0)
 
     def apply(self, x: torch.Tensor, plan: Draw, start: int) -> torch.Tensor:
         survives = survivors(plan.key, start, x.numel(), self.density, x.device)

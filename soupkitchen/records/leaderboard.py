@@ -19,7 +19,7 @@ class Entry:
     """One model. `score`, `test_score` and the interval are higher better; tables turn them back.
 
     Attributes:
-        kind: "single", "uniform" or "soup".
+        kind: "single", "uniform", "soup", or "listed" for a run whose score is not ours.
         interval: 95 % bootstrap interval of the held-out score.
         tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
     """
@@ -45,7 +45,7 @@ def leaderboard(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFram
         (entry.score for entry in entries if entry.kind == "single" and entry.score == entry.score),
         default=float("nan"),
     )
-    kinds = ("soup", "single", "uniform")
+    kinds = ("soup", "single", "uniform", "listed")
     worst = float("-inf")
     ordered = sorted(
         entries,

@@ -56,8 +56,11 @@ class Task(Protocol):
         """The column whose values a split of the data should keep in proportion; None for none."""
         ...
 
-    def load_processor(self, folder: str) -> Processor:
-        """The tokenizer or image processor that lies in the checkpoint `folder`."""
+    def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
+        """The tokenizer or image processor that lies in the checkpoint `folder`.
+
+        Code that comes with it is run only if `trust_remote_code`.
+        """
         ...
 
     def prepare(

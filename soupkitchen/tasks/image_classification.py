@@ -51,8 +51,8 @@ class ImageClassification:
     def stratify_column(self) -> str:
         return self.label
 
-    def load_processor(self, folder: str) -> Processor:
-        return AutoImageProcessor.from_pretrained(folder)
+    def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

@@ -17,14 +17,14 @@ class TextTask:
     def stratify_column(self) -> str | None:
         return None
 
-    def load_processor(self, folder: str) -> Processor:
+    def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         """The tokenizer in the checkpoint `folder`, with something to pad with.
 
         Raises:
             CheckpointError: where there is none.
         """
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise CheckpointError(

@@ -1,0 +1,327 @@
+"""Weight files: safetensors, or PyTorch's own without any code, in one file or in shards.
+
+Opening a folder reads headers only; tensors are memory-mapped, and copied by nobody until
+somebody computes with them. Nothing that a file says is believed before it is checked: an
+index can only name files of its own folder, and a pickle that holds anything but tensors
+is refused unopened.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+from soupkitchen.errors import CheckpointError
+
+Tensors = Iterator[tuple[str, torch.Tensor]]
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""torch's dtypes by safetensors' spelling."""
+_SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file's header says of a tensor: `dtype` in safetensors' spelling (``F32``)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """torch's name of the dtype; None for one that cannot be merged."""
+        return _DTYPES.get(self.dtype)
+
+    @property
+    def elements(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+class Weights(ABC):
+    """Named tensors that can be had one at a time, wherever they come from."""
+
+    @property
+    @abstractmethod
+    def header(self) -> Mapping[str, TensorInfo]:
+        """Shape and dtype by name, sorted by name."""
+
+    @abstractmethod
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor called `name`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A digest of all tensors: the same for the same weights."""
+
+    def tensors(self) -> Tensors:
+        """Yields (name, tensor) for every tensor."""
+        for name in self.header:
+            yield name, self.tensor(name)
+
+    @property
+    def names_twins(self) -> bool:
+        """Whether the format names tied tensors twice."""
+        return False
+
+    def leaves(self, name: str) -> bool:
+        """Whether the tensor is known, without looking, to be that of the base model."""
+        return False
+
+    def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
+        """What fine-tuning changed, float32, where that is known by itself and exactly; else None."""
+        return None
+
+    def exact(self, name: str, device: torch.device) -> torch.Tensor:
+        """The tensor, not rounded to its dtype where it is computed and not read."""
+        return self.tensor(name)
+
+
+class WeightFiles(Weights):
+    """The weight files of one folder.
+
+    Attributes:
+        files: for each file, the names of the tensors that it holds.
+    """
+
+    def __init__(self, header: Mapping[str, TensorInfo], files: Mapping[Path, tuple[str, ...]]) -> None:
+        self._header = header
+        self.files = files
+
+    @classmethod
+    def open(cls, folder: Path, stem: str = "model") -> WeightFiles:
+        """Reads the headers of `<stem>.safetensors` in `folder`, its shards, or their PyTorch kin.
+
+        Raises:
+            CheckpointError: where there are none, or broken ones.
+        """
+        files: dict[Path, tuple[str, ...]] = {}
+        header: dict[str, TensorInfo] = {}
+        index = _index(folder, stem)
+        for file in _shards(index) if index else [_single(folder, stem)]:
+            infos = _read_header(file)
+            if twice := header.keys() & infos.keys():
+                raise CheckpointError(f"{file}: the tensor {min(twice)!r} is in another shard too")
+            header |= infos
+            files[file] = tuple(infos)
+        if index:
+            _check_index(index, files)
+        return cls(dict(sorted(header.items())), files)
+
+    @property
+    def header(self) -> Mapping[str, TensorInfo]:
+        return self._header
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor called `name`, memory-mapped."""
+        return self._opened.tensor(self._file_of[name], name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = xxhash.xxh3_128()
+        for name, info in self.header.items():
+            digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
+            update(digest, self.tensor(name))
+        return digest.hexdigest()
+
+    @property
+    def names_twins(self) -> bool:
+        return any(file.suffix == _PICKLE for file in self.files)
+
+    @cached_property
+    def _file_of(self) -> dict[str, Path]:
+        return {name: file for file, names in self.files.items() for name in names}
+
+    @cached_property
+    def _opened(self) -> _Opened:
+        return _Opened()
+
+
+def update(digest: xxhash.xxh3_128, tensor: torch.Tensor) -> None:
+    """Feeds the bytes of `tensor` to a digest."""
+    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def has_weights(folder: Path, stem: str = "model") -> bool:
+    """Whether `folder` holds weight files of that stem."""
+    names = [_names(stem, suffix) for suffix in (_SAFE, _PICKLE)]
+    return any((folder / name).exists() for pair in names for name in pair)
+
+
+_SAFE, _PICKLE = ".safetensors", ".bin"
+
+
+def _names(stem: str, suffix: str) -> tuple[str, str]:
+    """transformers' and peft's names of the file and of an index of shards."""
+    if suffix == _PICKLE and stem == "model":
+        stem = "pytorch_model"
+    return f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+
+
+def _index(folder: Path, stem: str) -> Path | None:
+    """The index of shards, where there is no single file."""
+    for suffix in (_SAFE, _PICKLE):
+        single, index = (folder / name for name in _names(stem, suffix))
+        if single.exists():
+            return None
+        if index.exists():
+            return index
+    return None
+
+
+def _single(folder: Path, stem: str) -> Path:
+    for suffix in (_SAFE, _PICKLE):
+        file = folder / _names(stem, suffix)[0]
+        if file.exists():
+            return file
+    safe, _ = _names(stem, _SAFE)
+    pickled, _ = _names(stem, _PICKLE)
+    raise CheckpointError(f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards")
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = sorted(set(_weight_map(index).values()))
+    for shard in shards:
+        if shard in ("", ".", "..") or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
+        if not (index.parent / shard).exists():
+            raise CheckpointError(f"{index} names the shard {shard}, which is missing; copy the run again")
+    return [index.parent / shard for shard in shards]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index} has no valid weight_map; copy the run again")
+    return weight_map
+
+
+def _check_index(index: Path, files: Mapping[Path, tuple[str, ...]]) -> None:
+    """An index and its shards must agree, or a half-copied run would pass for a whole one."""
+    for name, shard in _weight_map(index).items():
+        if name not in files[index.parent / shard]:
+            raise CheckpointError(
+                f"{index} says that {shard} holds {name!r}; it does not. Copy the run again."
+            )
+
+
+def _read_header(file: Path) -> dict[str, TensorInfo]:
+    if file.suffix == _PICKLE:
+        tensors = _unpickled(file)
+        return {
+            name: TensorInfo(tuple(x.shape), _SPELLINGS.get(x.dtype, str(x.dtype)))
+            for name, x in tensors.items()
+        }
+    try:
+        with safe_open(file, framework="pt") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {name: TensorInfo(tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as safetensors ({error}); copy the run again"
+        ) from error
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a PyTorch file, memory-mapped where its format allows it.
+
+    Raises:
+        CheckpointError: where there is anything else in it. Nothing of that is run.
+    """
+    try:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files older than PyTorch 1.6 cannot be mapped
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
+            "Where you trust it, load it with transformers and save it again with save_pretrained, which "
+            "writes safetensors."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
+        ) from error
+    tensors = isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
+    )
+    if not tensors:
+        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
+    return dict(content)
+
+
+class _Opened:
+    """The file that was read last, kept open: opening it for each tensor can take as long as merging.
+
+    It is opened anew now and then, since pages that were looked at count as the process's
+    memory for as long as they are mapped.
+    """
+
+    _MOST = 32 << 20
+    """Bytes of tensors handed out before the file is opened anew."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._handle: Any = None
+        self._bytes = 0
+
+    def tensor(self, file: Path, name: str) -> torch.Tensor:
+        if file != self._file or self._bytes > self._MOST:
+            self._handle = None
+            self._handle = _handle(file)
+            self._file, self._bytes = file, 0
+        tensor: torch.Tensor = self._handle(name)
+        self._bytes += tensor.nbytes
+        return tensor
+
+
+def _handle(file: Path) -> Any:
+    """What gives the tensors of `file` by name."""
+    if file.suffix == _PICKLE:
+        return _unpickled(file).__getitem__
+    try:
+        return safe_open(file, framework="pt").get_tensor
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+
+
+def read_json(file: Path, if_missing: str | None = None) -> dict[str, Any]:
+    """The JSON object in `file`.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(if_missing or f"{file} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} should hold a JSON object")
+    return content

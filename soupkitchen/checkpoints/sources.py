@@ -1,0 +1,224 @@
+"""Finds what a user points at: folders, globs, lists in files, Trainer outputs, names on the hub."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from soupkitchen.checkpoints.adapters import is_adapter
+from soupkitchen.checkpoints.files import has_weights, read_json
+from soupkitchen.checkpoints.reader import CONFIG_NAME
+from soupkitchen.errors import CheckpointError, ConfigError
+
+Checkpoints = Literal["best", "last", "all"]
+
+_LISTS: Mapping[str, Callable[..., Any]] = {".csv": pd.read_csv, ".jsonl": partial(pd.read_json, lines=True)}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run that is named somewhere and not yet opened.
+
+    Attributes:
+        folder: where it is.
+        name: what it is called where it was named; None for its folder's name.
+        weight: what a list says of its weight; None where it says nothing.
+        scores: what a list says of its scores, by column.
+    """
+
+    folder: Path
+    name: str | None = None
+    weight: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def find(
+    path: str | Sequence[str], exclude: Sequence[str] = (), checkpoints: Checkpoints | None = None
+) -> dict[str, Source]:
+    """The runs that `path` names, by names that are unique, in pool order.
+
+    Args:
+        path: as for `find_pool`.
+        exclude: names of runs to leave out; globs are allowed.
+        checkpoints: of a Trainer's output folder, which checkpoints are runs.
+
+    Raises:
+        CheckpointError: where there are fewer than two.
+        ConfigError: for an option that there is not.
+    """
+    if checkpoints not in (None, "best", "last", "all"):
+        raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
+    patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
+    sources: dict[Path, Source] = {}
+    for pattern in patterns:
+        for source in _named_by(pattern):
+            for run in _of_trainer(source, checkpoints):
+                sources.setdefault(run.folder, run)
+    named = dict(zip(_unique_names(list(sources.values())), sources.values(), strict=True))
+    kept = {
+        name: source
+        for name, source in named.items()
+        if not any(fnmatch(name, pattern) for pattern in exclude)
+    }
+    if len(kept) < 2:
+        left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
+        raise CheckpointError(
+            f"pool.path={_shown(patterns)} gives {len(kept)} run{'s' * (len(kept) != 1)}{left_out}; "
+            "a soup needs at least two. A run is a folder with config.json and model.safetensors, or with "
+            "adapter_config.json and adapter_model.safetensors."
+        )
+    return kept
+
+
+def resolve(name: str) -> Path:
+    """The folder called `name`: a local one, or a snapshot of ``org/name@revision`` on the hub.
+
+    Raises:
+        CheckpointError: where there is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not _HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
+    return _snapshot(name)
+
+
+def _named_by(pattern: str) -> Iterator[Source]:
+    """The runs that one item of `path` names."""
+    file = Path(pattern).expanduser()
+    if file.suffix in _LISTS and file.is_file():
+        yield from _listed(file)
+        return
+    matches = [Path(match) for match in sorted(glob.glob(str(file)))]
+    folders = [match for match in matches if match.is_dir()]
+    if not folders and _HUB_NAME.fullmatch(pattern):
+        yield Source(_snapshot(pattern), name=pattern)
+        return
+    if not folders:
+        if matches:
+            raise CheckpointError(
+                f"{matches[0]} is no run: name its folder, or a list of runs as .csv or .jsonl"
+            )
+        raise CheckpointError(
+            f"pool.path={pattern!r} names no folder (the working directory is {Path.cwd()})"
+        )
+    if len(folders) == 1 and not _is_run(folders[0]):
+        folders = sorted(folder for folder in folders[0].iterdir() if folder.is_dir() and _is_run(folder))
+    for folder in folders:
+        yield Source(folder)
+
+
+def _listed(file: Path) -> Iterator[Source]:
+    """The runs of a table with a column `path`, and optionally `name`, `weight`, and scores by metric."""
+    try:
+        table = _LISTS[file.suffix](file)
+    except (ValueError, OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read as a table ({error})") from error
+    if "path" not in table.columns:
+        raise CheckpointError(
+            f"{file} has no column 'path'; it has: {', '.join(map(str, table.columns)) or 'none'}"
+        )
+    numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
+    if "weight" in table.columns and "weight" not in numbers:
+        raise CheckpointError(f"{file}: the column 'weight' should hold numbers")
+    for row in table.to_dict("records"):
+        path, weight = str(row["path"]), row.get("weight")
+        folder = file.parent / Path(path).expanduser()
+        scores = {column: float(row[column]) for column in numbers if column != "weight"}
+        name = row.get("name")
+        yield Source(
+            folder if folder.is_dir() else resolve(path),
+            str(name) if name is not None and not pd.isna(name) else None,
+            None if weight is None or pd.isna(weight) else float(weight),
+            {column: score for column, score in scores.items() if not pd.isna(score)},
+        )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one."""
+    if folder.name.startswith("."):
+        return False
+    return (
+        (folder / CONFIG_NAME).exists()
+        or is_adapter(folder)
+        or has_weights(folder)
+        or any(folder.glob("checkpoint-*"))
+    )
+
+
+def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
+    """The runs in `source`: itself, or the checkpoints wanted of a Trainer's output folder."""
+    steps = {}
+    for folder in source.folder.glob("checkpoint-*"):
+        number = folder.name.removeprefix("checkpoint-")
+        if number.isdecimal() and folder.is_dir():
+            steps[int(number)] = folder
+    own = has_weights(source.folder) or has_weights(source.folder, "adapter_model")
+    if not steps or (own and wanted is None):
+        return [source]
+    ordered = [steps[number] for number in sorted(steps)]
+    called = source.name or source.folder.resolve().name
+    if wanted == "all":
+        return [replace(source, folder=step, name=f"{called}/{step.name}") for step in ordered]
+    chosen = ordered[-1] if wanted == "last" else _best(ordered, must=wanted == "best")
+    return [replace(source, folder=chosen, name=called)]
+
+
+def _best(steps: Sequence[Path], must: bool) -> Path:
+    """The best of a Trainer's checkpoints, as its state says; the last, where it doesn't and need not."""
+    states = [step / _STATE for step in steps if (step / _STATE).exists()]
+    best = read_json(states[-1]).get("best_model_checkpoint") if states else None
+    by_name = {step.name: step for step in steps}
+    if best and (name := re.split(r"[\\/]", str(best))[-1]) in by_name:
+        return by_name[name]
+    if must:
+        raise CheckpointError(
+            f"{steps[-1] / _STATE} names no best checkpoint that is there (best_model_checkpoint: {best}); "
+            "pool.checkpoints=last or all takes what there is"
+        )
+    return steps[-1]
+
+
+def _snapshot(name: str) -> Path:
+    """The hub's files of ``org/name@revision``, from its cache or downloaded into it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    options: dict[str, Any] = {"revision": revision or None, "ignore_patterns": ["*/*"]}
+    texts = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=[*texts, "*.safetensors"], **options))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repository, allow_patterns=[*texts, "*.bin"], **options))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line})"
+        ) from error
+    return folder
+
+
+def _unique_names(sources: Sequence[Source]) -> list[str]:
+    """The names given, or the folders' own, where these differ, else their paths below the common parent."""
+    short = [source.name or source.folder.resolve().name for source in sources]
+    if len(set(short)) == len(short):
+        return short
+    parent = os.path.commonpath([source.folder.resolve() for source in sources])
+    return [source.folder.resolve().relative_to(parent).as_posix() for source in sources]
+
+
+def _shown(patterns: Sequence[str]) -> str:
+    return repr(patterns[0]) if len(patterns) == 1 else str(list(patterns))

@@ -1,0 +1,84 @@
+"""Sets up what is scored, and with what: splits of data, and an evaluator for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import torch
+
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.evaluation.evaluator import Evaluator
+from soupkitchen.evaluation.live import LiveModel
+from soupkitchen.evaluation.runtime import Runtime
+from soupkitchen.tasks import Several
+from soupkitchen.tasks.data import count_overlap
+
+log = logging.getLogger(__name__)
+
+Splits = Mapping[str, Mapping[str, datasets.Dataset]]
+"""By role ("heldout", "test", "train"), by task."""
+
+_PROCESSOR_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def load_splits(tasks: Several, training: bool = False) -> Splits:
+    """The splits of all tasks: held-out; test, where all have one; and, where wanted, training data.
+
+    Raises:
+        DataError: where one is not there.
+    """
+    loaded = {name: task.data.load_splits(task.stratify_column) for name, task in tasks.tasks.items()}
+    roles = [role for role in ("heldout", "test") if all(role in splits for splits in loaded.values())]
+    splits = {role: {name: loaded[name][role] for name in loaded} for role in roles}
+    if training:
+        splits["train"] = {
+            name: task.data.load_training(task.stratify_column) for name, task in tasks.tasks.items()
+        }
+    return splits
+
+
+def evaluator_of(
+    run: Checkpoint,
+    tasks: Several,
+    splits: Splits,
+    runtime: Runtime,
+    dtype: torch.dtype | None = None,
+    accelerator: Any = None,
+) -> Evaluator:
+    """An evaluator of models of the architecture of `run`, with its tokenizer or image processor.
+
+    Args:
+        dtype: of the model's weights; None for that of the run's files.
+        accelerator: to be used again.
+    """
+    accelerator = accelerator or runtime.accelerator()
+    first = next(iter(tasks.tasks.values()))
+    live = LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
+    own = any((run.path / name).exists() for name in _PROCESSOR_FILES)
+    folder = run.path if own else run.architecture
+    processor = first.load_processor(str(folder), runtime.trust_remote_code)
+    return Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
+
+
+def warn_of_splits(tasks: Several, splits: Splits) -> None:
+    """Warns of scores that will look better than they are."""
+    if "test" not in splits:
+        log.warning("No test split (task.data.test): the soup's held-out score is somewhat optimistic")
+        return
+    for name, task in tasks.tasks.items():
+        heldout, test = splits["heldout"][name], splits["test"][name]
+        if overlap := count_overlap(heldout, test, task.content_columns or heldout.column_names):
+            log.warning(
+                "%s%d of %d test examples are held-out examples too: test scores will look too good",
+                f"{name}: " if name else "",
+                overlap,
+                len(test),
+            )

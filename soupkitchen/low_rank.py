@@ -1,0 +1,158 @@
+"""A soup of LoRA adapters as one LoRA adapter.
+
+The average of low-rank changes Σ wᵢsᵢBᵢAᵢ is itself one, exactly: with all Aᵢ stacked and all
+wᵢsᵢBᵢ side by side, its rank is the sum of the ranks. Any other change of weights is cut to
+the rank asked for by its singular values, which is the nearest of that rank in the Frobenius
+norm (Eckart and Young 1936).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.adapters import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_STEM,
+    PREFIX,
+    AdaptedWeights,
+    LowRank,
+)
+from soupkitchen.checkpoints.files import read_json
+
+Changes = Iterable[tuple[str, torch.Tensor]]
+"""Name and change, float32, of each tensor that adapters change."""
+
+
+class Factors(NamedTuple):
+    """One tensor's change, as B·A.
+
+    Attributes:
+        down: A, (r, in, …), float32.
+        up: B, (out, r, …), float32, the scale taken in.
+        plan: how the adapters' files call the two.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    plan: LowRank
+
+
+class Factored(NamedTuple):
+    """A model's change.
+
+    Attributes:
+        tensors: by name.
+        error: ‖Δ − BA‖ / ‖Δ‖ over all tensors, in the Frobenius norm.
+    """
+
+    tensors: dict[str, Factors]
+    error: float
+
+    @property
+    def rank(self) -> int:
+        """The largest of any tensor."""
+        return max((factors.down.shape[0] for factors in self.tensors.values()), default=0)
+
+
+def concatenated(runs: Sequence[Checkpoint], weights: Sequence[float], normalize: bool) -> Factored:
+    """The weighted sum, or average, of the changes of adapters without DoRA, exactly."""
+    total = sum(weights) if normalize else 1.0
+    tensors = {}
+    for name, plan in _plans(runs).items():
+        downs, ups = [], []
+        for run, weight in zip(runs, weights, strict=True):
+            if name in _adapted(run).changed:
+                down, up = _adapted(run).factors(name, torch.device("cpu"))
+                downs.append(down)
+                ups.append(up * (weight / total))
+        tensors[name] = _shaped(torch.cat(downs), torch.cat(ups, dim=1), runs, name, plan)
+    return Factored(tensors, 0.0)
+
+
+def truncated(runs: Sequence[Checkpoint], changes: Changes, rank: int) -> Factored:
+    """The nearest change of at most `rank` to each of `changes`, of a soup of the adapters `runs`."""
+    plans, tensors = _plans(runs), {}
+    lost = total = 0.0
+    for name, change in changes:
+        plan = plans[name]
+        matrix = change.float().flatten(1)
+        matrix = matrix.T if plan.transposed else matrix
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        energy = values.double().square()
+        total += float(energy.sum())
+        lost += float(energy[rank:].sum())
+        root = values[:rank].sqrt()
+        tensors[name] = _shaped(root[:, None] * right[:rank], left[:, :rank] * root, runs, name, plan)
+    return Factored(tensors, math.sqrt(lost / total) if total else 0.0)
+
+
+def write_adapter(
+    runs: Sequence[Checkpoint], factored: Factored, whole: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Writes an adapter as peft does.
+
+    Args:
+        runs: the adapters that it is made of: what it is called, its base and all else is as in the first.
+        whole: tensors that are replaced and not changed, by name.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    modules: dict[str, int] = {}
+    for factors in factored.tensors.values():
+        tensors[factors.plan.down] = factors.down.contiguous()
+        tensors[factors.plan.up] = factors.up.contiguous()
+        modules[_module(factors.plan.down)] = factors.down.shape[0]
+    for name, tensor in whole.items():
+        key = next(key for run in runs if (key := _adapted(run).replaced.get(name)) is not None)
+        tensors[key] = tensor.contiguous()
+    configs = [read_json(run.path / ADAPTER_CONFIG_NAME) for run in runs]
+    saved = sorted({module for config in configs for module in config.get("modules_to_save") or []})
+    config: dict[str, Any] = {
+        **configs[0],
+        "r": factored.rank,
+        "lora_alpha": factored.rank,
+        "rank_pattern": {module: rank for module, rank in modules.items() if rank != factored.rank},
+        "alpha_pattern": {module: rank for module, rank in modules.items() if rank != factored.rank},
+        "target_modules": sorted(modules),
+        "modules_to_save": saved or None,
+        "use_rslora": False,
+        "use_dora": False,
+        "fan_in_fan_out": any(config.get("fan_in_fan_out") for config in configs),
+        "inference_mode": True,
+    }
+    save_file(tensors, folder / f"{ADAPTER_STEM}.safetensors", {"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / ADAPTER_CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _adapted(run: Checkpoint) -> AdaptedWeights:
+    assert isinstance(run.weights, AdaptedWeights)
+    return run.weights
+
+
+def _plans(runs: Sequence[Checkpoint]) -> dict[str, LowRank]:
+    """How the tensors that any of the runs changes are called in files."""
+    return {name: plan for run in reversed(runs) for name, plan in _adapted(run).changed.items()}
+
+
+def _shaped(
+    down: torch.Tensor, up: torch.Tensor, runs: Sequence[Checkpoint], name: str, plan: LowRank
+) -> Factors:
+    """The factors in the shapes that files have: those of a convolution have its kernel's."""
+    kernel = runs[0].header[name].shape[2:]
+    if kernel:
+        down = down.reshape(down.shape[0], -1, *kernel)
+        up = up.reshape(*up.shape, *(1 for _ in kernel))
+    return Factors(down, up, plan)
+
+
+def _module(key: str) -> str:
+    """The module that the factor called `key` in a file belongs to."""
+    return key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)[0]

@@ -1,0 +1,85 @@
+"""Where the running state of a soup is kept: on the device, in the host's memory, or in mapped files.
+
+A soup's state is a few float32 values for each parameter: 4 bytes for an average, 8 for model
+stock, 16 for TIES. Where that exceeds what the device may give, the rest lies in the host's
+memory, and where it exceeds that too, in memory-mapped files that vanish with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging.base import MergeMethod
+from soupkitchen.merging.chunks import chunks
+
+log = logging.getLogger(__name__)
+
+
+class StateMemory:
+    """Memory for states, by a budget.
+
+    Args:
+        device: where arithmetic is done.
+        on_device: bytes of state that the device may hold; None for any number. On a CPU there
+            is only the host's memory.
+        on_host: bytes that the host's memory may hold; None for any number.
+        folder: where mapped files go; None for the system's folder of temporary files.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        on_device: int | None = None,
+        on_host: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.device = device
+        self._folder = folder
+        self._left = {device: on_device} if device.type != "cpu" else {}
+        self._left[torch.device("cpu")] = on_host
+
+    def state(self, method: MergeMethod, elements: int) -> Any:
+        """The state of `method` before the first ingredient, for a tensor of so many elements."""
+        state: Any = None
+        fields: list[Any] = []
+        for part in chunks(elements, self.device):
+            number = part.stop - part.start
+            state = method.init(torch.empty(number, dtype=torch.float32, device=self.device))
+            if not fields:
+                fields = [self._place(x, elements) if _is_long(x, number) else x for x in state]
+            for field, value in zip(fields, state, strict=True):
+                if _is_long(value, number):
+                    field[part] = value
+        if state is None:
+            return method.init(torch.empty(0, dtype=torch.float32, device=self.device))
+        return type(state)(*fields)
+
+    def _place(self, like: torch.Tensor, elements: int) -> torch.Tensor:
+        size = elements * like.element_size()
+        for place, left in self._left.items():
+            if left is None or size <= left:
+                self._left[place] = None if left is None else left - size
+                return torch.empty(elements, dtype=like.dtype, device=place)
+        return self._mapped(elements, like.dtype)
+
+    def _mapped(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor in a file that is deleted at once, and exists until nobody uses the tensor."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".state.") as file:
+                file.truncate(elements * dtype.itemsize)
+                return torch.from_file(file.name, shared=True, size=elements, dtype=dtype)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"no room for a soup's state in files at {self._folder or tempfile.gettempdir()} ({error}); "
+                "raise runtime.max_memory, or name another folder as runtime.offload_folder"
+            ) from error
+
+
+def _is_long(value: Any, number: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == number

@@ -1,0 +1,431 @@
+"""LoRA adapters as runs, held against peft itself: made by it, and merged by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command import own, soupkitchen
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny import LABELS, save_tokenizer, text_classifier
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from soupkitchen.checkpoints import Checkpoint, find_pool
+from soupkitchen.checkpoints.adapters import open_adapter
+from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.evaluation import LiveModel
+from soupkitchen.merging import Linear, Magnitude, TaskVectors
+from soupkitchen.soup import Soup
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+CPU = torch.device("cpu")
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
+    """An adapter of the causal model in `base`, whose every trained value is random, saved by peft."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options)
+    )
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
+            elif parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
+
+
+def merged_by_peft(base: Path, folder: Path) -> dict[str, torch.Tensor]:
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    return model.merge_and_unload().state_dict()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    llama().save_pretrained(folder)
+    return folder
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+    "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": "all-linear"},
+    "dora": {"r": 2, "use_dora": True, "target_modules": ["q_proj", "down_proj"]},
+    "patterns": {
+        "r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "k_proj"],
+        "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.self_attn.q_proj": 3},
+    },
+    "head": {"r": 3, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embedding": {"r": 3, "target_modules": ["embed_tokens", "up_proj"]},
+    "embedding-dora": {"r": 3, "use_dora": True, "target_modules": ["embed_tokens"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind: str, base: Path, tmp_path: Path) -> None:
+    folder = adapter(base, tmp_path / "a", seed=1, **KINDS[kind])
+    run = open_adapter(folder, "a", Checkpoint.open(base))
+    expected = merged_by_peft(base, folder)
+    read = dict(run.tensors())
+    assert read.keys() == expected.keys()
+    changed = 0
+    for name, tensor in expected.items():
+        torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+        changed += not torch.equal(tensor, load_file(base / "model.safetensors").get(name, tensor))
+        if run.weights.leaves(name):
+            assert torch.equal(read[name], load_file(base / "model.safetensors")[name])
+    assert changed
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_gpt2s_transposed_weights_are_adapted_as_by_peft(dora: bool, tmp_path: Path) -> None:
+    gpt2().save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["c_attn", "c_proj"], "use_dora": dora, "fan_in_fan_out": True}
+    folder = adapter(tmp_path / "base", tmp_path / "a", seed=2, r=3, **options)
+    read = dict(open_adapter(folder, "a", Checkpoint.open(tmp_path / "base")).tensors())
+    for name, tensor in merged_by_peft(tmp_path / "base", folder).items():
+        if name in read:
+            torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four adapters of one base, different in rank, alpha and target modules."""
+    runs = tmp_path_factory.mktemp("adapters")
+    adapter(base, runs / "a", 1, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    adapter(base, runs / "b", 2, r=2, lora_alpha=2, target_modules=["q_proj"])
+    adapter(base, runs / "c", 3, r=3, lora_alpha=9, use_rslora=True, target_modules=["v_proj", "up_proj"])
+    adapter(base, runs / "d", 4, r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj"])
+    return runs
+
+
+def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, adapters: Path) -> None:
+    pool = find_pool(str(adapters))
+    assert pool.base.path == base.resolve()
+    assert [run.name for run in pool] == ["a", "b", "c", "d"]
+    soup = Soup(Linear())
+    for run in pool:
+        soup.keep(run)
+    changed = [name for name in pool.base.header if any(m in name for m in ("q_proj", "v_proj", "up_proj"))]
+    assert sorted(soup._folds) == sorted(changed)  # what nobody adapts has no state
+
+
+def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base: Path, adapters: Path) -> None:
+    pool = find_pool(str(adapters))
+    models = [merged_by_peft(base, adapters / name) for name in "abcd"]
+    merged = dict(Soup(Linear()).blend(pool.runs))
+    for name, tensor in merged.items():
+        mean = torch.stack([model[name].double() for model in models]).mean(0)
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method", [TaskVectors(), TaskVectors(Magnitude(0.3), "mass", True), TaskVectors(Magnitude(0.3, "model"))]
+)
+def test_methods_give_the_same_for_adapters_and_for_the_models_they_make(
+    method: TaskVectors, base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    pool = find_pool(str(adapters))
+    models = []
+    for run in pool:
+        shutil.copytree(base, tmp_path / run.name)
+        save_file(dict(run.tensors()), tmp_path / run.name / "model.safetensors", {"format": "pt"})
+        models.append(Checkpoint.open(tmp_path / run.name))
+    mixed = [pool.runs[0], models[1], pool.runs[2], models[3]]
+    expected = dict(Soup(method, base=pool.base).blend(models))
+    for runs in (pool.runs, mixed):
+        for name, tensor in Soup(method, base=pool.base).blend(runs):
+            # thresholds may fall between values that rounding makes unequal: few elements, if any
+            close = torch.isclose(tensor, expected[name], rtol=1e-4, atol=1e-5)
+            assert (~close).sum() <= 2, name
+
+
+def test_tasting_and_keeping_adapters_gives_what_blending_them_does(adapters: Path) -> None:
+    pool = find_pool(str(adapters))
+    for method in (Linear(), Linear(normalize=False), TaskVectors(Magnitude(0.5), "mass", True)):
+        soup = Soup(method, base=pool.base)
+        for run in pool.runs[:-1]:
+            soup.keep(run)
+        tasted = dict(soup.taste(pool.runs[-1]))
+        soup.keep(pool.runs[-1])
+        kept, blended = dict(soup.tensors()), dict(Soup(method, base=pool.base).blend(pool.runs))
+        for name in blended:
+            torch.testing.assert_close(tasted[name], blended[name], rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(kept[name], blended[name], rtol=1e-6, atol=1e-7)
+
+
+def test_changes_are_not_rounded_to_the_bases_dtype(tmp_path: Path) -> None:
+    llama().bfloat16().save_pretrained(tmp_path / "base")
+    for seed in (1, 2):
+        options = {"r": 2, "lora_alpha": 0.002, "target_modules": ["q_proj"]}  # far below bfloat16's step
+        adapter(tmp_path / "base", tmp_path / f"runs/{seed}", seed, **options)
+    pool = find_pool(str(tmp_path / "runs"))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    merged = dict(Soup(TaskVectors(scale=1000.0), base=pool.base).blend(pool.runs))[name]
+    changes = sum(run.weights.task_vector(name, CPU).double() for run in pool)
+    start = load_file(tmp_path / "base" / "model.safetensors")[name].double()
+    assert torch.equal(merged, (start + 1000 * changes).to(torch.bfloat16))
+
+
+def test_a_live_model_is_built_from_an_adapter(base: Path, adapters: Path) -> None:
+    pool = find_pool(str(adapters))
+    live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    tokens = torch.arange(20).reshape(2, 10)
+    for name in "ad":
+        live.fill(pool[name].tensors())
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters / name).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+# From the command line, with heads of their own
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
+    """A bare encoder, and adapters of it that bring a head with three labels."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    train = pd.read_csv(texts / "train.csv")
+    from tiny import tokenizer, train_text_classifier
+
+    trained = train_text_classifier(text_classifier(), train, rate=4e-3, epochs=14, seed=9)
+    trained.bert.save_pretrained(folder / "base")
+    save_tokenizer(folder / "base")
+    inputs = tokenizer()(train["text"].tolist(), padding=True, return_tensors="pt")
+    labels = torch.tensor([LABELS.index(label) for label in train["label"]])
+    for seed, rank in enumerate((2, 4, 3)):
+        torch.manual_seed(7)
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=3)
+        options = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=8, target_modules=["query", "value"])
+        model = get_peft_model(model, options).train()
+        torch.manual_seed(seed)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+        for rows in torch.randint(len(labels), (30, 20)):
+            loss = model(**{key: value[rows] for key, value in inputs.items()}, labels=labels[rows]).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        model.save_pretrained(folder / "runs" / f"run{seed}")
+    return folder
+
+
+def numbered(texts: Path, folder: Path) -> Path:
+    """The texts with labels by number: adapters don't know names."""
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        frame = pd.read_csv(texts / f"{split}.csv")
+        frame["label"] = [LABELS.index(label) for label in frame["label"]]
+        frame.to_csv(folder / f"{split}.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_adapters_of_a_bare_encoder_cook(method: str, classifiers: Path, texts: Path, tmp_path: Path) -> None:
+    words = own(classifiers / "runs", numbered(texts, tmp_path / "texts"))
+    soupkitchen(*words, f"method={method}", "name=x", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    best = table[table["kind"] == "single"]["heldout_accuracy"].max()
+    assert table[table["kind"] == "soup"]["heldout_accuracy"].iloc[0] >= best > 0.5
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
+    assert isinstance(model.base_model, BertModel)
+    assert model.config.num_labels == 3
+
+
+def peft_scores(base: Path, folder: Path, texts: Path) -> float:
+    from tiny import tokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model = PeftModel.from_pretrained(model, folder).eval()
+    frame = pd.read_csv(texts / "validation.csv")
+    inputs = tokenizer()(frame["text"].tolist(), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model(**inputs).logits.argmax(-1).numpy()
+    return float(np.mean(predicted == frame["label"].to_numpy()))
+
+
+@pytest.mark.parametrize("words", [(), ("output.rank=5",), ("method=ties", "output.rank=16")])
+def test_a_soup_of_adapters_is_saved_as_one_that_peft_loads(
+    words: tuple[str, ...], classifiers: Path, texts: Path, tmp_path: Path
+) -> None:
+    data = numbered(texts, tmp_path / "texts")
+    words = (*own(classifiers / "runs", data), "search=uniform", "output.format=adapter", *words, "name=x")
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert "relative error of" in result.stderr
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    scored = table[table["kind"] == "soup"]["heldout_accuracy"].iloc[0]
+    loaded = peft_scores(classifiers / "base", tmp_path / "results/x/soup", data)
+    if "output.rank=5" in words:
+        assert f"as one adapter the soup scores {loaded:.4f}" in result.stderr or loaded == scored
+    else:
+        assert loaded == pytest.approx(scored)
+
+
+def test_the_exact_adapter_has_the_ranks_together_and_the_average_change(
+    base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    from soupkitchen.low_rank import concatenated, truncated, write_adapter
+
+    runs = find_pool(str(adapters), exclude=["d"]).runs
+    weights = [1.0, 2.0, 1.0]
+    factored = concatenated(runs, weights, normalize=True)
+    assert factored.rank == 7  # v_proj: 4 + 3
+    (tmp_path / "soup").mkdir()
+    write_adapter(runs, factored, {}, tmp_path / "soup")
+    models = [merged_by_peft(base, adapters / name) for name in "abc"]
+    changes: dict[str, torch.Tensor] = {}
+    start = load_file(base / "model.safetensors")
+    for name, tensor in merged_by_peft(base, tmp_path / "soup").items():
+        mean = sum(w * model[name].double() for w, model in zip(weights, models, strict=True)) / 4
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-5, atol=1e-6)
+        if "q_proj" in name or "v_proj" in name or "up_proj" in name:
+            changes[name] = (mean - start[name].double()).float()
+    cut = truncated(runs, changes.items(), 2)
+    lost = total = 0.0
+    for name, change in changes.items():
+        factors = cut.tensors[name]
+        lost += float((change.double() - (factors.up.double() @ factors.down.double())).square().sum())
+        total += float(change.double().square().sum())
+    assert cut.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+    assert cut.rank == 2
+    assert truncated(runs, changes.items(), 7).error < 1e-6
+
+
+# What cannot be merged
+
+
+def _edit(folder: Path, **values: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.fixture
+def spoiled(base: Path, adapters: Path, tmp_path: Path) -> Iterator[Path]:
+    for name in ("a", "b"):
+        shutil.copytree(adapters / name, tmp_path / "runs" / name)
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"peft_type": "IA3"}, "type IA3 is no low-rank task vector"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changed the base model when training began"),
+        ({"target_parameters": ["experts.w"]}, "target_parameters"),
+        ({"r": 5}, "has rank 2, where adapter_config.json says 5"),
+        ({"use_dora": True}, "no lora_magnitude_vector"),
+        ({"base_model_name_or_path": None}, "does not say what it was trained on"),
+        ({"base_model_name_or_path": "/nowhere/model"}, "its base model is not there"),
+    ],
+)
+def test_adapters_that_cannot_be_merged_are_named(
+    values: dict[str, Any], complaint: str, spoiled: Path
+) -> None:
+    _edit(spoiled / "b", **values)
+    with pytest.raises(IncompatibleError, match=f"b +.*{complaint}"):
+        find_pool(str(spoiled))
+
+
+def test_an_adapter_of_another_base_is_named(spoiled: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(spoiled / "a", spoiled / "c")
+    other = llama()
+    with torch.no_grad():
+        other.lm_head.weight.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    _edit(spoiled / "b", base_model_name_or_path=str(tmp_path / "other"))
+    with pytest.raises(IncompatibleError, match=r"b +it was trained on .*other, and others on .*llama"):
+        find_pool(str(spoiled))
+    with pytest.raises(IncompatibleError, match=r"b +it was trained on .*other, which is another model"):
+        find_pool(str(spoiled), base=str(base))
+    gpt2().save_pretrained(tmp_path / "gpt2")
+    for name in ("a", "b", "c"):
+        _edit(spoiled / name, base_model_name_or_path="org/elsewhere")
+    with pytest.raises(IncompatibleError, match="is that its base"):
+        find_pool(str(spoiled), base=str(tmp_path / "gpt2"))
+
+
+def test_an_adapter_that_names_a_base_that_is_elsewhere_takes_the_one_given(
+    spoiled: Path, base: Path
+) -> None:
+    for name in ("a", "b"):
+        _edit(spoiled / name, base_model_name_or_path="org/some-model")
+    assert find_pool(str(spoiled), base=str(base)).base.path == base
+    with pytest.raises(IncompatibleError, match=r"pool\.base=… says where"):
+        find_pool(str(spoiled))
+
+
+def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled: Path) -> None:
+    file = spoiled / "b" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    save_file({**tensors, name.replace("lora_A.weight", "lora_B.bias"): torch.zeros(2)}, file)
+    with pytest.raises(IncompatibleError, match="of a kind of adapter that cannot be merged"):
+        find_pool(str(spoiled))
+    save_file({name: tensors[name]}, file)
+    with pytest.raises(IncompatibleError, match="only lora_A is there"):
+        find_pool(str(spoiled))
+    file.unlink()
+    with pytest.raises(IncompatibleError, match=r"no adapter_model\.safetensors"):
+        find_pool(str(spoiled))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["output.format=adapter", "method=ties"], "output.rank"),
+        (["output.rank=4"], "output.rank is for output.format=adapter"),
+        (["output.format=adapter", "output.rank=0"], "above 0"),
+        (["output.format=lora"], "choose full or adapter"),
+    ],
+)
+def test_adapter_options_that_contradict_are_refused(
+    words: list[str], complaint: str, classifiers: Path, texts: Path, tmp_path: Path
+) -> None:
+    data = numbered(texts, tmp_path / "texts")
+    result = soupkitchen(*own(classifiers / "runs", data), *words, cwd=tmp_path, fails=True)
+    assert complaint in result.stderr
+
+
+def test_a_pool_of_models_is_not_saved_as_an_adapter(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    result = soupkitchen(*own(text_runs, texts), "output.format=adapter", cwd=tmp_path, fails=True)
+    assert "needs a pool of LoRA adapters" in result.stderr
+
+
+def test_a_pickled_adapter_with_code_is_refused(spoiled: Path) -> None:
+    (spoiled / "b" / "adapter_model.safetensors").unlink()
+    torch.save({"x": print}, spoiled / "b" / "adapter_model.bin")
+    with pytest.raises((CheckpointError, IncompatibleError), match="more than tensors"):
+        find_pool(str(spoiled))
