@@ -67,6 +67,11 @@ def print_leaderboard(table: pd.DataFrame) -> None:
     shown = table.drop(columns="ingredients")
     sizes = table["ingredients"].fillna("").str.count(INGREDIENT_SEPARATOR) + 1
     shown.insert(3, "of", sizes)
+    print_table(shown)
+
+
+def print_table(shown: pd.DataFrame) -> None:
+    """Prints a table to stdout; rows of kind "soup" stand out."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in shown.columns:
         numeric = pd.api.types.is_numeric_dtype(shown[column])

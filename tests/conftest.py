@@ -22,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from tiny import make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
+from tiny import adapter, llama, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,6 +65,25 @@ def copy_runs(text_runs: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "runs"
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama."""
+    folder = tmp_path_factory.mktemp("base") / "llama"
+    llama().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four adapters of `base`, different in rank, alpha and target modules; "d" has DoRA."""
+    runs = tmp_path_factory.mktemp("adapters")
+    adapter(base, runs / "a", 1, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    adapter(base, runs / "b", 2, r=2, lora_alpha=2, target_modules=["q_proj"])
+    adapter(base, runs / "c", 3, r=3, lora_alpha=9, use_rslora=True, target_modules=["v_proj", "up_proj"])
+    adapter(base, runs / "d", 4, r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj"])
+    return runs
 
 
 @pytest.fixture(autouse=True)

@@ -15,15 +15,20 @@ import torch
 from command import own, soupkitchen
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, save_tokenizer, text_classifier
+from tiny import (
+    LABELS,
+    adapter,
+    gpt2,
+    llama,
+    save_tokenizer,
+    text_classifier,
+    tokenizer,
+    train_text_classifier,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
@@ -33,52 +38,13 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear, Magnitude, TaskVectors
 from soupkitchen.soup import Soup
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # peft's
 CPU = torch.device("cpu")
-
-
-def llama() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def gpt2() -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
-    )
-    return GPT2LMHeadModel(config).eval()
-
-
-def adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
-    """An adapter of the causal model in `base`, whose every trained value is random, saved by peft."""
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options)
-    )
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "magnitude" in name:
-                parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
-            elif parameter.requires_grad:
-                parameter.copy_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    return folder
 
 
 def merged_by_peft(base: Path, folder: Path) -> dict[str, torch.Tensor]:
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
     return model.merge_and_unload().state_dict()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    llama().save_pretrained(folder)
-    return folder
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -120,17 +86,6 @@ def test_gpt2s_transposed_weights_are_adapted_as_by_peft(dora: bool, tmp_path: P
     for name, tensor in merged_by_peft(tmp_path / "base", folder).items():
         if name in read:
             torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four adapters of one base, different in rank, alpha and target modules."""
-    runs = tmp_path_factory.mktemp("adapters")
-    adapter(base, runs / "a", 1, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
-    adapter(base, runs / "b", 2, r=2, lora_alpha=2, target_modules=["q_proj"])
-    adapter(base, runs / "c", 3, r=3, lora_alpha=9, use_rslora=True, target_modules=["v_proj", "up_proj"])
-    adapter(base, runs / "d", 4, r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj"])
-    return runs
 
 
 def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, adapters: Path) -> None:
@@ -220,8 +175,6 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     """A bare encoder, and adapters of it that bring a head with three labels."""
     folder = tmp_path_factory.mktemp("classifiers")
     train = pd.read_csv(texts / "train.csv")
-    from tiny import tokenizer, train_text_classifier
-
     trained = train_text_classifier(text_classifier(), train, rate=4e-3, epochs=14, seed=9)
     trained.bert.save_pretrained(folder / "base")
     save_tokenizer(folder / "base")
@@ -266,8 +219,6 @@ def test_adapters_of_a_bare_encoder_cook(method: str, classifiers: Path, texts: 
 
 
 def peft_scores(base: Path, folder: Path, texts: Path) -> float:
-    from tiny import tokenizer
-
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     model = PeftModel.from_pretrained(model, folder).eval()
     frame = pd.read_csv(texts / "validation.csv")

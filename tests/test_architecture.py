@@ -25,7 +25,7 @@ LAYERS = [
     {"records"},
     {"display"},
     {"experiment"},
-    {"demo", "config"},
+    {"demo", "config", "inspect"},
     {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

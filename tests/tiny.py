@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 LABELS = ("apples", "boats", "clouds")
 WORDS = [f"w{i}" for i in range(60)]
@@ -79,3 +90,40 @@ def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
     """The plain float64 average of the runs' tensors, rounded once to float32."""
     files = [load_file(runs / name / "model.safetensors") for name in names]
     return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
+    """An adapter of the causal model in `base`, whose every trained value is random, saved by peft."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft calls what transformers has renamed
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
+            elif parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save_pretrained(folder)
+    return folder

@@ -21,7 +21,10 @@ from soupkitchen.errors import CheckpointError, ConfigError
 
 Checkpoints = Literal["best", "last", "all"]
 
-_LISTS: Mapping[str, Callable[..., Any]] = {".csv": pd.read_csv, ".jsonl": partial(pd.read_json, lines=True)}
+_LISTS: Mapping[str, Callable[..., Any]] = {
+    ".csv": pd.read_csv,
+    ".jsonl": partial(pd.read_json, lines=True, precise_float=True),
+}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _STATE = "trainer_state.json"
 

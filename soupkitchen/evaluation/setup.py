@@ -72,13 +72,26 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
     """Warns of scores that will look better than they are."""
     if "test" not in splits:
         log.warning("No test split (task.data.test): the soup's held-out score is somewhat optimistic")
-        return
     for name, task in tasks.tasks.items():
-        heldout, test = splits["heldout"][name], splits["test"][name]
-        if overlap := count_overlap(heldout, test, task.content_columns or heldout.column_names):
+        told, heldout = f"{name}: " if name else "", splits["heldout"][name]
+        columns = task.content_columns or heldout.column_names
+        if "test" in splits:
+            test = splits["test"][name]
+            if overlap := count_overlap(heldout, test, columns):
+                log.warning(
+                    "%s%d of %d test examples are held-out examples too: test scores will look too good",
+                    told,
+                    overlap,
+                    len(test),
+                )
+        training = task.data.training_beside()
+        if training is None or not set(columns) <= set(training.column_names):
+            continue
+        if overlap := count_overlap(training, heldout, columns):
             log.warning(
-                "%s%d of %d test examples are held-out examples too: test scores will look too good",
-                f"{name}: " if name else "",
+                "%s%d of %d held-out examples are training examples too: scores will look too good, and runs "
+                "that learnt them by heart will be preferred",
+                told,
                 overlap,
-                len(test),
+                len(heldout),
             )

@@ -31,6 +31,10 @@ class Source(Protocol):
         """The training data."""
         ...
 
+    def training_beside(self) -> datasets.Dataset | None:
+        """Training data that lies beside the splits and that none was drawn from, if there is any."""
+        ...
+
 
 class Task(Protocol):
     """A task. Frozen dataclasses implement it; they hold options and no state."""

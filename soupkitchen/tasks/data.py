@@ -90,6 +90,15 @@ class Data:
         drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
         return split.select(sorted(set(range(len(split))) - set(drawn)))
 
+    def training_beside(self) -> datasets.Dataset | None:
+        """Training data that lies beside the splits and that none was drawn from, if there is any."""
+        if self.train != AUTO:
+            return self.load(self.train)
+        if (name := self._first_of(_TRAIN)) is None:
+            return None
+        heldout = self._first_of(_VALIDATION) if self.heldout == AUTO else self.heldout
+        return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
+
     def _heldout(self, stratify: str | None) -> datasets.Dataset:
         if self.heldout != AUTO:
             return self.load(self.heldout)

@@ -122,6 +122,9 @@ class _Documents:
             "tasks of the harness have no training data here; leave method.recalibrate_batchnorm at 0"
         )
 
+    def training_beside(self) -> None:
+        return None
+
 
 class _Judged:
     """What the harness makes of its documents' results, as `TaskMetric` wants to know it."""

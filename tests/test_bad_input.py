@@ -1,0 +1,379 @@
+"""What is wrong with files is said by name, in one line, and nothing is half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from command import own, soupkitchen
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save, save_file
+
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.checkpoints.files import WeightFiles
+from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.evaluation import Runtime
+from soupkitchen.serving import Output
+
+
+class Bomb:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def spoil_truncated(run: Path) -> None:
+    file = run / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def spoil_lying_header(run: Path) -> None:
+    file = run / "model.safetensors"
+    content = file.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    header["classifier.bias"]["shape"] = [300]
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+
+
+def spoil_pickle(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    torch.save({"x": Bomb(run / "executed")}, run / "pytorch_model.bin")
+
+
+def spoil_old_pickle(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    torch.save({"x": Bomb(run / "executed")}, run / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def spoil_bin_without_tensors(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    torch.save({"state_dict": {"x": torch.zeros(1)}}, run / "pytorch_model.bin")
+
+
+def spoil_broken_bin(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "pytorch_model.bin").write_bytes(b"not a pickle at all")
+
+
+def spoil_config(run: Path) -> None:
+    (run / "config.json").write_text("{")
+
+
+def spoil_no_config(run: Path) -> None:
+    (run / "config.json").unlink()
+
+
+def spoil_unreadable(run: Path) -> None:
+    (run / "model.safetensors").unlink()
+    (run / "model.safetensors").mkdir()  # root reads whatever has no permissions
+
+
+def spoil_nan(run: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    tensors["classifier.weight"][1, 2] = float("nan")
+    tensors["classifier.weight"][0, 0] = float("inf")
+    save_file(tensors, run / "model.safetensors", {"format": "pt"})
+
+
+def spoil_shape(run: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    tensors["bert.pooler.dense.bias"] = torch.zeros(17)
+    save_file(tensors, run / "model.safetensors", {"format": "pt"})
+
+
+def spoil_missing_and_extra(run: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    tensors["mine"] = tensors.pop("bert.pooler.dense.bias")
+    save_file(tensors, run / "model.safetensors", {"format": "pt"})
+
+
+def spoil_quantised(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
+
+
+def spoil_dtype(run: Path) -> None:
+    tensors = load_file(run / "model.safetensors")
+    tensors["classifier.bias"] = tensors["classifier.bias"].to(torch.float8_e4m3fn)
+    save_file(tensors, run / "model.safetensors", {"format": "pt"})
+
+
+def spoil_tokenizer(run: Path) -> None:
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["w1"], tokenizer["model"]["vocab"]["w2"] = 6, 5
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def spoil_added_tokens(run: Path) -> None:
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 64, "content": "<mine>"})
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+SPOILS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "truncated": (spoil_truncated, r"model\.safetensors cannot be read as safetensors"),
+    "lying header": (spoil_lying_header, r"model\.safetensors cannot be read as safetensors"),
+    "pickle with code": (spoil_pickle, r"pytorch_model\.bin holds more than tensors"),
+    "old pickle with code": (spoil_old_pickle, r"pytorch_model\.bin holds more than tensors"),
+    "nested pickle": (spoil_bin_without_tensors, r"pytorch_model\.bin should hold tensors by name"),
+    "no pickle": (spoil_broken_bin, r"pytorch_model\.bin (cannot be read|holds more than tensors)"),
+    "broken config": (spoil_config, r"config\.json cannot be read"),
+    "no config": (spoil_no_config, r"not a checkpoint: it has no config\.json"),
+    "unreadable": (spoil_unreadable, r"model\.safetensors cannot be read"),
+    "nan": (spoil_nan, r"classifier\.weight has 2 values that are NaN or infinite"),
+    "shape": (spoil_shape, r"bert\.pooler\.dense\.bias has shape \[17\], not \[16\]"),
+    "missing": (spoil_missing_and_extra, r"lacks 1 tensor: bert\.pooler\.dense\.bias"),
+    "extra": (spoil_missing_and_extra, r"has 1 tensor: mine besides"),
+    "quantised": (spoil_quantised, r"its weights are quantised"),
+    "dtype": (spoil_dtype, r"classifier\.bias is of dtype F8_E4M3, which is not merged"),
+    "tokenizer": (spoil_tokenizer, r"gives other numbers to 2 tokens: 'w1' is 6, not 5"),
+    "added tokens": (spoil_added_tokens, r"gives other numbers to 1 tokens: '<mine>' is 64, not not there"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILS)
+def test_a_spoilt_run_is_named_with_what_is_wrong(kind: str, copy_runs: Callable[..., Path]) -> None:
+    spoil, complaint = SPOILS[kind]
+    runs = copy_runs("a", "b", "c")
+    spoil(runs / "b")
+    with pytest.raises(IncompatibleError, match=complaint) as error:
+        find_pool(str(runs))
+    assert "\n  b  " in str(error.value)
+    assert not (runs / "b" / "executed").exists()
+    assert [run.name for run in find_pool(str(runs), on_incompatible="skip")] == ["a", "c"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permissions_is_named(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b", "c")
+    (runs / "b" / "model.safetensors").chmod(0)
+    with pytest.raises(IncompatibleError, match=r"model\.safetensors cannot be read"):
+        find_pool(str(runs))
+
+
+def test_all_problems_are_in_one_table_on_the_command_line(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c", "d", "wild")
+    for run, kind in (("b", "nan"), ("c", "truncated"), ("wild", "pickle with code")):
+        SPOILS[kind][0](runs / run)
+    error = soupkitchen(*own(runs, texts), "name=x", cwd=tmp_path, fails=True).stderr
+    assert "3 of the runs cannot be merged" in error
+    assert all(f"\n  {run:<4}  " in error for run in ("b", "c", "wild"))
+    assert not (tmp_path / "results" / "x").exists()
+    result = soupkitchen(*own(runs, texts), "pool.on_incompatible=skip", "name=x", cwd=tmp_path)
+    assert "left out (pool.on_incompatible=skip)" in result.stderr
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    assert sorted(table[table["kind"] == "single"]["model"]) == ["a", "d"]
+
+
+def test_copies_of_one_run_are_no_pool(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a")
+    shutil.copytree(runs / "a", runs / "again")
+    with pytest.raises(CheckpointError, match="1 of 2 runs can be merged and are no copies"):
+        find_pool(str(runs))
+    with pytest.raises(CheckpointError, match="is no run: name its folder"):
+        find_pool([str(runs / "a" / "config.json")])
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "search=uniform", "name=x")
+    model = (text_runs / "a" / "model.safetensors").stat().st_size
+
+    def limit() -> None:  # no file may grow as large as the model
+        resource.setrlimit(resource.RLIMIT_FSIZE, (model // 2, model // 2))
+
+    result = subprocess.run(
+        [sys.executable, "-m", "soupkitchen", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "error: the soup could not be written to" in result.stderr
+    assert "Traceback" not in result.stderr
+    left = {file.name for file in (tmp_path / "results" / "x").iterdir()}
+    assert left == {"config.yaml", "soupkitchen.log", "trajectory.csv"}
+    soupkitchen(*words, cwd=tmp_path)  # and with room it goes on
+    assert (tmp_path / "results/x/soup/model.safetensors").exists()
+
+
+def test_held_out_examples_that_were_trained_on_are_counted(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "texts"
+    shutil.copytree(texts, data)
+    frame = pd.read_csv(data / "train.csv")
+    pd.concat([frame, pd.read_csv(data / "validation.csv")[:7]]).to_csv(data / "train.csv", index=False)
+    words = (*own(text_runs, data), "name=x", "pool.exclude=[c,d,wild]")
+    assert "7 of 80 held-out examples are training examples" in soupkitchen(*words, cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Runtime(device="cuda:7").accelerator(), "runtime.device=cuda:7 cannot be used here"),
+        (lambda: Runtime(max_memory={"cpu": "much"}), "runtime.max_memory"),
+        (lambda: Runtime(max_memory="5GiB"), "runtime.max_memory"),
+        (lambda: Runtime(offload_folder="nowhere"), "runtime.offload_folder=nowhere is no folder"),
+        (lambda: Output(dtype="int8"), "output.dtype=int8"),
+        (lambda: Output(max_shard_size="big"), "output.max_shard_size=big"),
+    ],
+)
+def test_options_that_cannot_be_are_named(make: Callable[[], Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        make()
+
+
+def test_a_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "soupkitchen", "pool.path=nowhere"]
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment, timeout=300
+    )
+    assert "Traceback" in result.stderr
+    assert result.returncode == 1
+
+
+# Code that comes with a checkpoint
+
+
+@pytest.fixture
+def with_code(copy_runs: Callable[..., Path]) -> Path:
+    """Runs that name Python code of their own, which leaves a file behind where it is run."""
+    runs = copy_runs("a", "b")
+    for run in runs.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        config["auto_map"] = {"AutoModelForSequenceClassification": "mine.Mine"}
+        (run / "config.json").write_text(json.dumps(config))
+        code = (
+            "from pathlib import Path\nfrom transformers import BertForSequenceClassification\n"
+            f"Path({str(runs.parent / 'executed')!r}).touch()\n"
+            "class Mine(BertForSequenceClassification): pass\n"
+        )
+        (run / "mine.py").write_text(code)
+    return runs
+
+
+def test_custom_code_is_copied_and_not_run(with_code: Path, texts: Path, tmp_path: Path) -> None:
+    soupkitchen(*own(with_code, texts), "name=x", cwd=tmp_path)
+    assert (tmp_path / "results/x/soup/mine.py").read_text() == (with_code / "a" / "mine.py").read_text()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_custom_code_is_run_for_those_who_trust_it(with_code: Path, texts: Path, tmp_path: Path) -> None:
+    soupkitchen(*own(with_code, texts), "trust_remote_code=true", "name=x", cwd=tmp_path)
+    assert (tmp_path / "executed").exists()
+
+
+# Fuzzing
+
+
+def header_and_data() -> tuple[dict[str, Any], bytes, bytes]:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(4, dtype=torch.int64)}
+    content = save(tensors)
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :], content
+
+
+HEADER, DATA, WHOLE = header_and_data()
+values = st.one_of(
+    st.integers(-(2**40), 2**70), st.none(), st.text(max_size=5), st.lists(st.integers(-3, 2**65), max_size=4)
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A safetensors file with something wrong in its header, or in its bytes."""
+    if draw(st.booleans()):
+        content = bytearray(WHOLE)
+        for _ in range(draw(st.integers(1, 4))):
+            content[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+        return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
+    header = json.loads(json.dumps(HEADER))
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(["a", "b", "c", "__metadata__"]))
+        entry = header.setdefault(name, {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]})
+        if draw(st.integers(0, 4)) == 0 or not isinstance(entry, dict):
+            header[name] = draw(values)
+        else:
+            entry[draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = draw(
+                st.one_of(values, st.sampled_from(["F32", "I64", "BF16", "F8_E4M3", "BOOL", "F4"]))
+            )
+    text = json.dumps(header).encode()
+    size = draw(st.one_of(st.just(len(text)), st.integers(0, 2**64 - 1)))
+    return struct.pack("<Q", size) + text + DATA
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutated())
+@example(WHOLE)
+def test_a_mutated_file_is_refused_or_read_right(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    try:
+        weights = WeightFiles.open(tmp_path)
+        read = {name: weights.tensor(name) for name in weights.header}
+    except CheckpointError:
+        return
+    (size,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    assert read.keys() == header.keys() - {"__metadata__"}
+    for name, tensor in read.items():
+        begin, end = header[name]["data_offsets"]
+        assert list(tensor.shape) == header[name]["shape"] == list(weights.header[name].shape)
+        assert tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() == data[begin:end]
+
+
+names = st.one_of(
+    st.sampled_from(["model-1.safetensors", "model-2.safetensors", "../x", "/etc/passwd", "", ".", "x/y"]),
+    st.text(max_size=8), st.integers(), st.none(), st.lists(st.text(max_size=2), max_size=2),
+)  # fmt: skip
+indices = st.one_of(
+    st.binary(max_size=30),
+    st.dictionaries(st.sampled_from(["weight_map", "metadata"]), st.one_of(st.none(), st.dictionaries(
+        st.sampled_from(["a", "b", "c"]), names, max_size=3))).map(lambda index: json.dumps(index).encode()),
+)  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(indices)
+@example(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode())
+def test_a_mutated_index_is_refused_or_read_right(tmp_path: Path, content: bytes) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model-1.safetensors")
+    save_file({"b": torch.zeros(3)}, tmp_path / "model-2.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_bytes(content)
+    try:
+        weights = WeightFiles.open(tmp_path)
+    except CheckpointError:
+        return
+    assert {file.name for file in weights.files} <= {"model-1.safetensors", "model-2.safetensors"}
+    for name in weights.header:
+        assert torch.equal(weights.tensor(name), torch.ones(2) if name == "a" else torch.zeros(3))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | mutated())
+def test_any_bytes_as_a_pickle_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        WeightFiles.open(tmp_path)

@@ -1,0 +1,85 @@
+"""`python -m soupkitchen.inspect`: what a pool holds, held against plain numpy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.inspect import inspect
+
+
+def flat(run: Path) -> np.ndarray:
+    tensors = load_file(run / "model.safetensors")
+    return np.concatenate([tensors[name].reshape(-1) for name in sorted(tensors)]).astype(np.float64)
+
+
+def test_distances_and_cosines_are_those_of_numpy(text_runs: Path) -> None:
+    table = inspect(find_pool(str(text_runs), exclude=["a"], base=str(text_runs / "a"))).set_index("run")
+    start = flat(text_runs / "a")
+    vectors = {run: flat(text_runs / run) - start for run in ("b", "c", "d", "wild")}
+    for run, vector in vectors.items():
+        assert table.loc[run, "distance"] == pytest.approx(
+            np.linalg.norm(vector) / np.linalg.norm(start), rel=1e-5
+        )
+        others = [other for name, other in vectors.items() if name != run]
+        cosines = [v @ vector / np.linalg.norm(v) / np.linalg.norm(vector) for v in others]
+        assert table.loc[run, "mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert table.loc["b", "parameters"] == start.size
+    assert table.loc["b", "dtype"] == "F32"
+    assert table.loc["b", "architecture"] == "BertForSequenceClassification"
+    assert table.loc["b", "megabytes"] == pytest.approx(
+        (text_runs / "b" / "model.safetensors").stat().st_size / 1e6, abs=0.05
+    )
+    assert table.loc["wild", "guess"] == "far off: likely to hurt"
+    assert table.loc["b", "guess"] == "merges well"
+
+
+def test_without_a_base_distances_are_from_the_mean(text_runs: Path) -> None:
+    table = inspect(find_pool(str(text_runs), exclude=["wild"])).set_index("run")
+    runs = {run: flat(text_runs / run) for run in "abcd"}
+    mean = np.mean(list(runs.values()), axis=0)
+    for run, vector in runs.items():
+        expected = np.linalg.norm(vector - mean) / np.linalg.norm(mean)
+        assert table.loc[run, "distance"] == pytest.approx(expected, rel=1e-4)
+    assert table["mean_cosine"].isna().all()
+
+
+def test_adapters_are_inspected_as_changes_of_their_base(adapters: Path) -> None:
+    table = inspect(find_pool(str(adapters))).set_index("run")
+    assert table["adapter"].all()
+    assert (table["distance"] > 0).all()
+
+
+def test_the_command_prints_a_table_and_writes_a_csv(
+    copy_runs: Callable[..., Path], text_runs: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    (runs / "b" / "model.safetensors").write_bytes(b"")
+    state = {"log_history": [{"loss": 1.0}, {"eval_accuracy": 0.25}, {"eval_accuracy": 0.75}]}
+    (runs / "c" / "trainer_state.json").write_text(json.dumps(state))
+    command = [sys.executable, "-m", "soupkitchen.inspect", str(runs), "--base", str(text_runs / "d")]
+    result = subprocess.run(
+        [*command, "--csv", "pool.csv"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "merges well" in result.stdout
+    assert f"base: {text_runs / 'd'}" in result.stdout
+    assert "b  " in result.stderr  # what cannot be read is named
+    assert "cannot be read as safetensors" in result.stderr
+    table = pd.read_csv(tmp_path / "pool.csv")
+    assert table["run"].tolist() == ["a", "c"]
+    assert table["eval_accuracy"].tolist()[1] == 0.75
+    result = subprocess.run(
+        [sys.executable, "-m", "soupkitchen.inspect", "nowhere"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
