@@ -130,3 +130,30 @@ def test_recalibrating_a_model_without_batch_norm_is_refused(
 ) -> None:
     words = (*own(text_runs, texts), "method.recalibrate_batchnorm=4", "name=x")
     assert "no batch norm" in soupkitchen(*words, cwd=tmp_path, fails=True).stderr
+
+
+def test_a_model_spread_over_devices_gives_the_same_soup(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "method=ties", f"pool.base={text_runs}/a", "pool.exclude=[a]")
+    soupkitchen(*words, "name=one", cwd=tmp_path)
+    spread = (
+        "runtime.device_map=auto",
+        "runtime.max_memory={cpu: 1MB}",
+        f"runtime.offload_folder={tmp_path}",
+    )
+    soupkitchen(*words, *spread, "name=spread", cwd=tmp_path)
+    one, other = (
+        load_file(tmp_path / f"results/{name}/soup/model.safetensors") for name in ("one", "spread")
+    )
+    assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
+    columns = ["candidate", "decision", "score", "score_at_most"]
+    first, second = (
+        pd.read_csv(tmp_path / f"results/{n}/trajectory.csv")[columns] for n in ("one", "spread")
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_model_that_fits_nowhere_is_refused(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), "runtime.device_map=auto", "runtime.max_memory={cpu: 1KB}")
+    assert "runtime.device_map" in soupkitchen(*words, cwd=tmp_path, fails=True).stderr

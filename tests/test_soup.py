@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 import soupkitchen.merging.chunks
-from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
 from soupkitchen.soup import Soup
+from soupkitchen.states import StateMemory
 
 
 def run(folder: Path, name: str, **tensors: torch.Tensor) -> Checkpoint:
@@ -351,9 +352,10 @@ def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path: P
         run(tmp_path, name, **{f"t{i}": torch.randn(elements // 4) for i in range(4)})
     script = f"""
 import threading, torch
-from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.merging import Magnitude, TaskVectors
 from soupkitchen.soup import Soup
+from soupkitchen.states import StateMemory
 torch.set_num_threads(1)
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -404,3 +406,27 @@ def test_a_variant_is_tasted_and_kept(tmp_path: Path) -> None:
         np.testing.assert_allclose(dict(soup.blend(pool[:2], variant))["body"], expected, atol=1e-5)
     soup.keep(pool[1], method.variants["scale=2"])
     np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [0, 500, 10**9])
+def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
+    budget: int, text_runs: Path, tmp_path: Path
+) -> None:
+    pool = find_pool(str(text_runs), base=str(text_runs / "a"))
+    for method in (TaskVectors(Magnitude(0.2), "mass", True), ModelStock(), Linear()):
+        memory = StateMemory(torch.device("cpu"), on_host=budget, folder=tmp_path)
+        soup, usual = Soup(method, base=pool.base, memory=memory), Soup(method, base=pool.base)
+        for run in pool.runs[1:]:
+            tasted, expected = dict(soup.taste(run)), dict(usual.taste(run))
+            assert all(torch.equal(tasted[name], expected[name]) for name in expected)
+            soup.keep(run)
+            usual.keep(run)
+        kept = dict(soup.tensors())
+        assert all(torch.equal(kept[name], tensor) for name, tensor in usual.tensors())
+    assert list(tmp_path.iterdir()) == []  # files are deleted as soon as they are mapped
+
+
+def test_a_full_disk_for_states_is_named(text_runs: Path, tmp_path: Path) -> None:
+    memory = StateMemory(torch.device("cpu"), on_host=0, folder=tmp_path / "gone")
+    with pytest.raises(ConfigError, match=r"runtime\.max_memory"):
+        Soup(Linear(), memory=memory).keep(find_pool(str(text_runs)).runs[0])
