@@ -7,11 +7,15 @@ what came of it. Nothing heavy is imported before there is something to run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import shlex
+import signal
 import sys
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -22,10 +26,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soupkitchen import config as conf
 from soupkitchen.errors import ConfigError, SoupkitchenError
+from soupkitchen.journal import Journal
+from soupkitchen.lock import only_process
 
 log = logging.getLogger("soupkitchen")
 
 LEADERBOARD, TRAJECTORY, CONFIG = "leaderboard.csv", "trajectory.csv", "config.yaml"
+JOURNAL, EVALUATIONS, SOUP = "journal.jsonl", "evaluations", "soup"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as SLURM and container runtimes send it."""
 
 
 def main() -> None:
@@ -33,14 +44,35 @@ def main() -> None:
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be explained
     conf.register_resolvers()
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.raiseExceptions = False  # where the disk is full, the log is the least of it
     try:
         _hydra_main()
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, _Terminated)
+        command = shlex.join(["python", "-m", "soupkitchen", *sys.argv[1:]])
+        what = "terminated" if terminated else "interrupted"
+        print(f"{what}; what was done is kept. To continue:\n{command}", file=sys.stderr, flush=True)
+        os._exit(143 if terminated else 130)  # threads of libraries are not waited for
+    except OSError as error:
+        if full_error or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"error: {error.filename or 'a file'} cannot be written ({error.strerror}). Nothing is lost: "
+            "make room, and the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException, SoupkitchenError) as error:
         if full_error:
             raise
         own = isinstance(error, SoupkitchenError)
         print(f"error: {error if own else conf.explain(_told(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 @hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
@@ -59,16 +91,26 @@ def _told(error: BaseException | None) -> str:
 
 
 def run(config: DictConfig, folder: Path) -> float:
-    """Runs one job in `folder`, or reports it if it is finished; the soup's held-out score."""
+    """Runs one job in `folder`, continues it, or reports it if it is finished; the soup's held-out score."""
+    with only_process(folder):
+        return _run(config, folder)
+
+
+def _run(config: DictConfig, folder: Path) -> float:
     try:
         conf.check(config)
         if not _is_new(config, folder):
+            last = Journal(folder / JOURNAL).last
+            if "greater_is_better" in last:  # it may have been killed before this
+                _update_sweep(folder.parent, last["greater_is_better"])
             return _report(folder)
         experiment = _build(config, folder)
     except Exception:
         _remove_if_empty(folder)
         raise
-    OmegaConf.save(config, folder / CONFIG, resolve=True)
+    from soupkitchen.records import write_text
+
+    write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
     outcome = experiment.run()
     score = outcome.score
     if outcome.gain > 0:
@@ -109,8 +151,8 @@ def _build(config: DictConfig, folder: Path) -> Any:
 
 def _is_new(config: DictConfig, folder: Path) -> bool:
     """Whether there is work to do in `folder`; results of something else are never overwritten."""
-    if not (folder / TRAJECTORY).exists():  # nothing was scored, so nothing can be lost
-        return True
+    if not any((folder / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD)):
+        return True  # nothing was scored, so nothing can be lost
     before = conf.what_is_run(OmegaConf.load(folder / CONFIG))
     changed = conf.difference(before, conf.what_is_run(config))
     finished = (folder / LEADERBOARD).exists()
@@ -123,8 +165,6 @@ def _is_new(config: DictConfig, folder: Path) -> bool:
             + "\n  ".join(changed)
             + "\nGive this run another name=, or move the old results aside with overwrite=true."
         )
-    if not finished:
-        log.info("%s holds a run that did not finish: it starts again", folder)
     return not finished
 
 
@@ -138,7 +178,7 @@ def _move_aside(folder: Path) -> None:
     """Moves earlier results into a folder of their own inside `folder`."""
     aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S}"
     aside.mkdir()
-    for name in (CONFIG, LEADERBOARD, TRAJECTORY, "soup"):
+    for name in (CONFIG, LEADERBOARD, TRAJECTORY, JOURNAL, EVALUATIONS, SOUP):
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     log.info("earlier results are in %s", aside)

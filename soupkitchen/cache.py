@@ -82,18 +82,33 @@ class EvaluationCache:
     def put(self, key: str, outputs: Outputs, label: str) -> None:
         """Keeps predictions; `label` is for people. Where the folder cannot be written, the log says so."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
-            descriptor, beside = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
-            os.close(descriptor)
-            try:
-                save_file(arrays, beside, {_CHECKSUM: _checksum(arrays), _LABEL: label})
-                Path(beside).replace(self._file(key))
-            except BaseException:
-                Path(beside).unlink(missing_ok=True)
-                raise
+            self.write(key, outputs, label)
         except (OSError, SafetensorError) as error:
             log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
+
+    def write(self, key: str, outputs: Outputs, label: str) -> None:
+        """As `put`, and on disk when it returns.
+
+        Raises:
+            OSError, SafetensorError: where it cannot be written; nothing is then left of it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
+        descriptor, beside = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
+        os.close(descriptor)
+        try:
+            save_file(arrays, beside, {_CHECKSUM: _checksum(arrays), _LABEL: label})
+            with open(beside, "rb") as written:  # noqa: PTH123
+                os.fsync(written.fileno())
+            Path(beside).replace(self._file(key))
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+    def remove_unfinished(self) -> None:
+        """Removes what kills in the middle of writing left; nobody else may be writing."""
+        for left in self.folder.glob(f".*{_SUFFIX}"):
+            left.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
         """All entries, the oldest first; damaged ones have no label."""

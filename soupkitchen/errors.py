@@ -34,5 +34,17 @@ class SaveError(SoupkitchenError):
     """Results that could not be written."""
 
 
+class JournalError(SoupkitchenError):
+    """A run's journal that cannot be written, or does not fit what is run."""
+
+
+class LockError(SoupkitchenError):
+    """A run's folder that another process works in."""
+
+
+class CandidateError(SoupkitchenError):
+    """A candidate that cannot be scored, which the search goes on without."""
+
+
 class GuaranteeError(SoupkitchenError):
     """A promise that did not hold when it was checked. Please report it."""

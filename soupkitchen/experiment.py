@@ -11,16 +11,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from soupkitchen.cache import EvaluationCache
 from soupkitchen.checkpoints import Pool
 from soupkitchen.decisions import Judge, Verdict
 from soupkitchen.display import Display
-from soupkitchen.errors import ConfigError, DataError, GuaranteeError
+from soupkitchen.errors import (
+    CandidateError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GuaranteeError,
+    JournalError,
+)
 from soupkitchen.evaluation import (
     Evaluation,
     EvaluationOptions,
@@ -35,15 +44,21 @@ from soupkitchen.evaluation import (
     load_splits,
     warn_of_splits,
 )
+from soupkitchen.evaluation.scorer import PACKAGES
+from soupkitchen.journal import Journal
 from soupkitchen.merging import MergeMethod, StackMethod
-from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
+from soupkitchen.records import Entry, Step, Trajectory, leaderboard, remove_unfinished, write_csv
 from soupkitchen.search import Ranked, Search, Trial, rank
-from soupkitchen.serving import Output
+from soupkitchen.serving import Output, recover
 from soupkitchen.soup import Soup, in_dtype
 from soupkitchen.states import StateMemory
 from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
+
+JOURNAL, EVALUATIONS, TRAJECTORY, SOUP = "journal.jsonl", "evaluations", "trajectory.csv", "soup"
+
+_NAN = "its score is NaN"
 
 CONTROLS = 2
 """Models in the final table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -112,10 +127,57 @@ class Experiment:
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
             )
         warn_of_splits(tasks, splits)
-        trajectory = Trajectory(self.folder / "trajectory.csv", [name for name in tasks.tasks if name])
+        kept = self._cleared()
+        journal = Journal(self.folder / JOURNAL)
+        names = [name for name in tasks.tasks if name]
+        trajectory = Trajectory(self.folder / TRAJECTORY, names, lambda: journal.replaying)
         with Display(self._examples_at_most(evaluator)) as display:
-            scorer = Scorer(evaluator, display.scoring, self.evaluation.open_cache())
-            return _Run(self, method, scorer, trajectory).run(splits)
+            scorer = Scorer(
+                evaluator,
+                display.scoring,
+                self.evaluation.open_cache(),
+                journal,
+                kept,
+                self.search.on_error == "skip",
+            )
+            self._begin(journal, scorer)
+            return _Run(self, method, scorer, trajectory, journal).run(splits)
+
+    def _cleared(self) -> EvaluationCache:
+        """Clears away what kills left half-written; the run's own evaluations."""
+        recover(self.folder / SOUP)
+        for name in (TRAJECTORY, "leaderboard.csv", "config.yaml"):
+            remove_unfinished(self.folder / name)
+        kept = EvaluationCache(self.folder / EVALUATIONS)
+        kept.remove_unfinished()
+        return kept
+
+    def _begin(self, journal: Journal, scorer: Scorer) -> None:
+        """Notes what the run depends on or, where it is continued, checks that this is as it was.
+
+        Raises:
+            JournalError: where it is not.
+        """
+        base = self.pool.base
+        now: dict[str, Any] = {
+            "runs": {run.name: run.fingerprint for run in self.pool},
+            "base": {"base": base.fingerprint} if base and self.method.needs_base else {},
+            "data": {split: scorer.examples_of(split) for split in scorer.evaluator.splits},
+        }
+        versions = {package: version(package) for package in PACKAGES}
+        begun = journal.recall(event="begin")
+        if begun is None:
+            journal.add(event="begin", versions=versions, **now)
+            return
+        changed = [f"{kind} {name}" for kind in now for name in _different(begun[kind], now[kind])]
+        if changed:
+            raise JournalError(
+                f"changed since this run began: {', '.join(changed)}. Put that back, or start anew with "
+                "overwrite=true, which keeps the old results aside"
+            )
+        if other := _different(begun["versions"], versions):
+            log.warning("the run began with another version of %s", ", ".join(other))
+        log.info("continuing: %d events are in %s", journal.events_before, journal.file)
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -154,6 +216,7 @@ class _Run:
         method: MergeMethod | StackMethod,
         scorer: Scorer,
         trajectory: Trajectory,
+        journal: Journal,
     ) -> None:
         self.pool, self.search, self.folder = experiment.pool, experiment.search, experiment.folder
         self.experiment = experiment
@@ -163,6 +226,8 @@ class _Run:
         self.best_single = math.nan  # its score
         self.scorer = scorer
         self.trajectory = trajectory
+        self.journal = journal
+        self.usable = list(self.pool)
         self.judge = Judge(experiment.search, scorer, experiment.evaluation.early_stopping)
 
     @property
@@ -175,6 +240,7 @@ class _Run:
         self._save(scored, splits)
         entries = self._final_table(scored, ranked)
         table = leaderboard(entries, self.tasks.name, 1 if self.tasks.greater_is_better else -1)
+        self.journal.once(event="finish", greater_is_better=self.tasks.greater_is_better)
         write_csv(self.folder / "leaderboard.csv", table)
         score = scored.evaluation.score
         return Outcome(self.tasks.shown(score), score - self.best_single, scored.recipe.ingredients, table)
@@ -188,17 +254,24 @@ class _Run:
         singles: dict[str, Scored] = {}
         for number, run in enumerate(self.pool, start=1):
             what = f"ranking {run.name} ({number} of {len(self.pool)})"
-            singles[run.name] = self.scorer.score(what, self._single(run.name))
+            try:
+                singles[run.name] = self.scorer.score(what, self._single(run.name))
+            except CandidateError as error:
+                self._record_error("rank", run.name, (run.name,), str(error))
+                self.usable.remove(run)
+                continue
             log.info("rank     %-24s %s", run.name, self._shown(singles[run.name]))
             if self.tasks.aggregate != "normalized":
-                self._record("rank", run.name, singles[run.name])
+                self._record_rank(run.name, singles[run.name])
         if self.tasks.aggregate == "normalized":  # by what only the whole ranking tells
             scores = {name: scored.evaluation.scores for name, scored in singles.items()}
             self.scorer.rank_tasks(self.tasks.ranked(scores))
             singles = {name: self.scorer.score(name, self._single(name)) for name in singles}
             for name, scored in singles.items():
-                self._record("rank", name, scored)
+                self._record_rank(name, scored)
         ranked = [Ranked(name, scored.evaluation.score) for name, scored in singles.items()]
+        if not ranked:
+            raise CheckpointError("no run of the pool can be scored; the reasons are above")
         if all(math.isnan(run.score) for run in ranked):
             raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
         self.method = self.method.with_scores({run.name: run.score for run in ranked})
@@ -250,8 +323,16 @@ class _Run:
             candidate = self.pool[name]
             what = f"merging {name} ({len(trials) + 1} of {len(order) - 1})"
             recipes = self._recipes((*soup.ingredients, name), partial(soup.taste, candidate))
-            verdicts = self.judge.decide(what, recipes, best)
+            try:
+                verdicts = self.judge.decide(what, recipes, best)
+            except CandidateError as error:
+                self._record_error(
+                    "merge", name, (*soup.ingredients, name), str(error), len(soup.ingredients)
+                )
+                trials.append(Trial(name, score=None, kept=False))
+                continue
             kept = next((verdict.scored for verdict in verdicts if verdict.kept), None)
+            self.journal.once(event="decision", candidate=name, kept=kept.recipe.variant if kept else None)
             if kept:
                 soup.keep(candidate, self.method.variants[kept.recipe.variant])
                 kept = replace(kept, recipe=replace(kept.recipe, weights=soup.tensors))
@@ -284,7 +365,9 @@ class _Run:
 
     def _save(self, scored: Scored, splits: Splits) -> None:
         """Saves the soup, loads it back as a user would, and scores that."""
-        folder, evaluator, output = self.folder / "soup", self.scorer.evaluator, self.experiment.output
+        folder, evaluator, output = self.folder / SOUP, self.scorer.evaluator, self.experiment.output
+        if self.journal.recall(event="saved") and folder.exists():
+            return
         recipe = scored.recipe
         self.scorer.fill(recipe)
         if output.format == "adapter":
@@ -303,17 +386,19 @@ class _Run:
             saved.live.fill(saved_run.tensors())
         saved.reorder("heldout", scored.order)
         output.verify(saved, scored.evaluation.score, self.best_single, self.tasks, folder)
+        if not self.journal.replaying:
+            self.journal.add(event="saved")
 
     def _final_table(self, soup: Scored, ranked: Sequence[Ranked]) -> list[Entry]:
         """Scores the controls on held-out, and the models worth reporting on test."""
         best_first = [run.name for run in rank(ranked)]
         top_k = self.experiment.top_k or max(2, len(soup.recipe.ingredients))
-        top = best_first[: min(top_k, len(self.pool))]
+        top = best_first[: min(top_k, len(self.usable))]
         models = [
             ("soup", "soup", [soup.recipe]),
-            ("uniform", "uniform", self._blends([run.name for run in self.pool])),
+            ("uniform", "uniform", self._blends([run.name for run in self.usable])),
             (f"uniform_top_{len(top)}", "uniform", self._blends(top)),
-            *((run.name, "single", [self._single(run.name)]) for run in self.pool),
+            *((run.name, "single", [self._single(run.name)]) for run in self.usable),
         ]
         entries = []
         if self.pool.trust_scores:  # runs that were not scored stay so
@@ -381,9 +466,32 @@ class _Run:
 
     # Records
 
+    def _record_rank(self, name: str, scored: Scored) -> None:
+        nan = math.isnan(scored.evaluation.score)
+        if nan and self.search.on_error == "stop":
+            raise DataError(f"{name} scores NaN on the held-out set; search.on_error=skip goes on without it")
+        more = {"decision": "error", "reason": _NAN} if nan else {}
+        self._record("rank", name, scored, **more)
+
+    def _record_error(
+        self, stage: str, name: str, ingredients: tuple[str, ...], reason: str, soup_size: int | None = None
+    ) -> None:
+        log.warning("error    %-24s %s", name, reason)
+        step = Step(
+            stage, name, decision="error", ingredients=ingredients, reason=reason, soup_size=soup_size
+        )
+        self.trajectory.add(step)
+
     def _record_verdict(self, name: str, verdict: Verdict, best: Scored, size: int) -> None:
         scored, comparison = verdict.scored, verdict.comparison
-        decision = "keep" if verdict.kept else "discard"
+        decision, reason = "keep" if verdict.kept else "discard", ""
+        if math.isnan(scored.evaluation.score):
+            if self.search.on_error == "stop":
+                raise DataError(
+                    f"the soup with {name} scores NaN on the held-out set; search.on_error=skip goes on "
+                    "without it"
+                )
+            decision, reason = "error", _NAN
         compared: dict[str, Any] = {}
         if comparison is not None:
             low, high = comparison.interval or (None, None)
@@ -406,6 +514,7 @@ class _Run:
             best_before=self.tasks.shown(best.evaluation.score),
             soup_size=size,
             rule=self.search.rule,
+            reason=reason,
             **compared,
         )
 
@@ -455,3 +564,8 @@ def _shown_tasks(scored: Scored) -> dict[str, float]:
     """The score of each task that has a name, with its metric's own sign."""
     parts = scored.evaluation.parts
     return {name: part.metric.shown(part.score) for name, part in parts.items() if name}
+
+
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, or that are in one only."""
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -256,6 +256,15 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise
 
 
+def recover(folder: Path) -> None:
+    """Puts right what a kill in the middle of saving left beside the soup `folder`."""
+    for old in folder.parent.glob(f".{folder.name}.*.old"):
+        if not folder.exists():
+            old.rename(folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _save_error(folder: Path, error: Exception) -> SaveError:
     return SaveError(
         f"the soup could not be written to {folder} ({error}): nothing is left half-written. Make room, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -12,10 +13,13 @@ import datasets
 import numpy as np
 import pyarrow
 import xxhash
+from safetensors import SafetensorError
 
 from soupkitchen.cache import EvaluationCache, digest
 from soupkitchen.checkpoints.reader import Tensors
+from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part, Progress, Stop
+from soupkitchen.journal import Journal
 from soupkitchen.metrics import Rows
 from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.several import Several
@@ -23,7 +27,7 @@ from soupkitchen.tasks.several import Several
 Announce = Callable[[str], Progress]
 """Told what is about to be scored; returns what is called as examples are done."""
 
-_PACKAGES = ("soupkitchen", "torch", "transformers")
+PACKAGES = ("soupkitchen", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -64,25 +68,66 @@ class Scored:
 
 
 class Scorer:
-    """Scores the weights of one pool, each recipe once for each split."""
+    """Scores the weights of one pool, each recipe once for each split.
+
+    Args:
+        announce: is told what is about to be scored.
+        cache: evaluations of other runs, which this one adds to.
+        journal: what was scored before this run was interrupted is taken from there.
+        kept: the run's own evaluations, which its journal refers to.
+        skip_errors: whether what cannot be scored is a `CandidateError`, noted in the journal.
+    """
 
     def __init__(
-        self, evaluator: Evaluator, announce: Announce, cache: EvaluationCache | None = None
+        self,
+        evaluator: Evaluator,
+        announce: Announce,
+        cache: EvaluationCache | None = None,
+        journal: Journal | None = None,
+        kept: EvaluationCache | None = None,
+        skip_errors: bool = False,
     ) -> None:
         self.evaluator = evaluator
         self._announce = announce
         self._cache = cache
+        self._journal = journal
+        self._kept = kept
+        self._skip_errors = skip_errors
         self._scored: dict[tuple[str, Recipe], Scored] = {}
         self._examples: dict[str, str] = {}
 
     def score(self, what: str, recipe: Recipe, split: str = "heldout", stop: Stop | None = None) -> Scored:
-        """Scores what `recipe` gives, no further than `stop` asks; `what` is for the progress bar."""
+        """Scores what `recipe` gives, no further than `stop` asks; `what` is for the progress bar.
+
+        Raises:
+            CandidateError: where that fails, and errors are to be skipped.
+        """
         if seen := self._scored.get((split, recipe)):
             return Scored(recipe, seen.evaluation, 0.0, cached=True, order=seen.order)
         progress = self._announce(what)
+        identity = self._identity(recipe, split) if self._journal or self._cache else ""
+        scored = self._recalled(recipe, split, identity)
+        if scored is None:
+            try:
+                scored = self._score(recipe, split, stop, progress, identity, what)
+            except (CheckpointError, SafetensorError, OSError, RuntimeError) as error:
+                if not self._skip_errors or _is_full_disk(error):
+                    raise
+                reason = str(error).strip().split("\n")[0] or type(error).__name__
+                if self._journal:
+                    self._journal.add(event="error", key=identity, split=split, what=what, reason=reason)
+                raise CandidateError(reason) from error
+        if scored.evaluation.complete:
+            self._scored[split, recipe] = scored
+        return scored
+
+    def _score(
+        self, recipe: Recipe, split: str, stop: Stop | None, progress: Progress, identity: str, what: str
+    ) -> Scored:
         order = self.evaluator.order(split)
-        key = self._key(recipe, split) if self._cache else ""
-        if self._cache and (outputs := self._cache.get(key)):
+        key = self._key(identity, split) if self._cache else ""
+        outputs = self._cache.get(key) if self._cache else None
+        if outputs is not None:
             scored = Scored(recipe, self._evaluation(split, outputs), 0.0, cached=True, order=order)
         else:
             started = time.perf_counter()
@@ -90,13 +135,57 @@ class Scorer:
             seconds = time.perf_counter() - started
             evaluation = self.evaluator.score(split, stop, progress)
             scored = Scored(recipe, evaluation, seconds, cached=False, order=order)
-            if not evaluation.complete:
-                return scored
-            if self._cache:
-                outputs = {name: part.predictions for name, part in evaluation.parts.items()}
-                self._cache.put(key, outputs, f"{what}, {split}")
-        self._scored[split, recipe] = scored
+        parts = scored.evaluation.parts
+        complete = scored.evaluation.complete
+        if complete and outputs is None:
+            outputs = {name: part.predictions for name, part in parts.items()}
+        if self._journal and self._kept:
+            if complete and outputs is not None:
+                self._kept.write(identity, outputs, f"{what}, {split}")
+            self._journal.add(
+                event="score",
+                key=identity,
+                split=split,
+                what=what,
+                score=scored.evaluation.score,
+                complete=complete,
+                cached=scored.cached,
+                batch_size=self.evaluator.batch_size,
+                merge_seconds=scored.merge_seconds,
+                eval_seconds=scored.evaluation.seconds,
+                parts={name: [part.score, part.examples_scored] for name, part in parts.items()},
+            )
+        if self._cache and complete and outputs is not None and not scored.cached:
+            self._cache.put(key, outputs, f"{what}, {split}")
         return scored
+
+    def _recalled(self, recipe: Recipe, split: str, identity: str) -> Scored | None:
+        """What the journal says of an earlier scoring; None where that has not happened yet."""
+        if self._journal is None or self._kept is None or not self._journal.replaying:
+            return None
+        failed = (self._journal.peek() or {}).get("event") == "error"
+        event = self._journal.recall(event="error" if failed else "score", key=identity, split=split)
+        assert event is not None
+        if failed:
+            raise CandidateError(event["reason"])
+        order = self.evaluator.order(split)
+        if event["batch_size"] < self.evaluator.batch_size:  # memory had run out
+            self.evaluator.batch_size = event["batch_size"]
+            self.evaluator.reorder(split, order)
+        if not event["complete"]:
+            references = self.evaluator.references(split)
+            metrics = {name: task.metric for name, task in self.evaluator.tasks.tasks.items()}
+            parts = {
+                name: Part(metrics[name], score, None, (), references[name], number)
+                for name, (score, number) in event["parts"].items()
+            }
+            evaluation = Evaluation(split, event["score"], parts, False, event["eval_seconds"])
+        elif (outputs := self._kept.get(identity)) is not None:
+            evaluation = replace(self._evaluation(split, outputs), seconds=event["eval_seconds"])
+        else:  # damaged: scored again, as it was scored before
+            self.fill(recipe)
+            evaluation = replace(self.evaluator.score(split), seconds=event["eval_seconds"])
+        return Scored(recipe, evaluation, event["merge_seconds"], event["cached"], order)
 
     def rank_tasks(self, tasks: Several) -> None:
         """Takes tasks whose score follows from the ranking, and turns what was scored to them."""
@@ -121,24 +210,32 @@ class Scorer:
         scores = {name: part.score for name, part in parts.items()}
         return Evaluation(split, self.evaluator.tasks.score(scores), parts)
 
-    def _key(self, recipe: Recipe, split: str) -> str:
-        """A digest of everything that the predictions depend on."""
+    def _identity(self, recipe: Recipe, split: str) -> str:
+        """A digest of what is scored, on what."""
         evaluator = self.evaluator
         return digest(
             [recipe.content(), recipe.variant, recipe.recalibrate],
-            self._examples_of("train") if recipe.recalibrate else "",
-            self._examples_of(split),
-            {name: digest(order.tobytes()) for name, order in evaluator.order(split).items()},
+            self.examples_of("train") if recipe.recalibrate else "",
+            self.examples_of(split),
             {name: _settings(task) for name, task in evaluator.tasks.tasks.items()},
+        )
+
+    def _key(self, identity: str, split: str) -> str:
+        """A digest of everything that the predictions depend on."""
+        evaluator = self.evaluator
+        return digest(
+            identity,
+            {name: digest(order.tobytes()) for name, order in evaluator.order(split).items()},
             [
                 evaluator.batch_size,
                 str(evaluator.accelerator.device.type),
                 evaluator.accelerator.mixed_precision,
             ],
-            [f"{package} {version(package)}" for package in _PACKAGES],
+            [f"{package} {version(package)}" for package in PACKAGES],
         )
 
-    def _examples_of(self, split: str) -> str:
+    def examples_of(self, split: str) -> str:
+        """A digest of the split's examples, as the model takes them."""
         if split not in self._examples:
             self._examples[split] = digest(*map(_content, self.evaluator.prepared(split).values()))
         return self._examples[split]
@@ -164,3 +261,8 @@ def _settings(task: Task) -> list[str]:
         if option.repr and option.name not in ("data", "metric")
     ]
     return [type(task).__qualname__, task.metric.inputs, *options]
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether it is the run's own files that could not be written."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from soupkitchen.records.tables import DIGITS, joined, write_csv
+from soupkitchen.records.tables import DIGITS, joined, remove_unfinished, write_csv
 
 NAME = "leaderboard.csv"
 
@@ -94,5 +94,6 @@ def update_sweep_leaderboard(folder: Path, greater_is_better: bool) -> Path | No
         scores = [column for column in table.columns if column.startswith("heldout_")]
         table = table.sort_values(scores, ascending=not greater_is_better, kind="stable")
         table.insert(0, "rank", range(1, len(table) + 1))
+        remove_unfinished(folder / NAME)
         write_csv(folder / NAME, table)
     return folder / NAME

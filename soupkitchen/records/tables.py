@@ -37,3 +37,9 @@ def write_csv(file: Path, table: pd.DataFrame) -> None:
 def joined(ingredients: tuple[str, ...]) -> str:
     """Names of ingredients in one cell."""
     return INGREDIENT_SEPARATOR.join(ingredients)
+
+
+def remove_unfinished(file: Path) -> None:
+    """Removes what kills in the middle of writing `file` left beside it; nobody else may be writing it."""
+    for left in file.parent.glob(f".{file.name}.????????"):
+        left.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -20,7 +20,8 @@ class Step:
             (a model of the final table).
         candidate: what was scored: the run, the run merged in, or the model's name.
         variant: which variant of the merge method, where it has several.
-        decision: "start", "keep" or "discard"; empty where nothing was decided.
+        decision: "start", "keep" or "discard"; "error" for what could not be scored or scores NaN;
+            empty where nothing was decided.
         split: "heldout" or "test".
         score: empty where it was not needed, or not found out in full.
         score_at_most: for a candidate that was not scored in full, what its score can be at
@@ -38,6 +39,7 @@ class Step:
         eval_seconds: the forward passes and the metric.
         cached: whether the score was taken from an earlier evaluation.
         rule: what the gain had to be for the candidate to stay.
+        reason: of an error.
         tasks: with several tasks, the score of each, in columns ``score_<task>``.
     """
 
@@ -65,24 +67,35 @@ class Step:
     eval_seconds: float = 0.0
     cached: bool = False
     rule: str = ""
+    reason: str = ""
     tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 class Trajectory:
-    """The steps so far; the file is replaced whenever one is added."""
+    """The steps so far; the file is replaced whenever one is added.
+
+    Args:
+        file: is left as it is until the first step is added.
+        tasks: names of the tasks that have columns of their own.
+        replaying: whether steps are those of a run that is being continued, which the file has already.
+    """
 
     COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
 
-    def __init__(self, file: Path, tasks: Sequence[str] = ()) -> None:
-        """`tasks` names the tasks that have columns of their own."""
+    def __init__(
+        self, file: Path, tasks: Sequence[str] = (), replaying: Callable[[], bool] = lambda: False
+    ) -> None:
         self.file = file
         self.tasks = tuple(tasks)
         self.steps: list[Step] = []
-        self._write()
+        self._replaying = replaying
+        if not file.exists():
+            self._write()
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
-        self._write()
+        if not self._replaying():
+            self._write()
 
     def table(self) -> pd.DataFrame:
         rows = [

@@ -39,6 +39,11 @@ class Search(Protocol):
         ...
 
     @property
+    def on_error(self) -> str:
+        """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
+        ...
+
+    @property
     def rule(self) -> str:
         """What a candidate's gain has to be for it to stay, as the tables state it."""
         ...

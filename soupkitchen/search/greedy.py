@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soupkitchen.search.base import Ranked, Trial, rank
-from soupkitchen.search.rules import AcceptRule
+from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,18 @@ class Greedy:
     Attributes:
         accept: when a candidate stays: "better", "not_worse", ``{margin: x}`` or
             ``{significant: α}``; see `AcceptRule`.
+        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
 
     Raises:
         ConfigError: for another rule.
     """
 
     accept: str | Mapping[str, Any] = "better"
+    on_error: OnError = "skip"
 
     def __post_init__(self) -> None:
         AcceptRule.of(self.accept)
+        check_on_error(self.on_error)
 
     @property
     def needs_scores(self) -> bool:

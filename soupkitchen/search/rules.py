@@ -76,3 +76,15 @@ class AcceptRule:
                 "search.accept={significant: …} needs a metric with values for examples; this one has none"
             )
         return p <= self.amount
+
+
+OnError = Literal["skip", "stop"]
+"""What becomes of a candidate that cannot be scored, or scores NaN."""
+
+
+def check_on_error(option: str) -> None:
+    """Raises:
+    ConfigError: where `option` is no `OnError`.
+    """
+    if option not in ("skip", "stop"):
+        raise ConfigError(f"search.on_error={option}: choose skip or stop")

@@ -10,11 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from soupkitchen.search.base import Ranked, Trial
+from soupkitchen.search.rules import OnError, check_on_error
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Merges all runs. Only the finished soup is scored, as no decision depends on a score."""
+    """Merges all runs. Only the finished soup is scored, as no decision depends on a score.
+
+    Attributes:
+        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+    """
+
+    on_error: OnError = "skip"
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
 
     @property
     def needs_scores(self) -> bool:

@@ -1,0 +1,139 @@
+"""What happened in a run: one JSON object a line, each on disk before it is acted on.
+
+A run that was killed is continued by replaying it: whatever asks for something to happen is
+first given what the journal says happened, in the same order, and only then does
+anything happen anew. So a run's decisions need no other state than this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from soupkitchen.errors import JournalError
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """An append-only file of events.
+
+    A last line that was cut off, by a kill or a full disk, is dropped when the file is opened.
+
+    Args:
+        file: is made when the first event is added.
+
+    Raises:
+        JournalError: where an earlier line is damaged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._waiting = deque(self._read())
+        self.events_before = len(self._waiting)
+        """How many events the file had when it was opened."""
+
+    @property
+    def replaying(self) -> bool:
+        """Whether there are events that have not been asked for yet."""
+        return bool(self._waiting)
+
+    @property
+    def last(self) -> Event:
+        """The last event that the file had when it was opened; empty where it had none."""
+        return self._waiting[-1] if self._waiting else {}
+
+    def recall(self, **what: Any) -> Event | None:
+        """The next event of the journal, whose entries have to be those of `what`; None where there is none.
+
+        Raises:
+            JournalError: where something else happened.
+        """
+        if not self._waiting:
+            return None
+        event = self._waiting[0]
+        told = {key: event.get(key) for key in what}
+        if told != what:
+            raise JournalError(
+                f"{self.file} does not fit this run: next in it is {_shown(told)}, but now it would be "
+                f"{_shown(what)}. Was soupkitchen changed since? overwrite=true starts anew and keeps the "
+                "old results aside"
+            )
+        return self._waiting.popleft()
+
+    def peek(self) -> Event | None:
+        """The next event of the journal, without taking it."""
+        return self._waiting[0] if self._waiting else None
+
+    def add(self, **event: Any) -> Event:
+        """Writes an event and waits until it is on disk.
+
+        Raises:
+            JournalError: where the disk is full; the journal is then as it was.
+        """
+        line = f"{json.dumps(event)}\n".encode()
+        is_new = not self.file.exists()
+        descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(descriptor, line[written:])
+                os.fsync(descriptor)
+            except OSError as error:
+                os.ftruncate(descriptor, size)
+                raise JournalError(
+                    f"{self.file} cannot be written ({error.strerror}). Nothing is lost: make room, and the "
+                    "same command continues"
+                ) from error
+        finally:
+            os.close(descriptor)
+        if is_new:
+            _sync_folder(self.file.parent)
+        return event
+
+    def once(self, **event: Any) -> Event:
+        """Makes sure that `event` is in the journal: as the next of those before, or as a new one."""
+        return self.recall(**event) or self.add(**event)
+
+    def _read(self) -> list[Event]:
+        try:
+            content = self.file.read_bytes()
+        except FileNotFoundError:
+            return []
+        *lines, torn = content.split(b"\n")
+        events: list[Event] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                event = json.loads(line)
+                if not isinstance(event, dict):
+                    raise ValueError("it is no event")
+                events.append(event)
+            except ValueError as error:
+                raise JournalError(
+                    f"{self.file} is damaged at line {number} ({error}); overwrite=true starts anew and "
+                    "keeps the old results aside"
+                ) from error
+        if torn:
+            with self.file.open("r+b") as handle:
+                handle.truncate(len(content) - len(torn))
+        return events
+
+
+def _shown(what: Event) -> str:
+    return ", ".join(f"{key} {value}" for key, value in what.items())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new file's name last, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some shared file systems have no such thing
+    finally:
+        os.close(descriptor)

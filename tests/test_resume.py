@@ -1,0 +1,376 @@
+"""Nothing lost: runs that are killed, interrupted, started twice, or run out of disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from command import own, soupkitchen
+from safetensors.torch import load_file, save_file
+
+from soupkitchen import resources
+from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.journal import Journal
+from soupkitchen.lock import only_process
+from soupkitchen.search import Greedy, Uniform
+from soupkitchen.serving import recover
+
+SECONDS = ["merge_seconds", "eval_seconds"]
+
+
+def started(*arguments: str, cwd: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "soupkitchen", *arguments, "runtime.threads=1"]
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    until = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "journal.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def same(one: Path, other: Path) -> None:
+    """Holds two runs' tables and soups against each other, byte for byte but for the seconds."""
+    for name in ("trajectory.csv", "leaderboard.csv"):
+        tables = [pd.read_csv(folder / name, dtype=str, keep_default_na=False) for folder in (one, other)]
+        first, second = (table.drop(columns=SECONDS, errors="ignore") for table in tables)
+        pd.testing.assert_frame_equal(first, second)
+    files = [file.name for file in sorted((one / "soup").iterdir())]
+    assert files == [file.name for file in sorted((other / "soup").iterdir())]
+    for name in files:
+        assert (one / "soup" / name).read_bytes() == (other / "soup" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_end_as_if_left_alone(text_runs: Path, texts: Path) -> None:
+    script = resources.folder("scripts") / "kill_runs.py"
+    words = [f"pool.path={text_runs}/*", f"pool.base={text_runs}/a", "task=text_classification"]
+    command = [sys.executable, str(script), "--kills", "25", *words, f"task.data.path={texts}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
+    assert result.returncode == 0, result.stderr
+    assert re.match(r"25 kills in \d+ runs \(linear, ties\): each ended as if", result.stdout)
+
+
+@pytest.fixture(scope="module")
+def alone(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("alone")
+    soupkitchen(*own(text_runs, texts), "name=x", cwd=folder)
+    return folder / "results" / "x"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_soon_and_the_same_command_continues(
+    number: signal.Signals, code: int, alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    folder = tmp_path / "results" / "x"
+    process = started(*words, cwd=tmp_path)
+    wait_for(lambda: len(events(folder)) >= 3, process)
+    process.send_signal(number)
+    sent = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 5  # a second or two, on a busy machine
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert "To continue:\npython -m soupkitchen 'pool.path=" in said
+    before = events(folder)
+    assert not (folder / "leaderboard.csv").exists()
+    assert len(pd.read_csv(folder / "trajectory.csv")) >= 1
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert f"continuing: {len(before)} events are in" in result.stderr
+    assert events(folder)[: len(before)] == before
+    scored = [(event["key"], event["split"]) for event in events(folder) if event["event"] == "score"]
+    assert len(scored) == len(set(scored))  # nothing was scored twice
+    same(folder, alone)
+
+
+@pytest.mark.parametrize("size", [3000, 5000])
+def test_a_disk_that_fills_up_loses_nothing(
+    size: int, alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+
+    def limit() -> None:  # no file may grow beyond this, as on a disk that is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    result = subprocess.run(
+        [sys.executable, "-m", "soupkitchen", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert re.search(r"error: .*(cannot|could not) be written", result.stderr)
+    assert not (tmp_path / "results/x/soup").exists()
+    soupkitchen(*words, cwd=tmp_path)
+    same(tmp_path / "results" / "x", alone)
+
+
+# What changed while the run lay still
+
+
+@pytest.fixture
+def interrupted(copy_runs: Callable[..., Path], texts: Path, tmp_path: Path) -> tuple[str, ...]:
+    """The words of a run in `tmp_path` whose journal ends in the middle."""
+    runs = copy_runs("a", "b", "c", "d")
+    shutil.copytree(texts, tmp_path / "texts")
+    words = (*own(runs, tmp_path / "texts"), "name=x")
+    soupkitchen(*words, cwd=tmp_path)
+    folder = tmp_path / "results" / "x"
+    journal = folder / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:4]) + lines[4][:30])  # the last line is torn
+    (folder / "leaderboard.csv").unlink()
+    shutil.rmtree(folder / "soup")
+    return words
+
+
+def test_a_changed_run_is_named(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "runs" / "c" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["classifier.bias"] += 1
+    save_file(tensors, file, {"format": "pt"})
+    shutil.rmtree(tmp_path / "runs" / "d")
+    error = soupkitchen(*interrupted, cwd=tmp_path, fails=True).stderr
+    assert "changed since this run began: runs c, runs d." in error
+    soupkitchen(*interrupted, "overwrite=true", cwd=tmp_path)
+    (aside,) = (tmp_path / "results" / "x").glob("before-*")
+    assert {file.name for file in aside.iterdir()} >= {"config.yaml", "journal.jsonl", "trajectory.csv"}
+
+
+def test_changed_data_is_named(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+    frame = pd.read_csv(tmp_path / "texts" / "validation.csv")
+    frame[1:].to_csv(tmp_path / "texts" / "validation.csv", index=False)
+    error = soupkitchen(*interrupted, cwd=tmp_path, fails=True).stderr
+    assert "changed since this run began: data heldout." in error
+
+
+def test_other_options_are_refused_with_the_difference(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+    error = soupkitchen(*interrupted, "search.accept=not_worse", cwd=tmp_path, fails=True).stderr
+    assert "search.accept: better before, not_worse now" in error
+    soupkitchen(*interrupted, "runtime.batch_size=5", cwd=tmp_path)  # how it runs may change
+
+
+def test_damaged_evaluations_are_made_again(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "x"
+    for file in (folder / "evaluations").iterdir():
+        file.write_bytes(file.read_bytes()[:-3])
+    before = pd.read_csv(folder / "trajectory.csv").drop(columns=SECONDS)
+    assert "is damaged" in soupkitchen(*interrupted, cwd=tmp_path).stderr
+    after = pd.read_csv(folder / "trajectory.csv").drop(columns=SECONDS)
+    pd.testing.assert_frame_equal(after, before)
+
+
+def test_the_trajectory_never_shrinks_while_a_run_is_continued(
+    interrupted: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "results" / "x" / "trajectory.csv"
+    rows = pd.read_csv(file)
+    rows[:3].to_csv(file, index=False)  # what the journal knows of
+    process = started(*interrupted, cwd=tmp_path)
+    least = 3
+    while process.poll() is None:
+        now = len(pd.read_csv(file))
+        assert now >= least
+        least = now
+    assert "continuing" in process.communicate()[1]
+    assert process.returncode == 0
+    assert least == len(rows)
+
+
+def test_a_sweep_goes_on_where_it_was_killed(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = ("-m", *own(text_runs, texts), "method=linear,slerp", "pool.exclude=[c,d,wild]")
+    process = started(*words, cwd=tmp_path)
+
+    def folder(method: str) -> Path | None:
+        return next((f for f in tmp_path.glob("results/[!.]*") if f"-{method}-" in f.name), None)
+
+    wait_for(lambda: bool((second := folder("slerp")) and len(events(second)) >= 2), process)
+    process.kill()
+    process.communicate()
+    first, second = folder("linear"), folder("slerp")
+    assert first
+    assert second
+    done = (first / "trajectory.csv").stat().st_mtime_ns
+    begun = events(second)
+    soupkitchen(*words, cwd=tmp_path)
+    assert (first / "trajectory.csv").stat().st_mtime_ns == done
+    assert events(second)[: len(begun)] == begun
+    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
+    assert len(table) == 2
+
+
+# One at a time
+
+
+def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(
+    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    processes = [started(*words, cwd=tmp_path) for _ in range(4)]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    assert codes[0] == 0
+    assert set(codes) <= {0, 1}  # one that came late finds a finished run and reports it
+    for process, error in zip(processes, said, strict=True):
+        if process.returncode:
+            assert re.search(r"results/x is in use by process \d+ on \S+, since \d{4}-", error)
+            assert "Traceback" not in error
+    assert sum(event["event"] == "begin" for event in events(tmp_path / "results" / "x")) == 1
+    same(tmp_path / "results" / "x", alone)
+
+
+def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, soupkitchen.lock as l\n"
+        f"with l.only_process(pathlib.Path({str(tmp_path / 'x')!r})): os.kill(os.getpid(), 9)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert (tmp_path / ".x.holder").exists()  # it could not clean up
+    with only_process(tmp_path / "x"):
+        other = code.replace("os.kill(os.getpid(), 9)", "pass")
+        result = subprocess.run([sys.executable, "-c", other], check=False, capture_output=True, text=True)
+        assert f"{tmp_path / 'x'} is in use by process" in result.stderr
+    with only_process(tmp_path / "x"), pytest.raises(LockError), only_process(tmp_path / "x"):
+        pass
+
+
+# The journal itself
+
+
+def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number in range(3):
+        journal.add(event="score", number=number)
+    whole = journal.file.read_bytes()
+    for cut in range(1, len(whole.splitlines()[-1])):
+        journal.file.write_bytes(whole[:-cut])
+        again = Journal(journal.file)
+        assert again.events_before == 2
+        assert again.once(event="score", number=0)["number"] == 0
+        assert again.recall(event="score") == {"event": "score", "number": 1}
+        assert not again.replaying
+        again.once(event="score", number=2)
+        assert journal.file.read_bytes() == whole
+
+
+def test_a_journal_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal.jsonl").add(event="decision", candidate="a")
+    with pytest.raises(JournalError, match=r"candidate a, but now it would be .*candidate b"):
+        Journal(tmp_path / "journal.jsonl").once(event="decision", candidate="b")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "\xff"])
+def test_a_journal_that_is_damaged_in_the_middle_is_named(line: str, tmp_path: Path) -> None:
+    file = tmp_path / "journal.jsonl"
+    file.write_bytes(b'{"event": "begin"}\n' + line.encode("latin-1") + b'\n{"event": "score"}\n')
+    with pytest.raises(JournalError, match="damaged at line 2"):
+        Journal(file)
+
+
+def test_what_a_kill_left_of_saving_is_put_right(tmp_path: Path) -> None:
+    (tmp_path / ".soup.abc.old").mkdir()
+    (tmp_path / ".soup.abc.old" / "weights").write_text("old")
+    (tmp_path / ".soup.abc").mkdir()
+    recover(tmp_path / "soup")
+    assert (tmp_path / "soup" / "weights").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["soup"]
+
+
+# Candidates that cannot be scored
+
+
+def run_with_unreadable(name: str, words: tuple[str, ...], cwd: Path, fails: bool = False) -> str:
+    """Runs the command where reading the run called `name` fails from the given number of readings on."""
+    run, after = name.split(":")
+    code = (
+        "import sys, soupkitchen.checkpoints.reader as r\n"
+        f"sys.argv[1:] = {[*words, 'runtime.threads=1']!r}\n"
+        "tensors, count = r.Checkpoint.tensors, [0]\n"
+        "def fail(self):\n"
+        f"    if self.name == {run!r}:\n"
+        "        count[0] += 1\n"
+        f"        if count[0] > {after}: raise OSError(5, 'Input/output error')\n"
+        "    return tensors(self)\n"
+        "r.Checkpoint.tensors = fail\n"
+        "tensor = r.WeightFiles.tensor\n"
+        "def fail_too(self, name):\n"
+        f"    if count[0] >= {after} and {run!r} == next(iter(self.files)).parent.name:\n"
+        "        raise OSError(5, 'Input/output error')\n"
+        "    return tensor(self, name)\n"
+        f"if {after}: r.WeightFiles.tensor = fail_too\n"
+        "from soupkitchen.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == (1 if fails else 0), result.stderr
+    return result.stderr
+
+
+def test_a_run_that_cannot_be_read_is_an_error_in_the_table_and_not_the_end(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    run_with_unreadable("c:0", words, tmp_path)
+    trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
+    (error,) = trajectory[trajectory["decision"] == "error"].to_dict("records")
+    assert (error["stage"], error["candidate"]) == ("rank", "c")
+    assert "Input/output error" in error["reason"]
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    assert "c" not in table["model"].tolist()
+    soupkitchen(*own(text_runs, texts), "name=y", "pool.exclude=[c]", cwd=tmp_path)
+    expected = pd.read_csv(tmp_path / "results/y/leaderboard.csv")
+    pd.testing.assert_frame_equal(table, expected)
+
+
+def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(
+    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    code = run_with_unreadable("c:0", (*words, "search.on_error=stop"), tmp_path, fails=True)
+    assert "Input/output error" in code
+    assert not any(event["event"] == "error" for event in events(tmp_path / "results" / "x"))
+    soupkitchen(*words, "search.on_error=stop", cwd=tmp_path)  # the disk is well again
+    same(tmp_path / "results" / "x", alone)
+    for search in (Greedy, Uniform):
+        with pytest.raises(ConfigError, match="choose skip or stop"):
+            search(on_error="ask")
+
+
+def test_a_soup_that_scores_nan_is_an_error_in_the_table(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    weights = load_file(runs / "a" / "model.safetensors")
+    huge = {name: tensor * 0 + 1e38 for name, tensor in weights.items()}
+    save_file(huge, runs / "a" / "model.safetensors", {"format": "pt"})
+    words = (*own(runs, texts), "task.metric.name=cross_entropy")
+    soupkitchen(*words, "name=x", cwd=tmp_path)
+    trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
+    errors = trajectory[trajectory["decision"] == "error"]
+    assert errors["stage"].tolist() == ["rank", "merge"]
+    assert set(errors["candidate"]) == {"a"}
+    assert set(errors["reason"]) == {"its score is NaN"}
+    result = soupkitchen(*words, "name=y", "search.on_error=stop", cwd=tmp_path, fails=True)
+    assert "a scores NaN on the held-out set" in result.stderr
