@@ -73,7 +73,10 @@ def simulate(accuracy: float, seed: int) -> tuple[int, int, int, int]:
     """Examples scored, examples in all, those scored for discarded candidates; candidates kept."""
     random = np.random.default_rng(seed)
     easy = random.normal(size=EXAMPLES)
-    task, live = Simulated(), SimpleNamespace(model=torch.nn.Identity(), fill=lambda weights: None)
+    task, live = (
+        Simulated(),
+        SimpleNamespace(spread=False, model=torch.nn.Identity(), fill=lambda weights: None),
+    )
     heldout = {"heldout": {"": datasets.Dataset.from_dict({"index": list(range(EXAMPLES))})}}
     several: Any = Several({"": task})  # type: ignore[dict-item]
     evaluator = Evaluator(several, live, None, heldout, Accelerator(cpu=True), BATCH)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 An entry is one safetensors file, named by a digest of everything that a score
 depends on: the content of the weights (for a soup: of its ingredients, and how they
 were merged), the prepared examples, the metric's kind of input, dtype, device, batches,
-and the versions of the packages that compute. It appears by a rename and holds a
+and the packages that compute (soupkitchen's own source included). It appears by a rename and holds a
 checksum of itself, so processes may share the folder, and a damaged entry is as
 good as none.
 

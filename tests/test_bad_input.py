@@ -264,6 +264,7 @@ def with_code(copy_runs: Callable[..., Path]) -> Path:
     for run in runs.iterdir():
         config = json.loads((run / "config.json").read_text())
         config["auto_map"] = {"AutoModelForSequenceClassification": "mine.Mine"}
+        config |= {"_target_": "os.system", "_args_": [f"touch {runs.parent / 'executed'}"]}
         (run / "config.json").write_text(json.dumps(config))
         code = (
             "from pathlib import Path\nfrom transformers import BertForSequenceClassification\n"

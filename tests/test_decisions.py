@@ -30,6 +30,7 @@ from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.metrics import Score
 from soupkitchen.records import Trajectory
 from soupkitchen.search import Greedy, rank
+from soupkitchen.serving import Output
 from soupkitchen.tasks import Data, Several
 
 # A pool without models: a table says what each soup predicts for each example
@@ -69,7 +70,7 @@ def accelerator() -> Accelerator:
 def evaluator_of(tasks: dict[str, Table], batch_size: int, aggregate: str = "mean") -> Evaluator:
     tasks = tasks if len(tasks) > 1 else {"": next(iter(tasks.values()))}
     several = Several(tasks, aggregate)
-    live: Any = SimpleNamespace(model=torch.nn.Identity(), fill=lambda weights: list(weights))
+    live: Any = SimpleNamespace(spread=False, model=torch.nn.Identity(), fill=lambda weights: list(weights))
     splits = {
         name: datasets.Dataset.from_dict({"index": list(range(len(tasks[name].right)))}) for name in tasks
     }
@@ -132,26 +133,28 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
     }
 
     class Pool(dict):
-        base = None
+        base = dtype = None
+        trust_scores = False
 
         def __iter__(self) -> Any:
             return iter(self.values())
 
     options: Any = SimpleNamespace(
         pool=Pool(pool), search=Greedy(accept), folder=Path(), method=method,
-        evaluation=SimpleNamespace(early_stopping=early), top_k=None,
+        evaluation=SimpleNamespace(early_stopping=early), output=Output(), top_k=None,
     )  # fmt: skip
     trajectory = Trajectory.__new__(Trajectory)
-    trajectory.steps, trajectory._write = [], lambda: None
-    run = experiments._Run(options, scorer, trajectory)
+    trajectory.steps, trajectory._write, trajectory._replaying = [], lambda: None, lambda: False
+    journal: Any = SimpleNamespace(once=lambda **event: event)
+    run = experiments._Run(options, method, scorer, trajectory, journal)
     run._soup = lambda: TableSoup(method)
     ranked = run._rank_pool()
-    soup, best = run._search(ranked)
+    best = run._search(ranked)
     merges = [s for s in trajectory.steps if s.stage == "merge"]
     scored = sum(s.examples_scored for s in merges)
     decisions = [(s.candidate, s.variant, s.decision) for s in merges]
     assert best.evaluation.score >= rank(ranked)[0].score
-    return decisions, soup.ingredients, best.evaluation.score, scored, merges
+    return decisions, best.recipe.ingredients, best.evaluation.score, scored, merges
 
 
 RULES = ["better", "not_worse", {"margin": 0.05}, {"significant": 0.2}]
@@ -524,3 +527,12 @@ def test_other_errors_of_a_forward_pass_are_not_hidden() -> None:
     table.step = fails  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="something else"):
         evaluator_of({"": table}, batch_size=4).score("heldout")
+
+
+def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table("accuracy", np.zeros(20, int))
+    scorer = Scorer(evaluator_of({"": table}, batch_size=2), lambda what: lambda done, total: None)
+    before = scorer._key("identity", "heldout")
+    assert scorer._key("identity", "heldout") == before
+    monkeypatch.setattr("soupkitchen.evaluation.scorer._own_code", lambda: "other")
+    assert scorer._key("identity", "heldout") != before

@@ -13,8 +13,15 @@ import pytest
 import torch
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, average, gpt2, text_classifier
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from tiny import LABELS, average, gpt2, llama, text_classifier
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.checkpoints.sources import find
@@ -198,6 +205,23 @@ def test_models_of_the_hub_are_runs_by_name_and_revision(hub: None, text_runs: P
     )
 
 
+def test_adapters_find_their_base_on_the_hub(
+    hub: None, base: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub" / "models--ann--llama" / "snapshots" / "f00"
+    shutil.copytree(base, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "v1").write_text("f00")
+    for name in ("a", "b"):
+        shutil.copytree(adapters / name, tmp_path / "runs" / name)
+        file = tmp_path / "runs" / name / "adapter_config.json"
+        named = {"base_model_name_or_path": "ann/llama", "revision": "v1"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | named))
+    pool = find_pool(str(tmp_path / "runs"))
+    expected = dict(find_pool(str(adapters), exclude=["c", "d"])["b"].tensors())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in pool["b"].tensors())
+
+
 def test_a_name_that_the_hub_cannot_give_is_named(hub: None) -> None:
     with pytest.raises(CheckpointError, match=r"ann/x@v9 is no folder here, and as a name on the hub"):
         find_pool(["ann/x@v9", "bob/y"])
@@ -293,6 +317,37 @@ def test_a_large_soup_is_sharded(text_runs: Path, texts: Path, tmp_path: Path) -
     soupkitchen(*words, cwd=tmp_path)
     assert len(list((tmp_path / "results/x/soup").glob("model-*.safetensors"))) > 1
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
+
+
+def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(48))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    for number in range(3):
+        model = llama()
+        torch.manual_seed(number)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        model.generation_config.update(max_new_tokens=7, repetition_penalty=1.3)
+        model.save_pretrained(tmp_path / "runs" / f"run{number}")
+        tokenizer.save_pretrained(tmp_path / "runs" / f"run{number}")
+    texts = pd.DataFrame({"text": [f"w{i} w{i + 1} w{i + 2} w{i + 3}" for i in range(12)]})
+    texts.to_csv(tmp_path / "texts.csv", index=False)
+    soupkitchen(
+        f"pool.path={tmp_path}/runs", "task=language_modeling", f"task.data.path={tmp_path}/texts.csv",
+        "evaluation.cache=null", "search=uniform", "output.max_shard_size=20KB", "name=x", cwd=tmp_path,
+    )  # fmt: skip
+    soup = tmp_path / "results" / "x" / "soup"
+    assert GenerationConfig.from_pretrained(soup).max_new_tokens == 7
+    assert GenerationConfig.from_pretrained(soup).repetition_penalty == 1.3
+    assert AutoTokenizer.from_pretrained(soup).chat_template == tokenizer.chat_template
+    assert len(list(soup.glob("model-*.safetensors"))) > 1
+    tensors = AutoModelForCausalLM.from_pretrained(soup).state_dict()
+    for name, tensor in average(tmp_path / "runs", ["run0", "run1", "run2"]).items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-6, atol=1e-7)
 
 
 def test_a_bare_encoder_among_models_with_a_prefix(text_runs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Runs the command in forks of a process that has imported everything, as imports are most of a run's time.
+
+Reads requests from stdin, a JSON object a line (arguments, cwd, and files for stdout and stderr),
+runs `soupkitchen.__main__.main` in a fork, and answers with its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+LONGEST = 300
+"""Seconds after which a run is ended."""
+
+
+def main() -> None:
+    import_everything()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        process = os.fork()
+        if not process:
+            run(request)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def import_everything() -> None:
+    """What runs import, none of which starts a thread."""
+    import datasets  # noqa: F401
+    import hydra  # noqa: F401
+    import pandas as pd  # noqa: F401
+    from transformers import (  # noqa: F401
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        BertForSequenceClassification,
+        DataCollatorWithPadding,
+    )
+
+    import soupkitchen.__main__
+    import soupkitchen.experiment  # noqa: F401
+
+
+def run(request: dict[str, Any]) -> NoReturn:
+    signal.alarm(LONGEST)
+    os.chdir(request["cwd"])
+    for number, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
+        file = os.open(name, os.O_RDWR | os.O_CREAT)
+        os.dup2(file, number)
+    sys.argv = ["soupkitchen", *request["arguments"]]
+    code: Any = 0
+    try:
+        from soupkitchen.__main__ import main as command
+
+        command()
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code or 0))
+
+
+if __name__ == "__main__":
+    main()
