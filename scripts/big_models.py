@@ -154,7 +154,9 @@ def greedy(folder: Path) -> None:
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]"
+    )
     for run in sorted((folder / "billion" / "runs").iterdir()):
         tokenizer.save_pretrained(run)
     generator = torch.Generator().manual_seed(0)

@@ -54,6 +54,12 @@ def main() -> None:
         what = "terminated" if terminated else "interrupted"
         print(f"{what}; what was done is kept. To continue:\n{command}", file=sys.stderr, flush=True)
         os._exit(143 if terminated else 130)  # threads of libraries are not waited for
+    except (HydraException, OmegaConfBaseException, SoupkitchenError) as error:
+        if full_error:
+            raise
+        own = isinstance(error, SoupkitchenError)
+        print(f"error: {error if own else conf.explain(_told(error))}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if full_error or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -62,12 +68,6 @@ def main() -> None:
             "make room, and the same command continues",
             file=sys.stderr,
         )
-        sys.exit(1)
-    except (HydraException, OmegaConfBaseException, SoupkitchenError) as error:
-        if full_error:
-            raise
-        own = isinstance(error, SoupkitchenError)
-        print(f"error: {error if own else conf.explain(_told(error))}", file=sys.stderr)
         sys.exit(1)
 
 

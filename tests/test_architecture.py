@@ -24,7 +24,8 @@ LAYERS = [
     {"decisions"},
     {"records"},
     {"display"},
-    {"experiment"},
+    {"logbook"},
+    {"experiment", "cooking"},
     {"demo", "config", "inspect"},
     {"__main__"},
 ]

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from tiny import LABELS
 
-from soupkitchen import experiment as experiments
 from soupkitchen import metrics
 from soupkitchen.cache import EvaluationCache, main
+from soupkitchen.cooking import Cooking
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Part, Recipe, Scorer, compare, mcnemar_p, statistics
 from soupkitchen.merging import Linear, TaskVectors
@@ -146,7 +146,7 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
     trajectory = Trajectory.__new__(Trajectory)
     trajectory.steps, trajectory._write, trajectory._replaying = [], lambda: None, lambda: False
     journal: Any = SimpleNamespace(once=lambda **event: event)
-    run = experiments._Run(options, method, scorer, trajectory, journal)
+    run = Cooking(options, method, scorer, trajectory, journal)
     run._soup = lambda: TableSoup(method)
     ranked = run._rank_pool()
     best = run._search(ranked)
