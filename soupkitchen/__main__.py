@@ -50,7 +50,8 @@ def main() -> None:
         _hydra_main()
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
-        command = shlex.join(["python", "-m", "soupkitchen", *sys.argv[1:]])
+        words = [word for word in sys.argv[1:] if not word.startswith("overwrite=")]  # that would start anew
+        command = shlex.join(["python", "-m", "soupkitchen", *words])
         what = "terminated" if terminated else "interrupted"
         print(f"{what}; what was done is kept. To continue:\n{command}", file=sys.stderr, flush=True)
         os._exit(143 if terminated else 130)  # threads of libraries are not waited for
@@ -153,12 +154,14 @@ def _is_new(config: DictConfig, folder: Path) -> bool:
     """Whether there is work to do in `folder`; results of something else are never overwritten."""
     if not any((folder / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD)):
         return True  # nothing was scored, so nothing can be lost
-    before = conf.what_is_run(OmegaConf.load(folder / CONFIG))
-    changed = conf.difference(before, conf.what_is_run(config))
-    finished = (folder / LEADERBOARD).exists()
     if config.overwrite:
         _move_aside(folder)
         return True
+    if not (folder / CONFIG).exists():
+        raise ConfigError(f"{folder} holds results without their {CONFIG}; overwrite=true moves them aside")
+    before = conf.what_is_run(OmegaConf.load(folder / CONFIG))
+    changed = conf.difference(before, conf.what_is_run(config))
+    finished = (folder / LEADERBOARD).exists()
     if changed:
         raise ConfigError(
             f"{folder} holds another run's results:\n  "
@@ -176,9 +179,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _move_aside(folder: Path) -> None:
     """Moves earlier results into a folder of their own inside `folder`."""
-    aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S}"
+    aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
     aside.mkdir()
-    for name in (CONFIG, LEADERBOARD, TRAJECTORY, JOURNAL, EVALUATIONS, SOUP):
+    for name in (LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, JOURNAL, CONFIG):
         if (folder / name).exists():
             (folder / name).rename(aside / name)
     log.info("earlier results are in %s", aside)

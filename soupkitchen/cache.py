@@ -29,6 +29,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from soupkitchen.errors import SaveError
+
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
@@ -83,14 +85,14 @@ class EvaluationCache:
         """Keeps predictions; `label` is for people. Where the folder cannot be written, the log says so."""
         try:
             self.write(key, outputs, label)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SaveError) as error:
             log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
 
     def write(self, key: str, outputs: Outputs, label: str) -> None:
         """As `put`, and on disk when it returns.
 
         Raises:
-            OSError, SafetensorError: where it cannot be written; nothing is then left of it.
+            SaveError: where it cannot be written; nothing is then left of it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
@@ -101,8 +103,13 @@ class EvaluationCache:
             with open(beside, "rb") as written:  # noqa: PTH123
                 os.fsync(written.fileno())
             Path(beside).replace(self._file(key))
-        except BaseException:
+        except BaseException as error:
             Path(beside).unlink(missing_ok=True)
+            if isinstance(error, (OSError, SafetensorError)):
+                raise SaveError(
+                    f"{self._file(key)} cannot be written ({error}). Nothing is lost: make room, and the "
+                    "same command continues"
+                ) from error
             raise
 
     def remove_unfinished(self) -> None:

@@ -106,6 +106,7 @@ class Cooking:
             try:
                 singles[run.name] = self.scorer.score(what, self._single(run.name))
             except CandidateError as error:
+                self._note(error)
                 self.logbook.error("rank", run.name, (run.name,), str(error))
                 self.usable.remove(run)
                 continue
@@ -127,6 +128,11 @@ class Cooking:
         self.singles = [scored.evaluation for scored in singles.values()]
         self.best_single = rank(ranked)[0].score
         return ranked
+
+    def _note(self, error: CandidateError) -> None:
+        """Has the journal say what the search goes on without; what ends a run may have gone next time."""
+        if error.event is not None:
+            self.journal.add(**error.event)
 
     def _rank_by_list(self) -> list[Ranked]:
         """The runs by the scores that came with the list of them; only the best is scored."""
@@ -175,6 +181,7 @@ class Cooking:
             try:
                 verdicts = self.judge.decide(what, recipes, best)
             except CandidateError as error:
+                self._note(error)
                 self.logbook.error(
                     "merge", name, (*soup.ingredients, name), str(error), len(soup.ingredients)
                 )
@@ -215,7 +222,8 @@ class Cooking:
     def _save(self, scored: Scored, splits: Splits) -> None:
         """Saves the soup, loads it back as a user would, and scores that."""
         folder, evaluator, output = self.folder / SOUP, self.scorer.evaluator, self.experiment.output
-        if self.journal.recall(event="saved") and folder.exists():
+        saved_before = self.journal.recall(event="saved") is not None
+        if saved_before and folder.exists():
             return
         recipe = scored.recipe
         self.scorer.fill(recipe)
@@ -235,7 +243,7 @@ class Cooking:
             saved.live.fill(saved_run.tensors())
         saved.reorder("heldout", scored.order)
         output.verify(saved, scored.evaluation.score, self.best_single, self.tasks, folder)
-        if not self.journal.replaying:
+        if not saved_before:
             self.journal.add(event="saved")
 
     def _final_table(self, soup: Scored, ranked: Sequence[Ranked]) -> list[Entry]:

@@ -123,6 +123,7 @@ class Experiment:
         now: dict[str, Any] = {
             "runs": {run.name: run.fingerprint for run in self.pool},
             "base": {"base": base.fingerprint} if base and self.method.needs_base else {},
+            "model": {"configuration": scorer.model()},
             "data": {split: scorer.examples_of(split) for split in scorer.evaluator.splits},
         }
         versions = {package: version(package) for package in PACKAGES}

@@ -89,9 +89,12 @@ def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
         state = read_json(run.path / "trainer_state.json")
     except CheckpointError:
         return scores
-    for entry in state.get("log_history") or []:  # the last evaluation is that of the checkpoint
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    for entry in entries:  # the last evaluation is that of the checkpoint
         for key, value in entry.items():
-            if key.startswith("eval_") and key.endswith(("loss", "accuracy", "f1")):
+            known = key.startswith("eval_") and key.endswith(("loss", "accuracy", "f1"))
+            if known and isinstance(value, (int, float)):
                 scores[key] = float(value)
     return scores
 

@@ -122,6 +122,7 @@ def write_adapter(
         "alpha_pattern": {module: rank for module, rank in modules.items() if rank != factored.rank},
         "target_modules": sorted(modules),
         "modules_to_save": saved or None,
+        **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
         "use_rslora": False,
         "use_dora": False,
         "fan_in_fan_out": any(config.get("fan_in_fan_out") for config in configs),

@@ -78,9 +78,14 @@ class Output:
         """
         if self.format == "full":
             return
-        if not all(isinstance(run.weights, AdaptedWeights) for run in runs):
+        if not all(run.adapted for run in runs):
             raise ConfigError(
                 "output.format=adapter needs a pool of LoRA adapters only; output.format=full saves any soup"
+            )
+        if not all(isinstance(run.weights, AdaptedWeights) for run in runs):
+            raise ConfigError(
+                "adapters that differ in dtype or in the order of labels cannot be saved as one adapter yet; "
+                "output.format=full saves their soup"
             )
         if self.rank is None and not _is_exact(runs, method):
             raise ConfigError(

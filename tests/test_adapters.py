@@ -29,6 +29,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertModel,
+    GPT2LMHeadModel,
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
@@ -379,4 +380,81 @@ def test_a_pickled_adapter_with_code_is_refused(spoiled: Path) -> None:
     (spoiled / "b" / "adapter_model.safetensors").unlink()
     torch.save({"x": print}, spoiled / "b" / "adapter_model.bin")
     with pytest.raises((CheckpointError, IncompatibleError), match="more than tensors"):
+        find_pool(str(spoiled))
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["q_proj", "lm_head"]])
+def test_adapted_embeddings_and_heads_are_runs_like_others(
+    targets: list[str], base: Path, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        adapter(base, tmp_path / "runs" / f"run{seed}", seed, r=2, target_modules=targets)
+    pool = find_pool(str(tmp_path / "runs"))
+    assert [run.name for run in pool] == ["run1", "run2"]
+    for run in pool:
+        expected = merged_by_peft(base, run.path)
+        for name, tensor in run.tensors():
+            torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_conv1d_and_linear_modules_in_one_adapter_are_each_turned_their_own_way(tmp_path: Path) -> None:
+    config = gpt2().config
+    config.tie_word_embeddings = False
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["attn.c_proj", "lm_head"], "fan_in_fan_out": True}
+    folder = adapter(tmp_path / "base", tmp_path / "a", seed=2, r=3, **options)
+    read = dict(open_adapter(folder, "a", Checkpoint.open(tmp_path / "base")).tensors())
+    for name, tensor in merged_by_peft(tmp_path / "base", folder).items():
+        if name in read:
+            torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_trained_apart_from_its_tied_embedding_is_refused(tmp_path: Path) -> None:
+    model = llama()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(tmp_path / "base")
+    for seed in (1, 2):
+        options = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+        adapter(tmp_path / "base", tmp_path / "runs" / f"run{seed}", seed, r=2, **options)
+    with pytest.raises(
+        IncompatibleError, match=r"lm_head\.weight and .* are tied by config\.json .* and differ"
+    ):
+        find_pool(str(tmp_path / "runs"))
+
+
+def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]))
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.save_pretrained(tmp_path / "runs" / f"run{seed}")
+    pool = find_pool(str(tmp_path / "runs"))
+    live = LiveModel(pool.reference, AutoModelForSequenceClassification, CPU)
+    live.model.config.pad_token_id = 0
+    tokens = torch.arange(1, 21).reshape(2, 10)
+    for run in pool:
+        live.fill(run.tensors())
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, pad_token_id=0)
+        model = PeftModel.from_pretrained(model, run.path).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": 10**400},
+        {"alpha_pattern": {"(": 3}},
+        {"rank_pattern": ["q_proj"]},
+        {"base_model_name_or_path": "x" * 300},
+    ],
+)
+def test_strange_values_in_an_adapters_configuration_are_named(values: dict[str, Any], spoiled: Path) -> None:
+    _edit(spoiled / "b", **values)
+    with pytest.raises(IncompatibleError, match=r"\n  b  "):
         find_pool(str(spoiled))

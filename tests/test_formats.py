@@ -445,3 +445,59 @@ def test_an_odd_first_run_is_the_odd_one_out(copy_runs: Callable[..., Path]) -> 
     assert names(find_pool(str(runs), on_incompatible="skip")) == ["b", "c", "d"]
     with pytest.raises(ConfigError, match="choose error or skip"):
         find_pool(str(runs), on_incompatible="warn")
+
+
+def test_a_reference_that_drops_out_does_not_turn_the_others_labels(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    tensors = load_file(runs / "a" / "model.safetensors")
+    tensors["classifier.bias"][0] = float("nan")
+    save_file(tensors, runs / "a" / "model.safetensors", {"format": "pt"})
+    for name in ("b", "c"):
+        relabel(runs / name, [2, 1, 0])
+    words = (*own(runs, texts), "search=uniform", "pool.on_incompatible=skip", "name=x")
+    soupkitchen(*words, cwd=tmp_path)
+    soup = tmp_path / "results/x/soup"
+    labels = json.loads((soup / "config.json").read_text())["id2label"]
+    assert list(labels.values()) == [LABELS[2], LABELS[1], LABELS[0]]
+    for name, tensor in average(runs, ["b", "c"]).items():
+        torch.testing.assert_close(load_file(soup / "model.safetensors")[name], tensor)
+
+
+def test_files_of_several_dtypes_are_scored_and_saved_in_the_widest(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    for run in runs.iterdir():
+        tensors = load_file(run / "model.safetensors")
+        narrow = {n: t if n.startswith("classifier") else t.bfloat16() for n, t in tensors.items()}
+        save_file(narrow, run / "model.safetensors", {"format": "pt"})
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    soupkitchen(*own(runs, texts), "search=uniform", "name=x", cwd=tmp_path)
+    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    for name, tensor in average(runs, ["a", "b", "c"]).items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_names_in_lists_that_look_like_numbers_stay_names(text_runs: Path, tmp_path: Path) -> None:
+    for run, name in (("a", "1e-3"), ("b", "001")):
+        shutil.copytree(text_runs / run, tmp_path / name)
+    (tmp_path / "runs.csv").write_text("path, weight\n1e-3, 2\n001, 3\n")
+    pool = find_pool(str(tmp_path / "runs.csv"))
+    assert names(pool) == ["1e-3", "001"]
+    assert pool.weights == {"1e-3": 2.0, "001": 3.0}
+    (tmp_path / "runs.jsonl").write_text('{"path": "1e-3", "name": "007"}\n{"path": "001", "name": "1e1"}\n')
+    assert names(find_pool(str(tmp_path / "runs.jsonl"))) == ["007", "1e1"]
+
+
+def test_runs_that_compute_otherwise_are_refused(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b", "c")
+    config = json.loads((runs / "b" / "config.json").read_text())
+    (runs / "b" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
+    with pytest.raises(
+        IncompatibleError, match=r"b +it computes otherwise: num_attention_heads .* is 4, not 2"
+    ):
+        find_pool(str(runs))

@@ -374,3 +374,65 @@ def test_a_soup_that_scores_nan_is_an_error_in_the_table(
     assert set(errors["reason"]) == {"its score is NaN"}
     result = soupkitchen(*words, "name=y", "search.on_error=stop", cwd=tmp_path, fails=True)
     assert "a scores NaN on the held-out set" in result.stderr
+
+
+def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "texts"
+    data.mkdir()
+    frame = pd.read_csv(texts / "validation.csv")
+    pd.concat([frame] * 12).to_csv(data / "validation.csv", index=False)
+    words = (*own(text_runs, data), "task.data.test=null", "pool.exclude=[c,d,wild]")
+    soupkitchen(*words, "name=y", cwd=tmp_path)  # `datasets` now has its own copy
+    words = (*words, "name=x")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6500, 6500))
+
+    result = subprocess.run(
+        [sys.executable, "-m", "soupkitchen", *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "make room, and the same command continues" in result.stderr
+    assert not any(event["event"] == "error" for event in events(tmp_path / "results" / "x"))
+    soupkitchen(*words, cwd=tmp_path)
+    assert "error" not in pd.read_csv(tmp_path / "results/x/trajectory.csv")["decision"].tolist()
+
+
+def test_an_error_that_ended_a_run_may_be_gone_the_next_time(
+    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    code = (
+        "import sys, soupkitchen.evaluation.evaluator as e\n"
+        f"sys.argv[1:] = {[*words, 'runtime.threads=1']!r}\n"
+        "score = e.Evaluator.score\n"
+        "def fail(self, split, *more):\n"
+        "    if split == 'test': raise OSError(5, 'Input/output error')\n"
+        "    return score(self, split, *more)\n"
+        "e.Evaluator.score = fail\n"
+        "from soupkitchen.__main__ import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 1
+    soupkitchen(*words, cwd=tmp_path)
+    same(tmp_path / "results" / "x", alone)
+
+
+def test_the_cache_and_the_journal_know_the_models_configuration(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b")
+    words = (*own(runs, texts), "task.metric.name=cross_entropy", f"evaluation.cache={tmp_path / 'cache'}")
+    soupkitchen(*words, "name=before", cwd=tmp_path)
+    for run in runs.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    soupkitchen(*words, "name=after", cwd=tmp_path)
+    before, after = (pd.read_csv(tmp_path / f"results/{n}/trajectory.csv") for n in ("before", "after"))
+    assert not after.query("stage == 'rank'")["cached"].any()
+    assert (before["score"][:2] != after["score"][:2]).all()

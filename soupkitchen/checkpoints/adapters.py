@@ -10,6 +10,7 @@ Liu et al. 2024, "DoRA", arXiv 2402.09353. File format: peft.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _PART = re.compile(
     r"(\.weight)?"
 )
 _WHOLE = re.compile(r"(?P<module>.+)\.(base_layer|modules_to_save(\.default)?)\.(?P<parameter>[^.]+)")
+_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gptsan-japanese")
+_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _NOT_FOLLOWED = ("alora_invocation_tokens", "layer_replication", "target_parameters", "use_qalora")
 
@@ -167,6 +170,8 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
             parts.setdefault(match["module"], {})[match["part"]] = key
         elif match := _WHOLE.fullmatch(inner):
             whole[f"{match['module']}.{match['parameter']}"] = key
+        elif ".original_module." in inner:
+            continue  # what a module trained whole was before
         elif "lora_" in inner or "trainable_tokens" in inner:
             raise CheckpointError(
                 f"{path}: the tensor {key!r} is of a kind of adapter that cannot be merged here yet"
@@ -179,13 +184,14 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
     if lost := sorted(wanted.keys() - found.keys()):
         raise IncompatibleError(f"it adapts {lost[0]!r}, which {base.path} does not have: is that its base?")
     changed = {
-        found[name]: _low_rank(path, config, module, parts[module], files) for name, module in wanted.items()
+        found[inner]: _low_rank(path, config, module, parts[module], files, _transposed(base, module))
+        for inner, module in wanted.items()
     }
     replaced = {real: whole[name] for real, name in aligned(list(whole), header).items()}
     replaced |= {name: key for name, key in whole.items() if key not in replaced.values()}
-    for name in replaced.keys() & changed.keys():  # an adapted embedding is saved beside its adapter
-        if name in header and torch.equal(files.tensor(replaced[name]), base.tensor(name)):
-            del replaced[name]
+    for adapted in replaced.keys() & changed.keys():  # an adapted embedding is saved beside its adapter
+        if adapted in header and torch.equal(files.tensor(replaced[adapted]), base.tensor(adapted)):
+            del replaced[adapted]
     weights = AdaptedWeights(base.weights, files, changed, replaced)
     _check_shapes(weights, base)
     return Checkpoint(name, path, _config(base, weights), weights, adapted=base)
@@ -209,7 +215,12 @@ def _check_kind(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _low_rank(
-    path: Path, config: Mapping[str, Any], module: str, parts: Mapping[str, str], files: Weights
+    path: Path,
+    config: Mapping[str, Any],
+    module: str,
+    parts: Mapping[str, str],
+    files: Weights,
+    transposed: bool,
 ) -> LowRank:
     embedding = "lora_embedding_A" in parts
     down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
@@ -222,7 +233,7 @@ def _low_rank(
         raise CheckpointError(f"{path}: {module!r} has no lora_magnitude_vector, which DoRA needs")
     rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, (int, float))):
+    if not (isinstance(rank, int) and rank > 0 and _is_number(alpha)):
         raise CheckpointError(
             f"{path / ADAPTER_CONFIG_NAME}: r={rank} and lora_alpha={alpha} should be numbers"
         )
@@ -232,14 +243,35 @@ def _low_rank(
             f"says {rank}"
         )
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return LowRank(parts[down], parts[up], scale, embedding or bool(config.get("fan_in_fan_out")), magnitude)
+    return LowRank(parts[down], parts[up], scale, embedding or transposed, magnitude)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _transposed(base: Checkpoint, module: str) -> bool:
+    """Whether the module is one of transformers' Conv1D, whose weight is (in, out).
+
+    peft's own `fan_in_fan_out` is that of the last module it came by, so it does not tell.
+    """
+    return base.config.get("model_type") in _CONV1D_MODELS and module.rsplit(".", 1)[-1] in _CONV1D
 
 
 def _by_pattern(config: Mapping[str, Any], option: str, module: str, default: Any) -> Any:
     """What `option` says of `module`: as in peft, a regular expression for the end of its path."""
-    for pattern, value in (config.get(option) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
+    patterns = config.get(option) or {}
+    try:
+        for pattern, value in patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+    except (AttributeError, re.error) as error:
+        raise CheckpointError(
+            f"{ADAPTER_CONFIG_NAME}: {option}={patterns} cannot be understood ({error})"
+        ) from error
     return default
 
 

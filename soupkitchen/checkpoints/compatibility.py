@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import xxhash
 
 from soupkitchen.checkpoints.adapters import AdaptedWeights
 from soupkitchen.checkpoints.files import TensorInfo, Weights
@@ -26,10 +27,17 @@ from soupkitchen.checkpoints.views import View, Widened, aligned
 _SHOWN = 3
 _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
 """Buffers that old files hold and that transformers computes."""
-_HEAD = re.compile(
-    r"(.*\.)?(classifier|score|classification_head|cls_classifier)(\.out_proj)?\.(weight|bias)"
-)
+_FILES = "(files)"
+_HEAD = re.compile(r"(.*\.)?((\w+_)?classifier|score|classification_head)(\.out_proj)?\.(weight|bias)")
 """The last layer of a classification head, by transformers' names."""
+
+
+_COMPUTES = (
+    "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "hidden_act", "activation_function",
+    "hidden_activation", "layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling",
+    "rope_parameters", "sliding_window", "position_embedding_type", "image_size", "patch_size",
+)  # fmt: skip
+"""What the same weights compute differently with."""
 
 
 class Problem(NamedTuple):
@@ -50,7 +58,9 @@ def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
 
 def _kind(run: Checkpoint) -> Any:
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
-    return run.config.get("model_type"), shapes
+    tokens = tokens_of(run.path)
+    told = frozenset(tokens.items()) if tokens is not None else None
+    return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), told
 
 
 def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Problem]]:
@@ -66,6 +76,8 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Pro
             problems.append(Problem(run.name, relabelled))
         else:
             run = relabelled
+    if what := _untied(run):
+        problems.append(Problem(run.name, what))
     if what := _other_tokens(run, reference):
         problems.append(Problem(run.name, what))
     return run, problems
@@ -76,12 +88,20 @@ def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
     ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
     if ours != theirs:
         return [f"its model_type is {ours!r}, not {theirs!r}"]
+    for key in _COMPUTES:
+        ours, theirs = run.config.get(key), reference.config.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            return [f"it computes otherwise: {key} in config.json is {ours!r}, not {theirs!r}"]
     if run.config.get("quantization_config"):
         return ["its weights are quantised (quantization_config in config.json); use the unquantised run"]
     strange = [name for name, info in run.header.items() if not _mergeable(info)]
     return (
         [f"{strange[0]} is of dtype {run.header[strange[0]].dtype}, which is not merged"] if strange else []
     )
+
+
+def _is_float(info: TensorInfo) -> bool:
+    return info.torch_dtype is not None and info.torch_dtype.is_floating_point
 
 
 def _mergeable(info: TensorInfo) -> bool:
@@ -104,7 +124,8 @@ def _renamed(run: Checkpoint, reference: Checkpoint) -> Checkpoint:
             found[name] = twin
     used = set(found.values())
     for name in run.header.keys() - used:
-        if not (_NEVER_LOADED.fullmatch(name) or any(twin in found for twin in _twins(name, tied))):
+        twins = [found[twin] for twin in _twins(name, tied) if twin in found]
+        if not (_NEVER_LOADED.fullmatch(name) or any(_is_twin(run, name, twin) for twin in twins)):
             found[name] = name  # to be named as a tensor too many
     return replace(run, weights=View(run.weights, found))
 
@@ -115,9 +136,27 @@ def without_twins(run: Checkpoint) -> Checkpoint:
     names = {
         name: name
         for name in run.header
-        if not _NEVER_LOADED.fullmatch(name) and tied.get(name) not in run.header
+        if not _NEVER_LOADED.fullmatch(name) and not _is_twin(run, name, tied.get(name))
     }
     return run if len(names) == len(run.header) else replace(run, weights=View(run.weights, names))
+
+
+def _is_twin(run: Checkpoint, name: str, source: str | None) -> bool:
+    """Whether `name` is `source` by another name, and not a tensor of its own."""
+    return source is not None and source in run.header and torch.equal(run.tensor(name), run.tensor(source))
+
+
+def _untied(run: Checkpoint) -> str | None:
+    """What is wrong where tensors that should be one are two."""
+    if not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in run.header):
+        return None
+    for name, source in tied_names(run.architecture).items():
+        if name in run.header and source in run.header and not _is_twin(run, name, source):
+            return (
+                f"{name} and {source} are tied by config.json (tie_word_embeddings) and differ; a model "
+                "cannot have both"
+            )
+    return None
 
 
 def _twins(name: str, tied: Mapping[str, str]) -> list[str]:
@@ -135,7 +174,7 @@ def tied_names(folder: Path) -> Mapping[str, str]:
         model_class = getattr(transformers, (config.architectures or [""])[0])
         with torch.device("meta"):
             return dict(model_class(config).all_tied_weights_keys)
-    except (AttributeError, OSError, ValueError, TypeError):
+    except Exception:  # whatever a strange config.json does to transformers, it is told when it is loaded
         return {}
 
 
@@ -185,6 +224,8 @@ def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
 def labels_of(config: Mapping[str, Any]) -> list[str]:
     """The names of a model's labels, by number; none where `config` names none."""
     id2label = config.get("id2label") or {}
+    if not isinstance(id2label, Mapping) or not all(str(number).isdecimal() for number in id2label):
+        return ["(not understood)", str(id2label)]
     return [str(label) for _, label in sorted(id2label.items(), key=lambda item: int(item[0]))]
 
 
@@ -202,6 +243,8 @@ def _other_tokens(run: Checkpoint, reference: Checkpoint) -> str | None:
     ours, theirs = tokens_of(run.path), tokens_of(reference.path)
     if ours is None or theirs is None or ours == theirs:
         return None
+    if (_FILES in ours) != (_FILES in theirs):
+        return None  # of different kinds, so they cannot be told apart
     differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     token = differ[0]
     return (
@@ -224,9 +267,16 @@ def tokens_of(folder: Path) -> Mapping[str, Any] | None:
             return {**vocabulary, **added}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return {"tokenizer.json": "(broken)"}
-    names = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-    there = {name: (folder / name).read_bytes().hex() for name in names if (folder / name).exists()}
-    return {name: hash(content) for name, content in there.items()} or None
+    try:
+        if (folder / "vocab.txt").is_file():
+            lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+            return {token: number for number, token in enumerate(lines)}
+        names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+        there = [folder / name for name in names if (folder / name).is_file()]
+        contents = {file.name: xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in there}
+    except (OSError, ValueError):
+        return None
+    return {**contents, _FILES: True} if contents else None
 
 
 # Values
@@ -245,18 +295,25 @@ def not_finite(run: Checkpoint) -> Problem | None:
 
 
 def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
-    """The narrowest dtype that holds the floating-point values of all runs; None where all have the same."""
-    if all(run.header == runs[0].header for run in runs[1:]):
+    """The narrowest dtype that holds the floating-point values of all runs; None where they have just one.
+
+    Files may hold several dtypes, and another than their `config.json` says, which is that in which
+    transformers loads them.
+    """
+    infos = [info.torch_dtype for run in runs for info in run.header.values()]
+    kinds = {dtype for dtype in infos if dtype is not None and dtype.is_floating_point}
+    named = {run.config.get("dtype") or run.config.get("torch_dtype") for run in runs} - {None}
+    if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
         return None
-    kinds = {info.torch_dtype for run in runs for info in run.header.values()}
-    wide = [dtype for dtype in kinds if dtype is not None and dtype.is_floating_point]
-    widest = wide[0]
-    for dtype in wide[1:]:
+    widest = next(iter(kinds))
+    for dtype in kinds:
         widest = torch.promote_types(widest, dtype)
     return widest
 
 
 def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     """The run with all floating-point tensors in `dtype`."""
+    if all(info.torch_dtype == dtype for info in run.header.values() if _is_float(info)):
+        return run
     spelling = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     return replace(run, weights=Widened(run.weights, dtype, spelling[dtype]))

@@ -98,7 +98,10 @@ def find_pool(
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
     problems: list[Problem] = []
     base_run = _base(sources, base, problems)
-    runs = _opened(sources, base_run, problems)
+    opened = _opened(sources, base_run, problems)
+    strange = {nan.run: nan for run in opened if (nan := compatible.not_finite(run))}
+    problems += strange.values()
+    runs = [run for run in opened if run.name not in strange]
     if not runs:
         raise IncompatibleError(_told(problems))
     reference = compatible.reference_of(runs)
@@ -107,15 +110,13 @@ def find_pool(
     fit = []
     for run in runs:
         run, wrong = compatible.fitted(run, reference)
-        if not wrong and (nan := compatible.not_finite(run)):
-            wrong = [nan]
         problems += wrong
         fit += [] if wrong else [run]
     if problems and on_incompatible == "error":
         raise IncompatibleError(_told(problems))
     if problems:
         log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
-    fit = _without_copies(fit)
+    fit = _without_copies(fit, reference.name)
     if len(fit) < 2:
         raise CheckpointError(
             f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"
@@ -124,7 +125,7 @@ def find_pool(
     if dtype is not None:
         log.info("the runs differ in dtype: all are taken as %s", dtype)
         fit = [compatible.widened(run, dtype) for run in fit]
-    reference = next((run for run in fit if run.name == reference.name), fit[0])
+    reference = next(run for run in fit if run.name == reference.name)
     listed = {run.name: sources[run.name] for run in fit}
     return Pool(
         tuple(fit),
@@ -243,12 +244,13 @@ def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
     return not untied and any(name.endswith(("lm_head.weight", "decoder.weight")) for name in first.header)
 
 
-def _without_copies(runs: Sequence[Checkpoint]) -> list[Checkpoint]:
+def _without_copies(runs: Sequence[Checkpoint], reference: str) -> list[Checkpoint]:
+    """The first run of each content, but the reference before others: it says what the model is."""
     first: dict[str, Checkpoint] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.name != reference):
         if (same := first.setdefault(run.fingerprint, run)) is not run:
             log.warning("%s has the same content as %s: it is left out", run.name, same.name)
-    return list(first.values())
+    return [run for run in runs if run in first.values()]
 
 
 def _told(problems: Sequence[Problem]) -> str:

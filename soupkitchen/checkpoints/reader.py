@@ -54,6 +54,8 @@ class Checkpoint:
                 f"{path} holds no model itself, only {len(checkpoints)} intermediate checkpoints; "
                 f"name the ones to use, for example pool.path='{path}/checkpoint-*'."
             )
+        if not isinstance(config.get("model_type", ""), str):
+            raise CheckpointError(f"{path / CONFIG_NAME}: model_type is no text")
         return cls(name or path.name, path, config, WeightFiles.open(path))
 
     @property

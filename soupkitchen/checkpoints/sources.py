@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import glob
+import json
+import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +22,13 @@ from soupkitchen.checkpoints.files import has_weights, read_json
 from soupkitchen.checkpoints.reader import CONFIG_NAME
 from soupkitchen.errors import CheckpointError, ConfigError
 
+log = logging.getLogger(__name__)
+
 Checkpoints = Literal["best", "last", "all"]
 
 _LISTS: Mapping[str, Callable[..., Any]] = {
-    ".csv": pd.read_csv,
-    ".jsonl": partial(pd.read_json, lines=True, precise_float=True),
+    ".csv": partial(pd.read_csv, dtype={"path": str, "name": str}, skipinitialspace=True),
+    ".jsonl": lambda file: pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines())),
 }
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _STATE = "trainer_state.json"
@@ -74,6 +79,9 @@ def find(
         for name, source in named.items()
         if not any(fnmatch(name, pattern) for pattern in exclude)
     }
+    for pattern in exclude:
+        if not any(fnmatch(name, pattern) for name in named):
+            log.warning("pool.exclude: no run is called %s; there are %s", pattern, ", ".join(named))
     if len(kept) < 2:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
         raise CheckpointError(
@@ -91,8 +99,11 @@ def resolve(name: str) -> Path:
         CheckpointError: where there is neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    try:
+        if folder.is_dir():
+            return folder
+    except OSError:  # a name that is none
+        pass
     if not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
     return _snapshot(name)
@@ -127,15 +138,19 @@ def _listed(file: Path) -> Iterator[Source]:
     """The runs of a table with a column `path`, and optionally `name`, `weight`, and scores by metric."""
     try:
         table = _LISTS[file.suffix](file)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read as a table ({error})") from error
     if "path" not in table.columns:
         raise CheckpointError(
             f"{file} has no column 'path'; it has: {', '.join(map(str, table.columns)) or 'none'}"
         )
+    if "name" in table.columns and not all(isinstance(name, str) or pd.isna(name) for name in table["name"]):
+        raise CheckpointError(f"{file}: the column 'name' should hold text")
     numbers = [column for column in table.columns if pd.api.types.is_numeric_dtype(table[column])]
     if "weight" in table.columns and "weight" not in numbers:
         raise CheckpointError(f"{file}: the column 'weight' should hold numbers")
+    if "weight" in numbers and table["weight"].isin([math.inf, -math.inf]).any():
+        raise CheckpointError(f"{file}: the column 'weight' should hold finite numbers")
     for row in table.to_dict("records"):
         path, weight = str(row["path"]), row.get("weight")
         folder = file.parent / Path(path).expanduser()
@@ -216,7 +231,7 @@ def _snapshot(name: str) -> Path:
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
     """The names given, or the folders' own, where these differ, else their paths below the common parent."""
-    short = [source.name or source.folder.resolve().name for source in sources]
+    short = [source.name or source.folder.name or source.folder.resolve().name for source in sources]
     if len(set(short)) == len(short):
         return short
     parent = os.path.commonpath([source.folder.resolve() for source in sources])

@@ -82,7 +82,13 @@ class LiveModel:
         self.model = _load(run, model_class, loading).eval()
         if loading.device_map is None:
             self.model.to(device)
-        self._slots = _find_slots(run, self.model)
+        try:
+            self._slots = _find_slots(run, self.model)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{run.path}: its tensors do not fit {type(self.model).__name__} ({error}); was its "
+                "vocabulary or its head resized?"
+            ) from error
 
     @property
     def in_place(self) -> bool:
@@ -178,7 +184,7 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
         options |= {"num_labels": len(run.config["id2label"]), "ignore_mismatched_sizes": True}
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:  # whatever a strange config.json makes of the model
         raise CheckpointError(f"{folder}: {model_class.__name__} cannot load it ({error})") from error
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ConfigError(
@@ -190,7 +196,7 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
             f"{folder} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs: "
             "was it fine-tuned for another task?"
         )
-    if unexpected := sorted(report["unexpected_keys"]):
+    if unexpected := sorted(report["unexpected_keys"] if run.adapted is None else ()):
         raise CheckpointError(
             f"{folder} holds {', '.join(unexpected[:3])}, for which {type(model).__name__} has no place: "
             "was it fine-tuned for another task?"

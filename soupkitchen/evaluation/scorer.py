@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -77,7 +77,7 @@ class Scorer:
         cache: evaluations of other runs, which this one adds to.
         journal: what was scored before this run was interrupted is taken from there.
         kept: the run's own evaluations, which its journal refers to.
-        skip_errors: whether what cannot be scored is a `CandidateError`, noted in the journal.
+        skip_errors: whether what cannot be scored is a `CandidateError`.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class Scorer:
         """Scores what `recipe` gives, no further than `stop` asks; `what` is for the progress bar.
 
         Raises:
-            CandidateError: where that fails, and errors are to be skipped.
+            CandidateError: where that fails, and errors may be skipped.
+            SaveError: where the run's own files cannot be written.
         """
         if seen := self._scored.get((split, recipe)):
             return Scored(recipe, seen.evaluation, 0.0, cached=True, order=seen.order)
@@ -110,15 +111,16 @@ class Scorer:
         identity = self._identity(recipe, split) if self._journal or self._cache else ""
         scored = self._recalled(recipe, split, identity)
         if scored is None:
-            try:
+            order = self.evaluator.order(split)
+            key = self._key(identity, split) if self._cache else ""
+            outputs = self._cache.get(key) if self._cache else None
+            if outputs is not None:
+                scored = Scored(recipe, self._evaluation(split, outputs), 0.0, cached=True, order=order)
+            else:
                 scored = self._score(recipe, split, stop, progress, identity, what)
-            except (CheckpointError, SafetensorError, OSError, RuntimeError) as error:
-                if not self._skip_errors or _is_full_disk(error):
-                    raise
-                reason = str(error).strip().split("\n")[0] or type(error).__name__
-                if self._journal:
-                    self._journal.add(event="error", key=identity, split=split, what=what, reason=reason)
-                raise CandidateError(reason) from error
+            self._note(scored, split, identity, what)
+            if self._cache and scored.evaluation.complete and not scored.cached:
+                self._cache.put(key, _outputs(scored), f"{what}, {split}")
         if scored.evaluation.complete:
             self._scored[split, recipe] = scored
         return scored
@@ -127,39 +129,39 @@ class Scorer:
         self, recipe: Recipe, split: str, stop: Stop | None, progress: Progress, identity: str, what: str
     ) -> Scored:
         order = self.evaluator.order(split)
-        key = self._key(identity, split) if self._cache else ""
-        outputs = self._cache.get(key) if self._cache else None
-        if outputs is not None:
-            scored = Scored(recipe, self._evaluation(split, outputs), 0.0, cached=True, order=order)
-        else:
+        try:
             started = time.perf_counter()
             self.fill(recipe)
             seconds = time.perf_counter() - started
             evaluation = self.evaluator.score(split, stop, progress)
-            scored = Scored(recipe, evaluation, seconds, cached=False, order=order)
-        parts = scored.evaluation.parts
-        complete = scored.evaluation.complete
-        if complete and outputs is None:
-            outputs = {name: part.predictions for name, part in parts.items()}
-        if self._journal and self._kept:
-            if complete and outputs is not None:
-                self._kept.write(identity, outputs, f"{what}, {split}")
-            self._journal.add(
-                event="score",
-                key=identity,
-                split=split,
-                what=what,
-                score=scored.evaluation.score,
-                complete=complete,
-                cached=scored.cached,
-                batch_size=self.evaluator.batch_size,
-                merge_seconds=scored.merge_seconds,
-                eval_seconds=scored.evaluation.seconds,
-                parts={name: [part.score, part.examples_scored] for name, part in parts.items()},
-            )
-        if self._cache and complete and outputs is not None and not scored.cached:
-            self._cache.put(key, outputs, f"{what}, {split}")
-        return scored
+        except (CheckpointError, SafetensorError, OSError, RuntimeError) as error:
+            if not self._skip_errors:
+                raise
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            event = {"event": "error", "key": identity, "split": split, "what": what, "reason": reason}
+            raise CandidateError(reason, event) from error
+        return Scored(recipe, evaluation, seconds, cached=False, order=order)
+
+    def _note(self, scored: Scored, split: str, identity: str, what: str) -> None:
+        """Has the journal say what was scored, and keeps the predictions that it refers to."""
+        if self._journal is None or self._kept is None:
+            return
+        evaluation = scored.evaluation
+        if evaluation.complete:
+            self._kept.write(identity, _outputs(scored), f"{what}, {split}")
+        self._journal.add(
+            event="score",
+            key=identity,
+            split=split,
+            what=what,
+            score=evaluation.score,
+            complete=evaluation.complete,
+            cached=scored.cached,
+            batch_size=self.evaluator.batch_size,
+            merge_seconds=scored.merge_seconds,
+            eval_seconds=evaluation.seconds,
+            parts={name: [part.score, part.examples_scored] for name, part in evaluation.parts.items()},
+        )
 
     def _recalled(self, recipe: Recipe, split: str, identity: str) -> Scored | None:
         """What the journal says of an earlier scoring; None where that has not happened yet."""
@@ -219,6 +221,7 @@ class Scorer:
             [recipe.content(), recipe.variant, recipe.recalibrate],
             self.examples_of("train") if recipe.recalibrate else "",
             self.examples_of(split),
+            self.model(),
             {name: _settings(task) for name, task in evaluator.tasks.tasks.items()},
         )
 
@@ -236,6 +239,10 @@ class Scorer:
             [f"{package} {version(package)}" for package in PACKAGES],
             _own_code(),
         )
+
+    def model(self) -> str:
+        """A digest of the model's configuration."""
+        return digest(_configuration(self.evaluator.live.model))
 
     def examples_of(self, split: str) -> str:
         """A digest of the split's examples, as the model takes them."""
@@ -274,6 +281,16 @@ def _own_code() -> str:
     return digest(*(part for file in files for part in (file.name, file.read_bytes())))
 
 
-def _is_full_disk(error: Exception) -> bool:
-    """Whether it is the run's own files that could not be written."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def _outputs(scored: Scored) -> dict[str, Rows]:
+    return {name: part.predictions for name, part in scored.evaluation.parts.items()}
+
+
+def _configuration(model: Any) -> list[str]:
+    """What the model is, but for its weights, that its predictions may depend on."""
+    parts = [getattr(model, name, None) for name in ("config", "generation_config")]
+    told = [part.to_dict() for part in parts if part is not None]
+    ignored = ("_name_or_path", "transformers_version")
+    return [
+        json.dumps({k: v for k, v in one.items() if k not in ignored}, sort_keys=True, default=str)
+        for one in told
+    ]
