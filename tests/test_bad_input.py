@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
     assert "error: the soup could not be written to" in result.stderr
     assert "Traceback" not in result.stderr
     left = {file.name for file in (tmp_path / "results" / "x").iterdir()}
-    assert left == {"config.yaml", "soupkitchen.log", "trajectory.csv"}
+    assert left == {"config.yaml", "evaluations", "journal.jsonl", "soupkitchen.log", "trajectory.csv"}
     soupkitchen(*words, cwd=tmp_path)  # and with room it goes on
     assert (tmp_path / "results/x/soup/model.safetensors").exists()
 

@@ -48,6 +48,7 @@ def import_everything() -> None:
 def run(request: dict[str, Any]) -> NoReturn:
     signal.alarm(LONGEST)
     os.chdir(request["cwd"])
+    sys.path[0] = request["cwd"]  # as `python -m` has it
     for number, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         file = os.open(name, os.O_RDWR | os.O_CREAT)
         os.dup2(file, number)
