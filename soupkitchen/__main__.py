@@ -27,12 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from soupkitchen import config as conf
 from soupkitchen.errors import ConfigError, SoupkitchenError
 from soupkitchen.journal import Journal
+from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 from soupkitchen.lock import only_process
 
 log = logging.getLogger("soupkitchen")
-
-LEADERBOARD, TRAJECTORY, CONFIG = "leaderboard.csv", "trajectory.csv", "config.yaml"
-JOURNAL, EVALUATIONS, SOUP = "journal.jsonl", "evaluations", "soup"
 
 
 class _Terminated(KeyboardInterrupt):

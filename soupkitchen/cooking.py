@@ -20,6 +20,7 @@ from soupkitchen.decisions import Judge
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError, GuaranteeError
 from soupkitchen.evaluation import Evaluation, Recipe, Scored, Scorer, Splits, evaluator_of
 from soupkitchen.journal import Journal
+from soupkitchen.layout import LEADERBOARD, SOUP
 from soupkitchen.logbook import Logbook
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from soupkitchen.experiment import Experiment
 
 log = logging.getLogger(__name__)
-
-SOUP, LEADERBOARD = "soup", "leaderboard.csv"
 
 CONTROLS = 2
 """Models in the final table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -70,7 +69,7 @@ class Cooking:
         self.pool, self.search, self.folder = experiment.pool, experiment.search, experiment.folder
         self.experiment = experiment
         self.method = method
-        self.dtype = experiment.output.torch_dtype or experiment.pool.dtype
+        self.dtype = experiment.dtype
         self.singles: list[Evaluation] = []
         self.best_single = math.nan  # its score
         self.scorer = scorer

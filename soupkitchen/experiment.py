@@ -13,7 +13,7 @@ import torch
 
 from soupkitchen.cache import EvaluationCache
 from soupkitchen.checkpoints import Pool
-from soupkitchen.cooking import CONTROLS, LEADERBOARD, SOUP, Cooking, Outcome
+from soupkitchen.cooking import CONTROLS, Cooking, Outcome
 from soupkitchen.display import Display
 from soupkitchen.errors import (
     ConfigError,
@@ -30,6 +30,7 @@ from soupkitchen.evaluation import (
 )
 from soupkitchen.evaluation.scorer import PACKAGES
 from soupkitchen.journal import Journal
+from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Trajectory, remove_unfinished
 from soupkitchen.search import Search
@@ -38,8 +39,6 @@ from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
-
-JOURNAL, EVALUATIONS, TRAJECTORY = "journal.jsonl", "evaluations", "trajectory.csv"
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Experiment:
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
-        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self._dtype)
+        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
@@ -107,7 +106,7 @@ class Experiment:
     def _cleared(self) -> EvaluationCache:
         """Clears away what kills left half-written; the run's own evaluations."""
         recover(self.folder / SOUP)
-        for name in (TRAJECTORY, LEADERBOARD, "config.yaml"):
+        for name in (TRAJECTORY, LEADERBOARD, CONFIG):
             remove_unfinished(self.folder / name)
         kept = EvaluationCache(self.folder / EVALUATIONS)
         kept.remove_unfinished()
@@ -142,7 +141,7 @@ class Experiment:
         log.info("continuing: %d events are in %s", journal.events_before, journal.file)
 
     @property
-    def _dtype(self) -> torch.dtype | None:
+    def dtype(self) -> torch.dtype | None:
         """That of the soup, and of all that is scored; None for that of the runs."""
         return self.output.torch_dtype or self.pool.dtype
 

@@ -69,7 +69,7 @@ def task_vector_gram(pool: Pool) -> tuple[np.ndarray, float]:
     gram, squares = torch.zeros(len(runs), len(runs), dtype=torch.float64), 0.0
     for name, info in runs[0].header.items():
         shared = base is None or (name in base.header and base.header[name].shape == info.shape)
-        if not (shared and info.torch_dtype is not None and info.torch_dtype.is_floating_point):
+        if not (shared and info.is_floating_point):
             continue
         tensors = [run.weights.exact(name, device).reshape(-1) for run in runs]
         start = base.tensor(name).reshape(-1) if base else None
@@ -101,7 +101,7 @@ def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
 
 def _about(run: Checkpoint, pool: Pool) -> dict[str, object]:
     infos = [info for info in run.header.values() if info.torch_dtype is not None]
-    dtypes = sorted({info.dtype for info in infos if info.torch_dtype and info.torch_dtype.is_floating_point})
+    dtypes = sorted({info.dtype for info in infos if info.is_floating_point})
     files = [file for file in run.path.iterdir() if file.suffix in (".safetensors", ".bin")]
     architectures = run.config.get("architectures") or [run.config.get("model_type", "?")]
     return {

@@ -69,8 +69,8 @@ def concatenated(runs: Sequence[Checkpoint], weights: Sequence[float], normalize
     for name, plan in _plans(runs).items():
         downs, ups = [], []
         for run, weight in zip(runs, weights, strict=True):
-            if name in _adapted(run).changed:
-                down, up = _adapted(run).factors(name, torch.device("cpu"))
+            if name in adapted(run).changed:
+                down, up = adapted(run).factors(name, torch.device("cpu"))
                 downs.append(down)
                 ups.append(up * (weight / total))
         tensors[name] = _shaped(torch.cat(downs), torch.cat(ups, dim=1), runs, name, plan)
@@ -110,7 +110,7 @@ def write_adapter(
         tensors[factors.plan.up] = factors.up.contiguous()
         modules[_module(factors.plan.down)] = factors.down.shape[0]
     for name, tensor in whole.items():
-        key = next(key for run in runs if (key := _adapted(run).replaced.get(name)) is not None)
+        key = next(key for run in runs if (key := adapted(run).replaced.get(name)) is not None)
         tensors[key] = tensor.contiguous()
     configs = [read_json(run.path / ADAPTER_CONFIG_NAME) for run in runs]
     saved = sorted({module for config in configs for module in config.get("modules_to_save") or []})
@@ -133,14 +133,15 @@ def write_adapter(
     (folder / ADAPTER_CONFIG_NAME).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _adapted(run: Checkpoint) -> AdaptedWeights:
+def adapted(run: Checkpoint) -> AdaptedWeights:
+    """The weights of a run that is an adapter."""
     assert isinstance(run.weights, AdaptedWeights)
     return run.weights
 
 
 def _plans(runs: Sequence[Checkpoint]) -> dict[str, LowRank]:
     """How the tensors that any of the runs changes are called in files."""
-    return {name: plan for run in reversed(runs) for name, plan in _adapted(run).changed.items()}
+    return {name: plan for run in reversed(runs) for name, plan in adapted(run).changed.items()}
 
 
 def _shaped(

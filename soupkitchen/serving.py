@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils import convert_file_size_to_int
+from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import AdaptedWeights, open_adapter
@@ -21,7 +22,7 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import Evaluator, LiveModel
-from soupkitchen.low_rank import Changes, concatenated, truncated, write_adapter
+from soupkitchen.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several
@@ -201,18 +202,13 @@ class Output:
 
 
 def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
-    plans = [plan for run in runs for plan in _adapted(run).changed.values()]
+    plans = [plan for run in runs for plan in adapted(run).changed.values()]
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
-
-
-def _adapted(run: Checkpoint) -> AdaptedWeights:
-    assert isinstance(run.weights, AdaptedWeights)
-    return run.weights
 
 
 def _changes(runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | StackMethod) -> Changes:
     """What the soup of the adapters `runs` changes of their base, float32."""
-    changed = {name for run in runs for name in _adapted(run).changed}
+    changed = {name for run in runs for name in adapted(run).changed}
     if len(runs) == 1:  # a soup of one is that run, whatever the method
         device = torch.device("cpu")
         yield from (
@@ -233,7 +229,7 @@ def _whole_tensors(
     runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | StackMethod
 ) -> dict[str, torch.Tensor]:
     """What the modules that any of the runs trained whole come to, by name of tensor."""
-    names = {name for run in runs for name in _adapted(run).replaced}
+    names = {name for run in runs for name in adapted(run).replaced}
     return {name: tensor.cpu() for name, tensor in soup.blend(runs, method) if name in names} if names else {}
 
 
@@ -253,12 +249,11 @@ def _appearing(folder: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-    except OSError as error:
-        raise _save_error(folder, error) from error
-    except Exception as error:
-        if "No space left" in str(error) or "os error 28" in str(error) or "File too large" in str(error):
-            raise _save_error(folder, error) from error  # as safetensors says it
-        raise
+    except (OSError, SafetensorError) as error:
+        raise SaveError(
+            f"the soup could not be written to {folder} ({error}): nothing is left half-written. "
+            "Make room, or name another results_dir"
+        ) from error
 
 
 def recover(folder: Path) -> None:
@@ -268,13 +263,6 @@ def recover(folder: Path) -> None:
             old.rename(folder)
     for left in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _save_error(folder: Path, error: Exception) -> SaveError:
-    return SaveError(
-        f"the soup could not be written to {folder} ({error}): nothing is left half-written. Make room, or "
-        "name another results_dir"
-    )
 
 
 def _copy_code(like: Checkpoint, folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint, TensorInfo, Tensors
+from soupkitchen.checkpoints.reader import Checkpoint, Tensors
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import chunks
@@ -111,7 +111,7 @@ class Soup:
         remarks = _Remarks()
         together = (*self._ingredients, candidate)
         for name, info in candidate.header.items():
-            if not _floating(info):
+            if not info.is_floating_point:
                 yield name, self._unmerged(name, candidate)
             elif self._untouched(name, together):
                 yield name, self._cast(candidate.tensor(name))
@@ -130,7 +130,7 @@ class Soup:
             self._name_what_the_base_lacks(ingredient)
         together = (*self._ingredients, ingredient)
         for name, info in ingredient.header.items():
-            if not _floating(info):
+            if not info.is_floating_point:
                 self._fixed[name] = self._unmerged(name, ingredient)
             elif not (isinstance(self.method, StackMethod) or self._untouched(name, together)):
                 started = name in self._folds
@@ -153,7 +153,7 @@ class Soup:
             return
         remarks = _Remarks()
         for name, info in first.header.items():
-            if not _floating(info) or self._untouched(name, ingredients):
+            if not info.is_floating_point or self._untouched(name, ingredients):
                 yield name, self._cast(first.tensor(name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, tuple(ingredients))
@@ -225,7 +225,7 @@ class Soup:
             vectors = {
                 name: _Whole(run, name, self.base, self.device)
                 for name, info in run.header.items()
-                if _floating(info) and not (self.base and self._base_lacks(name, info.shape))
+                if info.is_floating_point and not (self.base and self._base_lacks(name, info.shape))
             }
             self._surveys[run] = self.method.survey(vectors)
         return self._surveys[run]
@@ -254,10 +254,6 @@ def in_dtype(weights: Callable[[], Tensors], dtype: torch.dtype | None) -> Tenso
     """Yields the tensors, those that are floating point in `dtype`, if given."""
     for name, tensor in weights():
         yield name, tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
-
-
-def _floating(info: TensorInfo) -> bool:
-    return info.torch_dtype is not None and info.torch_dtype.is_floating_point
 
 
 class _Operand(NamedTuple):

@@ -7,7 +7,6 @@ memory, and where it exceeds that too, in memory-mapped files that vanish with t
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import MergeMethod
 from soupkitchen.merging.chunks import chunks
-
-log = logging.getLogger(__name__)
 
 
 class StateMemory:

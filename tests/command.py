@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,15 @@ def soupkitchen(*arguments: str, cwd: Path, fails: bool = False) -> subprocess.C
     assert result.returncode == (1 if fails else 0), result.stderr
     assert "Traceback" not in result.stderr
     return result
+
+
+def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.CompletedProcess:
+    """Runs the command where no file may grow beyond `size` bytes, as on a disk that is full."""
+    command = [sys.executable, "-m", "soupkitchen", *arguments]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit
+    )
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "resources", "console", "cache", "journal", "lock"},
+    {"errors", "resources", "console", "cache", "journal", "layout", "lock"},
     {"checkpoints"},
     {"merging"},
     {"metrics"},

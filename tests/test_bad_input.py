@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import struct
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import own, soupkitchen
+from command import own, soupkitchen, with_full_disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
@@ -201,13 +200,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
     words = (*own(text_runs, texts), "search=uniform", "name=x")
     model = (text_runs / "a" / "model.safetensors").stat().st_size
 
-    def limit() -> None:  # no file may grow as large as the model
-        resource.setrlimit(resource.RLIMIT_FSIZE, (model // 2, model // 2))
-
-    result = subprocess.run(
-        [sys.executable, "-m", "soupkitchen", *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
-    )  # fmt: skip
+    result = with_full_disk(*words, size=model // 2, cwd=tmp_path)
     assert result.returncode == 1
     assert "error: the soup could not be written to" in result.stderr
     assert "Traceback" not in result.stderr

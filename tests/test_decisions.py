@@ -141,7 +141,7 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
 
     options: Any = SimpleNamespace(
         pool=Pool(pool), search=Greedy(accept), folder=Path(), method=method,
-        evaluation=SimpleNamespace(early_stopping=early), output=Output(), top_k=None,
+        evaluation=SimpleNamespace(early_stopping=early), output=Output(), dtype=None, top_k=None,
     )  # fmt: skip
     trajectory = Trajectory.__new__(Trajectory)
     trajectory.steps, trajectory._write, trajectory._replaying = [], lambda: None, lambda: False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from command import own, soupkitchen
+from command import own, soupkitchen, with_full_disk
 from safetensors.torch import load_file, save_file
 
 from soupkitchen import resources
@@ -111,13 +110,7 @@ def test_a_disk_that_fills_up_loses_nothing(
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
 
-    def limit() -> None:  # no file may grow beyond this, as on a disk that is full
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    result = subprocess.run(
-        [sys.executable, "-m", "soupkitchen", *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
-    )  # fmt: skip
+    result = with_full_disk(*words, size=size, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert re.search(r"error: .*(cannot|could not) be written", result.stderr)
@@ -387,13 +380,7 @@ def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(
     soupkitchen(*words, "name=y", cwd=tmp_path)  # `datasets` now has its own copy
     words = (*words, "name=x")
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6500, 6500))
-
-    result = subprocess.run(
-        [sys.executable, "-m", "soupkitchen", *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit,
-    )  # fmt: skip
+    result = with_full_disk(*words, size=6500, cwd=tmp_path)
     assert result.returncode == 1
     assert "make room, and the same command continues" in result.stderr
     assert not any(event["event"] == "error" for event in events(tmp_path / "results" / "x"))

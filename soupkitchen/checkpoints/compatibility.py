@@ -100,10 +100,6 @@ def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
     )
 
 
-def _is_float(info: TensorInfo) -> bool:
-    return info.torch_dtype is not None and info.torch_dtype.is_floating_point
-
-
 def _mergeable(info: TensorInfo) -> bool:
     dtype = info.torch_dtype
     return dtype is not None and not info.dtype.startswith("F8")
@@ -300,8 +296,8 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
     Files may hold several dtypes, and another than their `config.json` says, which is that in which
     transformers loads them.
     """
-    infos = [info.torch_dtype for run in runs for info in run.header.values()]
-    kinds = {dtype for dtype in infos if dtype is not None and dtype.is_floating_point}
+    infos = [info for run in runs for info in run.header.values() if info.is_floating_point]
+    kinds = {info.torch_dtype for info in infos if info.torch_dtype is not None}
     named = {run.config.get("dtype") or run.config.get("torch_dtype") for run in runs} - {None}
     if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
         return None
@@ -313,7 +309,6 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
 
 def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     """The run with all floating-point tensors in `dtype`."""
-    if all(info.torch_dtype == dtype for info in run.header.values() if _is_float(info)):
+    if all(info.torch_dtype == dtype for info in run.header.values() if info.is_floating_point):
         return run
-    spelling = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    return replace(run, weights=Widened(run.weights, dtype, spelling[dtype]))
+    return replace(run, weights=Widened(run.weights, dtype))

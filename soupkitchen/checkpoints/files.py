@@ -40,7 +40,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's dtypes by safetensors' spelling."""
-_SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
+SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class TensorInfo:
     def torch_dtype(self) -> torch.dtype | None:
         """torch's name of the dtype; None for one that cannot be merged."""
         return _DTYPES.get(self.dtype)
+
+    @property
+    def is_floating_point(self) -> bool:
+        return self.torch_dtype is not None and self.torch_dtype.is_floating_point
 
     @property
     def elements(self) -> int:
@@ -232,7 +236,7 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
     if file.suffix == _PICKLE:
         tensors = _unpickled(file)
         return {
-            name: TensorInfo(tuple(x.shape), _SPELLINGS.get(x.dtype, str(x.dtype)))
+            name: TensorInfo(tuple(x.shape), SPELLINGS.get(x.dtype, str(x.dtype)))
             for name, x in tensors.items()
         }
     try:

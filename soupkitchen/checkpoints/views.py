@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 import xxhash
 
-from soupkitchen.checkpoints.files import TensorInfo, Weights
+from soupkitchen.checkpoints.files import SPELLINGS, TensorInfo, Weights
 
 
 class View(Weights):
@@ -61,13 +61,13 @@ class View(Weights):
 class Widened(Weights):
     """Other weights with floating-point tensors of a wider dtype, which changes no value."""
 
-    def __init__(self, of: Weights, dtype: torch.dtype, spelling: str) -> None:
-        self._of, self._dtype, self._spelling = of, dtype, spelling
+    def __init__(self, of: Weights, dtype: torch.dtype) -> None:
+        self._of, self._dtype = of, dtype
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:
         return {
-            name: TensorInfo(info.shape, self._spelling) if self._widens(info) else info
+            name: TensorInfo(info.shape, SPELLINGS[self._dtype]) if info.is_floating_point else info
             for name, info in self._of.header.items()
         }
 
@@ -87,10 +87,6 @@ class Widened(Weights):
     @property
     def fingerprint(self) -> str:
         return self._of.fingerprint
-
-    @staticmethod
-    def _widens(info: TensorInfo) -> bool:
-        return info.torch_dtype is not None and info.torch_dtype.is_floating_point
 
 
 def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str]:

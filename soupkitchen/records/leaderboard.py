@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
+from soupkitchen.layout import LEADERBOARD as NAME
 from soupkitchen.records.tables import DIGITS, joined, remove_unfinished, write_csv
-
-NAME = "leaderboard.csv"
 
 
 @dataclass(frozen=True)
