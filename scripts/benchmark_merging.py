@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
     parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
     parser.add_argument("--methods", nargs="+", choices=list(COMPARED), default=list(COMPARED))
+    parser.add_argument("--repeats", type=int, default=1, help="of each merge; the fastest counts")
     parser.add_argument("--method", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.what == "growth":
@@ -60,7 +61,7 @@ def main() -> None:
             if arguments.what == "reading":
                 reading(folder, arguments.millions)
             else:
-                compare(folder, arguments.millions, arguments.methods)
+                compare(folder, arguments.millions, arguments.methods, arguments.repeats)
 
 
 def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
@@ -106,23 +107,30 @@ def soup_of(method: Any, base: Checkpoint, pool: list[Checkpoint], size: int) ->
     return soup
 
 
-def compare(folder: Path, millions: int, methods: Sequence[str]) -> None:
+def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -> None:
+    """The fastest of `repeats` merges by each tool, taken in turn."""
     make_checkpoints(folder, millions)
     print(f"Five bfloat16 checkpoints of {millions} M parameters, {os.cpu_count()} cores.\n")
     print("| method | ours: s, CPU s, GiB | mergekit: s, CPU s, GiB | times less: time, CPU, memory |")
     print("|---|---|---|---|")
+    this = [sys.executable, str(Path(__file__).resolve()), "merge", "--folder", str(folder)]
+    tool = str(Path(sys.executable).parent / "mergekit-yaml")
     for method in methods:
-        warm(folder)
-        this = [sys.executable, str(Path(__file__).resolve()), "merge", "--folder", str(folder)]
-        ours = timed([*this, "--method", method])
         config = folder / f"{method}.yaml"
         config.write_text(yaml.safe_dump(recipe(folder, method)))
-        shutil.rmtree(folder / "theirs", ignore_errors=True)
-        warm(folder)
-        tool = str(Path(sys.executable).parent / "mergekit-yaml")
-        theirs = timed([tool, str(config), str(folder / "theirs")])
-        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        print(f"| {method} | {cells(ours)} | {cells(theirs)} | {cells(ratios)} |", flush=True)
+        ours: list[tuple[float, float, float]] = []
+        theirs: list[tuple[float, float, float]] = []
+        for _ in range(repeats):
+            for taken, command in (
+                (ours, [*this, "--method", method]),
+                (theirs, [tool, str(config), str(folder / "theirs")]),
+            ):
+                for output in ("ours", "theirs"):
+                    shutil.rmtree(folder / output, ignore_errors=True)
+                warm(folder)
+                taken.append(timed(command))
+        ratios = [b / a for a, b in zip(min(ours), min(theirs), strict=True)]
+        print(f"| {method} | {cells(min(ours))} | {cells(min(theirs))} | {cells(ratios)} |", flush=True)
 
 
 def reading(folder: Path, millions: int, repeats: int = 5) -> None:

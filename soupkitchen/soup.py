@@ -274,16 +274,19 @@ class _Vector:
     def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
         self.device = device
         self._x = x.to(device).reshape(-1)
-        self._base = None if base is None else base.to(device).reshape(-1)
+        self._base = base
 
     def numel(self) -> int:
         return self._x.numel()
 
     def __getitem__(self, part: slice) -> torch.Tensor:
+        return self.look(part, None if self._base is None else self._base[part].float())
+
+    def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
+        """The same, for those who have that part of the base in float32 already."""
         x = self._x[part]
-        if self._base is None:
+        if self._base is None or base is None:
             return x.float()
-        base = self._base[part].float()
         return torch.sub(x, base) if x.dtype == torch.float32 else x.float().sub_(base)
 
 
@@ -301,7 +304,7 @@ class _Whole:
         x = self._run.weights.task_vector(self._name, self.device) if self._base else None
         if x is not None:
             return _Vector(x, None, self.device)[part]
-        base = self._base.tensor(self._name) if self._base else None
+        base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
         return _Vector(self._run.tensor(self._name), base, self.device)[part]
 
 
@@ -320,25 +323,25 @@ class _Fold:
         """`instead`: whether `method` stands in for the soup's own."""
         self.method = method
         self._instead = instead
-        self._base = base
+        self._base = None if base is None else base.to(memory.device).reshape(-1)
         self._shape, self._dtype, self._device = shape, dtype, memory.device
         self._memory = memory
         self._elements = torch.Size(shape).numel()
         self._state: Any = None
 
     def taste(self, operand: _Operand, variant: AnyMethod, remarks: _Remarks | None = None) -> torch.Tensor:
-        base = self._base32()
-        vector, measure = self._measure(operand, base, remarks)
+        vector, measure = self._measure(operand, remarks)
         merged = self._empty()
         for part in chunks(self._elements, self._device):
-            folded = self.method.add(self._slice(part), vector[part], measure, part.start)
+            base = self._base_of(part)
+            folded = self.method.add(self._slice(part), vector.look(part, base), measure, part.start)
             self._write_out(merged, part, folded, base, variant)
         return merged
 
     def keep(self, operand: _Operand, remarks: _Remarks | None = None) -> None:
         if self._state is None:
             self._state = self._memory.state(self.method, self._elements)
-        vector, measure = self._measure(operand, self._base32(), remarks)
+        vector, measure = self._measure(operand, remarks)
         state, folded = self._state, self._state
         for part in chunks(self._elements, self._device):
             folded = self.method.add(self._slice(part), vector[part], measure, part.start)
@@ -358,40 +361,37 @@ class _Fold:
             for operand in operands:
                 self.keep(operand, remarks)
             return self.result(variant)
-        base = self._base32()
-        measured = [self._measure(operand, base, remarks) for operand in operands]
+        measured = [self._measure(operand, remarks) for operand in operands]
         merged = self._empty()
         for part in chunks(self._elements, self._device):
+            base = self._base_of(part)
             like = torch.empty(part.stop - part.start, dtype=torch.float32, device=self._device)
             state = self.method.init(like)
             for vector, measure in measured:
-                state = self.method.add(state, vector[part], measure, part.start)
+                state = self.method.add(state, vector.look(part, base), measure, part.start)
             self._write_out(merged, part, state, base, variant)
         return merged
 
     def result(self, variant: AnyMethod) -> torch.Tensor:
-        base = self._base32()
         merged = self._empty()
         for part in chunks(self._elements, self._device):
-            self._write_out(merged, part, self._slice(part), base, variant)
+            self._write_out(merged, part, self._slice(part), self._base_of(part), variant)
         return merged
 
     def _empty(self) -> torch.Tensor:
         return torch.empty(self._shape, dtype=self._dtype, device=self._device)
 
-    def _base32(self) -> torch.Tensor | None:
-        """The base's tensor in float32: looked at in many passes, converted once."""
-        return None if self._base is None else self._base.to(self._device, torch.float32).reshape(-1)
+    def _base_of(self, part: slice) -> torch.Tensor | None:
+        """A part of the base's tensor in float32, converted once for all that look at it."""
+        return None if self._base is None else self._base[part].float()
 
     def _slice(self, part: slice) -> Any:
         """A part of the state, on the device where arithmetic is done."""
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 
-    def _measure(
-        self, operand: _Operand, base: torch.Tensor | None, remarks: _Remarks | None
-    ) -> tuple[_Vector, Any]:
-        vector = _Vector(operand.x, None if operand.relative else base, self._device)
+    def _measure(self, operand: _Operand, remarks: _Remarks | None) -> tuple[_Vector, Any]:
+        vector = _Vector(operand.x, None if operand.relative else self._base, self._device)
         measure = self.method.measure(self._state, vector, operand.origin)
         if remarks is not None:
             remarks.add(self.method.remark(measure))
@@ -404,7 +404,7 @@ class _Fold:
         assert isinstance(method, MergeMethod)
         values = method.result(state)
         if base is not None:
-            values = values + base[part]
+            values = values + base
         merged.view(-1)[part] = values
 
 

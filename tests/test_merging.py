@@ -32,7 +32,7 @@ from soupkitchen.merging import (
     TaskVectors,
 )
 from soupkitchen.merging.noise import key_of, survivors, uniform
-from soupkitchen.merging.selection import largest
+from soupkitchen.merging.selection import ascending, largest
 
 METHODS = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
 
@@ -454,6 +454,28 @@ def test_a_misleading_sample_costs_time_and_not_exactness() -> None:
     kept = largest(x, k).keep(x, 0)
     assert int((kept == 5).sum()) == k - 7
     assert (kept == 3).nonzero().reshape(-1).tolist() == (x == 3).nonzero().reshape(-1)[:7].tolist()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 300), st.integers(1, 50))
+def test_rows_are_sorted_and_ties_keep_their_order(seed: int, rows: int, width: int, levels: int) -> None:
+    numbers = np.random.default_rng(seed).integers(levels, size=(rows, width)) / 7
+    expected = np.argsort(numbers, axis=1, kind="stable")
+    assert np.array_equal(ascending(torch.tensor(numbers, dtype=torch.float32)).numpy(), expected)
+
+
+def test_della_sees_rows_that_are_longer_than_a_chunk_whole() -> None:
+    (x,) = random_tensors(1, 3, 150_000)
+    chances = RankRandom(0.5, 0.1).plan(x.reshape(-1), origin(0, 1.0, tuple(x.shape))).probability
+    expected = naive.probabilities(x.double().numpy(), 0.5, 0.1)
+    assert np.abs(chances.reshape(x.shape).numpy() - expected).max() < 1e-6
+
+
+def test_weights_that_differ_a_lot_do_not_spoil_the_weights_that_agree() -> None:
+    tensors = [torch.tensor([-1e-3]), torch.tensor([1e4]), torch.tensor([0.0])]
+    weights = [1e4, 3e-3, 1.0]
+    merged = merge(TaskVectors(None, "mass", normalize=True), tensors, weights)
+    expected = naive.consensus([x.double().numpy() for x in tensors], weights)
+    np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-6)
 
 
 def test_a_vector_with_nans_is_kept_whole() -> None:

@@ -107,6 +107,10 @@ class AdaptedWeights(Weights):
         ]
         return xxhash.xxh3_128("\0".join(parts).encode()).hexdigest()
 
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        return self.files.not_finite
+
     def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """A, (r, in), and s·B, (out, r), of the tensor `name`: float32, flat but for these two axes."""
         plan = self.changed[name]

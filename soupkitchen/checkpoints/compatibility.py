@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import xxhash
 
-from soupkitchen.checkpoints.adapters import AdaptedWeights
-from soupkitchen.checkpoints.files import TensorInfo, Weights
+from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.views import View, Widened, aligned
 
@@ -280,13 +279,8 @@ def tokens_of(folder: Path) -> Mapping[str, Any] | None:
 
 def not_finite(run: Checkpoint) -> Problem | None:
     """A tensor of the run with NaN or Inf in it; it takes a reading to find out."""
-    weights: Weights = run.weights.files if isinstance(run.weights, AdaptedWeights) else run.weights
-    for name, tensor in weights.tensors():
-        # the sum is quick and tells nearly always; only where it is not finite a second look is needed
-        if not tensor.is_floating_point() or tensor.sum(dtype=torch.float32).isfinite():
-            continue
-        if strange := int((~tensor.isfinite()).sum()):
-            return Problem(run.name, f"{name} has {strange} values that are NaN or infinite")
+    for name, count in run.weights.not_finite.items():
+        return Problem(run.name, f"{name} has {count} values that are NaN or infinite")
     return None
 
 

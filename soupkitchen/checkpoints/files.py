@@ -40,6 +40,8 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's dtypes by safetensors' spelling."""
+_LOOK = 1 << 18
+"""Values looked at together: few enough to be in a core's cache when looked at twice."""
 SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
@@ -80,6 +82,11 @@ class Weights(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A digest of all tensors: the same for the same weights."""
+
+    @property
+    @abstractmethod
+    def not_finite(self) -> Mapping[str, int]:
+        """How many values in the run's own files are NaN or infinite, by tensor that has such."""
 
     def tensors(self) -> Tensors:
         """Yields (name, tensor) for every tensor."""
@@ -143,13 +150,24 @@ class WeightFiles(Weights):
         """The tensor called `name`, memory-mapped."""
         return self._opened.tensor(self._file_of[name], name)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        digest = xxhash.xxh3_128()
+        return self._reading[0]
+
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        return self._reading[1]
+
+    @cached_property
+    def _reading(self) -> tuple[str, Mapping[str, int]]:
+        """What takes a look at every byte, in one pass."""
+        digest, strange = xxhash.xxh3_128(), {}
         for name, info in self.header.items():
             digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
-            update(digest, self.tensor(name))
-        return digest.hexdigest()
+            tensor = self.tensor(name)
+            if not _digested(digest, tensor):
+                strange[name] = int((~tensor.float().isfinite()).sum())
+        return digest.hexdigest(), strange
 
     @property
     def names_twins(self) -> bool:
@@ -164,9 +182,15 @@ class WeightFiles(Weights):
         return _Opened()
 
 
-def update(digest: xxhash.xxh3_128, tensor: torch.Tensor) -> None:
-    """Feeds the bytes of `tensor` to a digest."""
-    digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+def _digested(digest: xxhash.xxh3_128, tensor: torch.Tensor) -> bool:
+    """Feeds the bytes of `tensor` to the digest; whether all its values are finite."""
+    finite, wide = True, tensor.is_floating_point() and tensor.itemsize > 1
+    for part in tensor.contiguous().view(-1).split(_LOOK):
+        digest.update(part.view(torch.uint8).numpy().data)
+        if tensor.is_floating_point():  # the extremes of what has a NaN are NaN
+            extremes = torch.stack(torch.aminmax(part if wide else part.float()))
+            finite = finite and bool(extremes.isfinite().all())
+    return finite
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:

@@ -8,14 +8,11 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-
-import pandas as pd
 
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.files import has_weights, read_json
@@ -26,10 +23,7 @@ log = logging.getLogger(__name__)
 
 Checkpoints = Literal["best", "last", "all"]
 
-_LISTS: Mapping[str, Callable[..., Any]] = {
-    ".csv": partial(pd.read_csv, dtype={"path": str, "name": str}, skipinitialspace=True),
-    ".jsonl": lambda file: pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines())),
-}
+_LISTS = (".csv", ".jsonl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _STATE = "trainer_state.json"
 
@@ -136,8 +130,13 @@ def _named_by(pattern: str) -> Iterator[Source]:
 
 def _listed(file: Path) -> Iterator[Source]:
     """The runs of a table with a column `path`, and optionally `name`, `weight`, and scores by metric."""
+    import pandas as pd  # takes longer than opening a pool, and few pools are lists
+
     try:
-        table = _LISTS[file.suffix](file)
+        if file.suffix == ".csv":
+            table = pd.read_csv(file, dtype={"path": str, "name": str}, skipinitialspace=True)
+        else:
+            table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read as a table ({error})") from error
     if "path" not in table.columns:

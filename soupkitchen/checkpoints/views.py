@@ -54,6 +54,10 @@ class View(Weights):
             digest.update(f"{name}\0{inner}\0{self._rows.get(name)}\0".encode())
         return digest.hexdigest()
 
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        return self._of.not_finite
+
     def _ordered(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[list(self._rows[name])] if name in self._rows else tensor
 
@@ -87,6 +91,10 @@ class Widened(Weights):
     @property
     def fingerprint(self) -> str:
         return self._of.fingerprint
+
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        return self._of.not_finite
 
 
 def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str]:

@@ -11,8 +11,9 @@ CPU_CHUNK = 1 << 17
 GPU_CHUNK = 1 << 26
 
 
-def chunks(elements: int, device: torch.device) -> Iterator[slice]:
-    """Slices that cover ``elements`` elements."""
+def chunks(elements: int, device: torch.device, whole: int = 1) -> Iterator[slice]:
+    """Slices that cover `elements` elements; none cuts through a row of `whole` elements."""
     size = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+    size = max(size // whole, 1) * whole
     for start in range(0, elements, size):
         yield slice(start, min(start + size, elements))

@@ -121,3 +121,17 @@ def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
             return Largest(float(threshold), part.start + int(positions[before]))
         number, tied = number - size, tied[size:]
     raise AssertionError("ties were counted")
+
+
+def ascending(rows: torch.Tensor) -> torch.Tensor:
+    """Positions (int64) that sort each row of non-negative float32 values, the earlier first among equals."""
+    if rows.device.type != "cpu":
+        return rows.argsort(dim=1, stable=True)
+    # Bits of floats that are not negative are in the floats' order. With the position below
+    # them, whole numbers are sorted that are all different: several times as fast on a CPU.
+    keys = rows.numpy().view(np.uint32).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(rows.shape[1], dtype=np.uint64)
+    keys.sort(axis=1)
+    keys &= np.uint64(0xFFFFFFFF)
+    return torch.from_numpy(keys.view(np.int64))

@@ -13,6 +13,7 @@ Each is a frozen dataclass with two functions: `plan` sees the whole tensor once
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import Origin, Vector
 from soupkitchen.merging.chunks import chunks
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
-from soupkitchen.merging.selection import Largest, largest
+from soupkitchen.merging.selection import Largest, ascending, largest
 
 Rescale = Literal["probability", "l1"]
 
@@ -48,8 +49,12 @@ class Sparsifier:
         raise NotImplementedError
 
     def apply(self, x: torch.Tensor, plan: Any, start: int) -> torch.Tensor:
-        """The sparse values of `x` (float32, flat), a slice beginning at element `start`."""
+        """The sparse values of `x` (float32, flat), a slice from element `start` on, but for `factor`."""
         raise NotImplementedError
+
+    def factor(self, plan: Any) -> float:
+        """What all that `apply` gives is still to be multiplied by: whoever sums does it at no cost."""
+        return 1.0
 
 
 class Keep(Sparsifier):
@@ -196,7 +201,10 @@ class Random(Sparsifier):
 
     def apply(self, x: torch.Tensor, plan: Draw, start: int) -> torch.Tensor:
         survives = survivors(plan.key, start, x.numel(), self.density, x.device)
-        return survives.mul_(x).mul_(plan.scale)
+        return survives.mul_(x)
+
+    def factor(self, plan: Draw) -> float:
+        return plan.scale
 
 
 class RankDraw(NamedTuple):
@@ -238,7 +246,8 @@ class RankRandom(Sparsifier):
 
     def plan(self, x: Vector, origin: Origin) -> RankDraw:
         key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
-        probability = self._probability(x[:].reshape(origin.shape))
+        width = math.prod(origin.shape[1:] if len(origin.shape) > 1 else origin.shape)
+        probability = self._probability(x, width)
         draw = RankDraw(key, 1.0, probability)
         if self.rescale == "l1":
             draw = draw._replace(scale=restoring(x, lambda part, start: self.apply(part, draw, start)))
@@ -247,19 +256,23 @@ class RankRandom(Sparsifier):
     def apply(self, x: torch.Tensor, plan: RankDraw, start: int) -> torch.Tensor:
         probability = plan.probability[start : start + x.numel()]
         survivors = x * (uniform(plan.key, start, x.numel(), x.device) < probability)
-        return survivors / probability if self.rescale == "probability" else survivors * plan.scale
+        return survivors / probability if self.rescale == "probability" else survivors
 
-    def _probability(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.abs().reshape(x.shape[0] if x.dim() > 1 else 1, -1)
-        width = rows.shape[1]
+    def factor(self, plan: RankDraw) -> float:
+        return plan.scale
+
+    def _probability(self, x: Vector, width: int) -> torch.Tensor:
+        """The probability of each element of rows of `width` elements: float32, flat."""
         if width < 2:
             return torch.full((x.numel(),), self.density, device=x.device)
-        order = rows.argsort(dim=1, stable=True)
         step = 2 * self.epsilon / (width - 1)
-        ladder = torch.arange(width, dtype=torch.float32, device=x.device) * step + (
-            self.density - self.epsilon
-        )
-        return torch.empty_like(rows).scatter_(1, order, ladder.expand_as(rows)).reshape(-1)
+        ladder = torch.arange(width, dtype=torch.float32, device=x.device) * step
+        ladder += self.density - self.epsilon
+        probability = torch.empty(x.numel(), device=x.device)
+        for part in chunks(x.numel(), x.device, whole=width):
+            order = ascending(x[part].abs().reshape(-1, width))
+            probability[part].view(-1, width).scatter_(1, order, ladder.expand_as(order))
+        return probability
 
 
 def restoring(x: Vector, sparse: Callable[[torch.Tensor, int], torch.Tensor]) -> float:

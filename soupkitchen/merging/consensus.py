@@ -1,0 +1,143 @@
+"""How sparse task vectors are combined: by summing them, or by electing a sign for each entry first.
+
+With wᵢ the weights and δ̂ᵢ what a sparsifier leaves of the task vectors, vᵢ = wᵢδ̂ᵢ:
+
+- `Sum`, without consensus: Σ vᵢ, divided by Σ wᵢ if normalised;
+- `Mass` and `Count` (TIES): a sign γ is elected for each entry, by mass (the sign of Σ vᵢ) or by
+  count (of Σ sign vᵢ), + where that is 0; then Σ of the vᵢ of that sign, divided by Σ |wᵢ| over
+  these if normalised, 0 where there are none.
+
+All are running sums, so one more task vector costs the same whatever came before.
+
+Yadav et al. 2023, "TIES-Merging", arXiv 2306.01708, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+_NO_WEIGHT = torch.finfo(torch.float32).tiny
+
+
+class Consensus(Protocol):
+    """A fold over sparse task vectors, float32 and flat, element by element. Its state is its own."""
+
+    def init(self, like: torch.Tensor) -> Any:
+        """The state of nothing, for tensors like `like`."""
+        ...
+
+    def add(self, state: Any, sparse: torch.Tensor, weight: float, factor: float) -> Any:
+        """The state with one more task vector, `factor` (above 0) times `sparse`; neither changes."""
+        ...
+
+    def merged(self, state: Any) -> torch.Tensor:
+        """The merged task vector; it may be a tensor of the state."""
+        ...
+
+
+class SumState(NamedTuple):
+    total: torch.Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class Sum:
+    normalize: bool
+
+    def init(self, like: torch.Tensor) -> SumState:
+        return SumState(torch.zeros_like(like), 0.0)
+
+    def add(self, state: SumState, sparse: torch.Tensor, weight: float, factor: float) -> SumState:
+        return SumState(torch.add(state.total, sparse, alpha=weight * factor), state.weight + weight)
+
+    def merged(self, state: SumState) -> torch.Tensor:
+        return state.total / state.weight if self.normalize and state.weight else state.total
+
+
+class MassState(NamedTuple):
+    """Σ vᵢ and Σ |vᵢ|; where normalised, twice the weights of positive and of negative entries.
+
+    The entries of one sign sum to half of the second plus or minus the first. The sign that
+    mass elects has the larger sum, so nothing is lost by cancellation.
+    """
+
+    total: torch.Tensor
+    magnitude: torch.Tensor
+    positive_weight: torch.Tensor
+    negative_weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Mass:
+    normalize: bool
+
+    def init(self, like: torch.Tensor) -> MassState:
+        used = like if self.normalize else like.new_empty(0)
+        return MassState(*(torch.zeros_like(x) for x in (like, like, used, used)))
+
+    def add(self, state: MassState, sparse: torch.Tensor, weight: float, factor: float) -> MassState:
+        total, magnitude, up, down = state
+        heaviness, sign = abs(weight), sparse.sign()
+        total = torch.add(total, sparse, alpha=weight * factor)
+        magnitude = torch.addcmul(magnitude, sparse, sign, value=heaviness * factor)
+        if self.normalize:
+            if weight < 0:
+                sign.neg_()
+            shifted = sign + 1  # times the sign: 2 for +, 0 else
+            up = torch.addcmul(up, sign, shifted, value=heaviness)
+            shifted -= 2  # times the sign: 2 for -, 0 else
+            down = torch.addcmul(down, sign, shifted, value=heaviness)
+        return MassState(total, magnitude, up, down)
+
+    def merged(self, state: MassState) -> torch.Tensor:
+        plus = _elected(state.total)
+        merged = torch.lerp(state.total - state.magnitude, state.total + state.magnitude, plus)
+        if not self.normalize:
+            return merged.mul_(0.5)
+        weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
+        return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
+
+
+class CountState(NamedTuple):
+    """Sums of positive and of negative entries; their weights where normalised; votes."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    positive_weight: torch.Tensor
+    negative_weight: torch.Tensor
+    votes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Count:
+    normalize: bool
+
+    def init(self, like: torch.Tensor) -> CountState:
+        used = like if self.normalize else like.new_empty(0)
+        return CountState(*(torch.zeros_like(x) for x in (like, like, used, used, like)))
+
+    def add(self, state: CountState, sparse: torch.Tensor, weight: float, factor: float) -> CountState:
+        weighted = sparse * (weight * factor)
+        sign = weighted.sign()
+        positive, negative = state.positive + weighted.relu(), state.negative + weighted.clamp(max=0)
+        votes, up, down = state.votes + sign, state.positive_weight, state.negative_weight
+        if self.normalize:
+            up = torch.add(up, sign.relu(), alpha=abs(weight))
+            down = torch.sub(down, sign.clamp_(max=0), alpha=abs(weight))
+        return CountState(positive, negative, up, down, votes)
+
+    def merged(self, state: CountState) -> torch.Tensor:
+        plus = _elected(state.votes)
+        merged = torch.lerp(state.negative, state.positive, plus)
+        if not self.normalize:
+            return merged
+        weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
+        return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
+
+
+def _elected(votes: torch.Tensor) -> torch.Tensor:
+    """1 where + is elected, else 0: interpolating with it chooses to the last bit, faster than a mask."""
+    return votes.sign().add_(1).clamp_(max=1)
