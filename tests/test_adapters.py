@@ -20,6 +20,7 @@ from tiny import (
     adapter,
     gpt2,
     llama,
+    make_pictures,
     save_tokenizer,
     text_classifier,
     tokenizer,
@@ -27,9 +28,13 @@ from tiny import (
 )
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertModel,
     GPT2LMHeadModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
@@ -166,6 +171,39 @@ def test_a_live_model_is_built_from_an_adapter(base: Path, adapters: Path) -> No
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters / name).eval()
         with torch.no_grad():
             torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adapter_may_bring_added_tokens(base: Path, tmp_path: Path) -> None:
+    """As after `resize_token_embeddings`: peft then saves the embeddings whole."""
+    folders, tokens = [tmp_path / "runs" / name for name in "ab"], torch.arange(53)[None]
+    expected = {}
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(53)
+        peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+        with torch.no_grad():
+            for parameter in peft.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        peft.save_pretrained(folder, save_embedding_layers=True)
+        fresh = AutoModelForCausalLM.from_pretrained(base)
+        fresh.resize_token_embeddings(53)
+        merged = PeftModel.from_pretrained(fresh, folder).merge_and_unload().eval()
+        expected[folder.name] = merged
+    pool = find_pool(str(tmp_path / "runs"))
+    live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    assert live.model.config.vocab_size == 53
+    for run in pool:
+        live.fill(run.tensors())
+        with torch.no_grad():
+            logits = expected[run.name](tokens).logits
+            torch.testing.assert_close(live.model(tokens).logits, logits, rtol=1e-4, atol=1e-5)
+    merged = dict(Soup(TaskVectors(normalize=True), base=pool.base).blend(pool.runs))
+    for name, tensor in merged.items():
+        mean = sum(model.state_dict()[name].double() for model in expected.values()) / 2
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-5)
+    live.fill(merged.items())
+    live.save(tmp_path / "soup")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "soup").get_input_embeddings().num_embeddings == 53
 
 
 # From the command line, with heads of their own
@@ -458,3 +496,61 @@ def test_strange_values_in_an_adapters_configuration_are_named(values: dict[str,
     _edit(spoiled / "b", **values)
     with pytest.raises(IncompatibleError, match=r"\n  b  "):
         find_pool(str(spoiled))
+
+
+# Models whose modules transformers calls otherwise than files do
+
+
+@pytest.fixture(scope="module")
+def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ViT, whose files say ``attention.query`` where it says ``q_proj``; adapters; images."""
+    folder = tmp_path_factory.mktemp("vits")
+    make_pictures(folder / "data")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24, id2label={0: "dark", 1: "light"}, label2id={"dark": 0, "light": 1},
+    )  # fmt: skip
+    ViTForImageClassification(config).save_pretrained(folder / "base")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "base")
+    for seed, rank in enumerate((2, 3, 2)):
+        adapter(
+            folder / "base", folder / "runs" / f"run{seed}", seed, of=AutoModelForImageClassification,
+            task_type=None, r=rank, target_modules=["q_proj", "o_proj", "fc1"],
+            modules_to_save=["classifier"],
+        )  # fmt: skip
+    return folder
+
+
+def vit_merged_by_peft(vits: Path, adapter: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """By names in files."""
+    base = AutoModelForImageClassification.from_pretrained(vits / "base")
+    PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def test_adapters_of_renamed_modules_make_the_model_that_peft_makes(vits: Path, tmp_path: Path) -> None:
+    start = load_file(vits / "base" / "model.safetensors")
+    for run in find_pool(str(vits / "runs")):
+        expected = vit_merged_by_peft(vits, run.path, tmp_path / run.name)
+        read = dict(run.tensors())
+        assert read.keys() == expected.keys() == start.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+        changed = {name for name in start if not torch.equal(start[name], expected[name])}
+        assert len(changed) == 2 * 3 + 2  # in each of two layers; the head
+        assert all(run.weights.leaves(name) for name in start.keys() - changed)
+
+
+def test_adapters_of_renamed_modules_are_cooked_and_saved_as_one(vits: Path, tmp_path: Path) -> None:
+    words = (
+        f"pool.path={vits}/runs", "task=image_classification", f"task.data.path={vits}/data",
+        "evaluation.cache=null", "runtime.batch_size=8", "search=uniform", "name=x",
+    )  # fmt: skip
+    soupkitchen(*words, "output.format=adapter", cwd=tmp_path)
+    soup = vit_merged_by_peft(vits, tmp_path / "results" / "x" / "soup", tmp_path / "soup")
+    names = [f"run{number}" for number in range(3)]
+    runs = [vit_merged_by_peft(vits, vits / "runs" / name, tmp_path / name) for name in names]
+    for name, tensor in soup.items():
+        mean = torch.stack([run[name].double() for run in runs]).mean(0)
+        torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-5)

@@ -12,14 +12,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    Dinov2Config,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
     ResNetConfig,
+    SwinConfig,
     ViTConfig,
 )
 
 from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.parameters import parameter_names
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import LiveModel
 
@@ -46,6 +49,23 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, torch.Tensor]]] = {
     "vit-renamed": (
         AutoModelForImageClassification,
         ViTConfig(image_size=8, patch_size=4, **SMALL),
+        {"pixel_values": PIXELS},
+    ),
+    "dinov2-renamed": (
+        AutoModelForImageClassification,
+        Dinov2Config(
+            image_size=8,
+            patch_size=4,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            mlp_ratio=2,
+        ),
+        {"pixel_values": PIXELS},
+    ),
+    "swin-renamed": (
+        AutoModelForImageClassification,
+        SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2),
         {"pixel_values": PIXELS},
     ),
     "resnet-batchnorm": (
@@ -96,6 +116,17 @@ def test_a_saved_model_has_the_files_tensors_again(family: str, tmp_path: Path) 
     saved, expected = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", second.path))
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_called_as_in_the_loaded_model(family: str, tmp_path: Path) -> None:
+    run = make(family, tmp_path, 0)
+    loaded = FAMILIES[family][0].from_pretrained(run.path).state_dict()
+    names = parameter_names(run.path, run.header)
+    assert all(torch.equal(loaded[name], run.tensor(file)) for file, name in names.items())
+    fused = {file for file in run.header if ".experts." in file}
+    assert names.keys() == run.header.keys() - fused
+    assert any(file != name for file, name in names.items()) == ("renamed" in family or bool(fused))
 
 
 def test_filling_writes_into_the_parameters_themselves(tmp_path: Path) -> None:

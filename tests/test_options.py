@@ -11,6 +11,7 @@ import torch
 from command import own, soupkitchen
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import make_pictures
 from transformers import (
     AutoModelForImageClassification,
     ResNetConfig,
@@ -75,14 +76,7 @@ def test_weights_by_score_follow_the_ranking(text_runs: Path, texts: Path, tmp_p
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of two brightnesses by split and label, and runs of a tiny ResNet, in training's habit."""
     folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for split in ("train", "validation", "test"):
-        for label, name in enumerate(("dark", "light")):
-            for number in range(16):
-                pixels = np.clip(random.normal(90 + 60 * label, 70, (8, 8, 3)), 0, 255).astype("uint8")
-                file = folder / "data" / split / name / f"{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(file)
+    make_pictures(folder / "data")
     config = ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
         id2label={0: "dark", 1: "light"}, label2id={"dark": 0, "light": 1},

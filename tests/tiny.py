@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -38,6 +39,17 @@ def make_texts(number: int, seed: int) -> pd.DataFrame:
         words = random.permutation(np.concatenate([own, noise]))
         rows[" ".join(WORDS[word] for word in words)] = LABELS[label]
     return pd.DataFrame({"text": list(rows), "label": list(rows.values())})
+
+
+def make_pictures(folder: Path, number: int = 16) -> None:
+    """Images of 8 × 8 pixels by split and label, "dark" and "light": so many of each."""
+    random = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        for label, name in enumerate(("dark", "light")):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(number):
+                pixels = np.clip(random.normal(90 + 60 * label, 70, (8, 8, 3)), 0, 255).astype("uint8")
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -108,14 +120,21 @@ def gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-def adapter(base: Path, folder: Path, seed: int, **options: Any) -> Path:
-    """An adapter of the causal model in `base`, whose every trained value is random, saved by peft."""
+def adapter(
+    base: Path,
+    folder: Path,
+    seed: int,
+    *,
+    of: Any = AutoModelForCausalLM,
+    task_type: str | None = "CAUSAL_LM",
+    **options: Any,
+) -> Path:
+    """An adapter of the model in `base`, whose every trained value is random, saved by peft."""
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft calls what transformers has renamed
-        model = AutoModelForCausalLM.from_pretrained(base)
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+        model = get_peft_model(of.from_pretrained(base), LoraConfig(task_type=task_type, **options))
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

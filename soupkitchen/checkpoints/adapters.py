@@ -22,6 +22,7 @@ import torch
 import xxhash
 
 from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, Weights, read_json
+from soupkitchen.checkpoints.parameters import parameter_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
@@ -184,14 +185,18 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
             whole[inner] = key
     header = base.header
     wanted = {f"{module}.weight": module for module in parts}
-    found = {inner: real for real, inner in aligned(list(wanted), header).items()}
+    files_of = {name: name for name in header}
+    if len(aligned([*wanted, *whole], files_of)) < len(wanted) + len(whole):
+        # adapters call modules as the model does, which may be otherwise than the files do
+        files_of = {name: file for file, name in parameter_names(base.path, header).items()} | files_of
+    found = {inner: files_of[name] for name, inner in aligned(list(wanted), files_of).items()}
     if lost := sorted(wanted.keys() - found.keys()):
         raise IncompatibleError(f"it adapts {lost[0]!r}, which {base.path} does not have: is that its base?")
     changed = {
         found[inner]: _low_rank(path, config, module, parts[module], files, _transposed(base, module))
         for inner, module in wanted.items()
     }
-    replaced = {real: whole[name] for real, name in aligned(list(whole), header).items()}
+    replaced = {files_of[name]: whole[inner] for name, inner in aligned(list(whole), files_of).items()}
     replaced |= {name: key for name, key in whole.items() if key not in replaced.values()}
     for adapted in replaced.keys() & changed.keys():  # an adapted embedding is saved beside its adapter
         if adapted in header and torch.equal(files.tensor(replaced[adapted]), base.tensor(adapted)):
@@ -293,13 +298,18 @@ def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
 
 
 def _config(base: Checkpoint, weights: AdaptedWeights) -> dict[str, Any]:
-    """The base's configuration, with as many labels as a head that the adapter brings has rows."""
+    """The base's configuration, with the sizes of what the adapter brings: labels of a head, added tokens."""
+    changes: dict[str, Any] = {}
     for name in weights.replaced:
-        module = name.rsplit(".", 1)[0]
-        if name.endswith(".weight") and re.search(r"(^|\.)(score|classifier|out_proj)$", module):
-            labels = weights.header[name].shape[0]
-            if base.header.get(name) is None or base.header[name].shape[0] != labels:
-                numbered = {str(number): f"LABEL_{number}" for number in range(labels)}
-                numbers = {label: int(number) for number, label in numbered.items()}
-                return {**base.config, "id2label": numbered, "label2id": numbers}
-    return base.config
+        rows = weights.header[name].shape[0]
+        own = base.header.get(name)
+        if own is not None and own.shape[0] == rows:
+            continue
+        module, _, parameter = name.rpartition(".")
+        if parameter == "weight" and re.search(r"(^|\.)(score|classifier|out_proj)$", module):
+            numbered = {str(number): f"LABEL_{number}" for number in range(rows)}
+            changes["id2label"] = numbered
+            changes["label2id"] = {label: int(number) for number, label in numbered.items()}
+        elif own is not None and own.shape[0] == base.config.get("vocab_size"):
+            changes["vocab_size"] = rows
+    return {**base.config, **changes} if changes else base.config

@@ -20,6 +20,7 @@ import torch
 import xxhash
 
 from soupkitchen.checkpoints.files import TensorInfo
+from soupkitchen.checkpoints.parameters import tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.views import View, Widened, aligned
 
@@ -157,20 +158,6 @@ def _untied(run: Checkpoint) -> str | None:
 def _twins(name: str, tied: Mapping[str, str]) -> list[str]:
     source = tied.get(name, name)
     return [twin for twin in (source, *(n for n, s in tied.items() if s == source)) if twin != name]
-
-
-@cache
-def tied_names(folder: Path) -> Mapping[str, str]:
-    """For the model whose `config.json` is in `folder`: which parameters are others by another name."""
-    import transformers
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder)
-        model_class = getattr(transformers, (config.architectures or [""])[0])
-        with torch.device("meta"):
-            return dict(model_class(config).all_tied_weights_keys)
-    except Exception:  # whatever a strange config.json does to transformers, it is told when it is loaded
-        return {}
 
 
 def _differences(run: Checkpoint, reference: Checkpoint) -> list[str]:

@@ -180,8 +180,15 @@ class LiveModel:
 
 def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:
     folder, options = run.architecture, loading.options()
-    if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head of its own
-        options |= {"num_labels": len(run.config["id2label"]), "ignore_mismatched_sizes": True}
+    if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
+        sizes = {
+            "num_labels": len(run.config.get("id2label") or ()),
+            "vocab_size": run.config.get("vocab_size"),
+        }
+        options |= {
+            **{option: size for option, size in sizes.items() if size},
+            "ignore_mismatched_sizes": True,
+        }
     try:
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # whatever a strange config.json makes of the model

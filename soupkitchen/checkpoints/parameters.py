@@ -1,0 +1,63 @@
+"""What transformers knows of a model's parameters without loading it: its ties, and its renames.
+
+Files keep the names that a model had when they were first published. Where transformers has since renamed
+modules (a ViT's ``attention.query`` is ``q_proj`` now), it renames the tensors of files when it loads
+them, and back when it saves; but an adapter is trained on modules, and called as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@cache
+def tied_names(folder: Path) -> Mapping[str, str]:
+    """For the model whose `config.json` is in `folder`: which parameters are others by another name."""
+    model = _architecture(folder)
+    return dict(model.all_tied_weights_keys) if model is not None else {}
+
+
+def parameter_names(folder: Path, files: Iterable[str]) -> Mapping[str, str]:
+    """How the model in `folder` calls the tensors that files call `files`, by name in files.
+
+    Tensors that transformers puts together or takes apart have no name of their own and are left
+    out; so are all, where this transformers does not tell.
+    """
+    model = _architecture(folder)
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    except ImportError:  # transformers below 5 renames nothing
+        return {}
+    if model is None:
+        return {}
+    transforms = get_model_conversion_mapping(model)
+    renamings = [t for t in transforms if isinstance(t, WeightRenaming)]
+    converters = [t for t in transforms if isinstance(t, WeightConverter)]
+    parameters = model.state_dict()
+    renamed = {
+        name: rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)[0]
+        for name in files
+    }
+    times = Counter(renamed.values())
+    return {name: to for name, to in renamed.items() if to in parameters and times[to] == 1}
+
+
+@cache
+def _architecture(folder: Path) -> Any:
+    """The model whose `config.json` is in `folder`, without weights; None if transformers cannot make it."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        model_class = getattr(transformers, (config.architectures or [""])[0])
+        with torch.device("meta"):
+            return model_class(config)
+    except Exception:  # whatever a strange config.json does to transformers, it is told when it is loaded
+        return None
