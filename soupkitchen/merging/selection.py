@@ -63,9 +63,14 @@ def largest(x: Vector, k: int) -> Largest:
         return Largest(0.0, None)
     brackets = [(0.0, math.inf)] if x.numel() <= 8 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
     for low, high in brackets:
-        above, gathered, sizes = _look(x, low, high)
-        if above < k <= above + gathered.size:
-            return _at(x, k - above, gathered, sizes)
+        if low == high:  # changes of bfloat16 weights take few values, so many are equal
+            above, sizes = _count(x, low)
+            if above < k <= above + sum(sizes):
+                return Largest(low, _last_tie(x, low, k - above, sizes))
+        else:
+            above, gathered, sizes = _look(x, low, high)
+            if above < k <= above + gathered.size:
+                return _at(x, k - above, gathered, sizes)
     return Largest(0.0, None)
 
 
@@ -106,20 +111,42 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
     return above, gathered[:filled], sizes
 
 
+def _count(x: Vector, value: float) -> tuple[int, list[int]]:
+    """How many magnitudes exceed `value`, and how many of each chunk equal it."""
+    above, sizes = 0, []
+    for part in chunks(x.numel(), x.device):
+        magnitudes = x[part].abs()
+        if magnitudes.device.type == "cpu":
+            values = magnitudes.numpy()
+            above += int(np.count_nonzero(values > np.float32(value)))
+            sizes.append(int(np.count_nonzero(values == np.float32(value))))
+        else:
+            above += int((magnitudes > value).sum())
+            sizes.append(int((magnitudes == value).sum()))
+    return above, sizes
+
+
 def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
     """The k-th largest of the `gathered` magnitudes; `sizes` says how many came from each chunk."""
     threshold = np.partition(gathered, gathered.size - k)[gathered.size - k]
-    ties_wanted = k - np.count_nonzero(gathered > threshold)
-    tied = gathered == threshold
-    if ties_wanted == np.count_nonzero(tied):
-        return Largest(float(threshold), None)
-    number = int(np.flatnonzero(tied)[ties_wanted - 1])  # of the last tie, among all gathered
+    wanted = k - int(np.count_nonzero(gathered > threshold))
+    tied = np.split(gathered == threshold, np.cumsum(sizes)[:-1])
+    last = _last_tie(x, float(threshold), wanted, [int(np.count_nonzero(part)) for part in tied])
+    return Largest(float(threshold), last)
+
+
+def _last_tie(x: Vector, threshold: float, wanted: int, sizes: list[int]) -> int | None:
+    """Where the last is of `wanted` magnitudes that equal `threshold`; None where these are all.
+
+    `sizes` says how many each chunk has.
+    """
+    if wanted == sum(sizes):
+        return None
     for size, part in zip(sizes, chunks(x.numel(), x.device), strict=True):
-        if number < size:
-            before = np.count_nonzero(tied[:number])  # ties of this chunk that are chosen, but one
-            positions = (x[part].abs() == float(threshold)).nonzero().reshape(-1)
-            return Largest(float(threshold), part.start + int(positions[before]))
-        number, tied = number - size, tied[size:]
+        if wanted <= size:
+            positions = (x[part].abs() == threshold).nonzero().reshape(-1)
+            return part.start + int(positions[wanted - 1])
+        wanted -= size
     raise AssertionError("ties were counted")
 
 
