@@ -7,9 +7,9 @@
 
 `growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `reading`
 sets the merging of five checkpoints beside the plainest torch loop that reads and sums them. `mergekit`
-makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, and
-merges them with `mergekit-yaml` and with us, each in a process of its own that ends with a
-loadable model on disk. CPU seconds are the steadier figure on a busy machine. Both print
+makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, which differ from
+it by about a hundredth, and merges them with `mergekit-yaml` and with us, each in a process of its own
+that ends with a loadable model on disk. CPU seconds are the steadier figure on a busy machine. All print
 Markdown; read ratios, not seconds.
 """
 
@@ -40,6 +40,9 @@ COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
     "ties": (TaskVectors(Magnitude(0.2), "mass", True), {"normalize": True, "density": 0.2}),
     "dare_ties": (TaskVectors(Random(0.5), "mass", False), {"normalize": False, "density": 0.5}),
 }
+
+CHANGE = 0.0002
+"""What fine-tuning changes, in standard deviations; weights have 0.02."""
 
 
 def main() -> None:
@@ -198,7 +201,7 @@ def make_checkpoints(folder: Path, millions: int) -> None:
     for number in range(5):
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(start[name] + 0.01 * torch.randn_like(parameter))
+                parameter.copy_(start[name] + CHANGE * torch.randn_like(parameter))
         model.save_pretrained(folder / "runs" / f"run{number}")
 
 

@@ -44,12 +44,14 @@ def main() -> None:
     conf.register_resolvers()
     signal.signal(signal.SIGTERM, _terminate)
     logging.raiseExceptions = False  # where the disk is full, the log is the least of it
+    words = sys.argv[1:]
+    sys.argv[1:] = conf.sweepable(words)
     try:
         _hydra_main()
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, _Terminated)
-        words = [word for word in sys.argv[1:] if not word.startswith("overwrite=")]  # that would start anew
-        command = shlex.join(["python", "-m", "soupkitchen", *words])
+        again = [word for word in words if not word.startswith("overwrite=")]  # that would start anew
+        command = shlex.join(["python", "-m", "soupkitchen", *again])
         what = "terminated" if terminated else "interrupted"
         print(f"{what}; what was done is kept. To continue:\n{command}", file=sys.stderr, flush=True)
         os._exit(143 if terminated else 130)  # threads of libraries are not waited for

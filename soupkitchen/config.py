@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from soupkitchen import resources
@@ -33,6 +34,31 @@ _LONGEST_NAME = 120
 def register_resolvers() -> None:
     """Makes ``${run_name:…}`` known to OmegaConf."""
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def sweepable(words: Sequence[str]) -> list[str]:
+    """The command line with options of swept groups as sweeps too, of one value.
+
+    Of ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra would first compose what is
+    not swept, and so look for that option in the default method.
+    """
+    if not {"-m", "--multirun"} & set(words):
+        return list(words)
+    try:
+        parsed = {
+            word: OverridesParser.create().parse_override(word) for word in words if not word.startswith("-")
+        }
+    except HydraException:  # it is told when Hydra comes by
+        return list(words)
+    swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
+    fixed = {
+        word
+        for word, override in parsed.items()
+        if override.key_or_group.split(".")[0] in swept - {override.key_or_group}
+        and not override.is_sweep_override()
+        and "=" in word
+    }
+    return ["{}=choice({})".format(*word.split("=", 1)) if word in fixed else word for word in words]
 
 
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
@@ -76,6 +102,9 @@ def explain(message: str) -> str:
     """Hydra's message about the command line, with the nearest right word where one is near."""
     if match := re.search(r"Could not override '(?:[^']*@)?([^']+)'", message):
         wrong = match[1]
+        if wrong in _known_keys():
+            group = wrong.split(".")[0]
+            return f"The {group} that is chosen has no option {wrong}; other choices of {group} have it."
         near = difflib.get_close_matches(wrong, _known_keys(), n=1) or difflib.get_close_matches(
             wrong.rsplit(".", 1)[-1], _known_keys(), n=1, cutoff=0.7
         )

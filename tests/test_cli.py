@@ -16,6 +16,7 @@ import sklearn.metrics
 import torch
 from command import own, soupkitchen
 from conftest import ROOT
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -176,6 +177,21 @@ def test_methods_are_swept_over_one_pool(text_runs: Path, texts: Path, tmp_path:
         singles = leaderboard[leaderboard["kind"] == "single"]["heldout_accuracy"]
         soup = leaderboard[leaderboard["kind"] == "soup"]["heldout_accuracy"].iloc[0]
         assert soup >= singles.max()
+
+
+def test_an_option_of_swept_methods_is_given_to_each(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
+    density = "method.sparsifier.density=0.4"
+    soupkitchen("-m", *words, "method=ties,dare_ties", density, "search=uniform", cwd=tmp_path)
+    configs = [OmegaConf.load(path) for path in tmp_path.glob("results/*/config.yaml")]
+    sparsifiers = {config.method.sparsifier._target_.rsplit(".", 1)[-1] for config in configs}
+    assert sparsifiers == {"Magnitude", "Random"}
+    assert [config.method.sparsifier.density for config in configs] == [0.4, 0.4]
+    soupkitchen(*words, "method=ties", density, "search=uniform", cwd=tmp_path)  # the same folder
+    assert len(list(tmp_path.glob("results/*/config.yaml"))) == 2
+    result = soupkitchen("-m", *words, "method=linear,ties", density, cwd=tmp_path, fails=True)
+    assert "has no option method.sparsifier.density; other choices of method have it" in result.stderr
+    assert len(list(tmp_path.glob("results/*/config.yaml"))) == 2
 
 
 def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tmp_path: Path) -> None:

@@ -104,6 +104,31 @@ def test_a_run_is_named_by_what_is_run(overrides: list[str], name: str) -> None:
     assert conf.run_name({**CHOICES, "search": search}, overrides) == name
 
 
+def test_only_options_of_swept_groups_become_sweeps() -> None:
+    words = [
+        "-m",
+        "method=ties,dare_ties",
+        "method.sparsifier.density=0.3",
+        "top_k=3",
+        "search.accept=better,significant",
+    ]
+    expected = [*words[:2], "method.sparsifier.density=choice(0.3)", *words[3:]]
+    assert conf.sweepable(words) == expected
+    assert conf.sweepable(words[1:]) == words[1:]
+    nested = [
+        "-m",
+        "method=ties,linear",
+        "method.weights={a: 1, b: [2]}",
+        "+method.x='a,b'",
+        "~method.y",
+        "method.t=1,2",
+    ]
+    assert conf.sweepable(nested)[2:] == [
+        "method.weights=choice({a: 1, b: [2]})", "+method.x=choice('a,b')", "~method.y", "method.t=1,2"
+    ]  # fmt: skip
+    assert conf.sweepable(["-m", "method=ties,linear", "top_k=["]) == ["-m", "method=ties,linear", "top_k=["]
+
+
 def test_long_names_are_cut_and_stay_different() -> None:
     names = {conf.run_name(CHOICES, [f"task.text={'x' * 200}{i}"]) for i in range(3)}
     assert len(names) == 3
