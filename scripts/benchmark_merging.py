@@ -41,9 +41,6 @@ COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
     "dare_ties": (TaskVectors(Random(0.5), "mass", False), {"normalize": False, "density": 0.5}),
 }
 
-CHANGE = 0.0002
-"""What fine-tuning changes, in standard deviations; weights have 0.02."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -51,6 +48,7 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
     parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
     parser.add_argument("--methods", nargs="+", choices=list(COMPARED), default=list(COMPARED))
+    parser.add_argument("--change", type=float, default=0.0002, help="of runs, where weights have 0.02")
     parser.add_argument("--repeats", type=int, default=1, help="of each merge; the fastest counts")
     parser.add_argument("--method", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -62,8 +60,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             folder = arguments.folder or Path(scratch)
             if arguments.what == "reading":
-                reading(folder, arguments.millions)
+                make_checkpoints(folder, arguments.millions, arguments.change)
+                reading(folder)
             else:
+                make_checkpoints(folder, arguments.millions, arguments.change)
                 compare(folder, arguments.millions, arguments.methods, arguments.repeats)
 
 
@@ -112,7 +112,6 @@ def soup_of(method: Any, base: Checkpoint, pool: list[Checkpoint], size: int) ->
 
 def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -> None:
     """The fastest of `repeats` merges by each tool, taken in turn."""
-    make_checkpoints(folder, millions)
     print(f"Five bfloat16 checkpoints of {millions} M parameters, {os.cpu_count()} cores.\n")
     print("| method | ours: s, CPU s, GiB | mergekit: s, CPU s, GiB | times less: time, CPU, memory |")
     print("|---|---|---|---|")
@@ -136,11 +135,10 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
         print(f"| {method} | {cells(min(ours))} | {cells(min(theirs))} | {cells(ratios)} |", flush=True)
 
 
-def reading(folder: Path, millions: int, repeats: int = 5) -> None:
+def reading(folder: Path, repeats: int = 5) -> None:
     """Best of `repeats`, taken in turn, of merging in memory and of reading and summing."""
     from soupkitchen.merging import Linear
 
-    make_checkpoints(folder, millions)
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
     methods = {name: method or Linear() for name, (method, _) in COMPARED.items()}
     times: dict[str, list[float]] = {}
@@ -178,7 +176,7 @@ def warm(folder: Path) -> None:
                 pass
 
 
-def make_checkpoints(folder: Path, millions: int) -> None:
+def make_checkpoints(folder: Path, millions: int, change: float) -> None:
     if (folder / "runs" / "run4" / "config.json").exists():
         return
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -201,7 +199,7 @@ def make_checkpoints(folder: Path, millions: int) -> None:
     for number in range(5):
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(start[name] + CHANGE * torch.randn_like(parameter))
+                parameter.copy_(start[name] + change * torch.randn_like(parameter))
         model.save_pretrained(folder / "runs" / f"run{number}")
 
 
