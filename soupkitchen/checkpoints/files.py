@@ -184,11 +184,11 @@ class WeightFiles(Weights):
 
 def _digested(digest: xxhash.xxh3_128, tensor: torch.Tensor) -> bool:
     """Feeds the bytes of `tensor` to the digest; whether all its values are finite."""
-    finite, wide = True, tensor.is_floating_point() and tensor.itemsize > 1
+    finite = True
     for part in tensor.contiguous().view(-1).split(_LOOK):
         digest.update(part.view(torch.uint8).numpy().data)
         if tensor.is_floating_point():  # the extremes of what has a NaN are NaN
-            extremes = torch.stack(torch.aminmax(part if wide else part.float()))
+            extremes = torch.stack(torch.aminmax(part if part.itemsize > 1 else part.float()))
             finite = finite and bool(extremes.isfinite().all())
     return finite
 

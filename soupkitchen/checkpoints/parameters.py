@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 
-@cache
 def tied_names(folder: Path) -> Mapping[str, str]:
     """For the model whose `config.json` is in `folder`: which parameters are others by another name."""
     model = _architecture(folder)

@@ -97,8 +97,7 @@ class Mass:
         merged = torch.lerp(state.total - state.magnitude, state.total + state.magnitude, plus)
         if not self.normalize:
             return merged.mul_(0.5)
-        weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
-        return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
+        return _normalized(merged, state, plus)
 
 
 class CountState(NamedTuple):
@@ -134,10 +133,15 @@ class Count:
         merged = torch.lerp(state.negative, state.positive, plus)
         if not self.normalize:
             return merged
-        weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
-        return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
+        return _normalized(merged, state, plus)
 
 
 def _elected(votes: torch.Tensor) -> torch.Tensor:
     """1 where + is elected, else 0: interpolating with it chooses to the last bit, faster than a mask."""
     return votes.sign().add_(1).clamp_(max=1)
+
+
+def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch.Tensor) -> torch.Tensor:
+    """`merged`, divided in place by the weight of the sign that is elected."""
+    weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
+    return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
