@@ -8,9 +8,9 @@
 `growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `reading`
 sets the merging of five checkpoints beside the plainest torch loop that reads and sums them. `mergekit`
 makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, which differ from
-it by about a hundredth, and merges them with `mergekit-yaml` and with us, each in a process of its own
-that ends with a loadable model on disk. CPU seconds are the steadier figure on a busy machine. All print
-Markdown; read ratios, not seconds.
+it by about a hundredth, and merges them with `mergekit-yaml` and with us (`merge_checkpoints.py`), each
+in a process of its own that ends with a loadable model on disk. CPU seconds are the steadier figure on
+a busy machine. All print Markdown; read ratios, not seconds.
 """
 
 from __future__ import annotations
@@ -44,18 +44,15 @@ COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["growth", "reading", "mergekit", "merge"])
+    parser.add_argument("what", choices=["growth", "reading", "mergekit"])
     parser.add_argument("--millions", type=int, default=100, help="parameters of each checkpoint")
     parser.add_argument("--folder", type=Path, help="where checkpoints are made and kept")
     parser.add_argument("--methods", nargs="+", choices=list(COMPARED), default=list(COMPARED))
     parser.add_argument("--change", type=float, default=0.0002, help="of runs, where weights have 0.02")
     parser.add_argument("--repeats", type=int, default=1, help="of each merge; the fastest counts")
-    parser.add_argument("--method", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.what == "growth":
         growth()
-    elif arguments.what == "merge":
-        merge(arguments.folder, arguments.method)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             folder = arguments.folder or Path(scratch)
@@ -115,7 +112,7 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
     print(f"Five bfloat16 checkpoints of {millions} M parameters, {os.cpu_count()} cores.\n")
     print("| method | ours: s, CPU s, GiB | mergekit: s, CPU s, GiB | times less: time, CPU, memory |")
     print("|---|---|---|---|")
-    this = [sys.executable, str(Path(__file__).resolve()), "merge", "--folder", str(folder)]
+    this = [sys.executable, str(Path(__file__).with_name("merge_checkpoints.py")), str(folder)]
     tool = str(Path(sys.executable).parent / "mergekit-yaml")
     for method in methods:
         config = folder / f"{method}.yaml"
@@ -124,7 +121,7 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
         theirs: list[tuple[float, float, float]] = []
         for _ in range(repeats):
             for taken, command in (
-                (ours, [*this, "--method", method]),
+                (ours, [*this, method]),
                 (theirs, [tool, str(config), str(folder / "theirs")]),
             ):
                 for output in ("ours", "theirs"):
@@ -208,19 +205,6 @@ def recipe(folder: Path, method: str) -> dict[str, Any]:
     base = {} if method == "linear" else {"base_model": str(folder / "base")}
     parameters = COMPARED[method][1]
     return {"merge_method": method, "models": models, "parameters": parameters, "dtype": "bfloat16", **base}
-
-
-def merge(folder: Path, name: str) -> None:
-    """Our side of the comparison: reads the checkpoints, writes a model folder."""
-    from soupkitchen.merging import Linear
-
-    pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
-    method = COMPARED[name][0] or Linear()
-    out = folder / "ours"
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(pool.runs[0].path, out, ignore=shutil.ignore_patterns("*.safetensors"))
-    merged = dict(Soup(method, base=pool.base).blend(pool.runs))
-    save_file(merged, out / "model.safetensors", {"format": "pt"})
 
 
 def timed(command: list[str]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,7 @@ from soupkitchen.errors import ConfigError, SoupkitchenError
 from soupkitchen.journal import Journal
 from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 from soupkitchen.lock import only_process
+from soupkitchen.startup import importing
 
 log = logging.getLogger("soupkitchen")
 
@@ -131,12 +133,7 @@ def _run(config: DictConfig, folder: Path) -> float:
 
 def _build(config: DictConfig, folder: Path) -> Any:
     """The experiment that `config` describes. Cheap parts first, so that their errors come first."""
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    _import_libraries()
     from soupkitchen.experiment import Experiment
 
     parts = {}
@@ -148,6 +145,19 @@ def _build(config: DictConfig, folder: Path) -> Any:
                 raise error.__cause__ from None
             raise
     return Experiment(**parts, folder=folder, top_k=config.top_k)
+
+
+@cache
+def _import_libraries() -> None:
+    with importing():
+        import datasets
+        import transformers
+
+        import soupkitchen.experiment  # noqa: F401
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _is_new(config: DictConfig, folder: Path) -> bool:

@@ -23,7 +23,7 @@ import torch
 from soupkitchen.checkpoints.reader import Checkpoint, Tensors
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
-from soupkitchen.merging.chunks import chunks
+from soupkitchen.merging.chunks import chunks, keep_freed_memory
 from soupkitchen.states import StateMemory
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Soup:
         self._folds: dict[str, _Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned: set[str] = set()
+        keep_freed_memory()
         self._surveys: dict[Checkpoint, Any] = {}
 
     @property

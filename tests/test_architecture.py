@@ -11,7 +11,7 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "resources", "console", "cache", "journal", "layout", "lock"},
+    {"errors", "resources", "console", "cache", "journal", "layout", "lock", "startup"},
     {"checkpoints"},
     {"merging"},
     {"metrics"},

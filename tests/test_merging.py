@@ -487,7 +487,11 @@ def test_a_vector_with_nans_is_kept_whole() -> None:
     assert torch.isnan(largest(x, 3).keep(x, 0)).all()
 
 
-@given(st.integers(0, 2**128 - 1), st.integers(0, 200), st.integers(0, 200))
+@given(
+    st.integers(0, 2**128 - 1),
+    st.integers(0, 200) | st.integers(2**17 - 100, 2**17 + 100),
+    st.integers(0, 200),
+)
 def test_random_numbers_do_not_depend_on_how_they_are_sliced(key: int, start: int, number: int) -> None:
     whole = uniform(key, 0, start + number, torch.device("cpu"))
     assert torch.equal(uniform(key, start, number, torch.device("cpu")), whole[start:])
@@ -511,6 +515,13 @@ def test_masks_depend_on_seed_ingredient_and_tensor_and_are_independent() -> Non
     for i, one in enumerate(masks):
         for other in masks[:i]:
             assert (one * other).double().mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_whether_one_entry_survives_says_nothing_about_another() -> None:
+    kept = survivors(key_of(0, "a", "x"), 0, 1_000_000, 0.3, torch.device("cpu")).double()
+    apart = [*range(1, 70), 128, 2048, 2**17]
+    both = torch.stack([(kept[:-lag] * kept[lag:]).mean() for lag in apart])
+    assert both.sub(0.09).abs().max().item() < 5 * math.sqrt(0.09 * 0.91 / 850_000)
 
 
 def test_a_density_below_one_in_65536_still_keeps_something() -> None:

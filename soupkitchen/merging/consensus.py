@@ -86,18 +86,15 @@ class Mass:
         if self.normalize:
             if weight < 0:
                 sign.neg_()
-            shifted = sign + 1  # times the sign: 2 for +, 0 else
-            up = torch.addcmul(up, sign, shifted, value=heaviness)
-            shifted -= 2  # times the sign: 2 for -, 0 else
-            down = torch.addcmul(down, sign, shifted, value=heaviness)
+            up = torch.add(up, sign.relu(), alpha=2 * heaviness)
+            down = torch.sub(down, sign.clamp_(max=0), alpha=2 * heaviness)
         return MassState(total, magnitude, up, down)
 
     def merged(self, state: MassState) -> torch.Tensor:
-        plus = _elected(state.total)
-        merged = torch.lerp(state.total - state.magnitude, state.total + state.magnitude, plus)
+        merged = torch.copysign(state.magnitude, state.total).add_(state.total)  # twice, as the weights
         if not self.normalize:
             return merged.mul_(0.5)
-        return _normalized(merged, state, plus)
+        return _normalized(merged, state, _elected(state.total))
 
 
 class CountState(NamedTuple):

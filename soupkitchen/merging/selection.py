@@ -19,7 +19,7 @@ import torch
 from soupkitchen.merging.base import Vector
 from soupkitchen.merging.chunks import chunks
 
-_SHARE, _LEAST, _MOST = 64, 1 << 13, 1 << 16
+_SHARE, _LEAST, _MOST = 256, 1 << 13, 1 << 16
 """One of so many elements is sampled, but at least and at most so many."""
 _WIDTH = 3.5
 """Half the width of the bracket, in standard errors of the sample's quantile."""
@@ -144,7 +144,7 @@ def _last_tie(x: Vector, threshold: float, wanted: int, sizes: list[int]) -> int
         return None
     for size, part in zip(sizes, chunks(x.numel(), x.device), strict=True):
         if wanted <= size:
-            positions = (x[part].abs() == threshold).nonzero().reshape(-1)
+            positions = np.flatnonzero(x[part].abs().cpu().numpy() == np.float32(threshold))
             return part.start + int(positions[wanted - 1])
         wanted -= size
     raise AssertionError("ties were counted")

@@ -1,0 +1,21 @@
+"""Imports without the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from soupkitchen.startup import importing
+
+
+def test_garbage_is_collected_again_after_imports_even_failed_ones() -> None:
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
+    gc.unfreeze()
