@@ -31,7 +31,14 @@ SECONDS = ["merge_seconds", "eval_seconds"]
 def started(*arguments: str, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "soupkitchen", *arguments, "runtime.threads=1"]
     return subprocess.Popen(
-        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # a shell has what it starts in the background ignore Ctrl-C, so perhaps these tests
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
