@@ -80,8 +80,8 @@ class Soup:
         self._folds: dict[str, _Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned: set[str] = set()
-        keep_freed_memory()
         self._surveys: dict[Checkpoint, Any] = {}
+        keep_freed_memory()
 
     @property
     def ingredients(self) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ _DTYPES = {
 }
 """torch's dtypes by safetensors' spelling."""
 _LOOK = 1 << 20
-"""Values looked at together: few enough to be in a core's cache when looked at twice."""
+"""Values looked at together: few enough to be in the cache when looked at twice."""
 SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
