@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measures merging: what a candidate costs as the soup grows, and how we compare with mergekit.
 
-    python scripts/benchmark_merging.py growth                      (2 minutes)
+    python scripts/benchmark_merging.py growth                      (1 minute)
     python scripts/benchmark_merging.py reading --millions 100      (1 minute)
     python scripts/benchmark_merging.py mergekit --millions 100     (some minutes; needs mergekit 0.1.5)
 
@@ -67,7 +67,7 @@ def main() -> None:
                 compare(folder, arguments.millions, arguments.methods, arguments.repeats)
 
 
-def growth(elements: int = 4_000_000, repeats: int = 7) -> None:
+def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
     """Best of `repeats` timings of one candidate's tasting, at k = 2 and k = 32, taken in turn."""
     import hydra
     from omegaconf import OmegaConf
