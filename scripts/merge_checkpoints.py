@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Merges the checkpoints of `benchmark_merging.py`: our side of its comparison, in a process of its own.
 
-python scripts/merge_checkpoints.py FOLDER METHOD      (reads FOLDER/runs and FOLDER/base)
+`python scripts/merge_checkpoints.py FOLDER METHOD` reads FOLDER/runs and FOLDER/base.
 """
 
 from __future__ import annotations

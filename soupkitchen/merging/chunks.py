@@ -9,8 +9,6 @@ import torch
 CPU_CHUNK = 1 << 17
 """Elements at once on a CPU: enough for torch's threads to share, few enough for the cache."""
 GPU_CHUNK = 1 << 26
-
-
 _MOST_KEPT = (32 << 20) - (1 << 16)
 """Bytes; glibc learns from blocks of up to 32 MiB."""
 

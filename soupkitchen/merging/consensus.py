@@ -58,7 +58,7 @@ class Sum:
 
 
 class MassState(NamedTuple):
-    """Σ vᵢ and Σ |vᵢ|; where normalised, twice the weights of positive and of negative entries.
+    """Σ vᵢ and Σ |vᵢ|; where normalised, the weights of positive and of negative entries.
 
     The entries of one sign sum to half of the second plus or minus the first. The sign that
     mass elects has the larger sum, so nothing is lost by cancellation.
@@ -79,21 +79,17 @@ class Mass:
         return MassState(*(torch.zeros_like(x) for x in (like, like, used, used)))
 
     def add(self, state: MassState, sparse: torch.Tensor, weight: float, factor: float) -> MassState:
-        total, magnitude, up, down = state
-        heaviness, sign = abs(weight), sparse.sign()
-        total = torch.add(total, sparse, alpha=weight * factor)
-        magnitude = torch.addcmul(magnitude, sparse, sign, value=heaviness * factor)
-        if self.normalize:
-            if weight < 0:
-                sign.neg_()
-            up = torch.add(up, sign.relu(), alpha=2 * heaviness)
-            down = torch.sub(down, sign.clamp_(max=0), alpha=2 * heaviness)
-        return MassState(total, magnitude, up, down)
+        sign = sparse.sign()
+        total = torch.add(state.total, sparse, alpha=weight * factor)
+        magnitude = torch.addcmul(state.magnitude, sparse, sign, value=abs(weight) * factor)
+        if not self.normalize:
+            return state._replace(total=total, magnitude=magnitude)
+        return MassState(total, magnitude, *_weights(state, sign.neg_() if weight < 0 else sign, weight))
 
     def merged(self, state: MassState) -> torch.Tensor:
-        merged = torch.copysign(state.magnitude, state.total).add_(state.total)  # twice, as the weights
+        merged = torch.copysign(state.magnitude, state.total).add_(state.total).mul_(0.5)
         if not self.normalize:
-            return merged.mul_(0.5)
+            return merged
         return _normalized(merged, state, _elected(state.total))
 
 
@@ -119,11 +115,10 @@ class Count:
         weighted = sparse * (weight * factor)
         sign = weighted.sign()
         positive, negative = state.positive + weighted.relu(), state.negative + weighted.clamp(max=0)
-        votes, up, down = state.votes + sign, state.positive_weight, state.negative_weight
-        if self.normalize:
-            up = torch.add(up, sign.relu(), alpha=abs(weight))
-            down = torch.sub(down, sign.clamp_(max=0), alpha=abs(weight))
-        return CountState(positive, negative, up, down, votes)
+        votes = state.votes + sign
+        if not self.normalize:
+            return state._replace(positive=positive, negative=negative, votes=votes)
+        return CountState(positive, negative, *_weights(state, sign, weight), votes)
 
     def merged(self, state: CountState) -> torch.Tensor:
         plus = _elected(state.votes)
@@ -131,6 +126,14 @@ class Count:
         if not self.normalize:
             return merged
         return _normalized(merged, state, plus)
+
+
+def _weights(
+    state: MassState | CountState, sign: torch.Tensor, weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of positive and of negative entries with one more's, whose `sign` is overwritten."""
+    positive = torch.add(state.positive_weight, sign.relu(), alpha=abs(weight))
+    return positive, torch.sub(state.negative_weight, sign.clamp_(max=0), alpha=abs(weight))
 
 
 def _elected(votes: torch.Tensor) -> torch.Tensor:
