@@ -345,9 +345,10 @@ class _Fold:
         vector, measure = self._measure(operand, remarks)
         state, folded = self._state, self._state
         for part in chunks(self._elements, self._device):
-            folded = self.method.add(self._slice(part), vector[part], measure, part.start)
-            for field, new in zip(state, folded, strict=True):
-                if isinstance(field, torch.Tensor):
+            sliced = self._slice(part)
+            folded = self.method.add_(sliced, vector[part], measure, part.start)
+            for field, old, new in zip(state, sliced, folded, strict=True):
+                if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
                     field[part] = new
         # tensors were written in place; plain numbers are those of the fold
         self._state = type(state)(
@@ -369,7 +370,7 @@ class _Fold:
             like = torch.empty(part.stop - part.start, dtype=torch.float32, device=self._device)
             state = self.method.init(like)
             for vector, measure in measured:
-                state = self.method.add(state, vector.look(part, base), measure, part.start)
+                state = self.method.add_(state, vector.look(part, base), measure, part.start)
             self._write_out(merged, part, state, base, variant)
         return merged
 

@@ -107,6 +107,25 @@ def test_add_changes_neither_state_nor_tensor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDS)
+def test_adding_in_place_gives_the_same_to_the_last_bit(name: str) -> None:
+    method, (x, y) = method_called(name), random_tensors(2, 50)
+    first = fold(method, [x], [1.0])
+    measure, y_before = method.measure(first, y, origin(1)), y.clone()
+    expected = snapshot(method.add(first, y, measure, 0))
+    assert equal(snapshot(method.add_(first, y, measure, 0)), expected)
+    assert torch.equal(y, y_before)
+
+
+@pytest.mark.parametrize("consensus", [None, "mass", "count"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_task_vectors_are_added_in_place_without_new_memory(consensus: Any, normalize: bool) -> None:
+    method, (x, y) = TaskVectors(consensus=consensus, normalize=normalize), random_tensors(2, 50)
+    state = fold(method, [x], [1.0])
+    added = method.add_(state, y, method.measure(state, y, origin(1)), 0)
+    assert all(new is old for new, old in zip(added, state, strict=True) if isinstance(old, torch.Tensor))
+
+
+@pytest.mark.parametrize("name", FOLDS)
 def test_the_state_does_not_grow(name: str) -> None:
     method, tensors = method_called(name), random_tensors(9, 50)
 

@@ -4,7 +4,8 @@ A method is a frozen dataclass whose fields are its options. Its state is a
 NamedTuple of flat float32 tensors, one element for each element of the merged
 tensor, and of plain numbers. The laws, which one test holds every method to:
 
-1. `add` changes neither the state nor the tensor that it is given.
+1. `add` changes neither the state nor the tensor that it is given. (`add_` may change the
+   state, and gives the same.)
 2. `add` and `result` cost the same however many ingredients came before.
 3. The order of the ingredients does not matter, but for rounding
    (`ordered = True` opts out).
@@ -158,6 +159,10 @@ class MergeMethod(Method):
         the whole tensor.
         """
         raise NotImplementedError
+
+    def add_(self, state: Any, x: torch.Tensor, measure: Any, start: int) -> Any:
+        """The same, where the state is not needed any more: its tensors may be written to and returned."""
+        return self.add(state, x, measure, start)
 
     def result(self, state: Any) -> torch.Tensor:
         """The merged values (float32, flat, a slice like the state's)."""

@@ -29,8 +29,11 @@ class Consensus(Protocol):
         """The state of nothing, for tensors like `like`."""
         ...
 
-    def add(self, state: Any, sparse: torch.Tensor, weight: float, factor: float) -> Any:
-        """The state with one more task vector, `factor` (above 0) times `sparse`; neither changes."""
+    def add(self, state: Any, sparse: torch.Tensor, weight: float, factor: float, out: Any = None) -> Any:
+        """The state with one more task vector, `factor` (above 0) times `sparse`; neither changes.
+
+        `out` is a state whose tensors the result is written to, as torch's are; it may be `state`.
+        """
         ...
 
     def merged(self, state: Any) -> torch.Tensor:
@@ -50,8 +53,16 @@ class Sum:
     def init(self, like: torch.Tensor) -> SumState:
         return SumState(torch.zeros_like(like), 0.0)
 
-    def add(self, state: SumState, sparse: torch.Tensor, weight: float, factor: float) -> SumState:
-        return SumState(torch.add(state.total, sparse, alpha=weight * factor), state.weight + weight)
+    def add(
+        self,
+        state: SumState,
+        sparse: torch.Tensor,
+        weight: float,
+        factor: float,
+        out: SumState | None = None,
+    ) -> SumState:
+        total = torch.add(state.total, sparse, alpha=weight * factor, out=out and out.total)
+        return SumState(total, state.weight + weight)
 
     def merged(self, state: SumState) -> torch.Tensor:
         return state.total / state.weight if self.normalize and state.weight else state.total
@@ -78,13 +89,22 @@ class Mass:
         used = like if self.normalize else like.new_empty(0)
         return MassState(*(torch.zeros_like(x) for x in (like, like, used, used)))
 
-    def add(self, state: MassState, sparse: torch.Tensor, weight: float, factor: float) -> MassState:
+    def add(
+        self,
+        state: MassState,
+        sparse: torch.Tensor,
+        weight: float,
+        factor: float,
+        out: MassState | None = None,
+    ) -> MassState:
         sign = sparse.sign()
-        total = torch.add(state.total, sparse, alpha=weight * factor)
-        magnitude = torch.addcmul(state.magnitude, sparse, sign, value=abs(weight) * factor)
+        total = torch.add(state.total, sparse, alpha=weight * factor, out=out and out.total)
+        magnitude = torch.addcmul(
+            state.magnitude, sparse, sign, value=abs(weight) * factor, out=out and out.magnitude
+        )
         if not self.normalize:
             return state._replace(total=total, magnitude=magnitude)
-        return MassState(total, magnitude, *_weights(state, sign.neg_() if weight < 0 else sign, weight))
+        return MassState(total, magnitude, *_weights(state, sign.neg_() if weight < 0 else sign, weight, out))
 
     def merged(self, state: MassState) -> torch.Tensor:
         merged = torch.copysign(state.magnitude, state.total).add_(state.total).mul_(0.5)
@@ -111,14 +131,22 @@ class Count:
         used = like if self.normalize else like.new_empty(0)
         return CountState(*(torch.zeros_like(x) for x in (like, like, used, used, like)))
 
-    def add(self, state: CountState, sparse: torch.Tensor, weight: float, factor: float) -> CountState:
+    def add(
+        self,
+        state: CountState,
+        sparse: torch.Tensor,
+        weight: float,
+        factor: float,
+        out: CountState | None = None,
+    ) -> CountState:
         weighted = sparse * (weight * factor)
         sign = weighted.sign()
-        positive, negative = state.positive + weighted.relu(), state.negative + weighted.clamp(max=0)
-        votes = state.votes + sign
+        positive = torch.add(state.positive, weighted.relu(), out=out and out.positive)
+        negative = torch.add(state.negative, weighted.clamp_(max=0), out=out and out.negative)
+        votes = torch.add(state.votes, sign, out=out and out.votes)
         if not self.normalize:
             return state._replace(positive=positive, negative=negative, votes=votes)
-        return CountState(positive, negative, *_weights(state, sign, weight), votes)
+        return CountState(positive, negative, *_weights(state, sign, weight, out), votes)
 
     def merged(self, state: CountState) -> torch.Tensor:
         plus = _elected(state.votes)
@@ -129,11 +157,16 @@ class Count:
 
 
 def _weights(
-    state: MassState | CountState, sign: torch.Tensor, weight: float
+    state: MassState | CountState, sign: torch.Tensor, weight: float, out: MassState | CountState | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weights of positive and of negative entries with one more's, whose `sign` is overwritten."""
-    positive = torch.add(state.positive_weight, sign.relu(), alpha=abs(weight))
-    return positive, torch.sub(state.negative_weight, sign.clamp_(max=0), alpha=abs(weight))
+    positive = torch.add(
+        state.positive_weight, sign.relu(), alpha=abs(weight), out=out and out.positive_weight
+    )
+    negative = torch.sub(
+        state.negative_weight, sign.clamp_(max=0), alpha=abs(weight), out=out and out.negative_weight
+    )
+    return positive, negative
 
 
 def _elected(votes: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 from soupkitchen.merging.base import Vector
 from soupkitchen.merging.chunks import chunks
 
-_SHARE, _LEAST, _MOST = 256, 1 << 13, 1 << 16
+_SHARE, _LEAST, _MOST = 256, 1 << 12, 1 << 16
 """One of so many elements is sampled, but at least and at most so many."""
 _WIDTH = 3.5
 """Half the width of the bracket, in standard errors of the sample's quantile."""
@@ -61,7 +61,7 @@ def largest(x: Vector, k: int) -> Largest:
         return Largest(math.inf, -1)
     if k >= x.numel():
         return Largest(0.0, None)
-    brackets = [(0.0, math.inf)] if x.numel() <= 8 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
+    brackets = [(0.0, math.inf)] if x.numel() <= 16 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
     for low, high in brackets:
         if low == high:  # changes of bfloat16 weights take few values, so many are equal
             above, sizes = _count(x, low)

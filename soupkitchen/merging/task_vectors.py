@@ -89,9 +89,12 @@ class TaskVectors(MergeMethod):
         plan = self._sparsifier.plan(x, origin)
         return Measured(origin.weight, plan, self._sparsifier.factor(plan))
 
-    def add(self, state: Any, x: torch.Tensor, measure: Measured, start: int) -> Any:
+    def add(self, state: Any, x: torch.Tensor, measure: Measured, start: int, out: Any = None) -> Any:
         sparse = self._sparsifier.apply(x, measure.plan, start)
-        return self._consensus.add(state, sparse, measure.weight, measure.factor)
+        return self._consensus.add(state, sparse, measure.weight, measure.factor, out)
+
+    def add_(self, state: Any, x: torch.Tensor, measure: Measured, start: int) -> Any:
+        return self.add(state, x, measure, start, out=state)
 
     def result(self, state: Any) -> torch.Tensor:
         assert not isinstance(self.scale, Sequence), "one of the variants has to be chosen first"
