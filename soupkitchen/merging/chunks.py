@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-CPU_CHUNK = 1 << 17
+CPU_CHUNK = 1 << 18
 """Elements at once on a CPU: enough for torch's threads to share, few enough for the cache."""
 GPU_CHUNK = 1 << 26
 _MOST_KEPT = (32 << 20) - (1 << 16)

@@ -23,6 +23,11 @@ _SHARE, _LEAST, _MOST = 256, 1 << 12, 1 << 16
 """One of so many elements is sampled, but at least and at most so many."""
 _WIDTH = 3.5
 """Half the width of the bracket, in standard errors of the sample's quantile."""
+_PIECE = 1 << 15
+"""Elements among which ties are counted together on a CPU: few, as one such piece is looked through again."""
+
+Ties = list[tuple[slice, int]]
+"""How many magnitudes equal some value, part by part of a vector."""
 
 
 class Largest(NamedTuple):
@@ -64,9 +69,9 @@ def largest(x: Vector, k: int) -> Largest:
     brackets = [(0.0, math.inf)] if x.numel() <= 16 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
     for low, high in brackets:
         if low == high:  # changes of bfloat16 weights take few values, so many are equal
-            above, sizes = _count(x, low)
-            if above < k <= above + sum(sizes):
-                return Largest(low, _last_tie(x, low, k - above, sizes))
+            above, ties = _count(x, low)
+            if above < k <= above + sum(number for _, number in ties):
+                return Largest(low, _last_tie(x, low, k - above, ties))
         else:
             above, gathered, sizes = _look(x, low, high)
             if above < k <= above + gathered.size:
@@ -111,19 +116,24 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
     return above, gathered[:filled], sizes
 
 
-def _count(x: Vector, value: float) -> tuple[int, list[int]]:
-    """How many magnitudes exceed `value`, and how many of each chunk equal it."""
-    above, sizes = 0, []
+def _count(x: Vector, value: float) -> tuple[int, Ties]:
+    """How many magnitudes exceed `value`, and how many equal it, where."""
+    above = 0
+    ties: Ties = []
     for part in chunks(x.numel(), x.device):
         magnitudes = x[part].abs()
         if magnitudes.device.type == "cpu":
             values = magnitudes.numpy()
             above += int(np.count_nonzero(values > np.float32(value)))
-            sizes.append(int(np.count_nonzero(values == np.float32(value))))
+            equal = values == np.float32(value)
+            for start in range(0, equal.size, _PIECE):
+                piece = equal[start : start + _PIECE]
+                where = slice(part.start + start, part.start + start + piece.size)
+                ties.append((where, int(np.count_nonzero(piece))))
         else:
             above += int((magnitudes > value).sum())
-            sizes.append(int((magnitudes == value).sum()))
-    return above, sizes
+            ties.append((part, int((magnitudes == value).sum())))
+    return above, ties
 
 
 def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
@@ -131,22 +141,20 @@ def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
     threshold = np.partition(gathered, gathered.size - k)[gathered.size - k]
     wanted = k - int(np.count_nonzero(gathered > threshold))
     tied = np.split(gathered == threshold, np.cumsum(sizes)[:-1])
-    last = _last_tie(x, float(threshold), wanted, [int(np.count_nonzero(part)) for part in tied])
-    return Largest(float(threshold), last)
+    numbers = [int(np.count_nonzero(part)) for part in tied]
+    ties = list(zip(chunks(x.numel(), x.device), numbers, strict=True))
+    return Largest(float(threshold), _last_tie(x, float(threshold), wanted, ties))
 
 
-def _last_tie(x: Vector, threshold: float, wanted: int, sizes: list[int]) -> int | None:
-    """Where the last is of `wanted` magnitudes that equal `threshold`; None where these are all.
-
-    `sizes` says how many each chunk has.
-    """
-    if wanted == sum(sizes):
+def _last_tie(x: Vector, threshold: float, wanted: int, ties: Ties) -> int | None:
+    """Where the last is of `wanted` magnitudes that equal `threshold`; None where these are all."""
+    if wanted == sum(number for _, number in ties):
         return None
-    for size, part in zip(sizes, chunks(x.numel(), x.device), strict=True):
-        if wanted <= size:
+    for part, number in ties:
+        if wanted <= number:
             positions = np.flatnonzero(x[part].abs().cpu().numpy() == np.float32(threshold))
             return part.start + int(positions[wanted - 1])
-        wanted -= size
+        wanted -= number
     raise AssertionError("ties were counted")
 
 
