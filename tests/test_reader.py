@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import xxhash
+from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
-from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints import Checkpoint, content
 from soupkitchen.errors import CheckpointError
 
 
@@ -43,6 +44,72 @@ def test_shards_are_read_as_one_checkpoint(sharded: Path) -> None:
     read = dict(Checkpoint.open(sharded).tensors())
     assert read.keys() == expected.keys()
     assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("name", ["run", "sharded"])
+def test_a_fingerprint_is_the_digest_of_names_kinds_and_bytes(
+    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = request.getfixturevalue(name)
+    expected = xxhash.xxh3_128()
+    tensors = {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+    for key in sorted(tensors):
+        x = tensors[key]
+        expected.update(f"{key} F32 {tuple(x.shape)}\0".encode() + x.numpy().tobytes())
+    assert Checkpoint.open(folder).fingerprint == expected.hexdigest()
+    monkeypatch.setattr(content, "_BLOCK", 48)  # in many blocks, the last of them short
+    assert Checkpoint.open(folder).fingerprint == expected.hexdigest()
+
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_values_that_are_not_finite_are_counted_whatever_their_bits(
+    dtype: torch.dtype, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    numbers = torch.iinfo(width)
+    torch.manual_seed(0)
+    bits = torch.cat([torch.arange(-(1 << 7), 1 << 7), torch.randint(numbers.min, numbers.max, (5000,))])
+    largest = torch.finfo(dtype).max
+    edge = torch.tensor([largest, -largest, 0.0, -0.0, torch.finfo(dtype).tiny], dtype=dtype)
+    tensors = {
+        "any bits": bits.to(width).view(dtype),
+        "finite": edge,
+        "negative": edge[1:2].clone(),
+        "nan": torch.cat([edge, torch.tensor([torch.nan], dtype=dtype)]),
+        "none": edge[:0],
+        "one": torch.tensor(torch.nan).to(dtype),
+        "whole numbers": torch.full((9,), -1),
+    }
+    expected = {
+        name: count
+        for name, x in tensors.items()
+        if x.is_floating_point() and (count := int((~x.double().isfinite()).sum()))
+    }
+    assert expected.keys() == {"any bits", "nan", "one"}
+    (tmp_path / "config.json").write_text("{}")
+    if file.endswith(".bin"):
+        torch.save(tensors, tmp_path / file)
+    else:
+        save_file(tensors, tmp_path / file)
+    for block in (1 << 21, 64):
+        monkeypatch.setattr(content, "_BLOCK", block)
+        assert Checkpoint.open(tmp_path).weights.not_finite == expected
+
+
+def test_a_file_that_became_shorter_after_it_was_opened_is_named(run: Path) -> None:
+    checkpoint, file = Checkpoint.open(run), run / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors cannot be read any more \(it has become shorter"
+    ):
+        _ = checkpoint.fingerprint
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read any more"):
+        _ = checkpoint.fingerprint
 
 
 def _index(folder: Path) -> tuple[Path, dict]:

@@ -9,7 +9,6 @@ is refused unopened.
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 
+from soupkitchen.checkpoints.content import Block, RawFiles, blocks_of, not_finite
 from soupkitchen.errors import CheckpointError
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
@@ -41,8 +41,6 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 """torch's dtypes by safetensors' spelling."""
-_LOOK = 1 << 20
-"""Values looked at together: few enough to be in the cache when looked at twice."""
 SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
@@ -122,6 +120,7 @@ class WeightFiles(Weights):
     def __init__(self, header: Mapping[str, TensorInfo], files: Mapping[Path, tuple[str, ...]]) -> None:
         self._header = header
         self.files = files
+        self._read: tuple[str, Mapping[str, int]] | None = None
 
     @classmethod
     def open(cls, folder: Path, stem: str = "model") -> WeightFiles:
@@ -153,22 +152,36 @@ class WeightFiles(Weights):
 
     @property
     def fingerprint(self) -> str:
-        return self._reading[0]
+        return self._content()[0]
 
     @property
     def not_finite(self) -> Mapping[str, int]:
-        return self._reading[1]
+        return self._content()[1]
 
-    @cached_property
-    def _reading(self) -> tuple[str, Mapping[str, int]]:
-        """What takes a look at every byte, in one pass."""
-        digest, strange = xxhash.xxh3_128(), {}
-        for name, info in self.header.items():
-            digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
-            tensor = self.tensor(name)
-            if not _digested(digest, tensor):
-                strange[name] = int((~tensor.float().isfinite()).sum())
-        return digest.hexdigest(), strange
+    def _content(self) -> tuple[str, Mapping[str, int]]:
+        """What takes a look at every byte, in one pass.
+
+        It is no cached_property: before Python 3.12 one has threads wait for each other.
+        """
+        if self._read is None:
+            digest, strange = xxhash.xxh3_128(), {}
+            with RawFiles() as raw:
+                for name, info in self.header.items():
+                    digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
+                    number = 0
+                    for block in self._blocks(name, raw):
+                        digest.update(block)
+                        if info.is_floating_point:
+                            assert info.torch_dtype is not None
+                            number += not_finite(block, info.torch_dtype)
+                    if number:
+                        strange[name] = number
+            self._read = digest.hexdigest(), strange
+        return self._read
+
+    def _blocks(self, name: str, raw: RawFiles) -> Iterator[Block]:
+        file = self._file_of[name]
+        return blocks_of(self.tensor(name)) if file.suffix == _PICKLE else raw.blocks(file, name)
 
     @property
     def names_twins(self) -> bool:
@@ -181,17 +194,6 @@ class WeightFiles(Weights):
     @cached_property
     def _opened(self) -> _Opened:
         return _Opened()
-
-
-def _digested(digest: xxhash.xxh3_128, tensor: torch.Tensor) -> bool:
-    """Feeds the bytes of `tensor` to the digest; whether all its values are finite."""
-    finite = True
-    for part in tensor.contiguous().view(-1).split(_LOOK):
-        digest.update(part.view(torch.uint8).numpy().data)
-        if tensor.is_floating_point():  # the extremes of what has a NaN are NaN
-            extremes = torch.aminmax(part if part.itemsize > 1 else part.float())
-            finite = finite and all(math.isfinite(extreme.item()) for extreme in extremes)
-    return finite
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:

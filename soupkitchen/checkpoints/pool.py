@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,9 @@ from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 log = logging.getLogger(__name__)
 
 OnIncompatible = Literal["error", "skip"]
+
+_READERS = 4
+"""Runs that are read at once to see whether they are whole."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def find_pool(
     problems: list[Problem] = []
     base_run = _base(sources, base, problems)
     opened = _opened(sources, base_run, problems)
-    strange = {nan.run: nan for run in opened if (nan := compatible.not_finite(run))}
+    with ThreadPoolExecutor(_READERS) as readers:
+        strange = {nan.run: nan for nan in readers.map(compatible.not_finite, opened) if nan}
     problems += strange.values()
     runs = [run for run in opened if run.name not in strange]
     if not runs:
