@@ -29,18 +29,12 @@ from typing import Any
 
 import torch
 import yaml
+from merge_checkpoints import COMPARED
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.merging import Magnitude, MergeMethod, Random, TaskVectors
+from soupkitchen.merging import MergeMethod
 from soupkitchen.soup import Soup
-
-COMPARED: dict[str, tuple[Any, dict[str, Any]]] = {
-    "linear": (None, {"normalize": True}),
-    "task_arithmetic": (TaskVectors(), {"normalize": False}),
-    "ties": (TaskVectors(Magnitude(0.2), "mass", True), {"normalize": True, "density": 0.2}),
-    "dare_ties": (TaskVectors(Random(0.5), "mass", False), {"normalize": False, "density": 0.5}),
-}
 
 
 def main() -> None:
@@ -137,10 +131,8 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
 
 def reading(folder: Path, repeats: int = 5) -> None:
     """Best of `repeats`, taken in turn, of merging in memory and of reading and summing."""
-    from soupkitchen.merging import Linear
-
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
-    methods = {name: method or Linear() for name, (method, _) in COMPARED.items()}
+    methods = {name: method for name, (method, _) in COMPARED.items()}
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
         started = time.perf_counter()

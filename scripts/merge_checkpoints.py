@@ -9,21 +9,29 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from soupkitchen.startup import importing
 
 with importing():  # as the command line does
-    from benchmark_merging import COMPARED
     from safetensors.torch import save_file
 
     from soupkitchen.checkpoints import find_pool
-    from soupkitchen.merging import Linear
+    from soupkitchen.merging import Linear, Magnitude, MergeMethod, Random, TaskVectors
     from soupkitchen.soup import Soup
+
+COMPARED: dict[str, tuple[MergeMethod, dict[str, Any]]] = {
+    "linear": (Linear(), {"normalize": True}),
+    "task_arithmetic": (TaskVectors(), {"normalize": False}),
+    "ties": (TaskVectors(Magnitude(0.2), "mass", True), {"normalize": True, "density": 0.2}),
+    "dare_ties": (TaskVectors(Random(0.5), "mass", False), {"normalize": False, "density": 0.5}),
+}
+"""Methods by mergekit's names, with their options as mergekit wants them."""
 
 
 def merge(folder: Path, name: str) -> None:
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
-    method = COMPARED[name][0] or Linear()
+    method, _ = COMPARED[name]
     out = folder / "ours"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(pool.runs[0].path, out, ignore=shutil.ignore_patterns("*.safetensors"))
