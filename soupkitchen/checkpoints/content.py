@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class RawFiles(ExitStack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._files: dict[Path, tuple[BinaryIO, dict[str, tuple[int, int]]]] = {}
+        self._files: dict[Path, tuple[BufferedReader, dict[str, tuple[int, int]]]] = {}
         self._buffer = memoryview(bytearray(_BLOCK))
 
     def blocks(self, file: Path, name: str) -> Iterator[Block]:
@@ -45,14 +45,14 @@ class RawFiles(ExitStack):
             handle.seek(begin)
             while begin < end:
                 block = self._buffer[: end - begin]
-                if handle.readinto(block) < len(block):  # type: ignore[attr-defined]
+                if handle.readinto(block) < len(block):
                     raise OSError("it has become shorter")
                 begin += len(block)
                 yield block
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} cannot be read any more ({error})") from error
 
-    def _open(self, file: Path) -> tuple[BinaryIO, dict[str, tuple[int, int]]]:
+    def _open(self, file: Path) -> tuple[BufferedReader, dict[str, tuple[int, int]]]:
         handle = self.enter_context(file.open("rb"))
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(length))
