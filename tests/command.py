@@ -12,8 +12,11 @@ import tempfile
 from pathlib import Path
 
 
-def soupkitchen(*arguments: str, cwd: Path, fails: bool = False) -> subprocess.CompletedProcess:
-    words = [*arguments, "runtime.threads=1"]
+def soupkitchen(*arguments: str, cwd: Path, fails: bool | int = False) -> subprocess.CompletedProcess:
+    """Runs the command; `fails` is the exit code that it must end with, True for 1."""
+    words = list(arguments)
+    if not any(word.startswith("runtime.threads=") for word in words):
+        words.append("runtime.threads=1")
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
         request = {"arguments": words, "cwd": str(cwd), "stdout": str(stdout), "stderr": str(stderr)}
@@ -24,7 +27,7 @@ def soupkitchen(*arguments: str, cwd: Path, fails: bool = False) -> subprocess.C
         process.stdin.flush()
         code = int(process.stdout.readline())
         result = subprocess.CompletedProcess(words, code, stdout.read_text(), stderr.read_text())
-    assert result.returncode == (1 if fails else 0), result.stderr
+    assert result.returncode == int(fails), result.stderr
     assert "Traceback" not in result.stderr
     return result
 

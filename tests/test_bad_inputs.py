@@ -1,0 +1,43 @@
+"""The table of bad inputs through the real command: plain words, in time, and nothing of the user's touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import bad_checkpoints
+import bad_data
+import bad_options
+import pytest
+from bad import Bad, contents, lay
+from command import soupkitchen
+
+ROWS: list[Bad] = [*bad_options.ROWS, *bad_checkpoints.ROWS, *bad_data.ROWS]
+
+
+def test_the_table_has_no_row_twice() -> None:
+    assert len({row.what for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_bad_input_is_told_in_plain_words(row: Bad, text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    lay(tmp_path, text_runs, texts)
+    row.spoil(tmp_path)
+    before = contents(tmp_path)
+
+    error = soupkitchen(*row.command, cwd=tmp_path, fails=row.code).stderr
+
+    assert "error: " in error
+    for told in row.says:
+        assert told in error, error
+    after = contents(tmp_path)
+    assert {name: after.get(name) for name in before} == before, "a file of the user's was touched"
+    if not row.scored:
+        assert not scores(tmp_path), "models were scored first"
+        assert after.keys() == before.keys(), "something was left behind"
+
+
+def scores(folder: Path) -> list[str]:
+    """What journals below `folder` say was scored."""
+    lines = [line for file in folder.rglob("journal.jsonl") for line in file.read_text().splitlines()]
+    return [event["what"] for event in map(json.loads, lines) if event["event"] == "score"]
