@@ -95,7 +95,7 @@ def simulate(accuracy: float, seed: int) -> tuple[int, int, int, int]:
     best = score("run0", np.zeros(0))
     judge, scored, discarded, kept = Judge(Greedy(), scorer), 0, 0, 0
     skill = accuracy
-    evaluator.hardest_first("heldout", best.evaluation, pool)
+    evaluator.arrange("heldout", best.evaluation, pool)
     for number in range(1, RUNS):
         offered = skill - WORSE + SPREAD * random.normal()
         task.right = model(min(offered, 0.999))
@@ -104,7 +104,7 @@ def simulate(accuracy: float, seed: int) -> tuple[int, int, int, int]:
         scored += seen
         if verdict.kept:
             kept, skill, best = kept + 1, offered, verdict.scored
-            evaluator.hardest_first("heldout", best.evaluation, pool)
+            evaluator.hardest_first("heldout", best.evaluation)
         else:
             discarded += seen
     return scored, EXAMPLES * (RUNS - 1), discarded, kept

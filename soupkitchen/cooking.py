@@ -273,7 +273,7 @@ class Cooking:
 
     def _hardest_first(self, soup: Scored) -> None:
         """What the soup gets wrong is scored first, and first of that what most runs get wrong."""
-        self.scorer.evaluator.hardest_first("heldout", soup.evaluation, self.singles)
+        self.scorer.evaluator.arrange("heldout", soup.evaluation, self.singles)
 
     # Recipes
 

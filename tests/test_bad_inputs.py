@@ -1,4 +1,4 @@
-"""The table of bad inputs through the real command: plain words, in time, and nothing of the user's touched."""
+"""The table of bad inputs, through the real command: plain words, in time, nothing of the user's touched."""
 
 from __future__ import annotations
 

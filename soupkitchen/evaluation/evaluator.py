@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from accelerate.utils.memory import find_executable_batch_size, should_reduce_ba
 from torch.utils.data import DataLoader
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation.boundary import Boundary
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.metrics import Rows, Score, TaskMetric
-from soupkitchen.tasks.base import Batch, Processor, Task
+from soupkitchen.metrics import Rows, Score, TaskMetric, take
+from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 from soupkitchen.tasks.several import Several
 
 log = logging.getLogger(__name__)
@@ -115,8 +117,9 @@ class _Prepared:
 class Evaluator:
     """Scores whatever weights the live model holds.
 
-    Each split is tokenised once. Examples are scored by length, until `hardest_first`
-    puts them in another order. In one order, equal weights give equal scores to the last bit.
+    Each split is tokenised once. Examples are scored in batches of like length, until `arrange`
+    makes other batches. In the same batches, whatever their order, equal weights give equal
+    scores to the last bit.
     """
 
     def __init__(
@@ -139,15 +142,20 @@ class Evaluator:
         self.processor = processor
         self.accelerator = accelerator
         self.batch_size = batch_size
-        self._model = (
-            live.model if live.spread else accelerator.prepare_model(live.model, evaluation_mode=True)
-        )
+        self._model, self._boundary = self._attached()
         self._workers = workers
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {
             role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
             for role, by_task in splits.items()
         }
+
+    def _attached(self) -> tuple[Any, Boundary]:
+        """The live model as accelerate runs it, and what watches it."""
+        boundary = Boundary(self.live.model)
+        if self.live.spread:
+            return self.live.model, boundary
+        return self.accelerator.prepare_model(self.live.model, evaluation_mode=True), boundary
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -175,11 +183,22 @@ class Evaluator:
         """For each task, what predictions are compared with, in the data's order."""
         return {name: prepared.references for name, prepared in self._splits[split].items()}
 
-    def hardest_first(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Puts the examples first that `soup` does worst on, and among them those that `pool` does.
+    def batches(self, split: str) -> dict[str, list[np.ndarray]]:
+        """For each task, the examples of each batch, in the order in which batches are scored.
+
+        What a model makes of an example depends on the others of its batch in the last bits, as
+        they decide how it is padded; not on the order of the batches.
+        """
+        return {
+            name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            for name, order in self.order(split).items()
+        }
+
+    def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
+        """Makes batches of like difficulty: what `soup` does worst on, and among that what `pool` does.
 
         A bad candidate then shows early. Examples of like difficulty are sorted by length.
-        Metrics that are no means keep their order.
+        Metrics that are no means keep their batches.
         """
         order = self.order(split)
         for name, prepared in self._splits[split].items():
@@ -195,6 +214,22 @@ class Evaluator:
                 lengths = prepared.lengths
                 hardest = np.concatenate([b[np.argsort(-lengths[b], kind="stable")] for b in buckets])
             order[name] = hardest
+        self.reorder(split, order)
+
+    def hardest_first(self, split: str, soup: Evaluation) -> None:
+        """Puts the batches first that `soup` does worst on; which examples are scored together stays.
+
+        A last batch that is not full stays the last, so that all others stay whole.
+        """
+        order = {}
+        for name, batches in self.batches(split).items():
+            values = soup.parts[name].values
+            if values is not None:
+                full = [batch for batch in batches if len(batch) == self.batch_size]
+                means = [float(values[batch].mean()) for batch in full]
+                first = [full[index] for index in np.argsort(means, kind="stable")]
+                batches = [*first, *batches[len(full) :]]
+            order[name] = np.concatenate(batches)
         self.reorder(split, order)
 
     def score(
@@ -248,7 +283,7 @@ class Evaluator:
                 done += len(outputs)
                 progress(done, total)
                 if values is not None:
-                    values[batch] = metric.per_example(outputs, _take(one.references, batch))
+                    values[batch] = metric.per_example(outputs, take(one.references, batch))
                 if stop is not None and values is not None and done < total:
                     score = metric.of_values(values, weights)
                     parts[name] = Part(metric, score, values, (), one.references, len(predictions))
@@ -269,8 +304,10 @@ class Evaluator:
         if prepared.loader is None:
             prepared.loader = self._loader(prepared)
         for batch in prepared.loader:
+            self._boundary.forget()
             with self.accelerator.autocast():
                 predictions = prepared.task.step(self._model, batch, self.processor)
+            predictions = _numbers(predictions, self._boundary.finite)
             if isinstance(predictions, torch.Tensor):
                 yield self.accelerator.gather_for_metrics(predictions).cpu().numpy()
             else:
@@ -336,5 +373,17 @@ def _all_scored(prepared: _Prepared, predictions: list[Any], values: np.ndarray 
     return Part(metric, score, values, rows, references, len(rows))
 
 
-def _take(rows: Rows, indices: np.ndarray) -> Rows:
-    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
+def _numbers(predictions: Predictions, finite: bool) -> Predictions:
+    """Predictions with NaN for what is no finite number, and NaN for all of them where `finite` is false.
+
+    One example that a model has no answer to makes a mean NaN, so those of its batch need not be told apart.
+    """
+    if isinstance(predictions, torch.Tensor):
+        if not finite:
+            return torch.full(predictions.shape, math.nan, device=predictions.device)
+        if not predictions.is_floating_point():
+            return predictions
+        return torch.where(predictions.isfinite(), predictions, math.nan)
+    if not finite:
+        return [math.nan] * len(predictions)
+    return [math.nan if isinstance(p, float) and not math.isfinite(p) else p for p in predictions]

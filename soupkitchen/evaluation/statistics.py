@@ -6,6 +6,7 @@ McNemar 1947, "Note on the sampling error of the difference between correlated p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +50,10 @@ def confidence_interval(
     """The percentile bootstrap interval of a score, higher better.
 
     None for a metric that is neither a mean over examples nor quick to compute
-    again on a thousand resamples, and where a task has only one example.
+    again on a thousand resamples, where a task has only one example, and for NaN.
     """
+    if math.isnan(evaluation.score):
+        return None
     resampled = _bootstrap(
         evaluation, lambda drawn: _score(evaluation, tasks, drawn), _plain(evaluation), level
     )
@@ -60,6 +63,8 @@ def confidence_interval(
 def compare(candidate: Evaluation, incumbent: Evaluation, tasks: Several) -> Comparison:
     """How `candidate` differs from `incumbent`; both complete, and of the same examples."""
     gain = candidate.score - incumbent.score
+    if math.isnan(gain):
+        return Comparison(None, None, gain, None, None)
     fixed = broken = None
     if (differences := _differences(candidate, incumbent)) is not None:
         fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())

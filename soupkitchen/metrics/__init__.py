@@ -5,7 +5,7 @@ A metric is a module of this folder with one class `Metric`, an
 these, then metrics on disk, then the hub's.
 """
 
-from soupkitchen.metrics.base import Rows, Score, TaskMetric
+from soupkitchen.metrics.base import Rows, Score, TaskMetric, take
 from soupkitchen.metrics.loading import load, shipped
 
-__all__ = ["Rows", "Score", "TaskMetric", "load", "shipped"]
+__all__ = ["Rows", "Score", "TaskMetric", "load", "shipped", "take"]

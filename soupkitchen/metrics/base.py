@@ -64,6 +64,8 @@ class TaskMetric:
         values = self.per_example(predictions, references)
         if values is not None:
             return self.of_values(values, self.weights(references))
+        if _lost(predictions).any():
+            return Score(math.nan)
         try:
             if (quick := self.quick(predictions, references)) is not None:
                 return quick
@@ -78,9 +80,20 @@ class TaskMetric:
         return self._turned(float(computed[self.key]))
 
     def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
-        """One value an example, higher better, of which the score follows by `of_values`; or None."""
+        """One value an example, higher better, of which the score follows by `of_values`; or None.
+
+        NaN for an example whose prediction is NaN.
+        """
         if not self._has("per_example"):
             return None
+        if (lost := _lost(predictions)).any():
+            values = np.full(len(lost), math.nan)
+            found = np.flatnonzero(~lost)
+            if found.size:
+                told = self.per_example(take(predictions, found), take(references, found))
+                assert told is not None
+                values[found] = told
+            return values
         try:
             values = np.asarray(self.module.per_example(predictions, references), np.float64)
         except (TypeError, ValueError) as error:
@@ -102,7 +115,13 @@ class TaskMetric:
 
     def quick(self, predictions: Rows, references: Rows) -> Score | None:
         """The score without `evaluate`'s checks and copies, where the metric offers that; or None."""
-        return self._turned(self.module.of(predictions, references)) if self._has("of") else None
+        if not self._has("of"):
+            return None
+        return (
+            Score(math.nan)
+            if _lost(predictions).any()
+            else self._turned(self.module.of(predictions, references))
+        )
 
     @property
     def is_mean(self) -> bool:
@@ -134,3 +153,17 @@ class TaskMetric:
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)
+
+
+def _lost(predictions: Rows) -> np.ndarray:
+    """Which predictions are NaN, as what a model puts out is where it is not finite: bool (examples,)."""
+    if isinstance(predictions, np.ndarray) and predictions.dtype != object:
+        if predictions.dtype.kind != "f":
+            return np.zeros(len(predictions), bool)
+        return np.isnan(predictions).reshape(len(predictions), -1).any(axis=1)
+    return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
+
+
+def take(rows: Rows, indices: np.ndarray) -> Rows:
+    """The rows of these numbers."""
+    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
