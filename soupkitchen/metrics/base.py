@@ -11,6 +11,7 @@ import evaluate
 import numpy as np
 
 from soupkitchen.errors import MetricError
+from soupkitchen.provenance import source_of
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
@@ -54,6 +55,11 @@ class TaskMetric:
     greater_is_better: bool = True
     inputs: Inputs = "labels"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> list[str]:
+        """What scores depend on beside predictions and references: the metric's source and its options."""
+        options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
+        return [self.name, options, *source_of(type(self.module))]
 
     def score(self, predictions: Rows, references: Rows) -> Score:
         """The score of all examples, higher better.

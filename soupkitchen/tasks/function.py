@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric, mean
+from soupkitchen.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import TextTask, unwrapped
@@ -62,6 +63,10 @@ class Function(TextTask):
     @property
     def content_columns(self) -> tuple[str, ...]:
         return ()
+
+    def identity(self) -> list[str]:
+        """What the numbers depend on beside the options: the function's source, and what it imports."""
+        return source_of(self._found())
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
