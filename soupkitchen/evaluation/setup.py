@@ -14,7 +14,7 @@ from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.data import count_overlap
+from soupkitchen.tasks.overlap import count_overlap
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
     for name, task in tasks.tasks.items():
         told, heldout = f"{name}: " if name else "", splits["heldout"][name]
         columns = task.content_columns or heldout.column_names
+        compared = getattr(task, "compared", lambda split: split)
         if "test" in splits:
             test = splits["test"][name]
-            if overlap := count_overlap(heldout, test, columns):
+            if overlap := count_overlap(compared(heldout), compared(test), columns):
                 log.warning(
                     "%s%d of %d test examples are held-out examples too: test scores will look too good",
                     told,
@@ -87,7 +88,7 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
         training = task.data.training_beside()
         if training is None or not set(columns) <= set(training.column_names):
             continue
-        if overlap := count_overlap(training, heldout, columns):
+        if overlap := count_overlap(compared(training), compared(heldout), columns):
             log.warning(
                 "%s%d of %d held-out examples are training examples too: scores will look too good, and runs "
                 "that learnt them by heart will be preferred",
