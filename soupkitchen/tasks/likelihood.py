@@ -30,6 +30,12 @@ def beginning(tokenizer: Processor) -> int:
     raise DataError("the tokenizer has neither a bos_token nor an eos_token for texts to follow")
 
 
+def padding(tokenizer: Processor) -> int:
+    """What pads a batch. It comes last and is masked, so that any token will do."""
+    token = tokenizer.pad_token_id
+    return 0 if token is None else int(token)
+
+
 def encode(tokenizer: Processor, text: str) -> list[int]:
     """The tokens of `text` alone, without special ones."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -69,7 +75,8 @@ def _log_likelihoods(
     model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
 ) -> torch.Tensor:
     """As `log_likelihoods`, in one forward pass. Logits become float32 a slice at a time, and only
-    those that count."""
+    those that count.
+    """
     lengths = mask.sum(1, keepdim=True)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width], mask[:, :width]

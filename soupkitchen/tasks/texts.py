@@ -92,8 +92,8 @@ def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
         return
     if tokenizer.pad_token_id is None:
         raise CheckpointError(
-            f"the tokenizer of {type(model).__name__} has no pad_token, eos_token or unk_token to pad batches "
-            "with; give it a pad_token (tokenizer_config.json)"
+            f"the tokenizer of {type(model).__name__} has no pad_token, eos_token or unk_token to pad "
+            "batches with; give it a pad_token (tokenizer_config.json)"
         )
     config.pad_token_id = tokenizer.pad_token_id
     log.warning(
@@ -140,8 +140,8 @@ def check_causal(model: PreTrainedModel) -> None:
     rounding = torch.finfo(model.dtype).eps ** 0.5 * one.abs().max()
     if (one - other).abs().max() > rounding:
         raise CheckpointError(
-            f"{type(model).__name__} lets tokens see those that come after them (a masked language model?), so "
-            "how likely it finds a text says nothing; this task needs causal models (BERT and its like: "
+            f"{type(model).__name__} lets tokens see those that come after them (a masked language model?), "
+            "so how likely it finds a text says nothing; this task needs causal models (BERT and its like: "
             "is_decoder=true in config.json, if it was trained so)"
         )
 

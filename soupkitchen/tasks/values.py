@@ -46,8 +46,8 @@ def texts_of(split: datasets.Dataset, option: str, column: str) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(text)}, which is no text; name "
-                "another column, or store the column as text (in .jsonl or .parquet; in a .csv, what looks "
+                f"{option}={column}: row {row_of(split, number)} holds {_shown(text)}, which is no text; "
+                "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what looks "
                 "like numbers is read as numbers)"
             )
     return texts
@@ -67,8 +67,8 @@ def check_tokens(
     for number, one in enumerate(tokens):
         if not one:
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} is empty, it has no tokens; fill it, or leave "
-                "the row out"
+                f"{option}={column}: row {row_of(split, number)} is empty, it has no tokens; fill it, or "
+                "leave the row out"
             )
         if rows is not None and max(one) >= rows:
             raise DataError(
@@ -88,14 +88,14 @@ def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | Non
     for number, row in enumerate(rows):
         if not isinstance(row, list):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(row)}, which should be a list of "
-                f"{what}"
+                f"{option}={column}: row {row_of(split, number)} holds {_shown(row)}, which should be a list "
+                f"of {what}"
             )
         for entry in row:
             if is_missing(entry) or (kind is not None and not isinstance(entry, kind)):
                 raise DataError(
-                    f"{option}={column}: row {row_of(split, number)} holds {_shown(entry)} in its list, which "
-                    f"should be one of {what}"
+                    f"{option}={column}: row {row_of(split, number)} holds {_shown(entry)} in its list, "
+                    f"which should be one of {what}"
                 )
     return rows
 
