@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -37,6 +37,9 @@ class Function(TextTask):
             early; None where there is no such.
         name: what tables call the score.
     """
+
+    length_column: ClassVar[None] = None
+    """A column `length` of the data is the function's, and none that says how long examples are."""
 
     data: Data
     function: str
@@ -84,13 +87,16 @@ class Function(TextTask):
         values = list(self._found()(unwrapped(model), processor, examples))
         if len(values) != len(examples):
             raise DataError(f"{self.function} gave {len(values)} numbers for {len(examples)} examples")
-        return [float(value) for value in values]
+        try:
+            return [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.function} gave something that is no number ({error})") from error
 
     def _found(self) -> Callable[..., Any]:
         module, _, name = self.function.rpartition(".")
         try:
             return getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"task.function={self.function} cannot be imported ({error}); Python looks in PYTHONPATH "
                 "and in what is installed"

@@ -20,7 +20,7 @@ from transformers import (
     default_data_collator,
 )
 
-from soupkitchen.errors import DataError
+from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
@@ -50,6 +50,11 @@ class ImageClassification:
         return AutoModelForImageClassification
 
     @property
+    def processor_files(self) -> tuple[str, ...]:
+        """The files of which a folder with an image processor has one."""
+        return "preprocessor_config.json", "processor_config.json"
+
+    @property
     def content_columns(self) -> tuple[str, ...]:
         return (self.image,)
 
@@ -58,7 +63,13 @@ class ImageClassification:
         return self.label
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
-        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        try:
+            return AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except Exception as error:  # whatever a strange preprocessor_config.json makes of it
+            raise CheckpointError(
+                f"{folder} has no image processor that transformers can load ({first_line(error)}); copy the "
+                "preprocessor_config.json of the base model there"
+            ) from error
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

@@ -47,8 +47,8 @@ def texts_of(split: datasets.Dataset, option: str, column: str) -> list[str]:
         if not isinstance(text, str):
             raise DataError(
                 f"{option}={column}: row {row_of(split, number)} holds {_shown(text)}, which is no text; "
-                "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what looks "
-                "like numbers is read as numbers)"
+                "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what "
+                "looks like numbers is read as numbers)"
             )
     return texts
 
