@@ -64,6 +64,11 @@ class Part:
         """What the examples weigh in the score; None where all weigh the same."""
         return self.metric.weights(self.references)
 
+    @cached_property
+    def statistics(self) -> np.ndarray | None:
+        """What the score follows from by a sum over the examples; None where it does not."""
+        return self.metric.statistics(self.predictions, self.references)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -31,7 +31,7 @@ from soupkitchen.metrics.module import installed
 from soupkitchen.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.several import Several
-from soupkitchen.tasks.texts import TextTask, unwrapped
+from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
 
 SEED = 1234
 """Of few-shot examples: the harness's own default."""
@@ -202,6 +202,8 @@ class HarnessTask(TextTask):
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
+        if self.architecture == "causal":
+            check_causal(model)
         documents = split["document"][:]
         asked = [[request.args for request in self._requests[number]] for number in documents]
         texts = [json.dumps(requests, default=str) for requests in asked]
