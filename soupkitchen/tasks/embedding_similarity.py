@@ -16,8 +16,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.text_regression import numbers
-from soupkitchen.tasks.texts import TextTask, embedding_rows, longest
-from soupkitchen.tasks.values import check_tokens, texts_of
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class EmbeddingSimilarity(TextTask):
         column = getattr(self, option)
         texts = texts_of(split, f"task.{option}", column)
         tokens: list[list[int]] = processor(texts, truncation=True, max_length=limit)["input_ids"]
-        check_tokens(split, f"task.{option}", column, tokens, embedding_rows(model))
+        check_tokens(split, f"task.{option}", column, tokens, model, processor)
         return tokens
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:

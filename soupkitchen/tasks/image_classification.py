@@ -67,8 +67,8 @@ class ImageClassification:
             return AutoImageProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except Exception as error:  # whatever a strange preprocessor_config.json makes of it
             raise CheckpointError(
-                f"{folder} has no image processor that transformers can load ({first_line(error)}); copy the "
-                "preprocessor_config.json of the base model there"
+                f"{folder} has no image processor that transformers can load ({first_line(error)}); "
+                "install what it lacks, or copy the preprocessor_config.json of the base model there"
             ) from error
 
     def prepare(

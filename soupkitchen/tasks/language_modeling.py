@@ -17,8 +17,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, check_causal, embedding_rows, longest
-from soupkitchen.tasks.values import check_tokens, texts_of
+from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ class LanguageModeling(TextTask):
         rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
         texts = texts_of(split, "task.text", self.text)
         encoded = [likelihood.encode(processor, text) for text in texts]
-        check_tokens(split, "task.text", self.text, encoded, embedding_rows(model))
+        check_tokens(split, "task.text", self.text, encoded, model)
+        begin = likelihood.beginning(processor)
+        check_tokens(split, "task.text", self.text, [[begin]], model)
         for text, own in zip(texts, encoded, strict=True):
-            tokens = [likelihood.beginning(processor), *own]
+            tokens = [begin, *own]
             starts = range(0, len(tokens) - 1, window)
             rows["passages"].append([tokens[start : start + window + 1] for start in starts])
             rows["scored"].append([min(window, len(tokens) - 1 - start) for start in starts])
@@ -75,7 +77,7 @@ class LanguageModeling(TextTask):
         return np.asarray(prepared["labels"][:])
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
-        return partial(likelihood.collate, padding=likelihood.padding(processor))
+        return partial(likelihood.collate, padding=likelihood.PADDING)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""

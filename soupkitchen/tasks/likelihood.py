@@ -14,6 +14,9 @@ import torch
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Processor
 
+PADDING = 0
+"""What pads a batch: it comes last and is masked, so that any token will do."""
+
 _LOGITS = 1 << 24
 """Logits that are float32 at once: 64 MiB, and as much again for what is computed of them."""
 
@@ -28,12 +31,6 @@ def beginning(tokenizer: Processor) -> int:
         if token is not None:
             return token
     raise DataError("the tokenizer has neither a bos_token nor an eos_token for texts to follow")
-
-
-def padding(tokenizer: Processor) -> int:
-    """What pads a batch. It comes last and is masked, so that any token will do."""
-    token = tokenizer.pad_token_id
-    return 0 if token is None else int(token)
 
 
 def encode(tokenizer: Processor, text: str) -> list[int]:

@@ -17,8 +17,8 @@ from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, prompts
-from soupkitchen.tasks.texts import TextTask, check_causal, embedding_rows, longest
-from soupkitchen.tasks.values import check_filled, check_tokens, lists_of, row_of
+from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
+from soupkitchen.tasks.values import check_filled, lists_of, row_of
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ class MultipleChoice(TextTask):
             )
             rows["labels"].append(self._right(answers[number], choices))
             rows["length"].append(max(map(len, passages)))
-            check_tokens(
-                split.select([number]), "task.choices", self.choices, passages, embedding_rows(model)
-            )
+        tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
+        check_tokens(split, "task.choices", self.choices, tokens, model)
         return datasets.Dataset.from_dict(rows)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
@@ -98,7 +97,7 @@ class MultipleChoice(TextTask):
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         def collate(examples: list[dict[str, Any]]) -> Batch:
-            batch = likelihood.collate(examples, likelihood.padding(processor))
+            batch = likelihood.collate(examples, likelihood.PADDING)
             return batch | {"divisors": torch.tensor([d for e in examples for d in e["divisors"]])}
 
         return collate

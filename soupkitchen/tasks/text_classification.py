@@ -15,8 +15,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, embedding_rows, longest, pad_alike
-from soupkitchen.tasks.values import check_tokens, texts_of
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest, pad_alike
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TextClassification(TextTask):
         named = [option for option in ("text", "text_pair") if getattr(self, option) is not None]
         texts = [texts_of(split, f"task.{option}", getattr(self, option)) for option in named]
         encoded = processor(*texts, truncation=True, max_length=limit)
-        check_tokens(split, "task.text", self.text, encoded["input_ids"], embedding_rows(model))
+        check_tokens(split, "task.text", self.text, encoded["input_ids"], model, processor)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": encoded_labels})
 

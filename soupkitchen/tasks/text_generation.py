@@ -16,8 +16,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, prompts, template_columns
-from soupkitchen.tasks.texts import TextTask, check_start, embedding_rows, longest, unwrapped
-from soupkitchen.tasks.values import check_filled, check_tokens
+from soupkitchen.tasks.texts import TextTask, check_start, check_tokens, longest, unwrapped
+from soupkitchen.tasks.values import check_filled
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class TextGeneration(TextTask):
         kept = [tokens[-min(self.max_length or room, room) :] for tokens in encoded]
         if any(not tokens for tokens in kept):
             raise DataError(f"task.prompt={self.prompt!r} gives an empty prompt")
-        check_tokens(split, "task.prompt", self.prompt, kept, embedding_rows(model))
+        check_tokens(split, "task.prompt", self.prompt, kept, model, processor)
         return datasets.Dataset.from_dict(
             {
                 "input_ids": kept,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.tasks.base import Processor
+from soupkitchen.tasks.values import row_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,47 @@ def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) ->
     return option or min(tokenizer.model_max_length, positions)
 
 
-def embedding_rows(model: PreTrainedModel) -> int | None:
+def check_tokens(
+    split: datasets.Dataset,
+    option: str,
+    column: str,
+    tokens: Sequence[Sequence[int]],
+    model: PreTrainedModel,
+    padding: Processor | None = None,
+) -> None:
+    """Checks that each example has tokens, and the model a row of its embedding for each of these.
+
+    Args:
+        padding: the tokenizer that pads batches; None where any token would do.
+
+    Raises:
+        CheckpointError: where the model has no row for what pads.
+        DataError: naming the first example of which that is not so.
+    """
+    rows = _embedding_rows(model)
+    remedy = (
+        "the tokenizer is that of another model, or was given tokens that the model was not; put the model's "
+        "own tokenizer into the folder of the run"
+    )
+    for number, one in enumerate(tokens):
+        if not one:
+            raise DataError(
+                f"{option}={column}: row {row_of(split, number)} is empty, it has no tokens; fill it, or "
+                "leave the row out"
+            )
+        if rows is not None and max(one) >= rows:
+            raise DataError(
+                f"{option}={column}: row {row_of(split, number)} has the token {max(one)}, and the model's "
+                f"embedding only {rows} rows: {remedy}"
+            )
+    if padding is not None and rows is not None and (getattr(padding, "pad_token_id", None) or 0) >= rows:
+        raise CheckpointError(
+            f"the tokenizer pads with {padding.pad_token!r}, token {padding.pad_token_id}, and the model's "
+            f"embedding has only {rows} rows: {remedy}"
+        )
+
+
+def _embedding_rows(model: PreTrainedModel) -> int | None:
     """For how many tokens the model has an embedding; None where that is not told."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -128,7 +171,7 @@ def check_causal(model: PreTrainedModel) -> None:
     Raises:
         CheckpointError: where one does, as in a masked language model.
     """
-    rows = embedding_rows(model) or 2
+    rows = _embedding_rows(model) or 2
     texts = [torch.tensor([[0, 1 % rows, 0, last]], device=model.device) for last in (0, min(rows, 100) - 1)]
     try:
         one, other = (

@@ -15,8 +15,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.classification import label_number
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, embedding_rows, longest, unwrapped
-from soupkitchen.tasks.values import check_tokens, lists_of, row_of
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest, unwrapped
+from soupkitchen.tasks.values import lists_of, row_of
 
 _IGNORED = -100
 
@@ -56,7 +56,7 @@ class TokenClassification(TextTask):
         limit = longest(processor, model, self.max_length)
         texts = lists_of(split, "task.words", self.words, str, "words")
         encoded = processor(texts, is_split_into_words=True, truncation=True, max_length=limit)
-        check_tokens(split, "task.words", self.words, encoded["input_ids"], embedding_rows(model))
+        check_tokens(split, "task.words", self.words, encoded["input_ids"], model, processor)
         names, rows, tags = self._names(split), [], []
         for number, wanted in enumerate(lists_of(split, "task.label", self.label, None, "tags")):
             if len(wanted) != len(texts[number]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -51,31 +50,6 @@ def texts_of(split: datasets.Dataset, option: str, column: str) -> list[str]:
                 "looks like numbers is read as numbers)"
             )
     return texts
-
-
-def check_tokens(
-    split: datasets.Dataset, option: str, column: str, tokens: Sequence[Sequence[int]], rows: int | None
-) -> None:
-    """Checks that each example has tokens, and the model a row of its embedding for each of these.
-
-    Args:
-        rows: how many the embedding has; None where that is not known.
-
-    Raises:
-        DataError: naming the first example of which that is not so.
-    """
-    for number, one in enumerate(tokens):
-        if not one:
-            raise DataError(
-                f"{option}={column}: row {row_of(split, number)} is empty, it has no tokens; fill it, or "
-                "leave the row out"
-            )
-        if rows is not None and max(one) >= rows:
-            raise DataError(
-                f"{option}={column}: row {row_of(split, number)} has the token {max(one)}, and the model's "
-                f"embedding only {rows} rows: the tokenizer is that of another model, or was given tokens "
-                "that the model was not; put the model's own tokenizer into the folder of the run"
-            )
 
 
 def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | None, what: str) -> list[Any]:
