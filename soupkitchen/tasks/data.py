@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SAVED = ("dataset_dict.json", "state.json")
 
-_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
+_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|no data", re.IGNORECASE)
 """How `datasets` says that there is no such split, or no such slice of one."""
 
 AUTO = "auto"
@@ -231,12 +231,12 @@ def _format(files: Sequence[str | Path]) -> str:
 @contextmanager
 def _explained(path: str | Mapping[str, str], split: str | None = None) -> Iterator[None]:
     """Turns what goes wrong with loading into a `DataError` that says in which file, and why."""
-    told = _Told()
     logger = logging.getLogger("datasets")
-    handlers = list(logger.handlers)
+    told, propagated, handlers = _Told(), logger.propagate, list(logger.handlers)
     for handler in handlers:
         handler.addFilter(_is_no_error)
     logger.addHandler(told)
+    logger.propagate = False
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
@@ -251,9 +251,10 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
             reason = f"{empty[0]} is empty: it has 0 bytes"
         raise DataError(
             f"task.data.path={path}: cannot be loaded ({reason}); it should be a folder of csv, json, "
-            "parquet or image files named by split, all with the same columns, or one such file"
+            "parquet or image files named by split, all with the same columns and types, or one such file"
         ) from error
     finally:
+        logger.propagate = propagated
         logger.removeHandler(told)
         for handler in handlers:
             handler.removeFilter(_is_no_error)
@@ -264,14 +265,20 @@ def _is_no_error(record: logging.LogRecord) -> bool:
 
 
 class _Told(logging.Handler):
-    """Keeps what `datasets` logs as errors: there, and not in its exceptions, it names the file."""
+    """Keeps what `datasets` logs as errors: there, and not in its exceptions, it names the file.
+
+    All else goes on to where logs go.
+    """
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(" ".join(record.getMessage().split()))
+        if record.levelno >= logging.ERROR:
+            self.lines.append(" ".join(record.getMessage().split()))
+        else:
+            logging.getLogger().handle(record)
 
 
 def _listed(path: str | Mapping[str, str]) -> list[str]:

@@ -95,9 +95,12 @@ class Function(TextTask):
     def _found(self) -> Callable[..., Any]:
         module, _, name = self.function.rpartition(".")
         try:
-            return getattr(import_module(module), name)
+            found = getattr(import_module(module), name)
         except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"task.function={self.function} cannot be imported ({error}); Python looks in PYTHONPATH "
                 "and in what is installed"
             ) from error
+        if not callable(found):
+            raise ConfigError(f"task.function={self.function} cannot be called: it is {found!r}")
+        return found
