@@ -34,7 +34,7 @@ def source_of(thing: Any) -> list[str]:
         seen = {file: file.read_bytes()}
     except (TypeError, OSError, ValueError):
         return [f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))}"]
-    package = getattr(sys.modules.get(thing.__module__), "__package__", None) or ""
+    package = getattr(sys.modules.get(getattr(thing, "__module__", "")), "__package__", None) or ""
     waiting = [(file, package)]
     while waiting:
         file, package = waiting.pop()

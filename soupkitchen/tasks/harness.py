@@ -190,10 +190,10 @@ class HarnessTask(TextTask):
         told = json.dumps(config.to_dict(), sort_keys=True, default=str)
         state = xxhash.xxh3_128()
         for document in self._documents:
-            state.update(repr(document).encode())
+            state.update(_without_addresses(repr(document)).encode(errors="surrogatepass"))
         return [
             f"lm_eval {version('lm_eval')}",
-            re.sub(r" at 0x[0-9a-f]+", "", told),  # where a function lies in memory
+            _without_addresses(told),
             *(source for thing in (type(self._task), *functions) for source in source_of(thing)),
             f"documents {state.hexdigest()}",
             f"metric {self.metric.name}, {self.num_fewshot} examples",
@@ -265,3 +265,8 @@ class HarnessTask(TextTask):
             hflm = installed("lm_eval.models.huggingface", "lm-eval").HFLM
             known[id(model)] = hflm(pretrained=model, tokenizer=tokenizer, backend=self.architecture)
         return known[id(model)]
+
+
+def _without_addresses(text: str) -> str:
+    """`text` without where in memory functions and images lie, which is another place each time."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

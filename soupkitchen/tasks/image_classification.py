@@ -158,8 +158,9 @@ def _to_inputs(
 
 
 def _files(images: datasets.Dataset, column: str) -> list[str]:
-    """The files in which the images are, or the table that holds them."""
+    """The files in which the images are, or the table that holds them, but for `datasets`' own copies."""
     table = images.select_columns([column]).with_format("arrow")
-    inside = [str(file["filename"]) for file in images.cache_files]
+    tables = [Path(file["filename"]) for file in images.cache_files]
+    inside = [str(file) for file in tables if not file.is_relative_to(datasets.config.HF_DATASETS_CACHE)]
     paths = (image["path"] for part in table.iter(batch_size=1000) for image in part[column].to_pylist())
     return [*inside, *(path for path in paths if path is not None)]

@@ -141,7 +141,7 @@ def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
     config.pad_token_id = tokenizer.pad_token_id
     log.warning(
         "config.json names no pad_token_id, which %s needs for batches: taken is the tokenizer's %r, %d; the "
-        "config.json of a saved model names it",
+        "config.json of the saved soup names it (that of an adapter's base stays as it is)",
         type(model).__name__,
         tokenizer.pad_token,
         tokenizer.pad_token_id,
