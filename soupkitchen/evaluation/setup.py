@@ -57,8 +57,8 @@ def evaluator_of(
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))
-    processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
     live = LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
+    processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
     evaluator = Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
     evaluator.processor_folder = folder
     return evaluator
