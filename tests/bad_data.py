@@ -193,7 +193,7 @@ ROWS = [
     Bad(
         "csv of a header only",
         (JSON.replace("jsonl", "csv"),),
-        ("data.csv", "cannot be loaded"),
+        ("data.csv", "is empty", "fill it"),
         written("data.csv", "text,label\n"),
     ),
     Bad(
@@ -272,7 +272,11 @@ ROWS = [
         ("no split 'development'", "set task.data.heldout", "'train', 'validation'"),
     ),
     Bad("a slice that is none", ("task.data.heldout='train[:x%]'",), ("train[:x%]", "task.data.heldout")),
-    Bad("a slice of nothing", ("task.data.heldout='train[:0%]'",), ("'train[:0%]'", "no data")),
+    Bad(
+        "a slice of nothing",
+        ("task.data.heldout='train[:0%]'",),
+        ("'train[:0%]'", "is empty", "name another"),
+    ),
     Bad(
         "a share above one", ("task.data.heldout_share=2",), ("task.data.heldout_share=2", "between 0 and 1")
     ),

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SAVED = ("dataset_dict.json", "state.json")
 
-_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|no data", re.IGNORECASE)
+_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
 """How `datasets` says that there is no such split, or no such slice of one."""
 
 AUTO = "auto"
@@ -156,10 +156,7 @@ class Data:
         with _explained(self.path, split):
             loaded = self._load(split)
         if len(loaded) == 0:
-            raise DataError(
-                f"the split {split!r} of task.data.path={self.path} is empty: it has no examples; fill it, "
-                "or name another as task.data.heldout or task.data.test"
-            )
+            raise _empty(self.path, split)
         return loaded
 
     def _load(self, split: str) -> datasets.Dataset:
@@ -240,6 +237,8 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        if split is not None and "corresponds to no data" in str(error):
+            raise _empty(path, split) from error
         reason = told.lines[-1] if told.lines else _reason(error)
         if split is not None and (isinstance(error, KeyError) or _UNKNOWN.search(str(error))):
             raise DataError(
@@ -258,6 +257,13 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
         logger.removeHandler(told)
         for handler in handlers:
             handler.removeFilter(_is_no_error)
+
+
+def _empty(path: str | Mapping[str, str], split: str) -> DataError:
+    return DataError(
+        f"the split {split!r} of task.data.path={path} is empty: it has no examples; fill it, or name "
+        "another as task.data.heldout or task.data.test"
+    )
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:
