@@ -229,11 +229,16 @@ class Cooking:
         if output.format == "adapter":
             runs = [self.pool[name] for name in recipe.ingredients]
             method = self.method.variants[recipe.variant] if recipe.variant else self.method
-            saved_run = output.save_adapter(runs, method, self._soup, evaluator.processor, folder)
+            saved_run = output.save_adapter(runs, method, self._soup, evaluator.processor_folder, folder)
         else:
             recalibrated = recipe.recalibrate > 0 and len(recipe.ingredients) > 1
             saved_run = output.save(
-                evaluator.live, evaluator.processor, recipe.weights, folder, self.pool.reference, recalibrated
+                evaluator.live,
+                evaluator.processor_folder,
+                recipe.weights,
+                folder,
+                self.pool.reference,
+                recalibrated,
             )
         runtime = replace(self.experiment.runtime, batch_size=evaluator.batch_size)
         heldout = {"heldout": splits["heldout"]}

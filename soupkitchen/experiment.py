@@ -81,7 +81,7 @@ class Experiment:
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
-        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype)
+        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"

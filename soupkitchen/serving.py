@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate.utils import convert_file_size_to_int
@@ -22,6 +22,7 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import Evaluator, LiveModel
+from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup import Soup
@@ -97,7 +98,7 @@ class Output:
     def save(
         self,
         live: LiveModel,
-        processor: Any,
+        processor: Path | None,
         weights: Callable[[], Tensors],
         folder: Path,
         like: Checkpoint,
@@ -110,7 +111,7 @@ class Output:
 
         Args:
             live: the model, filled with `weights()`.
-            processor: what has a ``save_pretrained`` of its own.
+            processor: the folder with the files of the tokenizer or image processor, which are copied.
             like: the run whose custom code, if it has any, belongs to the model.
             recalibrated: whether its batch-norm statistics are its own, and not those of `weights()`.
 
@@ -123,7 +124,8 @@ class Output:
         """
         with _appearing(folder) as beside:
             live.save(beside, self.max_shard_size)
-            processor.save_pretrained(beside)
+            if processor is not None:
+                copy_processor(processor, beside)
             _copy_code(like, beside)
             own = dict(live.batchnorm_tensors()) if recalibrated else {}
             expected = ((name, own.get(name, tensor)) for name, tensor in weights())
@@ -135,7 +137,7 @@ class Output:
         runs: Sequence[Checkpoint],
         method: MergeMethod | StackMethod,
         soup: Callable[[], Soup],
-        processor: Any,
+        processor: Path | None,
         folder: Path,
     ) -> Checkpoint:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
@@ -143,6 +145,7 @@ class Output:
         Args:
             method: that of the soup.
             soup: makes an empty soup, for what is not exact.
+            processor: the folder with the files of the tokenizer, which are copied.
 
         Returns:
             What was saved, opened on its base.
@@ -161,7 +164,8 @@ class Output:
         whole = _whole_tensors(runs, soup(), method)
         with _appearing(folder) as beside:
             write_adapter(runs, factored, whole, beside)
-            processor.save_pretrained(beside)
+            if processor is not None:
+                copy_processor(processor, beside)
         log.info(
             "one adapter of rank %d holds the soup's change with a relative error of %.2e",
             factored.rank,

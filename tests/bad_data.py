@@ -2,8 +2,578 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from bad import Bad
+
+COMMON = ("!", "pool.path=runs/*", "task.data.path=texts", "evaluation.cache=null", "name=x")
+JSON = "task.data.path=texts/data.jsonl"
+WHOLE = ("task.data.heldout=train", "task.data.test=null")
+
+Spoil = Callable[[Path], None]
+
+
+def written(name: str, content: str | bytes) -> Spoil:
+    """Writes a file of data over what is there."""
+
+    def spoil(folder: Path) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        (folder / "texts" / name).write_bytes(data)
+
+    return spoil
+
+
+def rows(*examples: dict[str, Any]) -> Spoil:
+    """Lays examples into texts/data.jsonl."""
+    return written("data.jsonl", "\n".join(map(json.dumps, examples)))
+
+
+def only(name: str, content: str | bytes) -> Spoil:
+    """Data in that one file."""
+
+    def spoil(folder: Path) -> None:
+        for file in (folder / "texts").iterdir():
+            file.unlink()
+        written(name, content)(folder)
+
+    return spoil
+
+
+def saved_alone(folder: Path) -> None:
+    import datasets
+
+    made = datasets.Dataset.from_dict({"text": ["w1"] * 9, "label": ["apples"] * 9}, split="validation")
+    made.save_to_disk(folder / "saved")
+
+
+def without_tokenizers(folder: Path, *, keep: tuple[str, ...] = ()) -> None:
+    for run in (folder / "runs").iterdir():
+        for file in run.glob("*token*"):
+            if file.name not in keep:
+                file.unlink()
+
+
+def broken_tokenizer(folder: Path) -> None:
+    for run in (folder / "runs").iterdir():
+        (run / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Nonsense"}}')
+
+
+def tokenizer_elsewhere(folder: Path) -> None:
+    (folder / "secret.json").write_bytes((folder / "runs/a/tokenizer.json").read_bytes())
+    (folder / "runs/a/tokenizer.json").unlink()
+    (folder / "runs/a/tokenizer.json").symlink_to(folder / "secret.json")
+
+
+def longer_vocabulary(folder: Path) -> None:
+    from tiny import tokenizer
+
+    tokens = tokenizer()
+    tokens.add_tokens(["w60"])
+    for run in (folder / "runs").iterdir():
+        tokens.save_pretrained(run)
+    written("validation.csv", "text,label\nw1 w2,apples\nw1 w60,boats\n")(folder)
+
+
+def other_tokenizers(folder: Path) -> None:
+    """Of three runs the first has no tokenizer, and those of the others differ."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder / "runs/b", folder / "runs/c")
+    weights = load_file(folder / "runs/c/model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, folder / "runs/c/model.safetensors", {"format": "pt"})
+    without = folder / "runs/a"
+    for file in without.glob("*token*"):
+        file.unlink()
+    file = folder / "runs/c/tokenizer.json"
+    file.write_text(file.read_text().replace('"w1"', '"w99"'))
+
+
+def models(kind: str, *examples: dict[str, Any]) -> Spoil:
+    """Two runs of another kind of model in place of the good ones, and these examples."""
+
+    def spoil(folder: Path) -> None:
+        import torch
+        import transformers
+        from tiny import VOCABULARY, tokenizer
+
+        shutil.rmtree(folder / "runs")
+        size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        tokens = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32}
+        encode = tokenizer()
+        encode.add_special_tokens({"eos_token": "w59"})
+        for seed, name in enumerate(("a", "b")):
+            torch.manual_seed(seed)
+            if kind == "causal":
+                config: Any = transformers.LlamaConfig(num_key_value_heads=1, **size, **tokens)
+                model: Any = transformers.LlamaForCausalLM(config)
+            elif kind == "masked":
+                model = transformers.BertForMaskedLM(transformers.BertConfig(**size, **tokens))
+            elif kind == "seq2seq":
+                config = transformers.T5Config(
+                    vocab_size=len(VOCABULARY), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+                )
+                config.decoder_start_token_id = None
+                model = transformers.T5ForConditionalGeneration(config)
+            elif kind == "tokens":
+                model = transformers.BertForTokenClassification(transformers.BertConfig(**size, **tokens))
+            elif kind == "number":
+                config = transformers.BertConfig(num_labels=1, **size, **tokens)
+                model = transformers.BertForSequenceClassification(config)
+            else:
+                config = transformers.ViTConfig(image_size=8, patch_size=4, **size)
+                model = transformers.ViTForImageClassification(config)
+                processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
+                processor.save_pretrained(folder / "runs" / name)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+            model.save_pretrained(folder / "runs" / name)
+            if kind != "images":
+                encode.save_pretrained(folder / "runs" / name)
+        if examples:
+            rows(*examples)(folder)
+
+    return spoil
+
+
+def images(spoil_one: Callable[[Path], None]) -> Spoil:
+    """Runs of a model of images, a list of images, and one of these spoilt: texts/1.png."""
+
+    def spoil(folder: Path) -> None:
+        import numpy as np
+        from PIL import Image
+
+        models("images")(folder)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3)).astype("uint8")
+            Image.fromarray(pixels).save(folder / f"texts/{number}.png")
+        rows(*({"image": str(folder / f"texts/{number}.png"), "label": 0} for number in range(3)))(folder)
+        spoil_one(folder / "texts/1.png")
+
+    return spoil
+
+
+def without_image_processors(folder: Path) -> None:
+    images(lambda file: None)(folder)
+    for file in folder.glob("runs/*/preprocessor_config.json"):
+        file.unlink()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:400])
+
+
+def on(task: str, *words: str) -> tuple[str, ...]:
+    """The words for a task on texts/data.jsonl, all of which decides."""
+    return (*COMMON, f"task={task}", JSON, *WHOLE, *words)
+
+
+def function(source: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        (folder / "mine.py").write_text(source)
+
+    return spoil
+
+
+OF_ONES_OWN = (*COMMON, "task=function", "task.model=AutoModelForSequenceClassification")
 
 ROWS = [
     Bad("no such column", ("task.text=body",), ("task.text=body", "it has text, label")),
+    # Files
+    Bad(
+        "csv of no bytes",
+        says=("validation.csv is empty", "0 bytes", "should be a folder of csv"),
+        spoil=written("validation.csv", ""),
+    ),
+    Bad(
+        "csv of a header only",
+        (JSON.replace("jsonl", "csv"),),
+        ("data.csv", "is empty", "fill it"),
+        written("data.csv", "text,label\n"),
+    ),
+    Bad(
+        "splits with other columns",
+        says=("its files differ in columns", "text, labels", "text, label", "all with the same columns"),
+        spoil=written("validation.csv", "text,labels\nw1,apples\n"),
+    ),
+    Bad(
+        "splits of other kinds",
+        says=("the same data file format", "task.data.path=texts"),
+        spoil=written("dev.jsonl", '{"text": "w1", "label": "apples"}\n'),
+    ),
+    Bad(
+        "splits whose labels are of other types",
+        says=("task.data.path=texts", "Failed to parse string", "the same columns and types"),
+        spoil=written("train.csv", "text,label\nw1,0\nw2,1\n"),
+    ),
+    Bad(
+        "json lines that are no json",
+        (JSON,),
+        ("data.jsonl", "JSON parse error"),
+        written("data.jsonl", "hello\n"),
+    ),
+    Bad(
+        "json lines that break off",
+        (JSON,),
+        ("data.jsonl", "in row 1"),
+        written("data.jsonl", '{"text": "w1", "label": 1}\n{"text":\n'),
+    ),
+    Bad(
+        "a parquet file that is none",
+        ("task.data.path=texts/data.parquet",),
+        ("data.parquet", "Parquet"),
+        written("data.parquet", b"PAR1 and no more"),
+    ),
+    Bad(
+        "csv that is not in UTF-8",
+        ("task.data.path=texts/data.csv",),
+        ("data.csv", "utf-8"),
+        written("data.csv", "text,label\ncafé,apples\n".encode("latin-1")),
+    ),
+    Bad(
+        "csv with cells too many",
+        ("task.data.path=texts/data.csv",),
+        ("data.csv", "line 3"),
+        written("data.csv", "text,label\nw1,apples\nw2,boats,clouds,w3\n"),
+    ),
+    Bad(
+        "a folder without data",
+        ("task.data.path=nothing",),
+        ("task.data.path=nothing", "should be a folder"),
+        lambda folder: (folder / "nothing").mkdir(),
+    ),
+    Bad("data that is not there", ("task.data.path=texs",), ("task.data.path=texs", "cannot be loaded")),
+    Bad(
+        "data of an unknown kind",
+        ("task.data.path=texts/data.xlsx",),
+        ("data.xlsx", ".csv, .tsv"),
+        written("data.xlsx", b"PK"),
+    ),
+    Bad(
+        "files of two kinds in a mapping",
+        ("task.data.path={validation: texts/validation.csv, test: texts/data.jsonl}",),
+        ("should be of one kind", "data.jsonl"),
+        rows({"text": "w1", "label": "apples"}),
+    ),
+    Bad(
+        "a file in a mapping that is not there",
+        ("task.data.path={validation: texts/nowhere.csv}", "task.data.test=null"),
+        ("nowhere.csv", "cannot be loaded"),
+    ),
+    # Splits
+    Bad(
+        "no such split",
+        ("task.data.heldout=development",),
+        ("no split 'development'", "set task.data.heldout", "'train', 'validation'"),
+    ),
+    Bad("a slice that is none", ("task.data.heldout='train[:x%]'",), ("train[:x%]", "task.data.heldout")),
+    Bad(
+        "a slice of nothing",
+        ("task.data.heldout='train[:0%]'",),
+        ("'train[:0%]'", "is empty", "name another"),
+    ),
+    Bad(
+        "a share above one", ("task.data.heldout_share=2",), ("task.data.heldout_share=2", "between 0 and 1")
+    ),
+    Bad(
+        "only a test split",
+        (),
+        ("no validation and no training split", "task.data.heldout"),
+        only("test.csv", "text,label\nw1,apples\n"),
+    ),
+    Bad(
+        "another split of a dataset that was saved alone",
+        ("task.data.path=saved", "task.data.heldout=train", "task.data.test=null"),
+        ("no split 'train'", "saved with validation"),
+        saved_alone,
+    ),
+    # Cells
+    Bad(
+        "a text cell that is empty",
+        (),
+        ("task.text=text", "row 2 is empty", "fill it"),
+        written("validation.csv", "text,label\nw1,apples\n,boats\n"),
+    ),
+    Bad(
+        "texts that are numbers",
+        ("task.data.path=texts/data.csv", *WHOLE),
+        ("task.text=text", "row 1 holds 17", "no text"),
+        written("data.csv", "text,label\n17,apples\n18,boats\n"),
+    ),
+    Bad(
+        "one text that is a number",
+        (JSON, *WHOLE),
+        ("task.text=text", "row 2 holds 5", "no text"),
+        rows({"text": "w1", "label": 0}, {"text": 5, "label": 1}),
+    ),
+    Bad(
+        "lists where texts should be",
+        (JSON, *WHOLE),
+        ("task.text=text", "['w1', 'w2']", "no text"),
+        rows({"text": ["w1", "w2"], "label": 0}),
+    ),
+    Bad(
+        "mappings where texts should be",
+        (JSON, *WHOLE),
+        ("task.text=text", "{'en': 'w1'}", "no text"),
+        rows({"text": {"en": "w1"}, "label": 0}),
+    ),
+    Bad(
+        "a second text that is missing",
+        (JSON, *WHOLE, "task.text_pair=other"),
+        ("task.text_pair=other", "row 2 is empty"),
+        rows({"text": "w1", "other": "w2", "label": 0}, {"text": "w1", "other": None, "label": 0}),
+    ),
+    # Labels
+    Bad(
+        "a label cell that is empty",
+        (),
+        ("task.label=label", "row 2 is empty", "leave the row out"),
+        written("validation.csv", "text,label\nw1,apples\nw2,\n"),
+    ),
+    Bad(
+        "a number of a label that is missing",
+        ("task.data.path=texts/data.csv", *WHOLE),
+        ("task.label=label", "row 2 is empty"),
+        written("data.csv", "text,label\nw1,0\nw2,\nw3,1\n"),
+    ),
+    Bad(
+        "labels that are true and false",
+        (JSON, *WHOLE),
+        ("True is no label", "row 1", "whole numbers"),
+        rows({"text": "w1", "label": True}, {"text": "w2", "label": False}),
+    ),
+    Bad(
+        "labels that are fractions",
+        (JSON, *WHOLE),
+        ("0.5 is no label", "whole numbers"),
+        rows({"text": "w1", "label": 0.5}),
+    ),
+    Bad(
+        "a label beyond the model's",
+        (JSON, *WHOLE),
+        ("3 is no label", "row 2", "labels 0 to 2"),
+        rows({"text": "w1", "label": 0}, {"text": "w2", "label": 3}),
+    ),
+    Bad(
+        "a label that the model does not know",
+        (JSON, *WHOLE),
+        ("no label 'pears'", "apples, boats, clouds"),
+        rows({"text": "w1", "label": "pears"}),
+    ),
+    Bad(
+        "lists of labels for one label",
+        (JSON, *WHOLE),
+        ("[0] is no label", "row 1"),
+        rows({"text": "w1", "label": [0]}),
+    ),
+    Bad(
+        "one label for lists of labels",
+        on("multilabel_classification", "task.label=label"),
+        ("task.label=label", "row 1 holds 0", "should be a list"),
+        rows({"text": "w1", "label": 0}),
+    ),
+    Bad(
+        "a number to compare with that is missing",
+        on("text_regression"),
+        ("task.label=label", "row 2 is empty"),
+        models("number", {"text": "w1", "label": 0.5}, {"text": "w2", "label": None}),
+    ),
+    Bad(
+        "a number to compare with that is text",
+        on("text_regression"),
+        ("'good' (row 1) is no number",),
+        models("number", {"text": "w1", "label": "good"}),
+    ),
+    Bad(
+        "a head of three for one number",
+        on("text_regression"),
+        ("3 outputs", "num_labels=1"),
+        rows({"text": "w1", "label": 0.5}),
+    ),
+    Bad(
+        "words and tags that differ in number",
+        on("token_classification"),
+        ("row 2 has 2 words and 1 tags", "give each word a tag"),
+        models("tokens", {"tokens": ["w1"], "tags": [0]}, {"tokens": ["w1", "w2"], "tags": [0]}),
+    ),
+    Bad(
+        "a word that is missing",
+        on("token_classification"),
+        ("task.words=tokens", "row 1 holds None"),
+        models("tokens", {"tokens": ["w1", None], "tags": [0, 1]}),
+    ),
+    Bad(
+        "a text where words should be",
+        on("token_classification"),
+        ("task.words=tokens", "list of words"),
+        models("tokens", {"tokens": "w1 w2", "tags": [0, 1]}),
+    ),
+    # Prompts and choices
+    Bad(
+        "a prompt with an empty cell",
+        on("text_generation", "task.max_new_tokens=4"),
+        ("prompt", "row 2 is empty"),
+        models("causal", {"prompt": "w1", "answer": "w2"}, {"prompt": None, "answer": "w2"}),
+    ),
+    Bad(
+        "an answer that is missing",
+        on("text_generation", "task.max_new_tokens=4"),
+        ("task.answer=answer", "row 1 is empty"),
+        models("causal", {"prompt": "w1", "answer": None}, {"prompt": "w1", "answer": "w2"}),
+    ),
+    Bad(
+        "a question without choices",
+        on("multiple_choice"),
+        ("task.choices=choices", "row 2 has no choices"),
+        models(
+            "causal",
+            {"question": "w1", "choices": ["w2"], "answer": 0},
+            {"question": "w", "choices": [], "answer": 0},
+        ),
+    ),
+    Bad(
+        "choices that are one text",
+        on("multiple_choice"),
+        ("task.choices=choices", "should be a list"),
+        models("causal", {"question": "w1", "choices": "w2", "answer": 0}),
+    ),
+    Bad(
+        "an answer that is none of the choices",
+        on("multiple_choice"),
+        ("task.answer=answer", "'C' is none"),
+        models("causal", {"question": "w1", "choices": ["w2", "w3"], "answer": "C"}),
+    ),
+    Bad(
+        "a text of no words",
+        on("language_modeling"),
+        ("task.text=text", "row 2 is empty"),
+        models("causal", {"text": "w1"}, {"text": "  "}),
+    ),
+    # Models
+    Bad(
+        "a masked language model for perplexity",
+        on("language_modeling"),
+        ("masked language model", "causal"),
+        models("masked", {"text": "w1 w2"}),
+    ),
+    Bad(
+        "answers that begin with nothing",
+        on("text_generation", "task.architecture=seq2seq", "task.max_new_tokens=4"),
+        ("decoder_start_token_id", "add it"),
+        models("seq2seq", {"prompt": "w1", "answer": "w2"}),
+    ),
+    # Tokenizers and image processors
+    Bad(
+        "no tokenizer anywhere",
+        (),
+        ("runs/a has no tokenizer", "copy the base model's files"),
+        without_tokenizers,
+    ),
+    Bad(
+        "a tokenizer without its vocabulary",
+        (),
+        ("runs/a has no tokenizer with a vocabulary", "pool.base"),
+        lambda folder: without_tokenizers(folder, keep=("tokenizer_config.json",)),
+    ),
+    Bad(
+        "tokenizers that are broken",
+        (),
+        ("runs/a has no tokenizer that transformers can load", "copy that of"),
+        broken_tokenizer,
+    ),
+    Bad(
+        "a tokenizer that is a link out of its folder",
+        (),
+        ("tokenizer.json", "leads out of its folder", "put a copy"),
+        tokenizer_elsewhere,
+    ),
+    Bad(
+        "tokens that the model has no row for",
+        (),
+        ("row 2 has the token 64", "only 64 rows", "own tokenizer"),
+        longer_vocabulary,
+    ),
+    Bad(
+        "a run without tokenizer between two that differ",
+        (),
+        ("differ", "copy the right one"),
+        other_tokenizers,
+    ),
+    Bad(
+        "no image processor anywhere",
+        on("image_classification"),
+        ("no image processor", "preprocessor_config.json"),
+        without_image_processors,
+    ),
+    # Images
+    Bad(
+        "an image that is not there",
+        on("image_classification"),
+        ("row 2", "texts/1.png", "leave the row out"),
+        images(lambda file: file.unlink()),
+    ),
+    Bad(
+        "an image that breaks off",
+        on("image_classification"),
+        ("row 2", "texts/1.png", "truncated"),
+        images(cut),
+    ),
+    Bad(
+        "an image that is none",
+        on("image_classification"),
+        ("row 2", "texts/1.png", "cannot identify"),
+        images(lambda file: file.write_text("no picture")),
+    ),
+    Bad(
+        "an image that is missing",
+        on("image_classification"),
+        ("task.image=image", "row 2 is empty"),
+        images(
+            lambda file: rows({"image": str(file), "label": 0}, {"image": None, "label": 0})(file.parents[1])
+        ),
+    ),
+    Bad(
+        "images that are numbers",
+        on("image_classification"),
+        ("task.image=image", "holds no images"),
+        images(lambda file: rows({"image": 5, "label": 0})(file.parents[1])),
+    ),
+    # Functions and metrics
+    Bad(
+        "a best that is not the best",
+        (*OF_ONES_OWN, "task.function=mine.score", "task.best=0.5"),
+        ("task.best=0.5", "a value is 0.75", "raise it"),
+        function("def score(model, tokenizer, examples):\n    return [0.75 for _ in examples]\n"),
+        scored=True,
+    ),
+    Bad(
+        "a function with a fault of syntax",
+        (*OF_ONES_OWN, "task.function=mine.score"),
+        ("task.function=mine.score", "cannot be imported"),
+        function("def score(:\n"),
+    ),
+    Bad(
+        "a function that is none",
+        (*OF_ONES_OWN, "task.function=mine.SCORE"),
+        ("task.function=mine.SCORE", "cannot be called"),
+        function("SCORE = 5\n"),
+    ),
+    Bad(
+        "a function that gives too few numbers",
+        (*OF_ONES_OWN, "task.function=mine.score"),
+        ("mine.score gave 1 numbers",),
+        function("def score(model, tokenizer, examples):\n    return [1.0]\n"),
+        scored=True,
+    ),
+    Bad(
+        "a metric that there is not",
+        ("task.metric.name=accurracy",),
+        ("task.metric.name=accurracy", "accuracy, bits_per_byte"),
+    ),
 ]

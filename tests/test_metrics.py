@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from hypothesis import strategies as st
 
 from soupkitchen import metrics
 from soupkitchen.errors import MetricError
+from soupkitchen.evaluation import Evaluation, Part, confidence_interval
+from soupkitchen.tasks import Several
 
 labels = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)
 
@@ -222,3 +227,84 @@ def test_out_of_reach_of_the_hub_the_error_lists_what_works_offline(name: str) -
 def test_input_that_a_metric_refuses_is_an_error_in_plain_words() -> None:
     with pytest.raises(MetricError, match="accuracy"):
         metrics.load("accuracy").score(np.array(["a"]), np.array([1]))
+
+
+def corpora(number: int) -> tuple[list[str], list[str]]:
+    """Texts and references that are alike in part, some of them empty or without a common word."""
+    random = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(30)] + ["don't", "3.5", "(so)"]
+    right = [" ".join(random.choice(words, random.integers(0, 15))) for _ in range(number)]
+    written = [
+        " ".join(word if random.random() < 0.7 else random.choice(words) for word in text.split())
+        for text in right
+    ]
+    return written, right
+
+
+@pytest.mark.parametrize("size", [1, 3, 60])
+def test_bleu_of_a_resample_follows_from_its_examples_statistics(size: int) -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    written, right = corpora(60)
+    metric = metrics.load("bleu")
+    statistics = metric.statistics(written, right)
+    random = np.random.default_rng(1)
+    for _ in range(30):
+        drawn = random.integers(0, 60, size)
+        expected = sacrebleu.corpus_bleu([written[i] for i in drawn], [[right[i] for i in drawn]]).score
+        assert metric.of_statistics(statistics[drawn].sum(0)) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
+def test_entity_f1_of_a_resample_follows_from_its_examples_statistics(pairs: list, seed: int) -> None:
+    seqeval = pytest.importorskip("seqeval.metrics")
+    pairs = [(p[: min(len(p), len(r))], r[: len(p)]) for p, r in pairs]
+    metric = metrics.load("entity_f1")
+    statistics = metric.statistics([p for p, _ in pairs], [r for _, r in pairs])
+    drawn = np.random.default_rng(seed).integers(0, len(pairs), len(pairs))
+    chosen = [pairs[i] for i in drawn]
+    expected = seqeval.f1_score([r for _, r in chosen], [p for p, _ in chosen], zero_division=0)
+    assert metric.of_statistics(statistics[drawn].sum(0)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bleu", "entity_f1"])
+def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(name: str) -> None:
+    if name == "bleu":
+        written, right = corpora(2000)
+    else:
+        random = np.random.default_rng(0)
+        written, right = (
+            [list(random.choice(["O", "B-X", "I-X"], 20)) for _ in range(2000)] for _ in range(2)
+        )
+    metric = metrics.load(name)
+    parts = {"": Part(metric, metric.score(written, right), None, written, right, len(right))}
+    evaluation = Evaluation("heldout", parts[""].score, parts)
+    tasks = Several.of(cast("Any", SimpleNamespace(metric=metric, model_class=object)))
+    started = time.process_time()
+    interval = confidence_interval(evaluation, tasks)
+    assert interval is not None
+    assert time.process_time() - started < 5
+    random, resampled = np.random.default_rng(5), []
+    for _ in range(20):
+        drawn = random.integers(0, 2000, 2000)
+        resampled.append(metric.quick([written[i] for i in drawn], [right[i] for i in drawn]))
+    spread = np.std(resampled)
+    assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * spread, rel=0.5)
+    assert interval[0] < parts[""].score < interval[1]
+
+
+@pytest.mark.parametrize("greater", [True, False])
+def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater: bool) -> None:
+    module = metrics.load("mean").module
+    module.best = 0.5
+    metric = metrics.TaskMetric("score", module, "mean", greater, "values")
+    better, worse = (0.6, 0.4) if greater else (0.4, 0.6)
+    assert metric.score(np.array([worse, 0.5, 0.5 + 1e-13]), np.zeros(3)) < (1 if greater else 0)
+    with pytest.raises(MetricError, match=rf"task\.best=0\.5.*{better}"):
+        metric.score(np.array([worse, better, np.nan]), np.zeros(3))
+
+
+def test_a_shipped_metrics_best_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = metrics.load("f1_micro")
+    monkeypatch.setattr(metric.module, "best", 0.5)
+    with pytest.raises(MetricError, match=r"f1_micro.*its `best` is wrong"):
+        metric.score(np.ones((2, 2), int), np.ones((2, 2), int))

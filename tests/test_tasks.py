@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import numpy as np
 import pandas as pd
 import pytest
@@ -680,3 +681,67 @@ def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_ther
     )
     assert table.loc["soup", "heldout_acc_norm"] == theirs["results"]["soup_choose"]["acc_norm,none"]
     assert not np.isnan(table.loc["soup", "test_acc_norm"])
+
+
+# What a task is known by
+
+
+def test_a_function_is_known_by_its_source_and_by_that_of_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts").mkdir()
+    files = {
+        "judge.py": "import numpy\nfrom parts import near\nfrom parts.far import away\n"
+        "def score(model, tokenizer, examples):\n    import late\n    return [1.0] * len(examples)\n",
+        "late.py": "LATE = 1\n",
+        "parts/__init__.py": "",
+        "parts/near.py": "from . import deep\n",
+        "parts/deep.py": "import math\n",
+        "parts/far.py": "def away(): ...\n",
+        "other.py": "",
+    }
+    for name, source in files.items():
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    task = Function(Data("-"), "judge.score")
+    known = {tuple(task.identity())}
+    assert tuple(task.identity()) in known
+    for name in files:
+        (tmp_path / name).write_text(f"{files[name]}# changed\n")
+        again = tuple(task.identity())
+        assert (again in known) == (name == "other.py"), name
+        known.add(again)
+    del sys.modules["judge"]
+
+
+def test_a_function_without_source_is_known_by_its_name() -> None:
+    assert Function(Data("-"), "math.fsum").identity() == ["math.fsum"]
+
+
+def test_a_harness_task_is_known_by_its_answers_metric_and_helpers(
+    harness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    yaml, data = (harness / "choose.yaml").read_text(), (harness / "data.jsonl").read_text()
+    (tmp_path / "helpers.py").write_text("def shown(doc):\n    return doc['question']\n")
+    yaml = yaml.replace(str(harness), str(tmp_path))
+    yaml = yaml.replace('doc_to_text: "{{question}}"', "doc_to_text: !function helpers.shown")
+
+    def known(**options: Any) -> tuple[str, ...]:
+        (tmp_path / "choose.yaml").write_text(yaml)
+        task = harness_tasks([str(tmp_path / "choose.yaml")], **options)
+        assert not isinstance(task, Several)
+        return tuple(task.identity())
+
+    (tmp_path / "data.jsonl").write_text(data)
+    first = known()
+    assert known() == first
+    assert known(metric="acc_norm") != first
+    assert known(num_fewshot=1) != first
+    (tmp_path / "helpers.py").write_text("X = 1\ndef shown(doc):\n    return doc['question']\n")
+    assert known() != first
+    (tmp_path / "helpers.py").write_text("def shown(doc):\n    return doc['question']\n")
+    assert known() == first
+    (tmp_path / "data.jsonl").write_text(data.replace('"answer":1', '"answer":2', 1))
+    assert known() != first

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -64,6 +65,11 @@ class Part:
     def weights(self) -> np.ndarray | None:
         """What the examples weigh in the score; None where all weigh the same."""
         return self.metric.weights(self.references)
+
+    @cached_property
+    def statistics(self) -> np.ndarray | None:
+        """What the score follows from by a sum over the examples; None where it does not."""
+        return self.metric.statistics(self.predictions, self.references)
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,7 @@ class Evaluator:
         self.tasks = tasks
         self.live = live
         self.processor = processor
+        self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
         self.accelerator = accelerator
         self.batch_size = batch_size
         self._model, self._boundary = self._attached()
@@ -333,10 +340,11 @@ class Evaluator:
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)
         references, lengths, order = task.references(data), None, np.arange(len(data))
-        if "length" in data.column_names:
-            lengths = np.asarray(data["length"][:])
+        column = getattr(task, "length_column", "length")
+        if column in data.column_names:
+            lengths = np.asarray(data[column][:])
             order = np.argsort(-lengths, kind="stable")
-            data = data.remove_columns("length")
+            data = data.remove_columns(column)
         return _Prepared(task, data, references, lengths, order)
 
     def _loader(self, prepared: _Prepared) -> DataLoader:

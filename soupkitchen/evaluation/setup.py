@@ -9,24 +9,18 @@ from typing import Any
 import datasets
 import torch
 
-from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.live import LiveModel
+from soupkitchen.evaluation.processors import processor_of
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.data import count_overlap
+from soupkitchen.tasks.overlap import count_overlap
 
 log = logging.getLogger(__name__)
 
 Splits = Mapping[str, Mapping[str, datasets.Dataset]]
 """By role ("heldout", "test", "train"), by task."""
-
-_PROCESSOR_FILES = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 
 
 def load_splits(tasks: Several, training: bool = False) -> Splits:
@@ -52,20 +46,22 @@ def evaluator_of(
     runtime: Runtime,
     dtype: torch.dtype | None = None,
     accelerator: Any = None,
+    pool: Pool | None = None,
 ) -> Evaluator:
     """An evaluator of models of the architecture of `run`, with its tokenizer or image processor.
 
     Args:
+        pool: where `run` has none of its own, that of another run of the pool, or of its base, is taken.
         dtype: of the model's weights; None for that of the run's files.
         accelerator: to be used again.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))
     live = LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
-    own = any((run.path / name).exists() for name in _PROCESSOR_FILES)
-    folder = run.path if own else run.architecture
-    processor = first.load_processor(str(folder), runtime.trust_remote_code)
-    return Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
+    processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
+    evaluator = Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
+    evaluator.processor_folder = folder
+    return evaluator
 
 
 def warn_of_splits(tasks: Several, splits: Splits) -> None:
@@ -75,9 +71,10 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
     for name, task in tasks.tasks.items():
         told, heldout = f"{name}: " if name else "", splits["heldout"][name]
         columns = task.content_columns or heldout.column_names
+        compared = getattr(task, "compared", lambda split: split)
         if "test" in splits:
             test = splits["test"][name]
-            if overlap := count_overlap(heldout, test, columns):
+            if overlap := count_overlap(compared(heldout), compared(test), columns):
                 log.warning(
                     "%s%d of %d test examples are held-out examples too: test scores will look too good",
                     told,
@@ -87,7 +84,7 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
         training = task.data.training_beside()
         if training is None or not set(columns) <= set(training.column_names):
             continue
-        if overlap := count_overlap(training, heldout, columns):
+        if overlap := count_overlap(compared(training), compared(heldout), columns):
             log.warning(
                 "%s%d of %d held-out examples are training examples too: scores will look too good, and runs "
                 "that learnt them by heart will be preferred",

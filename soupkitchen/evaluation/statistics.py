@@ -114,6 +114,8 @@ def _score(evaluation: Evaluation, tasks: Several, drawn: Resampled) -> float:
         if part.values is not None:
             weights = None if part.weights is None else part.weights[indices]
             scores[name] = part.metric.of_values(part.values[indices], weights)
+        elif part.statistics is not None:
+            scores[name] = part.metric.of_statistics(part.statistics[indices].sum(0))
         else:
             quick = part.metric.quick(_rows(part.predictions)[indices], _rows(part.references)[indices])
             assert quick is not None
@@ -154,7 +156,9 @@ def _plain(evaluation: Evaluation) -> np.ndarray | None:
 def _can_be_resampled(part: Part) -> bool:
     if part.examples_total < 2:
         return False
-    return part.values is not None or part.metric.quick(part.predictions, part.references) is not None
+    if part.values is not None or part.statistics is not None:
+        return True
+    return part.metric.quick(part.predictions, part.references) is not None
 
 
 def _rows(rows: Rows) -> np.ndarray:

@@ -11,6 +11,7 @@ import evaluate
 import numpy as np
 
 from soupkitchen.errors import MetricError
+from soupkitchen.provenance import source_of
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
@@ -18,6 +19,9 @@ Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 
 Rows = Sequence[Any] | np.ndarray
 """One entry an example."""
+
+_ROUNDING = 1e-9
+"""How much better than the best, relative to it, a value may be by rounding."""
 
 Score = NewType("Score", float)
 """A metric's value turned so that higher is better: a loss is negated, once, here."""
@@ -37,7 +41,9 @@ class TaskMetric:
       can have. Decisions can be taken early with it;
     - ``binary``: true where each example is right or wrong, 1 or 0;
     - ``of(predictions, references)``: the score of all examples, quick enough for a
-      thousand resamples, where it is no mean.
+      thousand resamples, where it is no mean;
+    - ``statistics(predictions, references)``: float64 (examples, k), whose sum over examples says the
+      score, as ``of_statistics(sum)``: for scores that `of` is not quick enough for.
 
     Attributes:
         name: what tables call it.
@@ -54,6 +60,11 @@ class TaskMetric:
     greater_is_better: bool = True
     inputs: Inputs = "labels"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> list[str]:
+        """What scores depend on beside predictions and references: the metric's source and its options."""
+        options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
+        return [self.name, options, *source_of(type(self.module))]
 
     def score(self, predictions: Rows, references: Rows) -> Score:
         """The score of all examples, higher better.
@@ -98,7 +109,7 @@ class TaskMetric:
             values = np.asarray(self.module.per_example(predictions, references), np.float64)
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
-        return self._turned(1.0) * values
+        return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
         """What the examples' values weigh in the score; None where all weigh the same."""
@@ -117,11 +128,21 @@ class TaskMetric:
         """The score without `evaluate`'s checks and copies, where the metric offers that; or None."""
         if not self._has("of"):
             return None
-        return (
-            Score(math.nan)
-            if _lost(predictions).any()
-            else self._turned(self.module.of(predictions, references))
-        )
+        if _lost(predictions).any():
+            return Score(math.nan)
+        score = self._turned(self.module.of(predictions, references))
+        self._checked(np.array([score]))
+        return score
+
+    def statistics(self, predictions: Rows, references: Rows) -> np.ndarray | None:
+        """What each example adds to the sum that the score follows from by `of_statistics`; or None."""
+        if not self._has("statistics"):
+            return None
+        return np.asarray(self.module.statistics(predictions, references), np.float64)
+
+    def of_statistics(self, total: np.ndarray) -> Score:
+        """The score that follows from the sum of examples' statistics."""
+        return self._turned(float(self.module.of_statistics(total)))
 
     @property
     def is_mean(self) -> bool:
@@ -147,6 +168,25 @@ class TaskMetric:
     def shown(self, score: float) -> float:
         """`score` with the metric's own sign, as tables show it."""
         return float(self._turned(score))
+
+    def _checked(self, values: np.ndarray) -> np.ndarray:
+        """`values`, higher better, none of which may be better than the best: what cannot get better is
+        not looked at again.
+
+        Raises:
+            MetricError: where one is.
+        """
+        if values.size and (highest := np.fmax.reduce(values, axis=None)) > self.best + _ROUNDING * max(
+            1.0, abs(self.best)
+        ):
+            option = getattr(self.module, "best_option", None)
+            said = f"{option}={self.shown(self.best):g}" if option else f"the metric {self.name!r}"
+            remedy = "raise it, or leave it null" if self.greater_is_better else "lower it, or leave it null"
+            raise MetricError(
+                f"{said}: a value is {self.shown(highest):g}, which is better than the best that there "
+                f"should be, {self.shown(self.best):g}; {remedy if option else 'its `best` is wrong'}"
+            )
+        return values
 
     def _has(self, function: str) -> bool:
         return hasattr(self.module, function) and not self.options

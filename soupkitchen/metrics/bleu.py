@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from soupkitchen.metrics.module import Module, Text, installed
 
 
@@ -22,3 +24,19 @@ class Metric(Module):
         return float(
             installed("sacrebleu", "metrics").corpus_bleu(list(predictions), [list(references)]).score
         )
+
+    def statistics(self, predictions: Any, references: Any) -> np.ndarray:
+        """Lengths of prediction and reference, then matches and numbers of n-grams of each order."""
+        bleu = installed("sacrebleu", "metrics").BLEU(effective_order=True)
+        scores = [
+            bleu.sentence_score(written, [right])
+            for written, right in zip(predictions, references, strict=True)
+        ]
+        return np.array([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in scores], float)
+
+    def of_statistics(self, total: np.ndarray) -> float:
+        numbers = [round(number) for number in total]
+        orders = (len(numbers) - 2) // 2
+        correct, totals = numbers[2 : 2 + orders], numbers[2 + orders :]
+        bleu = installed("sacrebleu", "metrics").BLEU
+        return float(bleu.compute_bleu(correct, totals, *numbers[:2], smooth_method="exp").score)

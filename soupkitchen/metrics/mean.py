@@ -15,6 +15,8 @@ class Metric(Module):
     key = "mean"
     inputs = "values"
     features = ((Number, Number),)
+    best_option = "task.best"
+    """The option that says the best, which the metric itself does not know."""
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
         return np.asarray(predictions, float)

@@ -72,7 +72,8 @@ class Task(Protocol):
     ) -> datasets.Dataset:
         """The split's examples as the model takes them; order unchanged.
 
-        Where examples differ in length, a column `length` says it.
+        Where examples differ in length, a column `length` says it, or that which the task names as
+        `length_column` (None for no column).
 
         Raises:
             DataError: for a column that is missing or a label that the model does not know.

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.tasks.values import check_filled, row_of
 
 
 def encode_labels(split: datasets.Dataset, column: str, config: PreTrainedConfig) -> list[int]:
@@ -21,42 +22,36 @@ def encode_labels(split: datasets.Dataset, column: str, config: PreTrainedConfig
     Raises:
         DataError: for labels that the model's head does not have.
     """
-    values: list[Any] = split[column][:]
+    values = check_filled(split, "task.label", column)
     feature = split.features[column]
     if isinstance(feature, datasets.ClassLabel) and set(feature.names) <= set(config.label2id):
+        if -1 in values:  # what `datasets` has for a label that is not known
+            row = row_of(split, values.index(-1))
+            raise DataError(f"task.label={column}: row {row} has no label (-1); leave the row out")
         values = feature.int2str(values)
-    if all(isinstance(value, str) for value in values):
-        return [label_number(value, column, config) for value in values]
-    for value in values:
-        check_label_number(value, column, config)
-    return values
+    return [label_number(value, column, config, row_of(split, n)) for n, value in enumerate(values)]
 
 
-def label_number(name: str, column: str, config: PreTrainedConfig) -> int:
-    """The number of the label called `name`.
+def label_number(label: Any, column: str, config: PreTrainedConfig, row: int) -> int:
+    """The number of `label`, which is one or a name, as it stands in `row`.
 
     Raises:
         DataError: where the model has none.
     """
-    if name not in config.label2id:
+    names = ", ".join(map(str, config.label2id))
+    if isinstance(label, str):
+        if label in config.label2id:
+            return config.label2id[label]
         raise DataError(
-            f"task.label={column}: the model has no label {name!r}; its labels (label2id in "
-            f"config.json) are {', '.join(config.label2id)}"
+            f"task.label={column}: the model has no label {label!r} (row {row}); its labels (label2id in "
+            f"config.json) are {names}"
         )
-    return config.label2id[name]
-
-
-def check_label_number(value: Any, column: str, config: PreTrainedConfig) -> None:
-    """Checks that `value` is the number of one of the model's labels.
-
-    Raises:
-        DataError: where it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < config.num_labels:
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < config.num_labels:
         raise DataError(
-            f"task.label={column}: {value!r} is no label of the model, which has labels 0 to "
-            f"{config.num_labels - 1} ({', '.join(map(str, config.label2id))})"
+            f"task.label={column}: {label!r} is no label of the model (row {row}), which has labels 0 to "
+            f"{config.num_labels - 1} ({names}); give whole numbers, or names"
         )
+    return label
 
 
 def decided(logits: torch.Tensor, metric: TaskMetric) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +14,15 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.tasks.local_files import cache_folder, local_files
 
 log = logging.getLogger(__name__)
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SAVED = ("dataset_dict.json", "state.json")
+
+_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
+"""How `datasets` says that there is no such split, or no such slice of one."""
 
 AUTO = "auto"
 _VALIDATION, _TEST, _TRAIN = ("validation", "valid", "dev", "val"), ("test",), ("train",)
@@ -131,15 +137,15 @@ class Data:
         if isinstance(self.path, Mapping):
             return list(self.path)
         path = Path(self.path).expanduser()
-        try:
+        with _explained(self.path):
             if (path / "dataset_dict.json").exists():
                 return list(datasets.load_from_disk(str(path)))
-            if path.is_file() or (path / "state.json").exists():
+            if (path / "state.json").exists():
+                return [_name_of(datasets.load_from_disk(str(path)))]
+            if path.is_file():
                 return [_TRAIN[0]]
             source = str(path) if path.is_dir() else str(self.path)
             return list(datasets.get_dataset_split_names(source, self.name, revision=self.revision))
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"task.data.path={self.path}: cannot be loaded ({_first_line(error)})") from error
 
     def load(self, split: str) -> datasets.Dataset:
         """Loads one split.
@@ -147,31 +153,37 @@ class Data:
         Raises:
             DataError: where the source or the split is not there, or is empty.
         """
-        try:
+        with _explained(self.path, split):
             loaded = self._load(split)
-        except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(f"task.data.path={self.path}: cannot be loaded ({_first_line(error)})") from error
-        except (ValueError, KeyError) as error:
-            raise DataError(
-                f"task.data.path={self.path} gives no split {split!r} ({_first_line(error)}); "
-                "set task.data.heldout and task.data.test to splits that it has (null for no test split)"
-            ) from error
         if len(loaded) == 0:
-            raise DataError(f"the split {split!r} of task.data.path={self.path} is empty")
+            raise _empty(self.path, split)
         return loaded
 
     def _load(self, split: str) -> datasets.Dataset:
         if isinstance(self.path, Mapping):
-            builder = _format(list(self.path.values()))
-            return datasets.load_dataset(builder, data_files=dict(self.path), split=split)
+            files = {name: str(Path(file).expanduser()) for name, file in self.path.items()}
+            cache = cache_folder(files.values())
+            return datasets.load_dataset(
+                _format(list(files.values())), data_files=files, split=split, cache_dir=cache
+            )
         path = Path(self.path).expanduser()
         if any((path / marker).exists() for marker in _SAVED):
             saved = datasets.load_from_disk(str(path))
-            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+            there = saved if isinstance(saved, datasets.DatasetDict) else {_name_of(saved): saved}
+            if split not in there:
+                raise KeyError(f"it was saved with {', '.join(there)}, of which no slices can be taken")
+            return there[split]
+        cache = cache_folder([path]) if path.exists() else None
         if path.is_file():
-            return datasets.load_dataset(_format([path]), data_files=str(path), split=split)
+            return datasets.load_dataset(_format([path]), data_files=str(path), split=split, cache_dir=cache)
         source = str(path) if path.is_dir() else str(self.path)
-        return datasets.load_dataset(source, self.name, revision=self.revision, split=split)
+        return datasets.load_dataset(source, self.name, revision=self.revision, split=split, cache_dir=cache)
+
+
+def _name_of(saved: datasets.Dataset) -> str:
+    """What a dataset that was saved alone is a split of, as far as it knows: "train" where it doesn't."""
+    match = re.match(r"\w+", str(saved.split or ""))
+    return match[0] if match else _TRAIN[0]
 
 
 def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
@@ -203,18 +215,6 @@ def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
             )
 
 
-def count_overlap(one: datasets.Dataset, other: datasets.Dataset, columns: Sequence[str]) -> int:
-    """How many examples of `other` are in `one` too, by the content of `columns`."""
-    seen = set(_contents(one, columns))
-    return sum(content in seen for content in _contents(other, columns))
-
-
-def _contents(split: datasets.Dataset, columns: Sequence[str]) -> list[bytes]:
-    table = split.select_columns(list(columns)).with_format("arrow")[:]
-    rows = zip(*(table[column] for column in columns), strict=True)
-    return [repr(tuple(value.as_py() for value in row)).encode() for row in rows]
-
-
 def _format(files: Sequence[str | Path]) -> str:
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= _FORMATS.keys():
@@ -225,5 +225,83 @@ def _format(files: Sequence[str | Path]) -> str:
     return _FORMATS[suffixes.pop()]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+@contextmanager
+def _explained(path: str | Mapping[str, str], split: str | None = None) -> Iterator[None]:
+    """Turns what goes wrong with loading into a `DataError` that says in which file, and why."""
+    logger = logging.getLogger("datasets")
+    told, propagated, handlers = _Told(), logger.propagate, list(logger.handlers)
+    for handler in handlers:
+        handler.addFilter(_is_no_error)
+    logger.addHandler(told)
+    logger.propagate = False
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        if split is not None and "corresponds to no data" in str(error):
+            raise _empty(path, split) from error
+        reason = told.lines[-1] if told.lines else _reason(error)
+        if split is not None and (isinstance(error, KeyError) or _UNKNOWN.search(str(error))):
+            raise DataError(
+                f"task.data.path={path} gives no split {split!r} ({first_line(error)}); "
+                "set task.data.heldout and task.data.test to splits that it has (null for no test split)"
+            ) from error
+        empty = [file for file in local_files(_listed(path)) if not file.stat().st_size]
+        if empty:
+            reason = f"{empty[0]} is empty: it has 0 bytes"
+        raise DataError(
+            f"task.data.path={path}: cannot be loaded ({reason}); it should be a folder of csv, json, "
+            "parquet or image files named by split, all with the same columns and types, or one such file"
+        ) from error
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(told)
+        for handler in handlers:
+            handler.removeFilter(_is_no_error)
+
+
+def _empty(path: str | Mapping[str, str], split: str) -> DataError:
+    return DataError(
+        f"the split {split!r} of task.data.path={path} is empty: it has no examples; fill it, or name "
+        "another as task.data.heldout or task.data.test"
+    )
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
+class _Told(logging.Handler):
+    """Keeps what `datasets` logs as errors: there, and not in its exceptions, it names the file.
+
+    All else goes on to where logs go.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self.lines.append(" ".join(record.getMessage().split()))
+        else:
+            logging.getLogger().handle(record)
+
+
+def _listed(path: str | Mapping[str, str]) -> list[str]:
+    return list(path.values()) if isinstance(path, Mapping) else [path]
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost of what caused `error`, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, datasets.table.CastError):
+        one, other = (", ".join(names) for names in (error.table_column_names, error.requested_column_names))
+        return f"its files differ in columns: one has {one}, another {other}"
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its name where it says nothing."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0]

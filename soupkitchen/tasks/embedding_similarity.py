@@ -16,7 +16,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.text_regression import numbers
-from soupkitchen.tasks.texts import TextTask, longest
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,21 @@ class EmbeddingSimilarity(TextTask):
         check_columns(split, columns)
         limit = longest(processor, model, self.max_length)
         one, other = (
-            processor(list(split[column]), truncation=True, max_length=limit)["input_ids"]
-            for column in self.content_columns
+            self._encoded(split, option, processor, model, limit) for option in ("text", "text_pair")
         )
         lengths = [len(a) + len(b) for a, b in zip(one, other, strict=True)]
         return datasets.Dataset.from_dict(
             {"one": one, "other": other, "labels": numbers(split, self.label), "length": lengths}
         )
+
+    def _encoded(
+        self, split: datasets.Dataset, option: str, processor: Processor, model: PreTrainedModel, limit: int
+    ) -> list[list[int]]:
+        column = getattr(self, option)
+        texts = texts_of(split, f"task.{option}", column)
+        tokens: list[list[int]] = processor(texts, truncation=True, max_length=limit)["input_ids"]
+        check_tokens(split, f"task.{option}", column, tokens, model, processor)
+        return tokens
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)

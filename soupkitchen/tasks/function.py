@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric, mean
+from soupkitchen.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import TextTask, unwrapped
@@ -36,6 +37,9 @@ class Function(TextTask):
             early; None where there is no such.
         name: what tables call the score.
     """
+
+    length_column: ClassVar[None] = None
+    """A column `length` of the data is the function's, and none that says how long examples are."""
 
     data: Data
     function: str
@@ -63,6 +67,10 @@ class Function(TextTask):
     def content_columns(self) -> tuple[str, ...]:
         return ()
 
+    def identity(self) -> list[str]:
+        """What the numbers depend on beside the options: the function's source, and what it imports."""
+        return source_of(self._found())
+
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
@@ -79,14 +87,20 @@ class Function(TextTask):
         values = list(self._found()(unwrapped(model), processor, examples))
         if len(values) != len(examples):
             raise DataError(f"{self.function} gave {len(values)} numbers for {len(examples)} examples")
-        return [float(value) for value in values]
+        try:
+            return [float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.function} gave something that is no number ({error})") from error
 
     def _found(self) -> Callable[..., Any]:
         module, _, name = self.function.rpartition(".")
         try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+            found = getattr(import_module(module), name)
+        except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"task.function={self.function} cannot be imported ({error}); Python looks in PYTHONPATH "
                 "and in what is installed"
             ) from error
+        if not callable(found):
+            raise ConfigError(f"task.function={self.function} cannot be called: it is {found!r}")
+        return found

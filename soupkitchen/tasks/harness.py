@@ -15,20 +15,23 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import numpy as np
 import torch
+import xxhash
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.module import installed
+from soupkitchen.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.several import Several
-from soupkitchen.tasks.texts import TextTask, unwrapped
+from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
 
 SEED = 1234
 """Of few-shot examples: the harness's own default."""
@@ -179,9 +182,28 @@ class HarnessTask(TextTask):
     def content_columns(self) -> tuple[str, ...]:
         return ("document",)
 
+    def identity(self) -> list[str]:
+        """What results depend on beside options and requests: the harness, the task, its right answers."""
+        config = self._task.config
+        values = [*vars(config).values(), *vars(config.fewshot_config).values()]
+        functions = [value for value in values if callable(value)]
+        told = json.dumps(config.to_dict(), sort_keys=True, default=str)
+        state = xxhash.xxh3_128()
+        for document in self._documents:
+            state.update(_without_addresses(repr(document)).encode(errors="surrogatepass"))
+        return [
+            f"lm_eval {version('lm_eval')}",
+            _without_addresses(told),
+            *(source for thing in (type(self._task), *functions) for source in source_of(thing)),
+            f"documents {state.hexdigest()}",
+            f"metric {self.metric.name}, {self.num_fewshot} examples",
+        ]
+
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
+        if self.architecture == "causal":
+            check_causal(model)
         documents = split["document"][:]
         asked = [[request.args for request in self._requests[number]] for number in documents]
         texts = [json.dumps(requests, default=str) for requests in asked]
@@ -243,3 +265,8 @@ class HarnessTask(TextTask):
             hflm = installed("lm_eval.models.huggingface", "lm-eval").HFLM
             known[id(model)] = hflm(pretrained=model, tokenizer=tokenizer, backend=self.architecture)
         return known[id(model)]
+
+
+def _without_addresses(text: str) -> str:
+    """`text` without where in memory functions and images lie, which is another place each time."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

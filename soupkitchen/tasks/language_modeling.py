@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from soupkitchen.errors import DataError
+from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, longest
+from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class LanguageModeling(TextTask):
     """Scores causal models by every token of the texts.
 
     A text longer than the limit is cut into windows, each of which follows one token of
-    the window before; so every token is scored once.
+    the window before; so every token is scored once. A forward pass takes as many windows as the
+    batch has texts.
 
     Attributes:
         data: where the texts are.
@@ -51,15 +53,18 @@ class LanguageModeling(TextTask):
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
         check_columns(split, {"task.text": self.text})
+        check_causal(model)
         window = longest(processor, model, self.max_length) - 1
+        if window < 1:
+            raise ConfigError(f"task.max_length={self.max_length} should be 2 or more")
         rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
-        for number, text in enumerate(split[self.text]):
-            tokens = likelihood.encode(processor, text)
-            if not tokens:
-                raise DataError(
-                    f"task.text={self.text}: example {number} is empty; there is nothing to predict"
-                )
-            tokens = [likelihood.beginning(processor), *tokens]
+        texts = texts_of(split, "task.text", self.text)
+        encoded = [likelihood.encode(processor, text) for text in texts]
+        check_tokens(split, "task.text", self.text, encoded, model)
+        begin = likelihood.beginning(processor)
+        check_tokens(split, "task.text", self.text, [[begin]], model)
+        for text, own in zip(texts, encoded, strict=True):
+            tokens = [begin, *own]
             starts = range(0, len(tokens) - 1, window)
             rows["passages"].append([tokens[start : start + window + 1] for start in starts])
             rows["scored"].append([min(window, len(tokens) - 1 - start) for start in starts])
@@ -72,7 +77,7 @@ class LanguageModeling(TextTask):
         return np.asarray(prepared["labels"][:])
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
-        return partial(likelihood.collate, padding=processor.pad_token_id)
+        return partial(likelihood.collate, padding=likelihood.PADDING)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""

@@ -14,6 +14,12 @@ import torch
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Processor
 
+PADDING = 0
+"""What pads a batch: it comes last and is masked, so that any token will do."""
+
+_LOGITS = 1 << 24
+"""Logits that are float32 at once: 64 MiB, and as much again for what is computed of them."""
+
 
 def beginning(tokenizer: Processor) -> int:
     """The token that a text without context follows: the beginning of a sequence, or the end of the last.
@@ -50,15 +56,38 @@ def collate(examples: Sequence[Mapping[str, Any]], padding: int) -> dict[str, to
 
 
 def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """For each passage, the sum of log p of its scored tokens, in nats: float32 (passages,)."""
-    tokens, mask = batch["input_ids"], batch["attention_mask"]
-    logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
-    chosen = logits.gather(-1, tokens[:, 1:, None])[..., 0].float()
-    log_p = chosen - logits.float().logsumexp(-1)
+    """For each passage, the sum of log p of its scored tokens, in nats: float32 (passages,).
+
+    A forward pass takes as many passages as the batch has examples, however many these have: so
+    `runtime.batch_size`, and the halving of batches where memory runs out, bound it.
+    """
+    at_once = len(batch["passages"])
+    parts = zip(
+        *(batch[name].split(at_once) for name in ("input_ids", "attention_mask", "scored")), strict=True
+    )
+    return torch.cat([_log_likelihoods(model, *part) for part in parts])
+
+
+def _log_likelihoods(
+    model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
+) -> torch.Tensor:
+    """As `log_likelihoods`, in one forward pass. Logits become float32 a slice at a time, and only
+    those that count.
+    """
     lengths = mask.sum(1, keepdim=True)
-    position = torch.arange(1, tokens.shape[1], device=tokens.device)[None]
-    counts = (position < lengths) & (position >= lengths - batch["scored"][:, None])
-    return torch.where(counts, log_p, 0.0).sum(1)
+    width = int(lengths.max())
+    tokens, mask = tokens[:, :width], mask[:, :width]
+    logits = model(input_ids=tokens, attention_mask=mask).logits
+    position = torch.arange(1, width, device=tokens.device)[None]
+    counts = (position < lengths) & (position >= lengths - scored[:, None])
+    passages, before = counts.nonzero(as_tuple=True)
+    log_p = torch.zeros(counts.shape, device=logits.device)
+    at_once = max(1, _LOGITS // logits.shape[-1])
+    for passage, place in zip(passages.split(at_once), before.split(at_once), strict=True):
+        these = logits[passage, place].float()
+        chosen = these.gather(-1, tokens[passage, place + 1, None])[:, 0]
+        log_p[passage, place] = chosen - these.logsumexp(-1)
+    return log_p.sum(1)
 
 
 def by_example(values: torch.Tensor, passages: torch.Tensor) -> list[torch.Tensor]:

@@ -9,10 +9,10 @@ import datasets
 import torch
 from transformers import PreTrainedModel
 
-from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.classification import check_label_number, label_number
+from soupkitchen.tasks.classification import label_number
 from soupkitchen.tasks.text_classification import TextClassification
+from soupkitchen.tasks.values import lists_of, row_of
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,11 @@ class MultilabelClassification(TextClassification):
 
     def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
         rows = []
-        for labels in split[self.label]:
-            if not isinstance(labels, list):
-                raise DataError(
-                    f"task.label={self.label}: {labels!r} should be a list of labels; for one label a text "
-                    "there is task=text_classification"
-                )
+        what = "labels, by number or name; for one label a text there is task=text_classification"
+        for number, labels in enumerate(lists_of(split, "task.label", self.label, None, what)):
             row = [0] * model.config.num_labels
             for label in labels:
-                if isinstance(label, str):
-                    row[label_number(label, self.label, model.config)] = 1
-                else:
-                    check_label_number(label, self.label, model.config)
-                    row[label] = 1
+                row[label_number(label, self.label, model.config, row_of(split, number))] = 1
             rows.append(row)
         return rows
 

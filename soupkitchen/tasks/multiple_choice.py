@@ -16,8 +16,9 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.prompts import check_template, filled
-from soupkitchen.tasks.texts import TextTask, longest
+from soupkitchen.tasks.prompts import check_template, prompts
+from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
+from soupkitchen.tasks.values import check_filled, lists_of, row_of
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,17 @@ class MultipleChoice(TextTask):
     ) -> datasets.Dataset:
         check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
         check_template("task.prompt", self.prompt, split)
+        check_causal(model)
         limit = longest(processor, model, self.max_length)
+        options = lists_of(split, "task.choices", self.choices, str, "texts")
+        answers = check_filled(split, "task.answer", self.answer)
         rows: dict[str, list[Any]] = {
             name: [] for name in ("passages", "scored", "divisors", "labels", "length")
         }
-        for example in split:
-            prompt, choices = filled(self.prompt, example), example[self.choices]
+        for number, (prompt, choices) in enumerate(zip(prompts(self.prompt, split), options, strict=True)):
+            if not choices:
+                row = row_of(split, number)
+                raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
             passages, scored = zip(
                 *(self._passage(processor, prompt, choice, limit) for choice in choices), strict=True
             )
@@ -80,8 +86,10 @@ class MultipleChoice(TextTask):
             rows["divisors"].append(
                 [max(1, d) for d in divisors.get(self.normalize or "", [1] * len(choices))]
             )
-            rows["labels"].append(self._right(example[self.answer], choices))
+            rows["labels"].append(self._right(answers[number], choices))
             rows["length"].append(max(map(len, passages)))
+        tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
+        check_tokens(split, "task.choices", self.choices, tokens, model)
         return datasets.Dataset.from_dict(rows)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
@@ -89,7 +97,7 @@ class MultipleChoice(TextTask):
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         def collate(examples: list[dict[str, Any]]) -> Batch:
-            batch = likelihood.collate(examples, processor.pad_token_id)
+            batch = likelihood.collate(examples, likelihood.PADDING)
             return batch | {"divisors": torch.tensor([d for e in examples for d in e["divisors"]])}
 
         return collate

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import datasets
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.tasks.data import check_columns
+from soupkitchen.tasks.values import check_filled
 
 
 def template_columns(option: str, template: str) -> list[str]:
@@ -36,6 +37,17 @@ def check_template(option: str, template: str, split: datasets.Dataset) -> None:
         ConfigError, DataError: where it has not.
     """
     check_columns(split, {f"{option}: {{{c}}} of {option}": c for c in template_columns(option, template)})
+
+
+def prompts(template: str, split: datasets.Dataset) -> Iterator[str]:
+    """The template of `task.prompt`, filled with each example.
+
+    Raises:
+        DataError: where a cell that it needs is empty.
+    """
+    for column in template_columns("task.prompt", template):
+        check_filled(split, "task.prompt, column", column)
+    return (filled(template, example) for example in split)
 
 
 def filled(template: str, example: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, longest
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest, pad_alike
+from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,11 @@ class TextClassification(TextTask):
         check_columns(split, {option: column for option, column in options.items() if column is not None})
         encoded_labels = self.encode_labels(split, model)
         limit = longest(processor, model, self.max_length)
-        encoded = processor(
-            *(list(split[column]) for column in self.content_columns), truncation=True, max_length=limit
-        )
+        pad_alike(processor, model)
+        named = [option for option in ("text", "text_pair") if getattr(self, option) is not None]
+        texts = [texts_of(split, f"task.{option}", getattr(self, option)) for option in named]
+        encoded = processor(*texts, truncation=True, max_length=limit)
+        check_tokens(split, "task.text", self.text, encoded["input_ids"], model, processor)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
         return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": encoded_labels})
 

@@ -15,8 +15,9 @@ from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.prompts import check_template, filled, template_columns
-from soupkitchen.tasks.texts import TextTask, longest, unwrapped
+from soupkitchen.tasks.prompts import check_template, prompts, template_columns
+from soupkitchen.tasks.texts import TextTask, check_start, check_tokens, longest, unwrapped
+from soupkitchen.tasks.values import check_filled
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,18 @@ class TextGeneration(TextTask):
                 f"task.max_new_tokens={self.max_new_tokens} leaves no room for a prompt: the model takes "
                 f"{limit} tokens"
             )
-        prompts = [filled(self.prompt, example) for example in split]
-        encoded = processor(prompts)["input_ids"]
+        if self.architecture == "seq2seq":
+            check_start(model)
+        encoded = processor(list(prompts(self.prompt, split)))["input_ids"]
+        answers = check_filled(split, "task.answer", self.answer)
         kept = [tokens[-min(self.max_length or room, room) :] for tokens in encoded]
         if any(not tokens for tokens in kept):
             raise DataError(f"task.prompt={self.prompt!r} gives an empty prompt")
+        check_tokens(split, "task.prompt", self.prompt, kept, model, processor)
         return datasets.Dataset.from_dict(
             {
                 "input_ids": kept,
-                "answer": [self._compared(str(answer)) for answer in split[self.answer]],
+                "answer": [self._compared(str(answer)) for answer in answers],
                 "length": [len(tokens) for tokens in kept],
             }
         )

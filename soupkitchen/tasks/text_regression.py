@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.text_classification import TextClassification
+from soupkitchen.tasks.values import check_filled, row_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ def numbers(split: datasets.Dataset, column: str) -> list[float]:
     Raises:
         DataError: where an entry is no number.
     """
-    values = split[column][:]
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-            raise DataError(f"task.label={column}: {value!r} is no number")
+    values = check_filled(split, "task.label", column)
+    for number, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DataError(
+                f"task.label={column}: {value!r} (row {row_of(split, number)}) is no number to compare with"
+            )
     return [float(value) for value in values]

@@ -13,9 +13,10 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.classification import check_label_number, label_number
+from soupkitchen.tasks.classification import label_number
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, longest, unwrapped
+from soupkitchen.tasks.texts import TextTask, check_tokens, longest, unwrapped
+from soupkitchen.tasks.values import lists_of, row_of
 
 _IGNORED = -100
 
@@ -53,20 +54,22 @@ class TokenClassification(TextTask):
     ) -> datasets.Dataset:
         check_columns(split, {"task.words": self.words, "task.label": self.label})
         limit = longest(processor, model, self.max_length)
-        encoded = processor(
-            list(split[self.words]), is_split_into_words=True, truncation=True, max_length=limit
-        )
+        texts = lists_of(split, "task.words", self.words, str, "words")
+        encoded = processor(texts, is_split_into_words=True, truncation=True, max_length=limit)
+        check_tokens(split, "task.words", self.words, encoded["input_ids"], model, processor)
         names, rows, tags = self._names(split), [], []
-        for number, wanted in enumerate(split[self.label]):
-            if len(wanted) != len(split[self.words][number]):
+        for number, wanted in enumerate(lists_of(split, "task.label", self.label, None, "tags")):
+            if len(wanted) != len(texts[number]):
                 raise DataError(
-                    f"task.label={self.label}: example {number} has {len(split[self.words][number])} words "
-                    f"and {len(wanted)} tags"
+                    f"task.label={self.label}: row {row_of(split, number)} has {len(texts[number])} words "
+                    f"and {len(wanted)} tags; give each word a tag"
                 )
             row, before = [], None
             for word in encoded.word_ids(number):
                 first = word is not None and word != before
-                row.append(self._tag(wanted[word], names, model) if first else _IGNORED)
+                row.append(
+                    self._tag(wanted[word], names, model, row_of(split, number)) if first else _IGNORED
+                )
                 before = word
             rows.append(row)
             tags.append([model.config.id2label[tag] for tag in row if tag != _IGNORED])
@@ -102,10 +105,7 @@ class TokenClassification(TextTask):
         feature = getattr(split.features[self.label], "feature", None)
         return feature.names if isinstance(feature, datasets.ClassLabel) else None
 
-    def _tag(self, tag: Any, names: list[str] | None, model: PreTrainedModel) -> int:
-        if names is not None and set(names) <= set(model.config.label2id):
+    def _tag(self, tag: Any, names: list[str] | None, model: PreTrainedModel, row: int) -> int:
+        if names is not None and tag >= 0 and set(names) <= set(model.config.label2id):
             tag = names[tag]
-        if isinstance(tag, str):
-            return label_number(tag, self.label, model.config)
-        check_label_number(tag, self.label, model.config)
-        return tag
+        return label_number(tag, self.label, model.config, row)

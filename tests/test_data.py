@@ -1,0 +1,163 @@
+"""Where examples come from: data as it is now, the split that was asked for, and what splits share."""
+
+from __future__ import annotations
+
+import io
+import os
+import tracemalloc
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import make_pictures
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from soupkitchen import metrics
+from soupkitchen.errors import DataError
+from soupkitchen.evaluation import load_splits, warn_of_splits
+from soupkitchen.tasks import Data, ImageClassification, Several
+from soupkitchen.tasks.overlap import count_overlap
+
+
+def put_back(file: Path, content: bytes) -> None:
+    """Replaces the content by one of equal size, at equal times of modification."""
+    before = file.stat()
+    assert len(content) == before.st_size
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("path", ["folder", "file", "mapping"])
+def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\nold,0\n")
+    os.utime(file, ns=(10**18, 10**18))
+    where = {"folder": str(tmp_path), "file": str(file), "mapping": {"train": str(file)}}[path]
+    assert Data(where).load("train")["text"][:] == ["old"]
+    put_back(file, b"text,label\nnew,0\n")
+    assert Data(where).load("train")["text"][:] == ["new"]
+
+
+def test_data_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soupkitchen.tasks.local_files._TICK_SECONDS", 0.0)
+    (tmp_path / "train.csv").write_text("text,label\nold,0\n")
+    first = Data(str(tmp_path)).load("train").cache_files[0]["filename"]
+    made = Path(first).stat()
+    second = Data(str(tmp_path)).load("train").cache_files[0]["filename"]
+    assert second == first
+    assert Path(second).stat().st_mtime_ns == made.st_mtime_ns
+
+
+def pixels(seed: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (8, 8, 3)).astype("uint8")).save(out, "BMP")
+    return out.getvalue()
+
+
+def prepared(task: ImageClassification) -> np.ndarray:
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, num_labels=2,
+    )  # fmt: skip
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    split = task.data.load_splits()["heldout"]
+    return np.asarray(task.prepare(split, processor, ViTForImageClassification(config))["pixel_values"])
+
+
+@pytest.mark.parametrize("kind", ["paths", "folder", "saved"])
+def test_images_changed_at_equal_size_and_time_are_prepared_again(tmp_path: Path, kind: str) -> None:
+    data = tmp_path / "data"
+    for label in "01":
+        (data / "validation" / label).mkdir(parents=True)
+    images = [data / f"validation/{i % 2}/{i}.bmp" for i in range(4)]
+    for seed, image in enumerate(images):
+        image.write_bytes(pixels(seed))
+    path = str(data)
+    if kind != "folder":
+        path = str(tmp_path / "list.csv")
+        lines = [f"{image},{number % 2}" for number, image in enumerate(images)]
+        Path(path).write_text("\n".join(["image,label", *lines]))
+    if kind == "saved":
+        datasets.load_dataset("csv", data_files=path, split="train").save_to_disk(tmp_path / "saved")
+        path = str(tmp_path / "saved")
+    heldout = "validation" if kind == "folder" else "train"
+    task = ImageClassification(Data(path, heldout=heldout, test=None), metrics.load("accuracy"))
+    files = {file for file in tmp_path.rglob("*") if file.is_file()}
+    first = prepared(task)
+    np.testing.assert_array_equal(prepared(task), first)
+    put_back(images[1], pixels(9))
+    again = prepared(task)
+    assert not np.array_equal(again[[1, 2]], first[[1, 2]])
+    assert sum(np.array_equal(a, b) for a, b in zip(again, first, strict=True)) == 3
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == files, "something lies beside the data"
+
+
+# One dataset, saved alone
+
+
+def test_a_dataset_that_was_saved_alone_is_the_split_that_it_was(tmp_path: Path) -> None:
+    whole = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, split="validation")
+    whole.save_to_disk(tmp_path / "named")
+    assert Data(str(tmp_path / "named"), test=None).load_splits()["heldout"]["text"][:] == ["a", "b"]
+    with pytest.raises(DataError, match=r"no split 'train'.*saved with validation"):
+        Data(str(tmp_path / "named"), heldout="train", test=None).load_splits()
+
+
+def test_a_dataset_without_a_name_is_training_data(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": list("abcdefghij")}).save_to_disk(tmp_path / "saved")
+    assert len(Data(str(tmp_path / "saved")).load_splits()["heldout"]) == 2
+    assert len(Data(str(tmp_path / "saved"), heldout="train").load_splits()["heldout"]) == 10
+    for option in ("validation", "train[:50%]"):
+        with pytest.raises(DataError, match="saved with train"):
+            Data(str(tmp_path / "saved"), heldout=option).load_splits()
+
+
+# Overlap
+
+
+def test_the_same_image_in_two_splits_is_found_wherever_it_lies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_pictures(tmp_path, 6)
+    for number in range(3):
+        image = (tmp_path / f"train/dark/{number}.png").read_bytes()
+        (tmp_path / f"validation/dark/copy-{number}.png").write_bytes(image)
+    (tmp_path / "test/light/copy.png").write_bytes((tmp_path / "validation/light/1.png").read_bytes())
+    tasks = Several.of(ImageClassification(Data(str(tmp_path)), metrics.load("accuracy")))
+    warn_of_splits(tasks, load_splits(tasks))
+    assert "3 of 15 held-out examples are training examples too" in caplog.text
+    assert "1 of 13 test examples are held-out examples too" in caplog.text
+
+
+def test_images_inside_of_tables_and_in_columns_of_paths_are_compared_too(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures", 4)
+    files = [str(tmp_path / f"pictures/train/dark/{number}.png") for number in range(4)]
+    inside = [{"bytes": Path(file).read_bytes(), "path": None} for file in files[:2]]
+    one = datasets.Dataset.from_dict({"image": inside, "label": [0, 0]})
+    one = one.cast_column("image", datasets.Image())
+    other = datasets.Dataset.from_dict({"image": files, "label": [0] * 4})
+    task = ImageClassification(Data("-"), metrics.load("accuracy"))
+    assert count_overlap(task.compared(one), task.compared(other), ["image"]) == 2
+
+
+def test_overlap_is_that_of_sets_of_rows_and_counts_repeated_ones() -> None:
+    one = datasets.Dataset.from_dict({"a": ["x", "y", None], "b": [[1], [2], [3]]})
+    other = datasets.Dataset.from_dict({"a": ["x", "x", "y", None, "z"], "b": [[1], [1], [3], [3], [1]]})
+    assert count_overlap(one, other, ["a", "b"]) == 3
+    assert count_overlap(one, other, ["a"]) == 4
+    assert count_overlap(other, one, ["a"]) == 3
+
+
+def test_overlap_holds_no_more_than_digests_of_the_smaller_side(tmp_path: Path) -> None:
+    text = "long text " * 200
+    (tmp_path / "large.csv").write_text("\n".join(["text", *(f"{n} {text}" for n in range(20_000))]))
+    large = Data(str(tmp_path / "large.csv")).load("train")
+    small = datasets.Dataset.from_dict({"text": [f"{n} {text}" for n in range(19_990, 20_010)]})
+    tracemalloc.start()
+    found = count_overlap(large, small, ["text"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == 10
+    assert peak < 12e6  # of 40e6
