@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,20 @@ def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, a
         soup.keep(run)
     changed = [name for name in pool.base.header if any(m in name for m in ("q_proj", "v_proj", "up_proj"))]
     assert sorted(soup._folds) == sorted(changed)  # what nobody adapts has no state
+
+
+def test_files_of_an_adapter_and_of_its_base_that_changed_are_told(
+    base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "base", tmp_path / "a"]
+    for of, folder in zip((base, adapters / "a"), folders, strict=True):
+        shutil.copytree(of, folder)
+    run = open_adapter(folders[1], "a", Checkpoint.open(folders[0]))
+    assert run.changed_files() == []
+    files = [folders[0] / "model.safetensors", folders[1] / "adapter_model.safetensors"]
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    assert run.changed_files() == files
 
 
 def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base: Path, adapters: Path) -> None:

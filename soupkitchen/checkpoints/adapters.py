@@ -112,6 +112,9 @@ class AdaptedWeights(Weights):
     def not_finite(self) -> Mapping[str, int]:
         return self.files.not_finite
 
+    def changed_files(self) -> list[Path]:
+        return [*self.base.changed_files(), *self.files.changed_files()]
+
     def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """A, (r, in), and s·B, (out, r), of the tensor `name`: float32, flat but for these two axes."""
         plan = self.changed[name]

@@ -26,6 +26,9 @@ from soupkitchen.errors import CheckpointError
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
+Stamp = tuple[int, int, int] | None
+"""Size, time of the last change in ns and inode of a file; None where there is none."""
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -87,6 +90,10 @@ class Weights(ABC):
     def not_finite(self) -> Mapping[str, int]:
         """How many values in the run's own files are NaN or infinite, by tensor that has such."""
 
+    @abstractmethod
+    def changed_files(self) -> list[Path]:
+        """The files that are not what they were when they were opened: by size, time and inode."""
+
     def tensors(self) -> Tensors:
         """Yields (name, tensor) for every tensor."""
         for name in self.header:
@@ -117,9 +124,16 @@ class WeightFiles(Weights):
         files: for each file, the names of the tensors that it holds.
     """
 
-    def __init__(self, header: Mapping[str, TensorInfo], files: Mapping[Path, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        header: Mapping[str, TensorInfo],
+        files: Mapping[Path, tuple[str, ...]],
+        stamps: Mapping[Path, Stamp],
+    ) -> None:
+        """`stamps` are those of all files that were read, taken before that."""
         self._header = header
         self.files = files
+        self._stamps = stamps
         self._read: tuple[str, Mapping[str, int]] | None = None
 
     @classmethod
@@ -132,7 +146,9 @@ class WeightFiles(Weights):
         files: dict[Path, tuple[str, ...]] = {}
         header: dict[str, TensorInfo] = {}
         index = _index(folder, stem)
+        stamps = {index: _stamp(index)} if index else {}
         for file in _shards(index) if index else [_single(folder, stem)]:
+            stamps[file] = _stamp(file)
             infos = _read_header(file)
             if twice := header.keys() & infos.keys():
                 raise CheckpointError(f"{file}: the tensor {min(twice)!r} is in another shard too")
@@ -140,7 +156,7 @@ class WeightFiles(Weights):
             files[file] = tuple(infos)
         if index:
             _check_index(index, files)
-        return cls(dict(sorted(header.items())), files)
+        return cls(dict(sorted(header.items())), files, stamps)
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -157,6 +173,9 @@ class WeightFiles(Weights):
     @property
     def not_finite(self) -> Mapping[str, int]:
         return self._content()[1]
+
+    def changed_files(self) -> list[Path]:
+        return [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
 
     def _content(self) -> tuple[str, Mapping[str, int]]:
         """What takes a look at every byte, in one pass.
@@ -194,6 +213,14 @@ class WeightFiles(Weights):
     @cached_property
     def _opened(self) -> _Opened:
         return _Opened()
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        told = file.stat()
+    except OSError:
+        return None
+    return told.st_size, told.st_mtime_ns, told.st_ino
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:

@@ -68,6 +68,10 @@ class Checkpoint:
         """A digest of the content: the same for the same weights, however they are spread over files."""
         return self.weights.fingerprint
 
+    def changed_files(self) -> list[Path]:
+        """Its weight files, and those of its base, that were replaced or written to since it was opened."""
+        return self.weights.changed_files()
+
     @property
     def architecture(self) -> Path:
         """The folder that says, to ``from_pretrained``, what the model is."""
