@@ -89,8 +89,8 @@ def _plain(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         storage = tensor.untyped_storage()
         if tensor.nbytes > storage.nbytes():
             raise CheckpointError(
-                f"{file}: {name} claims {tensor.nbytes:,} bytes, of which {storage.nbytes():,} are stored (an "
-                "expanded tensor); save the model again with save_pretrained"
+                f"{file}: {name} claims {tensor.nbytes:,} bytes, of which {storage.nbytes():,} are stored "
+                "(an expanded tensor); save the model again with save_pretrained"
             )
         stored[storage.data_ptr()] = max(storage.nbytes(), stored.get(storage.data_ptr(), 0))
         claimed += tensor.nbytes

@@ -139,9 +139,12 @@ def find_pool(
         fit = [compatible.widened(run, dtype) for run in fit]
     reference = next(run for run in fit if run.name == reference.name)
     listed = {run.name: sources[run.name] for run in fit}
+    fitted_base = _fitted_base(base_run, reference, given=base)
+    if fitted_base is not None and base is None:
+        log.info("base     %s, which the runs name; pool.base=… takes another", fitted_base.path)
     return Pool(
         tuple(fit),
-        _fitted_base(base_run, reference, given=base),
+        fitted_base,
         reference,
         dtype,
         {name: source.weight for name, source in listed.items() if source.weight is not None},
@@ -228,9 +231,14 @@ def _base(sources: Mapping[str, Source], given: str | None, problems: list[Probl
     for name, folder in folders.items():
         if folder != common:
             problems.append(Problem(name, f"it was trained on {folder}, and others on {common}"))
-    base = _open_base(common, f"the base that {next(iter(folders))} names")
-    log.info("base     %s, which the adapters name; pool.base=… takes another", common)
-    return _once(base)
+    try:
+        return _once(_open_base(common, "its base model cannot be used"))
+    except CheckpointError as error:
+        known = {problem.run for problem in problems}
+        problems += [
+            Problem(name, f"{error}; pool.base=… names another") for name in adapters if name not in known
+        ]
+        return None
 
 
 def _open_base(folder: Path, told: str) -> Checkpoint:
@@ -294,7 +302,6 @@ def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | No
         if not alike or 2 * len(same_shape) < len(reference.header):
             log.info("no base: %s, which all runs name, is another model (pool.base=…)", base.path)
             return None
-        log.info("base     %s, which all runs name (_name_or_path); pool.base=… takes another", base.path)
     if any(base.header[own].shape == reference.header[name].shape for name, own in names.items()):
         same = all(name == own for name, own in names.items())
         return base if same else replace(base, weights=View(base.weights, names))
