@@ -202,11 +202,11 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
             "vocab_size": run.config.get("vocab_size"),
         }
         options |= {option: size for option, size in sizes.items() if size}
-    if names_flash_attention(run.config):
-        options["attn_implementation"] = None
     _check_claims(run)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are told below, by name
     try:
+        if names_flash_attention(run.config):
+            _choose_attention(folder, loading, options)
         model, report = model_class.from_pretrained(folder, **options)
     except Exception as error:  # whatever a strange config.json makes of the model
         raise CheckpointError(
@@ -236,6 +236,18 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
             "was it fine-tuned for another task?"
         )
     return model
+
+
+def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
+    """Has transformers choose among its own kinds of attention, whatever the configuration names."""
+    of_config = {
+        "trust_remote_code": loading.trust_remote_code,
+        "local_files_only": options["local_files_only"],
+    }
+    of_config |= {name: options.pop(name) for name in ("num_labels", "vocab_size") if name in options}
+    config = transformers.AutoConfig.from_pretrained(folder, **of_config)
+    config._attn_implementation = None
+    options["config"] = config
 
 
 def _check_claims(run: Checkpoint) -> None:
