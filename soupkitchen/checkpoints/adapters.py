@@ -231,6 +231,9 @@ def _check_kind(file: Path, config: Mapping[str, Any]) -> None:
             f"{file}: init_lora_weights={initial} changed the base model when training began; have peft "
             "convert it to plain LoRA when saving (path_initial_model_for_weight_conversion)"
         )
+    saved = config.get("modules_to_save")
+    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
+        raise CheckpointError(f"{file}: modules_to_save={str(saved)[:80]} should be a list of names")
     for option in _NOT_FOLLOWED:
         if config.get(option):
             raise CheckpointError(f"{file}: adapters with {option} cannot be merged here yet")

@@ -22,6 +22,11 @@ MOST = 256 << 20
 _TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".vocab", ".tiktoken", ".py")
 _READ_BELOW = ("additional_chat_templates",)
 """Folders that transformers reads with a run."""
+_OBJECTS = (
+    "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+"""What transformers reads with a run and takes for a JSON object, whatever it is."""
 _CODE = 4 << 20
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -97,7 +102,7 @@ def check_folder(folder: Path) -> None:
     """Looks at all files that a library may open by itself when it is pointed at `folder`.
 
     Raises:
-        CheckpointError: where one is no regular file, or much too large.
+        CheckpointError: where one is no regular file, much too large, or no JSON object where one should be.
     """
     for place in (folder, *(folder / name for name in _READ_BELOW)):
         try:
@@ -117,6 +122,9 @@ def check_folder(folder: Path) -> None:
                     )
             elif not stat.S_ISDIR(told.st_mode):
                 raise CheckpointError(f"{entry.path} cannot be read: {_no_regular_file(told.st_mode)}")
+    for name in _OBJECTS:
+        if (folder / name).exists():
+            read_json(folder / name)
 
 
 def code_files(folder: Path) -> list[Path]:

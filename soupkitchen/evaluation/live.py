@@ -44,7 +44,7 @@ _KINDS = {
 }
 """Which tasks take what kind of model."""
 _LONGEST = 300
-_TIMES_STORED, _MADE_UP = 2, 1 << 28
+_TIMES_STORED, _MADE_UP = 4, 1 << 28
 """How many more numbers than its files hold a model may have: tied ones, and tables that it computes."""
 
 
