@@ -8,6 +8,7 @@ of what was fine-tuned.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -19,10 +20,12 @@ from soupkitchen.checkpoints.pickles import holds_tensors
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError
 
+log = logging.getLogger(__name__)
+
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _DEEP = 3
 """Folders below folders that are looked at."""
-_MANY = 10_000
+_MANY = 100_000
 """Entries that are looked at."""
 _SHOWN = 3
 
@@ -31,9 +34,9 @@ _TRAINING = re.compile(
     r"|trainer_.*|ema_.*|dataloader.*"
 )
 """Files that training resumes from."""
-_SAME_MODEL = re.compile(
-    r"(model|pytorch_model|consolidated|adapter_model)([._-].*)?\.(safetensors|bin|pt|pth)"
-)
+_VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
+_SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
+_SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
 """The same weights in transformers' other format, in another precision, or as their makers published them."""
 _NOT_THE_MODEL = re.compile(
     r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
@@ -57,8 +60,11 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
     parts = _modules(folder)
     if not parts:
         own = {file.name for file in merged}
-        found = [file for file in _weight_files(folder) if not (file.parent == folder and file.name in own)]
-        parts = [file.relative_to(folder).as_posix() for file in found if not _is_known(file, folder)]
+        same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(name) for name in own) else _SAME_MODEL
+        for file in _weight_files(folder):
+            beside = file.parent == folder
+            if not (beside and (file.name in own or same.fullmatch(file.name))) and not _is_known(file):
+                parts.append(file.relative_to(folder).as_posix())
     if parts:
         more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
         raise CheckpointError(
@@ -89,6 +95,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
         for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
             seen += 1
             if seen > _MANY:
+                log.warning("%s holds more than %d files; only these were looked at", folder, _MANY)
                 return
             if entry.is_file():
                 if entry.name.endswith(_SUFFIXES):
@@ -105,8 +112,8 @@ def _is_apart(folder: Path) -> bool:
     return config.exists() and "model_type" in read_json(config)
 
 
-def _is_known(file: Path, folder: Path) -> bool:
+def _is_known(file: Path) -> bool:
     """Whether the file besides a model's holds nothing that belongs to it."""
-    if _TRAINING.fullmatch(file.name) or (file.parent == folder and _SAME_MODEL.fullmatch(file.name)):
+    if _TRAINING.fullmatch(file.name):
         return True
     return file.suffix != ".safetensors" and not holds_tensors(file)

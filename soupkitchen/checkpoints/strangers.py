@@ -130,23 +130,34 @@ def check_folder(folder: Path) -> None:
 def code_files(folder: Path) -> list[Path]:
     """The Python files of a run, which are copied with a model that has code of its own.
 
+    Raises:
+        CheckpointError: as `own_files` does.
+    """
+    return own_files(folder, "*.py", _CODE)
+
+
+def own_files(folder: Path, pattern: str, most: int = MOST) -> list[Path]:
+    """The files of a run that are called as `pattern` says and that may be copied with the soup.
+
     Files of the hub's cache are links to its `blobs`, beside the snapshot; no other link leaves a run.
 
     Raises:
-        CheckpointError: where one is a link out of the run, or too large for code.
+        CheckpointError: where one is a link out of the run, no regular file, or larger than `most` bytes.
     """
-    files = [file for file in sorted(folder.glob("*.py")) if not file.is_dir()]
+    files = [file for file in sorted(folder.glob(pattern)) if not file.is_dir()]
     homes = _homes(folder.resolve())
     for file in files:
         real = file.resolve()
         if not any(real.is_relative_to(home) for home in homes):
             raise CheckpointError(
-                f"{file} is a link to {real}, out of the run's folder. Code is copied with the soup: put the "
-                "file itself in its place, or remove it"
+                f"{file} is a link to {real}, out of the run's folder. It would be copied with the soup: "
+                "put the file itself in its place, or remove it"
             )
         with open_regular(file) as handle:
-            if os.fstat(handle.fileno()).st_size > _CODE:
-                raise CheckpointError(f"{file} has more than {_CODE >> 20} MiB, which no code has; remove it")
+            if os.fstat(handle.fileno()).st_size > most:
+                raise CheckpointError(
+                    f"{file} has more than {most >> 20} MiB, which no such file has; remove it"
+                )
     return files
 
 
