@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
-from soupkitchen.checkpoints.files import read_json
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.display import print_table
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.merging.chunks import chunks

@@ -25,7 +25,7 @@ from soupkitchen.checkpoints.adapters import (
     AdaptedWeights,
     LowRank,
 )
-from soupkitchen.checkpoints.files import read_json
+from soupkitchen.checkpoints.strangers import read_json
 
 Changes = Iterable[tuple[str, torch.Tensor]]
 """Name and change, float32, of each tensor that adapters change."""

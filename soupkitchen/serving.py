@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import AdaptedWeights, open_adapter
 from soupkitchen.checkpoints.reader import Tensors
+from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import Evaluator, LiveModel
@@ -270,10 +271,13 @@ def recover(folder: Path) -> None:
 
 
 def _copy_code(like: Checkpoint, folder: Path) -> None:
-    """Copies the Python files that a model with code of its own comes with; nothing is run."""
+    """Copies the Python files that a model with code of its own comes with; nothing is run.
+
+    Which these are was checked when the run was opened, so this fails only where they changed since.
+    """
     if like.config.get("auto_map"):
-        for file in like.architecture.glob("*.py"):
-            shutil.copy(file, folder / file.name)
+        for file in code_files(like.architecture):
+            (folder / file.name).write_bytes(read_bytes(file))
 
 
 def _compare(saved: Checkpoint, weights: Tensors, live: LiveModel, like: Checkpoint) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ import pandas as pd
 import pytest
 import torch
 from command import own, soupkitchen
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import (
@@ -39,6 +44,7 @@ from transformers import (
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.checkpoints.adapters import open_adapter
+from soupkitchen.checkpoints.patterns import ends_with
 from soupkitchen.errors import CheckpointError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear, Magnitude, TaskVectors
@@ -103,6 +109,20 @@ def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, a
         soup.keep(run)
     changed = [name for name in pool.base.header if any(m in name for m in ("q_proj", "v_proj", "up_proj"))]
     assert sorted(soup._folds) == sorted(changed)  # what nobody adapts has no state
+
+
+def test_files_of_an_adapter_and_of_its_base_that_changed_are_told(
+    base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "base", tmp_path / "a"]
+    for of, folder in zip((base, adapters / "a"), folders, strict=True):
+        shutil.copytree(of, folder)
+    run = open_adapter(folders[1], "a", Checkpoint.open(folders[0]))
+    assert run.changed_files() == []
+    files = [folders[0] / "model.safetensors", folders[1] / "adapter_model.safetensors"]
+    for file in files:
+        os.utime(file, ns=(0, 0))
+    assert run.changed_files() == files
 
 
 def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base: Path, adapters: Path) -> None:
@@ -456,9 +476,129 @@ def test_a_head_trained_apart_from_its_tied_embedding_is_refused(tmp_path: Path)
         options = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
         adapter(tmp_path / "base", tmp_path / "runs" / f"run{seed}", seed, r=2, **options)
     with pytest.raises(
-        IncompatibleError, match=r"lm_head\.weight and .* are tied by config\.json .* and differ"
+        IncompatibleError, match=r"lm_head\.weight was trained apart from .* the base ties it"
     ):
         find_pool(str(tmp_path / "runs"))
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama whose head is its embedding."""
+    folder = tmp_path_factory.mktemp("tied") / "base"
+    model = llama()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(folder)
+    return folder
+
+
+APART: dict[str, dict[str, Any]] = {
+    "embedding trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "head trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "embedding adapted": {"target_modules": ["q_proj", "embed_tokens"]},
+    "head adapted": {"target_modules": ["q_proj", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(
+    kind: str, tied: Path, tmp_path: Path
+) -> None:
+    folder = adapter(tied, tmp_path / "a", 1, r=2, **APART[kind])
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tied), folder).eval()
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tokens = torch.arange(50)[None]
+    with torch.no_grad():  # peft's model has two tensors where the base has one
+        embedded = embedding(tokens)[0]
+        assert not torch.allclose(head(torch.eye(16)), embedded.T, atol=1e-3)
+    with pytest.raises(CheckpointError, match=r"(embed_tokens|lm_head)\.weight was trained apart from"):
+        open_adapter(folder, "a", Checkpoint.open(tied))
+
+
+@pytest.mark.parametrize("how", ["tied", "resized", "elsewhere"])
+def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
+    how: str, tied: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"target_modules": ["q_proj"]}
+    if how == "tied":
+        options |= {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+
+    def fresh() -> Any:
+        model = AutoModelForCausalLM.from_pretrained(tied)
+        if how == "resized":
+            model.resize_token_embeddings(53)
+        return model
+
+    model = get_peft_model(fresh(), LoraConfig(task_type="CAUSAL_LM", r=2, **options))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "a")
+    tokens = torch.arange(20)[None]
+    model = PeftModel.from_pretrained(fresh(), tmp_path / "a").eval()
+    run = open_adapter(tmp_path / "a", "a", Checkpoint.open(tied))
+    live = LiveModel(run, AutoModelForCausalLM, CPU)
+    live.fill(run.tensors())
+    with torch.no_grad():
+        torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+# Regular expressions for modules
+
+atoms = st.sampled_from([
+    "a", "b", r"\.", ".", r"\d", r"\w", "[ab]", "[^a]", "[a-c0-9]", r"[\d_]", "(a|b)", "(?:ab|c)",
+    "(a|)", "(?=a)", "(?!b)", "^", "$", "layers", r"\d+", "()", "(a*)", "(?:a+b)*", "(a|ab)(c|bcd)",
+])  # fmt: skip
+repeats = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{0,1}", "{1,3}", "{2,}", "*?", "+?"])
+expressions = st.lists(st.tuples(atoms, repeats), min_size=1, max_size=5).map(
+    lambda parts: "".join(f"(?:{atom}){repeat}" if repeat else atom for atom, repeat in parts)
+)
+modules = st.text("ab.cd019_", max_size=9) | st.sampled_from(["layers.0.q_proj", "layers.10.layers"])
+
+
+@settings(max_examples=2000, deadline=None)
+@given(expressions | st.sampled_from(["a", r".*\.q_proj", "a.b", r"layers\.\d+\..*"]), modules)
+def test_expressions_match_as_re_has_them_match(pattern: str, module: str) -> None:
+    assert ends_with(module, pattern) == bool(re.match(rf"(.*\.)?({pattern})$", module))
+
+
+CATASTROPHIC = [
+    r"(\w+)+!", r"(a|a)*!", r"(a|aa)+!", r"(.*)*(.*)*!", r"a?" * 60 + "a" * 60 + "!", r"(((a*)*)*)*!",
+    "(a|a)" * 60 + "!", r"(?:a{1,40}){1,40}!", r"a*" * 30 + "!", r"(?=(a+)+!)a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", CATASTROPHIC)
+def test_no_expression_takes_longer_than_its_text_and_itself(pattern: str) -> None:
+    begin = time.process_time()
+    assert not ends_with("a" * 120, pattern)
+    assert time.process_time() - begin < 10
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r".*(l)\1", r"(?i)a", r"\bq", r"(?<=a)b", r".*(?P<x>l)(?P=x)", "(", "*", "a{9999999999999}", "(" * 5000],
+)
+def test_expressions_that_are_not_followed_are_refused(pattern: str, spoiled: Path) -> None:
+    _edit(spoiled / "b", rank_pattern={pattern: 2})
+    with pytest.raises(IncompatibleError, match=r"b +.*rank_pattern=.* cannot be understood"):
+        find_pool(str(spoiled))
+
+
+def test_ranks_by_expression_are_pefts(base: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {r"layers\.(1|7)\.self_attn\.(q|k)_proj": 5, "v_proj": 3},
+        "alpha_pattern": {r"model\.layers\.\d+\.self_attn\.v_.*": 9, r".*\.q_proj": 4},
+    }
+    folder = adapter(base, tmp_path / "a", 1, r=2, lora_alpha=1, **options)
+    expected = merged_by_peft(base, folder)
+    run = open_adapter(folder, "a", Checkpoint.open(base))
+    assert {plan.scale for plan in run.weights.changed.values()} == {4 / 2, 4 / 5, 9 / 3}
+    for name, tensor in run.tensors():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base: Path, tmp_path: Path) -> None:

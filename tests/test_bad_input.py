@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,18 @@ from command import own, soupkitchen, with_full_disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from soupkitchen.checkpoints import find_pool
+from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
-from soupkitchen.evaluation import Runtime
-from soupkitchen.serving import Output
+from soupkitchen.evaluation import LiveModel, Runtime
+from soupkitchen.serving import Output, _copy_code
 
 
 class Bomb:
@@ -277,6 +285,220 @@ def test_custom_code_is_copied_and_not_run(with_code: Path, texts: Path, tmp_pat
 def test_custom_code_is_run_for_those_who_trust_it(with_code: Path, texts: Path, tmp_path: Path) -> None:
     soupkitchen(*own(with_code, texts), "trust_remote_code=true", "name=x", cwd=tmp_path)
     assert (tmp_path / "executed").exists()
+
+
+ASKS_NOTHING = """
+import sys
+from pathlib import Path
+from soupkitchen.checkpoints.parameters import tied_names
+print(dict(tied_names(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.parametrize("model_type", ["bert", "mine"])
+def test_nobody_is_asked_whether_code_may_run(model_type: str, with_code: Path) -> None:
+    for run in with_code.iterdir():
+        config = json.loads((run / "config.json").read_text())
+        config |= {"model_type": model_type, "auto_map": {"AutoConfig": "mine.Mine", **config["auto_map"]}}
+        (run / "config.json").write_text(json.dumps(config))
+    terminal, answers = pty.openpty()
+    os.write(terminal, b"y\n" * 20)
+    command = [sys.executable, "-c", ASKS_NOTHING, str(with_code / "a")]
+    result = subprocess.run(
+        command, stdin=answers, capture_output=True, text=True, check=True, timeout=120, cwd=with_code
+    )
+    os.close(terminal)
+    os.close(answers)
+    assert result.stdout == "{}\n"
+    assert "run the custom code" not in result.stderr
+    assert not (with_code.parent / "executed").exists()
+
+
+def change(run: Path, **values: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | values))
+
+
+def test_a_folder_called_as_code_is_none(with_code: Path, texts: Path, tmp_path: Path) -> None:
+    for run in with_code.iterdir():
+        (run / "x.py").mkdir()
+    soupkitchen(*own(with_code, texts), "name=x", cwd=tmp_path)
+    assert sorted(file.name for file in (tmp_path / "results/x/soup").glob("*.py")) == ["mine.py"]
+
+
+def test_code_in_the_hubs_cache_is_a_runs_own(with_code: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--ann--x"
+    snapshot = repository / "snapshots" / "f00"
+    for run in (snapshot, repository / "blobs"):
+        run.mkdir(parents=True)
+    for file in (with_code / "a").iterdir():
+        shutil.copy(file, repository / "blobs" / f"hash-of-{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/hash-of-{file.name}")
+    checkpoint = Checkpoint.open(snapshot)
+    (tmp_path / "soup").mkdir()
+    _copy_code(checkpoint, tmp_path / "soup")
+    copied = tmp_path / "soup" / "mine.py"
+    assert not copied.is_symlink()
+    assert copied.read_text() == (with_code / "a" / "mine.py").read_text()
+    (repository / "secret").write_text("x = 1")
+    (snapshot / "other.py").symlink_to("../../secret")
+    with pytest.raises(CheckpointError, match=r"other\.py is a link to .*secret, out of the run's folder"):
+        Checkpoint.open(snapshot)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_flash_attention_that_a_configuration_names_is_not_fetched(
+    key: str, copy_runs: Callable[..., Path]
+) -> None:
+    runs = copy_runs("a")
+    change(runs / "a", **{key: "flash_attention_2"})
+    live = LiveModel(Checkpoint.open(runs / "a"), AutoModelForSequenceClassification, torch.device("cpu"))
+    assert live.model.config._attn_implementation in ("sdpa", "eager")
+    change(runs / "a", **{key: "eager"})
+    live = LiveModel(Checkpoint.open(runs / "a"), AutoModelForSequenceClassification, torch.device("cpu"))
+    assert live.model.config._attn_implementation == "eager"
+
+
+# Files that are none, and files that may not be read
+
+
+def test_a_file_that_may_not_be_read_is_told_from_one_that_is_not_there(text_runs: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        file = folder / "model.safetensors"
+        shutil.copy(text_runs / "a" / "model.safetensors", file)
+        file.chmod(0)
+        told = as_nobody(lambda: str(WeightFiles.open(folder).header))
+    assert f"{file} cannot be read: you are not allowed to (permission denied)" in told
+    assert "copy the run again" not in told
+
+
+def as_nobody(what: Callable[[], str]) -> str:
+    """What `what` gives, or the error that it raises, for a user who is not root."""
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65534)
+            told = what()
+        except CheckpointError as error:
+            told = str(error)
+        finally:
+            os.write(there, told.encode())
+            os._exit(0)
+    os.close(there)
+    os.waitpid(child, 0)
+    with os.fdopen(here) as handle:
+        return handle.read()
+
+
+LEFT_BY_TRAINING = {
+    "optimizer.pt": b"",
+    "scheduler.pt": b"",
+    "scaler.pt": b"",
+    "rng_state.pth": b"",
+    "rng_state_0.pth": b"",
+    "training_args.bin": b"",
+    "checkpoint-5/model.safetensors": b"",
+    "checkpoint-5/optimizer.pt": b"",
+    "runs/events.pt": b"",
+    "global_step7/mp_rank_00_model_states.pt": b"",
+    "optimizer_0/__0_0.pt": b"",
+    ".cache/x.bin": b"",
+    "onnx/model.bin": b"",
+    "openvino/openvino_model.bin": b"",
+    "original/consolidated.00.pth": b"",
+    "consolidated.safetensors": b"",
+    "model.fp16.safetensors": b"",
+    "pytorch_model.bin": b"",
+    "pytorch_model-00001-of-00002.bin": b"",
+    "adapter/adapter_config.json": b"{}",
+    "adapter/adapter_model.safetensors": b"",
+    "best/config.json": b'{"model_type": "bert"}',
+    "best/model.safetensors": b"",
+    "vocabulary.bin": b"no tensors",
+    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+    "modules.json": b"""[{"path": "", "type": "sentence_transformers.models.Transformer"},
+                         {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]""",
+}
+
+
+def test_what_training_and_exports_leave_is_no_part_of_a_run(
+    text_runs: Path, copy_runs: Callable[..., Path]
+) -> None:
+    runs = copy_runs("a", "b")
+    for name, data in LEFT_BY_TRAINING.items():
+        file = runs / "b" / name
+        file.parent.mkdir(exist_ok=True)
+        if data:
+            file.write_bytes(data)
+        elif file.suffix == ".safetensors":
+            shutil.copy(text_runs / "b" / "model.safetensors", file)
+        else:
+            torch.save({"x": torch.zeros(2)}, file)
+    assert [run.name for run in find_pool(str(runs))] == ["a", "b"]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "2_Dense/pytorch_model.bin",
+        "2_Dense/model.safetensors",
+        "a/b/x.pth",
+        "v.pt",
+        "adapter_model.bin",
+        "model_head.bin",
+    ],
+)
+def test_weights_that_would_be_lost_are_named(
+    name: str, legacy: bool, copy_runs: Callable[..., Path]
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    file = runs / "b" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".safetensors":
+        save_file({"linear.weight": torch.zeros(2)}, file)
+    else:
+        torch.save({"x": torch.zeros(2)}, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        IncompatibleError, match=rf"b +it holds weights besides its model's.*: {re.escape(name)}\."
+    ):
+        find_pool(str(runs))
+    assert [run.name for run in find_pool(str(runs), on_incompatible="skip")] == ["a", "c"]
+
+
+def test_tied_tensors_of_a_pickle_may_be_the_same_bytes(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a")
+    (runs / "a" / "model.safetensors").unlink()
+    shared = torch.randn(5, 3)
+    names = ["shared.weight", "encoder.embed.weight", "decoder.embed.weight", "lm_head.weight"]
+    held = {**dict.fromkeys(names, shared), "row": shared[1], "p": torch.nn.Parameter(torch.ones(2))}
+    torch.save(held, runs / "a" / "pytorch_model.bin")
+    weights = WeightFiles.open(runs / "a")
+    assert all(torch.equal(weights.tensor(name), x) for name, x in held.items())
+    assert not any(weights.tensor(name).requires_grad for name in held)
+
+
+def test_what_a_library_raises_of_one_run_is_that_runs_problem(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b", "c")
+    change(runs / "b", id2label={"9" * 5000: "x"})  # more digits than Python reads
+    with pytest.raises(IncompatibleError, match=r"\n  b  it cannot be understood \(ValueError"):
+        find_pool(str(runs))
+    assert [run.name for run in find_pool(str(runs), on_incompatible="skip")] == ["a", "c"]
+
+
+def test_a_model_of_another_kind_is_refused_in_a_few_words(tmp_path: Path) -> None:
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=20, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
+    ).save_pretrained(tmp_path / "t5")
+    with pytest.raises(CheckpointError) as error:
+        LiveModel(Checkpoint.open(tmp_path / "t5"), AutoModelForImageClassification, torch.device("cpu"))
+    assert "a t5 model is none of these: it would fit task=" in str(error.value)
+    assert "text_generation" in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 # Fuzzing

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -220,6 +222,57 @@ def test_adapters_find_their_base_on_the_hub(
     pool = find_pool(str(tmp_path / "runs"))
     expected = dict(find_pool(str(adapters), exclude=["c", "d"])["b"].tensors())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in pool["b"].tensors())
+
+
+class Asked(BaseHTTPRequestHandler):
+    """A hub that has nothing, and notes what it is asked for."""
+
+    paths: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.paths.append(self.path)
+        self.send_error(404)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Keeps quiet."""
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a hub that can be reached is asked for."""
+    server = HTTPServer(("127.0.0.1", 0), Asked)
+    Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    for name in ("HF_ENDPOINT",):
+        monkeypatch.setenv(name, address)
+    Asked.paths.clear()
+    yield Asked.paths
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_asked_for_what_the_user_names_and_not_for_what_files_name(
+    asked: list[str], base: Path, adapters: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(adapters / name, tmp_path / "runs" / name)
+        file = tmp_path / "runs" / name / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "ann/llama"}))
+    with pytest.raises(
+        IncompatibleError, match=r"the hub is asked only for what you name yourself, as pool.base"
+    ):
+        find_pool(str(tmp_path / "runs"))
+    pool = find_pool(str(tmp_path / "runs"), base=str(base))
+    LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    assert asked == []
+    with pytest.raises(CheckpointError, match="ann/llama is no folder here, and as a name on the hub"):
+        find_pool(str(tmp_path / "runs"), base="ann/llama")
+    assert any("ann/llama" in path for path in asked)
 
 
 def test_a_name_that_the_hub_cannot_give_is_named(hub: None) -> None:

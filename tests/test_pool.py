@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
 from soupkitchen.checkpoints import find_pool
@@ -75,6 +76,50 @@ def test_a_base_is_given_or_named_by_the_runs(text_runs: Path, copy_runs: Callab
     assert find_pool(str(runs)).base.path == text_runs / "c"
     _edit_config(runs / "b", _name_or_path="org/some-model")
     assert find_pool(str(runs)).base is None
+
+
+def test_a_base_that_runs_name_is_one_only_if_it_is_a_model_as_they_are(
+    text_runs: Path, copy_runs: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "soupkitchen")
+    runs = copy_runs("a", "b")
+    shutil.copytree(text_runs / "c", tmp_path / "base")
+    for name in ("a", "b"):
+        _edit_config(runs / name, _name_or_path=str(tmp_path / "base"))
+    assert find_pool(str(runs)).base.path == tmp_path / "base"
+    assert f"{tmp_path / 'base'}, which the runs name; pool.base=… takes another" in caplog.text
+
+    _edit_config(tmp_path / "base", model_type="roberta")
+    assert find_pool(str(runs)).base is None
+    assert "is another model" in caplog.text
+    (tmp_path / "base" / "config.json").write_text("{")
+    assert find_pool(str(runs)).base is None
+    (tmp_path / "base" / "config.json").unlink()
+    os.mkfifo(tmp_path / "base" / "config.json")
+    assert find_pool(str(runs)).base is None
+    (tmp_path / "base" / "config.json").unlink()
+    shutil.copy(text_runs / "c" / "config.json", tmp_path / "base" / "config.json")
+    tensors = load_file(text_runs / "c" / "model.safetensors")
+    few = {name: tensors[name] for name in ("classifier.weight", "classifier.bias")}
+    save_file(few, tmp_path / "base" / "model.safetensors")
+    assert find_pool(str(runs)).base is None
+    assert find_pool(str(runs), base=str(tmp_path / "base")).base.path == tmp_path / "base"  # it is asked for
+
+
+def test_a_list_or_device_as_a_name_of_a_base_is_none(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    for name in (
+        ["/etc"],
+        {"x": 1},
+        "/dev/zero",
+        "/proc/self/fd/0",
+        "~nobody-here/x",
+        "/" + "a" * 5000,
+        "/\0",
+    ):
+        for run in ("a", "b"):
+            _edit_config(runs / run, _name_or_path=name)
+        assert find_pool(str(runs)).base is None
 
 
 def test_a_base_that_shares_no_tensor_is_refused(text_runs: Path, copy_runs: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
 from soupkitchen.checkpoints import Checkpoint, content
+from soupkitchen.checkpoints.views import View, Widened
 from soupkitchen.errors import CheckpointError
 
 
@@ -110,6 +112,40 @@ def test_a_file_that_became_shorter_after_it_was_opened_is_named(run: Path) -> N
     file.unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read any more"):
         _ = checkpoint.fingerprint
+
+
+def _rewritten(file: Path, how: str) -> None:
+    """Changes one bit of `file` at equal size."""
+    content = file.read_bytes()
+    told = file.stat()
+    if how == "in place":
+        with file.open("r+b") as handle:
+            handle.seek(-1, os.SEEK_END)
+            handle.write(bytes([content[-1] ^ 1]))
+        return
+    other = file.with_name("other")  # as rsync does, which puts the old time on the new file
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(other, ns=(told.st_atime_ns, told.st_mtime_ns))
+    other.rename(file)
+
+
+@pytest.mark.parametrize("how", ["in place", "as rsync does"])
+@pytest.mark.parametrize("name", ["run", "sharded"])
+def test_files_that_changed_since_they_were_opened_are_told(
+    name: str, how: str, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(name)
+    checkpoint = Checkpoint.open(folder)
+    weights = checkpoint.weights
+    around = [weights, Widened(weights, torch.float64), View(weights, {key: key for key in weights.header})]
+    assert checkpoint.changed_files() == []
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    _rewritten(file, how)
+    assert checkpoint.changed_files() == [file]
+    assert all(outer.changed_files() == [file] for outer in around)
+    assert Checkpoint.open(folder).changed_files() == []
+    file.unlink()
+    assert checkpoint.changed_files() == [file]
 
 
 def _index(folder: Path) -> tuple[Path, dict]:

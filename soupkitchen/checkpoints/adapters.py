@@ -21,9 +21,11 @@ from typing import Any
 import torch
 import xxhash
 
-from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, Weights, read_json
-from soupkitchen.checkpoints.parameters import parameter_names
+from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, Weights
+from soupkitchen.checkpoints.parameters import parameter_names, tied_names
+from soupkitchen.checkpoints.patterns import ends_with, is_simple
 from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.strangers import check_folder, read_json
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
@@ -40,6 +42,10 @@ _WHOLE = re.compile(r"(?P<module>.+)\.(base_layer|modules_to_save(\.default)?)\.
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gptsan-japanese")
 _CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_MOST_EXPRESSIONS = 64
+_HEADS = ("lm_head.weight", "decoder.weight", "embed_out.weight")
+_HEADLESS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+"""peft's kinds of task whose models have no head that is tied to an embedding."""
 _NOT_FOLLOWED = ("alora_invocation_tokens", "layer_replication", "target_parameters", "use_qalora")
 
 
@@ -112,6 +118,9 @@ class AdaptedWeights(Weights):
     def not_finite(self) -> Mapping[str, int]:
         return self.files.not_finite
 
+    def changed_files(self) -> list[Path]:
+        return [*self.base.changed_files(), *self.files.changed_files()]
+
     def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """A, (r, in), and s·B, (out, r), of the tensor `name`: float32, flat but for these two axes."""
         plan = self.changed[name]
@@ -164,6 +173,7 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
         IncompatibleError: where it does not fit `base`.
     """
     file = path / ADAPTER_CONFIG_NAME
+    check_folder(path)
     config = read_json(file)
     _check_kind(file, config)
     files = WeightFiles.open(path, ADAPTER_STEM)
@@ -191,6 +201,8 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
         files_of = {name: file for file, name in parameter_names(base.path, header).items()} | files_of
     found = {inner: files_of[name] for name, inner in aligned(list(wanted), files_of).items()}
     if lost := sorted(wanted.keys() - found.keys()):
+        if (source := tied_names(base.path).get(lost[0])) is not None:
+            raise _apart(file, lost[0], source)
         raise IncompatibleError(f"it adapts {lost[0]!r}, which {base.path} does not have: is that its base?")
     changed = {
         found[inner]: _low_rank(path, config, module, parts[module], files, _transposed(base, module))
@@ -203,6 +215,7 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
             del replaced[adapted]
     weights = AdaptedWeights(base.weights, files, changed, replaced)
     _check_shapes(weights, base)
+    _check_ties(file, config, weights, base, files_of)
     return Checkpoint(name, path, _config(base, weights), weights, adapted=base)
 
 
@@ -218,6 +231,9 @@ def _check_kind(file: Path, config: Mapping[str, Any]) -> None:
             f"{file}: init_lora_weights={initial} changed the base model when training began; have peft "
             "convert it to plain LoRA when saving (path_initial_model_for_weight_conversion)"
         )
+    saved = config.get("modules_to_save")
+    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
+        raise CheckpointError(f"{file}: modules_to_save={str(saved)[:80]} should be a list of names")
     for option in _NOT_FOLLOWED:
         if config.get(option):
             raise CheckpointError(f"{file}: adapters with {option} cannot be merged here yet")
@@ -274,12 +290,15 @@ def _by_pattern(config: Mapping[str, Any], option: str, module: str, default: An
     """What `option` says of `module`: as in peft, a regular expression for the end of its path."""
     patterns = config.get(option) or {}
     try:
+        if sum(not is_simple(pattern) for pattern in patterns) > _MOST_EXPRESSIONS:
+            raise re.error(f"more than {_MOST_EXPRESSIONS} regular expressions")
         for pattern, value in patterns.items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if ends_with(module, pattern):
                 return value
-    except (AttributeError, re.error) as error:
+    except (AttributeError, TypeError, re.error, RecursionError, OverflowError) as error:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG_NAME}: {option}={patterns} cannot be understood ({error})"
+            f"{ADAPTER_CONFIG_NAME}: {option}={str(patterns)[:200]} cannot be understood ({error}); give it "
+            "the modules by name"
         ) from error
     return default
 
@@ -295,6 +314,46 @@ def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
                 f"its change of {name} is {list(up)} times {list(down)}, but in {base.path} that has shape "
                 f"{list(shape)}: is that its base?"
             )
+
+
+def _check_ties(
+    file: Path,
+    config: Mapping[str, Any],
+    weights: AdaptedWeights,
+    base: Checkpoint,
+    files_of: Mapping[str, str],
+) -> None:
+    """Refuses what was trained apart from a tensor that it is tied to in the base.
+
+    peft trains a copy of the one and leaves the other as it was, unless told otherwise
+    (`ensure_weight_tying`): the model that it makes has no ties any more, which its configuration
+    does not say.
+    """
+    saved = config.get("modules_to_save") or []
+    trained = [
+        name
+        for name in (*weights.changed, *weights.replaced)
+        if name in weights.changed or any(name.rpartition(".")[0].endswith(str(module)) for module in saved)
+    ]
+    if not trained or base.config.get("tie_word_embeddings") is False:
+        return
+    headless = str(config.get("task_type")) in _HEADLESS
+    for name, source in tied_names(base.path).items():
+        tied = {files_of.get(name, name), files_of.get(source, source)}
+        if headless and name.endswith(_HEADS):
+            continue
+        for one in tied.intersection(trained):
+            (other,) = tied - {one} or {one}
+            if one in weights.changed or other in weights.changed or other not in weights.replaced:
+                raise _apart(file, one, other)
+
+
+def _apart(file: Path, one: str, other: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: {one} was trained apart from {other}, to which the base ties it (tie_word_embeddings), so "
+        "the two differ, and a model cannot have both; train such adapters with modules_to_save and "
+        "ensure_weight_tying=True"
+    )
 
 
 def _config(base: Checkpoint, weights: AdaptedWeights) -> dict[str, Any]:

@@ -7,7 +7,6 @@ put right; all else is a problem. All problems of all runs are reported at once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,10 +18,13 @@ from typing import Any, NamedTuple
 import torch
 import xxhash
 
+from soupkitchen.checkpoints.configuration import named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.parameters import tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.checkpoints.views import View, Widened, aligned
+from soupkitchen.errors import CheckpointError
 
 _SHOWN = 3
 _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
@@ -49,14 +51,15 @@ class Problem(NamedTuple):
 
 def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
     """The first of the runs that most are like; a whole model rather than an adapter."""
-    kinds = Counter(_kind(run) for run in runs)
+    kinds = Counter(kind(run) for run in runs)
     most = max(kinds.values())
-    like = [run for run in runs if kinds[_kind(run)] == most]
-    first = [run for run in like if _kind(run) == _kind(like[0])]
+    like = [run for run in runs if kinds[kind(run)] == most]
+    first = [run for run in like if kind(run) == kind(like[0])]
     return next((run for run in first if run.adapted is None), first[0])
 
 
-def _kind(run: Checkpoint) -> Any:
+def kind(run: Checkpoint) -> Any:
+    """What runs that can be merged have in common, most often."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
     tokens = tokens_of(run.path)
     told = frozenset(tokens.items()) if tokens is not None else None
@@ -166,11 +169,26 @@ def _differences(run: Checkpoint, reference: Checkpoint) -> list[str]:
         problems.append(f"lacks {_names(missing)}")
     if extra := sorted(run.header.keys() - reference.header.keys()):
         problems.append(f"has {_names(extra)} besides")
-    for name in sorted(run.header.keys() & reference.header.keys()):
-        shape, expected = run.header[name].shape, reference.header[name].shape
-        if shape != expected:
-            problems.append(f"{name} has shape {list(shape)}, not {list(expected)}")
-    return problems
+    shared = sorted(run.header.keys() & reference.header.keys())
+    other = [
+        f"{name} has shape {list(run.header[name].shape)}, not {list(reference.header[name].shape)}"
+        for name in shared
+        if run.header[name].shape != reference.header[name].shape
+    ]
+    if len(other) > _SHOWN:
+        other = [f"{len(other)} tensors have other shapes: {other[0]}, …; is it a model of another size?"]
+    kinds = [
+        f"{name} holds {_kind_of(run.header[name])}, not {_kind_of(reference.header[name])}"
+        for name in shared
+        if run.header[name].is_floating_point != reference.header[name].is_floating_point
+    ]
+    if len(kinds) > _SHOWN:
+        kinds = [f"{len(kinds)} tensors are of another kind: {kinds[0]}, …"]
+    return [*problems, *other, *kinds]
+
+
+def _kind_of(info: TensorInfo) -> str:
+    return f"{'floating-point' if info.is_floating_point else 'whole'} numbers ({info.dtype})"
 
 
 def _names(names: list[str]) -> str:
@@ -237,28 +255,42 @@ def _other_tokens(run: Checkpoint, reference: Checkpoint) -> str | None:
 
 @cache
 def tokens_of(folder: Path) -> Mapping[str, Any] | None:
-    """Numbers by token of the tokenizer in `folder`, or contents by file; None where there is none."""
+    """Numbers by token of the tokenizer in `folder`, or digests by file; None where there is none.
+
+    Raises:
+        CheckpointError: where it is no tokenizer.
+    """
     fast = folder / "tokenizer.json"
     if fast.exists():
-        try:
-            content = json.loads(fast.read_text(encoding="utf-8"))
-            vocabulary = (content.get("model") or {}).get("vocab") or {}
-            if isinstance(vocabulary, list):  # unigram: pairs of token and score
-                vocabulary = {str(entry[0]): number for number, entry in enumerate(vocabulary)}
-            added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-            return {**vocabulary, **added}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return {"tokenizer.json": "(broken)"}
-    try:
-        if (folder / "vocab.txt").is_file():
-            lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-            return {token: number for number, token in enumerate(lines)}
-        names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-        there = [folder / name for name in names if (folder / name).is_file()]
-        contents = {file.name: xxhash.xxh3_64_hexdigest(file.read_bytes()) for file in there}
-    except (OSError, ValueError):
-        return None
+        return _fast_tokens(fast)
+    if (folder / "vocab.txt").is_file():
+        lines = read_bytes(folder / "vocab.txt").decode("utf-8", "replace").splitlines()
+        return {token: number for number, token in enumerate(lines)}
+    names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+    there = [folder / name for name in names if (folder / name).is_file()]
+    contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
     return {**contents, _FILES: True} if contents else None
+
+
+def _fast_tokens(file: Path) -> dict[str, int]:
+    content = read_json(file)
+    try:
+        vocabulary = (content.get("model") or {}).get("vocab") or {}
+        if isinstance(vocabulary, list):  # unigram: pairs of token and score
+            vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
+        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
+        tokens = {**vocabulary, **added}
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{file} is no tokenizer's ({type(error).__name__}: {error}); copy the run again"
+        ) from error
+    for token, number in tokens.items():
+        if not isinstance(token, str) or not isinstance(number, int):
+            raise CheckpointError(
+                f"{file} gives {str(token)[:40]!r} the number {str(number)[:40]!r}, which is none; copy the "
+                "run again"
+            )
+    return tokens
 
 
 # Values
@@ -279,7 +311,9 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
     """
     infos = [info for run in runs for info in run.header.values() if info.is_floating_point]
     kinds = {info.torch_dtype for info in infos if info.torch_dtype is not None}
-    named = {run.config.get("dtype") or run.config.get("torch_dtype") for run in runs} - {None}
+    if not kinds:
+        return None
+    named = {name for run in runs for name in named_dtypes(run.config)}
     if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
         return None
     widest = next(iter(kinds))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from soupkitchen.checkpoints.strangers import open_regular
 from soupkitchen.errors import CheckpointError
 
 Block = memoryview
@@ -23,6 +24,9 @@ Block = memoryview
 
 _BLOCK = 1 << 21
 """Bytes of a block at most: few enough to be in the cache when looked at twice."""
+
+_LONGEST_HEADER = 100_000_000
+"""safetensors' own bound, in bytes."""
 
 
 class RawFiles(ExitStack):
@@ -49,12 +53,14 @@ class RawFiles(ExitStack):
                     raise OSError("it has become shorter")
                 begin += len(block)
                 yield block
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} cannot be read any more ({error})") from error
 
     def _open(self, file: Path) -> tuple[BufferedReader, dict[str, tuple[int, int]]]:
-        handle = self.enter_context(file.open("rb"))
+        handle = self.enter_context(open_regular(file))
         length = int.from_bytes(handle.read(8), "little")
+        if length > _LONGEST_HEADER:
+            raise ValueError("its header has become too long")
         header = json.loads(handle.read(length))
         header.pop("__metadata__", None)
         places = {name: tuple(8 + length + x for x in info["data_offsets"]) for name, info in header.items()}

@@ -8,8 +8,7 @@ is refused unopened.
 
 from __future__ import annotations
 
-import json
-import pickle
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,14 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from soupkitchen.checkpoints.content import Block, RawFiles, blocks_of, not_finite
+from soupkitchen.checkpoints.pickles import load_pickle
+from soupkitchen.checkpoints.strangers import open_regular, read_json
 from soupkitchen.errors import CheckpointError
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
+
+Stamp = tuple[int, int, int] | None
+"""Size, time of the last change in ns and inode of a file; None where there is none."""
 
 _DTYPES = {
     "F64": torch.float64,
@@ -87,6 +91,10 @@ class Weights(ABC):
     def not_finite(self) -> Mapping[str, int]:
         """How many values in the run's own files are NaN or infinite, by tensor that has such."""
 
+    @abstractmethod
+    def changed_files(self) -> list[Path]:
+        """The files that are not what they were when they were opened: by size, time and inode."""
+
     def tensors(self) -> Tensors:
         """Yields (name, tensor) for every tensor."""
         for name in self.header:
@@ -117,9 +125,16 @@ class WeightFiles(Weights):
         files: for each file, the names of the tensors that it holds.
     """
 
-    def __init__(self, header: Mapping[str, TensorInfo], files: Mapping[Path, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        header: Mapping[str, TensorInfo],
+        files: Mapping[Path, tuple[str, ...]],
+        stamps: Mapping[Path, Stamp],
+    ) -> None:
+        """`stamps` are those of all files that were read, taken before that."""
         self._header = header
         self.files = files
+        self._stamps = stamps
         self._read: tuple[str, Mapping[str, int]] | None = None
 
     @classmethod
@@ -132,7 +147,9 @@ class WeightFiles(Weights):
         files: dict[Path, tuple[str, ...]] = {}
         header: dict[str, TensorInfo] = {}
         index = _index(folder, stem)
+        stamps = {index: _stamp(index)} if index else {}
         for file in _shards(index) if index else [_single(folder, stem)]:
+            stamps[file] = _stamp(file)
             infos = _read_header(file)
             if twice := header.keys() & infos.keys():
                 raise CheckpointError(f"{file}: the tensor {min(twice)!r} is in another shard too")
@@ -140,7 +157,7 @@ class WeightFiles(Weights):
             files[file] = tuple(infos)
         if index:
             _check_index(index, files)
-        return cls(dict(sorted(header.items())), files)
+        return cls(dict(sorted(header.items())), files, stamps)
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -157,6 +174,9 @@ class WeightFiles(Weights):
     @property
     def not_finite(self) -> Mapping[str, int]:
         return self._content()[1]
+
+    def changed_files(self) -> list[Path]:
+        return [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
 
     def _content(self) -> tuple[str, Mapping[str, int]]:
         """What takes a look at every byte, in one pass.
@@ -196,10 +216,18 @@ class WeightFiles(Weights):
         return _Opened()
 
 
+def _stamp(file: Path) -> Stamp:
+    try:
+        told = file.stat()
+    except OSError:
+        return None
+    return told.st_size, told.st_mtime_ns, told.st_ino
+
+
 def has_weights(folder: Path, stem: str = "model") -> bool:
     """Whether `folder` holds weight files of that stem."""
     names = [_names(stem, suffix) for suffix in (_SAFE, _PICKLE)]
-    return any((folder / name).exists() for pair in names for name in pair)
+    return any(os.path.lexists(folder / name) for pair in names for name in pair)
 
 
 _SAFE, _PICKLE = ".safetensors", ".bin"
@@ -216,9 +244,9 @@ def _index(folder: Path, stem: str) -> Path | None:
     """The index of shards, where there is no single file."""
     for suffix in (_SAFE, _PICKLE):
         single, index = (folder / name for name in _names(stem, suffix))
-        if single.exists():
+        if os.path.lexists(single):
             return None
-        if index.exists():
+        if os.path.lexists(index):
             return index
     return None
 
@@ -226,7 +254,7 @@ def _index(folder: Path, stem: str) -> Path | None:
 def _single(folder: Path, stem: str) -> Path:
     for suffix in (_SAFE, _PICKLE):
         file = folder / _names(stem, suffix)[0]
-        if file.exists():
+        if os.path.lexists(file):
             return file
     safe, _ = _names(stem, _SAFE)
     pickled, _ = _names(stem, _PICKLE)
@@ -238,7 +266,7 @@ def _shards(index: Path) -> list[Path]:
     for shard in shards:
         if shard in ("", ".", "..") or Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
-        if not (index.parent / shard).exists():
+        if not os.path.lexists(index.parent / shard):
             raise CheckpointError(f"{index} names the shard {shard}, which is missing; copy the run again")
     return [index.parent / shard for shard in shards]
 
@@ -261,11 +289,12 @@ def _check_index(index: Path, files: Mapping[Path, tuple[str, ...]]) -> None:
 
 def _read_header(file: Path) -> dict[str, TensorInfo]:
     if file.suffix == _PICKLE:
-        tensors = _unpickled(file)
+        tensors = load_pickle(file)
         return {
             name: TensorInfo(tuple(x.shape), SPELLINGS.get(x.dtype, str(x.dtype)))
             for name, x in tensors.items()
         }
+    open_regular(file).close()
     try:
         with safe_open(file, framework="pt") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
@@ -274,36 +303,6 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(
             f"{file} cannot be read as safetensors ({error}); copy the run again"
         ) from error
-
-
-def _unpickled(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a PyTorch file, memory-mapped where its format allows it.
-
-    Raises:
-        CheckpointError: where there is anything else in it. Nothing of that is run.
-    """
-    try:
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # files as before PyTorch 1.6 cannot be mapped
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
-            "Where you trust it, load it with transformers and save it again with save_pretrained, which "
-            "writes safetensors."
-        ) from error
-    except Exception as error:  # what a broken pickle raises is anything
-        first_line = str(error).strip().split("\n")[0]
-        raise CheckpointError(
-            f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
-        ) from error
-    tensors = isinstance(content, Mapping) and all(
-        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
-    )
-    if not tensors:
-        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
-    return dict(content)
 
 
 class _Opened:
@@ -334,25 +333,9 @@ class _Opened:
 def _handle(file: Path) -> Any:
     """What gives the tensors of `file` by name."""
     if file.suffix == _PICKLE:
-        return _unpickled(file).__getitem__
+        return load_pickle(file).__getitem__
     try:
+        open_regular(file).close()
         return safe_open(file, framework="pt").get_tensor
-    except (SafetensorError, OSError) as error:
+    except (CheckpointError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read any more ({error})") from error
-
-
-def read_json(file: Path, if_missing: str | None = None) -> dict[str, Any]:
-    """The JSON object in `file`.
-
-    Raises:
-        CheckpointError: where there is none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(if_missing or f"{file} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} should hold a JSON object")
-    return content

@@ -48,14 +48,29 @@ def parameter_names(folder: Path, files: Iterable[str]) -> Mapping[str, str]:
     return {name: to for name, to in renamed.items() if to in parameters and times[to] == 1}
 
 
+def elements(folder: Path) -> int:
+    """How many numbers the parameters and buffers of the model in `folder` have; 0 where it is not known."""
+    model = _architecture(folder)
+    return sum(x.numel() for x in (*model.parameters(), *model.buffers())) if model is not None else 0
+
+
 @cache
 def _architecture(folder: Path) -> Any:
-    """The model whose `config.json` is in `folder`, without weights; None if transformers cannot make it."""
+    """The model whose `config.json` is in `folder`, without weights; None if transformers cannot make it.
+
+    Code that comes with a model is not run here, whatever the user trusts: a model of such code is none of
+    transformers', and is not asked about. Said outright, transformers does not ask the user either.
+    """
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        config._attn_implementation = None  # what a configuration names may be downloaded
         model_class = getattr(transformers, (config.architectures or [""])[0])
+        if not issubclass(model_class, transformers.PreTrainedModel):
+            return None
         with torch.device("meta"):
             return model_class(config)
     except Exception:  # whatever a strange config.json does to transformers, it is told when it is loaded

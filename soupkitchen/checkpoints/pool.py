@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from soupkitchen.checkpoints import compatibility as compatible
-from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.adapters import AdaptedWeights, base_of, is_adapter, open_adapter
 from soupkitchen.checkpoints.compatibility import Problem
-from soupkitchen.checkpoints.files import read_json
+from soupkitchen.checkpoints.files import WeightFiles
+from soupkitchen.checkpoints.leftovers import check_whole
 from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
 from soupkitchen.checkpoints.sources import Checkpoints, Source, find, resolve
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OnIncompatible = Literal["error", "skip"]
 
@@ -104,9 +109,9 @@ def find_pool(
     base_run = _base(sources, base, problems)
     opened = _opened(sources, base_run, problems)
     with ThreadPoolExecutor(_READERS) as readers:
-        strange = {nan.run: nan for nan in readers.map(compatible.not_finite, opened) if nan}
-    problems += strange.values()
-    runs = [run for run in opened if run.name not in strange]
+        strange = [problem for found in readers.map(_wrong_with, opened) for problem in found]
+    problems += strange
+    runs = [run for run in opened if run.name not in {problem.run for problem in strange}]
     if not runs:
         raise IncompatibleError(_told(problems))
     reference = compatible.reference_of(runs)
@@ -114,9 +119,11 @@ def find_pool(
         reference = compatible.without_twins(reference)
     fit = []
     for run in runs:
-        run, wrong = compatible.fitted(run, reference)
-        problems += wrong
-        fit += [] if wrong else [run]
+        looked_at = _look(run.name, problems, partial(compatible.fitted, run, reference))
+        if looked_at is not None:
+            run, wrong = looked_at
+            problems += wrong
+            fit += [] if wrong else [run]
     if problems and on_incompatible == "error":
         raise IncompatibleError(_told(problems))
     if problems:
@@ -132,9 +139,12 @@ def find_pool(
         fit = [compatible.widened(run, dtype) for run in fit]
     reference = next(run for run in fit if run.name == reference.name)
     listed = {run.name: sources[run.name] for run in fit}
+    fitted_base = _fitted_base(base_run, reference, given=base)
+    if fitted_base is not None and base is None:
+        log.info("base     %s, which the runs name; pool.base=… takes another", fitted_base.path)
     return Pool(
         tuple(fit),
-        _fitted_base(base_run, reference, given=base),
+        fitted_base,
         reference,
         dtype,
         {name: source.weight for name, source in listed.items() if source.weight is not None},
@@ -151,21 +161,56 @@ def _opened(
     for name, source in sources.items():
         if any(problem.run == name for problem in problems):
             continue
-        try:
-            if not is_adapter(source.folder):
-                runs.append(Checkpoint.open(source.folder, name))
-            elif base is not None:
-                runs.append(open_adapter(source.folder, name, base))
-        except (CheckpointError, IncompatibleError) as error:
-            problems.append(Problem(name, str(error)))
+        run = _look(name, problems, partial(_open, source.folder, name, base))
+        runs += [run] if run is not None else []
     return runs
+
+
+def _open(folder: Path, name: str, base: Checkpoint | None) -> Checkpoint | None:
+    """The run in `folder`; None for an adapter without a base, which is a problem already."""
+    if not is_adapter(folder):
+        run = Checkpoint.open(folder, name)
+        own = run.weights
+    elif base is not None:
+        run = open_adapter(folder, name, base)
+        assert isinstance(run.weights, AdaptedWeights)
+        own = run.weights.files
+    else:
+        return None
+    assert isinstance(own, WeightFiles)
+    check_whole(folder, own.files)
+    return run
+
+
+def _wrong_with(run: Checkpoint) -> list[Problem]:
+    """What is wrong with the run's values, and with what it is compared by."""
+    problems: list[Problem] = []
+    nan = _look(run.name, problems, partial(compatible.not_finite, run))
+    _look(run.name, problems, partial(compatible.kind, run))
+    return [*problems, nan] if nan else problems
+
+
+def _look(run: str, problems: list[Problem], at: Callable[[], T]) -> T | None:
+    """What `at` gives; None where it fails, which is a problem of that run and of no other."""
+    try:
+        return at()
+    except (CheckpointError, IncompatibleError) as error:
+        problems.append(Problem(run, str(error)))
+    except MemoryError:  # it is the machine's
+        raise
+    except Exception as error:  # a stranger's file can have a library raise anything
+        log.debug("looking at %s", run, exc_info=True)
+        first_line = (str(error).strip() or "no reason given").split("\n")[0]
+        told = f"it cannot be understood ({type(error).__name__}: {first_line[:200]}); copy the run again"
+        problems.append(Problem(run, told))
+    return None
 
 
 def _base(sources: Mapping[str, Source], given: str | None, problems: list[Problem]) -> Checkpoint | None:
     """The base model: given, named by the adapters, or by all runs alike."""
     adapters = {name: source.folder for name, source in sources.items() if is_adapter(source.folder)}
     if given is not None:
-        base = Checkpoint.open(resolve(given), "base")
+        base = _open_base(resolve(given), f"pool.base={given}")
         for name, folder in adapters.items():
             if what := _another_base(folder, base):
                 problems.append(Problem(name, what))
@@ -175,7 +220,7 @@ def _base(sources: Mapping[str, Source], given: str | None, problems: list[Probl
     folders: dict[str, Path] = {}
     for name, folder in adapters.items():
         try:
-            folders[name] = resolve(base_of(folder)).resolve()
+            folders[name] = resolve(base_of(folder), ask_hub=False).resolve()
         except CheckpointError as error:
             problems.append(
                 Problem(name, f"its base model is not there: {error}; pool.base=… says where it is")
@@ -186,7 +231,24 @@ def _base(sources: Mapping[str, Source], given: str | None, problems: list[Probl
     for name, folder in folders.items():
         if folder != common:
             problems.append(Problem(name, f"it was trained on {folder}, and others on {common}"))
-    return _once(Checkpoint.open(common, "base"))
+    try:
+        return _once(_open_base(common, "its base model cannot be used"))
+    except CheckpointError as error:
+        known = {problem.run for problem in problems}
+        problems += [
+            Problem(name, f"{error}; pool.base=… names another") for name in adapters if name not in known
+        ]
+        return None
+
+
+def _open_base(folder: Path, told: str) -> Checkpoint:
+    problems: list[Problem] = []
+    base = _look("base", problems, partial(Checkpoint.open, folder, "base"))
+    if is_adapter(folder):
+        raise CheckpointError(f"{told}: {folder} is an adapter itself, and a base has to be a whole model")
+    if base is None:
+        raise CheckpointError(f"{told}: {problems[0].what}")
+    return base
 
 
 def _once(base: Checkpoint) -> Checkpoint:
@@ -196,12 +258,12 @@ def _once(base: Checkpoint) -> Checkpoint:
 def _another_base(adapter: Path, base: Checkpoint) -> str | None:
     """What is wrong where the adapter was trained on another model than `base`."""
     try:
-        named = resolve(base_of(adapter))
+        named = resolve(base_of(adapter), ask_hub=False)
     except CheckpointError:
         return None  # it is not here: the user's word is taken
     if named.resolve() == base.path.resolve():
         return None
-    if Checkpoint.open(named).fingerprint == base.fingerprint:
+    if _open_base(named, f"the base that {adapter} names").fingerprint == base.fingerprint:
         return None
     return f"it was trained on {named}, which is another model than pool.base={base.path}"
 
@@ -216,20 +278,30 @@ def _named_by_all(folders: Sequence[Path]) -> Checkpoint | None:
         except CheckpointError:
             continue
     origin = Path(named.pop()) if len(named) == 1 else Path()
-    if not origin.is_absolute() or not (origin / CONFIG_NAME).exists():
+    try:
+        if not origin.is_absolute() or not (origin / CONFIG_NAME).exists():
+            return None
+        return _open_base(origin, f"the base that {CONFIG_NAME} names")
+    except (CheckpointError, OSError, ValueError) as error:  # nobody asked for it
+        log.info("no base: %s", error)
         return None
-    return Checkpoint.open(origin, "base")
 
 
 def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | None) -> Checkpoint | None:
-    """The base by the runs' names.
+    """The base by the runs' names; None for one that files name and that is no model as the runs are.
 
     Raises:
-        IncompatibleError: where it shares no tensor with the runs.
+        IncompatibleError: where the one given shares no tensor with the runs.
     """
     if base is None:
         return None
     names = aligned(base.header, reference.header)
+    if given is None and reference.adapted is None:
+        alike = base.config.get("model_type") == reference.config.get("model_type")
+        same_shape = [n for n, own in names.items() if base.header[own].shape == reference.header[n].shape]
+        if not alike or 2 * len(same_shape) < len(reference.header):
+            log.info("no base: %s, which all runs name, is another model (pool.base=…)", base.path)
+            return None
     if any(base.header[own].shape == reference.header[name].shape for name, own in names.items()):
         same = all(name == own for name, own in names.items())
         return base if same else replace(base, weights=View(base.weights, names))

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints.files import TensorInfo, Tensors, WeightFiles, Weights, has_weights, read_json
+from soupkitchen.checkpoints.configuration import CONFIG_NAME, check_sizes, read_config
+from soupkitchen.checkpoints.files import TensorInfo, Tensors, WeightFiles, Weights, has_weights
+from soupkitchen.checkpoints.strangers import check_folder, code_files
 from soupkitchen.errors import CheckpointError
 
 __all__ = ["CONFIG_NAME", "Checkpoint", "TensorInfo", "Tensors"]
-
-CONFIG_NAME = "config.json"  # transformers' name; importing it from there takes seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +48,18 @@ class Checkpoint:
             CheckpointError: where it is no checkpoint, or a broken one.
         """
         path = Path(path)
-        config = read_json(path / CONFIG_NAME, f"{path} is not a checkpoint: it has no {CONFIG_NAME}")
+        check_folder(path)
+        config = read_config(path)
         if not has_weights(path) and (checkpoints := sorted(path.glob("checkpoint-*"))):
             raise CheckpointError(
                 f"{path} holds no model itself, only {len(checkpoints)} intermediate checkpoints; "
                 f"name the ones to use, for example pool.path='{path}/checkpoint-*'."
             )
-        if not isinstance(config.get("model_type", ""), str):
-            raise CheckpointError(f"{path / CONFIG_NAME}: model_type is no text")
-        return cls(name or path.name, path, config, WeightFiles.open(path))
+        if config.get("auto_map"):
+            code_files(path)
+        weights = WeightFiles.open(path)
+        check_sizes(path / CONFIG_NAME, config, [info.shape for info in weights.header.values()])
+        return cls(name or path.name, path, config, weights)
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -67,6 +70,10 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """A digest of the content: the same for the same weights, however they are spread over files."""
         return self.weights.fingerprint
+
+    def changed_files(self) -> list[Path]:
+        """Its weight files, and those of its base, that were replaced or written to since it was opened."""
+        return self.weights.changed_files()
 
     @property
     def architecture(self) -> Path:

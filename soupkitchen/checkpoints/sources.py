@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soupkitchen.checkpoints.adapters import is_adapter
-from soupkitchen.checkpoints.files import has_weights, read_json
-from soupkitchen.checkpoints.reader import CONFIG_NAME
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -86,21 +87,25 @@ def find(
     return kept
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, ask_hub: bool = True) -> Path:
     """The folder called `name`: a local one, or a snapshot of ``org/name@revision`` on the hub.
+
+    Args:
+        ask_hub: whether it may be downloaded, as what the user named; what a file names is only
+            looked up in the hub's cache on this machine.
 
     Raises:
         CheckpointError: where there is neither.
     """
-    folder = Path(name).expanduser()
     try:
+        folder = Path(name).expanduser()
         if folder.is_dir():
             return folder
-    except OSError:  # a name that is none
+    except (OSError, ValueError, RuntimeError):  # a name that is none
         pass
     if not _HUB_NAME.fullmatch(name):
         raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
-    return _snapshot(name)
+    return _snapshot(name, ask_hub)
 
 
 def _named_by(pattern: str) -> Iterator[Source]:
@@ -196,7 +201,13 @@ def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
 def _best(steps: Sequence[Path], must: bool) -> Path:
     """The best of a Trainer's checkpoints, as its state says; the last, where it doesn't and need not."""
     states = [step / _STATE for step in steps if (step / _STATE).exists()]
-    best = read_json(states[-1]).get("best_model_checkpoint") if states else None
+    try:
+        best = read_json(states[-1]).get("best_model_checkpoint") if states else None
+    except CheckpointError as error:
+        if must:
+            raise
+        log.warning("%s: the last checkpoint is taken", error)
+        return steps[-1]
     by_name = {step.name: step for step in steps}
     if best and (name := re.split(r"[\\/]", str(best))[-1]) in by_name:
         return by_name[name]
@@ -208,19 +219,25 @@ def _best(steps: Sequence[Path], must: bool) -> Path:
     return steps[-1]
 
 
-def _snapshot(name: str) -> Path:
-    """The hub's files of ``org/name@revision``, from its cache or downloaded into it."""
+def _snapshot(name: str, ask_hub: bool = True) -> Path:
+    """The hub's files of ``org/name@revision``, from its cache or, if wanted, downloaded into it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
     options: dict[str, Any] = {"revision": revision or None, "ignore_patterns": ["*/*"]}
+    options["local_files_only"] = not ask_hub
     texts = ["*.json", "*.txt", "*.model", "*.jinja", "*.py"]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=[*texts, "*.safetensors"], **options))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repository, allow_patterns=[*texts, "*.bin"], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if not ask_hub:
+            raise CheckpointError(
+                f"{name} is no folder here, and it is not in the hub's cache on this machine; the hub is "
+                f"asked only for what you name yourself, as pool.base={name}"
+            ) from error
         first_line = str(error).strip().split("\n")[0]
         raise CheckpointError(
             f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line})"

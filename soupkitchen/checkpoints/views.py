@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 import xxhash
@@ -58,6 +59,9 @@ class View(Weights):
     def not_finite(self) -> Mapping[str, int]:
         return self._of.not_finite
 
+    def changed_files(self) -> list[Path]:
+        return self._of.changed_files()
+
     def _ordered(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor[list(self._rows[name])] if name in self._rows else tensor
 
@@ -95,6 +99,9 @@ class Widened(Weights):
     @property
     def not_finite(self) -> Mapping[str, int]:
         return self._of.not_finite
+
+    def changed_files(self) -> list[Path]:
+        return self._of.changed_files()
 
 
 def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str]:

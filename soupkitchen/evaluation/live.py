@@ -24,13 +24,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
+from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
+from soupkitchen.checkpoints.parameters import elements
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
+
+_KINDS = {
+    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression",
+    "AutoModelForImageClassification": "image_classification",
+    "AutoModelForTokenClassification": "token_classification",
+    "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",
+    "AutoModelForSeq2SeqLM": "text_generation",
+}
+"""Which tasks take what kind of model."""
+_LONGEST = 300
+_TIMES_STORED, _MADE_UP = 4, 1 << 28
+"""How many more numbers than its files hold a model may have: tied ones, and tables that it computes."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,9 @@ class Loading:
     trust_remote_code: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained``."""
+        """Arguments of ``from_pretrained``, for a folder: nothing that a file names is asked of the hub."""
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
+        options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
         if self.device_map is not None:
             options |= {"device_map": self.device_map, "max_memory": self.max_memory}
         return options
@@ -185,14 +201,25 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
             "num_labels": len(run.config.get("id2label") or ()),
             "vocab_size": run.config.get("vocab_size"),
         }
-        options |= {
-            **{option: size for option, size in sizes.items() if size},
-            "ignore_mismatched_sizes": True,
-        }
+        options |= {option: size for option, size in sizes.items() if size}
+    _check_claims(run)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are told below, by name
     try:
-        model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        if names_flash_attention(run.config):
+            _choose_attention(folder, loading, options)
+        model, report = model_class.from_pretrained(folder, **options)
     except Exception as error:  # whatever a strange config.json makes of the model
-        raise CheckpointError(f"{folder}: {model_class.__name__} cannot load it ({error})") from error
+        raise CheckpointError(
+            f"{folder}: {model_class.__name__} cannot load it ({_why(folder, error)})"
+        ) from error
+    if run.adapted is None and (mismatched := sorted(report["mismatched_keys"])):
+        name, stored, wanted = mismatched[0]
+        more = f", and {len(mismatched) - 1} more tensors differ in shape" if len(mismatched) > 1 else ""
+        raise CheckpointError(
+            f"{folder}: {name} has shape {list(stored)} in its files, where its config.json makes a "
+            f"{type(model).__name__} of shape {list(wanted)}{more}; was the vocabulary or the head resized "
+            "without saving config.json?"
+        )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ConfigError(
             "runtime.device_map: the model does not fit into the memory of the devices (runtime.max_memory), "
@@ -209,6 +236,50 @@ def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedMode
             "was it fine-tuned for another task?"
         )
     return model
+
+
+def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
+    """Has transformers choose among its own kinds of attention, whatever the configuration names."""
+    of_config = {
+        "trust_remote_code": loading.trust_remote_code,
+        "local_files_only": options["local_files_only"],
+    }
+    of_config |= {name: options.pop(name) for name in ("num_labels", "vocab_size") if name in options}
+    config = transformers.AutoConfig.from_pretrained(folder, **of_config)
+    config._attn_implementation = None
+    options["config"] = config
+
+
+def _check_claims(run: Checkpoint) -> None:
+    """Refuses a configuration that makes a much larger model than there are weights for.
+
+    Whatever is not in the files transformers would make up, and in full size.
+    """
+    stored = sum(info.elements for info in run.header.values())
+    if (claimed := elements(run.architecture)) > _TIMES_STORED * stored + _MADE_UP:
+        raise CheckpointError(
+            f"{run.architecture / CONFIG_NAME} makes a model of {claimed:,} numbers, but its files hold "
+            f"{stored:,}; put its sizes right, or copy the run again"
+        )
+
+
+def _why(folder: Path, error: Exception) -> str:
+    """What transformers says, in short: it names all the classes that it knows where one does not fit."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception:  # whatever a strange config.json does
+        config = None
+    if "Unrecognized configuration class" not in str(error) or config is None:
+        return str(error).strip().split("\n")[0][:_LONGEST]
+    kinds = {
+        kind: tasks
+        for kind, tasks in _KINDS.items()
+        if type(config) in getattr(transformers, kind)._model_mapping
+    }
+    fit = f"it would fit task={', '.join(kinds.values())}" if kinds else "no task here takes such models yet"
+    return f"a {config.model_type} model is none of these: {fit}"
 
 
 Slots = dict[str, torch.Tensor | None]

@@ -1,0 +1,119 @@
+"""Weights in a run's folder that are not the model that is merged: known, or parts that would be lost.
+
+A Trainer leaves the state of its optimizer beside a model, an export leaves the same weights in another
+format: neither is missed. But what sentence-transformers keeps in a folder below, as a Dense layer, is part
+of what was fine-tuned.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.pickles import holds_tensors
+from soupkitchen.checkpoints.strangers import read_bytes, read_json
+from soupkitchen.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_DEEP = 3
+"""Folders below folders that are looked at."""
+_MANY = 100_000
+"""Entries that are looked at."""
+_SHOWN = 3
+
+_TRAINING = re.compile(
+    r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|random_states.*|sampler.*|custom_checkpoint.*"
+    r"|trainer_.*|ema_.*|dataloader.*"
+)
+"""Files that training resumes from."""
+_VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
+_SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
+_SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
+"""The same weights in transformers' other format, in another precision, or as their makers published them."""
+_NOT_THE_MODEL = re.compile(
+    r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
+    r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
+)
+"""Folders of training's state and logs, of exports, and of the files that a model was converted from."""
+_WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")
+"""Modules of sentence-transformers beside which nothing is trained."""
+
+
+def check_whole(folder: Path, merged: Collection[Path]) -> None:
+    """Refuses a run that holds weights besides those that are merged, unless it is known what these are.
+
+    Args:
+        folder: the run's.
+        merged: the files of its weights.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    parts = _modules(folder)
+    if not parts:
+        own = {file.name for file in merged}
+        same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(name) for name in own) else _SAME_MODEL
+        for file in _weight_files(folder):
+            beside = file.parent == folder
+            if not (beside and (file.name in own or same.fullmatch(file.name))) and not _is_known(file):
+                parts.append(file.relative_to(folder).as_posix())
+    if parts:
+        more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+        raise CheckpointError(
+            f"it holds weights besides its model's, which would be neither merged nor saved: "
+            f"{', '.join(parts[:_SHOWN])}{more}. Models of several parts cannot be merged yet; where "
+            "these are no part of the model, move them out of the run's folder"
+        )
+
+
+def _modules(folder: Path) -> list[str]:
+    """The modules with weights that sentence-transformers' list of them names besides the model itself."""
+    file = folder / "modules.json"
+    if not file.exists():
+        return []
+    try:
+        modules: Any = json.loads(read_bytes(file))
+        kinds = {str(module["path"]): str(module["type"]).rsplit(".", 1)[-1] for module in modules}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is no list of sentence-transformers' modules ({error})") from error
+    return [f"{path} ({kind})" for path, kind in kinds.items() if kind not in _WITHOUT_WEIGHTS]
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    """The files below `folder` whose names are those of weights, in order."""
+    waiting, seen = [(folder, 0)], 0
+    while waiting:
+        place, depth = waiting.pop()
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+            seen += 1
+            if seen > _MANY:
+                log.warning("%s holds more than %d files; only these were looked at", folder, _MANY)
+                return
+            if entry.is_file():
+                if entry.name.endswith(_SUFFIXES):
+                    yield Path(entry.path)
+            elif entry.is_dir(follow_symlinks=False) and depth < _DEEP and not _is_apart(Path(entry.path)):
+                waiting.append((Path(entry.path), depth + 1))
+
+
+def _is_apart(folder: Path) -> bool:
+    """Whether the folder in a run's is none of the model: by its name, or as it is a model of its own."""
+    if _NOT_THE_MODEL.fullmatch(folder.name) or (folder / "adapter_config.json").exists():
+        return True
+    config = folder / CONFIG_NAME
+    return config.exists() and "model_type" in read_json(config)
+
+
+def _is_known(file: Path) -> bool:
+    """Whether the file besides a model's holds nothing that belongs to it."""
+    if _TRAINING.fullmatch(file.name):
+        return True
+    return file.suffix != ".safetensors" and not holds_tensors(file)

@@ -1,0 +1,119 @@
+"""PyTorch's own weight files, read as tensors and nothing else.
+
+A pickle can say of a tensor that it is larger than what the file holds of it (every row the same
+memory), that it lies on no device at all, or that it is no array of numbers. Only plain tensors are
+taken, and what they claim is held against what is stored.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soupkitchen.checkpoints.strangers import open_regular
+from soupkitchen.errors import CheckpointError
+
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files began before PyTorch 1.6."""
+_SHARED = 8
+"""How often the same bytes may be tensors: tied weights have a few names."""
+
+
+def load_pickle(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a PyTorch file, memory-mapped where its format allows it.
+
+    Raises:
+        CheckpointError: where there is anything else in it. Nothing of that is run.
+    """
+    with open_regular(file) as handle:
+        mapped = handle.read(len(_ZIP)) == _ZIP  # files as before PyTorch 1.6 cannot be mapped
+    try:
+        if mapped:
+            _check_stored(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
+            "Where you trust it, load it with transformers and save it again with save_pretrained, which "
+            "writes safetensors."
+        ) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a broken pickle raises is anything
+        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise CheckpointError(
+            f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
+        ) from error
+    tensors = isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
+    )
+    if not tensors:
+        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
+    return _plain(file, content)
+
+
+def holds_tensors(file: Path) -> bool:
+    """Whether `file` is one that PyTorch wrote tensors to, by its first bytes and its list of contents."""
+    with open_regular(file) as handle:
+        begin = handle.read(len(_LEGACY))
+        if not begin.startswith(_ZIP):
+            return begin == _LEGACY
+        try:
+            return any("/data/" in name for name in zipfile.ZipFile(handle).namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return False
+
+
+def _check_stored(file: Path) -> None:
+    """PyTorch never compresses; what is compressed may be a thousand times as large as the file."""
+    if any(info.compress_type != zipfile.ZIP_STORED for info in zipfile.ZipFile(file).infolist()):
+        raise CheckpointError(
+            f"{file} is compressed, as PyTorch writes no file; save it again with torch.save"
+        )
+
+
+def _plain(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    stored: dict[int, int] = {}
+    claimed = 0
+    for name, tensor in content.items():
+        if what := _strange(tensor):
+            raise CheckpointError(
+                f"{file}: {name} is {what}, not a plain tensor; save the model again with save_pretrained"
+            )
+        storage = tensor.untyped_storage()
+        if tensor.nbytes > storage.nbytes():
+            raise CheckpointError(
+                f"{file}: {name} claims {tensor.nbytes:,} bytes, of which {storage.nbytes():,} are stored "
+                "(an expanded tensor); save the model again with save_pretrained"
+            )
+        stored[storage.data_ptr()] = max(storage.nbytes(), stored.get(storage.data_ptr(), 0))
+        claimed += tensor.nbytes
+    if claimed > _SHARED * sum(stored.values()):
+        raise CheckpointError(
+            f"{file}: its tensors claim {claimed:,} bytes, of which {sum(stored.values()):,} are stored; "
+            "save the model again with save_pretrained"
+        )
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _strange(tensor: torch.Tensor) -> str | None:
+    """What rules a tensor out."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return f"of the class {type(tensor).__name__}"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"a sparse tensor ({str(tensor.layout).removeprefix('torch.')})"
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device}"
+    if tensor.is_quantized:
+        return "a quantised tensor"
+    if tensor.is_complex():
+        return "of complex numbers"
+    return None
