@@ -12,13 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.decisions import Judge
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError, GuaranteeError
-from soupkitchen.evaluation import Evaluation, Recipe, Scored, Scorer, Splits, evaluator_of
+from soupkitchen.evaluation import Evaluation, Recipe, Scored, Scorer, Splits, evaluator_of, identity
 from soupkitchen.journal import Journal
 from soupkitchen.layout import LEADERBOARD, SOUP
 from soupkitchen.logbook import Logbook
@@ -28,6 +32,7 @@ from soupkitchen.search import Ranked, Trial, rank
 from soupkitchen.soup import Soup, in_dtype
 from soupkitchen.states import StateMemory
 from soupkitchen.tasks import Several
+from soupkitchen.verification import check_saved
 
 if TYPE_CHECKING:
     from soupkitchen.experiment import Experiment
@@ -36,6 +41,9 @@ log = logging.getLogger(__name__)
 
 CONTROLS = 2
 """Models in the final table beside the soup and the single runs: uniform, and uniform of the top k."""
+
+_NEAR = 1e-3
+"""Runs whose score differs by less than this share from the best one's may change places with it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,8 @@ class Cooking:
         self.journal = journal
         self.usable = list(self.pool)
         self.judge = Judge(experiment.search, scorer, experiment.evaluation.early_stopping)
+        self._warned: set[str] = set()
+        self._state: Soup | None = None  # whose tensors the best recipe's weights are
 
     @property
     def tasks(self) -> Several:
@@ -85,7 +95,7 @@ class Cooking:
     def run(self, splits: Splits) -> Outcome:
         ranked = self._rank_pool()
         scored = self._search(ranked)
-        self._save(scored, splits)
+        scored = self._save(scored, splits)
         entries = self._final_table(scored, ranked)
         table = leaderboard(entries, self.tasks.name, 1 if self.tasks.greater_is_better else -1)
         self.journal.once(event="finish", greater_is_better=self.tasks.greater_is_better)
@@ -164,13 +174,12 @@ class Cooking:
 
     def _search(self, ranked: Sequence[Ranked]) -> Scored:
         """The soup that the search ends with, and how it scores."""
-        order = self.search.order(ranked)
         if not self.search.needs_scores:
-            return self._take_all(order)
+            return self._take_all(self.search.order(ranked))
+        order = self.search.order(self._arranged(ranked))
         soup = self._soup()
         soup.keep(self.pool[order[0].name])
         best = self.scorer.score("starting", self._single(order[0].name))
-        self._hardest_first(best)
         self.logbook.step("merge", order[0].name, best, decision="start", soup_size=1)
         trials: list[Trial] = []
         while (name := self.search.propose(order, trials)) is not None:
@@ -191,13 +200,14 @@ class Cooking:
             if kept:
                 soup.keep(candidate, self.method.variants[kept.recipe.variant])
                 kept = replace(kept, recipe=replace(kept.recipe, weights=soup.tensors))
+                self._state = soup
             for verdict in verdicts:
                 self.logbook.verdict(name, verdict, best, len(soup.ingredients))
             trials.append(Trial(name, kept.evaluation.score if kept else None, kept is not None))
             if kept:
                 best = kept
-                self._hardest_first(best)
-        if best.evaluation.score < self.best_single:
+                self.scorer.evaluator.hardest_first("heldout", best.evaluation)
+        if not best.evaluation.score >= self.best_single:
             raise GuaranteeError("the soup is worse on the held-out set than the best single run")
         return best
 
@@ -218,37 +228,88 @@ class Cooking:
             self.logbook.verdict(ingredients[-1], verdict, best, len(ingredients))
         return next(verdict.scored for verdict in verdicts if verdict.kept)
 
-    def _save(self, scored: Scored, splits: Splits) -> None:
-        """Saves the soup, loads it back as a user would, and scores that."""
+    def _arranged(self, ranked: Sequence[Ranked]) -> Sequence[Ranked]:
+        """Has what most runs get wrong scored first, and the best runs scored again in these batches.
+
+        A candidate and what it is compared with are scored in the same batches: numbers that
+        differ only because examples were padded otherwise decide nothing.
+        """
+        evaluator = self.scorer.evaluator
+        if not self.judge.early_stopping:
+            return ranked
+        best, *others = rank(ranked)
+        start = self.scorer.score("starting", self._single(best.name))
+        evaluator.arrange("heldout", start.evaluation, self.singles)
+        if "heldout" not in evaluator.arranged or all(t.metric.binary for t in self.tasks.tasks.values()):
+            return ranked
+        listed = self.pool.trust_scores  # others were not scored
+        near = -1 if listed else abs(best.score) * _NEAR
+        again = {
+            run.name: self.scorer.score(
+                f"starting ({run.name})", self._single(run.name), anew=True
+            ).evaluation
+            for run in (best, *(run for run in others if best.score - run.score <= near))
+        }
+        self.best_single = max(evaluation.score for evaluation in again.values())
+        if listed:
+            return ranked
+        return [Ranked(run.name, again[run.name].score if run.name in again else run.score) for run in ranked]
+
+    def _save(self, scored: Scored, splits: Splits) -> Scored:
+        """Saves the soup, loads it back as a user would, and proves that it is what was scored.
+
+        The state of the search, then the live model are let go before the soup is loaded: never are
+        there two models.
+        """
         folder, evaluator, output = self.folder / SOUP, self.scorer.evaluator, self.experiment.output
         saved_before = self.journal.recall(event="saved") is not None
         if saved_before and folder.exists():
-            return
+            return scored
         recipe = scored.recipe
         self.scorer.fill(recipe)
         if output.format == "adapter":
             runs = [self.pool[name] for name in recipe.ingredients]
             method = self.method.variants[recipe.variant] if recipe.variant else self.method
             saved_run = output.save_adapter(runs, method, self._soup, evaluator.processor_folder, folder)
+            evaluator.live.fill(saved_run.tensors())
+            again = evaluator.score("heldout").score
+            floor = min(self.best_single, scored.evaluation.score)  # a uniform soup may be worse
+            output.check_score(again, scored.evaluation.score, floor, self.tasks, folder)
         else:
-            recalibrated = recipe.recalibrate > 0 and len(recipe.ingredients) > 1
-            saved_run = output.save(
-                evaluator.live,
-                evaluator.processor_folder,
-                recipe.weights,
-                folder,
-                self.pool.reference,
-                recalibrated,
-            )
-        runtime = replace(self.experiment.runtime, batch_size=evaluator.batch_size)
-        heldout = {"heldout": splits["heldout"]}
-        saved = evaluator_of(saved_run, self.tasks, heldout, runtime, self.dtype, evaluator.accelerator)
-        if saved_run.adapted is not None:
-            saved.live.fill(saved_run.tensors())
-        saved.reorder("heldout", scored.order)
-        output.verify(saved, scored.evaluation.score, self.best_single, self.tasks, folder)
+            state = evaluator.live.digests()
+            saved_run = output.save(evaluator.live, evaluator.processor_folder, folder, self.pool.reference)
+            batch = {name: batches[0] for name, batches in evaluator.batches("heldout").items()}
+            outputs = evaluator.outputs("heldout", batch)
+            scored = self._served_from_files(scored, saved_run)
+            evaluator.release()
+            whole = output.verify == "full"
+            asked = {
+                name: split if whole else split.select(batch[name])
+                for name, split in splits["heldout"].items()
+            }
+            runtime = replace(self.experiment.runtime, batch_size=evaluator.batch_size)
+            accelerator, dtype = evaluator.accelerator, self.dtype
+            saved = evaluator_of(saved_run, self.tasks, {"heldout": asked}, runtime, dtype, accelerator)
+            check_saved(saved, state, outputs, batch if whole else None, folder)
+            if whole:
+                saved.reorder("heldout", scored.order)
+                again = saved.score("heldout").score
+                output.check_score(again, scored.evaluation.score, self.best_single, self.tasks, folder)
+            saved.release()
+            evaluator.live.load(self.pool.reference)
         if not saved_before:
             self.journal.add(event="saved")
+        return scored
+
+    def _served_from_files(self, scored: Scored, saved: Checkpoint) -> Scored:
+        """The soup with its weights read from the files that it was saved in; its state is given up."""
+        names = aligned(saved.header, self.pool.reference.header)
+        if names.keys() != self.pool.reference.header.keys():
+            return scored  # saved otherwise than the runs are
+        if self._state is not None:
+            self._state.forget()
+        weights = replace(saved, weights=View(saved.weights, names)).tensors
+        return replace(scored, recipe=replace(scored.recipe, weights=weights))
 
     def _final_table(self, soup: Scored, ranked: Sequence[Ranked]) -> list[Entry]:
         """Scores the controls on held-out, and the models worth reporting on test."""
@@ -266,19 +327,22 @@ class Cooking:
             models = [model for model in models if model[1] != "single" or model[0] == best_first[0]]
             entries = [Entry(run.name, "listed", (run.name,), run.score) for run in rank(ranked)[1:]]
         for model, kind, recipes in models:
-            scored = {"heldout": self.judge.best(f"{model} on heldout", recipes)}
-            recipe = scored["heldout"].recipe
-            if "test" in self.scorer.evaluator.splits and (kind != "single" or model == best_first[0]):
-                scored["test"] = self.scorer.score(f"{model} on test", recipe, "test")
+            scored = {}
+            try:
+                scored["heldout"] = self.judge.best(f"{model} on heldout", recipes)
+                recipe = scored["heldout"].recipe
+                if "test" in self.scorer.evaluator.splits and (kind != "single" or model == best_first[0]):
+                    scored["test"] = self.scorer.score(f"{model} on test", recipe, "test")
+            except CandidateError as error:
+                self._note(error)
+                self.logbook.error("final", model, recipes[0].ingredients, str(error))
+                if "heldout" not in scored:
+                    continue
             for split, one in scored.items():
                 if kind != "single" or split == "test":
                     self.logbook.step("final", model, one)
             entries.append(self.logbook.entry(model, kind, scored))
         return entries
-
-    def _hardest_first(self, soup: Scored) -> None:
-        """What the soup gets wrong is scored first, and first of that what most runs get wrong."""
-        self.scorer.evaluator.arrange("heldout", soup.evaluation, self.singles)
 
     # Recipes
 
@@ -286,17 +350,28 @@ class Cooking:
         """An empty one."""
         evaluator, runtime = self.scorer.evaluator, self.experiment.runtime
         device = evaluator.accelerator.device
-        memory = StateMemory(device, *runtime.state_budget(evaluator.live.bytes), runtime.offload())
-        return Soup(self.method, device, self.pool.base, self.dtype, memory)
+        budget = runtime.state_budget(evaluator.live.bytes, device)
+        memory = StateMemory(device, *budget, runtime.offload())
+        return Soup(self.method, device, self.pool.base, self._dtype_of, memory, self._warned)
+
+    def _dtype_of(self, name: str) -> torch.dtype | None:
+        """That of a tensor of the soup; None for that of the runs."""
+        return None if self.dtype is None else self.scorer.evaluator.live.dtype_of(name, self.dtype)
+
+    def _changed(self, ingredients: Sequence[str]) -> list[Path]:
+        """The files that are not what they were when the pool was opened."""
+        base = [self.pool.base] if self.pool.base and self.method.needs_base else []
+        runs = [self.pool[name] for name in ingredients]
+        return [file for run in (*runs, *base) for file in run.changed_files()]
 
     def _single(self, name: str) -> Recipe:
         run = self.pool[name]
-        weights = partial(in_dtype, run.tensors, self.dtype)
         return Recipe(
             (name,),
             "",
-            weights,
+            partial(in_dtype, run.tensors, self._dtype_of),
             lambda: [run.fingerprint, str(self.dtype)] if self.dtype else run.fingerprint,
+            changed=run.changed_files,
         )
 
     def _recipes(self, ingredients: Sequence[str], weights: Any) -> list[Recipe]:
@@ -308,6 +383,7 @@ class Cooking:
                 partial(weights, variant=variant),
                 partial(self._content, tuple(ingredients), variant),
                 self.method.recalibrate_batchnorm,
+                partial(self._changed, ingredients),
             )
             for name, variant in self.method.variants.items()
         ]
@@ -323,4 +399,5 @@ class Cooking:
         weights = [variant.weight(name) for name in ingredients]
         options = repr(replace(variant, weights=None))
         dtype = [str(self.dtype)] if self.dtype else []
-        return [[self.pool[name].fingerprint for name in ingredients], weights, base, options, *dtype]
+        code = identity.foreign_code(variant)
+        return [[self.pool[n].fingerprint for n in ingredients], weights, base, options, *dtype, *code]

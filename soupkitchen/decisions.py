@@ -9,6 +9,7 @@ scores are those of full evaluation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,7 @@ class Judge:
             if scored.evaluation.complete:
                 comparison = compare(scored.evaluation, before, self.scorer.evaluator.tasks)
                 accepted = self._accepts(comparison)
-                accepted &= bar is None or scored.evaluation.score > bar.score
+                accepted &= bar is None or _is_above(scored.evaluation.score, bar.score)
             if accepted:
                 kept = len(verdicts)
             verdicts.append(Verdict(scored, False, comparison))
@@ -66,7 +67,7 @@ class Judge:
             bar = best.evaluation.score
             stop = partial(_not_above, bar) if self.early_stopping else None
             scored = self.scorer.score(what, recipe, split, stop)
-            if not _not_above(bar, scored.evaluation):
+            if _is_above(scored.evaluation.score, bar):
                 best = scored
         return best
 
@@ -88,4 +89,9 @@ class Judge:
 
 
 def _not_above(bar: float, evaluation: Evaluation) -> bool:
-    return evaluation.score <= bar
+    return not _is_above(evaluation.score, bar)
+
+
+def _is_above(score: float, bar: float) -> bool:
+    """Whether a score is better than another; any number is better than NaN."""
+    return score > bar or (math.isnan(bar) and not math.isnan(score))

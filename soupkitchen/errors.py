@@ -42,6 +42,10 @@ class LockError(SoupkitchenError):
     """A run's folder that another process works in."""
 
 
+class MachineError(SoupkitchenError):
+    """What failed for a reason that lies in no weights: a disk, a device, the memory."""
+
+
 class CandidateError(SoupkitchenError):
     """A candidate that cannot be scored, which the search may go on without.
 

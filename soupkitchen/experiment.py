@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from soupkitchen.cache import EvaluationCache
-from soupkitchen.checkpoints import Pool
+from soupkitchen.cache import EvaluationCache, digest
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.views import View
 from soupkitchen.cooking import CONTROLS, Cooking, Outcome
 from soupkitchen.display import Display
 from soupkitchen.errors import (
@@ -25,10 +25,10 @@ from soupkitchen.evaluation import (
     Runtime,
     Scorer,
     evaluator_of,
+    identity,
     load_splits,
     warn_of_splits,
 )
-from soupkitchen.evaluation.scorer import PACKAGES
 from soupkitchen.journal import Journal
 from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 from soupkitchen.merging import MergeMethod, StackMethod
@@ -37,6 +37,7 @@ from soupkitchen.search import Search
 from soupkitchen.serving import Output, recover
 from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several, Task
+from soupkitchen.verification import prove_filling
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,11 @@ class Experiment:
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
+        if self.pool.trust_scores and tasks.aggregate == "normalized":
+            raise ConfigError(
+                "task.aggregate=normalized needs the scores of all single runs, which pool.trust_scores=true "
+                "does not find out: choose mean or min, or leave trust_scores false"
+            )
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
         evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
@@ -87,6 +93,7 @@ class Experiment:
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
             )
         warn_of_splits(tasks, splits)
+        prove_filling(evaluator, self.pool.reference, self._loadable_last())
         kept = self._cleared()
         journal = Journal(self.folder / JOURNAL)
         names = [name for name in tasks.tasks if name]
@@ -103,6 +110,14 @@ class Experiment:
             self._begin(journal, scorer)
             return Cooking(self, method, scorer, trajectory, journal).run(splits)
 
+    def _loadable_last(self) -> Checkpoint | None:
+        """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""
+        reference = self.pool.reference
+        if reference.adapted is not None:
+            return None
+        plain = [run for run in self.pool if run.adapted is None and not isinstance(run.weights, View)]
+        return next((run for run in reversed(plain) if run is not reference), None)
+
     def _cleared(self) -> EvaluationCache:
         """Clears away what kills left half-written; the run's own evaluations."""
         recover(self.folder / SOUP)
@@ -118,19 +133,20 @@ class Experiment:
         Raises:
             JournalError: where it is not.
         """
-        base = self.pool.base
+        base, tasks = self.pool.base, scorer.evaluator.tasks.tasks
         now: dict[str, Any] = {
             "runs": {run.name: run.fingerprint for run in self.pool},
             "base": {"base": base.fingerprint} if base and self.method.needs_base else {},
             "model": {"configuration": scorer.model()},
+            "task": {name or "task": digest(task.metric.identity()) for name, task in tasks.items()},
             "data": {split: scorer.examples_of(split) for split in scorer.evaluator.splits},
         }
-        versions = {package: version(package) for package in PACKAGES}
+        versions = identity.versions()
         begun = journal.recall(event="begin")
         if begun is None:
             journal.add(event="begin", versions=versions, **now)
             return
-        changed = [f"{kind} {name}" for kind in now for name in _different(begun[kind], now[kind])]
+        changed = [f"{kind} {name}" for kind in now for name in _different(begun.get(kind, {}), now[kind])]
         if changed:
             raise JournalError(
                 f"changed since this run began: {', '.join(changed)}. Put that back, or start anew with "

@@ -18,11 +18,9 @@ from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import AdaptedWeights, open_adapter
-from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.strangers import code_files, read_bytes
-from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
-from soupkitchen.evaluation import Evaluator, LiveModel
+from soupkitchen.evaluation import LiveModel
 from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
@@ -43,6 +41,8 @@ class Output:
         max_shard_size: the most that a weight file may have, as ``5GB``.
         dtype: of the weights, "float32", "bfloat16" or "float16", and of all that is scored, so
             that what is scored is what is saved; None for that of the runs.
+        verify: how the saved model is proven to be the one that was scored: "batch" compares its
+            tensors, to the bit, and what it answers on a batch; "full" scores all of held-out again, too.
         rank: of a saved adapter, to which the soup's change is cut; None for one that
             is exact, which only a linear soup of adapters has.
 
@@ -54,10 +54,13 @@ class Output:
     max_shard_size: str | int = "50GB"
     dtype: str | None = None
     rank: int | None = None
+    verify: Literal["batch", "full"] = "batch"
 
     def __post_init__(self) -> None:
         if self.format not in ("full", "adapter"):
             raise ConfigError(f"output.format={self.format}: choose full or adapter")
+        if self.verify not in ("batch", "full"):
+            raise ConfigError(f"output.verify={self.verify}: choose batch or full")
         if self.dtype not in (None, *_DTYPES):
             raise ConfigError(f"output.dtype={self.dtype}: choose {', '.join(_DTYPES)} or null")
         try:
@@ -96,31 +99,20 @@ class Output:
                 "another to as output.rank=…, or save a model with output.format=full"
             )
 
-    def save(
-        self,
-        live: LiveModel,
-        processor: Path | None,
-        weights: Callable[[], Tensors],
-        folder: Path,
-        like: Checkpoint,
-        recalibrated: bool = False,
-    ) -> Checkpoint:
+    def save(self, live: LiveModel, processor: Path | None, folder: Path, like: Checkpoint) -> Checkpoint:
         """Writes the live model to `folder` as ``save_pretrained`` does, with what prepares its inputs.
 
-        The folder appears by a rename when it is complete and its tensors have been
-        read back equal to the last bit; until then an older one stays as it was.
+        The folder appears by a rename when it is complete; until then an older one stays as it was.
 
         Args:
-            live: the model, filled with `weights()`.
+            live: the model, filled.
             processor: the folder with the files of the tokenizer or image processor, which are copied.
             like: the run whose custom code, if it has any, belongs to the model.
-            recalibrated: whether its batch-norm statistics are its own, and not those of `weights()`.
 
         Returns:
             What was saved, opened.
 
         Raises:
-            GuaranteeError: where a tensor on disk is not the one that was to be saved.
             SaveError: where it cannot be written.
         """
         with _appearing(folder) as beside:
@@ -128,9 +120,6 @@ class Output:
             if processor is not None:
                 copy_processor(processor, beside)
             _copy_code(like, beside)
-            own = dict(live.batchnorm_tensors()) if recalibrated else {}
-            expected = ((name, own.get(name, tensor)) for name, tensor in weights())
-            _compare(Checkpoint.open(beside), expected, live, like)
         return Checkpoint.open(folder)
 
     def save_adapter(
@@ -174,13 +163,15 @@ class Output:
         )
         return open_adapter(folder, "soup", base)
 
-    def verify(self, saved: Evaluator, expected: float, best: float, tasks: Several, folder: Path) -> None:
-        """Scores a soup that was loaded back from disk, and compares with the score that it was kept for.
+    def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:
+        """Compares what a soup that was loaded back scores with the score that it was kept for.
+
+        Args:
+            floor: what an adapter, which may be cut, has to reach.
 
         Raises:
-            GuaranteeError: where a model's differs, or an adapter's is below that of the `best` single run.
+            GuaranteeError: where a model's differs, or an adapter's is below `floor`.
         """
-        again = saved.score("heldout").score
         same = math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9) or (
             math.isnan(again) and math.isnan(expected)
         )
@@ -191,7 +182,7 @@ class Output:
                 f"the saved soup scores {again:.6f} on the held-out set, but scored {expected:.6f} before it "
                 "was saved. It is left in place for inspection; do not use it, and please report this."
             )
-        elif again >= best:
+        elif again >= floor:
             log.warning(
                 "saved    %s: as one adapter the soup scores %.4f on held-out, and %.4f as it was merged",
                 folder,
@@ -201,7 +192,7 @@ class Output:
         else:
             raise GuaranteeError(
                 f"cut to rank {self.rank}, the soup in {folder} scores {tasks.shown(again):.6f} on the "
-                f"held-out set, worse than the best single run ({tasks.shown(best):.6f}): "
+                f"held-out set, worse than the best single run ({tasks.shown(floor):.6f}): "
                 "raise output.rank, or take output.format=full"
             )
 
@@ -224,7 +215,7 @@ def _changes(runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | Stack
         return
     base = runs[0].adapted
     assert base is not None
-    soup.dtype = torch.float32
+    soup.dtype_of = lambda name: torch.float32
     for name, merged in soup.blend(runs, method):
         if name in changed:
             yield name, merged.cpu() - base.tensor(name).float()
@@ -246,6 +237,8 @@ def _appearing(folder: Path) -> Iterator[Path]:
         try:
             yield beside
             beside.chmod(0o755)
+            for file in beside.iterdir():  # safetensors writes for its owner alone
+                file.chmod(0o755 if file.is_dir() else 0o644)
             old = beside.with_name(f"{beside.name}.old")
             if folder.exists():
                 folder.rename(old)
@@ -278,26 +271,3 @@ def _copy_code(like: Checkpoint, folder: Path) -> None:
     if like.config.get("auto_map"):
         for file in code_files(like.architecture):
             (folder / file.name).write_bytes(read_bytes(file))
-
-
-def _compare(saved: Checkpoint, weights: Tensors, live: LiveModel, like: Checkpoint) -> None:
-    names = aligned(saved.header, like.header)  # a bare encoder's tensors are saved with a prefix
-    for name, expected in weights:
-        if name not in names:
-            if live.ignores(name) or _is_tied(name, live):
-                continue
-            raise GuaranteeError(f"{saved.path}: the tensor {name!r} was not saved")
-        if not _equal(saved.tensor(names[name]), expected.cpu()):
-            raise GuaranteeError(f"{saved.path}: the tensor {name!r} on disk is not the one that was scored")
-
-
-def _is_tied(name: str, live: LiveModel) -> bool:
-    """Whether transformers leaves `name` out because another tensor in the file holds its values."""
-    return name in live.model.all_tied_weights_keys
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal to the last bit, a NaN of a diverged run being equal to itself."""
-    return one.dtype == other.dtype and torch.equal(
-        one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
-    )

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 AnyMethod = MergeMethod | StackMethod
 
+DtypeOf = Callable[[str], torch.dtype | None]
+"""The dtype of the tensor of that name; None for that of the ingredients' files."""
+
 _NEXT_TO_NOTHING = 1e-30
 """The weight of a subtracted run where tensors are averaged: it counts only if there are no others."""
 
@@ -51,8 +54,9 @@ class Soup:
             it is the model that they were trained on.
             Tensors that it lacks, or has in another shape (a new head), are averaged
             instead, by `Linear` with the same weights where these are positive.
-        dtype: of the merged tensors that are floating point.
+        dtype: of the merged tensors that are floating point; or what tells it of each by its name.
         memory: where states are kept; by default on the device.
+        warned: what was warned of, and need not be again: soups of one run may share it.
 
     Raises:
         ConfigError: where the method needs a base and there is none.
@@ -63,8 +67,9 @@ class Soup:
         method: AnyMethod,
         device: torch.device | None = None,
         base: Checkpoint | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | DtypeOf | None = None,
         memory: StateMemory | None = None,
+        warned: set[str] | None = None,
     ) -> None:
         if method.needs_base and base is None:
             raise ConfigError(
@@ -74,14 +79,19 @@ class Soup:
         self.method: AnyMethod = next(iter(method.variants.values()))
         self.device = device or torch.device("cpu")
         self.base = base if method.needs_base else None
-        self.dtype = dtype
+        self.dtype_of = _telling(dtype)
         self._memory = memory or StateMemory(self.device)
         self._ingredients: tuple[Checkpoint, ...] = ()
         self._folds: dict[str, _Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
-        self._warned: set[str] = set()
+        self._warned = set() if warned is None else warned
         self._surveys: dict[Checkpoint, Any] = {}
         keep_freed_memory()
+
+    def forget(self) -> None:
+        """Gives the memory of the state back; the soup is not to be used after that."""
+        self._folds.clear()
+        self._fixed.clear()
 
     @property
     def ingredients(self) -> tuple[str, ...]:
@@ -102,20 +112,21 @@ class Soup:
             elif isinstance(self.method, StackMethod) and not self._untouched(name, self._ingredients):
                 yield name, self._stacked(name, self._ingredients)
             else:
-                yield name, self._cast(first.tensor(name))
+                yield name, self._cast(name, first.tensor(name))
 
     def taste(self, candidate: Checkpoint, variant: AnyMethod | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
         if not self._ingredients:
             yield from self._alone(candidate)
             return
+        self._warn_of_fixed((self._ingredients[0], candidate))
         remarks = _Remarks()
         together = (*self._ingredients, candidate)
         for name, info in candidate.header.items():
             if not info.is_floating_point:
                 yield name, self._unmerged(name, candidate)
             elif self._untouched(name, together):
-                yield name, self._cast(candidate.tensor(name))
+                yield name, self._cast(name, candidate.tensor(name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, together)
             elif name in self._folds:
@@ -152,10 +163,13 @@ class Soup:
         if len(ingredients) == 1:
             yield from self._alone(first)
             return
+        if self.base is not None and not self._ingredients:
+            self._name_what_the_base_lacks(first)
+        self._warn_of_fixed(ingredients)
         remarks = _Remarks()
         for name, info in first.header.items():
             if not info.is_floating_point or self._untouched(name, ingredients):
-                yield name, self._cast(first.tensor(name))
+                yield name, self._cast(name, first.tensor(name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, tuple(ingredients))
             else:
@@ -169,10 +183,11 @@ class Soup:
         return fold.blend([self._operand(name, run) for run in runs], variant or self.method, remarks)
 
     def _alone(self, run: Checkpoint) -> Tensors:
-        yield from in_dtype(run.tensors, self.dtype)
+        yield from in_dtype(run.tensors, self.dtype_of)
 
-    def _cast(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.dtype) if self.dtype and tensor.is_floating_point() else tensor
+    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self.dtype_of(name) if tensor.is_floating_point() else None
+        return tensor if dtype is None else tensor.to(dtype)
 
     def _untouched(self, name: str, runs: Sequence[Checkpoint]) -> bool:
         """Whether the tensor is the base's in all `runs`, without looking, and stays so when merged."""
@@ -181,7 +196,7 @@ class Soup:
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> _Fold:
         """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
-        shape, dtype = like.header[name].shape, self.dtype or like.header[name].torch_dtype
+        shape, dtype = like.header[name].shape, self.dtype_of(name) or like.header[name].torch_dtype
         assert dtype is not None
         memory = memory or StateMemory(self.device)
         if self.base is None:
@@ -197,10 +212,9 @@ class Soup:
 
     def _name_what_the_base_lacks(self, run: Checkpoint) -> None:
         if lacking := [name for name, info in run.header.items() if self._base_lacks(name, info.shape)]:
-            log.warning(
-                "the base model lacks %d tensors of the runs, which are averaged instead: %s",
-                len(lacking),
-                ", ".join(lacking),
+            self._warn(
+                f"the base model lacks {len(lacking)} tensors of the runs, which are averaged instead: "
+                f"{_some(lacking)}"
             )
 
     def _operand(self, name: str, run: Checkpoint) -> _Operand:
@@ -235,26 +249,46 @@ class Soup:
         assert isinstance(self.method, StackMethod)
         loaded = [run.weights.exact(name, self.device).to(self.device, torch.float32) for run in runs]
         merged = self.method.merge(loaded, [self.method.weight(run.name) for run in runs])
-        return merged.to(self.dtype or runs[0].header[name].torch_dtype)
+        return merged.to(self.dtype_of(name) or runs[0].header[name].torch_dtype)
 
     def _unmerged(self, name: str, run: Checkpoint) -> torch.Tensor:
-        x = run.tensor(name)
-        first = self._fixed.get(name, x)
-        if not torch.equal(first, x) and name not in self._warned:
-            self._warned.add(name)
-            log.warning(
-                "%s is not floating point and differs between runs (%s has its own): the soup keeps %s's",
-                name,
-                run.name,
-                self.ingredients[0],
+        return self._fixed.get(name, run.tensor(name))
+
+    def _warn_of_fixed(self, runs: Sequence[Checkpoint]) -> None:
+        """Names, once, the tensors that are not merged although they differ between the runs."""
+        first = runs[0]
+        fixed = [name for name, info in first.header.items() if not info.is_floating_point]
+        differing = [
+            name
+            for name in fixed
+            if any(not torch.equal(first.tensor(name), r.tensor(name)) for r in runs[1:])
+        ]
+        if differing:
+            self._warn(
+                f"{_some(differing)}: not floating point, and other values in other runs; the soup keeps "
+                f"those of {first.name}"
             )
-        return first
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("%s", message)
 
 
-def in_dtype(weights: Callable[[], Tensors], dtype: torch.dtype | None) -> Tensors:
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def in_dtype(weights: Callable[[], Tensors], dtype: torch.dtype | DtypeOf | None) -> Tensors:
     """Yields the tensors, those that are floating point in `dtype`, if given."""
+    dtype_of = _telling(dtype)
     for name, tensor in weights():
-        yield name, tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
+        wanted = dtype_of(name) if tensor.is_floating_point() else None
+        yield name, tensor if wanted is None else tensor.to(wanted)
+
+
+def _telling(dtype: torch.dtype | DtypeOf | None) -> DtypeOf:
+    return (lambda name: dtype) if dtype is None or isinstance(dtype, torch.dtype) else dtype
 
 
 class _Operand(NamedTuple):
@@ -281,7 +315,8 @@ class _Vector:
         return self._x.numel()
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        return self.look(part, None if self._base is None else self._base[part].float())
+        base = None if self._base is None else self._base[part].to(self.device, torch.float32)
+        return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
         """The same, for those who have that part of the base in float32 already."""
@@ -324,7 +359,7 @@ class _Fold:
         """`instead`: whether `method` stands in for the soup's own."""
         self.method = method
         self._instead = instead
-        self._base = None if base is None else base.to(memory.device).reshape(-1)
+        self._base = None if base is None else memory.hold(base).reshape(-1)
         self._shape, self._dtype, self._device = shape, dtype, memory.device
         self._memory = memory
         self._elements = torch.Size(shape).numel()
@@ -385,7 +420,7 @@ class _Fold:
 
     def _base_of(self, part: slice) -> torch.Tensor | None:
         """A part of the base's tensor in float32, converted once for all that look at it."""
-        return None if self._base is None else self._base[part].float()
+        return None if self._base is None else self._base[part].to(self._device, torch.float32)
 
     def _slice(self, part: slice) -> Any:
         """A part of the state, on the device where arithmetic is done."""

@@ -57,6 +57,17 @@ class StateMemory:
             return method.init(torch.empty(0, dtype=torch.float32, device=self.device))
         return type(state)(*fields)
 
+    def hold(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor that is looked at time and again: on the device if there is room, else where it lies."""
+        if self.device.type == "cpu":
+            return tensor
+        left = self._left[self.device]
+        if left is not None:
+            if tensor.nbytes > left:
+                return tensor
+            self._left[self.device] = left - tensor.nbytes
+        return tensor.to(self.device)
+
     def _place(self, like: torch.Tensor, elements: int) -> torch.Tensor:
         size = elements * like.element_size()
         for place, left in self._left.items():

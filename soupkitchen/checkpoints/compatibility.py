@@ -7,9 +7,10 @@ put right; all else is a problem. All problems of all runs are reported at once.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ import xxhash
 
 from soupkitchen.checkpoints.configuration import named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
-from soupkitchen.checkpoints.parameters import tied_names
+from soupkitchen.checkpoints.parameters import float32_tensors, tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.checkpoints.views import View, Widened, aligned
@@ -307,19 +308,29 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
     """The narrowest dtype that holds the floating-point values of all runs; None where they have just one.
 
     Files may hold several dtypes, and another than their `config.json` says, which is that in which
-    transformers loads them.
+    transformers loads them. Tensors that it keeps in float32 whatever the others are do not count.
     """
-    infos = [info for run in runs for info in run.header.values() if info.is_floating_point]
-    kinds = {info.torch_dtype for info in infos if info.torch_dtype is not None}
-    if not kinds:
-        return None
     named = {name for run in runs for name in named_dtypes(run.config)}
-    if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
-        return None
-    widest = next(iter(kinds))
-    for dtype in kinds:
-        widest = torch.promote_types(widest, dtype)
-    return widest
+    for without in _kept_sets(runs):
+        kinds = _dtypes(runs, without)
+        if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
+            return None
+    return functools.reduce(torch.promote_types, kinds) if (kinds := _dtypes(runs)) else None
+
+
+def _dtypes(runs: Sequence[Checkpoint], without: Collection[str] = ()) -> set[torch.dtype]:
+    """The floating-point dtypes of the runs' tensors."""
+    infos = [info for run in runs for name, info in run.header.items() if name not in without]
+    return {info.torch_dtype for info in infos if info.torch_dtype and info.torch_dtype.is_floating_point}
+
+
+def _kept_sets(runs: Sequence[Checkpoint]) -> Iterator[frozenset[str]]:
+    """Sets of tensors that need not count: none, and those kept in float32 beside half-precision ones."""
+    yield frozenset()
+    kinds = _dtypes(runs)
+    for half in (torch.bfloat16, torch.float16):
+        if kinds == {half, torch.float32}:
+            yield float32_tensors(runs[0].architecture, half, runs[0].header)
 
 
 def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:

@@ -7,8 +7,9 @@ them, and back when it saves; but an adapter is trained on modules, and called a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,28 @@ def elements(folder: Path) -> int:
     """How many numbers the parameters and buffers of the model in `folder` have; 0 where it is not known."""
     model = _architecture(folder)
     return sum(x.numel() for x in (*model.parameters(), *model.buffers())) if model is not None else 0
+
+
+def float32_tensors(folder: Path, dtype: torch.dtype, files: Iterable[str]) -> frozenset[str]:
+    """Which of the tensors called `files` stay float32 where transformers loads the model as `dtype`."""
+    files = list(files)
+    kept = kept_in_float32(_architecture(folder), dtype)
+    if kept is None:
+        return frozenset()
+    names = parameter_names(folder, files)
+    return frozenset(name for name in files if kept(names.get(name, name)))
+
+
+def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | None:
+    """Tells by its name whether a parameter of `model` is kept in float32 where that is loaded as `dtype`.
+
+    None where all are loaded as they are asked for. Mixtures' routers are such, and T5's `wo` in float16.
+    """
+    plan: dict[str, Any] = getattr(model, "_get_dtype_plan", lambda dtype: {})(dtype)
+    if not plan:
+        return None
+    pattern = re.compile("|".join(name.replace("*", ".*") for name in plan))
+    return lambda name: pattern.search(name) is not None
 
 
 @cache

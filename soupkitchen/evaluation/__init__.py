@@ -1,5 +1,6 @@
 """Runs tasks on the one live model, on whatever devices accelerate gives."""
 
+from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part
 from soupkitchen.evaluation.live import LiveModel, Loading
 from soupkitchen.evaluation.options import EvaluationOptions
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "confidence_interval",
     "evaluator_of",
+    "identity",
     "load_splits",
     "mcnemar_p",
     "warn_of_splits",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class Boundary:
     def __init__(self, model: torch.nn.Module) -> None:
         self._dtype = _dtype_of(model)
         self._not_finite: list[torch.Tensor] = []
+        self._recorded: list[torch.Tensor] | None = None
         self._hooks = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -47,6 +49,15 @@ class Boundary:
         found, self._not_finite = self._not_finite, []
         return not any(bool(one) for one in found)
 
+    @contextmanager
+    def recording(self) -> Iterator[list[torch.Tensor]]:
+        """A list to which each forward pass adds what the model puts out."""
+        recorded = self._recorded = []
+        try:
+            yield recorded
+        finally:
+            self._recorded = None
+
     def _before(self, model: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         return tuple(map(self._cast, args)), {name: self._cast(value) for name, value in kwargs.items()}
 
@@ -60,6 +71,8 @@ class Boundary:
     def _after(self, model: torch.nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         mask = kwargs.get("attention_mask")
         for values in _outputs(output):
+            if self._recorded is not None:
+                self._recorded.append(values.detach().cpu().clone())
             if not values.numel():
                 continue
             top = values.amax(-1) if values.dim() else values  # of a NaN and a number the NaN

@@ -149,7 +149,8 @@ class Evaluator:
         self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
         self.accelerator = accelerator
         self.batch_size = batch_size
-        self._model, self._boundary = self._attached()
+        self._attach()
+        self.arranged: set[str] = set()  # splits whose batches are no longer those of like length
         self._workers = workers
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {
@@ -157,12 +158,48 @@ class Evaluator:
             for role, by_task in splits.items()
         }
 
-    def _attached(self) -> tuple[Any, Boundary]:
-        """The live model as accelerate runs it, and what watches it."""
-        boundary = Boundary(self.live.model)
-        if self.live.spread:
-            return self.live.model, boundary
-        return self.accelerator.prepare_model(self.live.model, evaluation_mode=True), boundary
+    def _attach(self) -> None:
+        """Watches the live model, and has accelerate make it ready."""
+        live = self.live
+        self._boundary = Boundary(live.model)
+        self._of = live.model
+        self._model: Any = live.model
+        if not live.spread:
+            self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
+
+    def release(self) -> None:
+        """Lets the live model go: its memory is free until `live.load` loads one."""
+        self._model = self._of = None
+        self.accelerator.free_memory()
+        for by_task in self._splits.values():
+            for prepared in by_task.values():
+                prepared.loader = None
+        self.live.release()
+
+    def _step(self, task: Task, batch: Batch) -> Predictions:
+        """One forward pass of the live model, whichever that is now."""
+        if self._of is not self.live.model:
+            self._model = self._of = None
+            self.accelerator.free_memory()
+            self._attach()
+        with self.accelerator.autocast():
+            return task.step(self._model, batch, self.processor)
+
+    @torch.inference_mode()
+    def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+        """What the model puts out for some examples of each task, in one batch, and what is made of it."""
+        told = {}
+        for name, chosen in examples.items():
+            prepared = self._splits[split][name]
+            batch = prepared.task.collator(self.processor)(list(prepared.data.select(chosen)))
+            device = self.accelerator.device
+            batch = {n: x.to(device) if isinstance(x, torch.Tensor) else x for n, x in batch.items()}
+            if self._of is not self.live.model:
+                self._attach()
+            with self._boundary.recording() as recorded:
+                predictions = self._step(prepared.task, batch)
+            told[name] = [*recorded, predictions]
+        return told
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -172,6 +209,10 @@ class Evaluator:
     def size(self, split: str) -> int:
         """How many examples the split has."""
         return sum(len(prepared.order) for prepared in self._splits[split].values())
+
+    def sizes(self, split: str) -> dict[str, int]:
+        """How many examples each task has in the split."""
+        return {name: len(prepared.order) for name, prepared in self._splits[split].items()}
 
     def order(self, split: str) -> dict[str, np.ndarray]:
         """For each task, the order in which the split's examples are scored."""
@@ -221,6 +262,7 @@ class Evaluator:
                 lengths = prepared.lengths
                 hardest = np.concatenate([b[np.argsort(-lengths[b], kind="stable")] for b in buckets])
             order[name] = hardest
+            self.arranged.add(split)
         self.reorder(split, order)
 
     def hardest_first(self, split: str, soup: Evaluation) -> None:
@@ -312,9 +354,7 @@ class Evaluator:
             prepared.loader = self._loader(prepared)
         for batch in prepared.loader:
             self._boundary.forget()
-            with self.accelerator.autocast():
-                predictions = prepared.task.step(self._model, batch, self.processor)
-            predictions = _numbers(predictions, self._boundary.finite)
+            predictions = _numbers(self._step(prepared.task, batch), self._boundary.finite)
             if isinstance(predictions, torch.Tensor):
                 yield self.accelerator.gather_for_metrics(predictions).cpu().numpy()
             else:

@@ -6,7 +6,9 @@ them when it loads, and fuses others; so the way from each file tensor to its
 parameter is found once, by loading, and is never guessed:
 
 - where files and model use the same names, they are compared by value;
-- where they don't, the model is loaded with a different number in each file
+- where they don't, transformers' own table of renames is asked, and what it says is compared
+  by value too;
+- where that does not tell, the model is loaded with a different number in each file
   tensor, and each parameter tells by its content where it came from;
 - where a parameter is made of several file tensors, there is no writing in
   place: the model is filled through transformers' own loading, slower, and the
@@ -25,11 +27,14 @@ from typing import Any
 
 import torch
 import transformers
+import xxhash
+from accelerate.utils.memory import clear_device_cache
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
-from soupkitchen.checkpoints.parameters import elements
+from soupkitchen.checkpoints.content import blocks_of
+from soupkitchen.checkpoints.parameters import elements, kept_in_float32, parameter_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError, ConfigError
 
@@ -94,10 +99,16 @@ class LiveModel:
                 that the model has no place for.
             ConfigError: where the model does not fit where it is to be spread.
         """
-        loading = loading or Loading()
-        self.model = _load(run, model_class, loading).eval()
-        if loading.device_map is None:
-            self.model.to(device)
+        self._model_class, self._device, self._loading = model_class, device, loading or Loading()
+        self._slots: Slots | None = None
+        self.load(run)
+
+    def load(self, run: Checkpoint) -> None:
+        """Takes another model, as ``from_pretrained`` makes it of `run`; the one before is let go first."""
+        self.release()
+        self.model: PreTrainedModel = _load(run, self._model_class, self._loading).eval()
+        if self._loading.device_map is None:
+            self.model.to(self._device)
         try:
             self._slots = _find_slots(run, self.model)
         except RuntimeError as error:
@@ -110,13 +121,27 @@ class LiveModel:
     def in_place(self) -> bool:
         return self._slots is not None
 
+    def release(self) -> None:
+        """Gives the model's memory back; another has to be loaded before anything else."""
+        self.__dict__.pop("model", None)
+        self._slots = None
+        clear_device_cache(garbage_collection=True)
+
+    def fill_through_transformers(self) -> None:
+        """Has `fill` make a new model each time: forward passes leave something in this one."""
+        self._slots = None
+
     @torch.no_grad()
     def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Makes the model's weights those of `tensors`, named as in the files.
 
+        What forward passes in evaluation mode have kept of the weights before (LeViT its attention
+        biases) is forgotten.
+
         Raises:
             CheckpointError: where tensors are missing or have no place.
         """
+        self.model.train().eval()
         if self._slots is None:
             self._fill_through_transformers(dict(tensors))
             return
@@ -187,11 +212,31 @@ class LiveModel:
         """Whether transformers has no use for the file tensor `name` (an old buffer, say)."""
         return self._slots is not None and self._slots[name] is None
 
+    def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """That in which the file tensor `name` is loaded where the model is loaded as `dtype`."""
+        kept = kept_in_float32(self.model, dtype)
+        return torch.float32 if kept is not None and kept(name) else dtype
+
+    def digests(self) -> dict[str, str]:
+        """A digest of the values of each parameter and buffer, by the model's names."""
+        return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
+
     def _fill_through_transformers(self, tensors: dict[str, torch.Tensor]) -> None:
-        filled = type(self.model).from_pretrained(
-            None, config=self.model.config, state_dict=tensors, dtype=self.model.dtype
+        config, generation, kind = self.model.config, self.model.generation_config, type(self.model)
+        dtype = self.model.dtype
+        self.release()
+        filled = kind.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=dtype, trust_remote_code=False
         )
-        self.model.load_state_dict(filled.state_dict())
+        filled.generation_config = generation
+        self.model = filled.eval().to(self._device)
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    state = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    for block in blocks_of(tensor.cpu()):
+        state.update(block)
+    return state.hexdigest()
 
 
 def _load(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:
@@ -289,20 +334,14 @@ Slots = dict[str, torch.Tensor | None]
 def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
     state = model.state_dict(keep_vars=True)
     found = {name: name for name in run.header if name in state}
-    if found.keys() != run.header.keys():
-        found |= _trace(run, model, [name for name in run.header if name not in state])
-    slots: Slots = {name: state.get(found.get(name, "")) for name in run.header}
-    loaded = run.adapted or run
-    wrong = [
-        name
-        for name, info in run.header.items()
-        if (slot := slots[name]) is not None
-        and (expected := loaded.header.get(name)) is not None
-        and expected.shape == info.shape
-        and not _same(slot, loaded.tensor(name))
-    ]
-    untied = {parameter.data_ptr() for parameter in state.values() if parameter.numel()}
-    unfilled = untied - {slot.data_ptr() for slot in slots.values() if slot is not None}
+    renamed = [name for name in run.header if name not in state]
+    if renamed:
+        found |= parameter_names(run.architecture, renamed)
+    slots, wrong = _slots_of(run, state, found)
+    if renamed and (len(found) < len(run.header) or wrong or _unfilled(state, slots)):
+        found = {name: to for name, to in found.items() if name not in renamed}
+        slots, wrong = _slots_of(run, state, found | _trace(run, model, renamed))
+    unfilled = _unfilled(state, slots)
     if wrong or unfilled:
         log.info(
             "%s rearranges %d tensors of its files when it loads them: candidates are filled in through "
@@ -316,19 +355,41 @@ def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
     return slots
 
 
+def _slots_of(
+    run: Checkpoint, state: Mapping[str, torch.Tensor], found: Mapping[str, str]
+) -> tuple[Slots, list[str]]:
+    """The slots by a map of names, and the names whose values are not in them."""
+    slots: Slots = {name: state.get(found.get(name, "")) for name in run.header}
+    loaded = run.adapted or run
+    wrong = [
+        name
+        for name, info in run.header.items()
+        if (slot := slots[name]) is not None
+        and (expected := loaded.header.get(name)) is not None
+        and expected.shape == info.shape
+        and not _same(slot, loaded.tensor(name))
+    ]
+    return slots, wrong
+
+
+def _unfilled(state: Mapping[str, torch.Tensor], slots: Slots) -> set[int]:
+    """Where parameters and buffers lie that no slot fills, by one name or another."""
+    untied = {parameter.data_ptr() for parameter in state.values() if parameter.numel()}
+    return untied - {slot.data_ptr() for slot in slots.values() if slot is not None}
+
+
 def _trace(run: Checkpoint, model: PreTrainedModel, renamed: list[str]) -> dict[str, str]:
     """Where transformers puts the tensors called `renamed`: state-dict name by file name.
 
     The model is loaded once with every element of the i-th file tensor equal to
     i. A parameter that holds one number only, in the shape of its file tensor,
-    is that tensor; float64 keeps the numbers exact.
+    is that tensor. float32 keeps whole numbers below 2²⁴ exact, and costs 8 bytes a parameter while it lasts.
     """
     marks = {name: float(number) for number, name in enumerate(run.header, start=1)}
-    tagged = {
-        name: torch.full((), marks[name], dtype=torch.float64).expand(info.shape).clone()
-        for name, info in run.header.items()
-    }
-    loaded = type(model).from_pretrained(None, config=model.config, state_dict=tagged, dtype=torch.float64)
+    tagged = {name: torch.full(info.shape, marks[name]) for name, info in run.header.items()}
+    loaded = type(model).from_pretrained(
+        None, config=model.config, state_dict=tagged, dtype=torch.float32, trust_remote_code=False
+    )
     by_mark = {marks[name]: name for name in renamed}
     found = {}
     for name, parameter in loaded.state_dict().items():

@@ -91,20 +91,22 @@ class Runtime:
                 f"({error})"
             ) from error
 
-    def state_budget(self, taken: Mapping[torch.device, int]) -> tuple[int, int]:
+    def state_budget(self, taken: Mapping[torch.device, int], device: torch.device) -> tuple[int, int]:
         """Bytes that merge states may take on the device and in the host's memory.
 
         Args:
-            taken: what the live model takes already.
+            taken: what the live model takes already, by device.
+            device: where states are to lie: what other devices have free is no room for them.
         """
         given = self.memory()
         free = get_max_memory() if given is None else given
         on_host = free.get("cpu", 0)
-        on_device = sum(size for device, size in free.items() if device != "cpu")
+        on_device = 0 if device.type == "cpu" else free.get(device.index or 0, free.get(device.type, 0))
         if given is None:  # what is free now has the model taken off already; the rest of the work needs some
             return int(0.8 * on_device), int(0.8 * on_host)
         of_model = sum(size for device, size in taken.items() if device.type == "cpu")
-        return max(on_device - sum(taken.values()) + of_model, 0), max(on_host - of_model, 0)
+        beside = sum(size for other, size in taken.items() if _same_device(other, device))
+        return max(on_device - beside, 0), max(on_host - of_model, 0)
 
     def accelerator(self) -> Accelerator:
         """The accelerator of this process. Sets seeds and threads as it is made.
@@ -141,3 +143,7 @@ class Runtime:
 
 def _device_key(device: int | str) -> int | str:
     return int(device) if str(device).isdecimal() else str(device)
+
+
+def _same_device(one: torch.device, other: torch.device) -> bool:
+    return one.type == other.type and (one.index or 0) == (other.index or 0)

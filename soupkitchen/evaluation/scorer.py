@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow
-import xxhash
-from safetensors import SafetensorError
+import torch
 
 from soupkitchen.cache import EvaluationCache, digest
 from soupkitchen.checkpoints.reader import Tensors
-from soupkitchen.errors import CandidateError, CheckpointError
+from soupkitchen.errors import CandidateError, CheckpointError, MachineError, SoupkitchenError
+from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part, Progress, Stop
 from soupkitchen.journal import Journal
 from soupkitchen.metrics import Rows
-from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.several import Several
 
 Announce = Callable[[str], Progress]
 """Told what is about to be scored; returns what is called as examples are done."""
-
-PACKAGES = ("soupkitchen", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class Recipe:
         weights: yields them.
         content: what else identifies them across runs: whatever merging depends on.
         recalibrate: training batches on which batch norm is computed anew.
+        changed: the weight files that are not what they were when the pool was opened.
     """
 
     ingredients: tuple[str, ...]
@@ -49,6 +42,7 @@ class Recipe:
     weights: Callable[[], Tensors] = field(repr=False, compare=False, default=lambda: iter(()))
     content: Callable[[], Any] = field(repr=False, compare=False, default=lambda: None)
     recalibrate: int = 0
+    changed: Callable[[], Sequence[Path]] = field(repr=False, compare=False, default=list)
 
 
 @dataclass(frozen=True)
@@ -95,38 +89,48 @@ class Scorer:
         self._journal = journal
         self._kept = kept
         self._skip_errors = skip_errors
-        self._scored: dict[tuple[str, Recipe], Scored] = {}
+        self._scored: dict[tuple[Any, ...], tuple[Evaluation, Mapping[str, np.ndarray]]] = {}
         self._examples: dict[str, str] = {}
 
-    def score(self, what: str, recipe: Recipe, split: str = "heldout", stop: Stop | None = None) -> Scored:
+    def score(
+        self, what: str, recipe: Recipe, split: str = "heldout", stop: Stop | None = None, anew: bool = False
+    ) -> Scored:
         """Scores what `recipe` gives, no further than `stop` asks; `what` is for the progress bar.
 
+        Args:
+            anew: score it although it was scored, in the batches that there are now.
+
         Raises:
-            CandidateError: where that fails, and errors may be skipped.
+            CandidateError: where that fails for a reason that lies in the weights, and errors may be skipped.
+            MachineError: where it fails for another reason.
+            CheckpointError: where files of the pool have changed meanwhile.
             SaveError: where the run's own files cannot be written.
         """
-        if seen := self._scored.get((split, recipe)):
-            return Scored(recipe, seen.evaluation, 0.0, cached=True, order=seen.order)
+        known = (split, recipe.ingredients, recipe.variant, recipe.recalibrate)
+        if known in self._scored and not anew:
+            evaluation, order = self._scored[known]
+            return Scored(recipe, evaluation, 0.0, cached=True, order=order)
         progress = self._announce(what)
-        identity = self._identity(recipe, split) if self._journal or self._cache else ""
-        scored = self._recalled(recipe, split, identity)
+        told = self._identity(recipe, split) if self._journal or self._cache else ""
+        scored = self._recalled(recipe, split, told)
         if scored is None:
             order = self.evaluator.order(split)
-            key = self._key(identity, split) if self._cache else ""
+            key = self._key(told, split) if self._cache else ""
             outputs = self._cache.get(key) if self._cache else None
             if outputs is not None:
                 scored = Scored(recipe, self._evaluation(split, outputs), 0.0, cached=True, order=order)
             else:
-                scored = self._score(recipe, split, stop, progress, identity, what)
-            self._note(scored, split, identity, what)
+                scored = self._score(recipe, split, stop, progress, told, what)
+            _check_unchanged(recipe)
+            self._note(scored, split, told, what)
             if self._cache and scored.evaluation.complete and not scored.cached:
                 self._cache.put(key, _outputs(scored), f"{what}, {split}")
         if scored.evaluation.complete:
-            self._scored[split, recipe] = scored
+            self._scored[known] = scored.evaluation, scored.order
         return scored
 
     def _score(
-        self, recipe: Recipe, split: str, stop: Stop | None, progress: Progress, identity: str, what: str
+        self, recipe: Recipe, split: str, stop: Stop | None, progress: Progress, told: str, what: str
     ) -> Scored:
         order = self.evaluator.order(split)
         try:
@@ -134,24 +138,32 @@ class Scorer:
             self.fill(recipe)
             seconds = time.perf_counter() - started
             evaluation = self.evaluator.score(split, stop, progress)
-        except (CheckpointError, SafetensorError, OSError, RuntimeError) as error:
-            if not self._skip_errors:
+        except Exception as error:  # a forward pass may raise anything
+            _check_unchanged(recipe)
+            if _of_the_machine(error):
+                raise MachineError(
+                    f"{what}: {_first_line(error)}. Nothing is lost: when that is put right, the "
+                    "same command continues"
+                ) from error
+            if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
                 raise
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            event = {"event": "error", "key": identity, "split": split, "what": what, "reason": reason}
+            reason = _first_line(error)
+            if not self._skip_errors:
+                raise CheckpointError(f"{what}: {reason}; search.on_error=skip goes on without it") from error
+            event = {"event": "error", "key": told, "split": split, "what": what, "reason": reason}
             raise CandidateError(reason, event) from error
         return Scored(recipe, evaluation, seconds, cached=False, order=order)
 
-    def _note(self, scored: Scored, split: str, identity: str, what: str) -> None:
+    def _note(self, scored: Scored, split: str, told: str, what: str) -> None:
         """Has the journal say what was scored, and keeps the predictions that it refers to."""
         if self._journal is None or self._kept is None:
             return
         evaluation = scored.evaluation
         if evaluation.complete:
-            self._kept.write(identity, _outputs(scored), f"{what}, {split}")
+            self._kept.write(told, _outputs(scored), f"{what}, {split}")
         self._journal.add(
             event="score",
-            key=identity,
+            key=told,
             split=split,
             what=what,
             score=evaluation.score,
@@ -163,12 +175,12 @@ class Scorer:
             parts={name: [part.score, part.examples_scored] for name, part in evaluation.parts.items()},
         )
 
-    def _recalled(self, recipe: Recipe, split: str, identity: str) -> Scored | None:
+    def _recalled(self, recipe: Recipe, split: str, told: str) -> Scored | None:
         """What the journal says of an earlier scoring; None where that has not happened yet."""
         if self._journal is None or self._kept is None or not self._journal.replaying:
             return None
         failed = (self._journal.peek() or {}).get("event") == "error"
-        event = self._journal.recall(event="error" if failed else "score", key=identity, split=split)
+        event = self._journal.recall(event="error" if failed else "score", key=told, split=split)
         assert event is not None
         if failed:
             raise CandidateError(event["reason"])
@@ -184,7 +196,7 @@ class Scorer:
                 for name, (score, number) in event["parts"].items()
             }
             evaluation = Evaluation(split, event["score"], parts, False, event["eval_seconds"])
-        elif (outputs := self._kept.get(identity)) is not None:
+        elif (outputs := self._kept.get(told)) is not None:
             evaluation = replace(self._evaluation(split, outputs), seconds=event["eval_seconds"])
         else:  # damaged: scored again, as it was scored before
             self.fill(recipe)
@@ -194,9 +206,8 @@ class Scorer:
     def rank_tasks(self, tasks: Several) -> None:
         """Takes tasks whose score follows from the ranking, and turns what was scored to them."""
         self.evaluator.tasks = tasks
-        for key, scored in self._scored.items():
-            evaluation = replace(scored.evaluation, score=tasks.score(scored.evaluation.scores))
-            self._scored[key] = replace(scored, evaluation=evaluation)
+        for key, (evaluation, order) in self._scored.items():
+            self._scored[key] = replace(evaluation, score=tasks.score(evaluation.scores)), order
 
     def fill(self, recipe: Recipe) -> None:
         """Makes the live model's weights those of `recipe`."""
@@ -215,82 +226,68 @@ class Scorer:
         return Evaluation(split, self.evaluator.tasks.score(scores), parts)
 
     def _identity(self, recipe: Recipe, split: str) -> str:
-        """A digest of what is scored, on what."""
+        """A digest of what is scored, on what, in which batches of examples."""
         evaluator = self.evaluator
         return digest(
             [recipe.content(), recipe.variant, recipe.recalibrate],
             self.examples_of("train") if recipe.recalibrate else "",
             self.examples_of(split),
+            split in evaluator.arranged,
             self.model(),
-            {name: _settings(task) for name, task in evaluator.tasks.tasks.items()},
+            {name: identity.task(task) for name, task in evaluator.tasks.tasks.items()},
         )
 
-    def _key(self, identity: str, split: str) -> str:
-        """A digest of everything that the predictions depend on."""
+    def _key(self, told: str, split: str) -> str:
+        """A digest of everything that the predictions depend on; the order of batches has no part in it."""
         evaluator = self.evaluator
+        batches = {
+            name: sorted(digest(batch.tobytes()) for batch in batches)
+            for name, batches in evaluator.batches(split).items()
+        }
         return digest(
-            identity,
-            {name: digest(order.tobytes()) for name, order in evaluator.order(split).items()},
-            [
-                evaluator.batch_size,
-                str(evaluator.accelerator.device.type),
-                evaluator.accelerator.mixed_precision,
-            ],
-            [f"{package} {version(package)}" for package in PACKAGES],
-            _own_code(),
+            told,
+            batches,
+            [str(evaluator.accelerator.device.type), evaluator.accelerator.mixed_precision],
+            identity.versions(),
+            identity.own_code(),
         )
 
     def model(self) -> str:
         """A digest of the model's configuration."""
-        return digest(_configuration(self.evaluator.live.model))
+        return identity.model(self.evaluator.live.model)
 
     def examples_of(self, split: str) -> str:
         """A digest of the split's examples, as the model takes them."""
         if split not in self._examples:
-            self._examples[split] = digest(*map(_content, self.evaluator.prepared(split).values()))
+            self._examples[split] = identity.examples(list(self.evaluator.prepared(split).values()))
         return self._examples[split]
-
-
-def _content(examples: datasets.Dataset) -> str:
-    """A digest of prepared examples."""
-    state = xxhash.xxh3_128()
-    for table in examples.with_format("arrow").iter(batch_size=1000):
-        sink = pyarrow.BufferOutputStream()
-        with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
-            writer.write_table(table.combine_chunks().replace_schema_metadata())
-        state.update(sink.getvalue())
-    return state.hexdigest()
-
-
-def _settings(task: Task) -> list[str]:
-    """The options of a task that its predictions may depend on."""
-    assert is_dataclass(task)
-    options = [
-        f"{option.name}={getattr(task, option.name)!r}"
-        for option in fields(task)
-        if option.repr and option.name not in ("data", "metric")
-    ]
-    return [type(task).__qualname__, task.metric.inputs, *options]
-
-
-@cache
-def _own_code() -> str:
-    """A digest of soupkitchen's source: a version number does not tell one checkout from the next."""
-    package = Path(__file__).parents[1]
-    files = sorted(package.rglob("*.py"))
-    return digest(*(part for file in files for part in (file.name, file.read_bytes())))
 
 
 def _outputs(scored: Scored) -> dict[str, Rows]:
     return {name: part.predictions for name, part in scored.evaluation.parts.items()}
 
 
-def _configuration(model: Any) -> list[str]:
-    """What the model is, but for its weights, that its predictions may depend on."""
-    parts = [getattr(model, name, None) for name in ("config", "generation_config")]
-    told = [part.to_dict() for part in parts if part is not None]
-    ignored = ("_name_or_path", "transformers_version")
-    return [
-        json.dumps({k: v for k, v in one.items() if k not in ignored}, sort_keys=True, default=str)
-        for one in told
-    ]
+def _check_unchanged(recipe: Recipe) -> None:
+    """Raises:
+    CheckpointError: where files of what was merged are not what they were when the pool was opened.
+    """
+    if changed := recipe.changed():
+        names = ", ".join(map(str, changed[:3])) + (" and more" if len(changed) > 3 else "")
+        raise CheckpointError(
+            f"{names} changed while this run read it: is training or a copy still going on? Nothing that was "
+            "read of it is kept. When it is done, start anew with overwrite=true"
+        )
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether an error says nothing of the weights: a disk, a device or the memory failed."""
+    if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
+        return True
+    accelerator = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    return (accelerator is not None and isinstance(error, accelerator)) or "CUDA error" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    message = str(error).strip().split("\n")[0]
+    own = isinstance(error, (SoupkitchenError, OSError))
+    return message if message and own else f"{type(error).__name__}: {message}".rstrip(": ")

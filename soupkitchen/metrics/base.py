@@ -200,7 +200,7 @@ def _lost(predictions: Rows) -> np.ndarray:
     if isinstance(predictions, np.ndarray) and predictions.dtype != object:
         if predictions.dtype.kind != "f":
             return np.zeros(len(predictions), bool)
-        return np.isnan(predictions).reshape(len(predictions), -1).any(axis=1)
+        return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
     return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
 
 

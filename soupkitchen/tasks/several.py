@@ -86,7 +86,10 @@ class Several:
         if self.aggregate == "normalized":
             if self._best_single is None:
                 return math.nan
-            scores = {name: _ratio(score, self._best_single[name]) for name, score in scores.items()}
+            scores = {
+                name: _ratio(score, self._best_single[name], self.tasks[name].metric.greater_is_better)
+                for name, score in scores.items()
+            }
         weights = self.weights or dict.fromkeys(scores, 1.0)
         total = math.fsum(weights.values())
         return sum(weights[name] * score for name, score in scores.items()) / total
@@ -112,8 +115,10 @@ class Several:
         return ranked
 
 
-def _ratio(score: float, best: float) -> float:
-    """1 for the best score, less for a lower one; losses are negative here."""
+def _ratio(score: float, best: float, greater_is_better: bool) -> float:
+    """1 for the best score, less for a lower one, more for a higher; losses are negative here."""
     if best > 0:
         return score / best
-    return best / score if score else math.inf
+    if greater_is_better:  # as a correlation below 0
+        return 2 - score / best
+    return score if math.isnan(score) else best / score if score < 0 else math.inf

@@ -1,0 +1,108 @@
+"""Proves that the live model is filled as it would be loaded, and that what was saved is what was scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.errors import GuaranteeError
+from soupkitchen.evaluation import Evaluator
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = 4
+"""On which a filled model is compared with a loaded one."""
+
+
+def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | None) -> None:
+    """Compares models that are filled in place with those that transformers loads, and else gives that up.
+
+    A model may keep in itself what it has computed of its weights (LeViT its attention biases, RWKV
+    weights scaled for inference). Filled with another run's it would go on with what it kept.
+
+    Args:
+        first: the run that the live model was loaded from; of an adapter its base is.
+        last: another run that transformers can load; None where there is none.
+    """
+    live = evaluator.live
+    if last is None or not live.in_place:
+        return
+    examples = {name: order[:_EXAMPLES] for name, order in evaluator.order("heldout").items()}
+    expected = [(first, evaluator.outputs("heldout", examples))]
+    evaluator.release()
+    live.load(last)
+    expected.insert(0, (last, evaluator.outputs("heldout", examples)))
+    evaluator.release()
+    live.load(first)
+    for run, outputs in expected:
+        live.fill(run.tensors())
+        if not _alike(evaluator.outputs("heldout", examples), outputs, exactly=True):
+            log.warning(
+                "%s keeps in itself what it computes of its weights: for each candidate a new one is made by "
+                "transformers, slower than in place",
+                type(live.model).__name__,
+            )
+            live.fill_through_transformers()
+            return
+
+
+def check_saved(
+    saved: Evaluator,
+    state: Mapping[str, str],
+    outputs: Mapping[str, Sequence[Any]],
+    examples: Mapping[str, np.ndarray] | None,
+    folder: Path,
+) -> None:
+    """Checks that a loaded soup has the parameters of the scored one, and answers as that did.
+
+    Args:
+        saved: of the soup in `folder`.
+        state: digests of the parameters and buffers of the model that was scored, by name.
+        outputs: what that put out for one batch of examples, by task.
+        examples: which of the held-out examples of `saved` these are; None for all of them.
+
+    Raises:
+        GuaranteeError: where it is another model.
+    """
+    found = saved.live.digests()
+    if differing := sorted(
+        name for name in state.keys() | found.keys() if state.get(name) != found.get(name)
+    ):
+        raise GuaranteeError(
+            f"{folder}: {differing[0]}, as loaded from the saved soup, is not what was scored. The soup is "
+            "left in place for inspection; do not use it, and please report this"
+        )
+    if examples is None:
+        examples = {name: np.arange(size) for name, size in saved.sizes("heldout").items()}
+    if not _alike(saved.outputs("heldout", examples), outputs):
+        raise GuaranteeError(
+            f"{folder}: the saved soup has the weights that were scored and answers otherwise. It is left in "
+            "place for inspection; do not use it, and please report this"
+        )
+    log.info("saved    %s: loaded back, it has the same weights and answers the same", folder)
+
+
+def _alike(ours: Any, theirs: Any, exactly: bool = False) -> bool:
+    """Whether two trees of tensors, texts and numbers are the same; NaN is equal to itself."""
+    if isinstance(ours, Mapping):
+        return ours.keys() == theirs.keys() and all(_alike(ours[k], theirs[k], exactly) for k in ours)
+    if isinstance(ours, torch.Tensor):
+        tolerances: dict[str, Any] = {"rtol": 0, "atol": 0} if exactly else {}
+        try:
+            torch.testing.assert_close(ours.cpu(), theirs.cpu(), equal_nan=True, **tolerances)
+        except AssertionError:
+            return False
+        return True
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(
+            _alike(*pair, exactly) for pair in zip(ours, theirs, strict=True)
+        )
+    if isinstance(ours, float):
+        return bool(np.isclose(ours, theirs, rtol=0 if exactly else 1e-5, equal_nan=True))
+    return bool(ours == theirs)
