@@ -32,7 +32,7 @@ from soupkitchen.search import Ranked, Trial, rank
 from soupkitchen.soup import Soup, in_dtype
 from soupkitchen.states import StateMemory
 from soupkitchen.tasks import Several
-from soupkitchen.verification import check_saved
+from soupkitchen.verification import check_answers, check_weights
 
 if TYPE_CHECKING:
     from soupkitchen.experiment import Experiment
@@ -288,9 +288,14 @@ class Cooking:
                 for name, split in splits["heldout"].items()
             }
             runtime = replace(self.experiment.runtime, batch_size=evaluator.batch_size)
-            accelerator, dtype = evaluator.accelerator, self.dtype
-            saved = evaluator_of(saved_run, self.tasks, {"heldout": asked}, runtime, dtype, accelerator)
-            check_saved(saved, state, outputs, batch if whole else None, folder)
+            evaluator.live.load(saved_run)
+            check_weights(evaluator.live, state, folder)
+            saved = evaluator_of(
+                *(saved_run, self.tasks, {"heldout": asked}, runtime, self.dtype),
+                accelerator=evaluator.accelerator,
+                live=evaluator.live,
+            )
+            check_answers(saved, outputs, batch if whole else None, folder)
             if whole:
                 saved.reorder("heldout", scored.order)
                 again = saved.score("heldout").score

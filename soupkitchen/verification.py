@@ -12,7 +12,7 @@ import torch
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import GuaranteeError
-from soupkitchen.evaluation import Evaluator
+from soupkitchen.evaluation import Evaluator, LiveModel
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +52,17 @@ def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | No
             return
 
 
-def check_saved(
-    saved: Evaluator,
-    state: Mapping[str, str],
-    outputs: Mapping[str, Sequence[Any]],
-    examples: Mapping[str, np.ndarray] | None,
-    folder: Path,
-) -> None:
-    """Checks that a loaded soup has the parameters of the scored one, and answers as that did.
+def check_weights(saved: LiveModel, state: Mapping[str, str], folder: Path) -> None:
+    """Checks that a soup that was loaded has the parameters and buffers of the model that was scored.
 
     Args:
-        saved: of the soup in `folder`.
-        state: digests of the parameters and buffers of the model that was scored, by name.
-        outputs: what that put out for one batch of examples, by task.
-        examples: which of the held-out examples of `saved` these are; None for all of them.
+        saved: the soup in `folder`, not used yet.
+        state: digests of those of the scored model, by name.
 
     Raises:
-        GuaranteeError: where it is another model.
+        GuaranteeError: where one is another.
     """
-    found = saved.live.digests()
+    found = saved.digests()
     if differing := sorted(
         name for name in state.keys() | found.keys() if state.get(name) != found.get(name)
     ):
@@ -78,6 +70,24 @@ def check_saved(
             f"{folder}: {differing[0]}, as loaded from the saved soup, is not what was scored. The soup is "
             "left in place for inspection; do not use it, and please report this"
         )
+
+
+def check_answers(
+    saved: Evaluator,
+    outputs: Mapping[str, Sequence[Any]],
+    examples: Mapping[str, np.ndarray] | None,
+    folder: Path,
+) -> None:
+    """Checks that a soup that was loaded answers as the model that was scored, on one batch.
+
+    Args:
+        saved: of the soup in `folder`.
+        outputs: what the scored model put out for the batch, by task.
+        examples: which of the held-out examples of `saved` these are; None for all of them.
+
+    Raises:
+        GuaranteeError: where it answers otherwise.
+    """
     if examples is None:
         examples = {name: np.arange(size) for name, size in saved.sizes("heldout").items()}
     if not _alike(saved.outputs("heldout", examples), outputs):

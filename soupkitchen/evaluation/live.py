@@ -101,6 +101,7 @@ class LiveModel:
         """
         self._model_class, self._device, self._loading = model_class, device, loading or Loading()
         self._slots: Slots | None = None
+        self._made_anew = False
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
@@ -110,7 +111,7 @@ class LiveModel:
         if self._loading.device_map is None:
             self.model.to(self._device)
         try:
-            self._slots = _find_slots(run, self.model)
+            self._slots = None if self._made_anew else _find_slots(run, self.model)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{run.path}: its tensors do not fit {type(self.model).__name__} ({error}); was its "
@@ -129,7 +130,7 @@ class LiveModel:
 
     def fill_through_transformers(self) -> None:
         """Has `fill` make a new model each time: forward passes leave something in this one."""
-        self._slots = None
+        self._slots, self._made_anew = None, True
 
     @torch.no_grad()
     def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

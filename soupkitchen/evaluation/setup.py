@@ -47,6 +47,7 @@ def evaluator_of(
     dtype: torch.dtype | None = None,
     accelerator: Any = None,
     pool: Pool | None = None,
+    live: LiveModel | None = None,
 ) -> Evaluator:
     """An evaluator of models of the architecture of `run`, with its tokenizer or image processor.
 
@@ -54,10 +55,11 @@ def evaluator_of(
         pool: where `run` has none of its own, that of another run of the pool, or of its base, is taken.
         dtype: of the model's weights; None for that of the run's files.
         accelerator: to be used again.
+        live: `run`, loaded, where it is already.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))
-    live = LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
+    live = live or LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
     processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
     evaluator = Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
     evaluator.processor_folder = folder
