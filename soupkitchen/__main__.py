@@ -56,6 +56,7 @@ def main() -> None:
     error: Exception | None = None
     try:
         conf.register_resolvers()
+        conf.check_words(words)
         sys.argv[1:] = conf.sweepable(words)
         command.run_all()
         sys.stdout.flush()

@@ -58,7 +58,7 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
-class NotOurs(Exception):
+class _NotAnEntryError(Exception):
     """A file that is no entry of a cache."""
 
 
@@ -144,7 +144,7 @@ class EvaluationCache:
                 label = _label(file)
             except FileNotFoundError:  # another process took it away
                 continue
-            except NotOurs:
+            except _NotAnEntryError:
                 continue
             written = datetime.fromtimestamp(status.st_mtime)
             found.append((status.st_mtime, Entry(file.stem, label, status.st_size, written)))
@@ -181,7 +181,7 @@ def _label(file: Path) -> str | None:
     """What an entry says of itself; None where it cannot be read.
 
     Raises:
-        NotOurs: where it can be read, and is no entry.
+        _NotAnEntryError: where it can be read, and is no entry.
     """
     try:
         with safe_open(file, framework="numpy") as handle:
@@ -191,7 +191,7 @@ def _label(file: Path) -> str | None:
     except (SafetensorError, OSError):
         return None
     if not {_CHECKSUM, _LABEL} <= said.keys():
-        raise NotOurs
+        raise _NotAnEntryError
     return str(said[_LABEL])
 
 

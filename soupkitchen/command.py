@@ -73,10 +73,10 @@ def run(config: DictConfig) -> float:
             return _finish(folder)
         try:
             _work(config, folder)
-        except OSError as error:
+        except (OSError, SaveError) as error:
             if not folder.is_dir():
                 raise SaveError(
-                    f"{folder} is gone: something removed or renamed it while the run worked in it"
+                    f"{folder} is gone: something removed or renamed it while the run worked"
                 ) from error
             raise
         return _finish(folder)

@@ -151,6 +151,10 @@ def explain(message: str) -> str:
         return f"There is no {group}={wrong}.{hint} There are: {', '.join(choices)}."
     if match := re.search(r"Missing mandatory value: (\S+)", message):
         return f"The option {match[1]} has to be given, as {match[1]}=VALUE."
+    if match := re.search(r"Interpolation key '([^']+)' not found", message):
+        return f"An option refers to ${{{match[1]}}}, and there is no option {match[1]}."
+    if match := re.search(r"Error parsing override '([^=']+)'", message):
+        return f"{match[1]!r} is no option: write NAME=VALUE. 'python -m soupkitchen --help' shows them."
     if "override_grammar" in message:
         first = message.splitlines()[0]
         return f"{first}\nA value with [ ] {{ }} , or : needs quotes of its own, as in \"key='value[1]'\"."
@@ -174,13 +178,29 @@ def check(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for group in PARTS:
         if not (isinstance(plain.get(group), dict) and "_target_" in plain[group]):
-            choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-            raise ConfigError(f"{group}={shown(plain.get(group))} names nothing; choose one of {choices}")
+            raise _names_nothing(group, plain.get(group))
     for key in unknown(plain):
         raise ConfigError(explain(f"Could not override '{key}'"))
     check_tree(plain)
     if plain["search"]["_target_"] == "soupkitchen.search.Greedy":
         AcceptRule.of(plain["search"].get("accept", "better"))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Checks what Hydra has no words for.
+
+    Raises:
+        ConfigError: where a group is given no name.
+    """
+    for word in words:
+        group, _, value = word.partition("=")
+        if group in PARTS and value in ("", "null"):
+            raise _names_nothing(group, value or "''")
+
+
+def _names_nothing(group: str, value: Any) -> ConfigError:
+    choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    return ConfigError(f"{group}={shown(value)} names nothing; choose one of {choices}")
 
 
 def _known_keys() -> list[str]:

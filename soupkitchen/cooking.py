@@ -20,7 +20,7 @@ from soupkitchen.decisions import Judge
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError, GuaranteeError
 from soupkitchen.evaluation import Evaluation, Recipe, Scored, Scorer, Splits, evaluator_of
 from soupkitchen.journal import Journal
-from soupkitchen.layout import LEADERBOARD, SOUP
+from soupkitchen.layout import LEADERBOARD, SOUP, has_weights
 from soupkitchen.logbook import Logbook
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
@@ -222,7 +222,7 @@ class Cooking:
         """Saves the soup, loads it back as a user would, and scores that."""
         folder, evaluator, output = self.folder / SOUP, self.scorer.evaluator, self.experiment.output
         saved_before = self.journal.recall(event="saved") is not None
-        if saved_before and folder.exists():
+        if saved_before and has_weights(folder):
             return
         recipe = scored.recipe
         self.scorer.fill(recipe)

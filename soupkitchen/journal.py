@@ -44,6 +44,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._waiting = deque(self._read())
+        self._is_there = bool(self._waiting)
         self.events_before = len(self._waiting)
         """How many events the file had when it was opened."""
 
@@ -78,10 +79,12 @@ class Journal:
         """Writes an event and waits until it is on disk.
 
         Raises:
-            JournalError: where the disk is full; the journal is then as it was.
+            JournalError: where the disk is full; the journal is then as it was. Or where it was taken away.
         """
         line = f"{json.dumps(event)}\n".encode()
         is_new = not self.file.exists()
+        if is_new and self._is_there:
+            raise JournalError(f"{self.file} is gone: something removed or renamed it while the run worked")
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(descriptor).st_size
@@ -98,6 +101,7 @@ class Journal:
                 ) from error
         finally:
             os.close(descriptor)
+        self._is_there = True
         if is_new:
             _sync_folder(self.file.parent)
         return event

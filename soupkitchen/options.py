@@ -291,9 +291,14 @@ def check_fields(options: Any, group: str) -> None:
             check(f"{group}.{field.name}", getattr(options, field.name), kinds[field.name])
 
 
+def _kinds(tree: Mapping[str, Any], key: str) -> Mapping[str, Kind]:
+    """Of the options in a part of a composition; nothing where that is not ours to say."""
+    return KINDS.get(str(tree.get("_target_", "no target" if key else "")), {})
+
+
 def unknown(tree: Mapping[str, Any], key: str = "") -> Iterator[str]:
     """The options in `tree`, by dotted key, that what its `_target_` names does not have."""
-    kinds = KINDS.get(str(tree.get("_target_", "")), {})
+    kinds = _kinds(tree, key)
     for name, value in tree.items():
         dotted = f"{key}.{name}" if key else str(name)
         if key and kinds and name not in kinds and not str(name).startswith("_"):
@@ -308,13 +313,13 @@ def check_tree(tree: Mapping[str, Any], key: str = "") -> None:
     Raises:
         ConfigError: for the first option that is wrong.
     """
-    kinds = KINDS.get(str(tree.get("_target_", "")), {})
+    kinds = _kinds(tree, key)
+    dotted = {name: f"{key}.{name}" if key else str(name) for name in tree}
+    for name in [name for name in tree if name in kinds]:
+        check(dotted[name], tree[name], kinds[name])
     for name, value in tree.items():
-        dotted = f"{key}.{name}" if key else str(name)
-        if name in kinds:
-            check(dotted, value, kinds[name])
         if isinstance(value, Mapping):
-            check_tree(value, dotted)
+            check_tree(value, dotted[name])
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -434,16 +435,46 @@ def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
 def test_the_cache_is_listed_and_cleared_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    EvaluationCache(tmp_path).put("key", OUTPUTS, "soup on heldout")
-    (tmp_path / "broken.safetensors").write_text("x")
+    EvaluationCache(tmp_path).put("0" * 32, OUTPUTS, "soup on \x1b[31mheldout")
+    (tmp_path / f"{'1' * 32}.safetensors").write_text("x")
     main(["list", "--folder", str(tmp_path)])
     listed = capsys.readouterr().out
-    assert "soup on heldout" in listed
+    assert "soup on \\x1b[31mheldout" in listed
     assert "(damaged)" in listed
     assert "2 evaluations" in listed
-    main(["clear", "--folder", str(tmp_path)])
-    assert "2 evaluations deleted" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+    main(["clear", "--yes", "--folder", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "1 evaluations deleted" in said
+    assert "1 cannot be read, and may not be ours" in said
+    assert [file.name for file in tmp_path.iterdir()] == [f"{'1' * 32}.safetensors"]
+
+
+def test_clearing_touches_nothing_but_evaluations_and_asks_first(
+    text_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(text_runs / "a", run)
+    shutil.copy(run / "model.safetensors", run / f"{'a' * 32}.safetensors")  # a name like ours
+    (run / f"{'b' * 32}.safetensors").symlink_to(run / "model.safetensors")
+    before = sorted(file.name for file in run.iterdir())
+    main(["clear", "--yes", "--folder", str(run)])
+    assert sorted(file.name for file in run.iterdir()) == before
+
+    EvaluationCache(run).put("0" * 32, OUTPUTS, "soup")
+    with pytest.raises(SystemExit) as left:  # nobody is there to ask
+        main(["clear", "--folder", str(run)])
+    assert left.value.code == 1
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer in ("n", "", "what"):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        main(["clear", "--folder", str(run)])
+        assert "nothing was deleted" in capsys.readouterr().out
+        assert (run / f"{'0' * 32}.safetensors").exists()
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    main(["clear", "--folder", str(run)])
+    assert "1 evaluations, 0.0 MiB, in" in capsys.readouterr().out
+    assert sorted(file.name for file in run.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_harms_nothing(
