@@ -216,14 +216,16 @@ def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, tex
     assert wild.split()[5] == "-"  # no test score
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.2])
 def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
-    text_runs: Path, texts: Path, tmp_path: Path
+    text_runs: Path, texts: Path, tmp_path: Path, seconds: float
 ) -> None:
     command = [sys.executable, "-m", "soupkitchen", *own(text_runs, texts), "name=x", "runtime.threads=1"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         while not (journal := tmp_path / "results" / "x" / "journal.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.001)
+        time.sleep(seconds)
         shutil.rmtree(journal.parent, ignore_errors=True)
         assert process.stderr
         said = process.stderr.read()
