@@ -80,7 +80,11 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     parts = {group: choices[group] for group in _NAMED_BY}
     others = []
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
-        key, value = override.key_or_group, override.get_value_string().strip("'\"")
+        key = override.key_or_group
+        if override.is_delete():
+            others.append(f"~{key}")
+            continue
+        value = override.get_value_string().strip("'\"")
         if key == "pool.path":
             parts["pool"] = _tail(value)
         elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_NAMED_BY):
@@ -190,17 +194,23 @@ def check_words(words: Sequence[str]) -> None:
     """Checks what Hydra has no words for.
 
     Raises:
-        ConfigError: where a group is given no name.
+        ConfigError: where a group is taken away, or given no name.
     """
     for word in words:
-        group, _, value = word.partition("=")
-        if group in PARTS and value in ("", "null"):
-            raise _names_nothing(group, value or "''")
+        if word.lstrip("~+").split("=")[0] not in PARTS:
+            continue
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:  # it is told when Hydra comes by
+            continue
+        value = None if override.is_delete() else override.value()
+        if value is None or value == "" or isinstance(value, (bool, int, float, list, dict)):
+            raise _names_nothing(override.key_or_group, value)
 
 
 def _names_nothing(group: str, value: Any) -> ConfigError:
     choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-    return ConfigError(f"{group}={shown(value)} names nothing; choose one of {choices}")
+    return ConfigError(f"{group}={shown(value)} is no name of a file; choose one of {choices}")
 
 
 def _known_keys() -> list[str]:

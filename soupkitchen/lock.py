@@ -28,9 +28,9 @@ def only_process(folder: Path) -> Iterator[None]:
         LockError: where another process holds it.
     """
     made = [above for above in folder.parents if not above.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     holder = folder.parent / f".{folder.name}.holder"
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent / f".{folder.name}.lock", timeout=0):
             try:
                 me = {

@@ -28,6 +28,7 @@ def test_bad_input_is_told_in_plain_words(row: Bad, text_runs: Path, texts: Path
     error = soupkitchen(*row.command, cwd=tmp_path, fails=row.code).stderr
 
     assert "error: " in error
+    assert "Error executing job" not in error
     for told in row.says:
         assert told in error, error
     after = contents(tmp_path)

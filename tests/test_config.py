@@ -108,6 +108,7 @@ def test_a_wrong_word_exits_with_1_and_full_errors_can_be_had(tmp_path: Path) ->
         (["pool.path='runs/*'"], "runs-linear-greedy"),
         (["pool.path=../../etc"], "etc-linear-greedy"),
         (["pool.path='/data/sweeps/glue/runs/*'"], "glue_runs-linear-greedy"),
+        (["~method.normalize"], "demo-linear-greedy+_method.normalize"),
         (["method.weights={a: 2}"], "demo-linear-greedy+method.weights=_a_2"),
     ],
 )
