@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from tiny import LABELS
+from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.cache import EvaluationCache, main
@@ -31,6 +33,7 @@ from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.metrics import Score
 from soupkitchen.records import Trajectory
 from soupkitchen.search import Greedy, rank
+from soupkitchen.search.rules import AcceptRule
 from soupkitchen.serving import Output
 from soupkitchen.tasks import Data, Several
 
@@ -567,3 +570,53 @@ def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch
     assert scorer._key("identity", "heldout") == before
     monkeypatch.setattr("soupkitchen.evaluation.scorer._own_code", lambda: "other")
     assert scorer._key("identity", "heldout") != before
+
+
+class Opaque(evaluate.Metric):
+    """A metric that says nothing of itself."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = datasets.Features({"predictions": metrics.module.Label, "references": metrics.module.Label})
+        return evaluate.MetricInfo(description="", citation="", features=kind)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"opaque": float(np.mean(np.equal(predictions, references)))}
+
+
+def with_metrics(*names: str) -> Several:
+    found = [
+        metrics.TaskMetric("opaque", Opaque(), "opaque") if name == "opaque" else metrics.load(name)
+        for name in names
+    ]
+    tasks = [SimpleNamespace(metric=metric, model_class=AutoModelForCausalLM) for metric in found]
+    return Several(dict(zip(names, tasks, strict=True)))
+
+
+@pytest.mark.parametrize("names", [("accuracy",), ("f1_macro",), ("mse",), ("accuracy", "mse")])
+def test_no_p_value_is_below_the_least_that_is_told(names: tuple[str, ...]) -> None:
+    """The clearest gain that there can be has the least p-value."""
+    tasks = with_metrics(*names)
+    size = 8
+    truth = np.arange(size) % 2
+    parts = {}
+    for side, predictions in {"good": truth, "bad": 1 - truth}.items():
+        parts[side] = {}
+        for name, task in tasks.tasks.items():
+            values = task.metric.per_example(predictions, truth)
+            score = task.metric.score(predictions, truth)
+            parts[side][name] = Part(task.metric, score, values, predictions, truth, size)
+    good, bad = (
+        Evaluation("heldout", tasks.score({n: p.score for n, p in parts[s].items()}), parts[s])
+        for s in ("good", "bad")
+    )
+    assert compare(good, bad, tasks).p_value == pytest.approx(statistics.least_p(tasks, size))
+
+
+def test_a_rule_that_can_accept_nothing_is_refused_before_any_work() -> None:
+    assert statistics.least_p(with_metrics("opaque"), 100) is None
+    for least, amount in ((None, 0.05), (1 / 1001, 0.0005), (0.5**4, 0.05)):
+        with pytest.raises(ConfigError, match=r"search\.accept"):
+            AcceptRule.of({"significant": amount}).check(least)
+    for option in ("better", "not_worse", {"margin": 0.1}):
+        AcceptRule.of(option).check(None)
+    AcceptRule.of({"significant": 0.001}).check(1 / 1001)
