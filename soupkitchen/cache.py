@@ -8,7 +8,10 @@ checksum of itself, so processes may share the folder, and a damaged entry is as
 good as none.
 
     python -m soupkitchen.cache list      what is there
-    python -m soupkitchen.cache clear     deletes it; pools of the demo stay
+    python -m soupkitchen.cache clear     deletes it, once you have said yes; pools of the demo stay
+
+Whatever else lies in the folder is left alone: an entry is a file of our name that says of itself
+that it is one.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import argparse
 import json
 import logging
 import os
+import re
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +35,14 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from soupkitchen.console import plain_streams, printable
 from soupkitchen.errors import SaveError
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _CHECKSUM, _LABEL = "checksum", "label"
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 Rows = Sequence[Any] | np.ndarray
 Outputs = Mapping[str, Rows]
@@ -50,12 +58,20 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
+class _NotAnEntryError(Exception):
+    """A file that is no entry of a cache."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """What the cache says of an entry."""
+    """What the cache says of an entry.
+
+    Attributes:
+        label: None where the file has an entry's name and cannot be read as one.
+    """
 
     key: str
-    label: str
+    label: str | None
     size: int
     written: datetime
 
@@ -114,23 +130,29 @@ class EvaluationCache:
 
     def remove_unfinished(self) -> None:
         """Removes what kills in the middle of writing left; nobody else may be writing."""
-        for left in self.folder.glob(f".*{_SUFFIX}"):
+        for left in self.folder.glob(f".????????{_SUFFIX}"):
             left.unlink(missing_ok=True)
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, the oldest first; damaged ones have no label."""
-        for file in sorted(self.folder.glob(f"[!.]*{_SUFFIX}"), key=lambda file: file.stat().st_mtime):
+        """All entries, the oldest first. Files that are no entries are passed over."""
+        found = []
+        for file in self.folder.glob(f"*{_SUFFIX}"):
             try:
-                with safe_open(file, framework="numpy") as handle:
-                    label = handle.metadata()[_LABEL]
-            except (SafetensorError, OSError, KeyError, TypeError):
-                label = "(damaged)"
-            status = file.stat()
-            yield Entry(file.stem, label, status.st_size, datetime.fromtimestamp(status.st_mtime))
+                status = file.lstat()
+                if not (stat.S_ISREG(status.st_mode) and _KEY.fullmatch(file.stem)):
+                    continue
+                label = _label(file)
+            except FileNotFoundError:  # another process took it away
+                continue
+            except _NotAnEntryError:
+                continue
+            written = datetime.fromtimestamp(status.st_mtime)
+            found.append((status.st_mtime, Entry(file.stem, label, status.st_size, written)))
+        yield from (entry for _, entry in sorted(found, key=lambda one: one[0]))
 
     def clear(self) -> int:
-        """Deletes all entries; returns how many there were."""
-        entries = list(self.entries())
+        """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
+        entries = [entry for entry in self.entries() if entry.label is not None]
         for entry in entries:
             self._file(entry.key).unlink(missing_ok=True)
         return len(entries)
@@ -155,22 +177,60 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest(*(part for name in sorted(arrays) for part in (name, arrays[name].tobytes())))
 
 
+def _label(file: Path) -> str | None:
+    """What an entry says of itself; None where it cannot be read.
+
+    Raises:
+        _NotAnEntryError: where it can be read, and is no entry.
+    """
+    try:
+        with safe_open(file, framework="numpy") as handle:
+            said = handle.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError):
+        return None
+    if not {_CHECKSUM, _LABEL} <= said.keys():
+        raise _NotAnEntryError
+    return str(said[_LABEL])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Lists or clears the cache from the command line."""
     parser = argparse.ArgumentParser(prog="python -m soupkitchen.cache", description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["list", "clear"])
     default = Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen")) / "evaluations"
     parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
+    parser.add_argument("--yes", action="store_true", help="clear without asking")
     given = parser.parse_args(arguments)
+    plain_streams()
     cache = EvaluationCache(given.folder.expanduser())
-    if given.action == "clear":
-        print(f"{cache.clear()} evaluations deleted from {cache.folder}")
-        return
     entries = list(cache.entries())
+    total = f"{sum(entry.size for entry in entries) / 2**20:.1f} MiB"
+    if given.action == "clear":
+        _clear(cache, entries, total, given.yes)
+        return
     for entry in entries:
-        print(f"{entry.written:%Y-%m-%d %H:%M}  {entry.size / 1024:8.1f} KiB  {entry.key}  {entry.label}")
-    total = sum(entry.size for entry in entries) / 2**20
-    print(f"{len(entries)} evaluations, {total:.1f} MiB, in {cache.folder}")
+        label = "(damaged)" if entry.label is None else printable(entry.label)
+        print(f"{entry.written:%Y-%m-%d %H:%M}  {entry.size / 1024:8.1f} KiB  {entry.key}  {label}")
+    print(f"{len(entries)} evaluations, {total}, in {printable(str(cache.folder))}")
+
+
+def _clear(cache: EvaluationCache, entries: Sequence[Entry], total: str, yes: bool) -> None:
+    """Says what goes, and lets it go once the user has said yes."""
+    folder = printable(str(cache.folder))
+    print(f"{len(entries)} evaluations, {total}, in {folder}; nothing else there is touched")
+    if not yes and entries:
+        if not sys.stdin.isatty():
+            print("error: nothing was deleted: --yes deletes them without asking", file=sys.stderr)
+            sys.exit(1)
+        if input("Delete them? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was deleted")
+            return
+    deleted = cache.clear()
+    print(f"{deleted} evaluations deleted")
+    if left := len(entries) - deleted:
+        print(f"{left} cannot be read, and may not be ours: see 'list', and delete them by hand")
 
 
 if __name__ == "__main__":

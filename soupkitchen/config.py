@@ -16,9 +16,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from soupkitchen import resources
 from soupkitchen.errors import ConfigError
+from soupkitchen.options import check_tree, shown, unknown
+from soupkitchen.search.rules import AcceptRule
 
 CONF = resources.folder("conf")
 
@@ -27,8 +31,12 @@ _HOW_NOT_WHAT = {
     f"runtime.{option}"
     for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
 } | {"evaluation.cache"}
-_GROUPS = ("pool", "method", "search")
+"""Options, and what is below them, that have no part in what comes out."""
+PARTS = ("runtime", "output", "evaluation", "search", "method", "task", "pool")
+"""The groups that a run is built of, the cheap ones first, so that their errors come first."""
+_NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
+_NOTHING = "(not there)"
 
 
 def register_resolvers() -> None:
@@ -37,13 +45,15 @@ def register_resolvers() -> None:
 
 
 def sweepable(words: Sequence[str]) -> list[str]:
-    """The command line with options of swept groups as sweeps too, of one value.
+    """The command line with `-m` first, and options of swept groups as sweeps too, of one value.
 
     Of ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra would first compose what is
     not swept, and so look for that option in the default method.
     """
-    if not {"-m", "--multirun"} & set(words):
+    flags = {"-m", "--multirun"} & set(words)
+    if not flags:
         return list(words)
+    words = ["-m", *(word for word in words if word not in flags)]  # amid other words it would end them
     try:
         parsed = {
             word: OverridesParser.create().parse_override(word) for word in words if not word.startswith("-")
@@ -67,13 +77,17 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     The same command gives the same name, whatever the order of its words; options
     that only say how to run (device, workers, …) have no part in it.
     """
-    parts = {group: choices[group] for group in _GROUPS}
+    parts = {group: choices[group] for group in _NAMED_BY}
     others = []
     for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
-        key, value = override.key_or_group, override.get_value_string().strip("'\"")
+        key = override.key_or_group
+        if override.is_delete():
+            others.append(f"~{key}")
+            continue
+        value = override.get_value_string().strip("'\"")
         if key == "pool.path":
             parts["pool"] = _tail(value)
-        elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_GROUPS):
+        elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_NAMED_BY):
             others.append(f"{key}={value}")
     name = _slug("-".join(_slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
     if len(name) <= _LONGEST_NAME:
@@ -86,15 +100,38 @@ def what_is_run(config: DictConfig | ListConfig) -> dict[str, Any]:
     """The options that results depend on, by dotted key: what two runs must share to be the same."""
     plain = OmegaConf.to_container(config, resolve=True)
     ignored = _NOT_IN_NAMES | _HOW_NOT_WHAT
-    return {key: value for key, value in _flat(plain).items() if key not in ignored}
+    return {
+        key: value
+        for key, value in _flat(plain).items()
+        if not any(key == option or key.startswith(f"{option}.") for option in ignored)
+    }
+
+
+def what_was_run(file: Path) -> dict[str, Any]:
+    """The same of a run's own configuration.
+
+    Raises:
+        ConfigError: where it cannot be had.
+    """
+    remedy = "overwrite=true moves these results aside and starts anew"
+    if not file.exists():
+        raise ConfigError(f"{file.parent} holds results without their {file.name}; {remedy}")
+    try:
+        before = OmegaConf.load(file)
+        if not isinstance(before, DictConfig):
+            raise ValueError("it is a list")
+        return what_is_run(before)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{file} was edited and cannot be read any more ({told}); {remedy}") from error
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each option that differs."""
     return [
-        f"{key}: {before.get(key, '(not there)')} before, {now.get(key, '(not there)')} now"
+        f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if before.get(key, _NOTHING) != now.get(key, _NOTHING)
     ]
 
 
@@ -118,6 +155,10 @@ def explain(message: str) -> str:
         return f"There is no {group}={wrong}.{hint} There are: {', '.join(choices)}."
     if match := re.search(r"Missing mandatory value: (\S+)", message):
         return f"The option {match[1]} has to be given, as {match[1]}=VALUE."
+    if match := re.search(r"Interpolation key '([^']+)' not found", message):
+        return f"An option refers to ${{{match[1]}}}, and there is no option {match[1]}."
+    if match := re.search(r"Error parsing override '([^=']+)'", message):
+        return f"{match[1]!r} is no option: write NAME=VALUE. 'python -m soupkitchen --help' shows them."
     if "override_grammar" in message:
         first = message.splitlines()[0]
         return f"{first}\nA value with [ ] {{ }} , or : needs quotes of its own, as in \"key='value[1]'\"."
@@ -128,7 +169,8 @@ def check(config: DictConfig) -> None:
     """Checks what can be checked of a composition without building what it names.
 
     Raises:
-        ConfigError: for an option that nothing reads, or one that has to be given and is not.
+        ConfigError: for an option that nothing reads, one that has to be given and is not, or one that
+            is of the wrong type or out of range.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     read = groups | set(_yaml(CONF / "config.yaml"))
@@ -137,6 +179,38 @@ def check(config: DictConfig) -> None:
             raise ConfigError(explain(f"Could not override '{key!s}'"))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(" ".join(explain(f"Missing mandatory value: {key}") for key in missing))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    for group in PARTS:
+        if not (isinstance(plain.get(group), dict) and "_target_" in plain[group]):
+            raise _names_nothing(group, plain.get(group))
+    for key in unknown(plain):
+        raise ConfigError(explain(f"Could not override '{key}'"))
+    check_tree(plain)
+    if plain["search"]["_target_"] == "soupkitchen.search.Greedy":
+        AcceptRule.of(plain["search"].get("accept", "better"))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Checks what Hydra has no words for.
+
+    Raises:
+        ConfigError: where a group is taken away, or given no name.
+    """
+    for word in words:
+        if word.lstrip("~+").split("=")[0] not in PARTS:
+            continue
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:  # it is told when Hydra comes by
+            continue
+        value = None if override.is_delete() else override.value()
+        if value is None or value == "" or isinstance(value, (bool, int, float, list, dict)):
+            raise _names_nothing(override.key_or_group, value)
+
+
+def _names_nothing(group: str, value: Any) -> ConfigError:
+    choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    return ConfigError(f"{group}={shown(value)} is no name of a file; choose one of {choices}")
 
 
 def _known_keys() -> list[str]:

@@ -1,12 +1,57 @@
-"""The one console on stderr, which log lines and the progress bar share."""
+"""The one console on stderr, which log lines and the progress bar share, and what may be shown there.
+
+Labels, names of tensors and of runs come from strangers. `printable` is what stands between these and
+a terminal.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
+import unicodedata
+from pathlib import Path
 
 from rich.console import Console
 
+from soupkitchen.layout import carries_mark
+
 console = Console(stderr=True, highlight=False)
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Unicode's categories of what a terminal obeys and does not show: control characters, and those that
+change the direction of text."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with what terminals obey written out, as ``\\x1b``; but for the characters `keep`."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _UNSEEN and character not in keep
+        else character
+        for character in text
+    )
+
+
+def plain_streams() -> None:
+    """Has stdout and stderr write out what their encoding does not have, where it would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str) -> None:
+    """Prints a line, or several, to stderr."""
+    print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
+
+
+class Printable(logging.Formatter):
+    """A format whose lines are fit to be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 class ConsoleHandler(logging.Handler):
@@ -15,6 +60,21 @@ class ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             style = "bold yellow" if record.levelno >= logging.WARNING else None
-            console.print(self.format(record), style=style, markup=False, soft_wrap=True)
+            text = printable(self.format(record), keep="\n\t")
+            console.print(text, style=style, markup=False, soft_wrap=True)
         except Exception:  # as every logging handler: a failing log line must not end a run
+            self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """The log in a run's folder, once that is known to be one."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self.stream or carries_mark(Path(self.baseFilename).parent):
+                super().emit(record)
+        except Exception:  # the file cannot be opened, say: the log is the least of it
             self.handleError(record)

@@ -24,7 +24,7 @@ from soupkitchen.decisions import Judge
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError, GuaranteeError
 from soupkitchen.evaluation import Evaluation, Recipe, Scored, Scorer, Splits, evaluator_of, identity
 from soupkitchen.journal import Journal
-from soupkitchen.layout import LEADERBOARD, SOUP
+from soupkitchen.layout import LEADERBOARD, SOUP, has_weights
 from soupkitchen.logbook import Logbook
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.records import Entry, Step, Trajectory, leaderboard, write_csv
@@ -263,7 +263,7 @@ class Cooking:
         """
         folder, evaluator, output = self.folder / SOUP, self.scorer.evaluator, self.experiment.output
         saved_before = self.journal.recall(event="saved") is not None
-        if saved_before and folder.exists():
+        if saved_before and has_weights(folder):
             return scored
         recipe = scored.recipe
         self.scorer.fill(recipe)

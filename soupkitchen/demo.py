@@ -35,7 +35,7 @@ SIZES = {"train": 600, "validation": 400, "test": 1000}
 
 def pool(
     path: str | Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     base: str | None = None,
     *,
     checkpoints: Checkpoints | None = None,
@@ -68,7 +68,7 @@ def pool(
 
 
 def two_tasks_pool(
-    exclude: Sequence[str] = (), *, seed: int = 0, cache_dir: str = "~/.cache/soupkitchen"
+    exclude: str | Sequence[str] = (), *, seed: int = 0, cache_dir: str = "~/.cache/soupkitchen"
 ) -> Pool:
     """Runs of the demo's model, some fine-tuned on technical newsgroups, some on the others.
 

@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from soupkitchen.console import console
-from soupkitchen.records.tables import INGREDIENT_SEPARATOR
+from soupkitchen.console import console, printable
+from soupkitchen.records import separated
 
 
 class Display:
@@ -53,7 +53,7 @@ class Display:
     def scoring(self, what: str) -> Callable[[int, int], None]:
         """Announces what is scored next; the callback takes examples done and in all."""
         before = self._before
-        self._progress.update(self._task, description=escape(what))
+        self._progress.update(self._task, description=escape(printable(what)))
 
         def advance(done: int, total: int) -> None:
             self._before = before + done
@@ -65,8 +65,7 @@ class Display:
 def print_leaderboard(table: pd.DataFrame) -> None:
     """Prints a leaderboard to stdout, without its long column of ingredients."""
     shown = table.drop(columns="ingredients")
-    sizes = table["ingredients"].fillna("").str.count(INGREDIENT_SEPARATOR) + 1
-    shown.insert(3, "of", sizes)
+    shown.insert(3, "of", [len(separated(cell)) for cell in table["ingredients"]])
     print_table(shown)
 
 
@@ -75,23 +74,25 @@ def print_table(shown: pd.DataFrame) -> None:
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in shown.columns:
         numeric = pd.api.types.is_numeric_dtype(shown[column])
-        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in shown.itertuples(index=False):
-        style = "bold" if getattr(row, "kind", None) == "soup" else None
-        grid.add_row(*(escape(_cell(value)) for value in row), style=style)
+        grid.add_column(
+            escape(printable(str(column))), justify="right" if numeric else "left", overflow="fold"
+        )
     out = Console(highlight=False)
     if not out.is_terminal:
         out = Console(highlight=False, width=250)
+    for row in shown.itertuples(index=False):
+        style = "bold" if getattr(row, "kind", None) == "soup" else None
+        grid.add_row(*(escape(_cell(value, out)) for value in row), style=style)
     out.print(grid)
 
 
 def print_files(files: dict[str, Path]) -> None:
     """Prints where things are, one a line, to stdout."""
     for what, file in files.items():
-        print(f"{what:<12} {file}")
+        print(f"{what:<12} {printable(str(file))}")
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, out: Console) -> str:
     if value is None or value != value:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+        return "–" if out.encoding.startswith("utf") else "-"
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))

@@ -29,11 +29,14 @@ from soupkitchen.evaluation import (
     load_splits,
     warn_of_splits,
 )
+from soupkitchen.evaluation.statistics import least_p
 from soupkitchen.journal import Journal
 from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.merging.weights import check_names
 from soupkitchen.records import Trajectory, remove_unfinished
-from soupkitchen.search import Search
+from soupkitchen.search import Greedy, Search
+from soupkitchen.search.rules import AcceptRule
 from soupkitchen.serving import Output, recover
 from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several, Task
@@ -79,6 +82,7 @@ class Experiment:
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
+        check_names(self.method.weights, [run.name for run in self.pool])
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         if self.pool.trust_scores and tasks.aggregate == "normalized":
@@ -87,6 +91,9 @@ class Experiment:
                 "does not find out: choose mean or min, or leave trust_scores false"
             )
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
+        if isinstance(self.search, Greedy):
+            examples = sum(map(len, splits["heldout"].values()))
+            AcceptRule.of(self.search.accept).check(least_p(tasks, examples))
         evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(

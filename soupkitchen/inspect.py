@@ -21,6 +21,7 @@ import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.checkpoints.strangers import read_json
+from soupkitchen.console import Printable, plain_streams, printable, say
 from soupkitchen.display import print_table
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.merging.chunks import chunks
@@ -136,22 +137,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoints", choices=["best", "last", "all"], help="of a Trainer's folders")
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     given = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    plain_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         pool = find_pool(
             given.pool, given.exclude, given.base, checkpoints=given.checkpoints, on_incompatible="skip"
         )
         table = inspect(pool)
     except SoupkitchenError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(1)
     print_table(table.drop(columns="base").dropna(axis=1, how="all"))
     if pool.base is None:
         print("no base model is known (--base): distances are from the mean of the runs")
     else:
-        print(f"base: {pool.base.path}")
+        print(f"base: {printable(str(pool.base.path))}")
     if given.csv:
-        write_csv(given.csv, table)
+        try:
+            write_csv(given.csv, table)
+        except OSError as error:
+            say(f"error: {given.csv} cannot be written ({error.strerror}); name another file as --csv")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,17 @@ from soupkitchen.errors import JournalError
 
 Event = dict[str, Any]
 
+_NUMBER = (int, float)
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("event", "key", "split", "what", "reason", "candidate"), str),
+    **dict.fromkeys(("runs", "base", "model", "data", "versions", "parts"), dict),
+    **dict.fromkeys(("complete", "cached", "greater_is_better"), bool),
+    **dict.fromkeys(("score", "merge_seconds", "eval_seconds"), _NUMBER),
+    "batch_size": int,
+    "kept": (str, type(None)),
+}
+"""Of an event's entries, wherever they are."""
+
 
 class Journal:
     """An append-only file of events.
@@ -33,6 +44,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._waiting = deque(self._read())
+        self._is_there = bool(self._waiting)
         self.events_before = len(self._waiting)
         """How many events the file had when it was opened."""
 
@@ -40,11 +52,6 @@ class Journal:
     def replaying(self) -> bool:
         """Whether there are events that have not been asked for yet."""
         return bool(self._waiting)
-
-    @property
-    def last(self) -> Event:
-        """The last event that the file had when it was opened; empty where it had none."""
-        return self._waiting[-1] if self._waiting else {}
 
     def recall(self, **what: Any) -> Event | None:
         """The next event of the journal, whose entries have to be those of `what`; None where there is none.
@@ -65,17 +72,19 @@ class Journal:
         return self._waiting.popleft()
 
     def peek(self) -> Event | None:
-        """The next event of the journal, without taking it."""
+        """The next event of the journal, without taking it. An entry that it lacks is a `JournalError`."""
         return self._waiting[0] if self._waiting else None
 
     def add(self, **event: Any) -> Event:
         """Writes an event and waits until it is on disk.
 
         Raises:
-            JournalError: where the disk is full; the journal is then as it was.
+            JournalError: where the disk is full; the journal is then as it was. Or where it was taken away.
         """
         line = f"{json.dumps(event)}\n".encode()
         is_new = not self.file.exists()
+        if is_new and self._is_there:
+            raise JournalError(f"{self.file} is gone: something removed or renamed it while the run worked")
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             size = os.fstat(descriptor).st_size
@@ -92,6 +101,7 @@ class Journal:
                 ) from error
         finally:
             os.close(descriptor)
+        self._is_there = True
         if is_new:
             _sync_folder(self.file.parent)
         return event
@@ -109,19 +119,52 @@ class Journal:
         events: list[Event] = []
         for number, line in enumerate(lines, start=1):
             try:
-                event = json.loads(line)
-                if not isinstance(event, dict):
-                    raise ValueError("it is no event")
-                events.append(event)
+                events.append(_Recalled(_checked(json.loads(line)), self.file, number))
             except ValueError as error:
-                raise JournalError(
-                    f"{self.file} is damaged at line {number} ({error}); overwrite=true starts anew and "
-                    "keeps the old results aside"
-                ) from error
+                raise _damaged(self.file, number, str(error)) from error
         if torn:
             with self.file.open("r+b") as handle:
                 handle.truncate(len(content) - len(torn))
         return events
+
+
+def last_event(file: Path) -> Event:
+    """The last event that a journal has, whoever writes it; empty where none can be read."""
+    try:
+        event = json.loads(file.read_bytes().split(b"\n")[-2])
+    except (OSError, ValueError, IndexError):
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+class _Recalled(Event):
+    """An event that a journal had. A person may have edited it."""
+
+    def __init__(self, event: Event, file: Path, number: int) -> None:
+        super().__init__(event)
+        self._file, self._number = file, number
+
+    def __missing__(self, entry: str) -> Any:
+        raise _damaged(self._file, self._number, f"it has no {entry!r}")
+
+
+def _checked(event: Any) -> Event:
+    if not (isinstance(event, dict) and "event" in event):
+        raise ValueError("it is no event")
+    for entry, value in event.items():
+        if not isinstance(value, _TYPES.get(entry, object)):
+            raise ValueError(f"its {entry!r} is {value!r}")
+    for part in event.get("parts", {}).values():
+        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(one, _NUMBER) for one in part)):
+            raise ValueError(f"its 'parts' are {event['parts']!r}")
+    return event
+
+
+def _damaged(file: Path, number: int, why: str) -> JournalError:
+    return JournalError(
+        f"{file} is damaged at line {number} ({why}); overwrite=true starts anew and keeps the old results "
+        "aside"
+    )
 
 
 def _shown(what: Event) -> str:

@@ -1,4 +1,11 @@
-"""What the files of a run's folder are called."""
+"""What the files of a run's folder are called, and how we know a folder for one of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from soupkitchen.errors import ConfigError
 
 CONFIG = "config.yaml"
 JOURNAL = "journal.jsonl"
@@ -6,3 +13,54 @@ EVALUATIONS = "evaluations"
 TRAJECTORY = "trajectory.csv"
 LEADERBOARD = "leaderboard.csv"
 SOUP = "soup"
+LOG = "soupkitchen.log"
+
+_OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
+_EVENT = b'{"event": '
+
+
+def carries_mark(folder: Path) -> bool:
+    """Whether `folder` is a run's: it holds our configuration, perhaps edited since, or our journal."""
+    with contextlib.suppress(OSError), (folder / CONFIG).open("rb") as file:
+        lines = file.read(1 << 20).decode(errors="replace").splitlines()
+        if {line.split(" ")[0] for line in lines} >= _OPTIONS:
+            return True
+    with contextlib.suppress(OSError), (folder / JOURNAL).open("rb") as file:
+        return file.read(len(_EVENT)) == _EVENT
+    return False
+
+
+def check_is_ours(folder: Path) -> None:
+    """Checks that a run may work in `folder`: it is not there yet, empty, or carries our mark.
+
+    Raises:
+        ConfigError: where something else is in it.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder: give this run another name= or results_dir=")
+    for name in (CONFIG, JOURNAL, TRAJECTORY, LEADERBOARD, EVALUATIONS, SOUP):
+        path, wanted = folder / name, "folder" if name in (EVALUATIONS, SOUP) else "file"
+        if path.exists() and not (path.is_dir() if wanted == "folder" else path.is_file()):
+            raise ConfigError(
+                f"{path} is in the way: it should be a {wanted}. Move it, or give this run another name="
+            )
+    others = [path.name for path in sorted(folder.iterdir()) if not _is_harmless(path)]
+    if others and not carries_mark(folder):
+        shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise ConfigError(
+            f"{folder} holds {shown}, and is not the folder of a run: soupkitchen works in new or empty "
+            "folders and in its own. Give this run another name= or results_dir="
+        )
+
+
+def _is_harmless(path: Path) -> bool:
+    """Whether it may be what a run that was killed early left, with no mark beside it yet."""
+    moved_aside = path.name.startswith("before-") and carries_mark(path)
+    return moved_aside or path.name == LOG or path.name.startswith(f".{CONFIG}.")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a soup was saved to `folder`, and is still there."""
+    return any(folder.glob("*.safetensors"))

@@ -24,6 +24,7 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.options import check_fields
 from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several
 
@@ -57,20 +58,13 @@ class Output:
     verify: Literal["batch", "full"] = "batch"
 
     def __post_init__(self) -> None:
-        if self.format not in ("full", "adapter"):
-            raise ConfigError(f"output.format={self.format}: choose full or adapter")
-        if self.verify not in ("batch", "full"):
-            raise ConfigError(f"output.verify={self.verify}: choose batch or full")
-        if self.dtype not in (None, *_DTYPES):
-            raise ConfigError(f"output.dtype={self.dtype}: choose {', '.join(_DTYPES)} or null")
+        check_fields(self, "output")
         try:
             convert_file_size_to_int(self.max_shard_size)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"output.max_shard_size={self.max_shard_size} is no size, as 5GB") from error
         if self.rank is not None and self.format != "adapter":
             raise ConfigError("output.rank is for output.format=adapter")
-        if self.rank is not None and not (isinstance(self.rank, int) and self.rank > 0):
-            raise ConfigError(f"output.rank={self.rank} should be a whole number above 0")
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

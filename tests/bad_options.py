@@ -2,8 +2,170 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 from bad import Bad
+from omegaconf import OmegaConf
+
+BOOLEAN = "should be true or false"
+SIGNIFICANT = "search.accept={significant: 0.0005}"
+
+
+def file(name: str, content: str = "mine\n") -> Callable[[Path], None]:
+    """Puts a file of the user's there."""
+
+    def put(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+    return put
+
+
+def directory(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).mkdir(parents=True)
+
+
+def all_of(*spoilers: Callable[[Path], None]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        for one in spoilers:
+            one(folder)
+
+    return spoil
+
+
+def foreign_soup(folder: Path) -> None:
+    file("results/x/soup/model.safetensors")(folder)
+    file("results/x/config.yaml", "model: mine\n")(folder)
+
+
+def begun(*lines: str, config: str | None = None) -> Callable[[Path], None]:
+    """A run of ours that began, by its journal's lines and its configuration."""
+
+    def spoil(folder: Path) -> None:
+        run = folder / "results" / "x"
+        run.mkdir(parents=True)
+        (run / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (run / "trajectory.csv").write_text("step,stage\n")
+        if config is not None:
+            (run / "config.yaml").write_text(config)
+
+    return spoil
+
+
+BEGIN = json.dumps({"event": "begin", "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}})
+
+
+def composed(folder: Path) -> None:
+    """The configuration that the good command makes, as a run that began leaves it."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from soupkitchen import config as conf
+
+    conf.register_resolvers()
+    GlobalHydra.instance().clear()
+    words = ["pool.path=runs/*", "task=text_classification", "task.data.path=texts", "evaluation.cache=null"]
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+        config = compose("config", [*words, "name=x", "runtime.threads=1"])
+    OmegaConf.save(config, folder / "results" / "x" / "config.yaml", resolve=True)
+
 
 ROWS = [
+    # Words
     Bad("no such option", ("method.densty=0.3",), ("method.densty", "--cfg job")),
+    Bad("an option of a class that has it not", ("+method.density=0.3",), ("no option 'method.density'",)),
+    Bad("a word that is no option", ("nonsense",), ("'nonsense' is no option", "NAME=VALUE")),
+    Bad("a word before -m", ("!", "nonsense", "-m"), ("'nonsense' is no option",)),
+    Bad("a group without a name", ("method=null",), ("method=null is no name", "linear")),
+    Bad("a list for a group", ("search=[greedy]",), ("search=['greedy'] is no name", "uniform")),
+    Bad("a group that is taken away", ("~method",), ("method=null is no name", "linear")),
+    Bad("a number for a group", ("runtime=5",), ("runtime=5 is no name", "default")),
+    Bad("a reference to no option", ("task.text=${nosuch}",), ("${nosuch}", "no option nosuch")),
+    Bad("a metric's name for its options", ("task.metric=accuracy",), ("did you mean task.metric.name=acc",)),
+    Bad("a path for the data's options", ("task.data=texts",), ("did you mean task.data.path=texts",)),
+    # Booleans
+    Bad("trust_remote_code=no", ("trust_remote_code=no",), ("trust_remote_code=no", BOOLEAN)),
+    Bad("trust_remote_code=never", ("trust_remote_code=never",), ("trust_remote_code=never", BOOLEAN)),
+    Bad("runtime's own trust_remote_code", ("runtime.trust_remote_code=off",), ("code=off", BOOLEAN)),
+    Bad("overwrite=no", ("overwrite=no",), ("overwrite=no", BOOLEAN)),
+    Bad("early_stopping=no", ("evaluation.early_stopping=no",), ("early_stopping=no", BOOLEAN)),
+    Bad("normalize=maybe", ("method.normalize=maybe",), ("method.normalize=maybe", BOOLEAN)),
+    Bad("trust_scores=1", ("pool.trust_scores=1",), ("pool.trust_scores=1", BOOLEAN)),
+    Bad("greater_is_better=yes", ("task.metric.greater_is_better=yes",), ("is_better=yes", BOOLEAN)),
+    # Numbers
+    Bad("batch_size=true", ("runtime.batch_size=true",), ("runtime.batch_size=true", "at least 1")),
+    Bad("batch_size=1.5", ("runtime.batch_size=1.5",), ("runtime.batch_size=1.5", "a whole number")),
+    Bad("threads=0", ("runtime.threads=0",), ("runtime.threads=0", "from 1 to")),
+    Bad("seed=-1", ("runtime.seed=-1",), ("runtime.seed=-1", "from 0 to")),
+    Bad("max_length=-5", ("task.max_length=-5",), ("task.max_length=-5", "at least 1")),
+    Bad("top_k=abc", ("top_k=abc",), ("top_k=abc", "a whole number")),
+    Bad("top_k=-1", ("top_k=-1",), ("top_k=-1", "at least 1")),
+    Bad("top_k=0", ("top_k=0",), ("top_k=0", "at least 1")),
+    Bad("recalibrate=true", ("method.recalibrate_batchnorm=true",), ("batchnorm=true", "a whole number")),
+    Bad("t=nan", ("method=slerp", "method.t=nan"), ("method.t=nan", "between 0 and 1")),
+    Bad("density=abc", ("method=ties", "method.sparsifier.density=abc"), ("density=abc", "1 at most")),
+    Bad("scale twice", ("method=ties", "method.scale=[1,1]"), ("method.scale=[1, 1]", "different numbers")),
+    Bad("a share as text", ("task.data.heldout_share=half",), ("heldout_share=half", "below 1")),
+    # Texts and choices
+    Bad("pool.path=null", ("pool=folder", "pool.path=null"), ("pool.path=null", "should be text")),
+    Bad("a column as a number", ("task.text=5",), ("task.text=5", "quotes twice")),
+    Bad("no such rule", ("search.accept=best",), ("search.accept=best", "not_worse")),
+    Bad("no such dtype", ("output.dtype=int8",), ("output.dtype=int8", "bfloat16")),
+    Bad("memory as text", ("runtime.max_memory=8GiB",), ("runtime.max_memory=8GiB", "{cpu: 8GiB}")),
+    # What only the pool, the task or the metric can tell
+    Bad("all runs but one left out", ("pool.exclude=b",), ("pool.exclude=['b']", "at least two")),
+    Bad("weights of no run", ("method.weights={aa: 5}",), ("method.weights.aa", "Did you mean a?")),
+    Bad("a key that the metric has not", ("task.metric.key=f1",), ("task.metric.key=f1", "gives accuracy")),
+    Bad(
+        "significance below what a bootstrap can show",
+        ("task.metric.name=f1_macro", SIGNIFICANT),
+        (SIGNIFICANT, "the least p-value", "0.001"),
+    ),
+    # Folders of the user's
+    Bad("a soup of the user's", spoil=foreign_soup, says=("results/x holds config.yaml, soup", "name=")),
+    Bad("the same, overwritten", ("overwrite=true",), ("another name=",), spoil=foreign_soup),
+    Bad("the working directory as the run's", ("results_dir=.", "name=."), ("holds runs, texts", "name=")),
+    Bad("a file as the run's folder", says=("results/x is no folder",), spoil=file("results/x")),
+    Bad("a file as results", says=("results", "A file is where a folder should be"), spoil=file("results")),
+    Bad("results where nobody may write", ("results_dir=/sys/mine",), ("/sys/", "name another results_dir=")),
+    Bad("a name that is too long", (f"name={'x' * 300}",), ("too long", "a shorter name=")),
+    Bad("a run that fails in an empty folder", ("task.text=no",), ("task.text=no",), directory("results/x")),
+    # Results that somebody edited
+    Bad(
+        "a configuration that is no YAML",
+        says=("results/x/config.yaml was edited", "overwrite=true"),
+        spoil=begun(BEGIN, config="pool: [\n"),
+    ),
+    Bad(
+        "a configuration that is a list",
+        says=("results/x/config.yaml was edited", "it is a list"),
+        spoil=begun(BEGIN, config="[1, 2]\n"),
+    ),
+    Bad(
+        "results without their configuration",
+        says=("without their config.yaml", "overwrite=true"),
+        spoil=begun(BEGIN),
+    ),
+    Bad(
+        "an event without an entry",
+        says=("journal.jsonl is damaged at line 1 (it has no 'runs')", "overwrite=true"),
+        spoil=all_of(begun(BEGIN.replace('"runs": {}, ', "")), composed),
+    ),
+    Bad(
+        "an event of another type",
+        says=("journal.jsonl is damaged at line 1 (its 'runs' is 5)", "overwrite=true"),
+        spoil=all_of(begun('{"event": "begin", "runs": 5}'), composed),
+    ),
+    Bad(
+        "a folder as the journal",
+        says=("journal.jsonl is in the way", "a file"),
+        spoil=directory("results/x/journal.jsonl"),
+    ),
+    Bad(
+        "a folder as the leaderboard",
+        says=("leaderboard.csv is in the way", "a file"),
+        spoil=all_of(begun(BEGIN), directory("results/x/leaderboard.csv")),
+    ),
 ]

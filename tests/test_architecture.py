@@ -11,7 +11,7 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "resources", "console", "cache", "journal", "layout", "lock", "startup"},
+    {"errors", "resources", "console", "cache", "journal", "layout", "lock", "options", "startup"},
     {"checkpoints"},
     {"merging"},
     {"metrics"},
@@ -27,6 +27,7 @@ LAYERS = [
     {"logbook"},
     {"experiment", "cooking"},
     {"demo", "config", "inspect"},
+    {"command"},
     {"__main__"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
@@ -64,7 +65,7 @@ def test_every_module_has_its_layer() -> None:
 
 def test_only_the_entry_point_knows_hydra() -> None:
     users = {layer(file) for file in FILES if any(n.split(".")[0] == "hydra" for n in imports(file))}
-    assert users == {"__main__", "config"}
+    assert users == {"__main__", "command", "config"}
 
 
 def test_records_know_no_torch() -> None:

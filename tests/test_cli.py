@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+from bad import contents
 from command import own, soupkitchen
 from conftest import ROOT
 from omegaconf import OmegaConf
@@ -22,6 +26,7 @@ from tiny import LABELS, average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen.checkpoints import find_pool
+from soupkitchen.records import read_csv, separated
 
 pytestmark = pytest.mark.slow
 
@@ -143,6 +148,106 @@ def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp
     assert {"leaderboard.csv", "trajectory.csv", "soup", "config.yaml"} <= {f.name for f in aside.iterdir()}
     table = pd.read_csv(tmp_path / "results" / "x" / "trajectory.csv")
     assert table[table["stage"] == "merge"]["decision"].tolist() == ["start", "keep"]
+
+
+def test_a_run_that_fails_leaves_earlier_results_where_they_were(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path / "work")
+    before = contents(tmp_path)
+    words = (*own(text_runs, texts), "name=cooked", "overwrite=true", "task.text=body")
+    assert "task.text=body" in soupkitchen(*words, cwd=tmp_path / "work", fails=True).stderr
+    assert contents(tmp_path) == before
+
+
+def test_a_soup_that_was_deleted_is_saved_again(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path / "work")
+    soup = tmp_path / "work" / "results" / "cooked" / "soup"
+    before = contents(soup)
+    shutil.rmtree(soup)
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=tmp_path / "work")
+    assert "results/cooked/soup is gone: the soup is merged and saved again" in result.stderr
+    assert contents(soup) == before
+
+
+def test_the_table_of_all_runs_is_right_side_up_for_accuracies_and_losses(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path / "work")
+    for number, excluded in enumerate(["[]", "[b,c,d]"]):
+        loss = ("task.metric.name=cross_entropy", f"pool.exclude={excluded}", f"name=loss{number}")
+        soupkitchen(*own(text_runs, texts), *loss, cwd=tmp_path / "work")
+    table = pd.read_csv(tmp_path / "work" / "results" / "leaderboard.csv")
+    assert table["metric"].tolist() == ["accuracy", "cross_entropy", "cross_entropy"]
+    assert table["rank"].tolist() == [1, 1, 2]
+    assert table["heldout_cross_entropy"].dropna().is_monotonic_increasing
+    assert set(table["data"]) == {str(texts)}
+
+
+def test_what_was_there_in_the_results_folder_stays(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.csv").write_text("team,points\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "leaderboard.csv").write_text("")
+    words = (*own(text_runs, texts), "results_dir=.", "name=x", "pool.exclude=[c,d,wild]")
+    result = soupkitchen(*words, cwd=tmp_path)
+    assert (tmp_path / "x" / "soup" / "model.safetensors").exists()
+    assert (tmp_path / "leaderboard.csv").read_text() == "team,points\n"
+    assert "leaderboard.csv is not ours, and stays as it is" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard.csv", "other", "x"]
+
+
+def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, texts: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "soupkitchen",
+        *own(text_runs, texts),
+        "name=cooked",
+        "runtime.threads=1",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(
+        command, cwd=finished.parents[1], capture_output=True, check=False, env=environment, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    (wild,) = (line for line in result.stdout.decode("ascii").splitlines() if "wild " in line)
+    assert wild.split()[5] == "-"  # no test score
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.2])
+def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
+    text_runs: Path, texts: Path, tmp_path: Path, seconds: float
+) -> None:
+    command = [sys.executable, "-m", "soupkitchen", *own(text_runs, texts), "name=x", "runtime.threads=1"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (journal := tmp_path / "results" / "x" / "journal.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(seconds)
+        shutil.rmtree(journal.parent, ignore_errors=True)
+        assert process.stderr
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "is gone: something removed or renamed it" in said
+
+
+def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(
+    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c", "d")
+    names = {"a": "NA", "b": "x;y", "c": "=1+1", "d": "\x1b]0;gone\x07\r"}
+    for old, new in names.items():
+        (runs / old).rename(runs / new)
+    result = soupkitchen(*own(runs, texts), "name=x", cwd=tmp_path)
+    assert not set(result.stdout + result.stderr) & {"\x1b", "\x07", "\r"}
+    assert r"\x1b]0;gone\x07\r" in result.stdout
+    assert not set((tmp_path / "results/x/soupkitchen.log").read_text()) & {"\x1b", "\x07", "\r"}
+    table = read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
+    assert set(table.index[table["kind"] == "single"]) == set(names.values())
+    assert set(separated(table.loc["uniform", "ingredients"])) == set(names.values())
 
 
 def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
+import time
+import types
+import typing
 from pathlib import Path
 
 import hydra
@@ -13,6 +17,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen import config as conf
+from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation import EvaluationOptions, Runtime
+from soupkitchen.merging import Karcher, Linear, Magnitude, Random, Slerp, TaskVectors
+from soupkitchen.options import KINDS, check_tree
+from soupkitchen.serving import Output
 
 CHOICES = {"pool": "demo", "method": "linear", "search": "greedy", "task": "demo"}
 LIGHT = """
@@ -62,7 +71,10 @@ def test_cfg_job_prints_the_composition_without_torch(tmp_path: Path) -> None:
         ("pool=folder", "pool.path has to be given"),
         ("method.normalize=[", "no viable alternative"),
         ("task.data.heldout=train[:80%]", "needs quotes of its own"),
-        ("nonsense", "nonsense"),
+        ("nonsense", "'nonsense' is no option"),
+        ("trust_remote_code=no", "trust_remote_code=no should be true or false"),
+        ("runtime.threads=0", "runtime.threads=0 should be a whole number from 1"),
+        ("search.accept=best", "search.accept=best"),
     ],
 )  # fmt: skip
 def test_a_wrong_word_is_answered_without_torch_or_traceback(word: str, answer: str, tmp_path: Path) -> None:
@@ -96,6 +108,7 @@ def test_a_wrong_word_exits_with_1_and_full_errors_can_be_had(tmp_path: Path) ->
         (["pool.path='runs/*'"], "runs-linear-greedy"),
         (["pool.path=../../etc"], "etc-linear-greedy"),
         (["pool.path='/data/sweeps/glue/runs/*'"], "glue_runs-linear-greedy"),
+        (["~method.normalize"], "demo-linear-greedy+_method.normalize"),
         (["method.weights={a: 2}"], "demo-linear-greedy+method.weights=_a_2"),
     ],
 )
@@ -182,3 +195,140 @@ def test_differences_between_configurations_are_lines_of_options() -> None:
     )
     assert conf.difference(before, before) == []
     assert conf.difference(before, now) == ["search.accept: better before, not_worse now"]
+
+
+YAMLS = [
+    f"{group}={file.stem}"
+    for group in ("pool", "task", "method", "search", "runtime", "evaluation", "output")
+    for file in sorted((conf.CONF / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("choice", YAMLS)
+def test_the_table_of_options_agrees_with_each_yaml_and_each_signature(choice: str) -> None:
+    tree = OmegaConf.to_container(composed(choice)[choice.split("=")[0]], resolve=False)
+    for node in nodes(tree):
+        kinds = KINDS[node["_target_"]]
+        assert node.keys() - {"_target_"} == kinds.keys()
+        made_of = hydra.utils.get_object(node["_target_"])
+        hints = typing.get_type_hints(made_of)
+        for option, kind in kinds.items():
+            hint = hints[option]
+            parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            parts = typing.get_args(hint) if typing.get_origin(hint) is typing.Union else parts
+            if option != "accept":  # a rule is a word or a mapping, which the search itself reads
+                assert kind.fits(True) == (bool in parts), f"{node['_target_']}.{option}"
+                assert kind.null == (type(None) in parts), f"{node['_target_']}.{option}"
+
+
+@pytest.mark.parametrize("choice", YAMLS)
+def test_what_the_yamls_say_passes(choice: str) -> None:
+    options = OmegaConf.create(OmegaConf.to_container(composed(choice), resolve=False))
+    del options["hydra"]
+    options.name = "x"
+    for key in OmegaConf.missing_keys(options):
+        OmegaConf.update(options, key, ["x"] if key == "task.tasks" else "x")
+    conf.check(options)
+
+
+def test_every_option_that_is_true_or_false_refuses_every_other_word() -> None:
+    found = 0
+    for choice in YAMLS:
+        group = choice.split("=")[0]
+        for key, value in conf._flat(OmegaConf.to_container(composed(choice)[group], resolve=False)).items():
+            if not isinstance(value, bool):
+                continue
+            found += 1
+            for word in ("no", "off", "never", "yes", "maybe", "0", 1, 0, "", None):
+                options = OmegaConf.to_container(composed(choice), resolve=False)
+                options = OmegaConf.create({group: options[group]})
+                OmegaConf.update(options, f"{group}.{key}", word)
+                plain = OmegaConf.to_container(options, resolve=False)
+                with pytest.raises(ConfigError, match=f"{group}.{key}=.* should be true or false"):
+                    check_tree(plain)
+    assert found >= 13
+
+
+def test_options_of_ones_own_classes_are_ones_own() -> None:
+    own = {"_target_": "mine.Method", "normalize": "maybe", "trust_remote_code": 5, "density": "x"}
+    check_tree({"method": own})
+    data = {"_target_": "soupkitchen.tasks.Data", "seed": -1}
+    with pytest.raises(ConfigError, match=r"task\.data\.seed"):
+        check_tree({"task": {"_target_": "mine.Task", "data": data}})
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Runtime(batch_size=True), "runtime.batch_size=true"),
+        (lambda: Runtime(trust_remote_code="no"), "trust_remote_code=no should be true or false"),
+        (lambda: Runtime(seed=-1), "runtime.seed"),
+        (lambda: EvaluationOptions(early_stopping="off"), "evaluation.early_stopping=off"),
+        (lambda: Output(rank=1.5, format="adapter"), "output.rank"),
+        (lambda: Linear(normalize="maybe"), "method.normalize=maybe"),
+        (lambda: Linear(weights=[1, 2]), "method.weights"),
+        (lambda: Slerp(t="half"), "method.t=half"),
+        (lambda: Karcher(iterations="x"), "method.iterations=x"),
+        (lambda: TaskVectors(scale="x"), "method.scale=x"),
+        (lambda: TaskVectors(Magnitude(density="x")), "method.sparsifier.density=x"),
+        (lambda: Random(density=0.5, seed=1.5), "method.sparsifier.seed=1.5"),
+    ],
+)  # fmt: skip
+def test_classes_hold_themselves_to_the_table(make: typing.Callable[[], object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        make()
+
+
+def test_how_much_memory_is_used_is_no_part_of_what_is_run() -> None:
+    before, now = (
+        OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x"})
+        for memory in (None, {"cpu": "6GiB"})
+    )
+    assert conf.what_is_run(before) == conf.what_is_run(now) == {"runtime.seed": 0}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "soupkitchen", *words]
+
+
+def test_help_may_be_read_in_part(tmp_path: Path) -> None:
+    words = command("--help")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141  # as a command that SIGPIPE ends, in a shell
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_imports_ends_in_one_line(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    words = command("pool.path=runs/*", "task=text_classification", "task.data.path=x", "name=x")
+    for seconds in (0.3, 0.8, 1.6, 2.4):
+        process = subprocess.Popen(
+            words, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        until = time.monotonic() + 20
+        while not _catches(process.pid, number) and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+        if "names no folder" in said:  # it was faster
+            continue
+        assert process.returncode == code, said
+        assert said.splitlines()[0].startswith(("interrupted", "terminated"))
+        assert "Traceback" not in said
+        assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def _catches(process: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return True
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
+    return bool(int(caught, 16) >> (number - 1) & 1)

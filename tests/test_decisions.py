@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import subprocess
 import sys
 import zlib
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from tiny import LABELS
+from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.cache import EvaluationCache, main
@@ -31,6 +34,7 @@ from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.metrics import Score
 from soupkitchen.records import Trajectory
 from soupkitchen.search import Greedy, rank
+from soupkitchen.search.rules import AcceptRule
 from soupkitchen.serving import Output
 from soupkitchen.tasks import Data, Several
 
@@ -437,16 +441,46 @@ def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
 def test_the_cache_is_listed_and_cleared_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    EvaluationCache(tmp_path).put("key", OUTPUTS, "soup on heldout")
-    (tmp_path / "broken.safetensors").write_text("x")
+    EvaluationCache(tmp_path).put("0" * 32, OUTPUTS, "soup on \x1b[31mheldout")
+    (tmp_path / f"{'1' * 32}.safetensors").write_text("x")
     main(["list", "--folder", str(tmp_path)])
     listed = capsys.readouterr().out
-    assert "soup on heldout" in listed
+    assert "soup on \\x1b[31mheldout" in listed
     assert "(damaged)" in listed
     assert "2 evaluations" in listed
-    main(["clear", "--folder", str(tmp_path)])
-    assert "2 evaluations deleted" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+    main(["clear", "--yes", "--folder", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "1 evaluations deleted" in said
+    assert "1 cannot be read, and may not be ours" in said
+    assert [file.name for file in tmp_path.iterdir()] == [f"{'1' * 32}.safetensors"]
+
+
+def test_clearing_touches_nothing_but_evaluations_and_asks_first(
+    text_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(text_runs / "a", run)
+    shutil.copy(run / "model.safetensors", run / f"{'a' * 32}.safetensors")  # a name like ours
+    (run / f"{'b' * 32}.safetensors").symlink_to(run / "model.safetensors")
+    before = sorted(file.name for file in run.iterdir())
+    main(["clear", "--yes", "--folder", str(run)])
+    assert sorted(file.name for file in run.iterdir()) == before
+
+    EvaluationCache(run).put("0" * 32, OUTPUTS, "soup")
+    with pytest.raises(SystemExit) as left:  # nobody is there to ask
+        main(["clear", "--folder", str(run)])
+    assert left.value.code == 1
+    assert "--yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer in ("n", "", "what"):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        main(["clear", "--folder", str(run)])
+        assert "nothing was deleted" in capsys.readouterr().out
+        assert (run / f"{'0' * 32}.safetensors").exists()
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    main(["clear", "--folder", str(run)])
+    assert "1 evaluations, 0.0 MiB, in" in capsys.readouterr().out
+    assert sorted(file.name for file in run.iterdir()) == before
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_harms_nothing(
@@ -539,3 +573,53 @@ def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch
     assert scorer._key("identity", "heldout") == before
     monkeypatch.setattr("soupkitchen.evaluation.identity.own_code", lambda: "other")
     assert scorer._key("identity", "heldout") != before
+
+
+class Opaque(evaluate.Metric):
+    """A metric that says nothing of itself."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = datasets.Features({"predictions": metrics.module.Label, "references": metrics.module.Label})
+        return evaluate.MetricInfo(description="", citation="", features=kind)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {"opaque": float(np.mean(np.equal(predictions, references)))}
+
+
+def with_metrics(*names: str) -> Several:
+    found = [
+        metrics.TaskMetric("opaque", Opaque(), "opaque") if name == "opaque" else metrics.load(name)
+        for name in names
+    ]
+    tasks = [SimpleNamespace(metric=metric, model_class=AutoModelForCausalLM) for metric in found]
+    return Several(dict(zip(names, tasks, strict=True)))
+
+
+@pytest.mark.parametrize("names", [("accuracy",), ("f1_macro",), ("mse",), ("accuracy", "mse")])
+def test_no_p_value_is_below_the_least_that_is_told(names: tuple[str, ...]) -> None:
+    """The clearest gain that there can be has the least p-value."""
+    tasks = with_metrics(*names)
+    size = 8
+    truth = np.arange(size) % 2
+    parts = {}
+    for side, predictions in {"good": truth, "bad": 1 - truth}.items():
+        parts[side] = {}
+        for name, task in tasks.tasks.items():
+            values = task.metric.per_example(predictions, truth)
+            score = task.metric.score(predictions, truth)
+            parts[side][name] = Part(task.metric, score, values, predictions, truth, size)
+    good, bad = (
+        Evaluation("heldout", tasks.score({n: p.score for n, p in parts[s].items()}), parts[s])
+        for s in ("good", "bad")
+    )
+    assert compare(good, bad, tasks).p_value == pytest.approx(statistics.least_p(tasks, size))
+
+
+def test_a_rule_that_can_accept_nothing_is_refused_before_any_work() -> None:
+    assert statistics.least_p(with_metrics("opaque"), 100) is None
+    for least, amount in ((None, 0.05), (1 / 1001, 0.0005), (0.5**4, 0.05)):
+        with pytest.raises(ConfigError, match=r"search\.accept"):
+            AcceptRule.of({"significant": amount}).check(least)
+    for option in ("better", "not_worse", {"margin": 0.1}):
+        AcceptRule.of(option).check(None)
+    AcceptRule.of({"significant": 0.001}).check(1 / 1001)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.inspect import inspect
+from soupkitchen.records import read_csv
 
 
 def flat(run: Path) -> np.ndarray:
@@ -83,3 +84,21 @@ def test_the_command_prints_a_table_and_writes_a_csv(
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
+
+
+def test_names_are_printed_without_obeying_them_and_no_cell_of_the_csv_is_a_formula(
+    copy_runs: Callable[..., Path], tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c")
+    names = ["=1+1", "NA", "\x1b[31mred"]
+    for old, new in zip("abc", names, strict=True):
+        (runs / old).rename(runs / new)
+    result = subprocess.run(
+        [sys.executable, "-m", "soupkitchen.inspect", str(runs), "--csv", "pool.csv"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert "\x1b" not in result.stdout + result.stderr
+    assert r"\x1b[31mred" in result.stdout
+    raw = pd.read_csv(tmp_path / "pool.csv", keep_default_na=False)
+    assert sorted(raw["run"]) == sorted(["'=1+1", "NA", "\x1b[31mred"])
+    assert sorted(read_csv(tmp_path / "pool.csv")["run"]) == sorted(names)

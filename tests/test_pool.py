@@ -37,6 +37,17 @@ def test_exclude_takes_names_and_globs(text_runs: Path) -> None:
     assert _names(find_pool(str(text_runs), exclude=["w*", "b"])) == ["a", "c", "d"]
 
 
+def test_one_name_may_be_excluded_by_itself(text_runs: Path) -> None:
+    assert _names(find_pool(str(text_runs), exclude="wild")) == ["a", "b", "c", "d"]
+
+
+def test_a_name_that_is_there_is_taken_as_it_stands(copy_runs: Callable[..., Path], tmp_path: Path) -> None:
+    copy_runs("a", "b", "c").rename(tmp_path / "runs[1]")
+    assert _names(find_pool(str(tmp_path / "runs[1]"))) == ["a", "b", "c"]
+    (tmp_path / "runs[1]" / "a").rename(tmp_path / "runs[1]" / "a[x]")
+    assert _names(find_pool(str(tmp_path / "runs[1]"), exclude="a[x]")) == ["b", "c"]
+
+
 def test_runs_of_one_name_are_told_apart(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
     other = copy_runs("a", "b")
     shutil.copy(other / "b" / "model.safetensors", other / "a" / "model.safetensors")

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import math
+import shutil
+import threading
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from soupkitchen.records import Entry, Step, Trajectory, leaderboard, update_sweep_leaderboard, write_csv
+from soupkitchen.display import print_leaderboard
+from soupkitchen.journal import Journal
+from soupkitchen.records import (
+    Entry,
+    Step,
+    Trajectory,
+    leaderboard,
+    read_csv,
+    separated,
+    update_sweep_leaderboard,
+    write_csv,
+)
+from soupkitchen.records.tables import joined
 
 ENTRIES = [
     Entry("a", "single", ("a",), 0.50),
@@ -65,19 +82,145 @@ def test_a_loss_is_shown_with_its_own_sign_and_the_lowest_first() -> None:
     assert table["delta_vs_best_single"].tolist() == [0.5, 0.0]
 
 
-@pytest.mark.parametrize(("greater_is_better", "expected"), [(True, ["two", "one"]), (False, ["one", "two"])])
-def test_the_sweeps_leaderboard_has_one_row_a_finished_run(
-    tmp_path: Path, greater_is_better: bool, expected: list[str]
+def finished(run: Path, score: float, metric: str = "accuracy", better: bool = True, data: str = "d") -> None:
+    """The folder of a finished run, as far as the table of all runs looks at it."""
+    run.mkdir(parents=True)
+    sign = 1 if better else -1
+    entries = [
+        Entry("soup", "soup", ("a", "b"), sign * score),
+        Entry("a", "single", ("a",), sign * score - 1),
+    ]
+    write_csv(run / "leaderboard.csv", leaderboard(entries, metric, sign))
+    Journal(run / "journal.jsonl").add(event="finish", greater_is_better=better)
+    task = {"_target_": "soupkitchen.tasks.TextClassification", "data": {"path": data}}
+    OmegaConf.save({"task": task}, run / "config.yaml")
+
+
+def test_the_table_of_all_runs_ranks_each_metric_and_each_data_by_itself_in_its_own_direction(
+    tmp_path: Path,
 ) -> None:
-    assert update_sweep_leaderboard(tmp_path, greater_is_better) is None
-    for name, score in {"one": 0.6, "two": 0.7}.items():
-        (tmp_path / name).mkdir()
-        entries = [Entry("soup", "soup", ("a", "b"), score), Entry("a", "single", ("a",), 0.99)]
-        write_csv(tmp_path / name / "leaderboard.csv", leaderboard(entries, "m", 1))
+    assert update_sweep_leaderboard(tmp_path) is None
+    finished(tmp_path / "good", 0.9)
+    finished(tmp_path / "bad", 0.2)
+    finished(tmp_path / "much_loss", 3.0, "cross_entropy", better=False)
+    finished(tmp_path / "little_loss", 0.5, "cross_entropy", better=False)
+    finished(tmp_path / "nan", math.nan, "cross_entropy", better=False)
+    finished(tmp_path / "elsewhere", 0.1, data="other")
     (tmp_path / "unfinished").mkdir()
-    table = pd.read_csv(update_sweep_leaderboard(tmp_path, greater_is_better))
-    assert table["run"].tolist() == expected
-    assert table["rank"].tolist() == [1, 2]
+    table = pd.read_csv(update_sweep_leaderboard(tmp_path), keep_default_na=False)
+    told = [(row.rank, row.run, row.task, row.data, row.metric) for row in table.itertuples()]
+    assert told == [
+        (1, "good", "TextClassification", "d", "accuracy"),
+        (2, "bad", "TextClassification", "d", "accuracy"),
+        (1, "little_loss", "TextClassification", "d", "cross_entropy"),
+        (2, "much_loss", "TextClassification", "d", "cross_entropy"),
+        (3, "nan", "TextClassification", "d", "cross_entropy"),
+        (1, "elsewhere", "TextClassification", "other", "accuracy"),
+    ]
+
+
+def test_a_loss_is_ranked_as_one_though_no_journal_says_so(tmp_path: Path) -> None:
+    for name, loss in {"much": 3.0, "little": 0.5}.items():
+        finished(tmp_path / name, loss, "cross_entropy", better=False)
+        (tmp_path / name / "journal.jsonl").write_text('{"event": "finish"}\n')
+    assert pd.read_csv(update_sweep_leaderboard(tmp_path))["run"].tolist() == ["little", "much"]
+
+
+def test_tables_of_others_are_neither_read_nor_overwritten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path / "nest" / "x", 0.5)
+    finished(tmp_path / "nest" / "exp1" / "y", 0.6)
+    assert update_sweep_leaderboard(tmp_path / "nest" / "exp1")
+    assert update_sweep_leaderboard(tmp_path / "nest")
+    assert caplog.text == ""  # a table of all runs below is ours
+    for name, content in {
+        "foreign": "model,elo\nx,1500\n",
+        "empty": "",
+        "torn": '"',
+        "raw": "\xff\0",
+    }.items():
+        (tmp_path / "nest" / name).mkdir()
+        (tmp_path / "nest" / name / "leaderboard.csv").write_text(content)
+    finished(tmp_path / "nest" / "damaged", 0.7)
+    (tmp_path / "nest" / "damaged" / "leaderboard.csv").write_text("rank,model\n1\n")
+    (tmp_path / "nest" / "folder" / "leaderboard.csv").mkdir(parents=True)
+    table = pd.read_csv(update_sweep_leaderboard(tmp_path / "nest"))
+    assert table["run"].tolist() == ["x"]
+    for name in ("foreign", "empty", "torn", "raw", "damaged"):
+        assert f"{tmp_path / 'nest' / name / 'leaderboard.csv'} was left out" in caplog.text
+
+    mine = tmp_path / "nest" / "leaderboard.csv"
+    mine.write_text("team,points\n")
+    assert update_sweep_leaderboard(tmp_path / "nest") is None
+    assert mine.read_text() == "team,points\n"
+    assert "is not ours, and stays as it is" in caplog.text
+    assert [path.name for path in (tmp_path / "nest").glob(".*")] == []
+
+
+def test_runs_may_vanish_while_the_table_of_all_runs_is_made(tmp_path: Path) -> None:
+    for number in range(30):
+        finished(tmp_path / "results" / f"run{number}", number / 30)
+
+    def vanish() -> None:
+        for run in sorted((tmp_path / "results").glob("run*"))[:20]:
+            shutil.rmtree(run)
+
+    other = threading.Thread(target=vanish)
+    other.start()
+    while other.is_alive():
+        update_sweep_leaderboard(tmp_path / "results")
+    other.join()
+    table = pd.read_csv(update_sweep_leaderboard(tmp_path / "results"))
+    assert set(table["run"]) == {path.name for path in (tmp_path / "results").glob("run*")}
+
+
+NAMES = ["NA", "nan", "", "a;b", "a\\;b", "a\\", "a\rb", "a\nb", 'a"b', "a,b", "=1+1", "-x", "@x", "+x",
+         "'=x", "'x", "\t=x", "è", "\x1b[31m", "1", "True"]  # fmt: skip
+
+
+@given(
+    st.lists(st.one_of(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"]))), min_size=1)
+)
+@example(NAMES)
+def test_names_come_out_of_a_table_as_they_went_in_and_no_cell_is_a_formula(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    file = tmp_path_factory.mktemp("names") / "table.csv"
+    table = pd.DataFrame({"rank": range(len(names)), "model": names, "score": [0.1] * len(names)})
+    write_csv(file, table)
+    pd.testing.assert_frame_equal(read_csv(file), table, check_dtype=False)
+    read = pd.read_csv(file, keep_default_na=False, dtype={"model": str}, lineterminator=None)
+    assert len(read) == len(names)
+    for name, cell in zip(names, read["model"], strict=True):
+        assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+        if not name.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")):
+            assert cell == name
+
+
+@given(st.lists(st.text(min_size=1), min_size=1))
+@example(["a;b", "c\\", ";", "\\;"])
+def test_names_with_separators_are_one_ingredient_each(names: list[str]) -> None:
+    assert separated(joined(tuple(names))) == tuple(names)
+    assert joined(("a", "b-1")) == "a;b-1"
+
+
+def test_numbers_stay_numbers(tmp_path: Path) -> None:
+    table = pd.DataFrame({"model": ["a", "b"], "delta": [-0.5, None], "rank": [1, 2]})
+    write_csv(tmp_path / "t.csv", table)
+    assert (tmp_path / "t.csv").read_text() == "model,delta,rank\na,-0.5,1\nb,,2\n"
+    assert read_csv(tmp_path / "t.csv")["delta"].tolist()[0] == -0.5
+
+
+def test_what_is_printed_of_names_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [Entry("\x1b]0;gone\x07\r", "soup", ("a;b", "NA"), 0.5), Entry("NA", "single", ("NA",), 0.4)]
+    print_leaderboard(leaderboard(entries, "accuracy", 1))
+    out = capsys.readouterr().out
+    first, second = out.splitlines()[1:3]
+    assert r"\x1b]0;gone\x07\r" in first
+    assert first.split()[2:4] == ["soup", "2"]
+    assert second.split()[1] == "NA"
+    assert not set(out) & {"\x1b", "\x07", "\r"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(

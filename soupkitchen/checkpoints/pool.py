@@ -72,7 +72,7 @@ class Pool:
 
 def find_pool(
     path: str | Sequence[str],
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     base: str | None = None,
     *,
     checkpoints: Checkpoints | None = None,
@@ -85,7 +85,7 @@ def find_pool(
         path: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs (columns `path`,
             and optionally `name`, `weight` and scores by metric), a hub name as ``org/name@revision``,
             or a list of those. Each item's runs are sorted by path, those of a list file keep its order.
-        exclude: names of runs to leave out; globs are allowed.
+        exclude: names of runs to leave out, or one; globs are allowed.
         base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
             that the runs' configurations name, if all name the same.
         checkpoints: of a Trainer's output folder, which checkpoints are runs: "best" by its

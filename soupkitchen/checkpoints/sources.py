@@ -47,13 +47,13 @@ class Source:
 
 
 def find(
-    path: str | Sequence[str], exclude: Sequence[str] = (), checkpoints: Checkpoints | None = None
+    path: str | Sequence[str], exclude: str | Sequence[str] = (), checkpoints: Checkpoints | None = None
 ) -> dict[str, Source]:
     """The runs that `path` names, by names that are unique, in pool order.
 
     Args:
         path: as for `find_pool`.
-        exclude: names of runs to leave out; globs are allowed.
+        exclude: names of runs to leave out, or one; globs are allowed.
         checkpoints: of a Trainer's output folder, which checkpoints are runs.
 
     Raises:
@@ -63,6 +63,7 @@ def find(
     if checkpoints not in (None, "best", "last", "all"):
         raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
+    exclude = [exclude] if isinstance(exclude, str) else exclude
     sources: dict[Path, Source] = {}
     for pattern in patterns:
         for source in _named_by(pattern):
@@ -72,10 +73,10 @@ def find(
     kept = {
         name: source
         for name, source in named.items()
-        if not any(fnmatch(name, pattern) for pattern in exclude)
+        if not any(_is_called(name, pattern) for pattern in exclude)
     }
     for pattern in exclude:
-        if not any(fnmatch(name, pattern) for name in named):
+        if not any(_is_called(name, pattern) for name in named):
             log.warning("pool.exclude: no run is called %s; there are %s", pattern, ", ".join(named))
     if len(kept) < 2:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
@@ -108,13 +109,19 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
     return _snapshot(name, ask_hub)
 
 
+def _is_called(name: str, pattern: str) -> bool:
+    """Whether a run has that name, or matches it as a glob."""
+    return name == pattern or fnmatch(name, pattern)
+
+
 def _named_by(pattern: str) -> Iterator[Source]:
     """The runs that one item of `path` names."""
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
         yield from _listed(file)
         return
-    matches = [Path(match) for match in sorted(glob.glob(str(file)))]
+    there = file.exists()  # a name as it stands comes before what it may mean
+    matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
     folders = [match for match in matches if match.is_dir()]
     if not folders and _HUB_NAME.fullmatch(pattern):
         yield Source(_snapshot(pattern), name=pattern)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soupkitchen.cache import EvaluationCache
+from soupkitchen.options import check_fields
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,16 @@ class EvaluationOptions:
         early_stopping: stop scoring a candidate as soon as no outcome of the remaining
             examples could change the decision.
         cache: the folder of evaluations that are kept for later runs; None to keep none.
+
+    Raises:
+        ConfigError: for options of the wrong type.
     """
 
     early_stopping: bool = True
     cache: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "evaluation")
 
     def open_cache(self) -> EvaluationCache | None:
         return EvaluationCache(Path(self.cache).expanduser()) if self.cache else None

@@ -15,6 +15,7 @@ from accelerate.utils import convert_file_size_to_int, get_max_memory, set_seed
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.live import Loading
+from soupkitchen.options import check_fields
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -40,7 +41,7 @@ class Runtime:
         trust_remote_code: whether Python code that comes with a model may be run.
 
     Raises:
-        ConfigError: for a device or dtype that there is not.
+        ConfigError: for options of the wrong type, or out of range.
     """
 
     device: str = "auto"
@@ -55,13 +56,7 @@ class Runtime:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in _PRECISION:
-            raise ConfigError(f"runtime.dtype={self.dtype}: choose from {', '.join(_PRECISION)}")
-        for option, least in (("batch_size", 1), ("workers", 0)):
-            value = getattr(self, option)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"runtime.{option}={value}: should be a whole number of at least {least}")
-
+        check_fields(self, "runtime")
         if self.offload_folder is not None and not Path(self.offload_folder).expanduser().is_dir():
             raise ConfigError(f"runtime.offload_folder={self.offload_folder} is no folder")
         self.memory()

@@ -97,6 +97,14 @@ def mcnemar_p(candidate: Evaluation, incumbent: Evaluation) -> float | None:
     return float(binomtest(fixed, fixed + broken, 0.5, alternative="greater").pvalue)
 
 
+def least_p(tasks: Several, examples: int) -> float | None:
+    """The least p-value that `compare` can give for these tasks on so many examples; None for none at all."""
+    metrics = [task.metric for task in tasks.tasks.values()]
+    if len(metrics) == 1 and metrics[0].binary:
+        return 0.5**examples
+    return 1 / (1 + RESAMPLES) if all(metric.can_be_resampled for metric in metrics) else None
+
+
 def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | None:
     differences = []
     for name, part in candidate.parts.items():

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.merging.weights import ByScore, Weights, check_weights, softmax
+from soupkitchen.options import check_fields
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -102,18 +102,15 @@ class Method:
     """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
 
     def __post_init__(self) -> None:
+        check_fields(self, "method")
         check_weights(self.weights, negative=self.negative_weights)
-        if not (isinstance(self.recalibrate_batchnorm, int) and self.recalibrate_batchnorm >= 0):
-            raise ConfigError(
-                f"method.recalibrate_batchnorm={self.recalibrate_batchnorm} should be a number of batches, "
-                "or 0"
-            )
 
     def weight(self, ingredient: str) -> float:
         """The weight of the ingredient called `ingredient`."""
         weights = ByScore.of(self.weights)
         assert not isinstance(weights, ByScore), "weights by score have to be resolved first"
-        return float((weights or {}).get(ingredient, 1.0))
+        by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
+        return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:
         """The method with weights by score, if it has such, made numbers; `scores` are higher better."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import StackMethod
 from soupkitchen.merging.geometry import dot, norm
 
@@ -37,11 +36,6 @@ class Karcher(StackMethod):
 
     iterations: int = 10
     tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.iterations < 1:
-            raise ConfigError(f"method.iterations={self.iterations} should be 1 or more")
 
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
         lengths = [norm(x.reshape(-1)) for x in tensors]

@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.geometry import dot, norm
 
@@ -55,13 +54,6 @@ class Slerp(MergeMethod):
 
     ordered = True
     stepwise = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.t is not None and not 0 <= self.t <= 1:
-            raise ConfigError(f"method.t={self.t} should lie between 0 and 1")
-        if self.space not in ("weights", "task_vectors"):
-            raise ConfigError(f"method.space={self.space}: choose weights or task_vectors")
 
     @property
     def needs_base(self) -> bool:  # type: ignore[override]

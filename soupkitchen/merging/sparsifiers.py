@@ -27,6 +27,9 @@ from soupkitchen.merging.base import Origin, Vector
 from soupkitchen.merging.chunks import chunks
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, ascending, largest
+from soupkitchen.options import check_fields
+
+_GROUP = "method.sparsifier"
 
 Rescale = Literal["probability", "l1"]
 
@@ -90,9 +93,7 @@ class Magnitude(Sparsifier):
     trim: Literal["tensor", "model"] = "tensor"
 
     def __post_init__(self) -> None:
-        check_share("density", self.density)
-        if self.trim not in ("tensor", "model"):
-            raise ConfigError(f"method.sparsifier.trim={self.trim}: choose tensor or model")
+        check_fields(self, _GROUP)
 
     @property
     def surveys(self) -> bool:  # type: ignore[override]
@@ -152,7 +153,7 @@ class MagnitudeOutliers(Sparsifier):
     gamma: float
 
     def __post_init__(self) -> None:
-        check_share("density", self.density)
+        check_fields(self, _GROUP)
         if not 0 <= self.gamma <= 1 - self.density:
             raise ConfigError(
                 f"method.sparsifier.gamma={self.gamma} should lie between 0 and 1 - density "
@@ -190,8 +191,7 @@ class Random(Sparsifier):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_share("density", self.density)
-        check_rescale(self.rescale)
+        check_fields(self, _GROUP)
 
     def plan(self, x: Vector, origin: Origin) -> Draw:
         key = key_of(self.seed, origin.ingredient.fingerprint, origin.tensor)
@@ -236,8 +236,7 @@ class RankRandom(Sparsifier):
     large_plans = True
 
     def __post_init__(self) -> None:
-        check_share("density", self.density)
-        check_rescale(self.rescale)
+        check_fields(self, _GROUP)
         if not (0 <= self.epsilon < self.density and self.density + self.epsilon <= 1):
             raise ConfigError(
                 f"method.sparsifier.epsilon={self.epsilon} should leave density ± epsilon between 0 and 1 "
@@ -283,13 +282,3 @@ def restoring(x: Vector, sparse: Callable[[torch.Tensor, int], torch.Tensor]) ->
         before += float(part.abs().sum(dtype=torch.float64))
         after += float(sparse(part, chunk.start).abs().sum(dtype=torch.float64))
     return before / after if after else 1.0
-
-
-def check_share(option: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ConfigError(f"method.sparsifier.{option}={value} should lie above 0 and be 1 at most")
-
-
-def check_rescale(value: str | None) -> None:
-    if value not in ("probability", "l1", None):
-        raise ConfigError(f"method.sparsifier.rescale={value}: choose probability, l1 or null")

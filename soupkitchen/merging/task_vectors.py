@@ -11,14 +11,12 @@ Yu et al. 2024, "Language models are Super Mario" (DARE), arXiv 2311.03099.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.consensus import Consensus, Count, Mass, Sum
 from soupkitchen.merging.sparsifiers import Keep, Sparsifier
@@ -56,14 +54,6 @@ class TaskVectors(MergeMethod):
 
     needs_base = True
     negative_weights = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.consensus not in _CONSENSUS:
-            raise ConfigError(f"method.consensus={self.consensus}: choose mass, count or null")
-        scales = self.scale if isinstance(self.scale, Sequence) else [self.scale]
-        if not scales or len(set(scales)) < len(scales) or not all(_finite(scale) for scale in scales):
-            raise ConfigError(f"method.scale={self.scale} should be a number, or a list of different numbers")
 
     @property
     def variants(self) -> Mapping[str, TaskVectors]:
@@ -108,7 +98,3 @@ class TaskVectors(MergeMethod):
     @property
     def _consensus(self) -> Consensus:
         return _CONSENSUS[self.consensus](self.normalize)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -155,6 +155,11 @@ class TaskMetric:
         return self.is_mean and not (self._has("weights") or self._has("link"))
 
     @property
+    def can_be_resampled(self) -> bool:
+        """Whether the score of a resample of the examples can be had quickly."""
+        return self.is_mean or self._has("of")
+
+    @property
     def best(self) -> float:
         """The most that an example's value can be, or the score where there are no such; higher better."""
         best = getattr(self.module, "best", None)

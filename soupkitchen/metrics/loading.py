@@ -49,6 +49,8 @@ def load(
     """
     if name in shipped():
         module = importlib.import_module(f"soupkitchen.metrics.{name}").Metric()
+        if key not in (None, module.key):
+            raise MetricError(f"task.metric.key={key}: {name} gives {module.key} only; leave it null")
         own = {
             "key": module.key,
             "greater_is_better": module.greater_is_better,

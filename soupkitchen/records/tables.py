@@ -1,8 +1,16 @@
-"""Writes files whole or not at all, so that a reader never sees half of one."""
+"""Writes files whole or not at all, so that a reader never sees half of one; and tables that stay tables.
+
+Names come from strangers. A cell of text that a spreadsheet would take for a formula gets an apostrophe
+before it, as spreadsheets themselves write such text; `read_csv` takes it away again. Names such as ``NA``
+stay text: with pandas, read text columns with ``keep_default_na=False``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -12,13 +20,25 @@ INGREDIENT_SEPARATOR = ";"
 DIGITS = 10
 """Decimals of differences: enough for any score, and 0.0425 is not shown as 0.04250000000000009."""
 
+TEXT_COLUMNS = frozenset(
+    "run task data metric model kind ingredients stage candidate variant decision split rule reason "
+    "architecture dtype base guess".split()
+)
+"""Columns that hold text, whatever a cell of theirs looks like."""
+
+_FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
+
+
+_LINE_END = "\r\0\n"
+"""While a table is written, so that cells with any of these characters in them get quotes."""
+
 
 def write_text(file: Path, text: str) -> None:
     """Writes `text` beside `file`, syncs it to disk, and renames it into place."""
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     beside = Path(name)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as handle:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
@@ -31,15 +51,59 @@ def write_text(file: Path, text: str) -> None:
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
     """Writes `table` as CSV, whole or not at all."""
-    write_text(file, table.to_csv(index=False, lineterminator="\n"))
+    text = table.copy()
+    text.columns = [_guarded(str(column)) for column in text.columns]
+    for column in text.columns:
+        if text[column].dtype == object or pd.api.types.is_string_dtype(text[column]):
+            text[column] = text[column].map(_guarded)
+    written = text.to_csv(index=False, lineterminator=_LINE_END)
+    write_text(file, written.replace(_LINE_END, "\n"))
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """A table of ours, as it was before it was written.
+
+    Raises:
+        ValueError: where it is no table.
+        OSError: where it cannot be read.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as handle:
+            header, *rows = list(csv.reader(handle, strict=True)) or [[]]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError("its rows differ in length")
+    table = pd.DataFrame(rows, columns=[_unguarded(column) for column in header], dtype=object)
+    for column in table.columns:
+        if column in TEXT_COLUMNS:
+            table[column] = table[column].map(_unguarded)
+        else:
+            with contextlib.suppress(ValueError):
+                table[column] = pd.to_numeric(table[column].where(table[column] != "", None))
+    return table
 
 
 def joined(ingredients: tuple[str, ...]) -> str:
-    """Names of ingredients in one cell."""
-    return INGREDIENT_SEPARATOR.join(ingredients)
+    """Names of ingredients in one cell; in a name, the separator has a backslash before it."""
+    return INGREDIENT_SEPARATOR.join(re.sub(r"([\\;])", r"\\\1", name) for name in ingredients)
+
+
+def separated(cell: str) -> tuple[str, ...]:
+    """The names of ingredients in a cell."""
+    names = re.findall(r"(?:[^\\;]|\\.)+", cell, re.DOTALL)
+    return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)
 
 
 def remove_unfinished(file: Path) -> None:
     """Removes what kills in the middle of writing `file` left beside it; nobody else may be writing it."""
     for left in file.parent.glob(f".{file.name}.????????"):
         left.unlink(missing_ok=True)
+
+
+def _guarded(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _unguarded(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

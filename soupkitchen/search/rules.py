@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.options import is_number
 
 _FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
+
+_NO_P_VALUES = (
+    "search.accept={significant: …} needs p-values, and this task's metric gives none; choose better, "
+    "not_worse or {margin: x}, or a shipped metric"
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,7 @@ class AcceptRule:
             return cls("not_worse")
         if isinstance(option, Mapping) and len(option) == 1:
             ((kind, amount),) = option.items()
-            number = (
-                isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
-            )
+            number = is_number(amount)
             if kind == "margin" and number and amount >= 0:
                 return cls("margin", float(amount))
             if kind == "significant" and number and 0 < amount < 1:
@@ -55,6 +58,23 @@ class AcceptRule:
             "margin": f"gain > {self.amount:g}",
             "significant": f"gain > 0 and p <= {self.amount:g}",
         }[self.kind]
+
+    def check(self, least_p: float | None) -> None:
+        """Checks that the rule can accept anything, `least_p` being the least p-value; None for none at all.
+
+        Raises:
+            ConfigError: where it can not.
+        """
+        if self.kind != "significant":
+            return
+        if least_p is None:
+            raise ConfigError(_NO_P_VALUES)
+        if self.amount < least_p:
+            raise ConfigError(
+                f"search.accept={{significant: {self.amount:g}}} can accept nothing: the least p-value that "
+                f"this metric can give on this held-out data is {least_p:.2g}; take more than that, or "
+                "another rule"
+            )
 
     def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
         """Whether a gain is enough. It stays so if the gain grows and the p-value falls.
@@ -72,9 +92,7 @@ class AcceptRule:
             return True
         p = p_value()
         if p is None:
-            raise ConfigError(
-                "search.accept={significant: …} needs a metric with values for examples; this one has none"
-            )
+            raise ConfigError(_NO_P_VALUES)
         return p <= self.amount
 
 
