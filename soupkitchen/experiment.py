@@ -153,7 +153,9 @@ class Experiment:
         if begun is None:
             journal.add(event="begin", versions=versions, **now)
             return
-        changed = [f"{kind} {name}" for kind in now for name in _different(begun.get(kind, {}), now[kind])]
+        before = {kind: begun[kind] for kind in now if kind != "task"}
+        before["task"] = begun.get("task", now["task"])  # journals of before 2026-11-25 have none
+        changed = [f"{kind} {name}" for kind in now for name in _different(before[kind], now[kind])]
         if changed:
             raise JournalError(
                 f"changed since this run began: {', '.join(changed)}. Put that back, or start anew with "

@@ -278,7 +278,9 @@ ROWS = [
         ("'train[:0%]'", "is empty", "name another"),
     ),
     Bad(
-        "a share above one", ("task.data.heldout_share=2",), ("task.data.heldout_share=2", "between 0 and 1")
+        "a share above one",
+        ("task.data.heldout_share=2",),
+        ("task.data.heldout_share=2", "above 0 and below 1"),
     ),
     Bad(
         "only a test split",
