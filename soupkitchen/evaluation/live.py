@@ -223,13 +223,14 @@ class LiveModel:
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
     def _fill_through_transformers(self, tensors: dict[str, torch.Tensor]) -> None:
-        config, generation, kind = self.model.config, self.model.generation_config, type(self.model)
-        dtype = self.model.dtype
+        config, kind, dtype = self.model.config, type(self.model), self.model.dtype
+        generation = getattr(self.model, "generation_config", None)
         self.release()
         filled = kind.from_pretrained(
             None, config=config, state_dict=tensors, dtype=dtype, trust_remote_code=False
         )
-        filled.generation_config = generation
+        if generation is not None:
+            filled.generation_config = generation
         self.model = filled.eval().to(self._device)
 
 
