@@ -177,7 +177,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(0, 2**20),
-    st.integers(1, 9),
+    st.integers(2, 14),
     st.sampled_from(["accuracy", "mse"]),
     st.integers(1, 3),
     st.integers(1, 2),

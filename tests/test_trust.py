@@ -17,11 +17,13 @@ import pytest
 import torch
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import WORDS, make_pictures, make_texts, save_tokenizer, text_classifier
+from tiny import LABELS, WORDS, make_pictures, make_texts, save_tokenizer, text_classifier
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoTokenizer,
+    FunnelConfig,
+    FunnelForSequenceClassification,
     LevitConfig,
     LevitImageProcessor,
     RwkvConfig,
@@ -379,6 +381,35 @@ def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_can
             count += tokens.shape[1] - 1
         assert scores[name] == pytest.approx(np.exp(nats / count), rel=1e-4)
     assert count < len(WORDS) * 12
+
+
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_a_model_of_which_transformers_changes_a_row_on_load_is_saved_as_it_was_scored(
+    texts: Path, tmp_path: Path, method: str
+) -> None:
+    for number, name in enumerate(("base", "runs/a", "runs/b")):
+        torch.manual_seed(number)
+        config = FunnelConfig(
+            vocab_size=64, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32, pad_token_id=0,
+            id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
+        )  # fmt: skip
+        model = FunnelForSequenceClassification(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        model.save_pretrained(tmp_path / name)
+        save_tokenizer(tmp_path / name)
+    words = (*own(tmp_path / "runs", texts), f"pool.base={tmp_path / 'base'}", f"method={method}", "name=x")
+    result = soupkitchen(*words, "task.metric.name=cross_entropy", "search=uniform", cwd=tmp_path)
+    assert "it has the same weights and answers the same" in result.stderr
+    soup = FunnelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup").eval()
+    tokenizer, frame = AutoTokenizer.from_pretrained(tmp_path / "base"), pd.read_csv(texts / "validation.csv")
+    with torch.inference_mode():
+        logits = [soup(**tokenizer(text, return_tensors="pt")).logits for text in frame["text"]]
+    labels = torch.tensor([LABELS.index(label) for label in frame["label"]])
+    expected = torch.nn.functional.cross_entropy(torch.cat(logits).double(), labels).item()
+    leaderboard = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
+    assert leaderboard.loc["soup", "heldout_cross_entropy"] == pytest.approx(expected, rel=1e-4)
 
 
 # Dtypes
