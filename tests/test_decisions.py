@@ -391,11 +391,14 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 OUTPUTS = {"": np.arange(6).reshape(3, 2), "texts": ["a", "b ü", ""], "rows": [[1, 2], [3]]}
 
 
+KEY = "0123456789abcdef" * 2
+
+
 def test_what_is_put_into_the_cache_comes_out_again(tmp_path: Path) -> None:
     cache = EvaluationCache(tmp_path / "new")
-    assert cache.get("key") is None
-    cache.put("key", OUTPUTS, "soup on heldout")
-    found = cache.get("key")
+    assert cache.get(KEY) is None
+    cache.put(KEY, OUTPUTS, "soup on heldout")
+    found = cache.get(KEY)
     np.testing.assert_array_equal(found[""], OUTPUTS[""])
     assert found["texts"] == OUTPUTS["texts"]
     assert found["rows"] == OUTPUTS["rows"]

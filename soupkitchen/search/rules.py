@@ -12,8 +12,8 @@ from soupkitchen.options import is_number
 _FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 
 _NO_P_VALUES = (
-    "search.accept={significant: …} needs p-values, and this task's metric gives none; choose better, "
-    "not_worse or {margin: x}, or a shipped metric"
+    "search.accept={significant: …} needs a metric with values for examples; this one has none. Choose "
+    "better, not_worse or {margin: x}"
 )
 
 
