@@ -417,7 +417,7 @@ def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled: Path) -> None
     [
         (["output.format=adapter", "method=ties"], "output.rank"),
         (["output.rank=4"], "output.rank is for output.format=adapter"),
-        (["output.format=adapter", "output.rank=0"], "above 0"),
+        (["output.format=adapter", "output.rank=0"], "output.rank=0 should be a whole number of at least 1"),
         (["output.format=lora"], "choose full or adapter"),
     ],
 )

@@ -11,7 +11,18 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "resources", "console", "cache", "journal", "layout", "lock", "options", "startup"},
+    {
+        "errors",
+        "resources",
+        "console",
+        "cache",
+        "journal",
+        "layout",
+        "lock",
+        "options",
+        "provenance",
+        "startup",
+    },
     {"checkpoints"},
     {"merging"},
     {"metrics"},
@@ -19,7 +30,7 @@ LAYERS = [
     {"evaluation"},
     {"states"},
     {"soup", "low_rank"},
-    {"serving"},
+    {"serving", "verification"},
     {"search"},
     {"decisions"},
     {"records"},

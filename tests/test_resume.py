@@ -301,8 +301,8 @@ def test_what_a_kill_left_of_saving_is_put_right(tmp_path: Path) -> None:
 # Candidates that cannot be scored
 
 
-def run_with_unreadable(name: str, words: tuple[str, ...], cwd: Path, fails: bool = False) -> str:
-    """Runs the command where reading the run called `name` fails from the given number of readings on."""
+def run_with_odd(name: str, words: tuple[str, ...], cwd: Path, fails: bool = False) -> str:
+    """Runs the command where the run of that name fails from the given number of readings on."""
     run, after = name.split(":")
     code = (
         "import sys, soupkitchen.checkpoints.reader as r\n"
@@ -311,13 +311,13 @@ def run_with_unreadable(name: str, words: tuple[str, ...], cwd: Path, fails: boo
         "def fail(self):\n"
         f"    if self.name == {run!r}:\n"
         "        count[0] += 1\n"
-        f"        if count[0] > {after}: raise OSError(5, 'Input/output error')\n"
+        f"        if count[0] > {after}: raise RuntimeError('its tensors are odd')\n"
         "    return tensors(self)\n"
         "r.Checkpoint.tensors = fail\n"
         "tensor = r.WeightFiles.tensor\n"
         "def fail_too(self, name):\n"
         f"    if count[0] >= {after} and {run!r} == next(iter(self.files)).parent.name:\n"
-        "        raise OSError(5, 'Input/output error')\n"
+        "        raise RuntimeError('its tensors are odd')\n"
         "    return tensor(self, name)\n"
         f"if {after}: r.WeightFiles.tensor = fail_too\n"
         "from soupkitchen.__main__ import main; main()"
@@ -328,15 +328,15 @@ def run_with_unreadable(name: str, words: tuple[str, ...], cwd: Path, fails: boo
     return result.stderr
 
 
-def test_a_run_that_cannot_be_read_is_an_error_in_the_table_and_not_the_end(
+def test_a_run_that_cannot_be_scored_is_an_error_in_the_table_and_not_the_end(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
-    run_with_unreadable("c:0", words, tmp_path)
+    run_with_odd("c:0", words, tmp_path)
     trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
     (error,) = trajectory[trajectory["decision"] == "error"].to_dict("records")
     assert (error["stage"], error["candidate"]) == ("rank", "c")
-    assert "Input/output error" in error["reason"]
+    assert "RuntimeError: its tensors are odd" in error["reason"]
     table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
     assert "c" not in table["model"].tolist()
     soupkitchen(*own(text_runs, texts), "name=y", "pool.exclude=[c]", cwd=tmp_path)
@@ -348,10 +348,10 @@ def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(
     alone: Path, text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
-    code = run_with_unreadable("c:0", (*words, "search.on_error=stop"), tmp_path, fails=True)
-    assert "Input/output error" in code
+    code = run_with_odd("c:0", (*words, "search.on_error=stop"), tmp_path, fails=True)
+    assert "RuntimeError: its tensors are odd" in code
     assert not any(event["event"] == "error" for event in events(tmp_path / "results" / "x"))
-    soupkitchen(*words, "search.on_error=stop", cwd=tmp_path)  # the disk is well again
+    soupkitchen(*words, "search.on_error=stop", cwd=tmp_path)  # it can be scored now
     same(tmp_path / "results" / "x", alone)
     for search in (Greedy, Uniform):
         with pytest.raises(ConfigError, match="choose skip or stop"):
