@@ -291,7 +291,8 @@ def test_tasks_are_aggregated_as_asked() -> None:
         {"x": {"a": 0.5, "b": 0.1}, "y": {"a": 0.2, "b": 1.0}, "z": {"a": np.nan, "b": 0.0}}
     )
     assert ranked.score(scores) == pytest.approx((0.4 / 0.5 + 0.8 / 1.0) / 2)
-    losses = normalized.ranked({"x": {"a": -2.0, "b": -1.0}, "y": {"a": -4.0, "b": -0.5}})
+    of_losses = Several({name: Table("mse", np.zeros(1)) for name in "ab"}, "normalized")
+    losses = of_losses.ranked({"x": {"a": -2.0, "b": -1.0}, "y": {"a": -4.0, "b": -0.5}})
     assert losses.score({"a": -4.0, "b": -0.5}) == pytest.approx((0.5 + 1) / 2)
     with pytest.raises(DataError, match="scores 0 on a"):
         normalized.ranked({"x": {"a": 0.0, "b": 1.0}})

@@ -383,6 +383,7 @@ def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(
     data.mkdir()
     frame = pd.read_csv(texts / "validation.csv")
     pd.concat([frame] * 12).to_csv(data / "validation.csv", index=False)
+    time.sleep(2.1)  # so that the file is known by its state: what is younger is known by its content
     words = (*own(text_runs, data), "task.data.test=null", "pool.exclude=[c,d,wild]")
     soupkitchen(*words, "name=y", cwd=tmp_path)  # `datasets` now has its own copy
     words = (*words, "name=x")

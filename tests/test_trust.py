@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +18,25 @@ import pytest
 import torch
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, WORDS, make_pictures, make_texts, save_tokenizer, text_classifier
+from tiny import (
+    LABELS,
+    WORDS,
+    adapter,
+    make_pictures,
+    make_texts,
+    save_tokenizer,
+    text_classifier,
+    tokenizer,
+)
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     FunnelConfig,
     FunnelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     LevitConfig,
     LevitImageProcessor,
     RwkvConfig,
@@ -369,12 +382,12 @@ def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_can
     assert "slower than in place" in result.stderr
     scores = trajectory(tmp_path / "results/x").query("stage == 'rank'").set_index("candidate").score
     texts = pd.read_csv(tmp_path / "texts.csv")["text"]
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "runs/a")
+    encode = AutoTokenizer.from_pretrained(tmp_path / "runs/a")
     for name in "abc":
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / name).eval()
         nats, count = 0.0, 0
         for text in texts:
-            tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]])
+            tokens = torch.tensor([[encode.bos_token_id, *encode(text)["input_ids"]]])
             with torch.inference_mode():
                 log_p = model(tokens).logits[0, :-1].double().log_softmax(-1)
             nats -= float(log_p.gather(1, tokens[0, 1:, None]).sum())
@@ -403,13 +416,57 @@ def test_a_model_of_which_transformers_changes_a_row_on_load_is_saved_as_it_was_
     result = soupkitchen(*words, "task.metric.name=cross_entropy", "search=uniform", cwd=tmp_path)
     assert "it has the same weights and answers the same" in result.stderr
     soup = FunnelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup").eval()
-    tokenizer, frame = AutoTokenizer.from_pretrained(tmp_path / "base"), pd.read_csv(texts / "validation.csv")
+    encode, frame = AutoTokenizer.from_pretrained(tmp_path / "base"), pd.read_csv(texts / "validation.csv")
     with torch.inference_mode():
-        logits = [soup(**tokenizer(text, return_tensors="pt")).logits for text in frame["text"]]
+        logits = [soup(**encode(text, return_tensors="pt")).logits for text in frame["text"]]
     labels = torch.tensor([LABELS.index(label) for label in frame["label"]])
     expected = torch.nn.functional.cross_entropy(torch.cat(logits).double(), labels).item()
     leaderboard = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
     assert leaderboard.loc["soup", "heldout_cross_entropy"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_adapters_of_a_classifier_without_padding_are_scored_as_peft_does_to_the_last_control(
+    tmp_path: Path,
+) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    GPT2LMHeadModel(GPT2Config(vocab_size=64, **sizes)).save_pretrained(tmp_path / "base")
+    words_only = tokenizer()
+    words_only.pad_token, words_only.eos_token = None, "[SEP]"
+    words_only.save_pretrained(tmp_path / "base")
+    for number, name in enumerate("abc"):
+        adapter(
+            tmp_path / "base", tmp_path / "runs" / name, number, r=4, target_modules=["c_attn"],
+            of=AutoModelForSequenceClassification, task_type="SEQ_CLS",
+        )  # fmt: skip
+    frame = make_texts(60, seed=0)
+    frame["label"] = (frame["label"] == LABELS[0]).astype(int)
+    frame.to_csv(tmp_path / "texts.csv", index=False)
+    words = (
+        f"pool.path={tmp_path}/runs/*",
+        "task=text_classification",
+        f"task.data.path={tmp_path}/texts.csv",
+    )
+    result = soupkitchen(
+        *(*words, "task.metric.name=cross_entropy", "task.data.heldout=train", "task.data.test=null"),
+        *("evaluation.cache=null", "name=x"),
+        cwd=tmp_path,
+    )
+    assert "taken is the tokenizer's '[SEP]'" in result.stderr
+    table = trajectory(tmp_path / "results/x")
+    assert "error" not in table["decision"].tolist()
+    assert "uniform" in table["candidate"].tolist()
+    scores = table.query("stage == 'rank'").set_index("candidate").score
+    for name in "abc":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft calls what transformers has renamed
+            model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "runs" / name).eval()
+        with torch.inference_mode():
+            logits = [model(**words_only(text, return_tensors="pt")).logits for text in frame["text"]]
+        expected = torch.nn.functional.cross_entropy(torch.cat(logits), torch.tensor(frame["label"].tolist()))
+        assert scores[name] == pytest.approx(expected.item(), rel=1e-5)
 
 
 # Dtypes
@@ -673,8 +730,6 @@ def test_a_uniform_soup_names_what_the_base_lacks(
 
 
 def test_released_models_are_gone(text_runs: Path) -> None:
-    from transformers import AutoModelForSequenceClassification
-
     live = LiveModel(Checkpoint.open(text_runs / "a"), AutoModelForSequenceClassification, CPU)
     before = weakref.ref(live.model)
     live.load(Checkpoint.open(text_runs / "b"))

@@ -102,12 +102,15 @@ class LiveModel:
         self._model_class, self._device, self._loading = model_class, device, loading or Loading()
         self._slots: Slots | None = None
         self._made_anew = False
+        self._padding: int | None = None
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
         """Takes another model, as ``from_pretrained`` makes it of `run`; the one before is let go first."""
         self.release()
         self.model: PreTrainedModel = _load(run, self._model_class, self._loading).eval()
+        if self._padding is not None and getattr(self.model.config, "pad_token_id", None) is None:
+            self.model.config.pad_token_id = self._padding  # a task has chosen it
         if self._loading.device_map is None:
             self.model.to(self._device)
         try:
@@ -124,8 +127,9 @@ class LiveModel:
 
     def release(self) -> None:
         """Gives the model's memory back; another has to be loaded before anything else."""
-        self.__dict__.pop("model", None)
-        self._slots = None
+        if (model := self.__dict__.pop("model", None)) is not None:
+            self._padding = getattr(model.config, "pad_token_id", None)
+        self._slots = model = None
         clear_device_cache(garbage_collection=True)
 
     def fill_through_transformers(self) -> None:
