@@ -9,7 +9,9 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
+from command import own, with_full_disk
 from PIL import Image
 from tiny import make_pictures
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
@@ -161,3 +163,14 @@ def test_overlap_holds_no_more_than_digests_of_the_smaller_side(tmp_path: Path) 
     tracemalloc.stop()
     assert found == 10
     assert peak < 12e6  # of 40e6
+
+
+def test_a_full_disk_is_not_laid_to_the_data(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    data = tmp_path / "fresh"
+    data.mkdir()
+    frame = pd.read_csv(texts / "validation.csv")
+    pd.concat([frame] * 9).to_csv(data / "validation.csv", index=False)  # never read before
+    result = with_full_disk(*own(text_runs, data), "task.data.test=null", "name=x", size=6500, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "cannot write its copy of" in result.stderr
+    assert "make room, and the same command continues" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import datasets
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import ConfigError, DataError, MachineError
 from soupkitchen.tasks.local_files import cache_folder, local_files
 
 log = logging.getLogger(__name__)
@@ -239,6 +240,11 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
         if split is not None and "corresponds to no data" in str(error):
             raise _empty(path, split) from error
+        if getattr(_innermost(error), "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MachineError(
+                f"`datasets` cannot write its copy of {path} to {datasets.config.HF_DATASETS_CACHE} "
+                f"({_reason(error)}). Nothing is lost: make room, and the same command continues"
+            ) from error
         reason = told.lines[-1] if told.lines else _reason(error)
         if split is not None and (isinstance(error, KeyError) or _UNKNOWN.search(str(error))):
             raise DataError(
@@ -293,12 +299,17 @@ def _listed(path: str | Mapping[str, str]) -> list[str]:
 
 def _reason(error: BaseException) -> str:
     """The innermost of what caused `error`, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = _innermost(error)
     if isinstance(error, datasets.table.CastError):
         one, other = (", ".join(names) for names in (error.table_column_names, error.requested_column_names))
         return f"its files differ in columns: one has {one}, another {other}"
     return first_line(error)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def first_line(error: BaseException) -> str:
