@@ -101,12 +101,13 @@ class LiveModel:
         """
         self._model_class, self._device, self._loading = model_class, device, loading or Loading()
         self._slots: Slots | None = None
-        self._made_anew = False
+        self._made_anew = self._loaded = False
         self._padding: int | None = None
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
         """Takes another model, as ``from_pretrained`` makes it of `run`; the one before is let go first."""
+        again, self._loaded = self._loaded, True
         self.release()
         self.model: PreTrainedModel = _load(run, self._model_class, self._loading).eval()
         if self._padding is not None and getattr(self.model.config, "pad_token_id", None) is None:
@@ -114,7 +115,7 @@ class LiveModel:
         if self._loading.device_map is None:
             self.model.to(self._device)
         try:
-            self._slots = None if self._made_anew else _find_slots(run, self.model)
+            self._slots = None if self._made_anew else _find_slots(run, self.model, quietly=again)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{run.path}: its tensors do not fit {type(self.model).__name__} ({error}); was its "
@@ -337,7 +338,7 @@ Slots = dict[str, torch.Tensor | None]
 """For each file tensor the parameter or buffer that it fills; None for one that transformers ignores."""
 
 
-def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
+def _find_slots(run: Checkpoint, model: PreTrainedModel, quietly: bool = False) -> Slots | None:
     state = model.state_dict(keep_vars=True)
     found = {name: name for name in run.header if name in state}
     renamed = [name for name in run.header if name not in state]
@@ -348,8 +349,10 @@ def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
         found = {name: to for name, to in found.items() if name not in renamed}
         slots, wrong = _slots_of(run, state, found | _trace(run, model, renamed))
     unfilled = _unfilled(state, slots)
+    level = logging.DEBUG if quietly else logging.INFO
     if wrong or unfilled:
-        log.info(
+        log.log(
+            level,
             "%s rearranges %d tensors of its files when it loads them: candidates are filled in through "
             "transformers, slower than in place",
             type(model).__name__,
@@ -357,7 +360,7 @@ def _find_slots(run: Checkpoint, model: PreTrainedModel) -> Slots | None:
         )
         return None
     if ignored := [name for name, slot in slots.items() if slot is None]:
-        log.info("transformers has no use for %s of the runs' files", ", ".join(ignored))
+        log.log(level, "transformers has no use for %s of the runs' files", ", ".join(ignored))
     return slots
 
 
