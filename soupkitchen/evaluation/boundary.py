@@ -25,15 +25,8 @@ class Boundary:
         self._dtype = _dtype_of(model)
         self._not_finite: list[torch.Tensor] = []
         self._recorded: list[torch.Tensor] | None = None
-        self._hooks = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after, with_kwargs=True),
-        ]
-
-    def release(self) -> None:
-        """Leaves the model alone."""
-        for hook in self._hooks:
-            hook.remove()
+        model.register_forward_pre_hook(self._before, with_kwargs=True)
+        model.register_forward_hook(self._after, with_kwargs=True)
 
     def forget(self) -> None:
         """Forgets the forward passes so far."""

@@ -167,6 +167,13 @@ class Evaluator:
         if not live.spread:
             self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
 
+    def _follow(self) -> None:
+        """Takes the live model that there is now, where that is another than before."""
+        if self._of is not self.live.model:
+            self._model = self._of = None
+            self.accelerator.free_memory()
+            self._attach()
+
     def release(self) -> None:
         """Lets the live model go: its memory is free until `live.load` loads one."""
         self._model = self._of = None
@@ -178,10 +185,7 @@ class Evaluator:
 
     def _step(self, task: Task, batch: Batch) -> Predictions:
         """One forward pass of the live model, whichever that is now."""
-        if self._of is not self.live.model:
-            self._model = self._of = None
-            self.accelerator.free_memory()
-            self._attach()
+        self._follow()
         with self.accelerator.autocast():
             return task.step(self._model, batch, self.processor)
 
@@ -194,8 +198,7 @@ class Evaluator:
             batch = prepared.task.collator(self.processor)(list(prepared.data.select(chosen)))
             device = self.accelerator.device
             batch = {n: x.to(device) if isinstance(x, torch.Tensor) else x for n, x in batch.items()}
-            if self._of is not self.live.model:
-                self._attach()
+            self._follow()
             with self._boundary.recording() as recorded:
                 predictions = self._step(prepared.task, batch)
             told[name] = [*recorded, predictions]
@@ -208,7 +211,7 @@ class Evaluator:
 
     def size(self, split: str) -> int:
         """How many examples the split has."""
-        return sum(len(prepared.order) for prepared in self._splits[split].values())
+        return sum(self.sizes(split).values())
 
     def sizes(self, split: str) -> dict[str, int]:
         """How many examples each task has in the split."""
