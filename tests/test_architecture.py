@@ -12,6 +12,7 @@ import soupkitchen
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
     {
+        "building",
         "errors",
         "resources",
         "console",

@@ -1,0 +1,88 @@
+"""Objects as plain data and back: a tree of options whose `_target_` names what is made of them.
+
+Such a tree is what a YAML of `conf/` holds, what a recipe says of its merge method, and what a run's
+`config.yaml` keeps of a run that was started from Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+from soupkitchen.errors import ConfigError
+
+TARGET = "_target_"
+
+
+def build(tree: Any) -> Any:
+    """What a tree describes: parts first, then what is made of them.
+
+    Raises:
+        ConfigError: where a `_target_` names nothing, or takes other options.
+    """
+    if isinstance(tree, Mapping):
+        options = {name: build(part) for name, part in tree.items() if name != TARGET}
+        if TARGET not in tree:
+            return options
+        made = named(tree[TARGET])
+        try:
+            return made(**options)
+        except TypeError as error:
+            raise ConfigError(f"{tree[TARGET]}: {error}") from error
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        return [build(part) for part in tree]
+    return tree
+
+
+def describe(thing: Any) -> Any:
+    """The tree that `build` makes `thing` of.
+
+    Mappings, sequences and what YAML has words for are what they are; a dataclass is told by its fields;
+    anything else has to have a method `describe` that returns its tree.
+
+    Raises:
+        ConfigError: where it cannot be told.
+    """
+    if thing is None or isinstance(thing, (bool, str)):
+        return thing
+    if isinstance(thing, Number):
+        return thing.item() if hasattr(thing, "item") else thing
+    if isinstance(thing, Path):
+        return str(thing)
+    if isinstance(thing, Mapping):
+        return {str(name): describe(part) for name, part in thing.items()}
+    if isinstance(thing, Sequence):
+        return [describe(part) for part in thing]
+    if hasattr(thing, "describe") and not isinstance(thing, type):
+        return thing.describe()
+    if is_dataclass(thing) and not isinstance(thing, type):
+        options = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
+        return {TARGET: target_of(type(thing)), **options}
+    raise ConfigError(
+        f"{thing!r} cannot be written down: make it a dataclass of plain options, or give it a method "
+        "describe() that returns its tree"
+    )
+
+
+def target_of(made: Any) -> str:
+    """The name that leads to a class or function: that by which its package exports it, where it does."""
+    module, name = made.__module__, made.__qualname__
+    package = ".".join(module.split(".")[:2])
+    return f"{package}.{name}" if getattr(import_module(package), name, None) is made else f"{module}.{name}"
+
+
+def named(target: str) -> Any:
+    """What a dotted name leads to.
+
+    Raises:
+        ConfigError: where that is nothing.
+    """
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_={target} names nothing that can be imported ({error})") from error
