@@ -23,7 +23,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,6 +36,7 @@ from safetensors.numpy import save_file
 
 from soupkitchen.console import plain_streams, printable
 from soupkitchen.errors import SaveError
+from soupkitchen.store.files import remove_unfinished, write
 
 log = logging.getLogger(__name__)
 
@@ -112,26 +112,18 @@ class EvaluationCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
-        descriptor, beside = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_SUFFIX)
-        os.close(descriptor)
+        told = {_CHECKSUM: _checksum(arrays), _LABEL: label}
         try:
-            save_file(arrays, beside, {_CHECKSUM: _checksum(arrays), _LABEL: label})
-            with open(beside, "rb") as written:  # noqa: PTH123
-                os.fsync(written.fileno())
-            Path(beside).replace(self._file(key))
-        except BaseException as error:
-            Path(beside).unlink(missing_ok=True)
-            if isinstance(error, (OSError, SafetensorError)):
-                raise SaveError(
-                    f"{self._file(key)} cannot be written ({error}). Nothing is lost: make room, and the "
-                    "same command continues"
-                ) from error
-            raise
+            write(self._file(key), lambda beside: save_file(arrays, beside, told))
+        except (OSError, SafetensorError) as error:
+            raise SaveError(
+                f"{self._file(key)} cannot be written ({error}). Nothing is lost: make room, and the "
+                "same command continues"
+            ) from error
 
     def remove_unfinished(self) -> None:
         """Removes what kills in the middle of writing left; nobody else may be writing."""
-        for left in self.folder.glob(f".????????{_SUFFIX}"):
-            left.unlink(missing_ok=True)
+        remove_unfinished(self.folder / f"*{_SUFFIX}")
 
     def entries(self) -> Iterator[Entry]:
         """All entries, the oldest first. Files that are no entries are passed over."""

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen import config as conf
 from soupkitchen.errors import ConfigError, SaveError, SoupkitchenError
-from soupkitchen.layout import (
+from soupkitchen.startup import importing
+from soupkitchen.store.layout import (
     CONFIG,
     EVALUATIONS,
     JOURNAL,
@@ -29,8 +30,7 @@ from soupkitchen.layout import (
     check_is_ours,
     has_weights,
 )
-from soupkitchen.lock import only_process
-from soupkitchen.startup import importing
+from soupkitchen.store.lock import only_process
 
 log = logging.getLogger("soupkitchen")
 
@@ -88,21 +88,23 @@ def _work(config: DictConfig, folder: Path) -> None:
             _write_config(config, folder)  # our mark
         experiment = _build(config, folder)
         _write_config(config, folder)
-        outcome = experiment.run()
-    if outcome.gain > 0:
-        log.info(
-            "The soup of %d gains %.4f over the best single run.", len(outcome.ingredients), outcome.gain
-        )
-    elif len(outcome.ingredients) == 1:
+        experiment.run()
+    from soupkitchen.experiment.result import Result
+
+    result = Result(folder)
+    size, gain = len(result.ingredients), result.gain
+    if gain > 0:
+        log.info("The soup of %d gains %.4f over the best single run.", size, gain)
+    elif size == 1:
         log.info("No run improved on the best single one: the soup is that run. This is a normal outcome.")
-    elif outcome.gain == 0:
-        log.info("The soup of %d scores what the best single run does.", len(outcome.ingredients))
+    elif gain == 0:
+        log.info("The soup of %d scores what the best single run does.", size)
     else:
-        log.info("The soup is %.4f worse than the best single run on held-out.", -outcome.gain)
+        log.info("The soup is %.4f worse than the best single run on held-out.", -gain)
 
 
 def _write_config(config: DictConfig, folder: Path) -> None:
-    from soupkitchen.records import write_text
+    from soupkitchen.store.files import write_text
 
     write_text(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from soupkitchen.layout import carries_mark
+from soupkitchen.store.layout import carries_mark
 
 console = Console(stderr=True, highlight=False)
 

@@ -47,15 +47,7 @@ class MachineError(SoupkitchenError):
 
 
 class CandidateError(SoupkitchenError):
-    """A candidate that cannot be scored, which the search may go on without.
-
-    Attributes:
-        event: what the journal is to say of it; None where that is where it comes from.
-    """
-
-    def __init__(self, reason: str, event: dict[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.event = event
+    """A candidate that cannot be scored, which the search may go on without."""
 
 
 class GuaranteeError(SoupkitchenError):

@@ -149,7 +149,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "trust_remote_code": FLAG,
     },
     "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": FLAG, "cache": or_null(TEXT)},
-    "soupkitchen.serving.Output": {
+    "soupkitchen.output.Output": {
         "format": choice("full", "adapter"),
         "max_shard_size": Kind("a size, as 5GB", lambda v: TEXT.fits(v) or (is_whole(v) and v > 0)),
         "dtype": or_null(choice("float32", "bfloat16", "float16")),

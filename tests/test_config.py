@@ -21,7 +21,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.merging import Karcher, Linear, Magnitude, Random, Slerp, TaskVectors
 from soupkitchen.options import KINDS, check_tree
-from soupkitchen.serving import Output
+from soupkitchen.output import Output
 
 CHOICES = {"pool": "demo", "method": "linear", "search": "greedy", "task": "demo"}
 LIGHT = """

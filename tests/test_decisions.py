@@ -35,7 +35,7 @@ from soupkitchen.metrics import Score
 from soupkitchen.records import Trajectory
 from soupkitchen.search import Greedy, rank
 from soupkitchen.search.rules import AcceptRule
-from soupkitchen.serving import Output
+from soupkitchen.output import Output
 from soupkitchen.tasks import Data, Several
 
 # A pool without models: a table says what each soup predicts for each example

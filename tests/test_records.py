@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from soupkitchen.display import print_leaderboard
-from soupkitchen.journal import Journal
+from soupkitchen.store.journal import Journal
 from soupkitchen.records import (
     Entry,
     Step,

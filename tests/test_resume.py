@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from soupkitchen import resources
 from soupkitchen.errors import ConfigError, JournalError, LockError
-from soupkitchen.journal import Journal
-from soupkitchen.lock import only_process
+from soupkitchen.store.journal import Journal
+from soupkitchen.store.lock import only_process
 from soupkitchen.search import Greedy, Uniform
-from soupkitchen.serving import recover
+from soupkitchen.output import recover
 
 SECONDS = ["merge_seconds", "eval_seconds"]
 
@@ -242,7 +242,7 @@ def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(
 
 def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, soupkitchen.lock as l\n"
+        "import os, pathlib, soupkitchen.store.lock as l\n"
         f"with l.only_process(pathlib.Path({str(tmp_path / 'x')!r})): os.kill(os.getpid(), 9)"
     )
     result = subprocess.run([sys.executable, "-c", code], check=False)

@@ -20,7 +20,7 @@ from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
 from soupkitchen.soup import Soup
-from soupkitchen.states import StateMemory
+from soupkitchen.soup.memory import StateMemory
 
 
 def run(folder: Path, name: str, **tensors: torch.Tensor) -> Checkpoint:
@@ -355,7 +355,7 @@ import threading, torch
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.merging import Magnitude, TaskVectors
 from soupkitchen.soup import Soup
-from soupkitchen.states import StateMemory
+from soupkitchen.soup.memory import StateMemory
 torch.set_num_threads(1)
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))

@@ -54,7 +54,7 @@ from soupkitchen.evaluation.boundary import Boundary
 from soupkitchen.merging import Linear
 from soupkitchen.search import Greedy
 from soupkitchen.soup import Soup
-from soupkitchen.states import StateMemory
+from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 
 CPU = torch.device("cpu")
@@ -563,7 +563,7 @@ def test_a_saved_soup_of_other_weights_is_not_passed(
     text_runs: Path, texts: Path, tmp_path: Path, verify: str
 ) -> None:
     code = (
-        "import soupkitchen.serving as s\n"
+        "import soupkitchen.output as s\n"
         "from safetensors.torch import load_file, save_file\n"
         "save = s.Output.save\n"
         "def spoilt(self, live, processor, folder, like):\n"

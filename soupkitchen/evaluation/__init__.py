@@ -1,32 +1,32 @@
 """Runs tasks on the one live model, on whatever devices accelerate gives."""
 
 from soupkitchen.evaluation import identity
-from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part
+from soupkitchen.evaluation.bar import Bar
+from soupkitchen.evaluation.evaluator import Evaluator
+from soupkitchen.evaluation.identity import Identity
 from soupkitchen.evaluation.live import LiveModel, Loading
 from soupkitchen.evaluation.options import EvaluationOptions
+from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
-from soupkitchen.evaluation.scorer import Recipe, Scored, Scorer
 from soupkitchen.evaluation.setup import Splits, evaluator_of, load_splits, warn_of_splits
-from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval, mcnemar_p
+from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
 
 __all__ = [
+    "Bar",
     "Comparison",
     "Evaluation",
     "EvaluationOptions",
     "Evaluator",
+    "Identity",
     "LiveModel",
     "Loading",
     "Part",
-    "Recipe",
     "Runtime",
-    "Scored",
-    "Scorer",
     "Splits",
     "compare",
     "confidence_interval",
     "evaluator_of",
     "identity",
     "load_splits",
-    "mcnemar_p",
     "warn_of_splits",
 ]

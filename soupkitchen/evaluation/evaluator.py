@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from torch.utils.data import DataLoader
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.boundary import Boundary
+from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.metrics import Rows, Score, TaskMetric, take
+from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.metrics import Rows, take
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 from soupkitchen.tasks.several import Several
 
@@ -31,101 +32,25 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""
 
-BUCKET = 4
-"""Batches of like difficulty that are sorted by length together."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one task says of a model.
-
-    Attributes:
-        metric: the task's.
-        score: higher better; the most that it could be where not all is scored.
-        values: float64 (examples,), what each example adds to the score, higher better and in
-            the data's order; the best possible where an example is not scored yet. None
-            for a metric that is no mean.
-        predictions: one entry for each example, in the data's order; empty until all are scored.
-        references: one entry for each example.
-        examples_scored: how many.
-    """
-
-    metric: TaskMetric
-    score: Score
-    values: np.ndarray | None = field(repr=False)
-    predictions: Rows = field(repr=False)
-    references: Rows = field(repr=False)
-    examples_scored: int
-
-    @property
-    def examples_total(self) -> int:
-        return len(self.references)
-
-    @cached_property
-    def weights(self) -> np.ndarray | None:
-        """What the examples weigh in the score; None where all weigh the same."""
-        return self.metric.weights(self.references)
-
-    @cached_property
-    def statistics(self) -> np.ndarray | None:
-        """What the score follows from by a sum over the examples; None where it does not."""
-        return self.metric.statistics(self.predictions, self.references)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What scoring one model on one split gave.
-
-    Attributes:
-        split: the split's role, "heldout" or "test".
-        score: of all tasks, higher better; the most that it could be where `complete` is false.
-        parts: by task.
-        complete: whether every example was scored.
-        seconds: wall time of the forward passes and the metrics.
-    """
-
-    split: str
-    score: float
-    parts: Mapping[str, Part]
-    complete: bool = True
-    seconds: float = 0.0
-
-    @property
-    def examples_scored(self) -> int:
-        return sum(part.examples_scored for part in self.parts.values())
-
-    @property
-    def examples_total(self) -> int:
-        return sum(part.examples_total for part in self.parts.values())
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """The tasks' scores, higher better."""
-        return {name: part.score for name, part in self.parts.items()}
-
-
 Stop = Callable[[Evaluation], bool]
 """Asked after each batch, with scores at the most that they can still be: whether to stop there."""
 
 
 @dataclass
 class _Prepared:
-    """One task's split, made ready: examples as the model takes them, and the order of scoring."""
+    """One task's split, made ready: examples as the model takes them, and what feeds them to it."""
 
     task: Task
     data: datasets.Dataset
-    references: Rows
-    lengths: np.ndarray | None
-    order: np.ndarray
+    listed: Listed
     loader: DataLoader | None = None
+    loaded: tuple[int, np.ndarray] | None = None  # the batch size and order that the loader has
 
 
 class Evaluator:
     """Scores whatever weights the live model holds.
 
-    Each split is tokenised once. Examples are scored in batches of like length, until `arrange`
-    makes other batches. In the same batches, whatever their order, equal weights give equal
-    scores to the last bit.
+    Each split is tokenised once. `examples` says in which batches it is scored, and in which order.
     """
 
     def __init__(
@@ -147,16 +72,22 @@ class Evaluator:
         self.live = live
         self.processor = processor
         self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
+        self.dtype: torch.dtype | None = None  # that the model is loaded in; None for that of its files
         self.accelerator = accelerator
-        self.batch_size = batch_size
         self._attach()
-        self.arranged: set[str] = set()  # splits whose batches are no longer those of like length
         self._workers = workers
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {
             role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
             for role, by_task in splits.items()
         }
+        self.examples = Examples(
+            {
+                role: {name: prepared.listed for name, prepared in by_task.items()}
+                for role, by_task in self._splits.items()
+            },
+            batch_size,
+        )
 
     def _attach(self) -> None:
         """Watches the live model, and has accelerate make it ready."""
@@ -204,85 +135,9 @@ class Evaluator:
             told[name] = [*recorded, predictions]
         return told
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The roles of the splits that are scored."""
-        return tuple(role for role in self._splits if role != "train")
-
-    def size(self, split: str) -> int:
-        """How many examples the split has."""
-        return sum(self.sizes(split).values())
-
-    def sizes(self, split: str) -> dict[str, int]:
-        """How many examples each task has in the split."""
-        return {name: len(prepared.order) for name, prepared in self._splits[split].items()}
-
-    def order(self, split: str) -> dict[str, np.ndarray]:
-        """For each task, the order in which the split's examples are scored."""
-        return {name: prepared.order for name, prepared in self._splits[split].items()}
-
-    def reorder(self, split: str, order: Mapping[str, np.ndarray]) -> None:
-        """Scores the examples of the split in the given order from now on."""
-        for name, prepared in self._splits[split].items():
-            prepared.order, prepared.loader = order[name], None
-
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
         """For each task, the split's examples as the model takes them, in the data's order."""
         return {name: prepared.data for name, prepared in self._splits[split].items()}
-
-    def references(self, split: str) -> dict[str, Rows]:
-        """For each task, what predictions are compared with, in the data's order."""
-        return {name: prepared.references for name, prepared in self._splits[split].items()}
-
-    def batches(self, split: str) -> dict[str, list[np.ndarray]]:
-        """For each task, the examples of each batch, in the order in which batches are scored.
-
-        What a model makes of an example depends on the others of its batch in the last bits, as
-        they decide how it is padded; not on the order of the batches.
-        """
-        return {
-            name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-            for name, order in self.order(split).items()
-        }
-
-    def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Makes batches of like difficulty: what `soup` does worst on, and among that what `pool` does.
-
-        A bad candidate then shows early. Examples of like difficulty are sorted by length.
-        Metrics that are no means keep their batches.
-        """
-        order = self.order(split)
-        for name, prepared in self._splits[split].items():
-            values = [e.parts[name].values for e in pool if not np.isnan(e.score)]
-            known = [v for v in values if v is not None]
-            by_soup = soup.parts[name].values
-            if not known or by_soup is None:
-                continue
-            hardest = np.argsort(by_soup + np.mean(known, axis=0), kind="stable")
-            if prepared.lengths is not None:
-                size = BUCKET * self.batch_size
-                buckets = [hardest[start : start + size] for start in range(0, len(hardest), size)]
-                lengths = prepared.lengths
-                hardest = np.concatenate([b[np.argsort(-lengths[b], kind="stable")] for b in buckets])
-            order[name] = hardest
-            self.arranged.add(split)
-        self.reorder(split, order)
-
-    def hardest_first(self, split: str, soup: Evaluation) -> None:
-        """Puts the batches first that `soup` does worst on; which examples are scored together stays.
-
-        A last batch that is not full stays the last, so that all others stay whole.
-        """
-        order = {}
-        for name, batches in self.batches(split).items():
-            values = soup.parts[name].values
-            if values is not None:
-                full = [batch for batch in batches if len(batch) == self.batch_size]
-                means = [float(values[batch].mean()) for batch in full]
-                first = [full[index] for index in np.argsort(means, kind="stable")]
-                batches = [*first, *batches[len(full) :]]
-            order[name] = np.concatenate(batches)
-        self.reorder(split, order)
 
     def score(
         self, split: str, stop: Stop | None = None, progress: Progress = lambda done, total: None
@@ -297,9 +152,8 @@ class Evaluator:
         started = time.perf_counter()
 
         def attempt(batch_size: int) -> Evaluation:
-            log.warning("out of memory: batches of %d instead of %d", batch_size, self.batch_size)
-            self.batch_size = batch_size
-            self.reorder(split, self.order(split))
+            log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
+            self.examples.batch_size = batch_size
             return self._score(split, stop, progress, started)
 
         try:
@@ -310,8 +164,8 @@ class Evaluator:
         try:
             return find_executable_batch_size(
                 attempt,
-                starting_batch_size=self.batch_size // 2,
-                reduce_batch_size_fn=lambda: self.batch_size // 2,
+                starting_batch_size=self.examples.batch_size // 2,
+                reduce_batch_size_fn=lambda: self.examples.batch_size // 2,
             )()
         except RuntimeError as error:
             if "No executable batch size" in str(error):
@@ -325,20 +179,21 @@ class Evaluator:
     def _score(self, split: str, stop: Stop | None, progress: Progress, started: float) -> Evaluation:
         prepared = self._splits[split]
         parts = {name: _nothing_scored(one) for name, one in prepared.items()}
-        done, total = 0, self.size(split)
+        done, total = 0, self.examples.size(split)
         for name, one in prepared.items():
-            metric, values, weights = one.task.metric, parts[name].values, parts[name].weights
+            metric, values, references = one.task.metric, parts[name].values, one.listed.references
+            weights, total_of_task = metric.weights(references), len(references)
             predictions: list[Any] = []
             for outputs in self._outputs(one):
-                batch = one.order[len(predictions) : len(predictions) + len(outputs)]
+                batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
                 predictions += list(outputs)
                 done += len(outputs)
                 progress(done, total)
                 if values is not None:
-                    values[batch] = metric.per_example(outputs, take(one.references, batch))
+                    values[batch] = metric.per_example(outputs, take(references, batch))
                 if stop is not None and values is not None and done < total:
                     score = metric.of_values(values, weights)
-                    parts[name] = Part(metric, score, values, (), one.references, len(predictions))
+                    parts[name] = Part(score, values, (), len(predictions), total_of_task)
                     evaluation = self._evaluation(split, parts, False, started)
                     if stop(evaluation):
                         return evaluation
@@ -353,8 +208,9 @@ class Evaluator:
 
     def _outputs(self, prepared: _Prepared) -> Iterator[Rows]:
         """The predictions, batch by batch, gathered from all processes."""
-        if prepared.loader is None:
-            prepared.loader = self._loader(prepared)
+        now = self.examples.batch_size, prepared.listed.order
+        if prepared.loader is None or prepared.loaded is None or not _same(prepared.loaded, now):
+            prepared.loader, prepared.loaded = self._loader(prepared), now
         for batch in prepared.loader:
             self._boundary.forget()
             predictions = _numbers(self._step(prepared.task, batch), self._boundary.finite)
@@ -374,26 +230,25 @@ class Evaluator:
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
         """Shuffled training data, one task after the other."""
         for prepared in self._splits["train"].values():
-            chosen = np.random.default_rng(seed).permutation(len(prepared.order))
+            chosen = np.random.default_rng(seed).permutation(len(prepared.data))
             collate = prepared.task.collator(self.processor)
-            for start in range(0, len(chosen), self.batch_size):
-                batch = collate(list(prepared.data.select(chosen[start : start + self.batch_size])))
+            for start in range(0, len(chosen), self.examples.batch_size):
+                batch = collate(list(prepared.data.select(chosen[start : start + self.examples.batch_size])))
                 yield prepared.task, {n: tensor.to(self.accelerator.device) for n, tensor in batch.items()}
 
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)
-        references, lengths, order = task.references(data), None, np.arange(len(data))
+        references, lengths = task.references(data), None
         column = getattr(task, "length_column", "length")
         if column in data.column_names:
             lengths = np.asarray(data[column][:])
-            order = np.argsort(-lengths, kind="stable")
             data = data.remove_columns(column)
-        return _Prepared(task, data, references, lengths, order)
+        return _Prepared(task, data, Listed(references, lengths))
 
     def _loader(self, prepared: _Prepared) -> DataLoader:
         loader = DataLoader(
-            prepared.data.select(prepared.order),
-            batch_size=self.batch_size,
+            prepared.data.select(prepared.listed.order),
+            batch_size=self.examples.batch_size,
             shuffle=False,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
@@ -403,25 +258,29 @@ class Evaluator:
         return self.accelerator.prepare(loader)
 
 
+def _same(loaded: tuple[int, np.ndarray], now: tuple[int, np.ndarray]) -> bool:
+    return loaded[0] == now[0] and (loaded[1] is now[1] or np.array_equal(loaded[1], now[1]))
+
+
 def _nothing_scored(prepared: _Prepared) -> Part:
-    metric, total = prepared.task.metric, len(prepared.order)
+    metric, references = prepared.task.metric, prepared.listed.references
+    total = len(references)
     if not metric.is_mean:
-        return Part(metric, Score(metric.best), None, (), prepared.references, 0)
+        return Part(metric.best, None, (), 0, total)
     values = np.full(total, metric.best)
-    score = metric.of_values(values, metric.weights(prepared.references))
-    return Part(metric, score, values, (), prepared.references, 0)
+    return Part(metric.of_values(values, metric.weights(references)), values, (), 0, total)
 
 
 def _all_scored(prepared: _Prepared, predictions: list[Any], values: np.ndarray | None) -> Part:
-    metric, references = prepared.task.metric, prepared.references
-    back = np.argsort(prepared.order)
+    metric, references = prepared.task.metric, prepared.listed.references
+    back = np.argsort(prepared.listed.order)
     in_order = [predictions[index] for index in back]
     rows = np.stack(in_order) if isinstance(in_order[0], (np.ndarray, np.generic)) else in_order
     if values is None:
         score = metric.score(rows, references)
     else:
         score = metric.of_values(values, metric.weights(references))
-    return Part(metric, score, values, rows, references, len(rows))
+    return Part(score, values, rows, len(rows), len(rows))
 
 
 def _numbers(predictions: Predictions, finite: bool) -> Predictions:

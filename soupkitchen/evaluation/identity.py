@@ -1,7 +1,8 @@
 """What a prediction depends on, told by digests: the one place that says so.
 
-Beside the weights: the prepared examples, the model's configuration, the task's options, the user's own
-code where a task, metric or method is of such, the packages that compute, and soupkitchen's own source.
+The weights, by the fingerprints of what they are made of and how. Beside them: the prepared examples,
+the model's configuration, the task's options, the user's own code where a task, metric or method is
+of such, the packages that compute, and soupkitchen's own source.
 """
 
 from __future__ import annotations
@@ -19,8 +20,70 @@ import pyarrow
 import xxhash
 
 from soupkitchen.cache import digest
+from soupkitchen.checkpoints import Pool
+from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.provenance import source_of
+from soupkitchen.soup import Recipe
 from soupkitchen.tasks.base import Task
+
+
+class Identity:
+    """What a pool's evaluations are known by."""
+
+    def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
+        self._evaluator, self._pool = evaluator, pool
+        self._examples: dict[str, str] = {}
+
+    def asked(self, recipe: Recipe, split: str) -> str:
+        """A digest of what is scored, on what: the same wherever and however it is scored."""
+        tasks = self._evaluator.tasks.tasks
+        return digest(
+            weights(recipe, self._pool),
+            self.examples(TRAIN) if recipe.recalibrate else "",
+            self.examples(split),
+            split in self._evaluator.examples.arranged,
+            self.model(),
+            {name: task(one) for name, one in tasks.items()},
+        )
+
+    def predictions(self, recipe: Recipe, split: str) -> str:
+        """A digest of all that predictions depend on; the order of batches has no part in it."""
+        accelerator = self._evaluator.accelerator
+        batches = {
+            name: sorted(digest(batch.tobytes()) for batch in batches)
+            for name, batches in self._evaluator.examples.batches(split).items()
+        }
+        return digest(
+            self.asked(recipe, split),
+            batches,
+            [str(accelerator.device.type), accelerator.mixed_precision],
+            versions(),
+            own_code(),
+        )
+
+    def model(self) -> str:
+        """A digest of the model's configuration."""
+        return model(self._evaluator.live.model)
+
+    def examples(self, split: str) -> str:
+        """A digest of the split's examples, as the model takes them."""
+        if split not in self._examples:
+            self._examples[split] = examples(list(self._evaluator.prepared(split).values()))
+        return self._examples[split]
+
+
+def weights(recipe: Recipe, pool: Pool) -> list[Any]:
+    """What the tensors of a recipe depend on; names of runs have no part in it."""
+    fingerprints = [pool[name].fingerprint for name in recipe.ingredients]
+    if recipe.method is None:
+        return [fingerprints, recipe.dtype]
+    method = recipe.merge_method()
+    base = pool.base.fingerprint if method.needs_base and pool.base else None
+    told = [fingerprints, list(recipe.coefficients), base, recipe.method, recipe.dtype, recipe.recalibrate]
+    return [*told, *foreign_code(method)]
+
+
+TRAIN = "train"
 
 PACKAGES = ("soupkitchen", "torch", "transformers", "accelerate", "numpy")
 

@@ -62,7 +62,7 @@ def evaluator_of(
     live = live or LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
     processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
     evaluator = Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
-    evaluator.processor_folder = folder
+    evaluator.processor_folder, evaluator.dtype = folder, dtype
     return evaluator
 
 

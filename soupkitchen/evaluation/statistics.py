@@ -7,20 +7,23 @@ McNemar 1947, "Note on the sampling error of the difference between correlated p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
-from soupkitchen.evaluation.evaluator import Evaluation, Part
-from soupkitchen.metrics import Rows
+from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.tasks.several import Several
 
 RESAMPLES = 1000
 
 Resampled = tuple[np.ndarray, ...]
 """For each task, the indices of the examples drawn."""
+
+References = Mapping[str, Rows]
+"""Of one split, by task: what predictions are compared with, in the data's order."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Comparison:
 
 
 def confidence_interval(
-    evaluation: Evaluation, tasks: Several, level: float = 0.95
+    evaluation: Evaluation, tasks: Several, references: References, level: float = 0.95
 ) -> tuple[float, float] | None:
     """The percentile bootstrap interval of a score, higher better.
 
@@ -54,54 +57,55 @@ def confidence_interval(
     """
     if math.isnan(evaluation.score):
         return None
-    resampled = _bootstrap(
-        evaluation, lambda drawn: _score(evaluation, tasks, drawn), _plain(evaluation), level
-    )
-    return resampled and resampled[0]
+    rescored = _rescorer(evaluation, tasks, references)
+    return _interval(rescored, evaluation, _plain(evaluation, tasks), level)[0]
 
 
-def compare(candidate: Evaluation, incumbent: Evaluation, tasks: Several) -> Comparison:
+def compare(
+    candidate: Evaluation, incumbent: Evaluation, tasks: Several, references: References
+) -> Comparison:
     """How `candidate` differs from `incumbent`; both complete, and of the same examples."""
     gain = candidate.score - incumbent.score
     if math.isnan(gain):
         return Comparison(None, None, gain, None, None)
     fixed = broken = None
-    if (differences := _differences(candidate, incumbent)) is not None:
-        fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())
-
-    def difference(drawn: Resampled) -> float:
-        return _score(candidate, tasks, drawn) - _score(incumbent, tasks, drawn)
-
-    plain = differences if _plain(candidate) is not None else None
-    resampled = _bootstrap(candidate, difference, plain)
-    p_value = mcnemar_p(candidate, incumbent)
-    if p_value is None and resampled is not None:
-        p_value = (1 + float((resampled[1] <= 0).sum())) / (1 + RESAMPLES)
-    return Comparison(fixed, broken, gain, resampled and resampled[0], p_value)
-
-
-def mcnemar_p(candidate: Evaluation, incumbent: Evaluation) -> float | None:
-    """McNemar's exact one-sided p-value, for one task whose examples are right or wrong; else None.
-
-    Of an incomplete candidate it is the least that the p-value can still be: a wrong
-    example turned right can only lower it.
-    """
-    parts = list(candidate.parts.values())
-    if len(parts) != 1 or not parts[0].metric.binary:
-        return None
     differences = _differences(candidate, incumbent)
-    assert differences is not None
+    if differences is not None:
+        fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())
+    one, other = (_rescorer(evaluation, tasks, references) for evaluation in (candidate, incumbent))
+    both = one and other and (lambda drawn: one(drawn) - other(drawn))
+    plain = differences if _plain(candidate, tasks) is not None else None
+    interval, resampled = _interval(both, candidate, plain)
+    if differences is not None and right_or_wrong(tasks):
+        p_value: float | None = mcnemar(differences)
+    else:
+        p_value = None if resampled is None else (1 + float((resampled <= 0).sum())) / (1 + RESAMPLES)
+    return Comparison(fixed, broken, gain, interval, p_value)
+
+
+def mcnemar(differences: np.ndarray) -> float:
+    """McNemar's exact one-sided p-value of differences by example, each 1, 0 or −1.
+
+    Where examples that are not scored yet count as right it is the least that the p-value can still
+    be: a wrong example turned right can only lower it.
+    """
     fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())
     if fixed + broken == 0:
         return 1.0
     return float(binomtest(fixed, fixed + broken, 0.5, alternative="greater").pvalue)
 
 
+def right_or_wrong(tasks: Several) -> bool:
+    """Whether there is one task, whose examples are right or wrong: McNemar's test is for these."""
+    first, *others = tasks.tasks.values()
+    return not others and first.metric.binary
+
+
 def least_p(tasks: Several, examples: int) -> float | None:
     """The least p-value that `compare` can give for these tasks on so many examples; None for none at all."""
-    metrics = [task.metric for task in tasks.tasks.values()]
-    if len(metrics) == 1 and metrics[0].binary:
+    if right_or_wrong(tasks):
         return 0.5**examples
+    metrics = [task.metric for task in tasks.tasks.values()]
     return 1 / (1 + RESAMPLES) if all(metric.can_be_resampled for metric in metrics) else None
 
 
@@ -115,58 +119,68 @@ def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | N
     return np.concatenate(differences)
 
 
-def _score(evaluation: Evaluation, tasks: Several, drawn: Resampled) -> float:
-    """The score of a resample."""
-    scores = {}
-    for (name, part), indices in zip(evaluation.parts.items(), drawn, strict=True):
-        if part.values is not None:
-            weights = None if part.weights is None else part.weights[indices]
-            scores[name] = part.metric.of_values(part.values[indices], weights)
-        elif part.statistics is not None:
-            scores[name] = part.metric.of_statistics(part.statistics[indices].sum(0))
-        else:
-            quick = part.metric.quick(_rows(part.predictions)[indices], _rows(part.references)[indices])
-            assert quick is not None
-            scores[name] = quick
-    return tasks.score(scores)
+def _rescorer(
+    evaluation: Evaluation, tasks: Several, references: References
+) -> Callable[[Resampled], float] | None:
+    """What tells the score of a resample of the examples; None where that cannot be had quickly."""
+    by_task = {}
+    for name, part in evaluation.parts.items():
+        rescored = _of_task(part, tasks.tasks[name].metric, references[name])
+        if rescored is None or part.examples_total < 2:
+            return None
+        by_task[name] = rescored
+    return lambda drawn: tasks.score(
+        {name: score(indices) for (name, score), indices in zip(by_task.items(), drawn, strict=True)}
+    )
 
 
-def _bootstrap(
+def _of_task(part: Part, metric: TaskMetric, references: Rows) -> Callable[[np.ndarray], float] | None:
+    if (values := part.values) is not None:
+        weights = metric.weights(references)
+        if weights is None:
+            return lambda drawn: metric.of_values(values[drawn])
+        return lambda drawn: metric.of_values(values[drawn], weights[drawn])
+    if (statistics := metric.statistics(part.predictions, references)) is not None:
+        return lambda drawn: metric.of_statistics(statistics[drawn].sum(0))
+    if metric.quick(part.predictions, references) is None:
+        return None
+    predicted, right = _rows(part.predictions), _rows(references)
+
+    def quick(drawn: np.ndarray) -> float:
+        score = metric.quick(predicted[drawn], right[drawn])
+        assert score is not None
+        return score
+
+    return quick
+
+
+def _interval(
+    statistic: Callable[[Resampled], float] | None,
     evaluation: Evaluation,
-    statistic: Callable[[Resampled], float],
     plain: np.ndarray | None,
     level: float = 0.95,
-) -> tuple[tuple[float, float], np.ndarray] | None:
+) -> tuple[tuple[float, float] | None, np.ndarray | None]:
     """The percentile interval of a statistic of resampled examples, and its resampled values.
 
     `plain` are numbers of which the statistic is the mean, if it is: many times as fast.
     """
-    parts = list(evaluation.parts.values())
-    if not all(_can_be_resampled(part) for part in parts):
-        return None
+    if statistic is None:
+        return None, None
     options = {"n_resamples": RESAMPLES, "confidence_level": level, "method": "percentile", "rng": 0}
     if plain is not None:
         result = bootstrap((plain,), np.mean, batch=max(1, 1_000_000 // plain.size), **options)
     else:
-        indices = tuple(np.arange(part.examples_total) for part in parts)
+        indices = tuple(np.arange(part.examples_total) for part in evaluation.parts.values())
         result = bootstrap(indices, lambda *drawn: statistic(drawn), vectorized=False, **options)
     interval = result.confidence_interval
     return (float(interval.low), float(interval.high)), result.bootstrap_distribution
 
 
-def _plain(evaluation: Evaluation) -> np.ndarray | None:
+def _plain(evaluation: Evaluation, tasks: Several) -> np.ndarray | None:
     """The values of the examples, where the score is nothing but their mean."""
-    part, *others = evaluation.parts.values()
-    alone = not others and part.metric.is_plain_mean and part.score == evaluation.score
+    (name, part), *others = evaluation.parts.items()
+    alone = not others and tasks.tasks[name].metric.is_plain_mean and part.score == evaluation.score
     return part.values if alone else None
-
-
-def _can_be_resampled(part: Part) -> bool:
-    if part.examples_total < 2:
-        return False
-    if part.values is not None or part.statistics is not None:
-        return True
-    return part.metric.quick(part.predictions, part.references) is not None
 
 
 def _rows(rows: Rows) -> np.ndarray:

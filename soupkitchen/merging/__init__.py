@@ -1,6 +1,7 @@
 """Merge methods: pure functions on tensors. They know no files and no models."""
 
 from soupkitchen.merging.base import MergeMethod, Method, Origin, StackMethod, Vector
+from soupkitchen.merging.grid import alternatives
 from soupkitchen.merging.karcher import Karcher
 from soupkitchen.merging.linear import Linear
 from soupkitchen.merging.model_stock import ModelStock
@@ -23,4 +24,5 @@ __all__ = [
     "StackMethod",
     "TaskVectors",
     "Vector",
+    "alternatives",
 ]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
@@ -98,6 +98,8 @@ class Method:
     """Whether the order of the ingredients matters."""
     negative_weights = False
     """Whether a run may be subtracted."""
+    late: ClassVar[tuple[str, ...]] = ()
+    """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True
     """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
 
@@ -118,14 +120,6 @@ class Method:
         if not isinstance(weights, ByScore):
             return self
         return replace(self, weights=softmax(scores, weights.temperature))
-
-    @property
-    def variants(self) -> Mapping[str, Any]:
-        """What held-out data has to choose between, by how tables call it.
-
-        All variants have the same state: they differ in `result` only.
-        """
-        return {"": self}
 
 
 class MergeMethod(Method):

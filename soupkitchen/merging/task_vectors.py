@@ -12,7 +12,7 @@ Yu et al. 2024, "Language models are Super Mario" (DARE), arXiv 2311.03099.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,8 +40,8 @@ class TaskVectors(MergeMethod):
         sparsifier: what stays of each task vector; None for all of it.
         consensus: None, or how signs are elected: "mass" or "count".
         normalize: divide by the weights.
-        scale: λ, what the merged task vector is multiplied by. Of a list, each is tried for
-            each candidate, and the best on held-out data taken.
+        scale: λ, what the merged task vector is multiplied by. A list is a grid, from which
+            held-out data is to choose: see `alternatives`.
 
     Raises:
         ConfigError: for options out of range.
@@ -54,12 +54,7 @@ class TaskVectors(MergeMethod):
 
     needs_base = True
     negative_weights = True
-
-    @property
-    def variants(self) -> Mapping[str, TaskVectors]:
-        if not isinstance(self.scale, Sequence):
-            return {"": self}
-        return {f"scale={scale:g}": replace(self, scale=scale) for scale in self.scale}
+    late = ("scale",)
 
     @property
     def surveys(self) -> bool:  # type: ignore[override]
@@ -87,7 +82,7 @@ class TaskVectors(MergeMethod):
         return self.add(state, x, measure, start, out=state)
 
     def result(self, state: Any) -> torch.Tensor:
-        assert not isinstance(self.scale, Sequence), "one of the variants has to be chosen first"
+        assert not isinstance(self.scale, Sequence), "one of the alternatives has to be chosen first"
         merged = self._consensus.merged(state)
         return merged if self.scale == 1 else merged * self.scale
 

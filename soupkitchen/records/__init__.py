@@ -1,18 +1,18 @@
-"""What a run leaves behind: its tables. Knows no torch."""
+"""A run's tables: functions of its journal's events. Knows no torch."""
 
-from soupkitchen.records.leaderboard import Entry, leaderboard, update_sweep_leaderboard
-from soupkitchen.records.tables import read_csv, remove_unfinished, separated, write_csv, write_text
-from soupkitchen.records.trajectory import Step, Trajectory
+from soupkitchen.records.leaderboard import Entry, leaderboard, ranking
+from soupkitchen.records.sweep import update_sweep_leaderboard
+from soupkitchen.records.tables import read_csv, separated, write_csv
+from soupkitchen.records.trajectory import Step, trajectory
 
 __all__ = [
     "Entry",
     "Step",
-    "Trajectory",
     "leaderboard",
+    "ranking",
     "read_csv",
-    "remove_unfinished",
     "separated",
+    "trajectory",
     "update_sweep_leaderboard",
     "write_csv",
-    "write_text",
 ]

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, so that a reader never sees half of one; and tables that stay tables.
+"""Tables that stay tables.
 
 Names come from strangers. A cell of text that a spreadsheet would take for a formula gets an apostrophe
 before it, as spreadsheets themselves write such text; `read_csv` takes it away again. Names such as ``NA``
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 import re
-import tempfile
 from pathlib import Path
 
 import pandas as pd
+
+from soupkitchen.store.files import write_text
 
 INGREDIENT_SEPARATOR = ";"
 DIGITS = 10
@@ -31,22 +31,6 @@ _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
 
 _LINE_END = "\r\0\n"
 """While a table is written, so that cells with any of these characters in them get quotes."""
-
-
-def write_text(file: Path, text: str) -> None:
-    """Writes `text` beside `file`, syncs it to disk, and renames it into place."""
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    beside = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.chmod(0o644)
-        beside.replace(file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
@@ -93,12 +77,6 @@ def separated(cell: str) -> tuple[str, ...]:
     """The names of ingredients in a cell."""
     names = re.findall(r"(?:[^\\;]|\\.)+", cell, re.DOTALL)
     return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)
-
-
-def remove_unfinished(file: Path) -> None:
-    """Removes what kills in the middle of writing `file` left beside it; nobody else may be writing it."""
-    for left in file.parent.glob(f".{file.name}.????????"):
-        left.unlink(missing_ok=True)
 
 
 def _guarded(cell: object) -> object:

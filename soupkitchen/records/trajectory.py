@@ -1,14 +1,17 @@
-"""`trajectory.csv`: what the run did, one row a step, there and current at every moment."""
+"""`trajectory.csv`: what the run did, one row a step; a function of the journal's events."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from soupkitchen.records.tables import DIGITS, joined, write_csv
+from soupkitchen.records.tables import DIGITS, joined
+
+STEP = "step"
+"""The events that are rows."""
 
 
 @dataclass(frozen=True)
@@ -71,51 +74,38 @@ class Step:
     tasks: Mapping[str, float] = field(default_factory=dict)
 
 
-class Trajectory:
-    """The steps so far; the file is replaced whenever one is added.
+COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
 
-    Args:
-        file: is left as it is until the first step is added.
-        tasks: names of the tasks that have columns of their own.
-        replaying: whether steps are those of a run that is being continued, which the file has already.
-    """
 
-    COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
+def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table that a journal's events make."""
+    events = list(events)
+    begin = events[0] if events else {}
+    return table_of([_step(event) for event in events if event["event"] == STEP], begin.get("columns", ()))
 
-    def __init__(
-        self, file: Path, tasks: Sequence[str] = (), replaying: Callable[[], bool] = lambda: False
-    ) -> None:
-        self.file = file
-        self.tasks = tuple(tasks)
-        self.steps: list[Step] = []
-        self._replaying = replaying
-        if not file.exists():
-            self._write()
 
-    def add(self, step: Step) -> None:
-        self.steps.append(step)
-        if not self._replaying():
-            self._write()
+def table_of(steps: Sequence[Step], tasks: Sequence[str] = ()) -> pd.DataFrame:
+    """The table of some steps; `tasks` are those that have columns of their own."""
+    rows = [
+        {
+            "step": number,
+            **asdict(step),
+            "ingredients": joined(step.ingredients),
+            **{gain: _rounded(getattr(step, gain)) for gain in ("gain", "gain_low", "gain_high")},
+            **{f"score_{task}": step.tasks.get(task) for task in tasks},
+            "merge_seconds": round(step.merge_seconds, 3),
+            "eval_seconds": round(step.eval_seconds, 3),
+        }
+        for number, step in enumerate(steps)
+    ]
+    columns = [*COLUMNS, *(f"score_{task}" for task in tasks)]
+    whole = dict.fromkeys(("soup_size", "fixed", "broken"), "Int64")
+    return pd.DataFrame(rows, columns=columns).astype(whole)
 
-    def table(self) -> pd.DataFrame:
-        rows = [
-            {
-                "step": number,
-                **asdict(step),
-                "ingredients": joined(step.ingredients),
-                **{gain: _rounded(getattr(step, gain)) for gain in ("gain", "gain_low", "gain_high")},
-                **{f"score_{task}": step.tasks.get(task) for task in self.tasks},
-                "merge_seconds": round(step.merge_seconds, 3),
-                "eval_seconds": round(step.eval_seconds, 3),
-            }
-            for number, step in enumerate(self.steps)
-        ]
-        columns = [*self.COLUMNS, *(f"score_{task}" for task in self.tasks)]
-        whole = dict.fromkeys(("soup_size", "fixed", "broken"), "Int64")
-        return pd.DataFrame(rows, columns=columns).astype(whole)
 
-    def _write(self) -> None:
-        write_csv(self.file, self.table())
+def _step(event: Mapping[str, Any]) -> Step:
+    told = {name: event[name] for name in Step.__dataclass_fields__}
+    return Step(**{**told, "ingredients": tuple(told["ingredients"])})
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,7 +1,18 @@
-"""Which run to try next, and whether it stays."""
+"""Which mixtures to try, and when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Ranked, Search, Trial, rank
+from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, rank
 from soupkitchen.search.greedy import Greedy
+from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
 
-__all__ = ["Greedy", "Ranked", "Search", "Trial", "Uniform", "rank"]
+__all__ = [
+    "AcceptRule",
+    "Greedy",
+    "Mixture",
+    "Proposal",
+    "Ranked",
+    "Search",
+    "Trial",
+    "Uniform",
+    "rank",
+]

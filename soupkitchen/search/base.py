@@ -1,16 +1,17 @@
-"""What a search strategy is: two functions of what happened so far.
+"""What a search strategy is: what to try next, given what was tried.
 
-A strategy keeps no state. What it proposes depends on the runs and on the
-trials so far, and on nothing else; so a search is continued by replaying its
-trials.
+A strategy keeps no state. What it proposes depends on the runs and on the trials so far, and on
+nothing else; so a search is continued by replaying its trials.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from soupkitchen.search.rules import AcceptRule, OnError
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,45 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A run that was merged into the soup; `score` (higher better) is the merged soup's, if it was needed."""
+class Mixture:
+    """Runs to be merged, in this order.
+
+    Attributes:
+        coefficients: the weight of each; None for those that the merge method gives.
+    """
+
+    ingredients: tuple[str, ...]
+    coefficients: tuple[float, ...] | None = None
+
+    def plus(self, name: str) -> Mixture:
+        """This and one more run, weighted by the method."""
+        return Mixture((*self.ingredients, name))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A mixture that may become the soup.
+
+    Attributes:
+        candidate: what tables call it: the run that is added, or any other name.
+        unscored: of a mixture that takes in several runs at once, those before the last: each
+            becomes a row of the trajectory, without a score.
+    """
 
     candidate: str
+    mixture: Mixture
+    unscored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A proposal and what became of it.
+
+    Attributes:
+        score: higher better; None where it was not found out in full.
+    """
+
+    proposal: Proposal
     score: float | None
     kept: bool
 
@@ -34,34 +70,29 @@ class Search(Protocol):
     """A search strategy. Frozen dataclasses implement it; they hold options and no state."""
 
     @property
-    def needs_scores(self) -> bool:
-        """Whether decisions depend on the candidates' scores."""
+    def rule(self) -> AcceptRule:
+        """When a proposal becomes the soup."""
         ...
 
     @property
-    def on_error(self) -> str:
+    def guaranteed(self) -> bool:
+        """Whether what comes out has to be no worse on held-out than the best single run."""
+        ...
+
+    @property
+    def on_error(self) -> OnError:
         """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
         ...
 
-    @property
-    def rule(self) -> str:
-        """What a candidate's gain has to be for it to stay, as the tables state it."""
+    def start(self, pool: Sequence[Ranked]) -> str:
+        """The run that the soup starts as, of a pool in pool order."""
         ...
 
-    def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
-        """The order in which runs are taken, of a pool in pool order. The first starts the soup."""
-        ...
+    def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> Sequence[Proposal]:
+        """What to try next, in this order; nothing when the search is over.
 
-    def propose(self, order: Sequence[Ranked], trials: Sequence[Trial]) -> str | None:
-        """The name of the run to try next, or None when the search is over."""
-        ...
-
-    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
-        """Whether a soup that gains so much on the incumbent replaces it.
-
-        `p_value` computes how likely such a gain is by chance, where that can be told. What is
-        accepted has to stay so if the gain grows and the p-value falls: early stopping asks with the
-        most and the least that these can still be.
+        All of it may be scored at once. The first that is kept becomes the soup; those after it were
+        proposed for another soup, so they count as not tried.
         """
         ...
 

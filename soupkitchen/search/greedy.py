@@ -12,11 +12,11 @@ So the soup is never worse on the held-out set than the best single run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soupkitchen.search.base import Ranked, Trial, rank
+from soupkitchen.search.base import Mixture, Proposal, Ranked, Trial, rank
 from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
 
 
@@ -36,24 +36,20 @@ class Greedy:
     accept: str | Mapping[str, Any] = "better"
     on_error: OnError = "skip"
 
+    guaranteed = True
+
     def __post_init__(self) -> None:
         AcceptRule.of(self.accept)
         check_on_error(self.on_error)
 
     @property
-    def needs_scores(self) -> bool:
-        return True
+    def rule(self) -> AcceptRule:
+        return AcceptRule.of(self.accept)
 
-    @property
-    def rule(self) -> str:
-        return AcceptRule.of(self.accept).text
+    def start(self, pool: Sequence[Ranked]) -> str:
+        return rank(pool)[0].name
 
-    def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
-        return rank(pool)
-
-    def propose(self, order: Sequence[Ranked], trials: Sequence[Trial]) -> str | None:
-        following = order[1 + len(trials) :]
-        return following[0].name if following else None
-
-    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
-        return AcceptRule.of(self.accept).accepts(gain, p_value)
+    def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
+        tried = len(trials)
+        queue = rank(pool)[1 + tried :]
+        return [Proposal(run.name, soup.plus(run.name)) for run in queue]

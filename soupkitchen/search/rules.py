@@ -23,10 +23,10 @@ class AcceptRule:
 
     "better" is strictly better, as in the paper's code; "not_worse" at least as good,
     as in its text; "margin" better by more than an amount; "significant" better
-    with a one-sided paired p-value of at most an amount.
+    with a one-sided paired p-value of at most an amount; "any" whatever it is.
     """
 
-    kind: Literal["better", "not_worse", "margin", "significant"] = "better"
+    kind: Literal["better", "not_worse", "margin", "significant", "any"] = "better"
     amount: float = 0.0
 
     @classmethod
@@ -53,6 +53,7 @@ class AcceptRule:
     def text(self) -> str:
         """As tables state it."""
         return {
+            "any": "any",
             "better": "gain > 0",
             "not_worse": "gain >= 0",
             "margin": f"gain > {self.amount:g}",
@@ -77,11 +78,16 @@ class AcceptRule:
             )
 
     def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
-        """Whether a gain is enough. It stays so if the gain grows and the p-value falls.
+        """Whether a gain is enough. It stays so if the gain grows and the p-value falls: early stopping asks
+        with the most and the least that these can still be.
+
+        `p_value` computes how likely such a gain is by chance, where that can be told.
 
         Raises:
             ConfigError: where the rule needs a p-value and the metric allows none.
         """
+        if self.kind == "any":
+            return True
         if self.kind == "not_worse":
             return gain >= 0
         if self.kind == "margin":

@@ -6,11 +6,11 @@ diverged run can ruin it, and it may well be worse than the best single run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soupkitchen.search.base import Ranked, Trial
-from soupkitchen.search.rules import OnError, check_on_error
+from soupkitchen.search.base import Mixture, Proposal, Ranked, Trial
+from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,17 @@ class Uniform:
 
     on_error: OnError = "skip"
 
+    rule = AcceptRule("any")
+    guaranteed = False
+
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
 
-    @property
-    def needs_scores(self) -> bool:
-        return False
+    def start(self, pool: Sequence[Ranked]) -> str:
+        return pool[0].name
 
-    @property
-    def rule(self) -> str:
-        return "any"
-
-    def order(self, pool: Sequence[Ranked]) -> Sequence[Ranked]:
-        return pool
-
-    def propose(self, order: Sequence[Ranked], trials: Sequence[Trial]) -> str | None:
-        following = order[1 + len(trials) :]
-        return following[0].name if following else None
-
-    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
-        return True
+    def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
+        first, *others = (run.name for run in pool)
+        if trials or not others:
+            return []
+        return [Proposal(others[-1], Mixture((first, *others)), unscored=tuple(others[:-1]))]

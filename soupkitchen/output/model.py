@@ -22,9 +22,9 @@ from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.evaluation.processors import copy_processor
-from soupkitchen.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.options import check_fields
+from soupkitchen.output.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.soup import Soup
 from soupkitchen.tasks import Several
 
@@ -119,7 +119,6 @@ class Output:
     def save_adapter(
         self,
         runs: Sequence[Checkpoint],
-        method: MergeMethod | StackMethod,
         soup: Callable[[], Soup],
         processor: Path | None,
         folder: Path,
@@ -127,8 +126,7 @@ class Output:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
 
         Args:
-            method: that of the soup.
-            soup: makes an empty soup, for what is not exact.
+            soup: makes an empty soup, of which the method is taken.
             processor: the folder with the files of the tokenizer, which are copied.
 
         Returns:
@@ -139,13 +137,14 @@ class Output:
         """
         base = runs[0].adapted
         assert base is not None
-        weights = [method.weight(run.name) for run in runs]
+        method = soup().method
         if self.rank is None:
+            weights = [method.weight(run.name) for run in runs]
             assert isinstance(method, Linear)
             factored = concatenated(runs, weights, method.normalize)
         else:
-            factored = truncated(runs, _changes(runs, soup(), method), self.rank)
-        whole = _whole_tensors(runs, soup(), method)
+            factored = truncated(runs, _changes(runs, soup()), self.rank)
+        whole = _whole_tensors(runs, soup())
         with _appearing(folder) as beside:
             write_adapter(runs, factored, whole, beside)
             if processor is not None:
@@ -196,7 +195,7 @@ def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> 
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
-def _changes(runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | StackMethod) -> Changes:
+def _changes(runs: Sequence[Checkpoint], soup: Soup) -> Changes:
     """What the soup of the adapters `runs` changes of their base, float32."""
     changed = {name for run in runs for name in adapted(run).changed}
     if len(runs) == 1:  # a soup of one is that run, whatever the method
@@ -210,17 +209,15 @@ def _changes(runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | Stack
     base = runs[0].adapted
     assert base is not None
     soup.dtype_of = lambda name: torch.float32
-    for name, merged in soup.blend(runs, method):
+    for name, merged in soup.blend(runs):
         if name in changed:
             yield name, merged.cpu() - base.tensor(name).float()
 
 
-def _whole_tensors(
-    runs: Sequence[Checkpoint], soup: Soup, method: MergeMethod | StackMethod
-) -> dict[str, torch.Tensor]:
+def _whole_tensors(runs: Sequence[Checkpoint], soup: Soup) -> dict[str, torch.Tensor]:
     """What the modules that any of the runs trained whole come to, by name of tensor."""
     names = {name for run in runs for name in adapted(run).replaced}
-    return {name: tensor.cpu() for name, tensor in soup.blend(runs, method) if name in names} if names else {}
+    return {name: tensor.cpu() for name, tensor in soup.blend(runs) if name in names} if names else {}
 
 
 @contextmanager

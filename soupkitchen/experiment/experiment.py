@@ -1,4 +1,4 @@
-"""What to run, and everything that is made ready before it: data, model, journal, cache."""
+"""What to run, and everything that is made ready before it: data, model, ledger, cache."""
 
 from __future__ import annotations
 
@@ -6,41 +6,44 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from soupkitchen.cache import EvaluationCache, digest
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.views import View
-from soupkitchen.cooking import CONTROLS, Cooking, Outcome
 from soupkitchen.display import Display
-from soupkitchen.errors import (
-    ConfigError,
-    JournalError,
-)
+from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import (
     EvaluationOptions,
     Evaluator,
+    Identity,
     Runtime,
-    Scorer,
+    Splits,
     evaluator_of,
     identity,
     load_splits,
     warn_of_splits,
 )
 from soupkitchen.evaluation.statistics import least_p
-from soupkitchen.journal import Journal
-from soupkitchen.layout import CONFIG, EVALUATIONS, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
+from soupkitchen.executors import Bench, Executor, Local
+from soupkitchen.experiment.algorithm import find_soup
+from soupkitchen.experiment.controls import CONTROLS, final_table
+from soupkitchen.experiment.judge import Judge
+from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.ranking import by_list, by_scoring
+from soupkitchen.experiment.recipes import Recipes
+from soupkitchen.experiment.saving import save_soup
+from soupkitchen.experiment.scores import Scores
+from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import check_names
-from soupkitchen.records import Trajectory, remove_unfinished
-from soupkitchen.search import Greedy, Search
-from soupkitchen.search.rules import AcceptRule
-from soupkitchen.serving import Output, recover
-from soupkitchen.soup import Soup
+from soupkitchen.output import Output, prove_filling, recover
+from soupkitchen.search import Search
+from soupkitchen.soup import Mixer, Soup, StateMemory
+from soupkitchen.store.files import remove_unfinished
+from soupkitchen.store.layout import CONFIG, EVALUATIONS, LEADERBOARD, SOUP, TRAJECTORY, has_weights
 from soupkitchen.tasks import Several, Task
-from soupkitchen.verification import prove_filling
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class Experiment:
         evaluation: how models are scored.
         output: how the soup is saved.
         folder: an existing folder, where the tables and the soup go.
+        executor: who scores, and on how many benches at once.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for
             as many as the soup has, and at least two.
     """
@@ -70,10 +74,11 @@ class Experiment:
     folder: Path
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     output: Output = field(default_factory=Output)
+    executor: Executor = field(default_factory=Local)
     top_k: int | None = None
 
-    def run(self) -> Outcome:
-        """Cooks the soup.
+    def run(self) -> None:
+        """Cooks the soup: tables and model are in `folder` when it returns.
 
         Raises:
             SoupkitchenError: for whatever the user can put right.
@@ -91,9 +96,8 @@ class Experiment:
                 "does not find out: choose mean or min, or leave trust_scores false"
             )
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
-        if isinstance(self.search, Greedy):
-            examples = sum(map(len, splits["heldout"].values()))
-            AcceptRule.of(self.search.accept).check(least_p(tasks, examples))
+        examples = sum(map(len, splits["heldout"].values()))
+        self.search.rule.check(least_p(tasks, examples))
         evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(
@@ -101,21 +105,55 @@ class Experiment:
             )
         warn_of_splits(tasks, splits)
         prove_filling(evaluator, self.pool.reference, self._loadable_last())
-        kept = self._cleared()
-        journal = Journal(self.folder / JOURNAL)
-        names = [name for name in tasks.tasks if name]
-        trajectory = Trajectory(self.folder / TRAJECTORY, names, lambda: journal.replaying)
+        own = self._cleared()
+        ledger = Ledger(self.folder)
         with Display(self._examples_at_most(evaluator)) as display:
-            scorer = Scorer(
-                evaluator,
-                display.scoring,
-                self.evaluation.open_cache(),
-                journal,
-                kept,
-                self.search.on_error == "skip",
-            )
-            self._begin(journal, scorer)
-            return Cooking(self, method, scorer, trajectory, journal).run(splits)
+            bench = Bench(evaluator, self._mixer(evaluator), display.scoring)
+            self.executor.start(bench)
+            try:
+                self._cook(bench, ledger, own, method, splits)
+            finally:
+                self.executor.stop()
+
+    def _cook(
+        self,
+        bench: Bench,
+        ledger: Ledger,
+        own: EvaluationCache,
+        method: MergeMethod | StackMethod,
+        splits: Splits,
+    ) -> None:
+        """Ranks the pool, finds the soup, saves it, and compares it with the others."""
+        evaluator, pool = bench.evaluator, self.pool
+        known = Identity(evaluator, pool)
+        self._begin(ledger, known, evaluator)
+        scores = Scores(
+            *(self.executor, evaluator.examples, evaluator.tasks, ledger, known, own),
+            self.evaluation.open_cache(),
+            self.search.on_error,
+        )
+        steps = Steps(scores, self.search.rule.text)
+        recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))
+        ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
+        recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
+        early = self.evaluation.early_stopping
+        soup, ranking = find_soup(self.search, ranking, scores, recipes, steps, early)
+        saved = ledger.saved()
+        if not (saved and has_weights(self.folder / SOUP)):
+            save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
+        if not saved:
+            ledger.save(soup.recipe.to_data())
+        judge = Judge(self.search.rule, scores, recipes, early)
+        final_table(soup, ranking, recipes, judge, steps, self.top_k)
+        ledger.finish(scores.tasks.greater_is_better)
+
+    def _mixer(self, evaluator: Evaluator) -> Mixer:
+        live, device = evaluator.live, evaluator.accelerator.device
+
+        def memory() -> StateMemory:
+            return StateMemory(device, *self.runtime.state_budget(live.bytes, device), self.runtime.offload())
+
+        return Mixer(self.pool, device, live.dtype_of, memory)
 
     def _loadable_last(self) -> Checkpoint | None:
         """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""
@@ -130,40 +168,28 @@ class Experiment:
         recover(self.folder / SOUP)
         for name in (TRAJECTORY, LEADERBOARD, CONFIG):
             remove_unfinished(self.folder / name)
-        kept = EvaluationCache(self.folder / EVALUATIONS)
-        kept.remove_unfinished()
-        return kept
+        own = EvaluationCache(self.folder / EVALUATIONS)
+        own.remove_unfinished()
+        return own
 
-    def _begin(self, journal: Journal, scorer: Scorer) -> None:
-        """Notes what the run depends on or, where it is continued, checks that this is as it was.
-
-        Raises:
-            JournalError: where it is not.
-        """
-        base, tasks = self.pool.base, scorer.evaluator.tasks.tasks
-        now: dict[str, Any] = {
+    def _begin(self, ledger: Ledger, known: Identity, evaluator: Evaluator) -> None:
+        """Notes what the run depends on or, where it is continued, checks that this is as it was."""
+        base, tasks = self.pool.base, evaluator.tasks
+        depends: dict[str, Mapping[str, str]] = {
             "runs": {run.name: run.fingerprint for run in self.pool},
             "base": {"base": base.fingerprint} if base and self.method.needs_base else {},
-            "model": {"configuration": scorer.model()},
-            "task": {name or "task": digest(task.metric.identity()) for name, task in tasks.items()},
-            "data": {split: scorer.examples_of(split) for split in scorer.evaluator.splits},
+            "model": {"configuration": known.model()},
+            "task": {name or "task": digest(one.metric.identity()) for name, one in tasks.tasks.items()},
+            "data": {split: known.examples(split) for split in evaluator.examples.scored},
         }
-        versions = identity.versions()
-        begun = journal.recall(event="begin")
-        if begun is None:
-            journal.add(event="begin", versions=versions, **now)
-            return
-        before = {kind: begun[kind] for kind in now if kind != "task"}
-        before["task"] = begun.get("task", now["task"])  # journals of before 2026-11-25 have none
-        changed = [f"{kind} {name}" for kind in now for name in _different(before[kind], now[kind])]
-        if changed:
-            raise JournalError(
-                f"changed since this run began: {', '.join(changed)}. Put that back, or start anew with "
-                "overwrite=true, which keeps the old results aside"
-            )
-        if other := _different(begun["versions"], versions):
-            log.warning("the run began with another version of %s", ", ".join(other))
-        log.info("continuing: %d events are in %s", journal.events_before, journal.file)
+        ledger.begin(
+            identity.versions(),
+            depends,
+            metric=tasks.name,
+            greater_is_better=tasks.greater_is_better,
+            columns=[name for name in tasks.tasks if name],
+            model_class=next(iter(tasks.tasks.values())).model_class.__name__,
+        )
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -182,17 +208,7 @@ class Experiment:
             raise ConfigError("both the list of runs (pool.path) and method.weights give weights: drop one")
         return replace(self.method, weights=dict(self.pool.weights))
 
-    @property
-    def greater_is_better(self) -> bool:
-        """Whether a higher `Outcome.score` is a better one."""
-        return Several.of(self.task).greater_is_better
-
     def _examples_at_most(self, evaluator: Evaluator) -> int:
-        heldout = evaluator.size("heldout") * (2 * len(self.pool) - 1 + CONTROLS)
-        test = evaluator.size("test") * (2 + CONTROLS) if "test" in evaluator.splits else 0
+        heldout = evaluator.examples.size("heldout") * (2 * len(self.pool) - 1 + CONTROLS)
+        test = evaluator.examples.size("test") * (2 + CONTROLS) if "test" in evaluator.examples.splits else 0
         return heldout + test
-
-
-def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ, or that are in one only."""
-    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -33,7 +33,7 @@ def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | No
     live = evaluator.live
     if last is None or not live.in_place:
         return
-    examples = {name: order[:_EXAMPLES] for name, order in evaluator.order("heldout").items()}
+    examples = {name: order[:_EXAMPLES] for name, order in evaluator.examples.order("heldout").items()}
     expected = [(first, evaluator.outputs("heldout", examples))]
     evaluator.release()
     live.load(last)
@@ -89,7 +89,7 @@ def check_answers(
         GuaranteeError: where it answers otherwise.
     """
     if examples is None:
-        examples = {name: np.arange(size) for name, size in saved.sizes("heldout").items()}
+        examples = {name: np.arange(size) for name, size in saved.examples.sizes("heldout").items()}
     if not _alike(saved.outputs("heldout", examples), outputs):
         raise GuaranteeError(
             f"{folder}: the saved soup has the weights that were scored and answers otherwise. It is left in "

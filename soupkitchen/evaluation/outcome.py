@@ -1,0 +1,63 @@
+"""What scoring one model gave: numbers and arrays only, so that it can travel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from soupkitchen.metrics import Rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task says of a model.
+
+    Attributes:
+        score: higher better; the most that it could be where not all is scored.
+        values: float64 (examples,), what each example adds to the score, higher better and in
+            the data's order; the best possible where an example is not scored yet. None
+            for a metric that is no mean.
+        predictions: one entry for each example, in the data's order; empty until all are scored.
+        examples_scored: how many.
+        examples_total: of how many.
+    """
+
+    score: float
+    values: np.ndarray | None = field(repr=False)
+    predictions: Rows = field(repr=False)
+    examples_scored: int
+    examples_total: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What scoring one model on one split gave.
+
+    Attributes:
+        split: the split's role, "heldout" or "test".
+        score: of all tasks, higher better; the most that it could be where `complete` is false.
+        parts: by task.
+        complete: whether every example was scored.
+        seconds: wall time of the forward passes and the metrics.
+    """
+
+    split: str
+    score: float
+    parts: Mapping[str, Part]
+    complete: bool = True
+    seconds: float = 0.0
+
+    @property
+    def examples_scored(self) -> int:
+        return sum(part.examples_scored for part in self.parts.values())
+
+    @property
+    def examples_total(self) -> int:
+        return sum(part.examples_total for part in self.parts.values())
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The tasks' scores, higher better."""
+        return {name: part.score for name, part in self.parts.items()}

@@ -1,0 +1,92 @@
+"""The one model in memory, what fills it and what scores it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from soupkitchen.errors import CheckpointError, MachineError, SoupkitchenError
+from soupkitchen.evaluation import Evaluator
+from soupkitchen.evaluation.evaluator import Progress
+from soupkitchen.executors.base import Request, Scoring
+from soupkitchen.soup import Mixer, Recipe
+
+Announce = Callable[[str], Progress]
+"""Told what is about to be scored; returns what is called as examples are done."""
+
+
+def _silent(what: str) -> Progress:
+    return lambda done, total: None
+
+
+class Bench:
+    """Where recipes are merged into the live model and scored."""
+
+    def __init__(self, evaluator: Evaluator, mixer: Mixer, announce: Announce = _silent) -> None:
+        self.evaluator = evaluator
+        self.mixer = mixer
+        self._announce = announce
+
+    def fill(self, recipe: Recipe, growing: bool = False) -> None:
+        """Makes the live model's weights those of `recipe`."""
+        self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
+        if recipe.recalibrate:
+            self.evaluator.recalibrate(recipe.recalibrate)
+
+    def score(self, request: Request) -> Scoring:
+        """Scores what a request asks for.
+
+        Raises:
+            MachineError: where that fails for a reason that does not lie in the weights.
+            CheckpointError: where files of the pool have changed meanwhile.
+            SoupkitchenError: for what the user can put right.
+        """
+        recipe, split = request.recipe, request.split
+        if request.order is not None:
+            self.evaluator.examples.reorder(split, request.order)
+        bar = request.bar
+        try:
+            started = time.perf_counter()
+            self.fill(recipe, request.growing)
+            seconds = time.perf_counter() - started
+            stop = None if bar is None else bar.out_of_reach
+            evaluation = self.evaluator.score(split, stop, self._announce(request.what))
+        except Exception as error:  # a forward pass may raise anything
+            self._check_unchanged(recipe)
+            if _of_the_machine(error):
+                raise MachineError(
+                    f"{request.what}: {_first_line(error)}. Nothing is lost: when that is put right, the "
+                    "same command continues"
+                ) from error
+            if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
+                raise
+            return Scoring(None, error=_first_line(error), batch_size=self.evaluator.examples.batch_size)
+        self._check_unchanged(recipe)
+        return Scoring(evaluation, seconds, self.evaluator.examples.batch_size)
+
+    def _check_unchanged(self, recipe: Recipe) -> None:
+        """Raises:
+        CheckpointError: where files of what was merged are not what they were when the pool was opened.
+        """
+        if changed := self.mixer.changed_files(recipe):
+            names = ", ".join(map(str, changed[:3])) + (" and more" if len(changed) > 3 else "")
+            raise CheckpointError(
+                f"{names} changed while this run read it: is training or a copy still going on? Nothing that "
+                "was read of it is kept. When it is done, start anew with overwrite=true"
+            )
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    """Whether an error says nothing of the weights: a disk, a device or the memory failed."""
+    if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
+        return True
+    accelerator = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    return (accelerator is not None and isinstance(error, accelerator)) or "CUDA error" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    message = str(error).strip().split("\n")[0]
+    own = isinstance(error, (SoupkitchenError, OSError))
+    return message if message and own else f"{type(error).__name__}: {message}".rstrip(": ")

@@ -1,0 +1,89 @@
+"""What a finished run came to, read from its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.experiment.ledger import last_recipe
+from soupkitchen.records import read_csv, separated
+from soupkitchen.soup import Recipe
+from soupkitchen.store import journal
+from soupkitchen.store.layout import JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: where its tables and its soup are.
+    """
+
+    folder: Path
+
+    @cached_property
+    def leaderboard(self) -> pd.DataFrame:
+        """Every model that was scored, best first: the soup, the uniform soups and the single runs."""
+        return read_csv(self.folder / LEADERBOARD)
+
+    @cached_property
+    def trajectory(self) -> pd.DataFrame:
+        """What was tried, in order, with the reasons."""
+        return read_csv(self.folder / TRAJECTORY)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the soup is made of.
+
+        Raises:
+            JournalError: where an earlier version of soupkitchen wrote the run.
+        """
+        return Recipe.from_data(last_recipe(journal.read(self.folder / JOURNAL)))
+
+    @property
+    def score(self) -> float:
+        """The soup's on held-out, with the metric's own sign."""
+        return float(self._soup[self._heldout])
+
+    @property
+    def gain(self) -> float:
+        """How much better than the best single run the soup is on held-out; more is better."""
+        return float(self._soup["delta_vs_best_single"])
+
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        """The soup's, in merge order."""
+        return separated(self._soup["ingredients"])
+
+    def model(self, **options: Any) -> Any:
+        """The soup, loaded by transformers as its task loads models.
+
+        Args:
+            options: of ``from_pretrained``.
+        """
+        import transformers
+
+        begin = journal.read(self.folder / JOURNAL)[0]
+        folder = self.folder / SOUP
+        if (folder / "adapter_config.json").exists():
+            try:
+                import peft  # noqa: F401
+            except ImportError as error:
+                raise ConfigError(
+                    f"{folder} is a LoRA adapter, which peft loads: pip install 'soupkitchen[peft]'"
+                ) from error
+        return getattr(transformers, begin["model_class"]).from_pretrained(folder, **options)
+
+    @property
+    def _soup(self) -> Any:
+        return self.leaderboard[self.leaderboard["kind"] == "soup"].iloc[0]
+
+    @property
+    def _heldout(self) -> str:
+        return next(column for column in self.leaderboard.columns if column.startswith("heldout_"))

@@ -1,0 +1,190 @@
+"""One tensor's running state, driven chunk by chunk, and what is fed to it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.merging import MergeMethod, Origin, StackMethod
+from soupkitchen.merging.chunks import chunks
+from soupkitchen.soup.memory import StateMemory
+
+log = logging.getLogger(__name__)
+
+AnyMethod = MergeMethod | StackMethod
+
+
+class Operand(NamedTuple):
+    """One run's tensor for a fold.
+
+    Attributes:
+        x: its values or, where `relative`, what fine-tuning changed.
+    """
+
+    x: torch.Tensor
+    origin: Origin
+    relative: bool = False
+
+
+class Vector:
+    """A tensor, or what fine-tuning changed of it: flat, float32, computed where it is looked at."""
+
+    def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
+        self.device = device
+        self._x = x.to(device).reshape(-1)
+        self._base = base
+
+    def numel(self) -> int:
+        return self._x.numel()
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        base = None if self._base is None else self._base[part].to(self.device, torch.float32)
+        return self.look(part, base)
+
+    def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
+        """The same, for those who have that part of the base in float32 already."""
+        x = self._x[part]
+        if self._base is None or base is None:
+            return x.float()
+        return torch.sub(x, base) if x.dtype == torch.float32 else x.float().sub_(base)
+
+
+class Whole:
+    """What fine-tuning changed of one tensor, looked up anew whenever it is looked at: nothing is held."""
+
+    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, device: torch.device) -> None:
+        self.device = device
+        self._run, self._name, self._base = run, name, base
+
+    def numel(self) -> int:
+        return self._run.header[self._name].elements
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        x = self._run.weights.task_vector(self._name, self.device) if self._base else None
+        if x is not None:
+            return Vector(x, None, self.device)[part]
+        base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
+        return Vector(self._run.tensor(self._name), base, self.device)[part]
+
+
+class Fold:
+    """One tensor's running state, driven chunk by chunk."""
+
+    def __init__(
+        self,
+        method: MergeMethod,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        base: torch.Tensor | None,
+        memory: StateMemory,
+        instead: bool = False,
+    ) -> None:
+        """`instead`: whether `method` stands in for the soup's own."""
+        self.method = method
+        self._instead = instead
+        self._base = None if base is None else memory.hold(base).reshape(-1)
+        self._shape, self._dtype, self._device = shape, dtype, memory.device
+        self._memory = memory
+        self._elements = torch.Size(shape).numel()
+        self._state: Any = None
+
+    def taste(self, operand: Operand, finish: AnyMethod, remarks: Remarks | None = None) -> torch.Tensor:
+        vector, measure = self._measure(operand, remarks)
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            base = self._base_of(part)
+            folded = self.method.add(self._slice(part), vector.look(part, base), measure, part.start)
+            self._write_out(merged, part, folded, base, finish)
+        return merged
+
+    def keep(self, operand: Operand, remarks: Remarks | None = None) -> None:
+        if self._state is None:
+            self._state = self._memory.state(self.method, self._elements)
+        vector, measure = self._measure(operand, remarks)
+        state, folded = self._state, self._state
+        for part in chunks(self._elements, self._device):
+            sliced = self._slice(part)
+            folded = self.method.add_(sliced, vector[part], measure, part.start)
+            for field, old, new in zip(state, sliced, folded, strict=True):
+                if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
+                    field[part] = new
+        # tensors were written in place; plain numbers are those of the fold
+        self._state = type(state)(
+            *(old if isinstance(old, torch.Tensor) else new for old, new in zip(state, folded, strict=True))
+        )
+
+    def blend(
+        self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks | None = None
+    ) -> torch.Tensor:
+        """What keeping all of them gives. Where measures allow it, the state never leaves the cache."""
+        if self.method.stepwise:
+            for operand in operands:
+                self.keep(operand, remarks)
+            return self.result(finish)
+        measured = [self._measure(operand, remarks) for operand in operands]
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            base = self._base_of(part)
+            like = torch.empty(part.stop - part.start, dtype=torch.float32, device=self._device)
+            state = self.method.init(like)
+            for vector, measure in measured:
+                state = self.method.add_(state, vector.look(part, base), measure, part.start)
+            self._write_out(merged, part, state, base, finish)
+        return merged
+
+    def result(self, finish: AnyMethod) -> torch.Tensor:
+        merged = self._empty()
+        for part in chunks(self._elements, self._device):
+            self._write_out(merged, part, self._slice(part), self._base_of(part), finish)
+        return merged
+
+    def _empty(self) -> torch.Tensor:
+        return torch.empty(self._shape, dtype=self._dtype, device=self._device)
+
+    def _base_of(self, part: slice) -> torch.Tensor | None:
+        """A part of the base's tensor in float32, converted once for all that look at it."""
+        return None if self._base is None else self._base[part].to(self._device, torch.float32)
+
+    def _slice(self, part: slice) -> Any:
+        """A part of the state, on the device where arithmetic is done."""
+        fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
+        return type(self._state)(*fields)
+
+    def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[Vector, Any]:
+        vector = Vector(operand.x, None if operand.relative else self._base, self._device)
+        measure = self.method.measure(self._state, vector, operand.origin)
+        if remarks is not None:
+            remarks.add(self.method.remark(measure))
+        return vector, measure
+
+    def _write_out(
+        self, merged: torch.Tensor, part: slice, state: Any, base: torch.Tensor | None, finish: AnyMethod
+    ) -> None:
+        method = self.method if self._instead else finish
+        assert isinstance(method, MergeMethod)
+        values = method.result(state)
+        if base is not None:
+            values = values + base
+        merged.view(-1)[part] = values
+
+
+class Remarks:
+    """Counts what a method has to say of the tensors of one merge."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._tensors = 0
+
+    def add(self, remark: str | None) -> None:
+        self._tensors += 1
+        if remark:
+            self._counts[remark] += 1
+
+    def say(self) -> None:
+        for remark, count in self._counts.items():
+            log.info("%s in %d of %d tensors", remark, count, self._tensors)

@@ -1,0 +1,139 @@
+"""Turns recipes into tensors: by a running state where that serves, else by reading all ingredients.
+
+Nobody else knows which of the two it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.reader import Tensors
+from soupkitchen.checkpoints.views import View, aligned
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.soup.memory import StateMemory
+from soupkitchen.soup.recipe import Recipe
+from soupkitchen.soup.soup import Soup, in_dtype
+
+DtypeOf = Callable[[str, torch.dtype], torch.dtype]
+"""In which dtype a tensor is loaded, by its name, where the model is loaded in the given one."""
+
+
+class Mixer:
+    """Mixes the runs of one pool.
+
+    Args:
+        device: where arithmetic is done.
+        dtype_of: for models some of whose tensors stay in float32 whatever is asked for.
+        memory: makes the memory of a running state; by default it lies on the device.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        device: torch.device | None = None,
+        dtype_of: DtypeOf = lambda name, dtype: dtype,
+        memory: Callable[[], StateMemory] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.device = device or torch.device("cpu")
+        self._dtype_of = dtype_of
+        self._memory = memory or (lambda: StateMemory(self.device))
+        self._soup: Soup | None = None  # the running state
+        self._made: Recipe | None = None  # what it was made by
+        self._saved: dict[str, Checkpoint] = {}
+        self._warned: set[str] = set()
+
+    def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
+        """Yields what `recipe` gives, name and tensor.
+
+        Args:
+            growing: whether others are to follow that share all ingredients but the last, so that a
+                running state of these pays. The tensors are the same either way, but for methods
+                that say otherwise.
+        """
+        if (saved := self._saved.get(recipe.digest)) is not None:
+            return saved.tensors()
+        runs = [self.pool[name] for name in recipe.ingredients]
+        if recipe.method is None:
+            return in_dtype(runs[0].tensors, self._telling(recipe))
+        if (soup := self._state_of(recipe, recipe.size)) is not None:
+            return soup.tensors()
+        if growing:
+            return self._grown(recipe, runs).taste(runs[-1])
+        if (soup := self._state_of(recipe, recipe.size - 1)) is not None:
+            return soup.taste(runs[-1])
+        return self.empty(recipe).blend(runs)
+
+    def empty(self, recipe: Recipe, memory: StateMemory | None = None) -> Soup:
+        """A soup of nothing, to be made as `recipe` says."""
+        return Soup(_method(recipe), self.device, self.pool.base, self._telling(recipe), memory, self._warned)
+
+    def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
+        """Has the tensors of `recipe` read from where it was saved, and lets the running state go.
+
+        Where transformers saves other tensors than the runs have, all stays as it is.
+        """
+        header = self.pool.reference.header
+        names = aligned(saved.header, header)
+        if names.keys() == header.keys():
+            view = Checkpoint(saved.name, saved.path, saved.config, View(saved.weights, names))
+            self._saved[recipe.digest] = view
+            self.forget()
+
+    def forget(self) -> None:
+        """Gives the memory of the running state back."""
+        if self._soup is not None:
+            self._soup.forget()
+        self._soup, self._made = None, None
+
+    def changed_files(self, recipe: Recipe) -> list[Path]:
+        """The files behind a recipe that are not what they were when the pool was opened."""
+        needs_base = recipe.method is not None and recipe.merge_method().needs_base
+        base = [self.pool.base] if self.pool.base and needs_base else []
+        runs = [self.pool[name] for name in recipe.ingredients]
+        return [file for run in (*runs, *base) for file in run.changed_files()]
+
+    def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
+        """The running state, where it is that of the first `size` ingredients."""
+        served = self._serves(recipe)
+        if not served or self._soup is None or len(self._soup.ingredients) != size:
+            return None
+        self._soup.method = _method(recipe)
+        return self._soup
+
+    def _grown(self, recipe: Recipe, runs: list[Checkpoint]) -> Soup:
+        """The running state of all ingredients but the last, carried on where it is of some of them."""
+        *before, _ = runs
+        if self._soup is None or not self._serves(recipe) or len(self._soup.ingredients) > len(before):
+            self.forget()
+            self._soup = self.empty(recipe, self._memory())
+        self._soup.method, self._made = _method(recipe), recipe
+        for run in before[len(self._soup.ingredients) :]:
+            self._soup.keep(run)
+        return self._soup
+
+    def _serves(self, recipe: Recipe) -> bool:
+        """Whether the running state is of the first ingredients of `recipe`, merged as it says."""
+        if self._soup is None or self._made is None:
+            return False
+        size = len(self._soup.ingredients)
+        same = [(one.ingredients[:size], one.coefficients[:size], one.fold) for one in (recipe, self._made)]
+        return same[0] == same[1]
+
+    def _telling(self, recipe: Recipe) -> Callable[[str], torch.dtype | None]:
+        if recipe.dtype is None:
+            return lambda name: None
+        dtype: torch.dtype = getattr(torch, recipe.dtype)
+        return lambda name: self._dtype_of(name, dtype)
+
+
+def _method(recipe: Recipe) -> MergeMethod | StackMethod:
+    if recipe.method is None:  # a soup of one is that run, whatever the method
+        return Linear()
+    method = recipe.merge_method()
+    assert isinstance(method, (MergeMethod, StackMethod))
+    return method

@@ -1,0 +1,125 @@
+"""A recipe: what a soup is made of, as plain data.
+
+It can be printed, compared, written to a file, sent to another process and made again there. What a
+merge method is, it says by the method's tree of options (see `building`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import xxhash
+
+from soupkitchen.building import build, describe
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging import Method
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What weights are made of.
+
+    Attributes:
+        ingredients: names of runs, in merge order.
+        coefficients: the weight of each in the merge.
+        method: the merge method's tree, without weights; None for one run by itself, which is that
+            run whatever the method.
+        dtype: of the merged tensors that are floating point, as "bfloat16"; None for that of the runs.
+        recalibrate: training batches on which batch norm is computed anew.
+        variant: what tables call it among alternatives; it has no part in what comes out.
+    """
+
+    ingredients: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    method: Mapping[str, Any] | None = field(default=None, hash=False)
+    dtype: str | None = None
+    recalibrate: int = 0
+    variant: str = field(default="", compare=False)
+
+    @classmethod
+    def single(cls, name: str, dtype: str | None = None) -> Recipe:
+        """One run by itself."""
+        return cls((name,), (1.0,), dtype=dtype)
+
+    @classmethod
+    def of(
+        cls,
+        ingredients: Sequence[str],
+        method: Method,
+        coefficients: Sequence[float] | None = None,
+        dtype: str | None = None,
+        variant: str = "",
+    ) -> Recipe:
+        """Runs merged by `method`, with its weights where no `coefficients` are given."""
+        if len(ingredients) == 1:
+            return cls.single(ingredients[0], dtype)
+        if coefficients is None:
+            coefficients = [method.weight(name) for name in ingredients]
+        tree = describe(replace(method, weights=None))
+        shares = tuple(map(float, coefficients))
+        return cls(tuple(ingredients), shares, tree, dtype, method.recalibrate_batchnorm, variant)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe that `data` describes, as `to_data` gave it.
+
+        Raises:
+            ConfigError: where it describes none.
+        """
+        try:
+            lists = {name: tuple(data[name]) for name in ("ingredients", "coefficients")}
+            recipe = cls(**{**data, **lists})
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"this is no recipe: {json.dumps(dict(data), default=str)[:200]}") from error
+        if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
+            raise ConfigError("a recipe needs ingredients, and a coefficient for each")
+        return recipe
+
+    def to_data(self) -> dict[str, Any]:
+        """What JSON and YAML have words for; `from_data` makes the recipe of it again."""
+        told = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return told | {"ingredients": list(self.ingredients), "coefficients": list(self.coefficients)}
+
+    @property
+    def digest(self) -> str:
+        """The same for the same recipe, in any process."""
+        told = {name: part for name, part in self.to_data().items() if name != "variant"}
+        return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
+
+    @property
+    def size(self) -> int:
+        """How many ingredients it has."""
+        return len(self.ingredients)
+
+    def merge_method(self) -> Method:
+        """The method, with the coefficients for weights.
+
+        Raises:
+            ConfigError: where the recipe has none, or one that cannot be made here.
+        """
+        if self.method is None:
+            raise ConfigError(f"{self.ingredients[0]} by itself is merged by no method")
+        named = zip(self.ingredients, self.coefficients, strict=True)
+        weights = {name: coefficient for name, coefficient in named if coefficient != 1}
+        method: Method = build({**self.method, "weights": weights or None})
+        return method
+
+    def extends(self, soup: Recipe) -> bool:
+        """Whether it is `soup` and one more run, in a way that a running state of `soup` serves."""
+        before = self.ingredients[:-1]
+        if not before or before != soup.ingredients or self.dtype != soup.dtype:
+            return False
+        if soup.method is None:
+            return True
+        return self.coefficients[:-1] == soup.coefficients and self.fold == soup.fold
+
+    @property
+    def fold(self) -> str:
+        """What the running state of all but the last ingredient depends on, beside these."""
+        assert self.method is not None
+        late = self.merge_method().late
+        kept = {name: part for name, part in self.method.items() if name not in late}
+        return json.dumps([kept, self.dtype], sort_keys=True)

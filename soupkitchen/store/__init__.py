@@ -1,0 +1,1 @@
+"""What a run keeps on disk: its folder, its journal, what it scored. Knows no torch."""

@@ -1,0 +1,43 @@
+"""Writes files whole or not at all, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write(file: Path, fill: Callable[[Path], object]) -> None:
+    """Has `fill` write a file beside `file`, syncs it to disk, and renames it into place.
+
+    Raises:
+        OSError: where that fails; `file` is then as it was, and nothing is left beside it.
+    """
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(descriptor)
+    beside = Path(name)
+    try:
+        fill(beside)
+        beside.chmod(0o644)
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
+        beside.replace(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes `text`, whole or not at all."""
+    content = text.encode("utf-8", "backslashreplace")
+    write(file, lambda beside: beside.write_bytes(content))
+
+
+def remove_unfinished(file: Path) -> None:
+    """Removes what kills in the middle of writing `file` left beside it; nobody else may be writing it.
+
+    A name that ends in ``*`` stands for all files of that kind in the folder.
+    """
+    for left in file.parent.glob(f".{file.name}.????????"):
+        left.unlink(missing_ok=True)
