@@ -27,15 +27,21 @@ from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.cache import EvaluationCache, main
-from soupkitchen.cooking import Cooking
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.evaluation import Evaluation, Evaluator, Part, Recipe, Scorer, compare, mcnemar_p, statistics
+from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, compare, statistics
+from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.statistics import mcnemar
+from soupkitchen.executors import Fake
+from soupkitchen.experiment.algorithm import find_soup
+from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.ranking import by_scoring
+from soupkitchen.experiment.recipes import Recipes
+from soupkitchen.experiment.scores import Scores
+from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
-from soupkitchen.metrics import Score
-from soupkitchen.records import Trajectory
-from soupkitchen.search import Greedy, rank
+from soupkitchen.search import Greedy
 from soupkitchen.search.rules import AcceptRule
-from soupkitchen.output import Output
+from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Data, Several
 
 # A pool without models: a table says what each soup predicts for each example
@@ -95,23 +101,25 @@ def predictions(
     return np.where(right, task.right, 1 - task.right)
 
 
-class TableSoup:
-    """Stands for a soup: its weights are its ingredients."""
+class Names:
+    """Evaluations are known by their recipes."""
 
-    def __init__(self, method: Any, *_: Any) -> None:
-        self.method = method
-        self.ingredients: tuple[str, ...] = ()
+    def asked(self, recipe: Recipe, split: str) -> str:
+        return f"{recipe.digest} {split}"
 
-    def keep(self, run: Any, variant: Any = None) -> None:
-        self.ingredients += (run.name,)
-
-    def taste(self, run: Any, variant: Any = None) -> Any:
-        return iter(())
-
-    tensors = taste
+    predictions = asked
 
 
-def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, variants: int, tasks: int):
+def cook(
+    seed: int,
+    accept: Any,
+    early: bool,
+    batch_size: int,
+    metric: str,
+    variants: int,
+    tasks: int,
+    workers: int = 1,
+):
     """The real search over tables: its trajectory, soup and score, and how many examples it scored."""
     random = np.random.default_rng(seed)
     n, runs = int(random.integers(8, 60)), int(random.integers(2, 7))
@@ -121,46 +129,30 @@ def cook(seed: int, accept: Any, early: bool, batch_size: int, metric: str, vari
         name: Table(metric, random.normal(size=n) if metric == "mse" else random.integers(0, 2, n))
         for name in names
     }
-    evaluator = evaluator_of(tables, batch_size, "min" if seed % 2 else "mean")
-    scorer = Scorer(evaluator, lambda what: lambda done, total: None)
-    original = scorer.fill
+    tables = tables if tasks > 1 else {"": tables["task0"]}
+    several = Several(tables, "min" if seed % 2 else "mean")
 
-    def fill(recipe: Recipe) -> None:
-        original(recipe)
-        for number, table in enumerate(tables.values()):
-            table.current = predictions(seed + number, recipe.ingredients, recipe.variant, table, skill)
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        return {
+            name: predictions(seed + number, recipe.ingredients, recipe.variant, table, skill)
+            for number, (name, table) in enumerate(tables.items())
+        }
 
-    scorer.fill = fill  # type: ignore[method-assign]
-    method = TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear()
-    pool = {
-        f"run{i}": SimpleNamespace(
-            name=f"run{i}", tensors=lambda: iter(()), fingerprint=f"run{i}", changed_files=list
-        )
-        for i in range(runs)
-    }
-
-    class Pool(dict):
-        base = dtype = None
-        trust_scores = False
-
-        def __iter__(self) -> Any:
-            return iter(self.values())
-
-    options: Any = SimpleNamespace(
-        pool=Pool(pool), search=Greedy(accept), folder=Path(), method=method,
-        evaluation=SimpleNamespace(early_stopping=early), output=Output(), dtype=None, top_k=None,
-    )  # fmt: skip
-    trajectory = Trajectory.__new__(Trajectory)
-    trajectory.steps, trajectory._write, trajectory._replaying = [], lambda: None, lambda: False
-    journal: Any = SimpleNamespace(once=lambda **event: event)
-    run = Cooking(options, method, scorer, trajectory, journal)
-    run._soup = lambda: TableSoup(method)
-    ranked = run._rank_pool()
-    best = run._search(ranked)
-    merges = [s for s in trajectory.steps if s.stage == "merge"]
-    scored = sum(s.examples_scored for s in merges)
-    decisions = [(s.candidate, s.variant, s.decision) for s in merges]
-    assert best.evaluation.score >= rank(ranked)[0].score
+    lengths = random.integers(1, 9, n) if seed % 3 else None
+    listed = {name: Listed(table.right, lengths) for name, table in tables.items()}
+    examples = Examples({"heldout": listed}, batch_size)
+    executor = Fake(answers, several, examples, workers)
+    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    search = Greedy(accept)
+    steps = Steps(scores, search.rule.text)
+    recipes = Recipes(TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear())
+    pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
+    ranking = by_scoring(pool, scores, recipes, steps)
+    best, ranking = find_soup(search, ranking, scores, recipes, steps, early)
+    merges = [SimpleNamespace(**event) for event in scores.ledger.events if event.get("stage") == "merge"]
+    scored = sum(row.examples_scored for row in merges)
+    decisions = [(row.candidate, row.variant, row.decision) for row in merges]
+    assert best.evaluation.score >= ranking.best
     return decisions, best.recipe.ingredients, best.evaluation.score, scored, merges
 
 
@@ -204,6 +196,17 @@ def test_early_stopping_changes_no_decision_no_soup_and_no_score(
             )
 
 
+@pytest.mark.usefixtures("_few_resamples")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**20), st.integers(2, 14), st.sampled_from(RULES), st.integers(2, 9))
+def test_several_workers_change_no_row_of_the_trajectory(
+    seed: int, batch_size: int, accept: Any, workers: int
+) -> None:
+    alone = cook(seed, accept, True, batch_size, "accuracy", 1, 1)
+    together = cook(seed, accept, True, batch_size, "accuracy", 1, 1, workers)
+    assert repr(together) == repr(alone)
+
+
 def test_early_stopping_saves_forward_passes() -> None:
     scored = {
         early: sum(cook(seed, "better", early, 4, "accuracy", 1, 1)[3] for seed in range(30))
@@ -214,17 +217,15 @@ def test_early_stopping_saves_forward_passes() -> None:
 
 def test_the_hardest_examples_come_first_in_buckets_of_like_length() -> None:
     table = Table("accuracy", np.zeros(20, int))
-    evaluator = evaluator_of({"": table}, batch_size=2)
-    evaluator._splits["heldout"][""].lengths = np.arange(20) % 7
+    examples = Examples({"heldout": {"": Listed(table.right, np.arange(20) % 7)}}, 2)
     values = {"soup": np.ones(20), "one": np.ones(20), "two": np.ones(20)}
     values["soup"][[3, 5, 11]] = 0
     values["one"][[3, 8]] = 0
     evaluations = {
-        name: Evaluation("heldout", 0.5, {"": Part(table.metric, Score(0.5), v, v, v, 20)})
-        for name, v in values.items()
+        name: Evaluation("heldout", 0.5, {"": Part(0.5, v, v, 20, 20)}) for name, v in values.items()
     }
-    evaluator.arrange("heldout", evaluations["soup"], [evaluations["one"], evaluations["two"]])
-    order = evaluator.order("heldout")[""]
+    examples.arrange("heldout", evaluations["soup"], [evaluations["one"], evaluations["two"]])
+    order = examples.order("heldout")[""]
     assert sorted(order) == list(range(20))
     assert set(order[:8]) >= {3, 5, 11, 8}
     assert (np.diff(order[:8] % 7) <= 0).all()
@@ -233,8 +234,8 @@ def test_the_hardest_examples_come_first_in_buckets_of_like_length() -> None:
 # Statistics
 
 
-def evaluation(values: np.ndarray, metric: str = "accuracy") -> Evaluation:
-    part = Part(metrics.load(metric), Score(float(values.mean())), values, values, values, len(values))
+def evaluation(values: np.ndarray) -> Evaluation:
+    part = Part(float(values.mean()), values, values, len(values), len(values))
     return Evaluation("heldout", float(values.mean()), {"": part})
 
 
@@ -243,12 +244,13 @@ def test_mcnemars_p_value_is_the_binomial_tail(fixed: int, broken: int) -> None:
     before, after = np.zeros(80), np.zeros(80)
     after[:fixed] = 1
     before[fixed : fixed + broken] = 1
-    comparison = compare(evaluation(after), evaluation(before), Several({"": Table("accuracy", before)}))
+    tasks = Several({"": Table("accuracy", before)})
+    comparison = compare(evaluation(after), evaluation(before), tasks, {"": before})
     assert (comparison.fixed, comparison.broken) == (fixed, broken)
     assert comparison.gain == pytest.approx((fixed - broken) / 80)
     expected = binom.sf(fixed - 1, fixed + broken, 0.5) if fixed + broken else 1.0
     assert comparison.p_value == pytest.approx(expected)
-    assert comparison.p_value == mcnemar_p(evaluation(after), evaluation(before))
+    assert comparison.p_value == mcnemar(after - before)
 
 
 def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
@@ -257,7 +259,7 @@ def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_say
         shared = random.normal(size=120)
         before, after = shared + 0.5 * random.normal(size=120), shared + 0.5 * random.normal(size=120) + 0.1
         comparison = compare(
-            evaluation(-(after**2), "mse"), evaluation(-(before**2), "mse"), several_of("mse")
+            evaluation(-(after**2)), evaluation(-(before**2)), several_of("mse"), {"": before}
         )
         low, high = comparison.interval
         covered += low <= -(0.1**2) <= high  # E[-after²] - E[-before²]
@@ -268,8 +270,9 @@ def test_the_bootstraps_p_value_is_small_for_a_clear_gain_and_large_for_none() -
     random = np.random.default_rng(1)
     before = -random.random(200)
     clear, none = before + 0.1 + 0.1 * random.random(200), before + 0.2 * (random.random(200) - 0.5)
-    assert compare(evaluation(clear, "mse"), evaluation(before, "mse"), several_of("mse")).p_value < 0.01
-    assert compare(evaluation(none, "mse"), evaluation(before, "mse"), several_of("mse")).p_value > 0.05
+    tasks, references = several_of("mse"), {"": before}
+    assert compare(evaluation(clear), evaluation(before), tasks, references).p_value < 0.01
+    assert compare(evaluation(none), evaluation(before), tasks, references).p_value > 0.05
 
 
 def several_of(metric: str) -> Several:
@@ -571,12 +574,13 @@ def test_other_errors_of_a_forward_pass_are_not_hidden() -> None:
 
 
 def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = Table("accuracy", np.zeros(20, int))
-    scorer = Scorer(evaluator_of({"": table}, batch_size=2), lambda what: lambda done, total: None)
-    before = scorer._key("identity", "heldout")
-    assert scorer._key("identity", "heldout") == before
+    evaluator = evaluator_of({"": Table("accuracy", np.zeros(20, int))}, batch_size=2)
+    pool: Any = {"a": SimpleNamespace(fingerprint="x")}
+    known, recipe = Identity(evaluator, pool), Recipe.single("a")
+    before = known.predictions(recipe, "heldout")
+    assert known.predictions(recipe, "heldout") == before
     monkeypatch.setattr("soupkitchen.evaluation.identity.own_code", lambda: "other")
-    assert scorer._key("identity", "heldout") != before
+    assert known.predictions(recipe, "heldout") != before
 
 
 class Opaque(evaluate.Metric):
@@ -611,12 +615,14 @@ def test_no_p_value_is_below_the_least_that_is_told(names: tuple[str, ...]) -> N
         for name, task in tasks.tasks.items():
             values = task.metric.per_example(predictions, truth)
             score = task.metric.score(predictions, truth)
-            parts[side][name] = Part(task.metric, score, values, predictions, truth, size)
+            parts[side][name] = Part(score, values, predictions, size, size)
     good, bad = (
         Evaluation("heldout", tasks.score({n: p.score for n, p in parts[s].items()}), parts[s])
         for s in ("good", "bad")
     )
-    assert compare(good, bad, tasks).p_value == pytest.approx(statistics.least_p(tasks, size))
+    assert compare(good, bad, tasks, dict.fromkeys(names, truth)).p_value == pytest.approx(
+        statistics.least_p(tasks, size)
+    )
 
 
 def test_a_rule_that_can_accept_nothing_is_refused_before_any_work() -> None:

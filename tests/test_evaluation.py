@@ -25,7 +25,6 @@ from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Part, Runtime, confidence_interval
-from soupkitchen.metrics import Score
 from soupkitchen.tasks import Data, ImageClassification, Several, Task, TextClassification
 from soupkitchen.tasks.overlap import count_overlap
 
@@ -68,7 +67,6 @@ def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(
     model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     references = frame["label"].map(model.config.label2id).to_numpy()
     np.testing.assert_array_equal(part(evaluation).predictions, expected.argmax(1))
-    np.testing.assert_array_equal(part(evaluation).references, references)
     assert evaluation.score == (expected.argmax(1).numpy() == references).mean()
     assert evaluation.examples_scored == len(frame)
     assert 0.4 < evaluation.score < 1  # the tiny model has learnt something, and not all
@@ -153,8 +151,8 @@ def test_class_labels_are_matched_by_name_not_by_number(text_runs: Path, tmp_pat
     split = datasets.Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 2]}).cast_column("label", feature)
     datasets.DatasetDict({"validation": split}).save_to_disk(tmp_path / "saved")
     task = TextClassification(Data(str(tmp_path / "saved"), test=None), metrics.load("accuracy"))
-    evaluation = evaluator_of(task, text_runs / "a").score("heldout")
-    assert part(evaluation).references.tolist() == [2, 1]
+    evaluator = evaluator_of(task, text_runs / "a")
+    assert evaluator.examples.references("heldout")[""].tolist() == [2, 1]
 
 
 def test_a_missing_column_is_named_with_its_option(text_runs: Path, texts: Path) -> None:
@@ -260,13 +258,13 @@ def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
 def test_the_interval_of_accuracy_is_the_binomials(text_runs: Path) -> None:
     right = np.repeat([1.0, 0.0], [140, 60])
     tasks = Several.of(TextClassification(Data("-"), metrics.load("accuracy")))
-    only = Part(metrics.load("accuracy"), Score(0.7), right, right, right, 200)
+    only = Part(0.7, right, right, 200, 200)
     evaluation = Evaluation("heldout", 0.7, {"": only})
-    low, high = confidence_interval(evaluation, tasks)
+    low, high = confidence_interval(evaluation, tasks, {"": right})
     half = norm.ppf(0.975) * np.sqrt(0.7 * 0.3 / 200)
     assert low == pytest.approx(0.7 - half, abs=0.012)
     assert high == pytest.approx(0.7 + half, abs=0.012)
-    assert confidence_interval(evaluation, tasks) == (low, high)
+    assert confidence_interval(evaluation, tasks, {"": right}) == (low, high)
 
 
 def test_the_interval_of_macro_f1_resamples_examples() -> None:
@@ -275,9 +273,10 @@ def test_the_interval_of_macro_f1_resamples_examples() -> None:
     predictions = np.where(random.random(150) < 0.7, references, random.integers(0, 3, 150))
     metric = metrics.load("f1_macro")
     score = metric.score(predictions, references)
-    only = Part(metric, score, None, predictions, references, 150)
+    only = Part(score, None, predictions, 150, 150)
     tasks = Several.of(TextClassification(Data("-"), metric))
-    low, high = confidence_interval(Evaluation("heldout", score, {"": only}), tasks)
+    evaluation = Evaluation("heldout", score, {"": only})
+    low, high = confidence_interval(evaluation, tasks, {"": references})
     draws = [random.integers(0, 150, 150) for _ in range(2000)]
     expected = np.quantile([metric.quick(predictions[d], references[d]) for d in draws], [0.025, 0.975])
     np.testing.assert_allclose([low, high], expected, atol=0.02)

@@ -30,6 +30,7 @@ from soupkitchen.merging import (
     Slerp,
     StackMethod,
     TaskVectors,
+    alternatives,
 )
 from soupkitchen.merging.noise import key_of, survivors, uniform
 from soupkitchen.merging.selection import ascending, largest
@@ -402,7 +403,7 @@ def test_an_arc_that_is_a_chord_is_remarked_upon() -> None:
     assert method.remark(method.measure(state, torch.randn(100), origin(1))) is None
 
 
-# Weights and variants
+# Weights and grids
 
 
 def test_weights_by_score_are_the_softmax_up_to_a_factor() -> None:
@@ -428,12 +429,12 @@ def test_weights_by_anything_else_are_refused(weights: dict) -> None:
         Linear(weights=weights)
 
 
-def test_a_list_of_scales_makes_variants_of_one_state() -> None:
+def test_a_list_of_scales_stands_for_methods_of_one_state() -> None:
     method, tensors = TaskVectors(scale=[0.5, 1.0]), random_tensors(3, 20)
     state = fold(method, tensors, [1.0] * 3)
-    assert list(method.variants) == ["scale=0.5", "scale=1"]
-    for scale, variant in zip([0.5, 1.0], method.variants.values(), strict=True):
-        torch.testing.assert_close(variant.result(state), merge(TaskVectors(scale=scale), tensors))
+    assert list(alternatives(method)) == ["scale=0.5", "scale=1"]
+    for scale, one in zip([0.5, 1.0], alternatives(method).values(), strict=True):
+        torch.testing.assert_close(one.result(state), merge(TaskVectors(scale=scale), tensors))
 
 
 @pytest.mark.parametrize("scale", [[], [1.0, 1.0], ["x"], math.inf])

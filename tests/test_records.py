@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from soupkitchen.display import print_leaderboard
-from soupkitchen.store.journal import Journal
+from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.records import (
     Entry,
     Step,
-    Trajectory,
-    leaderboard,
+    ranking,
     read_csv,
     separated,
+    trajectory,
     update_sweep_leaderboard,
     write_csv,
 )
 from soupkitchen.records.tables import joined
+from soupkitchen.store.journal import Journal
 
 ENTRIES = [
     Entry("a", "single", ("a",), 0.50),
@@ -36,9 +37,8 @@ ENTRIES = [
 ]
 
 
-def test_the_trajectory_has_the_documented_columns(tmp_path: Path) -> None:
-    Trajectory(tmp_path / "trajectory.csv")
-    columns = pd.read_csv(tmp_path / "trajectory.csv").columns
+def test_the_trajectory_has_the_documented_columns() -> None:
+    columns = trajectory([]).columns
     assert (
         list(columns)
         == (
@@ -49,19 +49,21 @@ def test_the_trajectory_has_the_documented_columns(tmp_path: Path) -> None:
     )
 
 
-def test_each_step_is_on_disk_as_soon_as_it_is_added(tmp_path: Path) -> None:
-    trajectory = Trajectory(tmp_path / "trajectory.csv")
+def test_each_step_is_on_disk_as_soon_as_it_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin({}, {}, metric="accuracy", greater_is_better=True, columns=["x"])
     for number in range(3):
-        trajectory.add(Step("merge", f"run{number}", "keep", soup_size=2, ingredients=("a", f"run{number}")))
+        ledger.step(Step("merge", f"run{number}", "keep", soup_size=2, ingredients=("a", f"run{number}")))
         table = pd.read_csv(tmp_path / "trajectory.csv")
         assert table["step"].tolist() == list(range(number + 1))
         assert table["ingredients"].iloc[-1] == f"a;run{number}"
         assert table["soup_size"].iloc[-1] == 2
     assert pd.isna(table["score"]).all()
+    assert pd.isna(table["score_x"]).all()
 
 
 def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals() -> None:
-    table = leaderboard(ENTRIES, "accuracy", sign=1)
+    table = ranking(ENTRIES, "accuracy", sign=1)
     assert (
         list(table.columns)
         == (
@@ -75,7 +77,7 @@ def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals() -> None
 
 def test_a_loss_is_shown_with_its_own_sign_and_the_lowest_first() -> None:
     losses = [Entry("x", "single", ("x",), -2.0, -2.5, (-2.2, -1.9)), Entry("soup", "soup", ("x", "y"), -1.5)]
-    table = leaderboard(losses, "cross_entropy", sign=-1)
+    table = ranking(losses, "cross_entropy", sign=-1)
     assert table["heldout_cross_entropy"].tolist() == [1.5, 2.0]
     assert table["test_cross_entropy"].iloc[1] == 2.5
     assert table[["ci_low", "ci_high"]].iloc[1].tolist() == [1.9, 2.2]
@@ -90,7 +92,7 @@ def finished(run: Path, score: float, metric: str = "accuracy", better: bool = T
         Entry("soup", "soup", ("a", "b"), sign * score),
         Entry("a", "single", ("a",), sign * score - 1),
     ]
-    write_csv(run / "leaderboard.csv", leaderboard(entries, metric, sign))
+    write_csv(run / "leaderboard.csv", ranking(entries, metric, sign))
     Journal(run / "journal.jsonl").add(event="finish", greater_is_better=better)
     task = {"_target_": "soupkitchen.tasks.TextClassification", "data": {"path": data}}
     OmegaConf.save({"task": task}, run / "config.yaml")
@@ -214,7 +216,7 @@ def test_numbers_stay_numbers(tmp_path: Path) -> None:
 
 def test_what_is_printed_of_names_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     entries = [Entry("\x1b]0;gone\x07\r", "soup", ("a;b", "NA"), 0.5), Entry("NA", "single", ("NA",), 0.4)]
-    print_leaderboard(leaderboard(entries, "accuracy", 1))
+    print_leaderboard(ranking(entries, "accuracy", 1))
     out = capsys.readouterr().out
     first, second = out.splitlines()[1:3]
     assert r"\x1b]0;gone\x07\r" in first

@@ -11,23 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.search import Greedy, Ranked, Search, Trial, Uniform, rank
+from soupkitchen.search import Greedy, Mixture, Ranked, Search, Trial, Uniform, rank
 
 scores = st.integers(0, 12).map(lambda n: n / 12)  # coarse, so that ties are common
 
 
-def run_search(search: Search, pool: list[Ranked], score_of) -> tuple[list[str], float, list[Trial]]:
+def run_search(search: Search, pool: list[Ranked], score_of) -> tuple[tuple[str, ...], float, list[Trial]]:
     """Drives a strategy as the experiment does; `score_of` scores a tuple of ingredients."""
-    order = search.order(pool)
-    soup, best, trials = [order[0].name], order[0].score, []
-    while (name := search.propose(order, trials)) is not None:
-        score = score_of((*soup, name))
-        kept = search.accepts(score - best, lambda: None)
-        if kept:
-            soup.append(name)
-            best = score
-        trials.append(Trial(name, score, kept))
-    return soup, best, trials
+    soup = Mixture((search.start(pool),))
+    best = next(run.score for run in pool if run.name == soup.ingredients[0])
+    trials: list[Trial] = []
+    while proposals := search.propose(pool, soup, trials):
+        for proposal in proposals:
+            score = score_of(proposal.mixture.ingredients)
+            kept = search.rule.accepts(score - best, lambda: None)
+            trials.append(Trial(proposal, score, kept))
+            if kept:
+                soup, best = proposal.mixture, score
+                break
+    return soup.ingredients, best, trials
 
 
 def paper(pool: list[Ranked], score_of, accept_equal: bool = False) -> tuple[list[str], float]:
@@ -58,7 +60,8 @@ def tables(draw: st.DrawFn):
 def test_greedy_decides_as_the_paper_does(table, accept_equal: bool) -> None:
     pool, score_of = table
     soup, best, trials = run_search(Greedy("not_worse" if accept_equal else "better"), pool, score_of)
-    assert (soup, best) == paper(pool, score_of, accept_equal)
+    expected, score = paper(pool, score_of, accept_equal)
+    assert (soup, best) == (tuple(expected), score)
     assert len(trials) == len(pool) - 1
 
 
@@ -72,17 +75,17 @@ def test_greedy_is_never_worse_than_the_best_single_run(table, min_gain: float) 
 @given(tables(), scores.filter(bool))
 def test_each_kept_candidate_gains_more_than_min_gain(table, min_gain: float) -> None:
     pool, score_of = table
-    order = Greedy().order(pool)
     _, _, trials = run_search(Greedy({"margin": min_gain}), pool, score_of)
-    kept = [order[0].score, *(trial.score for trial in trials if trial.kept)]
+    kept = [rank(pool)[0].score, *(trial.score for trial in trials if trial.kept)]
     assert all(after - before > min_gain for before, after in itertools.pairwise(kept))
 
 
 @given(tables())
 def test_uniform_takes_all_runs_in_pool_order(table) -> None:
     pool, score_of = table
-    soup, _, _ = run_search(Uniform(), pool, score_of)
-    assert soup == [run.name for run in pool]
+    soup, _, trials = run_search(Uniform(), pool, score_of)
+    assert soup == tuple(run.name for run in pool)
+    assert len(trials) == min(1, len(pool) - 1)
 
 
 def test_ties_are_ranked_in_pool_order_and_nan_last() -> None:
@@ -95,7 +98,7 @@ RULES = ["better", "not_worse", {"margin": 0.0}, {"margin": 0.1}, {"significant"
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_a_nan_score_is_never_kept(rule) -> None:
-    assert not Greedy(rule).accepts(math.nan, lambda: 0.0)
+    assert not Greedy(rule).rule.accepts(math.nan, lambda: 0.0)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -103,22 +106,22 @@ def test_a_nan_score_is_never_kept(rule) -> None:
 def test_a_larger_gain_and_a_smaller_p_value_are_never_refused_where_less_is_taken(
     rule, gain: float, more: float, p: float, share: float
 ) -> None:
-    if Greedy(rule).accepts(gain, lambda: p):
-        assert Greedy(rule).accepts(gain + more, lambda: p * share)
+    if Greedy(rule).rule.accepts(gain, lambda: p):
+        assert Greedy(rule).rule.accepts(gain + more, lambda: p * share)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_no_rule_takes_a_worse_soup(rule) -> None:
-    assert not Greedy(rule).accepts(-1e-9, lambda: 0.0)
+    assert not Greedy(rule).rule.accepts(-1e-9, lambda: 0.0)
 
 
 def test_equal_scores_are_discarded_unless_asked_for() -> None:
-    assert not Greedy().accepts(0.0, lambda: 0.0)
-    assert Greedy("not_worse").accepts(0.0, lambda: 1.0)
+    assert not Greedy().rule.accepts(0.0, lambda: 0.0)
+    assert Greedy("not_worse").rule.accepts(0.0, lambda: 1.0)
 
 
 def test_significance_asks_for_both_a_gain_and_a_small_p_value() -> None:
-    rule = Greedy({"significant": 0.05})
+    rule = Greedy({"significant": 0.05}).rule
     assert rule.accepts(0.1, lambda: 0.05)
     assert not rule.accepts(0.1, lambda: 0.051)
     with pytest.raises(ConfigError, match="values for examples"):

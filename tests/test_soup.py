@@ -18,7 +18,16 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
+from soupkitchen.merging import (
+    Karcher,
+    Linear,
+    Magnitude,
+    ModelStock,
+    Random,
+    Slerp,
+    TaskVectors,
+    alternatives,
+)
 from soupkitchen.soup import Soup
 from soupkitchen.soup.memory import StateMemory
 
@@ -394,17 +403,18 @@ def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogC
     assert "the arc was a plain chord in 1 of 2 tensors" in caplog.messages
 
 
-def test_a_variant_is_tasted_and_kept(tmp_path: Path) -> None:
+def test_methods_that_differ_in_late_options_share_a_state(tmp_path: Path) -> None:
     base, pool = with_base(tmp_path)
-    method = TaskVectors(scale=[0.5, 2.0])
-    soup = Soup(method, base=base)
+    methods = alternatives(TaskVectors(scale=[0.5, 2.0]))
+    soup = Soup(methods["scale=0.5"], base=base)
     soup.keep(pool[0])
-    for scale, variant in zip([0.5, 2.0], method.variants.values(), strict=True):
+    for scale, method in zip([0.5, 2.0], methods.values(), strict=True):
         (start,) = arrays([base], "body")
         expected = start + scale * sum(x - start for x in arrays(pool[:2], "body"))
-        np.testing.assert_allclose(dict(soup.taste(pool[1], variant))["body"], expected, atol=1e-5)
-        np.testing.assert_allclose(dict(soup.blend(pool[:2], variant))["body"], expected, atol=1e-5)
-    soup.keep(pool[1], method.variants["scale=2"])
+        soup.method = method
+        np.testing.assert_allclose(dict(soup.taste(pool[1]))["body"], expected, atol=1e-5)
+        np.testing.assert_allclose(dict(soup.blend(pool[:2]))["body"], expected, atol=1e-5)
+    soup.keep(pool[1])
     np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-5)
 
 

@@ -48,11 +48,12 @@ from transformers import (
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.decisions import Judge
-from soupkitchen.evaluation import LiveModel, Runtime, Scored
+from soupkitchen.evaluation import LiveModel, Runtime
 from soupkitchen.evaluation.boundary import Boundary
+from soupkitchen.experiment.judge import Judge
+from soupkitchen.experiment.scores import Scored
 from soupkitchen.merging import Linear
-from soupkitchen.search import Greedy
+from soupkitchen.search import AcceptRule
 from soupkitchen.soup import Soup
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
@@ -142,11 +143,11 @@ def test_one_prediction_that_is_nan_makes_a_score_nan(name: str) -> None:
 def test_any_number_is_better_than_nan() -> None:
     scores = {"first": float("nan"), "second": 0.2, "third": float("nan")}
 
-    def score(what: str, recipe: Any, *_: Any, **__: Any) -> Any:
-        evaluation = SimpleNamespace(score=scores[recipe], complete=True, parts={})
-        return Scored(recipe, evaluation, 0.0, False, {})  # type: ignore[arg-type]
+    def score(request: Any) -> Any:
+        evaluation = SimpleNamespace(score=scores[request.recipe], complete=True, parts={})
+        return Scored(request.recipe, evaluation, 0.0, False, {})  # type: ignore[arg-type]
 
-    judge = Judge(Greedy(), SimpleNamespace(score=score))  # type: ignore[arg-type]
+    judge = Judge(AcceptRule(), SimpleNamespace(score=score), None)  # type: ignore[arg-type]
     assert judge.best("", ["first", "second", "third"]).recipe == "second"  # type: ignore[list-item]
 
 
