@@ -66,7 +66,7 @@ def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
     import hydra
     from omegaconf import OmegaConf
 
-    from soupkitchen import resources
+    from soupkitchen.options import resources
 
     torch.manual_seed(0)
     print("| method | k = 2, ms | k = 32, ms | ratio |")

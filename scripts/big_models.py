@@ -67,8 +67,8 @@ def merge_one(folder: Path, name: str) -> None:
     from omegaconf import OmegaConf
     from transformers import AutoModelForCausalLM
 
-    from soupkitchen import resources
     from soupkitchen.checkpoints import find_pool
+    from soupkitchen.options import resources
     from soupkitchen.soup import Soup
 
     method = hydra.utils.instantiate(

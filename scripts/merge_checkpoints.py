@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.startup import importing
+from soupkitchen.cli.startup import importing
 
 with importing():  # as the command line does
     from safetensors.torch import save_file

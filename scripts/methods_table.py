@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from soupkitchen import resources
+from soupkitchen.options import resources
 
 RESULTS = Path("results")
 DENSITIES = (0.5, 0.1, 0.01)

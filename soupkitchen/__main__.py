@@ -1,6 +1,6 @@
 """The command line: `python -m soupkitchen`, or `soupkitchen`.
 
-What can go wrong is told here, once, in plain words; `soupkitchen.command` does the work. Nothing
+What can go wrong is told here, once, in plain words; `soupkitchen.cli.command` does the work. Nothing
 heavy is imported before there is something to run.
 """
 
@@ -14,9 +14,9 @@ import shlex
 import sys
 from typing import NoReturn
 
+from soupkitchen.cli.startup import end, end_when_asked, importing
 from soupkitchen.console import plain_streams, say
 from soupkitchen.errors import SoupkitchenError
-from soupkitchen.startup import end, end_when_asked, importing
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
@@ -51,8 +51,8 @@ def main() -> None:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from soupkitchen import command
-        from soupkitchen import config as conf
+        from soupkitchen.cli import command
+        from soupkitchen.cli import config as conf
     error: Exception | None = None
     try:
         conf.register_resolvers()
@@ -85,7 +85,7 @@ def _explained(error: Exception) -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from soupkitchen import config as conf
+    from soupkitchen.cli import config as conf
 
     if isinstance(error, SoupkitchenError):
         return str(error)

@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from soupkitchen import resources
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
+from soupkitchen.options import resources
 
 log = logging.getLogger(__name__)
 

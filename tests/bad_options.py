@@ -62,7 +62,7 @@ def composed(folder: Path) -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from soupkitchen import config as conf
+    from soupkitchen.cli import config as conf
 
     conf.register_resolvers()
     GlobalHydra.instance().clear()

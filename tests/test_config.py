@@ -16,12 +16,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from soupkitchen import config as conf
+from soupkitchen.cli import config as conf
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.merging import Karcher, Linear, Magnitude, Random, Slerp, TaskVectors
-from soupkitchen.options import KINDS, check_tree
+from soupkitchen.options import check_tree
+from soupkitchen.options.kinds import KINDS
 from soupkitchen.output import Output
+from soupkitchen.store import settings
 
 CHOICES = {"pool": "demo", "method": "linear", "search": "greedy", "task": "demo"}
 LIGHT = """
@@ -187,14 +189,14 @@ def test_every_yaml_begins_with_what_it_is_for() -> None:
 
 
 def test_differences_between_configurations_are_lines_of_options() -> None:
-    before = conf.what_is_run(
+    before = settings.what_is_run(
         OmegaConf.create({"search": {"accept": "better"}, "name": "x", "overwrite": False})
     )
-    now = conf.what_is_run(
+    now = settings.what_is_run(
         OmegaConf.create({"search": {"accept": "not_worse"}, "name": "y", "overwrite": True})
     )
-    assert conf.difference(before, before) == []
-    assert conf.difference(before, now) == ["search.accept: better before, not_worse now"]
+    assert settings.difference(before, before) == []
+    assert settings.difference(before, now) == ["search.accept: better before, not_worse now"]
 
 
 YAMLS = [
@@ -235,7 +237,9 @@ def test_every_option_that_is_true_or_false_refuses_every_other_word() -> None:
     found = 0
     for choice in YAMLS:
         group = choice.split("=")[0]
-        for key, value in conf._flat(OmegaConf.to_container(composed(choice)[group], resolve=False)).items():
+        for key, value in settings.flat(
+            OmegaConf.to_container(composed(choice)[group], resolve=False)
+        ).items():
             if not isinstance(value, bool):
                 continue
             found += 1
@@ -284,7 +288,7 @@ def test_how_much_memory_is_used_is_no_part_of_what_is_run() -> None:
         OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x"})
         for memory in (None, {"cpu": "6GiB"})
     )
-    assert conf.what_is_run(before) == conf.what_is_run(now) == {"runtime.seed": 0}
+    assert settings.what_is_run(before) == settings.what_is_run(now) == {"runtime.seed": 0}
 
 
 def command(*words: str) -> list[str]:

@@ -26,7 +26,7 @@ from tiny import LABELS
 from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
-from soupkitchen.cache import EvaluationCache, main
+from soupkitchen.cli.cache import main
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed
@@ -42,6 +42,7 @@ from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.search import Greedy
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.soup import Recipe
+from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tasks import Data, Several
 
 # A pool without models: a table says what each soup predicts for each example
@@ -430,7 +431,8 @@ def test_a_damaged_entry_is_as_good_as_none(
 
 def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
     script = (
-        "import sys, numpy as np; from pathlib import Path; from soupkitchen.cache import EvaluationCache\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from soupkitchen.store.evaluations import EvaluationCache\n"
         "cache = EvaluationCache(Path(sys.argv[1]))\n"
         "for i in range(200):\n"
         "    cache.put(f'key{i % 5}', {'': np.full(500, i % 5)}, 'x')\n"

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.inspect import inspect
+from soupkitchen.cli.inspect import inspect
 from soupkitchen.records import read_csv
 
 

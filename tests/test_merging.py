@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from soupkitchen import resources
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import (
     Karcher,
@@ -34,6 +33,7 @@ from soupkitchen.merging import (
 )
 from soupkitchen.merging.noise import key_of, survivors, uniform
 from soupkitchen.merging.selection import ascending, largest
+from soupkitchen.options import resources
 
 METHODS = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
 

@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from soupkitchen.display import print_leaderboard
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.records import (
     Entry,
@@ -25,6 +24,7 @@ from soupkitchen.records import (
     update_sweep_leaderboard,
     write_csv,
 )
+from soupkitchen.records.display import print_leaderboard
 from soupkitchen.records.tables import joined
 from soupkitchen.store.journal import Journal
 

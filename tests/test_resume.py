@@ -18,8 +18,8 @@ import pytest
 from command import own, soupkitchen, with_full_disk
 from safetensors.torch import load_file, save_file
 
-from soupkitchen import resources
 from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.options import resources
 from soupkitchen.output import recover
 from soupkitchen.search import Greedy, Uniform
 from soupkitchen.store.journal import Journal

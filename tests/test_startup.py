@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from soupkitchen.startup import importing
+from soupkitchen.cli.startup import importing
 
 
 def test_garbage_is_collected_again_after_imports_even_failed_ones() -> None:

@@ -19,11 +19,11 @@ import datasets
 import pyarrow
 import xxhash
 
-from soupkitchen.cache import digest
 from soupkitchen.checkpoints import Pool
 from soupkitchen.evaluation.evaluator import Evaluator
-from soupkitchen.provenance import source_of
 from soupkitchen.soup import Recipe
+from soupkitchen.store.digests import digest
+from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Task
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from soupkitchen.cache import EvaluationCache
 from soupkitchen.options import check_fields
+from soupkitchen.store.evaluations import EvaluationCache
 
 
 @dataclass(frozen=True)

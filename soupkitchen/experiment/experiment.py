@@ -9,10 +9,8 @@ from pathlib import Path
 
 import torch
 
-from soupkitchen.cache import EvaluationCache, digest
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.views import View
-from soupkitchen.display import Display
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import (
     EvaluationOptions,
@@ -39,8 +37,11 @@ from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import check_names
 from soupkitchen.output import Output, prove_filling, recover
+from soupkitchen.records.display import Display
 from soupkitchen.search import Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
+from soupkitchen.store.digests import digest
+from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import remove_unfinished
 from soupkitchen.store.layout import CONFIG, EVALUATIONS, LEADERBOARD, SOUP, TRAJECTORY, has_weights
 from soupkitchen.tasks import Several, Task

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from soupkitchen.cache import EvaluationCache
 from soupkitchen.errors import CandidateError, CheckpointError, DataError
 from soupkitchen.evaluation import Evaluation, Part
 from soupkitchen.evaluation.examples import Examples, Order
@@ -20,6 +19,7 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.metrics import Rows
 from soupkitchen.search.rules import OnError
 from soupkitchen.soup import Recipe
+from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.journal import Event
 from soupkitchen.tasks import Several
 

@@ -11,7 +11,7 @@ import evaluate
 import numpy as np
 
 from soupkitchen.errors import MetricError
-from soupkitchen.provenance import source_of
+from soupkitchen.store.provenance import source_of
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of

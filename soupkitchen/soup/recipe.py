@@ -13,9 +13,9 @@ from typing import Any
 
 import xxhash
 
-from soupkitchen.building import build, describe
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Method
+from soupkitchen.options.building import build, describe
 
 
 @dataclass(frozen=True)

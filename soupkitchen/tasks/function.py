@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric, mean
-from soupkitchen.provenance import source_of
+from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import TextTask, unwrapped

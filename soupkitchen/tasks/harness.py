@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.module import installed
-from soupkitchen.provenance import source_of
+from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.several import Several
 from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped

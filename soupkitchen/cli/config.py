@@ -15,28 +15,19 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig, OmegaConf
 
-from soupkitchen import resources
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import check_tree, shown, unknown
+from soupkitchen.options import check_tree, resources, shown, unknown
 from soupkitchen.search.rules import AcceptRule
+from soupkitchen.store.settings import HOW_NOT_WHAT, NOT_IN_NAMES, flat, slug, tail
 
 CONF = resources.folder("conf")
 
-_NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
-_HOW_NOT_WHAT = {
-    f"runtime.{option}"
-    for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
-} | {"evaluation.cache"}
-"""Options, and what is below them, that have no part in what comes out."""
-PARTS = ("runtime", "output", "evaluation", "search", "method", "task", "pool")
+PARTS = ("runtime", "executor", "output", "evaluation", "search", "method", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
-_NOTHING = "(not there)"
 
 
 def register_resolvers() -> None:
@@ -86,53 +77,14 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
             continue
         value = override.get_value_string().strip("'\"")
         if key == "pool.path":
-            parts["pool"] = _tail(value)
-        elif key not in _NOT_IN_NAMES | _HOW_NOT_WHAT | set(_NAMED_BY):
+            parts["pool"] = tail(value)
+        elif key not in NOT_IN_NAMES | HOW_NOT_WHAT | set(_NAMED_BY):
             others.append(f"{key}={value}")
-    name = _slug("-".join(_slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
+    name = slug("-".join(slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
     if len(name) <= _LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{name[: _LONGEST_NAME - 9]}-{digest}"
-
-
-def what_is_run(config: DictConfig | ListConfig) -> dict[str, Any]:
-    """The options that results depend on, by dotted key: what two runs must share to be the same."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    ignored = _NOT_IN_NAMES | _HOW_NOT_WHAT
-    return {
-        key: value
-        for key, value in _flat(plain).items()
-        if not any(key == option or key.startswith(f"{option}.") for option in ignored)
-    }
-
-
-def what_was_run(file: Path) -> dict[str, Any]:
-    """The same of a run's own configuration.
-
-    Raises:
-        ConfigError: where it cannot be had.
-    """
-    remedy = "overwrite=true moves these results aside and starts anew"
-    if not file.exists():
-        raise ConfigError(f"{file.parent} holds results without their {file.name}; {remedy}")
-    try:
-        before = OmegaConf.load(file)
-        if not isinstance(before, DictConfig):
-            raise ValueError("it is a list")
-        return what_is_run(before)
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{file} was edited and cannot be read any more ({told}); {remedy}") from error
-
-
-def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each option that differs."""
-    return [
-        f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, _NOTHING) != now.get(key, _NOTHING)
-    ]
 
 
 def explain(message: str) -> str:
@@ -215,11 +167,11 @@ def _names_nothing(group: str, value: Any) -> ConfigError:
 
 def _known_keys() -> list[str]:
     """Every option of every file of every group."""
-    keys = set(_flat(_yaml(CONF / "config.yaml")))
+    keys = set(flat(_yaml(CONF / "config.yaml")))
     for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
         keys.add(group.name)
         for file in group.glob("*.yaml"):
-            keys |= {f"{group.name}.{key}" for key in _flat(_yaml(file))}
+            keys |= {f"{group.name}.{key}" for key in flat(_yaml(file))}
     return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))
 
 
@@ -232,22 +184,3 @@ def _yaml(file: Path) -> Any:
         if isinstance(entry, str) and entry.startswith("/shared/")
     ]
     return OmegaConf.to_container(OmegaConf.merge(*shared, content), resolve=False)
-
-
-def _flat(tree: Any, above: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict) or not tree:
-        return {above: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{above}.{key}" if above else str(key))
-    return flat
-
-
-def _tail(path: str) -> str:
-    """A relative path whole, the last parts of an absolute one."""
-    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
-
-
-def _slug(text: str) -> str:
-    """`text` as part of a file name: letters, digits and ``.,=+-_`` only."""
-    return re.sub(r"[^\w.,=+-]+", "_", text).strip("_.-") or "run"

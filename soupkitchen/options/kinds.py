@@ -156,6 +156,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "rank": or_null(at_least(1)),
         "verify": choice("batch", "full"),
     },
+    "soupkitchen.executors.Local": {},
     "soupkitchen.search.Greedy": {"accept": ANYTHING, "on_error": choice("skip", "stop")},
     "soupkitchen.search.Uniform": {"on_error": choice("skip", "stop")},
     "soupkitchen.checkpoints.find_pool": {"path": TEXTS, **_RUNS},

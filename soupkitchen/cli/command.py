@@ -1,0 +1,112 @@
+"""What the command line does: Hydra composes the options, and a run is begun, continued or reported."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from soupkitchen.cli import config as conf
+from soupkitchen.cli.startup import importing
+from soupkitchen.errors import SoupkitchenError
+from soupkitchen.store.folder import RunFolder, shown
+from soupkitchen.store.layout import LEADERBOARD, SOUP, TRAJECTORY, check_is_ours
+from soupkitchen.store.lock import only_process
+
+log = logging.getLogger("soupkitchen")
+
+
+class Failed(BaseException):
+    """An error on its way past Hydra, which would otherwise put words of its own before it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
+def run_all(config: DictConfig) -> float:
+    """Runs what the command line says: one job, or each of several."""
+    try:
+        return run(config)
+    except Exception as error:  # whatever it is, Hydra would put a line above it
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+            raise
+        raise Failed(error) from error
+
+
+def run(config: DictConfig) -> float:
+    """Runs one job, continues it, or reports it if it is finished; the soup's held-out score.
+
+    Raises:
+        SoupkitchenError: for whatever the user can put right.
+    """
+    conf.check(config)
+    folder = Path(f"{config.results_dir}/{config.name}").absolute()
+    check_is_ours(folder)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    if config.overwrite or not _is_there(folder, plain):
+        _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
+    return _report(folder)
+
+
+def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
+    """Whether nothing is left to do. To find that out takes no libraries.
+
+    Raises:
+        ConfigError: where another run's results are there.
+    """
+    if not RunFolder(folder).is_finished:
+        return False
+    with only_process(folder):
+        check_is_ours(folder)  # it may have changed meanwhile
+        return not RunFolder(folder).is_to_be_run(plain, overwrite=False)
+
+
+def _build(config: DictConfig, folder: Path) -> Any:
+    """The experiment that `config` describes. Cheap parts first, so that their errors come first."""
+    from soupkitchen.experiment import Experiment
+
+    parts = {}
+    for group in conf.PARTS:
+        try:
+            parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
+        except HydraException as error:
+            if isinstance(error.__cause__, SoupkitchenError):
+                raise error.__cause__ from None
+            raise
+    return Experiment(**parts, folder=folder, top_k=config.top_k)
+
+
+@cache
+def _session() -> Callable[..., Any]:
+    with importing():
+        from soupkitchen.experiment.session import carry_out
+    return carry_out
+
+
+def _report(folder: Path) -> float:
+    """Brings the table of all runs up to date and prints the leaderboard; the soup's held-out score."""
+    from soupkitchen.records import read_csv, update_sweep_leaderboard
+    from soupkitchen.records.display import print_files, print_leaderboard
+
+    all_runs = update_sweep_leaderboard(folder.parent)
+    table = read_csv(folder / LEADERBOARD)
+    print_leaderboard(table)
+    files = {
+        "leaderboard": folder / LEADERBOARD,
+        "trajectory": folder / TRAJECTORY,
+        "soup": folder / SOUP,
+        "all runs": all_runs,
+    }
+    print_files({what: shown(file) for what, file in files.items() if file is not None})
+    score = next(column for column in table.columns if column.startswith("heldout_"))
+    return float(table.loc[table["kind"] == "soup", score].iloc[0])

@@ -1,0 +1,162 @@
+"""What a pool holds, before anything is scored: `python -m soupkitchen.inspect runs/`.
+
+One row a run: its model, size and dtype, how far fine-tuning took it from the base, and
+how much its direction agrees with the others'. A run that went much further than the
+others, or another way, seldom helps a soup. That is a first guess; held-out data decides.
+
+    python -m soupkitchen.inspect 'runs/*' --base models/bert --csv pool.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
+from soupkitchen.checkpoints.strangers import read_json
+from soupkitchen.console import Printable, plain_streams, printable, say
+from soupkitchen.errors import CheckpointError, SoupkitchenError
+from soupkitchen.merging.chunks import chunks
+from soupkitchen.records import write_csv
+from soupkitchen.records.display import print_table
+
+FAR = 3.0
+"""A run that is so many times as far from the base as the median run is called far off."""
+APART = 0.1
+"""Below this mean cosine a run is said to go its own way."""
+
+
+def inspect(pool: Pool) -> pd.DataFrame:
+    """A table of the runs of `pool`, in pool order.
+
+    Columns: run, architecture, adapter, parameters, dtype, megabytes, base, then the scores that
+    are known, and
+
+    - `distance`: ‖θ − θ₀‖ / ‖θ₀‖ over the tensors that runs and base share; without a base, from
+      the mean of the runs;
+    - `mean_cosine`: with the other runs' task vectors; empty without a base;
+    - `guess`: what these two say.
+    """
+    gram, origin = task_vector_gram(pool)
+    lengths = np.sqrt(np.diag(gram))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = gram / np.outer(lengths, lengths)
+    others = (cosines.sum(1) - np.diag(cosines)) / (len(pool) - 1)
+    rows = []
+    for number, run in enumerate(pool):
+        mean_cosine = float(others[number]) if pool.base else None
+        row = {**_about(run, pool), **known_scores(run, pool)}
+        row["distance"] = float(lengths[number] / origin) if origin else float("nan")
+        row["mean_cosine"] = mean_cosine
+        row["guess"] = _guess(lengths[number], float(np.median(lengths)), mean_cosine)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def task_vector_gram(pool: Pool) -> tuple[np.ndarray, float]:
+    """The inner products of the runs' task vectors, (runs, runs), float64, and the base's norm.
+
+    Tensors are read once, a piece of all runs at a time. Without a base, the mean of the runs
+    stands in for it.
+    """
+    runs, base, device = pool.runs, pool.base, torch.device("cpu")
+    gram, squares = torch.zeros(len(runs), len(runs), dtype=torch.float64), 0.0
+    for name, info in runs[0].header.items():
+        shared = base is None or (name in base.header and base.header[name].shape == info.shape)
+        if not (shared and info.is_floating_point):
+            continue
+        tensors = [run.weights.exact(name, device).reshape(-1) for run in runs]
+        start = base.tensor(name).reshape(-1) if base else None
+        for part in chunks(info.elements, device):
+            values = torch.stack([tensor[part].float() for tensor in tensors])
+            center = values.mean(0) if start is None else start[part].float()
+            squares += float(center.double().square().sum())
+            vectors = values - center
+            gram += (vectors @ vectors.T).double()
+    return gram.numpy(), squares**0.5
+
+
+def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
+    """What the list of runs, or the Trainer's state, says of the run's scores."""
+    scores = dict(pool.scores.get(run.name, {}))
+    try:
+        state = read_json(run.path / "trainer_state.json")
+    except CheckpointError:
+        return scores
+    history = state.get("log_history")
+    entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
+    for entry in entries:  # the last evaluation is that of the checkpoint
+        for key, value in entry.items():
+            known = key.startswith("eval_") and key.endswith(("loss", "accuracy", "f1"))
+            if known and isinstance(value, (int, float)):
+                scores[key] = float(value)
+    return scores
+
+
+def _about(run: Checkpoint, pool: Pool) -> dict[str, object]:
+    infos = [info for info in run.header.values() if info.torch_dtype is not None]
+    dtypes = sorted({info.dtype for info in infos if info.is_floating_point})
+    files = [file for file in run.path.iterdir() if file.suffix in (".safetensors", ".bin")]
+    architectures = run.config.get("architectures") or [run.config.get("model_type", "?")]
+    return {
+        "run": run.name,
+        "architecture": architectures[0],
+        "adapter": run.adapted is not None,
+        "parameters": sum(info.elements for info in infos),
+        "dtype": "+".join(dtypes),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
+        "base": str(pool.base.path) if pool.base else None,
+    }
+
+
+def _guess(length: float, median: float, mean_cosine: float | None) -> str:
+    if length > FAR * median:
+        return "far off: likely to hurt"
+    if length == 0:
+        return "is the base itself"
+    if mean_cosine is not None and mean_cosine < APART:
+        return "goes its own way: try last"
+    return "merges well"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the table; exits with 1 and a message where the pool cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m soupkitchen.inspect", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("pool", nargs="+", help="a folder of runs, a glob, a .csv or .jsonl, a hub name")
+    parser.add_argument("--base", help="the model that the runs were fine-tuned from")
+    parser.add_argument("--exclude", nargs="*", default=[], help="names of runs to leave out")
+    parser.add_argument("--checkpoints", choices=["best", "last", "all"], help="of a Trainer's folders")
+    parser.add_argument("--csv", type=Path, help="also write the table to this file")
+    given = parser.parse_args(arguments)
+    plain_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    try:
+        pool = find_pool(
+            given.pool, given.exclude, given.base, checkpoints=given.checkpoints, on_incompatible="skip"
+        )
+        table = inspect(pool)
+    except SoupkitchenError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+    print_table(table.drop(columns="base").dropna(axis=1, how="all"))
+    if pool.base is None:
+        print("no base model is known (--base): distances are from the mean of the runs")
+    else:
+        print(f"base: {printable(str(pool.base.path))}")
+    if given.csv:
+        try:
+            write_csv(given.csv, table)
+        except OSError as error:
+            say(f"error: {given.csv} cannot be written ({error.strerror}); name another file as --csv")
+            sys.exit(1)

@@ -1,0 +1,58 @@
+"""Makes a run's tables again from its journal.
+
+    python -m soupkitchen.tables results/NAME
+
+`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: they
+may be edited, lost or damaged, and are made again as they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from soupkitchen.console import plain_streams, printable, say
+from soupkitchen.errors import JournalError, SoupkitchenError
+from soupkitchen.records import leaderboard, trajectory, write_csv
+from soupkitchen.store import journal
+from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
+from soupkitchen.store.lock import only_process
+
+
+def make(folder: Path) -> list[Path]:
+    """Writes the tables of the run in `folder`, and names them.
+
+    Raises:
+        JournalError: where there is no journal, or a damaged one.
+        LockError: where the run is under way.
+    """
+    file = folder / JOURNAL
+    if not file.is_file():
+        raise JournalError(f"{file} is not there: {folder} is not the folder of a run that has begun")
+    with only_process(folder.absolute()):
+        events = journal.read(file)
+        tables = {TRAJECTORY: trajectory(events)}
+        if events and events[-1]["event"] == "finish":
+            tables[LEADERBOARD] = leaderboard(events)
+        for name, table in tables.items():
+            write_csv(folder / name, table)
+    return [folder / name for name in tables]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Makes the tables of each folder that is named; exits with 1 where one cannot be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m soupkitchen.tables", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
+    given = parser.parse_args(arguments)
+    plain_streams()
+    for folder in given.folder:
+        try:
+            for file in make(folder):
+                print(printable(str(file)))
+        except (SoupkitchenError, OSError) as error:
+            say(f"error: {error}")
+            sys.exit(1)

@@ -1,0 +1,141 @@
+"""`cook`: what the command does, from Python."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from soupkitchen.checkpoints import Pool, find_pool
+from soupkitchen.evaluation import EvaluationOptions, Runtime
+from soupkitchen.executors import Executor, Local
+from soupkitchen.experiment.experiment import Experiment
+from soupkitchen.experiment.result import Result
+from soupkitchen.experiment.session import carry_out
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.options import check_tree
+from soupkitchen.options.building import TARGET, describe, target_of
+from soupkitchen.output import Output
+from soupkitchen.search import Greedy, Search
+from soupkitchen.store.digests import digest
+from soupkitchen.store.settings import slug, tail, what_is_run
+from soupkitchen.tasks import Several, Task
+
+_LONGEST = 100
+
+
+def cook(
+    pool: str | Path | Sequence[str | Path] | Pool,
+    task: Task | Several,
+    method: MergeMethod | StackMethod | None = None,
+    *,
+    search: Search | None = None,
+    base: str | Path | None = None,
+    exclude: str | Sequence[str] = (),
+    output: Output | None = None,
+    runtime: Runtime | None = None,
+    evaluation: EvaluationOptions | None = None,
+    executor: Executor | None = None,
+    top_k: int | None = None,
+    name: str | None = None,
+    results_dir: str | Path = "results",
+    overwrite: bool = False,
+) -> Result:
+    """Turns a pool of fine-tuned runs into one better model.
+
+    The same as ``python -m soupkitchen``, with the same files: a run that was interrupted goes on
+    when the same call is made again, a finished one is not repeated, and another process is kept out
+    meanwhile.
+
+        from soupkitchen import cook, methods, tasks
+
+        result = cook("runs/*", tasks.text_classification("reviews"), methods.ties(density=0.3))
+        result.leaderboard
+        model = result.model()
+
+    Args:
+        pool: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs, a hub name, a list of
+            these; or a pool that `find_pool` opened.
+        task: what "good" means: see `soupkitchen.tasks`.
+        method: how runs are merged: see `soupkitchen.methods`; the average by default.
+        search: which mixtures are tried, and which stay; greedy by default.
+        base: the model that the runs were fine-tuned from; None for the one that they name.
+        exclude: names of runs to leave out, or one; globs are allowed.
+        output: how the soup is saved.
+        runtime: where and how it runs.
+        evaluation: how models are scored; by default evaluations are kept in ``SOUPKITCHEN_CACHE``, or
+            ``~/.cache/soupkitchen``, for later runs.
+        executor: who scores; this process by default.
+        top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the
+            soup has.
+        name: of the run's folder in `results_dir`; by default it follows from all that results depend on.
+        overwrite: move earlier results of that name aside, and start anew.
+
+    Raises:
+        SoupkitchenError: for whatever you can put right: each says what is wrong and what to do.
+    """
+    method, search = method or Linear(), search or Greedy()
+    output, runtime = output or Output(), runtime or Runtime()
+    evaluation, executor = evaluation or EvaluationOptions(cache=_cache("evaluations")), executor or Local()
+    told = _pool(pool, base, exclude)
+    config: dict[str, Any] = {
+        "pool": told,
+        "task": describe(task),
+        "method": describe(method),
+        "search": describe(search),
+        "runtime": describe(runtime),
+        "evaluation": describe(evaluation),
+        "output": describe(output),
+        "executor": {TARGET: target_of(type(executor))},
+        "results_dir": str(results_dir),
+        "name": name or "",
+        "overwrite": overwrite,
+        "trust_remote_code": runtime.trust_remote_code,
+        "top_k": top_k,
+        "cache_dir": _cache(),
+        "demo_seed": 0,
+    }
+    config["name"] = name or _name(config)
+    check_tree(config)
+
+    def build(folder: Path) -> Experiment:
+        opened = (
+            pool if isinstance(pool, Pool) else find_pool(**{k: v for k, v in told.items() if k != TARGET})
+        )
+        return Experiment(
+            *(opened, task, method, search, runtime, folder, evaluation, output, executor, top_k)
+        )
+
+    return carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
+
+
+def _pool(
+    pool: str | Path | Sequence[str | Path] | Pool, base: str | Path | None, exclude: str | Sequence[str]
+) -> dict[str, Any]:
+    """The pool's options, as a YAML of `conf/pool` has them."""
+    if isinstance(pool, Pool):
+        told: Mapping[str, Any] = pool.options
+        return dict(told)
+    path: Any = str(pool) if isinstance(pool, (str, Path)) else [str(one) for one in pool]
+    return {
+        TARGET: "soupkitchen.checkpoints.find_pool",
+        "path": path,
+        "exclude": describe(exclude),
+        "base": None if base is None else str(base),
+        "checkpoints": None,
+        "on_incompatible": "error",
+        "trust_scores": False,
+    }
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """Says what is run, as far as a folder's name can, and is another for every other run."""
+    path = config["pool"]["path"]
+    kinds = [str(config[part][TARGET]).rpartition(".")[2] for part in ("method", "search")]
+    said = "-".join(slug(part) for part in (tail(path if isinstance(path, str) else path[0]), *kinds))
+    return f"{said[:_LONGEST]}-{digest(what_is_run(config))[:8]}"
+
+
+def _cache(*below: str) -> str:
+    return str(Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen"), *below))

@@ -1,0 +1,89 @@
+"""A run in its folder: begun, continued or reported, by one process at a time.
+
+The command line and the Python API come this way alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+
+from soupkitchen.errors import SaveError
+from soupkitchen.experiment.experiment import Experiment
+from soupkitchen.experiment.result import Result
+from soupkitchen.store.folder import RunFolder
+from soupkitchen.store.layout import check_is_ours
+from soupkitchen.store.lock import only_process
+
+log = logging.getLogger("soupkitchen")
+
+
+def carry_out(
+    config: Mapping[str, Any], folder: Path, build: Callable[[Path], Experiment], overwrite: bool = False
+) -> Result:
+    """Runs what `config` describes in `folder`, continues it, or takes it as it is if it is finished.
+
+    Args:
+        config: the options by group, as the run's `config.yaml` keeps them.
+        folder: the run's own; it need not be there.
+        build: makes the experiment; called only where there is work to do.
+        overwrite: whether earlier results are moved aside.
+
+    Raises:
+        SoupkitchenError: for whatever the user can put right.
+    """
+    check_is_ours(folder)
+    with only_process(folder):
+        check_is_ours(folder)  # it may have changed meanwhile
+        run = RunFolder(folder)
+        if run.is_to_be_run(config, overwrite):
+            try:
+                with run.begun(config, overwrite), _quiet():
+                    experiment = build(folder)
+                    run.write(config)
+                    experiment.run()
+            except (OSError, SaveError) as error:
+                if not folder.is_dir():
+                    raise SaveError(
+                        f"{folder} is gone: something removed or renamed it while the run worked"
+                    ) from error
+                raise
+            _say(Result(folder))
+        return Result(folder)
+
+
+def _say(result: Result) -> None:
+    size, gain = len(result.ingredients), result.gain
+    if gain > 0:
+        log.info("The soup of %d gains %.4f over the best single run.", size, gain)
+    elif size == 1:
+        log.info("No run improved on the best single one: the soup is that run. This is a normal outcome.")
+    elif gain == 0:
+        log.info("The soup of %d scores what the best single run does.", size)
+    else:
+        log.info("The soup is %.4f worse than the best single run on held-out.", -gain)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves it to us to say what is going on, and not to the libraries that work for us."""
+    logging_of = transformers.utils.logging
+    verbosity, bars = logging_of.get_verbosity(), datasets.are_progress_bars_disabled()
+    model_bars = logging_of.is_progress_bar_enabled()
+    logging_of.set_verbosity_error()
+    logging_of.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging_of.set_verbosity(verbosity)
+        if model_bars:
+            logging_of.enable_progress_bar()
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,171 @@
+"""Evaluations on disk, so that the same weights are never scored twice on the same examples.
+
+An entry is one safetensors file, named by a digest of everything that a score
+depends on: the content of the weights (for a soup: of its ingredients, and how they
+were merged), the prepared examples, the metric's kind of input, dtype, device, batches,
+and the packages that compute (soupkitchen's own source included). It appears by a rename and holds a
+checksum of itself, so processes may share the folder, and a damaged entry is as
+good as none.
+
+Whatever else lies in the folder is left alone: an entry is a file of our name that says of itself
+that it is one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from soupkitchen.errors import SaveError
+from soupkitchen.store.digests import digest
+from soupkitchen.store.files import remove_unfinished, write
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".safetensors"
+_CHECKSUM, _LABEL = "checksum", "label"
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+Rows = Sequence[Any] | np.ndarray
+Outputs = Mapping[str, Rows]
+"""Predictions by task, one entry an example."""
+
+
+class _NotAnEntryError(Exception):
+    """A file that is no entry of a cache."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the cache says of an entry.
+
+    Attributes:
+        label: None where the file has an entry's name and cannot be read as one.
+    """
+
+    key: str
+    label: str | None
+    size: int
+    written: datetime
+
+
+@dataclass(frozen=True)
+class EvaluationCache:
+    """A folder of evaluations. Several processes may use it at once."""
+
+    folder: Path
+
+    def get(self, key: str) -> Outputs | None:
+        """The predictions that were put under `key`; None where there are none, or they are damaged."""
+        file = self._file(key)
+        try:
+            with safe_open(file, framework="numpy") as handle:
+                arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+                if handle.metadata()[_CHECKSUM] != _checksum(arrays):
+                    raise ValueError("its checksum is wrong")
+            return {name[1:]: _decoded(name[0], array) for name, array in arrays.items()}
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged (%s): it is scored again", file, error)
+            return None
+
+    def put(self, key: str, outputs: Outputs, label: str) -> None:
+        """Keeps predictions; `label` is for people. Where the folder cannot be written, the log says so."""
+        try:
+            self.write(key, outputs, label)
+        except (OSError, SaveError) as error:
+            log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
+
+    def write(self, key: str, outputs: Outputs, label: str) -> None:
+        """As `put`, and on disk when it returns.
+
+        Raises:
+            SaveError: where it cannot be written; nothing is then left of it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
+        told = {_CHECKSUM: _checksum(arrays), _LABEL: label}
+        try:
+            write(self._file(key), lambda beside: save_file(arrays, beside, told))
+        except (OSError, SafetensorError) as error:
+            raise SaveError(
+                f"{self._file(key)} cannot be written ({error}). Nothing is lost: make room, and the "
+                "same command continues"
+            ) from error
+
+    def remove_unfinished(self) -> None:
+        """Removes what kills in the middle of writing left; nobody else may be writing."""
+        remove_unfinished(self.folder / f"*{_SUFFIX}")
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, the oldest first. Files that are no entries are passed over."""
+        found = []
+        for file in self.folder.glob(f"*{_SUFFIX}"):
+            try:
+                status = file.lstat()
+                if not (stat.S_ISREG(status.st_mode) and _KEY.fullmatch(file.stem)):
+                    continue
+                label = _label(file)
+            except FileNotFoundError:  # another process took it away
+                continue
+            except _NotAnEntryError:
+                continue
+            written = datetime.fromtimestamp(status.st_mtime)
+            found.append((status.st_mtime, Entry(file.stem, label, status.st_size, written)))
+        yield from (entry for _, entry in sorted(found, key=lambda one: one[0]))
+
+    def clear(self) -> int:
+        """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
+        entries = [entry for entry in self.entries() if entry.label is not None]
+        for entry in entries:
+            self._file(entry.key).unlink(missing_ok=True)
+        return len(entries)
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+
+def _encoded(name: str, rows: Rows) -> tuple[str, np.ndarray]:
+    """Arrays as they are; anything else as JSON. The first letter of the name says which."""
+    if isinstance(rows, np.ndarray) and rows.dtype != object:
+        return f"a{name}", np.ascontiguousarray(rows)
+    plain = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
+    return f"j{name}", np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def _decoded(kind: str, array: np.ndarray) -> Rows:
+    return array if kind == "a" else json.loads(array.tobytes())
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    return digest(*(part for name in sorted(arrays) for part in (name, arrays[name].tobytes())))
+
+
+def _label(file: Path) -> str | None:
+    """What an entry says of itself; None where it cannot be read.
+
+    Raises:
+        _NotAnEntryError: where it can be read, and is no entry.
+    """
+    try:
+        with safe_open(file, framework="numpy") as handle:
+            said = handle.metadata() or {}
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError):
+        return None
+    if not {_CHECKSUM, _LABEL} <= said.keys():
+        raise _NotAnEntryError
+    return str(said[_LABEL])

@@ -1,0 +1,116 @@
+"""The folder of a run: begun, continued, found finished, or moved aside; never taken from somebody else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.store import settings
+from soupkitchen.store.files import write_text
+from soupkitchen.store.layout import (
+    CONFIG,
+    EVALUATIONS,
+    JOURNAL,
+    LEADERBOARD,
+    LOG,
+    SOUP,
+    TRAJECTORY,
+    has_weights,
+)
+
+log = logging.getLogger(__name__)
+
+_RESULTS = (LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, JOURNAL, CONFIG)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, which need not be there yet. Whoever changes it holds its lock."""
+
+    path: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return (self.path / LEADERBOARD).is_file() and has_weights(self.path / SOUP)
+
+    @property
+    def holds_results(self) -> bool:
+        return any((self.path / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD))
+
+    def is_to_be_run(self, config: Mapping[str, Any], overwrite: bool) -> bool:
+        """Whether there is work to do; results of something else are never overwritten.
+
+        Raises:
+            ConfigError: where such results are there, with what differs.
+        """
+        if overwrite or not self.holds_results:
+            return True
+        before, now = settings.what_was_run(self.path / CONFIG), settings.what_is_run(config)
+        if changed := settings.difference(before, now):
+            raise ConfigError(
+                f"{self.path} holds another run's results:\n  "
+                + "\n  ".join(changed)
+                + "\nGive this run another name=, or move the old results aside with overwrite=true."
+            )
+        if (self.path / LEADERBOARD).is_file() and not has_weights(self.path / SOUP):
+            log.warning("%s is gone: the soup is merged and saved again", shown(self.path / SOUP))
+        return not self.is_finished
+
+    def write(self, config: Mapping[str, Any]) -> None:
+        """Writes down what is run."""
+        write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+    @contextlib.contextmanager
+    def begun(self, config: Mapping[str, Any], anew: bool) -> Iterator[None]:
+        """The folder, marked as ours. Where the run never begins, it is left as it was.
+
+        Args:
+            anew: whether earlier results are moved aside, into a folder of their own inside it.
+        """
+        folder = self.path
+        there = folder.is_dir()
+        folder.mkdir(exist_ok=True)
+        earlier = [name for name in _RESULTS if (folder / name).exists()]
+        aside = None
+        if anew and self.holds_results:
+            aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
+            aside.mkdir()
+            for name in earlier:
+                (folder / name).rename(aside / name)
+            log.info("earlier results are in %s", aside)
+        logged = (folder / LOG).exists()
+        try:
+            if not (folder / CONFIG).exists():
+                self.write(config)
+            yield
+        finally:
+            if not (folder / JOURNAL).exists():
+                with contextlib.suppress(OSError):
+                    for name in (CONFIG, TRAJECTORY):
+                        if aside is not None or name not in earlier:
+                            (folder / name).unlink(missing_ok=True)
+                    if aside is not None:
+                        for name in earlier:
+                            (aside / name).rename(folder / name)
+                        aside.rmdir()
+                    if not logged:
+                        (folder / LOG).unlink(missing_ok=True)
+                    if not there:
+                        folder.rmdir()
+
+
+def shown(path: Path) -> Path:
+    """A path as people would write it here."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

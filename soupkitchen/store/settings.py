@@ -1,0 +1,85 @@
+"""What a run is, told by its options: which of them results depend on, and which two runs have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.options import shown
+
+NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
+HOW_NOT_WHAT = {
+    f"runtime.{option}"
+    for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
+} | {"evaluation.cache", "executor"}
+"""Options, and what is below them, that have no part in what comes out."""
+
+_MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
+"""What `_target_`s of earlier versions are called now."""
+_NOTHING = "(not there)"
+
+
+def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that results depend on, by dotted key: what two runs must share to be the same."""
+    ignored = NOT_IN_NAMES | HOW_NOT_WHAT
+    return {
+        key: _MOVED.get(value, value) if isinstance(value, str) else value
+        for key, value in flat(config).items()
+        if not any(key == option or key.startswith(f"{option}.") for option in ignored)
+    }
+
+
+def what_was_run(file: Path) -> dict[str, Any]:
+    """The same of a run's own configuration.
+
+    Raises:
+        ConfigError: where it cannot be had.
+    """
+    remedy = "overwrite=true moves these results aside and starts anew"
+    if not file.exists():
+        raise ConfigError(f"{file.parent} holds results without their {file.name}; {remedy}")
+    try:
+        before = OmegaConf.load(file)
+        if not isinstance(before, DictConfig):
+            raise ValueError("it is a list")
+        plain: Any = OmegaConf.to_container(before, resolve=True)
+        return what_is_run(plain)
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise ConfigError(f"{file} was edited and cannot be read any more ({told}); {remedy}") from error
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """One line for each option that differs."""
+    return [
+        f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, _NOTHING) != now.get(key, _NOTHING)
+    ]
+
+
+def flat(tree: Any, above: str = "") -> dict[str, Any]:
+    """The leaves of a tree, by dotted key."""
+    if not isinstance(tree, Mapping) or not tree:
+        return {above: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{above}.{key}" if above else str(key))
+    return leaves
+
+
+def tail(path: str) -> str:
+    """A relative path whole, the last parts of an absolute one."""
+    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file name: letters, digits and ``.,=+-_`` only."""
+    return re.sub(r"[^\w.,=+-]+", "_", text).strip("_.-") or "run"
