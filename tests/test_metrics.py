@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import subprocess
@@ -14,13 +15,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
+import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen import config as conf
 from soupkitchen import metrics
@@ -203,6 +207,13 @@ def test_an_entity_counts_only_whole() -> None:
     assert metrics.load("entity_f1").score([half], [right]) == pytest.approx(0.5)
 
 
+def test_tags_that_are_not_one_a_word_are_refused() -> None:
+    pytest.importorskip("seqeval")
+    for name in ("entity_f1", "token_accuracy"):
+        with pytest.raises(MetricError, match=f"{name}.*could not be computed"):
+            metrics.load(name).score([["B-PER"]], [["B-PER", "O"]])
+
+
 WRITTEN = ["the cat sat on the mat", "a dog barked", "nothing alike here", ""]
 RIGHT = ["the cat was sitting on the mat", "the dogs bark loudly", "some other words", "x"]
 
@@ -306,6 +317,11 @@ class Unnamed:
 
 
 class Counts:
+    best = 1.0
+
+    def per_example(self, predictions, references):
+        return predictions * 0 + 1.0
+
     def compute(self, predictions, references, first=0):
         return {"examples": len(predictions) + first}
 
@@ -337,8 +353,16 @@ def test_a_metric_of_ones_own_is_a_class_by_its_dotted_name(module: str) -> None
     assert (unnamed.name, unnamed.best) == ("Unnamed", 0.0)
     assert unnamed.score(predictions, references) == pytest.approx(-1.0)
     assert unnamed.shown(unnamed.score(predictions, references)) == pytest.approx(1.0)
+
+
+def test_what_a_metric_says_of_itself_is_not_true_of_its_compute_with_options(module: str) -> None:
+    predictions, references = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 6.0])
+    plain = metrics.load(f"{module}.Counts")
+    assert plain.is_plain_mean
+    assert plain.score(predictions, references) == plain.best == 1.0
     counts = metrics.load(f"{module}.Counts", key="examples", options={"first": 10})
     assert counts.score(predictions, references) == 13
+    assert counts.best == np.inf
     assert not counts.can_be_resampled
 
 
@@ -401,6 +425,31 @@ def test_the_example_of_a_metric_is_scikit_learns_recall(
     assert metric.can_be_resampled
     assert metric.best == 1.0
     monkeypatch.delitem(sys.modules, "my_module")
+
+
+@pytest.mark.slow
+def test_the_example_of_a_metric_decides_a_whole_job(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    code, yaml = example_of_contributing()
+    (tmp_path / "my_module.py").write_text(code)
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    (tmp_path / "my_conf" / "task" / "reviews.yaml").write_text(yaml)
+    pool = [f"pool.path={text_runs}", "pool.exclude=[wild]", "runtime.threads=1", "name=x"]
+    words = ["--config-dir=my_conf", "task=reviews", f"task.data.path={texts}", "task.metric.options.label=1"]
+    command = [sys.executable, "-m", "soupkitchen", *words, *pool]
+    found_in = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": found_in}
+    subprocess.run(command, cwd=tmp_path, check=True, env=environment, timeout=300)
+    board = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
+    folder = tmp_path / "results" / "x" / "soup"
+    soup = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = pd.read_csv(texts / "test.csv")
+    with torch.inference_mode():
+        logits = [soup(**tokenizer(text, return_tensors="pt")).logits[0] for text in frame["text"]]
+    predicted = [soup.config.id2label[int(one.argmax())] for one in logits]
+    right = soup.config.id2label[1]
+    expected = sklearn.metrics.recall_score(frame["label"] == right, np.equal(predicted, right))
+    assert board.loc["soup", "test_recall"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_wrong_key_lists_the_right_ones(script: str) -> None:

@@ -75,7 +75,7 @@ def _class(name: str) -> type | None:
         return _classes()[name]
     module, _, attribute = name.rpartition(".")
     dotted = all(part.isidentifier() for part in name.split("."))
-    if not module or not dotted or attribute == "py" or Path(name).exists():
+    if not (module and dotted) or attribute == "py":
         return None
     try:
         found = getattr(import_module(module), attribute)
