@@ -244,6 +244,18 @@ def test_perplexity_weighs_texts_by_their_tokens_and_bits_per_byte_by_their_byte
     assert bits.shown(bits.score(nats, sizes)) == pytest.approx(12 / np.log(2) / 40)
 
 
+def test_without_an_answer_an_example_has_no_value_and_the_whole_no_score() -> None:
+    values = metrics.load("exact_match").per_example(["a", np.nan, "b"], ["a", "nan", "c"])
+    np.testing.assert_array_equal(values, [1, np.nan, 0])
+    for name in ("bleu", "f1_macro"):
+        assert np.isnan(metrics.load(name).score([np.nan, "a"], ["a", "a"]))
+
+
+def test_a_mean_has_a_best_only_where_it_is_told() -> None:
+    assert metrics.load("mean").best == np.inf
+    assert metrics.load("mean", options={"best": 2.0}).best == 2.0
+
+
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(MetricError, match=r"soupkitchen\[metrics\]"):
