@@ -1,22 +1,38 @@
-"""Shipped metrics against scikit-learn; others by path; a clear word where the hub is needed."""
+"""Shipped metrics against scikit-learn, scipy and others; one's own by class and by path; the hub's."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import subprocess
 import sys
+import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen import metrics
-from soupkitchen.errors import MetricError
+from soupkitchen.cli import config as conf
+from soupkitchen.errors import ConfigError, MetricError
 from soupkitchen.evaluation import Evaluation, Part, confidence_interval
+from soupkitchen.metrics.numbers import Mean
+from soupkitchen.options.building import build, describe
+from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks import Several
 
 labels = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)
@@ -40,9 +56,62 @@ def test_the_shipped_metrics_are_these() -> None:
 @pytest.mark.parametrize("name", metrics.shipped())
 def test_each_metric_is_described_and_knows_its_best(name: str) -> None:
     module = metrics.load(name).module
-    assert module.description
-    assert hasattr(module, "per_example") != hasattr(module, "of")
+    assert not module.__doc__.startswith(f"{type(module).__name__}(")  # what a dataclass says of itself
+    assert sum(hasattr(module, function) for function in ("per_example", "of", "statistics")) == 1
     assert name == "mean" or module.best is not None
+
+
+def test_shipped_metrics_are_found_without_what_computes_them() -> None:
+    code = """
+import sys
+from soupkitchen import metrics
+for name in metrics.shipped():
+    metrics.load(name)
+metrics.load("accuracy").score([1, 0], [1, 1])
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    heavy = "evaluate datasets torch transformers pandas scipy sklearn rouge_score sacrebleu seqeval"
+    assert not set(told.split()) & set(heavy.split())
+
+
+@pytest.mark.parametrize("name", metrics.shipped())
+def test_a_shipped_metric_survives_pickling_and_being_written_down(name: str) -> None:
+    metric = metrics.load(name)
+    for again in (pickle.loads(pickle.dumps(metric)), build(describe(metric)), build(metric.describe())):
+        assert again == metric
+        assert again.describe() == metric.describe()
+        assert again.identity() == metric.identity()
+    assert metric != metrics.load("mse" if name == "accuracy" else "accuracy")
+
+
+def composed(choice: str, *overrides: str) -> dict[str, Any]:
+    """The metric of a task's YAML."""
+    conf.register_resolvers()
+    with initialize_config_dir(str(conf.CONF), version_base="1.3"):
+        config = compose("config", [f"task={choice}", *overrides])
+    return OmegaConf.to_container(config.task.metric, resolve=True)
+
+
+def test_what_a_metric_says_of_itself_is_what_the_yaml_composes() -> None:
+    assert metrics.load("accuracy").describe() == composed("text_classification")
+    words = ["task.metric.name=mse", "task.metric.greater_is_better=true", "task.metric.inputs=labels"]
+    tree = composed("text_regression", *words)
+    assert metrics.load("mse", greater_is_better=True, inputs="labels").describe() == tree
+    assert build(tree) == metrics.load("mse", greater_is_better=True, inputs="labels") != metrics.load("mse")
+
+
+def test_a_metric_that_load_did_not_make_cannot_be_written_down() -> None:
+    metric = metrics.TaskMetric("accuracy", metrics.load("accuracy").module, "accuracy")
+    with pytest.raises(ConfigError, match=r"not made by soupkitchen\.metrics\.load"):
+        metric.describe()
+
+
+def test_a_shipped_metric_takes_no_options_and_has_one_key() -> None:
+    with pytest.raises(MetricError, match=r"task\.metric\.options=.*average.*accuracy refuses them"):
+        metrics.load("accuracy", options={"average": "macro"})
+    with pytest.raises(MetricError, match=r"task\.metric\.key=f1: accuracy gives accuracy only"):
+        metrics.load("accuracy", key="f1")
 
 
 @given(labels)
@@ -138,6 +207,13 @@ def test_an_entity_counts_only_whole() -> None:
     assert metrics.load("entity_f1").score([half], [right]) == pytest.approx(0.5)
 
 
+def test_tags_that_are_not_one_a_word_are_refused() -> None:
+    pytest.importorskip("seqeval")
+    for name in ("entity_f1", "token_accuracy"):
+        with pytest.raises(MetricError, match=f"{name}.*could not be computed"):
+            metrics.load(name).score([["B-PER"]], [["B-PER", "O"]])
+
+
 WRITTEN = ["the cat sat on the mat", "a dog barked", "nothing alike here", ""]
 RIGHT = ["the cat was sitting on the mat", "the dogs bark loudly", "some other words", "x"]
 
@@ -166,6 +242,18 @@ def test_perplexity_weighs_texts_by_their_tokens_and_bits_per_byte_by_their_byte
     perplexity, bits = metrics.load("perplexity"), metrics.load("bits_per_byte")
     assert perplexity.shown(perplexity.score(nats, sizes)) == pytest.approx(np.exp(12 / 9))
     assert bits.shown(bits.score(nats, sizes)) == pytest.approx(12 / np.log(2) / 40)
+
+
+def test_without_an_answer_an_example_has_no_value_and_the_whole_no_score() -> None:
+    values = metrics.load("exact_match").per_example(["a", np.nan, "b"], ["a", "nan", "c"])
+    np.testing.assert_array_equal(values, [1, np.nan, 0])
+    for name in ("bleu", "f1_macro"):
+        assert np.isnan(metrics.load(name).score([np.nan, "a"], ["a", "a"]))
+
+
+def test_a_mean_has_a_best_only_where_it_is_told() -> None:
+    assert metrics.load("mean").best == np.inf
+    assert metrics.load("mean", options={"best": 2.0}).best == 2.0
 
 
 def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +299,169 @@ def test_a_metric_of_ones_own_is_found_by_path(script: str) -> None:
     assert loss.shown(loss.score(predictions, references)) == 1.0
     assert loss.per_example(predictions, references) is None
     assert loss.quick(predictions, references) is None
+
+
+def test_a_script_is_written_down_as_it_was_named(script: str) -> None:
+    given = {"key": "distance", "greater_is_better": False, "inputs": None, "options": {"scale": 2.0}}
+    tree = {"_target_": "soupkitchen.metrics.load", "name": script, **given}
+    assert metrics.load(script, **given).describe() == tree
+    assert build(tree).identity() == metrics.load(script, **given).identity()
+
+
+CLASSES = """
+class Nearness:
+    name = "nearness"
+    inputs = "values"
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def of(self, predictions, references):
+        return -self.scale * abs(predictions - references).max()
+
+
+class Unnamed:
+    greater_is_better = False
+    best = 0.0
+
+    def per_example(self, predictions, references):
+        return abs(predictions - references)
+
+
+class Counts:
+    best = 1.0
+
+    def per_example(self, predictions, references):
+        return predictions * 0 + 1.0
+
+    def compute(self, predictions, references, first=0):
+        return {"examples": len(predictions) + first}
+
+
+def function(predictions, references):
+    return 0.0
+
+
+class NoMetric:
+    pass
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of one's own, whose classes are metrics."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_metric_of_ones_own_is_a_class_by_its_dotted_name(module: str) -> None:
+    predictions, references = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 6.0])
+    nearness = metrics.load(f"{module}.Nearness", options={"scale": 2.0})
+    assert (nearness.name, nearness.key, nearness.inputs) == ("nearness", "nearness", "values")
+    assert nearness.score(predictions, references) == nearness.quick(predictions, references) == -4.0
+    unnamed = metrics.load(f"{module}.Unnamed")
+    assert (unnamed.name, unnamed.best) == ("Unnamed", 0.0)
+    assert unnamed.score(predictions, references) == pytest.approx(-1.0)
+    assert unnamed.shown(unnamed.score(predictions, references)) == pytest.approx(1.0)
+
+
+def test_what_a_metric_says_of_itself_is_not_true_of_its_compute_with_options(module: str) -> None:
+    predictions, references = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 6.0])
+    plain = metrics.load(f"{module}.Counts")
+    assert plain.is_plain_mean
+    assert plain.score(predictions, references) == plain.best == 1.0
+    counts = metrics.load(f"{module}.Counts", key="examples", options={"first": 10})
+    assert counts.score(predictions, references) == 13
+    assert counts.best == np.inf
+    assert not counts.can_be_resampled
+
+
+def test_a_metric_of_ones_own_is_identified_by_its_source_and_options(module: str, tmp_path: Path) -> None:
+    metric = metrics.load(f"{module}.Nearness")
+    before = metric.identity()
+    assert before[2:] == source_of(type(metric.module))
+    assert metrics.load(f"{module}.Nearness", options={"scale": 2.0}).identity() != before
+    file = tmp_path / f"{module}.py"
+    file.write_text(file.read_text() + "# changed\n")
+    assert metric.identity() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module.Recall", "cannot be imported.*no_such_module"),
+        ("{module}.Recall", "cannot be imported.*Recall"),
+        ("{module}.function", "is no metric: it should be a class"),
+        ("{module}.NoMetric", "is no metric.*per_example"),
+    ],
+)
+def test_a_class_that_there_is_not_or_that_is_no_metric_is_said_so(
+    name: str, message: str, module: str
+) -> None:
+    name = name.format(module=module)
+    with pytest.raises(MetricError, match=rf"task\.metric\.name={re.escape(name)} {message}"):
+        metrics.load(name)
+
+
+def test_a_file_at_a_relative_path_is_no_dotted_name(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(script)
+    assert metrics.load("closeness.py").score(np.array([1, 2, 3]), np.array([1, 3, 5])) == -1.0
+
+
+def example_of_contributing() -> tuple[str, str]:
+    page = (ROOT / "CONTRIBUTING.md").read_text().split("- A metric is")[1]
+    code, yaml = (
+        textwrap.dedent(re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0])
+        for language in ("python", "yaml")
+    )
+    return code, yaml
+
+
+def test_the_example_of_a_metric_is_scikit_learns_recall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, yaml = example_of_contributing()
+    (tmp_path / "my_module.py").write_text(code)
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "reviews.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    tree = composed("reviews", f"hydra.searchpath=[file://{tmp_path}]", "task.data.path=x")
+    metric = build(tree)
+    assert metric.describe() == tree
+    predictions, references = np.random.default_rng(0).integers(0, 3, (2, 50))
+    expected = sklearn.metrics.recall_score(references == 2, predictions == 2)
+    assert metric.score(predictions, references) == pytest.approx(expected)
+    assert metric.can_be_resampled
+    assert metric.best == 1.0
+    monkeypatch.delitem(sys.modules, "my_module")
+
+
+@pytest.mark.slow
+def test_the_example_of_a_metric_decides_a_whole_job(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    code, yaml = example_of_contributing()
+    (tmp_path / "my_module.py").write_text(code)
+    (tmp_path / "my_conf" / "task").mkdir(parents=True)
+    (tmp_path / "my_conf" / "task" / "reviews.yaml").write_text(yaml)
+    pool = [f"pool.path={text_runs}", "pool.exclude=[wild]", "runtime.threads=1", "name=x"]
+    words = ["--config-dir=my_conf", "task=reviews", f"task.data.path={texts}", "task.metric.options.label=1"]
+    command = [sys.executable, "-m", "soupkitchen", *words, *pool]
+    found_in = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": found_in}
+    subprocess.run(command, cwd=tmp_path, check=True, env=environment, timeout=300)
+    board = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
+    folder = tmp_path / "results" / "x" / "soup"
+    soup = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = pd.read_csv(texts / "test.csv")
+    with torch.inference_mode():
+        logits = [soup(**tokenizer(text, return_tensors="pt")).logits[0] for text in frame["text"]]
+    predicted = [soup.config.id2label[int(one.argmax())] for one in logits]
+    right = soup.config.id2label[1]
+    expected = sklearn.metrics.recall_score(frame["label"] == right, np.equal(predicted, right))
+    assert board.loc["soup", "test_recall"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_wrong_key_lists_the_right_ones(script: str) -> None:
@@ -266,8 +517,18 @@ def test_entity_f1_of_a_resample_follows_from_its_examples_statistics(pairs: lis
     assert metric.of_statistics(statistics[drawn].sum(0)) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["bleu", "entity_f1"])
-def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(name: str) -> None:
+def bleu(written: list, right: list) -> float:
+    return pytest.importorskip("sacrebleu").corpus_bleu(written, [right]).score
+
+
+def entity_f1(written: list, right: list) -> float:
+    return pytest.importorskip("seqeval.metrics").f1_score(right, written, zero_division=0)
+
+
+@pytest.mark.parametrize(("name", "whole"), [("bleu", bleu), ("entity_f1", entity_f1)])
+def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(
+    name: str, whole: Callable[[list, list], float]
+) -> None:
     if name == "bleu":
         written, right = corpora(2000)
     else:
@@ -276,17 +537,17 @@ def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computati
             [list(random.choice(["O", "B-X", "I-X"], 20)) for _ in range(2000)] for _ in range(2)
         )
     metric = metrics.load(name)
-    parts = {"": Part(metric, metric.score(written, right), None, written, right, len(right))}
+    parts = {"": Part(metric.score(written, right), None, written, len(right), len(right))}
     evaluation = Evaluation("heldout", parts[""].score, parts)
     tasks = Several.of(cast("Any", SimpleNamespace(metric=metric, model_class=object)))
     started = time.process_time()
-    interval = confidence_interval(evaluation, tasks)
+    interval = confidence_interval(evaluation, tasks, {"": right})
     assert interval is not None
     assert time.process_time() - started < 5
     random, resampled = np.random.default_rng(5), []
     for _ in range(20):
         drawn = random.integers(0, 2000, 2000)
-        resampled.append(metric.quick([written[i] for i in drawn], [right[i] for i in drawn]))
+        resampled.append(whole([written[i] for i in drawn], [right[i] for i in drawn]))
     spread = np.std(resampled)
     assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * spread, rel=0.5)
     assert interval[0] < parts[""].score < interval[1]
@@ -294,9 +555,7 @@ def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computati
 
 @pytest.mark.parametrize("greater", [True, False])
 def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater: bool) -> None:
-    module = metrics.load("mean").module
-    module.best = 0.5
-    metric = metrics.TaskMetric("score", module, "mean", greater, "values")
+    metric = metrics.TaskMetric("score", Mean(0.5), "mean", greater, "values")
     better, worse = (0.6, 0.4) if greater else (0.4, 0.6)
     assert metric.score(np.array([worse, 0.5, 0.5 + 1e-13]), np.zeros(3)) < (1 if greater else 0)
     with pytest.raises(MetricError, match=rf"task\.best=0\.5.*{better}"):
@@ -305,6 +564,6 @@ def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater:
 
 def test_a_shipped_metrics_best_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     metric = metrics.load("f1_micro")
-    monkeypatch.setattr(metric.module, "best", 0.5)
+    monkeypatch.setattr(type(metric.module), "best", 0.5)
     with pytest.raises(MetricError, match=r"f1_micro.*its `best` is wrong"):
         metric.score(np.ones((2, 2), int), np.ones((2, 2), int))

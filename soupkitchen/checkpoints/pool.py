@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -46,6 +46,7 @@ class Pool:
         weights: by run, where a list of runs gave them.
         scores: by run and by column, where a list of runs gave them.
         trust_scores: whether runs are ranked by `scores` and not by scoring them.
+        options: what `find_pool` was asked for, as a YAML of `conf/pool` has it.
     """
 
     runs: tuple[Checkpoint, ...]
@@ -55,6 +56,7 @@ class Pool:
     weights: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     trust_scores: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.reference is None:
@@ -150,6 +152,15 @@ def find_pool(
         {name: source.weight for name, source in listed.items() if source.weight is not None},
         {name: source.scores for name, source in listed.items() if source.scores},
         trust_scores,
+        {
+            "_target_": "soupkitchen.checkpoints.find_pool",
+            "path": path if isinstance(path, str) else list(path),
+            "exclude": exclude if isinstance(exclude, str) else list(exclude),
+            "base": base,
+            "checkpoints": checkpoints,
+            "on_incompatible": on_incompatible,
+            "trust_scores": trust_scores,
+        },
     )
 
 

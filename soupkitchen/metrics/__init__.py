@@ -1,8 +1,7 @@
-"""Metrics that need no network, in the form that the `evaluate` package gives them.
+"""Metrics that need no network, and those of one's own.
 
-A metric is a module of this folder with one class `Metric`, an
-`evaluate.Metric`; its file's name is its name. `soupkitchen.metrics.load` finds
-these, then metrics on disk, then the hub's.
+A shipped metric is a class with a `name` in a file of this folder, and imports nothing heavy before it
+is computed. `soupkitchen.metrics.load` finds these, then classes elsewhere, then metrics of `evaluate`.
 """
 
 from soupkitchen.metrics.base import Rows, Score, TaskMetric, take

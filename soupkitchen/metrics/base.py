@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
-import evaluate
 import numpy as np
 
-from soupkitchen.errors import MetricError
+from soupkitchen.errors import ConfigError, MetricError
+from soupkitchen.options.building import TARGET
 from soupkitchen.store.provenance import source_of
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
@@ -29,21 +30,24 @@ Score = NewType("Score", float)
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """An `evaluate` metric, and what soupkitchen has to know of it.
+    """A metric, and what soupkitchen has to know of it.
 
-    A module may say more of itself than `evaluate` asks for:
+    The metric itself is a plain object. It has one of these, the first of which is used:
 
-    - ``per_example(predictions, references)``: one float64 an example, of which the
-      score is the mean;
-    - ``weights(references)``: the weights of that mean, where examples weigh differently;
+    - ``per_example(predictions, references)``: one number an example, of which the score is the mean;
+    - ``statistics(predictions, references)``: numbers (examples, k), whose sum over examples says the
+      score, as ``of_statistics(sum)``: a resample then costs a sum;
+    - ``of(predictions, references)``: the score of all examples, quick enough for a thousand resamples;
+    - ``compute(predictions, references, **options)``: a mapping with the score, as in `evaluate`.
+
+    It may say more of itself, unless `compute` is given options:
+
+    - ``weights(references)``: the weights of the mean, where examples weigh differently;
     - ``link(mean)``: a strictly increasing function that makes the score of the mean;
     - ``best``: the best value that an example (or, without `per_example`, the whole)
       can have. Decisions can be taken early with it;
     - ``binary``: true where each example is right or wrong, 1 or 0;
-    - ``of(predictions, references)``: the score of all examples, quick enough for a
-      thousand resamples, where it is no mean;
-    - ``statistics(predictions, references)``: float64 (examples, k), whose sum over examples says the
-      score, as ``of_statistics(sum)``: for scores that `of` is not quick enough for.
+    - ``name``, ``greater_is_better``, ``inputs``: what `load` takes where it is told nothing else.
 
     Attributes:
         name: what tables call it.
@@ -51,21 +55,36 @@ class TaskMetric:
         key: which entry of what `module.compute` returns is the score.
         greater_is_better: False for a loss.
         inputs: what predictions are.
-        options: further arguments of `module.compute`.
+        options: what `module` was made with, or further arguments of its `compute`.
+        arguments: what `load` made it of; None where something else made it.
     """
 
     name: str
-    module: evaluate.EvaluationModule
+    module: Any
     key: str
     greater_is_better: bool = True
     inputs: Inputs = "labels"
     options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def identity(self) -> list[str]:
         """What scores depend on beside predictions and references: the metric's source and its options."""
         options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
         shipped = type(self.module).__module__.startswith("soupkitchen.")  # these have a version
         return [self.name, options, *([] if shipped else source_of(type(self.module)))]
+
+    def describe(self) -> dict[str, Any]:
+        """The tree that `soupkitchen.options.building.build` makes it of: what `load` was called with.
+
+        Raises:
+            ConfigError: where `load` did not make it.
+        """
+        if self.arguments is None:
+            raise ConfigError(
+                f"the metric {self.name!r} was not made by soupkitchen.metrics.load, so that nothing says "
+                "what to make it of: name its class to load, as my_module.Recall"
+            )
+        return {TARGET: "soupkitchen.metrics.load", **self.arguments}
 
     def score(self, predictions: Rows, references: Rows) -> Score:
         """The score of all examples, higher better.
@@ -76,14 +95,12 @@ class TaskMetric:
         values = self.per_example(predictions, references)
         if values is not None:
             return self.of_values(values, self.weights(references))
+        if (quick := self.quick(predictions, references)) is not None:
+            return quick
         if _lost(predictions).any():
             return Score(math.nan)
-        try:
-            if (quick := self.quick(predictions, references)) is not None:
-                return quick
+        with self._computing():
             computed = self.module.compute(predictions=predictions, references=references, **self.options)
-        except (TypeError, ValueError) as error:
-            raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
         if not computed or self.key not in computed:
             raise MetricError(
                 f"the metric {self.name!r} gives {', '.join(computed or {}) or 'nothing'}, not {self.key!r}; "
@@ -96,50 +113,49 @@ class TaskMetric:
 
         NaN for an example whose prediction is NaN.
         """
-        if not self._has("per_example"):
+        if not self.is_mean:
             return None
-        if (lost := _lost(predictions)).any():
-            values = np.full(len(lost), math.nan)
-            found = np.flatnonzero(~lost)
-            if found.size:
-                told = self.per_example(take(predictions, found), take(references, found))
-                assert told is not None
-                values[found] = told
-            return values
-        try:
-            values = np.asarray(self.module.per_example(predictions, references), np.float64)
-        except (TypeError, ValueError) as error:
-            raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
+        found = np.flatnonzero(~_lost(predictions))
+        values = np.full(len(predictions), math.nan)
+        if found.size < len(values):
+            predictions, references = take(predictions, found), take(references, found)
+        if found.size:
+            with self._computing():
+                values[found] = np.asarray(self.module.per_example(predictions, references), np.float64)
         return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
         """What the examples' values weigh in the score; None where all weigh the same."""
-        if not self._has("weights"):
-            return None
-        return np.asarray(self.module.weights(references), np.float64)
+        weights = self._own("weights")
+        return weights and np.asarray(weights(references), np.float64)
 
     def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
         """The score that follows from the examples' values. It grows with each of them."""
         mean = float(np.mean(values) if weights is None else np.sum(values * weights) / np.sum(weights))
-        if self._has("link"):
-            mean = self._turned(float(self.module.link(self._turned(mean))))
+        if link := self._own("link"):
+            mean = self._turned(float(link(self._turned(mean))))
         return Score(mean)
 
     def quick(self, predictions: Rows, references: Rows) -> Score | None:
-        """The score without `evaluate`'s checks and copies, where the metric offers that; or None."""
-        if not self._has("of"):
+        """The score of all examples, where the metric offers that quickly and it is no mean; or None."""
+        if self.is_mean or not self.can_be_resampled:
             return None
         if _lost(predictions).any():
             return Score(math.nan)
-        score = self._turned(self.module.of(predictions, references))
+        if (statistics := self.statistics(predictions, references)) is not None:
+            score = self.of_statistics(statistics.sum(0))
+        else:
+            with self._computing():
+                score = self._turned(self.module.of(predictions, references))
         self._checked(np.array([score]))
         return score
 
     def statistics(self, predictions: Rows, references: Rows) -> np.ndarray | None:
         """What each example adds to the sum that the score follows from by `of_statistics`; or None."""
-        if not self._has("statistics"):
+        if not self._own("statistics"):
             return None
-        return np.asarray(self.module.statistics(predictions, references), np.float64)
+        with self._computing():
+            return np.asarray(self.module.statistics(predictions, references), np.float64)
 
     def of_statistics(self, total: np.ndarray) -> Score:
         """The score that follows from the sum of examples' statistics."""
@@ -148,28 +164,28 @@ class TaskMetric:
     @property
     def is_mean(self) -> bool:
         """Whether the score follows from one value an example."""
-        return self._has("per_example")
+        return self._own("per_example") is not None
 
     @property
     def is_plain_mean(self) -> bool:
         """Whether the score is nothing but the mean of the examples' values."""
-        return self.is_mean and not (self._has("weights") or self._has("link"))
+        return self.is_mean and not (self._own("weights") or self._own("link"))
 
     @property
     def can_be_resampled(self) -> bool:
         """Whether the score of a resample of the examples can be had quickly."""
-        return self.is_mean or self._has("of")
+        return any(self._own(function) for function in ("per_example", "statistics", "of"))
 
     @property
     def best(self) -> float:
         """The most that an example's value can be, or the score where there are no such; higher better."""
-        best = getattr(self.module, "best", None)
-        return math.inf if best is None or self.options else self._turned(best)
+        best = self._own("best")
+        return math.inf if best is None else self._turned(best)
 
     @property
     def binary(self) -> bool:
         """Whether each example's value is 0 or 1."""
-        return getattr(self.module, "binary", False) and not self.options
+        return bool(self._own("binary"))
 
     def shown(self, score: float) -> float:
         """`score` with the metric's own sign, as tables show it."""
@@ -185,7 +201,7 @@ class TaskMetric:
         if values.size and (highest := np.fmax.reduce(values, axis=None)) > self.best + _ROUNDING * max(
             1.0, abs(self.best)
         ):
-            option = getattr(self.module, "best_option", None)
+            option = self._own("best_option")
             said = f"{option}={self.shown(self.best):g}" if option else f"the metric {self.name!r}"
             remedy = "raise it, or leave it null" if self.greater_is_better else "lower it, or leave it null"
             raise MetricError(
@@ -194,8 +210,19 @@ class TaskMetric:
             )
         return values
 
-    def _has(self, function: str) -> bool:
-        return hasattr(self.module, function) and not self.options
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Says in plain words that the metric refuses its input."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
+
+    def _own(self, name: str) -> Any:
+        """What the metric says of itself; None for nothing, and for what options may make untrue."""
+        if self.options and hasattr(self.module, "compute"):
+            return None
+        return getattr(self.module, name, None)
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)

@@ -21,7 +21,7 @@ HOW_NOT_WHAT = {
 } | {"evaluation.cache", "executor"}
 """Options, and what is below them, that have no part in what comes out."""
 
-_MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
+_MOVED = {"soupkitchen.output.Output": "soupkitchen.output.Output"}
 """What `_target_`s of earlier versions are called now."""
 _NOTHING = "(not there)"
 

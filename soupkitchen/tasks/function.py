@@ -14,7 +14,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.metrics import TaskMetric, mean
+from soupkitchen.metrics import TaskMetric
+from soupkitchen.metrics.numbers import Mean
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
@@ -55,9 +56,7 @@ class Function(TextTask):
 
     @property
     def metric(self) -> TaskMetric:
-        module = mean.Metric()
-        module.best = self.best
-        return TaskMetric(self.name, module, "mean", self.greater_is_better, "values")
+        return TaskMetric(self.name, Mean(self.best), "mean", self.greater_is_better, "values")
 
     @property
     def model_class(self) -> type:

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.metrics.module import installed
+from soupkitchen.metrics.extras import installed
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.several import Several
