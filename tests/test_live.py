@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.parameters import parameter_names
+from soupkitchen.checkpoints.names import parameter_names
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import LiveModel
 

@@ -2,7 +2,8 @@
 
 from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.evaluator import Evaluation, Evaluator, Part
-from soupkitchen.evaluation.live import LiveModel, Loading
+from soupkitchen.evaluation.live import LiveModel
+from soupkitchen.evaluation.loading import Loading
 from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.evaluation.scorer import Recipe, Scored, Scorer
