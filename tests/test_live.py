@@ -204,6 +204,25 @@ def test_a_model_that_has_other_values_than_its_files_is_not_filled_in_place(
     assert not LiveModel(run, FAMILIES[family][0], CPU).in_place
 
 
+def test_names_that_loading_exchanges_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a list of renames in which one tensor gets the name that another had."""
+    run = make("llama", tmp_path, 0)
+    one, other = (f"model.layers.0.self_attn.{kind}_proj.weight" for kind in "kv")
+    exchanged = {one: other, other: one}
+
+    def load(*given: Any) -> Any:
+        model = load_model(*given)
+        model.load_state_dict({to: run.tensor(name) for name, to in exchanged.items()}, strict=False)
+        return model
+
+    traced = {name: exchanged.get(name, name) for name in run.header}
+    monkeypatch.setattr(names, "_trace", lambda *_: (traced, []))
+    monkeypatch.setattr("soupkitchen.evaluation.live.load_model", load)
+    live = LiveModel(run, AutoModelForCausalLM, CPU)
+    live.fill((name, tensor + 1) for name, tensor in run.tensors())
+    assert torch.equal(live.model.get_parameter(one), run.tensor(other) + 1)
+
+
 def test_tensors_that_are_equal_are_not_taken_for_each_other(tmp_path: Path) -> None:
     """Weights of ones, biases of zeros: names tell, and no values could."""
     model_class, config, inputs = FAMILIES["vit-renamed"]
