@@ -26,9 +26,10 @@ from tiny import adapter, llama, make_texts, save_tokenizer, text_classifier, tr
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Evaluations that an earlier session left would hide what this one breaks."""
+    """What an earlier session kept would hide what this one breaks."""
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / "evaluations", ignore_errors=True)
+        for kept in ("evaluations", "fingerprints"):
+            shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

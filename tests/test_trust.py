@@ -545,12 +545,12 @@ def test_there_are_never_two_models(text_runs: Path, texts: Path, tmp_path: Path
     code = (
         "import gc, soupkitchen.evaluation.live as l\n"
         "from transformers import PreTrainedModel\n"
-        "load = l._load\n"
+        "load = l.load_model\n"
         "def counted(*more):\n"
         "    alive = [m for m in gc.get_objects() if isinstance(m, PreTrainedModel)]\n"
         "    alive = [m for m in alive if not next(m.parameters()).is_meta]\n"
         "    print('alive', len(alive)); return load(*more)\n"
-        "l._load = counted"
+        "l.load_model = counted"
     )
     result = run_with(code, (*own(text_runs, texts), "name=x"), tmp_path)
     assert result.returncode == 0, result.stderr

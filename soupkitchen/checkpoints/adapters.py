@@ -22,7 +22,8 @@ import torch
 import xxhash
 
 from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, Weights
-from soupkitchen.checkpoints.parameters import parameter_names, tied_names
+from soupkitchen.checkpoints.names import parameter_names
+from soupkitchen.checkpoints.parameters import tied_names
 from soupkitchen.checkpoints.patterns import ends_with, is_simple
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import check_folder, read_json

@@ -21,7 +21,8 @@ import xxhash
 
 from soupkitchen.checkpoints.configuration import named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
-from soupkitchen.checkpoints.parameters import float32_tensors, tied_names
+from soupkitchen.checkpoints.names import float32_tensors
+from soupkitchen.checkpoints.parameters import tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.checkpoints.views import View, Widened, aligned

@@ -21,6 +21,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from soupkitchen.checkpoints.content import Block, RawFiles, blocks_of, not_finite
+from soupkitchen.checkpoints.fingerprints import Findings, findings
 from soupkitchen.checkpoints.pickles import load_pickle
 from soupkitchen.checkpoints.strangers import open_regular, read_json
 from soupkitchen.errors import CheckpointError
@@ -135,7 +136,7 @@ class WeightFiles(Weights):
         self._header = header
         self.files = files
         self._stamps = stamps
-        self._read: tuple[str, Mapping[str, int]] | None = None
+        self._found: Findings | None = None
 
     @classmethod
     def open(cls, folder: Path, stem: str = "model") -> WeightFiles:
@@ -169,35 +170,40 @@ class WeightFiles(Weights):
 
     @property
     def fingerprint(self) -> str:
-        return self._content()[0]
+        return self._findings().fingerprint
 
     @property
     def not_finite(self) -> Mapping[str, int]:
-        return self._content()[1]
+        return self._findings().not_finite
 
     def changed_files(self) -> list[Path]:
         return [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
 
-    def _content(self) -> tuple[str, Mapping[str, int]]:
-        """What takes a look at every byte, in one pass.
+    def _findings(self) -> Findings:
+        """What takes a look at every byte, now or before.
 
         It is no cached_property: before Python 3.12 one has threads wait for each other.
         """
-        if self._read is None:
-            digest, strange = xxhash.xxh3_128(), {}
-            with RawFiles() as raw:
-                for name, info in self.header.items():
-                    digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
-                    number = 0
-                    for block in self._blocks(name, raw):
-                        digest.update(block)
-                        if info.is_floating_point:
-                            assert info.torch_dtype is not None
-                            number += not_finite(block, info.torch_dtype)
-                    if number:
-                        strange[name] = number
-            self._read = digest.hexdigest(), strange
-        return self._read
+        if self._found is None:
+            # of files that are others by now, the header is still that of before
+            self._found = self._read() if self.changed_files() else findings(self.files, self._read)
+        return self._found
+
+    def _read(self) -> Findings:
+        """Reads every byte, in one pass; whoever has it find anything else raises `fingerprints._FORMAT`."""
+        digest, strange = xxhash.xxh3_128(), {}
+        with RawFiles() as raw:
+            for name, info in self.header.items():
+                digest.update(f"{name} {info.dtype} {info.shape}\0".encode())
+                number = 0
+                for block in self._blocks(name, raw):
+                    digest.update(block)
+                    if info.is_floating_point:
+                        assert info.torch_dtype is not None
+                        number += not_finite(block, info.torch_dtype)
+                if number:
+                    strange[name] = number
+        return Findings(digest.hexdigest(), strange)
 
     def _blocks(self, name: str, raw: RawFiles) -> Iterator[Block]:
         file = self._file_of[name]

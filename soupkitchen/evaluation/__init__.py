@@ -4,7 +4,8 @@ from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.bar import Bar
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.identity import Identity
-from soupkitchen.evaluation.live import LiveModel, Loading
+from soupkitchen.evaluation.live import LiveModel
+from soupkitchen.evaluation.loading import Loading
 from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import convert_file_size_to_int, get_max_memory, set_seed
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation.live import Loading
+from soupkitchen.evaluation.loading import Loading
 from soupkitchen.options import check_fields
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"

@@ -1,0 +1,155 @@
+"""Loads a model through transformers, and refuses one whose files are not all of it, or not only it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
+from soupkitchen.checkpoints.parameters import elements
+from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.errors import CheckpointError, ConfigError
+
+_KINDS = {
+    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression",
+    "AutoModelForImageClassification": "image_classification",
+    "AutoModelForTokenClassification": "token_classification",
+    "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",
+    "AutoModelForSeq2SeqLM": "text_generation",
+}
+"""Which tasks take what kind of model."""
+_LONGEST = 300
+_TIMES_STORED, _MADE_UP = 4, 1 << 28
+"""How many more numbers than its files hold a model may have: tied ones, and tables that it computes."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How transformers is to load models.
+
+    Attributes:
+        dtype: of the weights; None for that of the files.
+        device_map: None for the one device, or "auto" and what else accelerate takes to spread a
+            model over several.
+        max_memory: bytes by device, where a model is spread; None for what there is.
+        trust_remote_code: whether code that comes with a model may be run.
+    """
+
+    dtype: torch.dtype | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[int | str, int] | None = None
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``, for a folder: nothing that a file names is asked of the hub."""
+        options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
+        options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
+        if self.device_map is not None:
+            options |= {"device_map": self.device_map, "max_memory": self.max_memory}
+        return options
+
+
+def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:
+    """The model that ``model_class.from_pretrained`` makes of `run` or, of an adapter, of its base.
+
+    Raises:
+        CheckpointError: where it cannot be loaded, or where files and model are not of each other.
+        ConfigError: where the model does not fit where it is to be spread.
+    """
+    folder, options = run.architecture, loading.options()
+    if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
+        sizes = {
+            "num_labels": len(run.config.get("id2label") or ()),
+            "vocab_size": run.config.get("vocab_size"),
+        }
+        options |= {option: size for option, size in sizes.items() if size}
+    _check_claims(run)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are told below, by name
+    try:
+        if names_flash_attention(run.config):
+            _choose_attention(folder, loading, options)
+        model, report = model_class.from_pretrained(folder, **options)
+    except Exception as error:  # whatever a strange config.json makes of the model
+        raise CheckpointError(
+            f"{folder}: {model_class.__name__} cannot load it ({_why(folder, error)})"
+        ) from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ConfigError(
+            "runtime.device_map: the model does not fit into the memory of the devices (runtime.max_memory), "
+            "and weights that lie on disk cannot be written in place"
+        )
+    _check_report(run, type(model).__name__, report)
+    return model
+
+
+def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> None:
+    """Refuses a model of which transformers made up a part, or files of which it left some out."""
+    folder, adapted = run.architecture, run.adapted is not None
+    if not adapted and (mismatched := sorted(report["mismatched_keys"])):
+        name, stored, wanted = mismatched[0]
+        more = f", and {len(mismatched) - 1} more tensors differ in shape" if len(mismatched) > 1 else ""
+        raise CheckpointError(
+            f"{folder}: {name} has shape {list(stored)} in its files, where its config.json makes a "
+            f"{model} of shape {list(wanted)}{more}; was the vocabulary or the head resized "
+            "without saving config.json?"
+        )
+    if missing := sorted(set(report["missing_keys"]) - (run.header.keys() if adapted else set())):
+        raise CheckpointError(
+            f"{folder} has no weights for {', '.join(missing[:3])}, which {model} needs: "
+            "was it fine-tuned for another task?"
+        )
+    if unexpected := sorted(() if adapted else report["unexpected_keys"]):
+        raise CheckpointError(
+            f"{folder} holds {', '.join(unexpected[:3])}, for which {model} has no place: "
+            "was it fine-tuned for another task?"
+        )
+
+
+def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
+    """Has transformers choose among its own kinds of attention, whatever the configuration names."""
+    of_config = {
+        "trust_remote_code": loading.trust_remote_code,
+        "local_files_only": options["local_files_only"],
+    }
+    of_config |= {name: options.pop(name) for name in ("num_labels", "vocab_size") if name in options}
+    config = transformers.AutoConfig.from_pretrained(folder, **of_config)
+    config._attn_implementation = None
+    options["config"] = config
+
+
+def _check_claims(run: Checkpoint) -> None:
+    """Refuses a configuration that makes a much larger model than there are weights for.
+
+    Whatever is not in the files transformers would make up, and in full size.
+    """
+    stored = sum(info.elements for info in run.header.values())
+    if (claimed := elements(run.architecture)) > _TIMES_STORED * stored + _MADE_UP:
+        raise CheckpointError(
+            f"{run.architecture / CONFIG_NAME} makes a model of {claimed:,} numbers, but its files hold "
+            f"{stored:,}; put its sizes right, or copy the run again"
+        )
+
+
+def _why(folder: Path, error: Exception) -> str:
+    """What transformers says, in short: it names all the classes that it knows where one does not fit."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception:  # whatever a strange config.json does
+        config = None
+    if "Unrecognized configuration class" not in str(error) or config is None:
+        return str(error).strip().split("\n")[0][:_LONGEST]
+    kinds = {
+        kind: tasks
+        for kind, tasks in _KINDS.items()
+        if type(config) in getattr(transformers, kind)._model_mapping
+    }
+    fit = f"it would fit task={', '.join(kinds.values())}" if kinds else "no task here takes such models yet"
+    return f"a {config.model_type} model is none of these: {fit}"
