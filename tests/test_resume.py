@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
 from soupkitchen.options import resources
-from soupkitchen.output import recover
 from soupkitchen.search import Greedy, Uniform
+from soupkitchen.store.files import recover
 from soupkitchen.store.journal import Journal
 from soupkitchen.store.lock import only_process
 
@@ -92,7 +92,7 @@ def test_a_signal_ends_the_run_soon_and_the_same_command_continues(
     words = (*own(text_runs, texts), "name=x")
     folder = tmp_path / "results" / "x"
     process = started(*words, cwd=tmp_path)
-    wait_for(lambda: len(events(folder)) >= 3, process)
+    wait_for(lambda: len(events(folder)) >= 5, process)
     process.send_signal(number)
     sent = time.monotonic()
     _, said = process.communicate(timeout=60)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -27,6 +26,8 @@ import xxhash
 
 from soupkitchen.checkpoints.strangers import open_regular
 from soupkitchen.errors import CheckpointError
+from soupkitchen.store.digests import digest
+from soupkitchen.store.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _known(stamps: list[_Stamp]) -> Findings | None:
     try:
         kept = json.loads(_entry(stamps).read_bytes())
         checksum = kept.pop("checksum")
-        if checksum == _checksum(kept) and kept["format"] == _FORMAT:
+        if checksum == digest(kept) and kept["format"] == _FORMAT:
             if kept["files"] == [list(stamp) for stamp in stamps]:
                 return Findings(kept["fingerprint"], kept["not_finite"])
             return None
@@ -104,20 +105,9 @@ def _keep(stamps: list[_Stamp], found: Findings) -> None:
     try:
         entry = _entry(stamps)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(dir=entry.parent, prefix=".", suffix=entry.suffix)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as handle:
-                json.dump(kept | {"checksum": _checksum(kept)}, handle)
-            Path(beside).replace(entry)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        write_text(entry, json.dumps(kept | {"checksum": digest(kept)}))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         _warn(str(error))
-
-
-def _checksum(kept: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _entry(stamps: list[_Stamp]) -> Path:

@@ -36,13 +36,13 @@ from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import check_names
-from soupkitchen.output import Output, prove_filling, recover
+from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
 from soupkitchen.search import Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.files import remove_unfinished
+from soupkitchen.store.files import recover, remove_unfinished
 from soupkitchen.store.layout import CONFIG, EVALUATIONS, LEADERBOARD, SOUP, TRAJECTORY, has_weights
 from soupkitchen.tasks import Several, Task
 

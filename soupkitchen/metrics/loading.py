@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import soupkitchen.metrics
 from soupkitchen.errors import MetricError
 from soupkitchen.metrics.base import Inputs, TaskMetric
 
@@ -61,7 +60,7 @@ def load(
 def _classes() -> dict[str, type]:
     """The shipped metrics by name: the classes with a `name` in the files of this folder."""
     found = {}
-    for file in pkgutil.iter_modules(soupkitchen.metrics.__path__, "soupkitchen.metrics."):
+    for file in pkgutil.iter_modules([str(Path(__file__).parent)], f"{__package__}."):
         for thing in vars(import_module(file.name)).values():
             name = getattr(thing, "name", None)
             if isinstance(thing, type) and thing.__module__ == file.name and isinstance(name, str):

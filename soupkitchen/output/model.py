@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.options import check_fields
 from soupkitchen.output.low_rank import Changes, adapted, concatenated, truncated, write_adapter
 from soupkitchen.soup import Soup
+from soupkitchen.store.files import appearing
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
@@ -222,36 +221,15 @@ def _whole_tensors(runs: Sequence[Checkpoint], soup: Soup) -> dict[str, torch.Te
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` by a rename when that is done."""
+    """A folder to write a soup to, which becomes `folder` by a rename when that is done."""
     try:
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        with appearing(folder) as beside:
             yield beside
-            beside.chmod(0o755)
-            for file in beside.iterdir():  # safetensors writes for its owner alone
-                file.chmod(0o755 if file.is_dir() else 0o644)
-            old = beside.with_name(f"{beside.name}.old")
-            if folder.exists():
-                folder.rename(old)
-            beside.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
     except (OSError, SafetensorError) as error:
         raise SaveError(
             f"the soup could not be written to {folder} ({error}): nothing is left half-written. "
             "Make room, or name another results_dir"
         ) from error
-
-
-def recover(folder: Path) -> None:
-    """Puts right what a kill in the middle of saving left beside the soup `folder`."""
-    for old in folder.parent.glob(f".{folder.name}.*.old"):
-        if not folder.exists():
-            old.rename(folder)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _copy_code(like: Checkpoint, folder: Path) -> None:

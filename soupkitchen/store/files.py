@@ -1,10 +1,12 @@
-"""Writes files whole or not at all, so that a reader never sees half of one."""
+"""Writes files and folders whole or not at all, so that a reader never sees half of one."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -41,3 +43,34 @@ def remove_unfinished(file: Path) -> None:
     """
     for left in file.parent.glob(f".{file.name}.????????"):
         left.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` by a rename when that is done.
+
+    Until then an older one stays as it was; what a kill leaves of either, `recover` puts right.
+    """
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        for file in beside.iterdir():  # safetensors writes for its owner alone
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        old = beside.with_name(f"{beside.name}.old")
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def recover(folder: Path) -> None:
+    """Puts right what a kill in the middle of replacing `folder` left beside it."""
+    for old in folder.parent.glob(f".{folder.name}.*.old"):
+        if not folder.exists():
+            old.rename(folder)
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
