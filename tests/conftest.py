@@ -20,9 +20,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from tiny import adapter, llama, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
+
+hypothesis.settings.register_profile("here", deadline=None)  # machines are shared, and noisy
+hypothesis.settings.load_profile("here")
 
 
 def pytest_configure(config: pytest.Config) -> None:

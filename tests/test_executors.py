@@ -1,0 +1,216 @@
+"""The seam between decisions and scoring: requests, bars and results are data, and may travel."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soupkitchen import metrics
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.errors import CandidateError, CheckpointError
+from soupkitchen.evaluation import Bar, Evaluation, Part, Runtime, compare, evaluator_of, load_splits
+from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
+from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.scores import Scores
+from soupkitchen.merging import Linear
+from soupkitchen.search import AcceptRule
+from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.tasks import Data, Several, TextClassification
+
+RULES = [AcceptRule.of(option) for option in ("better", "not_worse", {"margin": 0.1}, {"significant": 0.2})]
+
+
+def accuracy() -> Several:
+    return Several({"": SimpleNamespace(metric=metrics.load("accuracy"), model_class=object)})
+
+
+def evaluation(values: np.ndarray, complete: bool = True, scored: int | None = None) -> Evaluation:
+    size = len(values)
+    part = Part(float(values.mean()), values, values if complete else (), scored or size, size)
+    return Evaluation("heldout", part.score, {"": part}, complete)
+
+
+# Bars
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=25),
+    st.sampled_from(RULES),
+    st.floats(0, 1) | st.none(),
+)
+def test_a_bar_never_stops_what_would_be_kept(
+    answers: list[tuple[bool, bool]], rule: AcceptRule, above: float | None
+) -> None:
+    """At no moment, in whatever order the examples come: here in their own."""
+    candidate, incumbent = (np.array(column, float) for column in zip(*answers, strict=True))
+    tasks, before = accuracy(), evaluation(incumbent)
+    bar = Bar.of(rule, before, tasks, above)
+    full = compare(evaluation(candidate), before, tasks, {"": np.ones(len(answers))})
+    kept = rule.accepts(full.gain, lambda: full.p_value) and (above is None or candidate.mean() > above)
+    for done in range(1, len(answers)):
+        so_far = np.where(np.arange(len(answers)) < done, candidate, 1.0)
+        stopped = bar.out_of_reach(evaluation(so_far, complete=False, scored=done))
+        assert not (stopped and kept)
+    assert bar.out_of_reach(evaluation(candidate)) == (not kept)  # with all known, it knows all
+
+
+def test_a_bar_and_what_it_is_asked_travel() -> None:
+    bar = Bar.of(AcceptRule("significant", 0.05), evaluation(np.array([1.0, 0.0, 1.0])), accuracy(), 0.3)
+    request = Request("x", Recipe.of("ab", Linear()), bar=bar, order={"": np.array([2, 0, 1])}, growing=True)
+    again = pickle.loads(pickle.dumps(request))
+    assert again.recipe == request.recipe
+    assert again.bar.rule == bar.rule
+    assert again.bar.paired.tolist() == [1.0, 0.0, 1.0]
+    assert again.order[""].tolist() == [2, 0, 1]
+    result = Scoring(evaluation(np.array([1.0, 0.0])), 0.5, 8)
+    assert pickle.loads(pickle.dumps(result)).evaluation.parts[""].values.tolist() == [1.0, 0.0]
+
+
+def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples() -> None:
+    before = evaluation(np.array([1.0, 0.0]))
+    assert Bar.of(AcceptRule("better"), before, accuracy()).paired is None
+    assert Bar.of(AcceptRule("significant", 0.1), before, accuracy()).paired is not None
+
+
+# The local one
+
+
+@pytest.fixture(scope="module")
+def bench(text_runs: Path, texts: Path) -> Bench:
+    tasks = Several.of(TextClassification(Data(str(texts)), metrics.load("accuracy")))
+    pool = find_pool(str(text_runs))
+    runtime = Runtime(device="cpu", batch_size=16, threads=1)
+    evaluator = evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool)
+    return Bench(evaluator, Mixer(pool))
+
+
+def test_results_of_real_models_hold_numbers_and_arrays_only(bench: Bench) -> None:
+    executor = Local()
+    executor.start(bench)
+    requests = [Request(name, Recipe.single(name)) for name in "ab"]
+    for scoring in executor.score(requests):
+        again = pickle.loads(pickle.dumps(scoring))
+        assert again.evaluation.score == scoring.evaluation.score
+        assert b"soupkitchen.metrics" not in pickle.dumps(scoring)
+        assert b"transformers" not in pickle.dumps(scoring)
+
+
+def test_what_is_not_asked_for_is_not_scored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    score = bench.score
+    monkeypatch.setattr(bench, "score", lambda request: (scored.append(request.what), score(request))[1])
+    executor = Local()
+    executor.start(bench)
+    results = executor.score([Request(name, Recipe.single(name)) for name in "abcd"])
+    next(results)
+    assert scored == ["a"]
+
+
+def test_the_order_of_a_request_is_that_of_scoring_and_changes_no_score(bench: Bench) -> None:
+    usual = bench.score(Request("", Recipe.single("a"))).evaluation
+    order = {"": bench.evaluator.examples.order("heldout")[""][::-1].copy()}
+    bar = Bar(AcceptRule("better"), incumbent=0.95)
+    stopped = bench.score(Request("", Recipe.single("a"), bar=bar, order=order)).evaluation
+    assert not stopped.complete
+    known = order[""][: stopped.examples_scored]
+    np.testing.assert_array_equal(stopped.parts[""].values[known], usual.parts[""].values[known])
+    assert bench.score(Request("", Recipe.single("a"), order=order)).evaluation.score == usual.score
+
+
+def test_a_recipe_that_cannot_be_merged_is_an_error_and_not_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(recipe: Recipe, growing: bool) -> Iterator[Any]:
+        raise RuntimeError("its tensors are odd")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.mixer, "tensors", odd)
+        assert bench.score(Request("", Recipe.single("a"))).error == "RuntimeError: its tensors are odd"
+    assert bench.score(Request("", Recipe.single("a"))).evaluation is not None
+
+
+# What stands before it
+
+
+def scores_of(answers: dict[str, list[int]], workers: int = 1, on_error: Any = "skip") -> Scores:
+    tasks, size = accuracy(), len(next(iter(answers.values())))
+    examples = Examples({"heldout": {"": Listed(np.ones(size, int))}}, 2)
+
+    def predicted(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        return {"": np.array(answers[recipe.ingredients[-1]])}
+
+    executor = Fake(predicted, tasks, examples, workers)
+    known: Any = SimpleNamespace(
+        asked=lambda recipe, split: recipe.digest, predictions=lambda recipe, split: recipe.digest
+    )
+    return Scores(executor, examples, tasks, Ledger(None), known, on_error=on_error)
+
+
+def test_nothing_is_scored_twice_by_one_process() -> None:
+    scores = scores_of({"a": [1, 0, 1], "b": [1, 1, 1]})
+    first = scores.score(Request("", Recipe.single("a")))
+    again = scores.score(Request("", Recipe.single("a")))
+    assert (first.cached, again.cached) == (False, True)
+    assert again.evaluation is first.evaluation
+    assert len(scores.executor.scored) == 1
+    assert not scores.score(Request("", Recipe.single("a")), anew=True).cached
+
+
+def test_what_fails_is_told_once_and_the_others_follow() -> None:
+    scores = scores_of({"a": [1, 0, 1], "b": [1, 1, 1]})
+    requests = [Request("", Recipe.single(name)) for name in ("a", "missing", "b")]
+    first, failed, last = scores.each(requests)
+    assert isinstance(failed, CandidateError)
+    assert "KeyError: 'missing'" in str(failed)
+    assert (first.evaluation.score, last.evaluation.score) == (pytest.approx(2 / 3), 1.0)
+    assert [event["event"] for event in scores.ledger.events] == ["score", "error", "score"]
+    with pytest.raises(CheckpointError, match=r"search\.on_error=skip goes on without it"):
+        scores_of({"a": [1]}, on_error="stop").score(Request("", Recipe.single("missing")))
+
+
+@given(st.integers(1, 7), st.integers(0, 6))
+def test_of_several_workers_only_what_was_asked_for_is_told(workers: int, taken: int) -> None:
+    names = "abcdefg"
+    scores = scores_of({name: [1, 0] for name in names}, workers)
+    results = scores.each([Request(name, Recipe.single(name)) for name in names])
+    for _ in range(taken):
+        next(results)
+    assert [event["what"] for event in scores.ledger.events] == list(names[:taken])
+
+
+def test_a_fake_stops_at_the_bar_as_a_real_one_does() -> None:
+    scores = scores_of({"a": [0, 0, 0, 0, 1, 1]})
+    bar = Bar(AcceptRule("better"), incumbent=0.7)
+    scored = scores.score(Request("", Recipe.single("a"), bar=bar))
+    assert not scored.evaluation.complete
+    assert scored.evaluation.examples_scored == 2  # of two wrong ones four may still be right: 0.67
+    assert scored.evaluation.score == pytest.approx(4 / 6)
+
+
+class Backwards(Executor):
+    """Has two workers, the second of which is faster."""
+
+    workers = 2
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
+        done = {id(request): self.bench.score(request) for request in reversed(requests)}
+        return iter([done[id(request)] for request in requests])
+
+
+def test_an_executor_of_ones_own_scores_the_same(bench: Bench) -> None:
+    executor = Backwards()
+    executor.start(bench)
+    requests = [Request(name, Recipe.single(name)) for name in "abcd"]
+    local = Local()
+    local.start(bench)
+    ours = [scoring.evaluation.score for scoring in executor.score(requests)]
+    assert ours == [scoring.evaluation.score for scoring in local.score(requests)]
