@@ -6,10 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from command import own
 from conftest import ROOT
 from safetensors.torch import load_file
 
@@ -40,7 +43,7 @@ def test_the_example_method_runs_the_whole_job(text_runs: Path, texts: Path, tmp
         *("pool.exclude=[d,wild]", "runtime.threads=1"),
     ]
     command = [sys.executable, "-m", "soupkitchen", *words]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     subprocess.run(command, cwd=tmp_path, check=True, env=environment, timeout=300)
     saved = load_file(tmp_path / "results" / "x" / "soup" / "model.safetensors")
     base = load_file(text_runs / "d" / "model.safetensors")
@@ -49,6 +52,55 @@ def test_the_example_method_runs_the_whole_job(text_runs: Path, texts: Path, tmp
         deltas = np.stack([(run - base[name]).double().numpy() for run in runs])
         boldest = np.take_along_axis(deltas, np.abs(deltas).argmax(0)[None], 0)[0]
         np.testing.assert_allclose(tensor, base[name].double().numpy() + boldest, atol=1e-6)
+
+
+def own_module(kind: str, folder: Path, name: str) -> list[str]:
+    """Puts the page's example of that kind, and its YAML, where a user would; words that choose it."""
+    code, yaml = re.search(
+        rf"```python\n((?:(?!```).)*?class {name}\b.*?)```.*?```yaml\n(.*?)```", PAGE, re.DOTALL
+    ).groups()
+    (folder / "my_module.py").write_text(textwrap.dedent(code))
+    file = re.search(rf"my_conf/{kind}/(\w+)\.yaml", yaml)
+    (folder / "my_conf" / kind).mkdir(parents=True)
+    (folder / "my_conf" / kind / f"{file[1]}.yaml").write_text(textwrap.dedent(yaml))
+    return ["--config-dir", "my_conf", f"{kind}={file[1]}"]
+
+
+def job(text_runs: Path, texts: Path, folder: Path, *words: str, results: str = "results") -> pd.DataFrame:
+    """The trajectory of a job with a module of one's own."""
+    words = (*words, *own(text_runs, texts), "runtime.threads=1", "name=x", f"results_dir={results}")
+    command = [sys.executable, "-m", "soupkitchen", *words]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    result = subprocess.run(
+        command, cwd=folder, check=False, env=environment, timeout=300, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    (folder / "said").write_text(result.stdout)
+    return pd.read_csv(folder / results / "x" / "trajectory.csv")
+
+
+@pytest.mark.slow
+def test_the_example_search_tries_the_discarded_again(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    merges = job(text_runs, texts, tmp_path, *own_module("search", tmp_path, "TwoPasses"))
+    merges = merges[merges["stage"] == "merge"]
+    first, second = merges.iloc[1:5], merges.iloc[5:]
+    discarded = first[first["decision"] == "discard"]["candidate"].tolist()
+    assert discarded
+    assert second["candidate"].tolist() == discarded
+    greedy = job(text_runs, texts, tmp_path, results="alone")
+    columns = ["candidate", "decision", "score", "soup_size"]
+    expected = greedy[greedy["stage"] == "merge"][columns]
+    np.testing.assert_array_equal(merges[columns][:5].fillna(-1), expected.fillna(-1))
+
+
+@pytest.mark.slow
+def test_the_example_executor_scores_the_same_and_tells(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    told = job(text_runs, texts, tmp_path, *own_module("executor", tmp_path, "Told"))
+    said = (tmp_path / "said").read_text()
+    assert re.search(r"^ranking a \(1 of 5\): \d\.\d{3} s$", said, re.MULTILINE)
+    alone = job(text_runs, texts, tmp_path, results="alone")
+    seconds = ["merge_seconds", "eval_seconds"]
+    pd.testing.assert_frame_equal(told.drop(columns=seconds), alone.drop(columns=seconds))
 
 
 def test_every_folder_that_is_named_exists() -> None:

@@ -1,0 +1,184 @@
+"""From Python: the same as the command, with the same files."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from command import soupkitchen
+from conftest import ROOT
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification
+
+import soupkitchen as api
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.evaluation import EvaluationOptions, Runtime
+from soupkitchen.search import Greedy, Uniform
+from soupkitchen.soup import Mixer
+from soupkitchen.store.lock import only_process
+
+SECONDS = ["merge_seconds", "eval_seconds"]
+
+
+def cooked(text_runs: Path, texts: Path, folder: Path, **more: Any) -> api.Result:
+    options: dict[str, Any] = {
+        "method": api.methods.linear(),
+        "runtime": Runtime(batch_size=16, threads=1),
+        "evaluation": EvaluationOptions(),
+        "results_dir": folder,
+    }
+    task = api.tasks.text_classification(str(texts))
+    return api.cook(f"{text_runs}/*", task, **{**options, **more})
+
+
+@pytest.fixture(scope="module")
+def result(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Result:
+    return cooked(text_runs, texts, tmp_path_factory.mktemp("cooked"), name="x")
+
+
+def test_cook_gives_what_the_command_gives(
+    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (f"pool.path={text_runs}/*", "task=text_classification", f"task.data.path={texts}", "name=x")
+    soupkitchen(*words, "evaluation.cache=null", "runtime.batch_size=16", cwd=tmp_path)
+    other = tmp_path / "results" / "x"
+    for name in ("leaderboard.csv", "trajectory.csv"):
+        ours, theirs = (
+            pd.read_csv(f / name).drop(columns=SECONDS, errors="ignore") for f in (result.folder, other)
+        )
+        pd.testing.assert_frame_equal(ours, theirs)
+    for file in (other / "soup").iterdir():
+        assert (result.folder / "soup" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_command_takes_a_run_of_pythons_for_its_own(
+    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(result.folder, tmp_path / "results" / "x")
+    words = [f"pool.path={text_runs}/*", "task=text_classification", f"task.data.path={texts}", "name=x"]
+    told = soupkitchen(*words, cwd=tmp_path)
+    assert "keep " not in told.stderr  # it was finished
+    assert "soup " in told.stdout
+    error = soupkitchen(*words, "search.accept=not_worse", cwd=tmp_path, fails=True).stderr
+    assert "search.accept: better before, not_worse now" in error
+
+
+def test_a_result_has_tables_recipe_and_model(result: api.Result, text_runs: Path, texts: Path) -> None:
+    pd.testing.assert_frame_equal(
+        result.leaderboard, pd.read_csv(result.folder / "leaderboard.csv"), check_dtype=False
+    )
+    assert result.trajectory["stage"].unique().tolist() == ["rank", "merge", "final"]
+    soup = result.leaderboard[result.leaderboard["kind"] == "soup"].iloc[0]
+    assert ";".join(result.recipe.ingredients) == soup["ingredients"]
+    assert result.score == soup["heldout_accuracy"]
+    assert result.gain == soup["delta_vs_best_single"] > 0
+    model = result.model()
+    assert isinstance(model, BertForSequenceClassification)
+    saved = load_file(result.folder / "soup" / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in saved.items())
+    again = dict(Mixer(find_pool(f"{text_runs}/*")).tensors(result.recipe))
+    assert all(torch.equal(again[name], tensor) for name, tensor in saved.items())
+
+
+def test_the_same_call_goes_on_where_a_run_was_interrupted(
+    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "x"
+    shutil.copytree(result.folder, folder)
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_text("".join(lines[:9]) + lines[9][:20])
+    shutil.rmtree(folder / "soup")
+    (folder / "leaderboard.csv").unlink()
+    again = cooked(text_runs, texts, tmp_path, name="x")
+    assert (folder / "journal.jsonl").read_text().splitlines(keepends=True)[:9] == lines[:9]
+    pd.testing.assert_frame_equal(again.leaderboard, result.leaderboard)
+    assert (folder / "soup" / "model.safetensors").read_bytes() == (
+        result.folder / "soup" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_finished_run_is_not_repeated_and_another_gets_a_folder_of_its_own(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    first = cooked(text_runs, texts, tmp_path, search=Uniform())
+    at = (first.folder / "journal.jsonl").stat().st_mtime_ns
+    assert cooked(text_runs, texts, tmp_path, search=Uniform()).folder == first.folder
+    assert (first.folder / "journal.jsonl").stat().st_mtime_ns == at
+    other = cooked(text_runs, texts, tmp_path, search=Uniform(), exclude="wild")
+    assert other.folder != first.folder
+    table = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert set(table["run"]) == {first.folder.name, other.folder.name}
+    with pytest.raises(ConfigError, match=r"search\._target_: soupkitchen\.search\.Uniform before"):
+        cooked(text_runs, texts, tmp_path, search=Greedy(), name=first.folder.name)
+
+
+def test_a_pool_that_was_opened_is_taken_as_it_is(
+    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    pool = find_pool(f"{text_runs}/*")
+    task = api.tasks.text_classification(str(texts))
+    runtime = Runtime(batch_size=16, threads=1)
+    again = api.cook(pool, task, runtime=runtime, results_dir=tmp_path, name="x")
+    pd.testing.assert_frame_equal(again.leaderboard, result.leaderboard)
+
+
+def test_only_one_process_works_in_a_folder(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    with only_process(tmp_path / "x"), pytest.raises(LockError, match="is in use by process"):
+        cooked(text_runs, texts, tmp_path, name="x")
+
+
+def test_wrong_options_are_said_before_any_work(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"top_k=0"):
+        cooked(text_runs, texts, tmp_path, top_k=0)
+    with pytest.raises(ConfigError, match=r"needs the model that the runs were fine-tuned from"):
+        cooked(text_runs, texts, tmp_path, method=api.methods.ties(), name="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_finished_has_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text("")
+    with pytest.raises(JournalError, match="saved no soup yet"):
+        api.Result(tmp_path).recipe  # noqa: B018
+
+
+def test_importing_soupkitchen_imports_nothing_else() -> None:
+    code = (
+        "import sys, soupkitchen\n"
+        "from soupkitchen import methods\n"
+        "heavy = {'torch', 'transformers', 'hydra', 'omegaconf', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert {'cook', 'methods', 'tasks', 'Experiment', 'Result'} <= set(dir(soupkitchen))\n"
+        "from soupkitchen import cook, tasks\n"
+        "assert callable(cook) and callable(tasks.text_classification)\n"
+        "assert 'hydra' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_cook_works_in_a_notebook(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    """A kernel runs cells inside an event loop, with streams that are no files."""
+    code = f"""
+import asyncio, io, sys
+async def cell():
+    from soupkitchen import cook, methods, tasks
+    result = cook({str(text_runs)!r} + "/*", tasks.text_classification({str(texts)!r}), methods.linear(),
+                  results_dir={str(tmp_path)!r}, name="x", exclude=["wild", "c", "d"])
+    return result.leaderboard
+class Stream(io.StringIO):
+    def fileno(self): raise io.UnsupportedOperation("fileno")
+said = sys.stdout, sys.stderr
+sys.stdout, sys.stderr = Stream(), Stream()
+table = asyncio.run(cell())
+sys.stdout, sys.stderr = said
+print(table["kind"].tolist()[0])
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert told.stdout.strip() in ("soup", "uniform"), told.stderr
