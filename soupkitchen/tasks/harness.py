@@ -30,7 +30,7 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.module import installed
 from soupkitchen.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.several import Several
+from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
 
 SEED = 1234
