@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from soupkitchen import resources
 from soupkitchen.building import TARGET, build
@@ -154,7 +156,10 @@ def documentation(group: str, name: str) -> str:
     """What the YAML says it is for, and what it says of each option, in Python's words."""
     lines = _files(group, name)[-1].read_text(encoding="utf-8").splitlines()
     head = [line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)]
-    args = [f"    {option.name}: {option.comment}" for option in options_of(group, name) if option.comment]
+    args = []
+    for option in options_of(group, name):
+        default = f"{shown_default(option)}, " if option.comment.startswith("or ") else ""  # "or rouge1, …"
+        args += [f"    {option.name}: {default}{option.comment}"] if option.comment else []
     text = "\n".join([*head, "", "Args:", *args])
     return re.sub(r"\b(null|true|false)\b", lambda word: _WORDS[word[0]], text)
 
@@ -332,18 +337,30 @@ def _files(group: str, name: str, conf: str | Path | None = None) -> list[Path]:
 
 
 def _load(file: Path) -> DictConfig:
-    loaded = OmegaConf.load(file)
+    """The content of a file, which nobody may change.
+
+    Raises:
+        ConfigError: where it holds no options.
+    """
+    try:
+        loaded = _parsed(file.read_text(encoding="utf-8"))
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{file} should hold options by name")
     return loaded
 
 
+@cache
+def _parsed(text: str) -> Any:
+    return OmegaConf.create(text)
+
+
 def _merged(group: str, name: str, conf: str | Path | None) -> Any:
     """What the files of a preset say together, references as they stand."""
-    contents = [_load(file) for file in _files(group, name, conf)]
-    for content in contents:
-        content.pop("defaults", None)
-    return OmegaConf.merge(*contents)
+    merged: Any = OmegaConf.merge(*map(_load, _files(group, name, conf)))
+    merged.pop("defaults", None)
+    return merged
 
 
 def _comments(file: Path) -> dict[tuple[str, ...], str]:

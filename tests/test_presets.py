@@ -187,6 +187,10 @@ def test_a_folder_of_ones_own_is_looked_into_first(tmp_path: Path) -> None:
     assert preset("method", "plain", conf=tmp_path, normalize=True) == preset("method", "linear")
     with pytest.raises(ConfigError, match="no method 'plain'"):
         preset("method", "plain")
+    for text, told in [("- a\n", "should hold options"), ("a: [\n", "cannot be read")]:
+        (tmp_path / "method" / "plain.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=f"plain.yaml {told}"):
+            preset("method", "plain", conf=tmp_path)
 
 
 # What is imported when, and what tools see

@@ -80,7 +80,7 @@ def demo(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -124,7 +124,7 @@ def embedding_similarity(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or pearson, mse
+        metric: spearman, or pearson, mse
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -199,7 +199,7 @@ def image_classification(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -237,7 +237,7 @@ def language_modeling(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or bits_per_byte
+        metric: perplexity, or bits_per_byte
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -303,7 +303,7 @@ def multilabel_classification(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or f1_macro, accuracy (all labels of a text right)
+        metric: f1_micro, or f1_macro, accuracy (all labels of a text right)
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -407,7 +407,7 @@ def text_classification(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -454,7 +454,7 @@ def text_generation(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or rouge1, rouge2, rouge_l, bleu
+        metric: exact_match, or rouge1, rouge2, rouge_l, bleu
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -502,7 +502,7 @@ def text_regression(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or spearman, mse
+        metric: pearson, or spearman, mse
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
@@ -543,7 +543,7 @@ def token_classification(
         heldout_share: how much of train decides where there is no validation split
         seed: of that draw
         revision: the dataset's revision, on the hub
-        metric: or token_accuracy
+        metric: entity_f1, or token_accuracy
         key: which entry of the metric's result is the score; None for the obvious one
         greater_is_better: False for a loss; shipped metrics know
         inputs: labels, logits, texts, values or likelihoods; shipped metrics know
