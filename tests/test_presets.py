@@ -122,6 +122,13 @@ def test_a_task_takes_its_data_first_and_options_of_data_and_metric_by_name(tmp_
     assert files == {"train": str(tmp_path / "a.csv")}
 
 
+def test_an_options_own_place_comes_before_that_in_a_part() -> None:
+    made = tasks.function("-", "math.fsum", name="length", seed=2)
+    assert (made.name, made.data) == ("length", Data("-", seed=2))
+    assert tasks.function("x", "math.fsum", data={"name": "en"}).data == Data("x", name="en")
+    assert list(tasks.text_generation("-", stop=("w1",)).stop) == ["w1"]
+
+
 def test_several_tasks_are_tasks_by_name() -> None:
     parts = {name: tasks.function(name, "math.fsum", best=1) for name in "ab"}
     assert tasks.several(parts, aggregate="min") == Several(parts, "min")
