@@ -16,7 +16,7 @@ LAYERS = [
     {"options"},
     {"store", "merging", "search"},
     {"checkpoints", "metrics", "console"},
-    {"soup", "tasks", "records", "demo"},
+    {"soup", "tasks", "records", "demo", "methods"},
     {"evaluation"},
     {"executors", "output"},
     {"experiment"},

@@ -39,10 +39,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from soupkitchen import metrics
+from soupkitchen import metrics, tasks
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
 from soupkitchen.evaluation import Evaluator, LiveModel, Part, Runtime
+from soupkitchen.options.building import build, describe
+from soupkitchen.options.presets import compose
 from soupkitchen.tasks import (
     Data,
     EmbeddingSimilarity,
@@ -547,6 +549,22 @@ def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict
     tasks = [str(harness / t) if (harness / t).exists() else t for t in options.pop("tasks")]
     with pytest.raises(ConfigError, match=complaint):
         harness_tasks(tasks, **options)
+
+
+@pytest.mark.parametrize("names", [["choose"], ["choose", "write"]])
+def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(
+    harness: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    files = [str(harness / f"{name}.yaml") for name in names]
+    task = tasks.lm_eval(files, limit=3, test_limit=2)
+    tree = {**compose("task", "lm_eval"), "tasks": files, "limit": 3, "test_limit": 2}
+    assert describe(task) == tree
+    assert build(tree) == task
+    if isinstance(task, Several):
+        assert [describe(one)["tasks"] for one in task.tasks.values()] == [[file] for file in files]
+        assert describe(task.ranked({"a": dict.fromkeys(task.tasks, 1.0)})) == tree
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows, take
+from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
-from soupkitchen.tasks.several import Several
 
 log = logging.getLogger(__name__)
 

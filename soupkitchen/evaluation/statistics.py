@@ -15,7 +15,7 @@ from scipy.stats import binomtest, bootstrap
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows, TaskMetric
-from soupkitchen.tasks.several import Several
+from soupkitchen.tasks import Several
 
 RESAMPLES = 1000
 

@@ -1,5 +1,6 @@
 """One run, from pool to soup; `algorithm` is the page to read first."""
 
 from soupkitchen.experiment.experiment import Experiment
+from soupkitchen.experiment.result import Result
 
-__all__ = ["Experiment"]
+__all__ = ["Experiment", "Result"]

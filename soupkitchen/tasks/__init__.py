@@ -1,31 +1,41 @@
-"""What "good" means: a dataset, its preprocessing, a forward step, a metric."""
+"""What "good" means: a dataset, its preprocessing, a forward step, a metric.
 
-from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.embedding_similarity import EmbeddingSimilarity
-from soupkitchen.tasks.function import Function
-from soupkitchen.tasks.image_classification import ImageClassification
-from soupkitchen.tasks.language_modeling import LanguageModeling
-from soupkitchen.tasks.multilabel_classification import MultilabelClassification
-from soupkitchen.tasks.multiple_choice import MultipleChoice
-from soupkitchen.tasks.several import Several
-from soupkitchen.tasks.text_classification import TextClassification
-from soupkitchen.tasks.text_generation import TextGeneration
-from soupkitchen.tasks.text_regression import TextRegression
-from soupkitchen.tasks.token_classification import TokenClassification
+Tasks by name, as Python calls them, are functions of this module, one for each file of `conf/task/`:
+``tasks.text_classification("reviews", metric="f1_macro")``. The classes that they make are here too. Both
+are imported when they are asked for. `__init__.pyi` tells them to editors and type checkers;
+`scripts/write_stubs.py` writes it.
+"""
 
-__all__ = [
-    "Data",
-    "EmbeddingSimilarity",
-    "Function",
-    "ImageClassification",
-    "LanguageModeling",
-    "MultilabelClassification",
-    "MultipleChoice",
-    "Several",
-    "Task",
-    "TextClassification",
-    "TextGeneration",
-    "TextRegression",
-    "TokenClassification",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from soupkitchen.options import presets
+
+CLASSES = {
+    "Data": "data",
+    "EmbeddingSimilarity": "kinds.embedding_similarity",
+    "Function": "kinds.function",
+    "ImageClassification": "kinds.image_classification",
+    "LanguageModeling": "kinds.language_modeling",
+    "MultilabelClassification": "kinds.multilabel_classification",
+    "MultipleChoice": "kinds.multiple_choice",
+    "Several": "kinds.several",
+    "Task": "base",
+    "TextClassification": "kinds.text_classification",
+    "TextGeneration": "kinds.text_generation",
+    "TextRegression": "kinds.text_regression",
+    "TokenClassification": "kinds.token_classification",
+}
+"""Where each class is."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in CLASSES:
+        return getattr(import_module(f"soupkitchen.tasks.{CLASSES[name]}"), name)
+    return presets.attribute("task", name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*CLASSES, *presets.names("task")])

@@ -13,7 +13,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +28,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.extras import installed
+from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.several import Several
+from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
 
 SEED = 1234
@@ -69,14 +70,26 @@ def harness_tasks(
         raise ConfigError(f"task.tasks={tasks} should be a list of names or paths, as [arc_easy,hellaswag]")
     if test_limit is not None and limit is None:
         raise ConfigError("task.test_limit needs task.limit: the documents after those that decide")
-    loaded: dict[str, Any] = {}
-    for name in tasks:
-        loaded |= _load(name)
-    ours = {
-        name: HarnessTask(name, num_fewshot, limit, test_limit, metric, architecture, _task=task)
-        for name, task in loaded.items()
+    options = {
+        "tasks": list(tasks),
+        "num_fewshot": num_fewshot,
+        "limit": limit,
+        "test_limit": test_limit,
+        "metric": metric,
+        "architecture": architecture,
+        "aggregate": aggregate,
+        "weights": weights,
     }
-    return next(iter(ours.values())) if len(ours) == 1 else Several(ours, aggregate, weights)
+    ours = {
+        name: HarnessTask(
+            name, num_fewshot, limit, test_limit, metric, architecture, task, {**options, "tasks": [asked]}
+        )
+        for asked in tasks
+        for name, task in _load(asked).items()
+    }
+    if len(ours) == 1:
+        return replace(next(iter(ours.values())), _made_of=options)
+    return HarnessTasks(ours, aggregate, weights, options)
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -98,6 +111,21 @@ def _load(name: str) -> dict[str, Any]:
         raise ConfigError(f"task.tasks: the harness has no task {name!r} ({error})") from error
     except (OSError, ConnectionError) as error:
         raise DataError(f"task.tasks: the data of {name!r} cannot be loaded ({error})") from error
+
+
+def _described(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {TARGET: target_of(harness_tasks), **describe(options)}
+
+
+@dataclass(frozen=True)
+class HarnessTasks(Several):
+    """Several tasks of the harness, which know the options that they were made of."""
+
+    _made_of: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The options of `harness_tasks`."""
+        return _described(self._made_of)
 
 
 @dataclass(frozen=True)
@@ -152,6 +180,7 @@ class HarnessTask(TextTask):
     metric_name: str | None
     architecture: Literal["causal", "seq2seq"]
     _task: Any = field(repr=False, compare=False)
+    _made_of: Mapping[str, Any] = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.architecture not in ("causal", "seq2seq"):
@@ -181,6 +210,10 @@ class HarnessTask(TextTask):
     @property
     def content_columns(self) -> tuple[str, ...]:
         return ("document",)
+
+    def describe(self) -> dict[str, Any]:
+        """The options of `harness_tasks`."""
+        return _described(self._made_of)
 
     def identity(self) -> list[str]:
         """What results depend on beside options and requests: the harness, the task, its right answers."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.classification import label_number
-from soupkitchen.tasks.text_classification import TextClassification
+from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.values import lists_of, row_of
 
 

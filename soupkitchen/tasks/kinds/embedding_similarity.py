@@ -15,7 +15,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.text_regression import numbers
+from soupkitchen.tasks.kinds.text_regression import numbers
 from soupkitchen.tasks.texts import TextTask, check_tokens, longest
 from soupkitchen.tasks.values import texts_of
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.text_classification import TextClassification
+from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.values import check_filled, row_of
 
 

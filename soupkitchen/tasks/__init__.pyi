@@ -1,0 +1,555 @@
+# Written by scripts/write_stubs.py from conf/task/; change it there.
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from soupkitchen.metrics.base import TaskMetric
+from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.harness import HarnessTask
+from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity
+from soupkitchen.tasks.kinds.function import Function
+from soupkitchen.tasks.kinds.image_classification import ImageClassification
+from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
+from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
+from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
+from soupkitchen.tasks.kinds.several import Several
+from soupkitchen.tasks.kinds.text_classification import TextClassification
+from soupkitchen.tasks.kinds.text_generation import TextGeneration
+from soupkitchen.tasks.kinds.text_regression import TextRegression
+from soupkitchen.tasks.kinds.token_classification import TokenClassification
+
+__all__ = [
+    "Data",
+    "EmbeddingSimilarity",
+    "Function",
+    "ImageClassification",
+    "LanguageModeling",
+    "MultilabelClassification",
+    "MultipleChoice",
+    "Several",
+    "Task",
+    "TextClassification",
+    "TextGeneration",
+    "TextRegression",
+    "TokenClassification",
+    "demo",
+    "embedding_similarity",
+    "function",
+    "image_classification",
+    "language_modeling",
+    "lm_eval",
+    "multilabel_classification",
+    "multiple_choice",
+    "several",
+    "text_classification",
+    "text_generation",
+    "text_regression",
+    "token_classification",
+]
+
+def demo(
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    path: str | Mapping[str, str] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "accuracy",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str = "label",
+    max_length: int | None = 16,
+) -> TextClassification:
+    """The demo's task: the topic, one of 20, of a newsgroup posting by its first 16 tokens.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        text_pair: the column of a second text
+        label: the column of the label, by number or by name
+        max_length: tokens after which a text is cut; None for the model's limit
+    """
+
+def embedding_similarity(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "spearman",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str = "text_pair",
+    label: str = "label",
+    pooling: Literal["mean", "cls"] = "mean",
+    max_length: int | None = None,
+) -> EmbeddingSimilarity:
+    """How alike two texts are, by the cosine of their embeddings. Models: encoders (AutoModel).
+    Reimers and Gurevych 2019, arXiv 1908.10084
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: spearman, or pearson, mse
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the one text
+        text_pair: the column of the other
+        label: the column of how alike they are, a number
+        pooling: mean: of the tokens' last hidden states; cls: that of the first
+        max_length: tokens after which a text is cut; None for the model's limit
+    """
+
+def function(
+    path: str | Mapping[str, str] | Path = ...,
+    function: str = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    model: str = "AutoModelForCausalLM",
+    greater_is_better: bool = True,
+    best: float | None = None,
+    name: str = "score",
+) -> Function:
+    """A function of your own: function(model, tokenizer, examples) gives one number an example.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        function: module.function; Python looks in PYTHONPATH and in what is installed
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        model: the transformers class that loads the model
+        greater_is_better: False where the numbers are losses
+        best: the best number that an example can get, if there is one: then candidates can be stopped early
+        name: what tables call the mean
+    """
+
+def image_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "accuracy",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    image: str = "image",
+    label: str = "label",
+) -> ImageClassification:
+    """One label for an image. Models: AutoModelForImageClassification.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        image: the column of the image
+        label: the column of the label, by number or by name
+    """
+
+def language_modeling(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "perplexity",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    max_length: int | None = None,
+) -> LanguageModeling:
+    """How well a causal model predicts texts, every token of them. Models: AutoModelForCausalLM.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: perplexity, or bits_per_byte
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        max_length: tokens of a window, into which long texts are cut; None for the model's limit
+    """
+
+def lm_eval(
+    tasks: Sequence[str],
+    *,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    metric: str | None = None,
+    architecture: Literal["causal", "seq2seq"] = "causal",
+    aggregate: Literal["mean", "min", "normalized"] = "mean",
+    weights: Mapping[str, float] | None = None,
+) -> HarnessTask | Several:
+    """Tasks of EleutherAI's lm-evaluation-harness, run on the live model. Extra: soupkitchen[lm-eval].
+
+    Args:
+        tasks: names of tasks or groups, or paths of task YAMLs, as [arc_easy,my_task.yaml]
+        num_fewshot: examples in the prompt; None for what the task says
+        limit: how many documents of each task decide, the first ones; None for all
+        test_limit: how many documents after these are scored at the end and decide nothing; None for no test
+        metric: which of the task's metrics is the score, as acc_norm; None for its first
+        architecture: causal or seq2seq models
+        aggregate: one score of several tasks: mean, min, or normalized (each divided by the best single
+            run's)
+        weights: weight by name of task in the mean; None for equal ones
+    """
+
+def multilabel_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "f1_micro",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str = "labels",
+    max_length: int | None = None,
+    threshold: float = 0.5,
+) -> MultilabelClassification:
+    """Any number of labels for a text, or for a pair of texts. Models: AutoModelForSequenceClassification.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: f1_micro, or f1_macro, accuracy (all labels of a text right)
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        text_pair: the column of a second text
+        label: the column of the labels: a list of numbers or names
+        max_length: tokens after which a text is cut; None for the model's limit
+        threshold: the probability from which a label is taken to be there
+    """
+
+def multiple_choice(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "accuracy",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    prompt: str = "{question}",
+    choices: str = "choices",
+    answer: str = "answer",
+    before_choice: str = " ",
+    normalize: Literal["tokens", "bytes"] | None = None,
+    max_length: int | None = None,
+) -> MultipleChoice:
+    r"""Which of several continuations of a prompt a causal model finds likeliest. Models:
+    AutoModelForCausalLM.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: shipped; or a class, as my_module.Recall; or a path or hub name of `evaluate`'s
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        prompt: a template over the columns; \n for a new line
+        choices: the column of the choices, a list of texts
+        answer: the column of the right one: its number from 0, a letter, or its text
+        before_choice: what stands between prompt and choice
+        normalize: None: compare log-likelihoods; tokens or bytes: divide them by the choice's length
+        max_length: tokens of prompt and choice together; None for the model's limit
+    """
+
+def several(
+    tasks: Mapping[str, Task],
+    *,
+    aggregate: Literal["mean", "min", "normalized"] = "mean",
+    weights: Mapping[str, float] | None = None,
+) -> Several:
+    """Several tasks at once, by name, all of which one model has to be good at.
+    On the command line each is added as +task@task.tasks.NAME=text_classification.
+
+    Args:
+        tasks: by name
+        aggregate: one score out of theirs: mean, min, or normalized (each divided by the best single run's)
+        weights: weight by name of task in the mean; None for equal ones
+    """
+
+def text_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "accuracy",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str = "label",
+    max_length: int | None = None,
+) -> TextClassification:
+    """One label for a text, or for a pair of texts. Models: AutoModelForSequenceClassification.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: accuracy, or f1_macro, cross_entropy, exact_match, or any metric of `evaluate`
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        text_pair: the column of a second text
+        label: the column of the label, by number or by name
+        max_length: tokens after which a text is cut; None for the model's limit
+    """
+
+def text_generation(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "exact_match",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    architecture: Literal["causal", "seq2seq"] = "causal",
+    prompt: str = "{prompt}",
+    answer: str = "answer",
+    extract: str | None = None,
+    stop: tuple[str, ...] | list[str] = [],
+    max_new_tokens: int = 64,
+    num_beams: int = 1,
+    max_length: int | None = None,
+) -> TextGeneration:
+    r"""What a model writes after a prompt: summaries, sums, translations. Models: AutoModelForCausalLM or
+    AutoModelForSeq2SeqLM.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: exact_match, or rouge1, rouge2, rouge_l, bleu
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        architecture: causal: continues the prompt; seq2seq: answers it (T5, BART)
+        prompt: a template over the columns; \n for a new line
+        answer: the column of the text that should come out
+        extract: a regular expression for what to compare, as '(-?\d+)', where it matches last; None for
+            everything
+        stop: texts at which what was generated is cut
+        max_new_tokens: how much is generated at most
+        num_beams: 1 for the likeliest token each time, more for beam search
+        max_length: tokens of the prompt, of which the beginning is cut; None for what there is room for
+    """
+
+def text_regression(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "pearson",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str | None = None,
+    label: str = "label",
+    max_length: int | None = None,
+) -> TextRegression:
+    """A number for a text, or for a pair of texts. Models: AutoModelForSequenceClassification with one
+    output.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: pearson, or spearman, mse
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        text_pair: the column of a second text
+        label: the column of the number
+        max_length: tokens after which a text is cut; None for the model's limit
+    """
+
+def token_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "entity_f1",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    words: str = "tokens",
+    label: str = "tags",
+    max_length: int | None = None,
+) -> TokenClassification:
+    """A tag for each word, as in named-entity recognition. Models: AutoModelForTokenClassification.
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: entity_f1, or token_accuracy
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        words: the column of the words, a list
+        label: the column of their tags, a list of numbers or names
+        max_length: tokens after which a text is cut; None for the model's limit
+    """
