@@ -564,7 +564,7 @@ def test_a_saved_soup_of_other_weights_is_not_passed(
     text_runs: Path, texts: Path, tmp_path: Path, verify: str
 ) -> None:
     code = (
-        "import soupkitchen.output as s\n"
+        "import soupkitchen.output.model as s\n"
         "from safetensors.torch import load_file, save_file\n"
         "save = s.Output.save\n"
         "def spoilt(self, live, processor, folder, like):\n"
