@@ -40,7 +40,11 @@ def find_soup(
     steps.started(best)
     trials: list[Trial] = []
     while proposals := search.propose(pool, soup, trials):
-        said = f"merging {{}} ({len(trials) + 1} of {len(trials) + len(proposals)})"
+        total = len(trials) + len(proposals)
+        said = [
+            f"merging {proposal.candidate} ({number} of {total})"
+            for number, proposal in enumerate(proposals, start=len(trials) + 1)
+        ]
         for proposal, verdicts in zip(proposals, judge.decide(proposals, best, said), strict=False):
             if isinstance(verdicts, CandidateError):
                 if not search.guaranteed:  # nothing else is to come

@@ -41,23 +41,22 @@ class Judge:
     recipes: Recipes
     early_stopping: bool = True
 
-    def decide(self, proposals: Sequence[Proposal], soup: Scored, said: str) -> Iterator[Verdicts]:
+    def decide(self, proposals: Sequence[Proposal], soup: Scored, said: Sequence[str]) -> Iterator[Verdicts]:
         """Verdicts on each proposal, in order; what is not asked for is not scored.
 
         Args:
             soup: what a proposal has to improve on.
-            said: what is said of each while it is scored, with ``{}`` for the candidate's name.
+            said: what is said of each while it is scored.
         """
         recipes = [self.recipes.of(proposal.mixture) for proposal in proposals]
-        said_of = [said.format(proposal.candidate) for proposal in proposals]
         if all(len(alternatives) == 1 for alternatives in recipes):
             requests = [
-                self._request(what, recipe, soup) for what, (recipe,) in zip(said_of, recipes, strict=True)
+                self._request(what, recipe, soup) for what, (recipe,) in zip(said, recipes, strict=True)
             ]
             for scored in self.scores.each(requests):
                 yield scored if isinstance(scored, CandidateError) else [self._verdict(scored, soup)]
         else:
-            for what, alternatives in zip(said_of, recipes, strict=True):
+            for what, alternatives in zip(said, recipes, strict=True):
                 yield self._choose(what, alternatives, soup)
 
     def best(self, what: str, alternatives: Sequence[Recipe]) -> Scored:
