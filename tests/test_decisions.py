@@ -207,6 +207,31 @@ def test_several_workers_change_no_row_of_the_trajectory(
     assert repr(together) == repr(alone)
 
 
+def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -> None:
+    right = np.ones(8, int)
+    wrong = {("a",): range(4), ("b",): range(5), ("c",): range(6), ("a", "b"): (6, 7)}
+
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        predicted = right.copy()
+        predicted[list(wrong.get(recipe.ingredients, ()))] = 0
+        return {"": predicted}
+
+    several = Several({"": Table("accuracy", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    executor = Fake(answers, several, examples)
+    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    recipes, steps, orders = Recipes(Linear()), Steps(scores, ""), {}
+    score = executor.score
+    executor.score = lambda requests: (  # type: ignore[method-assign]
+        orders.update({one.recipe.ingredients: one.order[""] for one in requests}),
+        score(requests),
+    )[1]
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), scores, recipes, steps)
+    assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
+    assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
+
+
 def test_early_stopping_saves_forward_passes() -> None:
     scored = {
         early: sum(cook(seed, "better", early, 4, "accuracy", 1, 1)[3] for seed in range(30))
