@@ -45,13 +45,14 @@ def evaluation(values: np.ndarray, complete: bool = True, scored: int | None = N
 @given(
     st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=25),
     st.sampled_from(RULES),
-    st.floats(0, 1) | st.none(),
+    st.integers(0, 25) | st.none(),
 )
 def test_a_bar_never_stops_what_would_be_kept(
-    answers: list[tuple[bool, bool]], rule: AcceptRule, above: float | None
+    answers: list[tuple[bool, bool]], rule: AcceptRule, right: int | None
 ) -> None:
     """At no moment, in whatever order the examples come: here in their own."""
     candidate, incumbent = (np.array(column, float) for column in zip(*answers, strict=True))
+    above = None if right is None else right / len(answers)  # a score that there can be
     tasks, before = accuracy(), evaluation(incumbent)
     bar = Bar.of(rule, before, tasks, above)
     full = compare(evaluation(candidate), before, tasks, {"": np.ones(len(answers))})
