@@ -197,6 +197,21 @@ def test_a_fake_stops_at_the_bar_as_a_real_one_does() -> None:
     assert scored.evaluation.score == pytest.approx(4 / 6)
 
 
+def test_what_is_scored_to_the_end_is_complete_however_bad(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bar = Bar(AcceptRule("better"), incumbent=1.0)
+    scores = scores_of({"a": [0, 1, 0]})
+    scores.examples.batch_size = 3
+    monkeypatch.setattr(bench.evaluator.examples, "batch_size", 1000)
+    for evaluation in (
+        scores.score(Request("", Recipe.single("a"), bar=bar)).evaluation,
+        bench.score(Request("", Recipe.single("wild"), bar=bar)).evaluation,
+    ):
+        assert evaluation.complete
+        assert len(evaluation.parts[""].predictions) == evaluation.examples_total
+
+
 class Backwards(Executor):
     """Has two workers, the second of which is faster."""
 
