@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from transformers import BertForSequenceClassification
 
 import soupkitchen as api
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, JournalError, LockError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
+from soupkitchen.merging import Linear
 from soupkitchen.search import Greedy, Uniform
 from soupkitchen.soup import Mixer
 from soupkitchen.store.lock import only_process
@@ -140,6 +143,69 @@ def test_wrong_options_are_said_before_any_work(text_runs: Path, texts: Path, tm
         cooked(text_runs, texts, tmp_path, top_k=0)
     with pytest.raises(ConfigError, match=r"needs the model that the runs were fine-tuned from"):
         cooked(text_runs, texts, tmp_path, method=api.methods.ties(), name="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_make_no_sense_are_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    task, opened = api.tasks.text_classification(str(texts)), find_pool(f"{text_runs}/*")
+    with pytest.raises(ConfigError, match="pool names no runs"):
+        api.cook([], task, results_dir=tmp_path)
+    with pytest.raises(ConfigError, match="is no task"):
+        api.cook("runs", [task], results_dir=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="base and exclude are for find_pool"):
+        api.cook(opened, task, exclude="wild", results_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_with_dollar_signs_are_texts(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    named = tmp_path / "${odd} ${x t"
+    shutil.copytree(text_runs, named, ignore=shutil.ignore_patterns("c", "d", "wild"))
+    pool = find_pool([named / "a", named / "b"], base=named / "a")
+    task = api.tasks.text_classification(texts)
+    first = api.cook(pool, task, search=Uniform(), results_dir=tmp_path / "results")
+    assert api.cook(pool, task, search=Uniform(), results_dir=tmp_path / "results").folder == first.folder
+
+
+def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
+    text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(self: Any, *_: Any) -> Any:
+        raise RuntimeError("libfoo is missing")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("soupkitchen.merging.Linear.add", missing)
+        with pytest.raises(CandidateError, match="libfoo is missing"):
+            cooked(text_runs, texts, tmp_path, search=Uniform(), name="x")
+    assert "libfoo" not in (tmp_path / "x" / "journal.jsonl").read_text()
+    assert len(cooked(text_runs, texts, tmp_path, search=Uniform(), name="x").ingredients) == 5
+
+
+def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is_cached(
+    copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    runs = copy_runs("a", "b", "c", "d")
+    options = {"runtime": Runtime(batch_size=16, threads=1),
+               "evaluation": EvaluationOptions(early_stopping=False, cache=str(tmp_path / "cache"))}  # fmt: skip
+    task = api.tasks.text_classification(str(texts))
+    api.cook(f"{runs}/*", task, **options, results_dir=tmp_path, name="one")
+    opened = find_pool(f"{runs}/*")
+    assert [run.fingerprint for run in opened]
+    shutil.copy(text_runs / "wild" / "model.safetensors", tmp_path / "new")
+    (tmp_path / "new").replace(runs / "d" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"d/model\.safetensors changed while this run read it"):
+        api.cook(opened, task, **options, results_dir=tmp_path, name="two")
+    assert not (tmp_path / "two" / "soup").exists()
+
+
+def test_a_method_that_no_recipe_can_tell_is_refused_before_any_work(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    @dataclass(frozen=True)
+    class Mine(Linear):
+        pass
+
+    with pytest.raises(ConfigError, match="Mine names nothing that can be imported"):
+        cooked(text_runs, texts, tmp_path, method=Mine(), name="x")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -283,6 +283,17 @@ def test_classes_hold_themselves_to_the_table(make: typing.Callable[[], object],
         make()
 
 
+def test_targets_that_have_moved_since_are_no_difference(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "output:\n  _target_: soupkitchen.serving.Output\n  format: full\nname: x\n"
+    )
+    now = {"output": {"_target_": "soupkitchen.output.Output", "format": "full"}, "name": "y"}
+    now["executor"] = {"_target_": "mine.Executor", "workers": 4}
+    assert (
+        settings.difference(settings.what_was_run(tmp_path / "config.yaml"), settings.what_is_run(now)) == []
+    )
+
+
 def test_how_much_memory_is_used_is_no_part_of_what_is_run() -> None:
     before, now = (
         OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x"})

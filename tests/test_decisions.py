@@ -109,6 +109,9 @@ class Names:
 
     predictions = asked
 
+    def check(self, recipe: Recipe) -> None:
+        pass
+
 
 def cook(
     seed: int,

@@ -151,7 +151,9 @@ def scores_of(answers: dict[str, list[int]], workers: int = 1, on_error: Any = "
 
     executor = Fake(predicted, tasks, examples, workers)
     known: Any = SimpleNamespace(
-        asked=lambda recipe, split: recipe.digest, predictions=lambda recipe, split: recipe.digest
+        asked=lambda recipe, split: recipe.digest,
+        predictions=lambda recipe, split: recipe.digest,
+        check=lambda recipe: None,
     )
     return Scores(executor, examples, tasks, Ledger(None), known, on_error=on_error)
 
@@ -173,7 +175,8 @@ def test_what_fails_is_told_once_and_the_others_follow() -> None:
     assert isinstance(failed, CandidateError)
     assert "KeyError: 'missing'" in str(failed)
     assert (first.evaluation.score, last.evaluation.score) == (pytest.approx(2 / 3), 1.0)
-    assert [event["event"] for event in scores.ledger.events] == ["score", "error", "score"]
+    assert [event["event"] for event in scores.ledger.events] == ["score", "score"]
+    assert failed.event["what"] == requests[1].what  # for whoever goes on without it to note
     with pytest.raises(CheckpointError, match=r"search\.on_error=skip goes on without it"):
         scores_of({"a": [1]}, on_error="stop").score(Request("", Recipe.single("missing")))
 

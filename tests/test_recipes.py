@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from tiny import average
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.merging import Linear, Magnitude, Random, TaskVectors
 from soupkitchen.options.building import build, describe
 from soupkitchen.search import Mixture
-from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.soup import Mixer, Recipe, check_unchanged
 
 METHODS = {file.stem: build(OmegaConf.to_container(OmegaConf.load(file)))
            for file in sorted((ROOT / "conf" / "method").glob("*.yaml"))}  # fmt: skip
@@ -180,6 +180,45 @@ def test_other_coefficients_or_options_are_not_taken_for_the_running_states(pool
         assert same(tensors(mixer, recipe), tensors(Mixer(pool), recipe))
 
 
+def test_a_state_that_was_kept_half_is_not_used_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer, kind = Mixer(pool), type(pool.runs[0].weights)
+    tensors(mixer, Recipe.of(("a", "b"), Linear()), growing=True)
+    exact, calls = kind.exact, []
+
+    def breaks(self: Any, name: str, device: torch.device) -> torch.Tensor:
+        calls.append(name)
+        if len(calls) == 9:  # in the middle of keeping b
+            raise RuntimeError("its tensors are odd")
+        return exact(self, name, device)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(kind, "exact", breaks)
+        with pytest.raises(RuntimeError, match="odd"):
+            tensors(mixer, Recipe.of(("a", "b", "c"), Linear()), growing=True)
+    recipe = Recipe.of(("a", "b", "d"), Linear())
+    assert same(tensors(mixer, recipe, growing=True), tensors(Mixer(pool), recipe))
+
+
+def test_a_run_may_be_in_a_mixture_twice_or_with_any_coefficient(pool: Pool, text_runs: Path) -> None:
+    made = tensors(Mixer(pool), Recipe.of(("a", "b", "b"), Linear(), (2.0, 1.0, 1.0)))
+    for name, tensor in average(text_runs, ["a", "b"]).items():
+        torch.testing.assert_close(made[name], tensor, rtol=1e-6, atol=1e-7)
+    alone = tensors(Mixer(pool), Recipe.of(("a", "b"), Linear(), (1.0, 0.0)))
+    for name, tensor in average(text_runs, ["a"]).items():
+        torch.testing.assert_close(alone[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_files_that_changed_since_the_pool_was_opened_are_named(copy_runs: Any, text_runs: Path) -> None:
+    opened = find_pool(str(copy_runs("a", "b", "c")))
+    recipe = Recipe.of(("a", "b"), Linear())
+    check_unchanged(recipe, opened)
+    file = opened["b"].path / "model.safetensors"
+    file.write_bytes((text_runs / "c" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"b/model\.safetensors changed while this run read it"):
+        check_unchanged(recipe, opened)
+    check_unchanged(Recipe.of(("a", "c"), Linear()), opened)
+
+
 def test_methods_that_differ_in_scale_alone_share_the_state(pool: Pool) -> None:
     mixer = Mixer(pool)
     tensors(mixer, Recipe.of(("a", "b", "c"), TaskVectors(scale=0.3)), growing=True)
@@ -198,6 +237,25 @@ def test_what_was_saved_is_read_from_there(pool: Pool, text_runs: Path) -> None:
 
 
 # Trees
+
+
+class Plain:
+    """What keeps what it was made of."""
+
+    def __init__(self, a: int, *, b: float = 0.5) -> None:
+        self.a, self.b, self.made = a, b, object()
+
+
+def test_an_object_that_keeps_what_it_was_made_of_is_told_by_that() -> None:
+    tree = describe(Plain(2))
+    assert tree == {"_target_": "test_recipes.Plain", "a": 2, "b": 0.5}
+    again = build(tree)
+    assert (again.a, again.b) == (2, 0.5)
+
+
+def test_one_and_one_point_zero_are_the_same_recipe() -> None:
+    one, other = (Recipe.of("ab", TaskVectors(scale=scale)) for scale in (1, 1.0))
+    assert one.digest == other.digest
 
 
 def test_what_cannot_be_written_down_is_said() -> None:

@@ -154,9 +154,9 @@ def find_pool(
         trust_scores,
         {
             "_target_": "soupkitchen.checkpoints.find_pool",
-            "path": path if isinstance(path, str) else list(path),
+            "path": str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
             "exclude": exclude if isinstance(exclude, str) else list(exclude),
-            "base": base,
+            "base": None if base is None else str(base),
             "checkpoints": checkpoints,
             "on_incompatible": on_incompatible,
             "trust_scores": trust_scores,

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import check_tree, resources, shown, unknown
 from soupkitchen.search.rules import AcceptRule
-from soupkitchen.store.settings import HOW_NOT_WHAT, NOT_IN_NAMES, flat, slug, tail
+from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
 CONF = resources.folder("conf")
 
@@ -78,7 +78,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
         value = override.get_value_string().strip("'\"")
         if key == "pool.path":
             parts["pool"] = tail(value)
-        elif key not in NOT_IN_NAMES | HOW_NOT_WHAT | set(_NAMED_BY):
+        elif not is_ignored(key) and key not in _NAMED_BY:
             others.append(f"{key}={value}")
     name = slug("-".join(slug(part) for part in parts.values()) + "".join(f"+{o}" for o in sorted(others)))
     if len(name) <= _LONGEST_NAME:

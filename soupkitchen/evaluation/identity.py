@@ -21,7 +21,7 @@ import xxhash
 
 from soupkitchen.checkpoints import Pool
 from soupkitchen.evaluation.evaluator import Evaluator
-from soupkitchen.soup import Recipe
+from soupkitchen.soup import Recipe, check_unchanged
 from soupkitchen.store.digests import digest
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Task
@@ -60,6 +60,12 @@ class Identity:
             versions(),
             own_code(),
         )
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises:
+        CheckpointError: where the files that a recipe is known by have changed since.
+        """
+        check_unchanged(recipe, self._pool)
 
     def model(self) -> str:
         """A digest of the model's configuration."""

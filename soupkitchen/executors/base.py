@@ -19,6 +19,7 @@ class Request:
     Attributes:
         what: that in words, for people.
         order: in which the examples are scored; None as they are.
+        batch_size: in batches of how many; 0 as it is.
         bar: what has to be reached for the rest of the examples to matter; None for all of them.
         growing: whether requests follow that share all ingredients but the last.
     """
@@ -28,6 +29,7 @@ class Request:
     split: str = "heldout"
     bar: Bar | None = None
     order: Order | None = field(default=None, repr=False, compare=False)
+    batch_size: int = 0
     growing: bool = False
 
 
@@ -76,4 +78,5 @@ class Executor:
         self.bench.evaluator.tasks = tasks
 
     def stop(self) -> None:
-        """Called when nothing more is asked, however that came about."""
+        """Called when nothing more is asked, however that came about: lets the model go."""
+        self.bench = None

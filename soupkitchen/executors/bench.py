@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from soupkitchen.errors import CheckpointError, MachineError, SoupkitchenError
 from soupkitchen.evaluation import Evaluator
 from soupkitchen.evaluation.evaluator import Progress
 from soupkitchen.executors.base import Request, Scoring
-from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.soup import Mixer, Recipe, check_unchanged
 
 Announce = Callable[[str], Progress]
 """Told what is about to be scored; returns what is called as examples are done."""
@@ -30,10 +31,15 @@ class Bench:
         self._announce = announce
 
     def fill(self, recipe: Recipe, growing: bool = False) -> None:
-        """Makes the live model's weights those of `recipe`."""
+        """Makes the live model's weights those of `recipe`.
+
+        Raises:
+            CheckpointError: where files of the pool have changed meanwhile.
+        """
         self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
         if recipe.recalibrate:
             self.evaluator.recalibrate(recipe.recalibrate)
+        check_unchanged(recipe, self.mixer.pool)
 
     def score(self, request: Request) -> Scoring:
         """Scores what a request asks for.
@@ -46,6 +52,8 @@ class Bench:
         recipe, split = request.recipe, request.split
         if request.order is not None:
             self.evaluator.examples.reorder(split, request.order)
+        if request.batch_size:
+            self.evaluator.examples.batch_size = request.batch_size
         bar = request.bar
         try:
             started = time.perf_counter()
@@ -54,7 +62,7 @@ class Bench:
             stop = None if bar is None else bar.out_of_reach
             evaluation = self.evaluator.score(split, stop, self._announce(request.what))
         except Exception as error:  # a forward pass may raise anything
-            self._check_unchanged(recipe)
+            check_unchanged(recipe, self.mixer.pool)
             if _of_the_machine(error):
                 raise MachineError(
                     f"{request.what}: {_first_line(error)}. Nothing is lost: when that is put right, the "
@@ -63,24 +71,13 @@ class Bench:
             if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
                 raise
             return Scoring(None, error=_first_line(error), batch_size=self.evaluator.examples.batch_size)
-        self._check_unchanged(recipe)
+        check_unchanged(recipe, self.mixer.pool)
         return Scoring(evaluation, seconds, self.evaluator.examples.batch_size)
-
-    def _check_unchanged(self, recipe: Recipe) -> None:
-        """Raises:
-        CheckpointError: where files of what was merged are not what they were when the pool was opened.
-        """
-        if changed := self.mixer.changed_files(recipe):
-            names = ", ".join(map(str, changed[:3])) + (" and more" if len(changed) > 3 else "")
-            raise CheckpointError(
-                f"{names} changed while this run read it: is training or a copy still going on? Nothing that "
-                "was read of it is kept. When it is done, start anew with overwrite=true"
-            )
 
 
 def _of_the_machine(error: BaseException) -> bool:
     """Whether an error says nothing of the weights: a disk, a device or the memory failed."""
-    if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (OSError, MemoryError)) or should_reduce_batch_size(error):
         return True
     accelerator = getattr(torch, "AcceleratorError", None)  # since torch 2.8
     return (accelerator is not None and isinstance(error, accelerator)) or "CUDA error" in str(error)

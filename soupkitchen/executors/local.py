@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from soupkitchen.executors.base import Executor, Request, Scoring
 
 
+@dataclass
 class Local(Executor):
     """Scores in this process, one request after the other."""
 

@@ -49,10 +49,8 @@ def find_soup(
             if isinstance(verdicts, CandidateError):
                 if not search.guaranteed:  # nothing else is to come
                     raise verdicts
-                steps.failed(
-                    *("merge", proposal.candidate, proposal.mixture.ingredients, str(verdicts)),
-                    size=len(soup.ingredients),
-                )
+                size, ingredients = len(soup.ingredients), proposal.mixture.ingredients
+                steps.failed("merge", proposal.candidate, ingredients, verdicts, size)
                 trials.append(Trial(proposal, score=None, kept=False))
                 continue
             kept = next((verdict.scored for verdict in verdicts if verdict.kept), None)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Pool, find_pool
+from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor, Local
 from soupkitchen.experiment.experiment import Experiment
@@ -78,6 +80,11 @@ def cook(
     method, search = method or Linear(), search or Greedy()
     output, runtime = output or Output(), runtime or Runtime()
     evaluation, executor = evaluation or EvaluationOptions(cache=_cache("evaluations")), executor or Local()
+    if not isinstance(task, Several) and not hasattr(task, "metric"):
+        raise ConfigError(
+            f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
+            "as tasks.several({'reviews': …})"
+        )
     told = _pool(pool, base, exclude)
     config: dict[str, Any] = {
         "pool": told,
@@ -87,7 +94,7 @@ def cook(
         "runtime": describe(runtime),
         "evaluation": describe(evaluation),
         "output": describe(output),
-        "executor": {TARGET: target_of(type(executor))},
+        "executor": describe(executor) if is_dataclass(executor) else {TARGET: target_of(type(executor))},
         "results_dir": str(results_dir),
         "name": name or "",
         "overwrite": overwrite,
@@ -104,7 +111,16 @@ def cook(
             pool if isinstance(pool, Pool) else find_pool(**{k: v for k, v in told.items() if k != TARGET})
         )
         return Experiment(
-            *(opened, task, method, search, runtime, folder, evaluation, output, executor, top_k)
+            pool=opened,
+            task=task,
+            method=method,
+            search=search,
+            runtime=runtime,
+            folder=folder,
+            evaluation=evaluation,
+            output=output,
+            executor=executor,
+            top_k=top_k,
         )
 
     return carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
@@ -115,9 +131,15 @@ def _pool(
 ) -> dict[str, Any]:
     """The pool's options, as a YAML of `conf/pool` has them."""
     if isinstance(pool, Pool):
-        told: Mapping[str, Any] = pool.options
-        return dict(told)
+        if base is not None or exclude:
+            raise ConfigError("base and exclude are for find_pool, where the pool was opened; leave them out")
+        if pool.options:
+            return dict(pool.options)
+        base = pool.base.path if pool.base else None
+        pool = [run.path for run in pool]
     path: Any = str(pool) if isinstance(pool, (str, Path)) else [str(one) for one in pool]
+    if not path:
+        raise ConfigError("pool names no runs: give a folder, a glob, or a list of these")
     return {
         TARGET: "soupkitchen.checkpoints.find_pool",
         "path": path,

@@ -44,7 +44,7 @@ def final_table(
                 request = Request(f"{model} on test", scored["heldout"].recipe, "test")
                 scored["test"] = scores.score(request)
         except CandidateError as error:
-            steps.failed("final", model, alternatives[0].ingredients, str(error))
+            steps.failed("final", model, alternatives[0].ingredients, error)
             if "heldout" not in scored:
                 continue
         steps.final(model, kind, scored)

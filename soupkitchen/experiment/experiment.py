@@ -36,6 +36,7 @@ from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import check_names
+from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
 from soupkitchen.search import Search
@@ -88,6 +89,7 @@ class Experiment:
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
+        build(describe(replace(method, weights=None)))  # as recipes have it
         check_names(self.method.weights, [run.name for run in self.pool])
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
@@ -129,9 +131,14 @@ class Experiment:
         known = Identity(evaluator, pool)
         self._begin(ledger, known, evaluator)
         scores = Scores(
-            *(self.executor, evaluator.examples, evaluator.tasks, ledger, known, own),
-            self.evaluation.open_cache(),
-            self.search.on_error,
+            self.executor,
+            evaluator.examples,
+            evaluator.tasks,
+            ledger,
+            known,
+            own=own,
+            shared=self.evaluation.open_cache(),
+            on_error=self.search.on_error,
         )
         steps = Steps(scores, self.search.rule.text)
         recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))

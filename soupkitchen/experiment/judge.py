@@ -94,7 +94,8 @@ class Judge:
 
     def _request(self, what: str, recipe: Recipe, soup: Scored, above: float | None = None) -> Request:
         bar = Bar.of(self.rule, soup.evaluation, self.scores.tasks, above) if self.early_stopping else None
-        return Request(what, recipe, bar=bar, growing=recipe.extends(soup.recipe))
+        growing = self.rule.kind != "any" and recipe.extends(soup.recipe)
+        return Request(what, recipe, bar=bar, growing=growing)
 
     def _verdict(self, scored: Scored, soup: Scored) -> Verdict:
         if not scored.evaluation.complete:

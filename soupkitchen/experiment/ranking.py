@@ -63,7 +63,7 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
     normalized = scores.tasks.aggregate == "normalized"
     for name, scored in zip(names, scores.each(requests), strict=True):
         if isinstance(scored, CandidateError):
-            steps.failed("rank", name, (name,), str(scored))
+            steps.failed("rank", name, (name,), scored)
             continue
         singles[name] = scored
         log.info("rank     %-24s %s", name, steps.shown(scored))

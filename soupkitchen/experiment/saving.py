@@ -35,7 +35,10 @@ def save_soup(
 def _save_adapter(soup: Scored, folder: Path, floor: float, bench: Bench, output: Output) -> None:
     evaluator, recipe, mixer = bench.evaluator, soup.recipe, bench.mixer
     runs = [mixer.pool[name] for name in recipe.ingredients]
-    saved = output.save_adapter(runs, lambda: mixer.empty(recipe), evaluator.processor_folder, folder)
+    bench.mixer.forget()
+    saved = output.save_adapter(
+        runs, recipe.coefficients, lambda: mixer.empty(recipe), evaluator.processor_folder, folder
+    )
     evaluator.live.fill(saved.tensors())
     again = evaluator.score("heldout").score
     expected = soup.evaluation.score
@@ -65,7 +68,9 @@ def _save_model(
     live.load(saved_run)
     check_weights(live, state, folder)
     saved = evaluator_of(
-        *(saved_run, evaluator.tasks, {"heldout": asked}),
+        saved_run,
+        evaluator.tasks,
+        {"heldout": asked},
         replace(runtime, batch_size=examples.batch_size),
         evaluator.dtype,
         accelerator=evaluator.accelerator,

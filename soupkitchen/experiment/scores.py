@@ -53,6 +53,12 @@ class Known(Protocol):
         """A digest of all that predictions depend on."""
         ...
 
+    def check(self, recipe: Recipe) -> None:
+        """Raises:
+        CheckpointError: where the files that a recipe is known by have changed since.
+        """
+        ...
+
 
 class Scores:
     """The scores of one pool's recipes.
@@ -113,8 +119,9 @@ class Scores:
                 remembered = None if anew else self._remembered(request)
                 known = remembered or self._recalled(request) or self._cached(request)
                 if known is None and running is None:
-                    order = self.examples.order(request.split)
-                    running = self.executor.score([replace(one, order=order) for one in some[number:]])
+                    now = self.examples.order(request.split), self.examples.batch_size
+                    asked = [replace(one, order=now[0], batch_size=now[1]) for one in some[number:]]
+                    running = self.executor.score(asked)
                 scoring = None if running is None else next(running)
                 yield known or self._taken(request, scoring)
 
@@ -186,8 +193,8 @@ class Scores:
                     f"{request.what}: {scoring.error}; search.on_error=skip goes on without it"
                 )
             key = self.identity.asked(request.recipe, request.split)
-            self.ledger.failed(key, request.split, request.what, scoring.error)
-            return CandidateError(scoring.error)
+            event = {"key": key, "split": request.split, "what": request.what}
+            return CandidateError(scoring.error, event)
         order = self.examples.order(request.split)
         self._shrink(scoring.batch_size)
         scored = Scored(request.recipe, scoring.evaluation, scoring.merge_seconds, False, order)
@@ -196,6 +203,7 @@ class Scores:
     def _note(self, scored: Scored, what: str) -> Scored:
         """Has the journal say what was scored, and keeps the predictions that it refers to."""
         recipe, evaluation = scored.recipe, scored.evaluation
+        self.identity.check(recipe)
         split, entry = evaluation.split, None
         if evaluation.complete and (self._own or self._shared):
             entry = self.identity.predictions(recipe, split)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import Comparison, confidence_interval
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.records import Entry, Step
@@ -52,10 +53,18 @@ class Steps:
         )
 
     def failed(
-        self, stage: str, name: str, ingredients: tuple[str, ...], reason: str, size: int | None = None
+        self,
+        stage: str,
+        name: str,
+        ingredients: tuple[str, ...],
+        error: CandidateError,
+        size: int | None = None,
     ) -> None:
-        """Something cannot be scored; the soup has `size` ingredients."""
+        """Something cannot be scored, and the run goes on; the soup has `size` ingredients."""
+        reason = str(error)
         log.warning("error    %-24s %s", name, reason)
+        if error.event is not None:
+            self._ledger.failed(**error.event, reason=reason)
         self._ledger.step(Step(stage, name, ingredients=ingredients, soup_size=size, **_error(reason)))
 
     def decided(

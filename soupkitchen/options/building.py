@@ -6,6 +6,7 @@ Such a tree is what a YAML of `conf/` holds, what a recipe says of its merge met
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -41,8 +42,9 @@ def build(tree: Any) -> Any:
 def describe(thing: Any) -> Any:
     """The tree that `build` makes `thing` of.
 
-    Mappings, sequences and what YAML has words for are what they are; a dataclass is told by its fields;
-    anything else has to have a method `describe` that returns its tree.
+    Mappings, sequences and what YAML has words for are what they are; a dataclass is told by its fields,
+    an object of another class by the attributes that are called as what it was made of is. Anything else
+    has to have a method `describe` that returns its tree.
 
     Raises:
         ConfigError: where it cannot be told.
@@ -62,10 +64,26 @@ def describe(thing: Any) -> Any:
     if is_dataclass(thing) and not isinstance(thing, type):
         options = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
         return {TARGET: target_of(type(thing)), **options}
+    if (kept := _kept(thing)) is not None:
+        return {TARGET: target_of(type(thing)), **{name: describe(part) for name, part in kept.items()}}
     raise ConfigError(
-        f"{thing!r} cannot be written down: make it a dataclass of plain options, or give it a method "
-        "describe() that returns its tree"
+        f"{thing!r} cannot be written down, as a recipe has to be: make it a dataclass of plain options, or "
+        "give it a method describe() that returns its tree"
     )
+
+
+def _kept(thing: Any) -> Mapping[str, Any] | None:
+    """What an object was made of, where it keeps all of that; None where it does not."""
+    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
+        return None
+    try:
+        wanted = inspect.signature(type(thing)).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    if not wanted or any(one.kind not in by_name or not hasattr(thing, one.name) for one in wanted):
+        return None
+    return {one.name: getattr(thing, one.name) for one in wanted}
 
 
 def target_of(made: Any) -> str:

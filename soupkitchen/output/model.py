@@ -118,6 +118,7 @@ class Output:
     def save_adapter(
         self,
         runs: Sequence[Checkpoint],
+        weights: Sequence[float],
         soup: Callable[[], Soup],
         processor: Path | None,
         folder: Path,
@@ -125,6 +126,7 @@ class Output:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
 
         Args:
+            weights: of each in the merge.
             soup: makes an empty soup, of which the method is taken.
             processor: the folder with the files of the tokenizer, which are copied.
 
@@ -138,12 +140,11 @@ class Output:
         assert base is not None
         method = soup().method
         if self.rank is None:
-            weights = [method.weight(run.name) for run in runs]
             assert isinstance(method, Linear)
             factored = concatenated(runs, weights, method.normalize)
         else:
-            factored = truncated(runs, _changes(runs, soup()), self.rank)
-        whole = _whole_tensors(runs, soup())
+            factored = truncated(runs, _changes(runs, weights, soup()), self.rank)
+        whole = _whole_tensors(runs, weights, soup())
         with _appearing(folder) as beside:
             write_adapter(runs, factored, whole, beside)
             if processor is not None:
@@ -194,7 +195,7 @@ def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> 
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
-def _changes(runs: Sequence[Checkpoint], soup: Soup) -> Changes:
+def _changes(runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup) -> Changes:
     """What the soup of the adapters `runs` changes of their base, float32."""
     changed = {name for run in runs for name in adapted(run).changed}
     if len(runs) == 1:  # a soup of one is that run, whatever the method
@@ -208,15 +209,19 @@ def _changes(runs: Sequence[Checkpoint], soup: Soup) -> Changes:
     base = runs[0].adapted
     assert base is not None
     soup.dtype_of = lambda name: torch.float32
-    for name, merged in soup.blend(runs):
+    for name, merged in soup.blend(runs, weights):
         if name in changed:
             yield name, merged.cpu() - base.tensor(name).float()
 
 
-def _whole_tensors(runs: Sequence[Checkpoint], soup: Soup) -> dict[str, torch.Tensor]:
+def _whole_tensors(
+    runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup
+) -> dict[str, torch.Tensor]:
     """What the modules that any of the runs trained whole come to, by name of tensor."""
     names = {name for run in runs for name in adapted(run).replaced}
-    return {name: tensor.cpu() for name, tensor in soup.blend(runs) if name in names} if names else {}
+    return (
+        {name: tensor.cpu() for name, tensor in soup.blend(runs, weights) if name in names} if names else {}
+    )
 
 
 @contextmanager

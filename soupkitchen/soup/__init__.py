@@ -1,8 +1,8 @@
 """Merging whole checkpoints: recipes, which are data, and what turns them into tensors."""
 
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.soup.mixer import Mixer
+from soupkitchen.soup.mixer import Mixer, check_unchanged
 from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
 
-__all__ = ["Mixer", "Recipe", "Soup", "StateMemory", "in_dtype"]
+__all__ = ["Mixer", "Recipe", "Soup", "StateMemory", "check_unchanged", "in_dtype"]

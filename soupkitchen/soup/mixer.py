@@ -6,13 +6,14 @@ Nobody else knows which of the two it was.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.views import View, aligned
+from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.soup.recipe import Recipe
@@ -46,6 +47,7 @@ class Mixer:
         self._made: Recipe | None = None  # what it was made by
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
+        self._surveyed: tuple[str, dict[Checkpoint, Any]] = "", {}  # by the fold that asked for it
 
     def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
         """Yields what `recipe` gives, name and tensor.
@@ -62,15 +64,22 @@ class Mixer:
             return in_dtype(runs[0].tensors, self._telling(recipe))
         if (soup := self._state_of(recipe, recipe.size)) is not None:
             return soup.tensors()
+        weight = recipe.coefficients[-1]
         if growing:
-            return self._grown(recipe, runs).taste(runs[-1])
+            return self._grown(recipe, runs).taste(runs[-1], weight)
         if (soup := self._state_of(recipe, recipe.size - 1)) is not None:
-            return soup.taste(runs[-1])
-        return self.empty(recipe).blend(runs)
+            return soup.taste(runs[-1], weight)
+        return self.empty(recipe).blend(runs, recipe.coefficients)
 
     def empty(self, recipe: Recipe, memory: StateMemory | None = None) -> Soup:
         """A soup of nothing, to be made as `recipe` says."""
-        return Soup(_method(recipe), self.device, self.pool.base, self._telling(recipe), memory, self._warned)
+        fold = recipe.fold if recipe.method else ""
+        if fold != self._surveyed[0]:
+            self._surveyed = fold, {}
+        base, dtype_of = self.pool.base, self._telling(recipe)
+        return Soup(
+            _method(recipe), self.device, base, dtype_of, memory, self._warned, surveys=self._surveyed[1]
+        )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
         """Has the tensors of `recipe` read from where it was saved, and lets the running state go.
@@ -90,13 +99,6 @@ class Mixer:
             self._soup.forget()
         self._soup, self._made = None, None
 
-    def changed_files(self, recipe: Recipe) -> list[Path]:
-        """The files behind a recipe that are not what they were when the pool was opened."""
-        needs_base = recipe.method is not None and recipe.merge_method().needs_base
-        base = [self.pool.base] if self.pool.base and needs_base else []
-        runs = [self.pool[name] for name in recipe.ingredients]
-        return [file for run in (*runs, *base) for file in run.changed_files()]
-
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
         """The running state, where it is that of the first `size` ingredients."""
         served = self._serves(recipe)
@@ -112,8 +114,13 @@ class Mixer:
             self.forget()
             self._soup = self.empty(recipe, self._memory())
         self._soup.method, self._made = _method(recipe), recipe
-        for run in before[len(self._soup.ingredients) :]:
-            self._soup.keep(run)
+        missing = slice(len(self._soup.ingredients), len(before))
+        try:
+            for run, weight in zip(before[missing], recipe.coefficients[missing], strict=True):
+                self._soup.keep(run, weight)
+        except BaseException:  # it is half kept: not to be used again
+            self.forget()
+            raise
         return self._soup
 
     def _serves(self, recipe: Recipe) -> bool:
@@ -129,6 +136,21 @@ class Mixer:
             return lambda name: None
         dtype: torch.dtype = getattr(torch, recipe.dtype)
         return lambda name: self._dtype_of(name, dtype)
+
+
+def check_unchanged(recipe: Recipe, pool: Pool) -> None:
+    """Raises:
+    CheckpointError: where files of what a recipe merges are not what they were when the pool was opened.
+    """
+    needs_base = recipe.method is not None and recipe.merge_method().needs_base
+    base = [pool.base] if pool.base and needs_base else []
+    runs = [pool[name] for name in recipe.ingredients]
+    if changed := [file for run in (*runs, *base) for file in run.changed_files()]:
+        names = ", ".join(map(str, changed[:3])) + (" and more" if len(changed) > 3 else "")
+        raise CheckpointError(
+            f"{names} changed while this run read it: is training or a copy still going on? Nothing that "
+            "was read of it is kept. When it is done, start anew with overwrite=true"
+        )
 
 
 def _method(recipe: Recipe) -> MergeMethod | StackMethod:

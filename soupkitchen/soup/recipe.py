@@ -86,7 +86,7 @@ class Recipe:
     @property
     def digest(self) -> str:
         """The same for the same recipe, in any process."""
-        told = {name: part for name, part in self.to_data().items() if name != "variant"}
+        told = {name: _numbers(part) for name, part in self.to_data().items() if name != "variant"}
         return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
 
     @property
@@ -95,16 +95,14 @@ class Recipe:
         return len(self.ingredients)
 
     def merge_method(self) -> Method:
-        """The method, with the coefficients for weights.
+        """The method, which has no weights of its own: the coefficients are those.
 
         Raises:
             ConfigError: where the recipe has none, or one that cannot be made here.
         """
         if self.method is None:
             raise ConfigError(f"{self.ingredients[0]} by itself is merged by no method")
-        named = zip(self.ingredients, self.coefficients, strict=True)
-        weights = {name: coefficient for name, coefficient in named if coefficient != 1}
-        method: Method = build({**self.method, "weights": weights or None})
+        method: Method = build(self.method)
         return method
 
     def extends(self, soup: Recipe) -> bool:
@@ -121,5 +119,14 @@ class Recipe:
         """What the running state of all but the last ingredient depends on, beside these."""
         assert self.method is not None
         late = self.merge_method().late
-        kept = {name: part for name, part in self.method.items() if name not in late}
+        kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}
         return json.dumps([kept, self.dtype], sort_keys=True)
+
+
+def _numbers(tree: Any) -> Any:
+    """`tree` with 1 and 1.0 as the same number."""
+    if isinstance(tree, Mapping):
+        return {name: _numbers(part) for name, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_numbers(part) for part in tree]
+    return float(tree) if isinstance(tree, int) and not isinstance(tree, bool) else tree

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +35,13 @@ _NEXT_TO_NOTHING = 1e-30
 """The weight of a subtracted run where tensors are averaged: it counts only if there are no others."""
 
 
+class Portion(NamedTuple):
+    """A run, and its weight in the merge."""
+
+    run: Checkpoint
+    weight: float
+
+
 class Soup:
     """Ingredients merged by one method, starting from nothing.
 
@@ -42,8 +49,8 @@ class Soup:
     Tensors that are not floating point (integer buffers) are the first ingredient's;
     where another's differ, a warning names them.
 
-    `method` may be replaced by one that differs only in the weights of runs that are no ingredients
-    yet, and in options that `result` alone looks at (`late`).
+    A run's weight is that which it is tasted, kept or blended with or, without, the method's for its name.
+    `method` may be replaced by one that differs only in options that `result` alone looks at (`late`).
 
     Args:
         method: how to merge.
@@ -55,6 +62,7 @@ class Soup:
         dtype: of the merged tensors that are floating point; or what tells it of each by its name.
         memory: where states are kept; by default on the device.
         warned: what was warned of, and need not be again: soups of one run may share it.
+        surveys: what the method has to know of all of a run's tensors: soups of one method may share it.
 
     Raises:
         ConfigError: where the method needs a base and there is none.
@@ -68,6 +76,7 @@ class Soup:
         dtype: torch.dtype | DtypeOf | None = None,
         memory: StateMemory | None = None,
         warned: set[str] | None = None,
+        surveys: dict[Checkpoint, Any] | None = None,
     ) -> None:
         if method.needs_base and base is None:
             raise ConfigError(
@@ -79,11 +88,11 @@ class Soup:
         self.base = base if method.needs_base else None
         self.dtype_of = _telling(dtype)
         self._memory = memory or StateMemory(self.device)
-        self._ingredients: tuple[Checkpoint, ...] = ()
+        self._ingredients: tuple[Portion, ...] = ()
         self._folds: dict[str, Fold] = {}
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned = set() if warned is None else warned
-        self._surveys: dict[Checkpoint, Any] = {}
+        self._surveys = {} if surveys is None else surveys
         keep_freed_memory()
 
     def forget(self) -> None:
@@ -94,14 +103,14 @@ class Soup:
     @property
     def ingredients(self) -> tuple[str, ...]:
         """Names of the ingredients, in the order in which they were kept."""
-        return tuple(run.name for run in self._ingredients)
+        return tuple(portion.run.name for portion in self._ingredients)
 
     def tensors(self) -> Tensors:
         """Yields the soup's weights. A soup of one is that ingredient, whatever the method."""
         if len(self._ingredients) == 1:
-            yield from self._alone(self._ingredients[0])
+            yield from self._alone(self._ingredients[0].run)
             return
-        first = self._ingredients[0]
+        first = self._ingredients[0].run
         for name in first.header:
             if name in self._fixed:
                 yield name, self._fixed[name]
@@ -112,14 +121,14 @@ class Soup:
             else:
                 yield name, self._cast(name, first.tensor(name))
 
-    def taste(self, candidate: Checkpoint) -> Tensors:
+    def taste(self, candidate: Checkpoint, weight: float | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
         if not self._ingredients:
             yield from self._alone(candidate)
             return
-        self._warn_of_fixed((self._ingredients[0], candidate))
-        remarks = Remarks()
-        together = (*self._ingredients, candidate)
+        self._warn_of_fixed((self._ingredients[0].run, candidate))
+        remarks, portion = Remarks(), self._portion(candidate, weight)
+        together = (*self._ingredients, portion)
         for name, info in candidate.header.items():
             if not info.is_floating_point:
                 yield name, self._unmerged(name, candidate)
@@ -128,17 +137,18 @@ class Soup:
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, together)
             elif name in self._folds:
-                operand = self._operand(name, candidate)
+                operand = self._operand(name, portion)
                 yield name, self._folds[name].taste(operand, self.method, remarks)
             else:  # the candidate is the first to change it
                 yield name, self._blended(name, together, remarks)
         remarks.say()
 
-    def keep(self, ingredient: Checkpoint) -> None:
+    def keep(self, ingredient: Checkpoint, weight: float | None = None) -> None:
         """Makes `ingredient` part of the soup."""
         if self.base is not None and not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
-        together = (*self._ingredients, ingredient)
+        portion = self._portion(ingredient, weight)
+        together = (*self._ingredients, portion)
         for name, info in ingredient.header.items():
             if not info.is_floating_point:
                 self._fixed[name] = self._unmerged(name, ingredient)
@@ -146,11 +156,11 @@ class Soup:
                 started = name in self._folds
                 if not started:
                     self._folds[name] = self._start(name, ingredient, self._memory)
-                for run in (ingredient,) if started else together:
-                    self._folds[name].keep(self._operand(name, run))
+                for one in (portion,) if started else together:
+                    self._folds[name].keep(self._operand(name, one))
         self._ingredients = together
 
-    def blend(self, ingredients: Sequence[Checkpoint]) -> Tensors:
+    def blend(self, ingredients: Sequence[Checkpoint], weights: Sequence[float] | None = None) -> Tensors:
         """Yields the weights that a soup of just these `ingredients` would have.
 
         Where all are known beforehand this takes the memory of one tensor, not of a
@@ -164,18 +174,23 @@ class Soup:
             self._name_what_the_base_lacks(first)
         self._warn_of_fixed(ingredients)
         remarks = Remarks()
+        given: Sequence[float | None] = weights or [None] * len(ingredients)
+        portions = tuple(self._portion(run, weight) for run, weight in zip(ingredients, given, strict=True))
         for name, info in first.header.items():
-            if not info.is_floating_point or self._untouched(name, ingredients):
+            if not info.is_floating_point or self._untouched(name, portions):
                 yield name, self._cast(name, first.tensor(name))
             elif isinstance(self.method, StackMethod):
-                yield name, self._stacked(name, tuple(ingredients))
+                yield name, self._stacked(name, portions)
             else:
-                yield name, self._blended(name, ingredients, remarks)
+                yield name, self._blended(name, portions, remarks)
         remarks.say()
 
-    def _blended(self, name: str, runs: Sequence[Checkpoint], remarks: Remarks) -> torch.Tensor:
-        fold = self._start(name, runs[0])
-        return fold.blend([self._operand(name, run) for run in runs], self.method, remarks)
+    def _portion(self, run: Checkpoint, weight: float | None) -> Portion:
+        return Portion(run, self.method.weight(run.name) if weight is None else weight)
+
+    def _blended(self, name: str, portions: Sequence[Portion], remarks: Remarks) -> torch.Tensor:
+        fold = self._start(name, portions[0].run)
+        return fold.blend([self._operand(name, portion) for portion in portions], self.method, remarks)
 
     def _alone(self, run: Checkpoint) -> Tensors:
         yield from in_dtype(run.tensors, self.dtype_of)
@@ -184,9 +199,9 @@ class Soup:
         dtype = self.dtype_of(name) if tensor.is_floating_point() else None
         return tensor if dtype is None else tensor.to(dtype)
 
-    def _untouched(self, name: str, runs: Sequence[Checkpoint]) -> bool:
-        """Whether the tensor is the base's in all `runs`, without looking, and stays so when merged."""
-        return self.method.keeps_untouched and all(run.weights.leaves(name) for run in runs)
+    def _untouched(self, name: str, portions: Sequence[Portion]) -> bool:
+        """Whether the tensor is the base's in all runs, without looking, and stays so when merged."""
+        return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in portions)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
         """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
@@ -212,17 +227,18 @@ class Soup:
                 f"{_some(lacking)}"
             )
 
-    def _operand(self, name: str, run: Checkpoint) -> Operand:
+    def _operand(self, name: str, portion: Portion) -> Operand:
         """The run's tensor as methods see it."""
-        origin = self._origin(name, run)
+        run, origin = portion.run, self._origin(name, portion)
         if self.base is not None and not self._base_lacks(name, run.header[name].shape):
             change = run.weights.task_vector(name, self.device)
             if change is not None:
                 return Operand(change, origin, relative=True)
         return Operand(run.weights.exact(name, self.device), origin)
 
-    def _origin(self, name: str, run: Checkpoint) -> Origin:
-        weight, shape = self.method.weight(run.name), run.header[name].shape
+    def _origin(self, name: str, portion: Portion) -> Origin:
+        run, weight = portion
+        shape = run.header[name].shape
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
         return Origin(run, name, weight, shape, self._survey(run))
@@ -240,11 +256,12 @@ class Soup:
             self._surveys[run] = self.method.survey(vectors)
         return self._surveys[run]
 
-    def _stacked(self, name: str, runs: tuple[Checkpoint, ...]) -> torch.Tensor:
+    def _stacked(self, name: str, portions: Sequence[Portion]) -> torch.Tensor:
         assert isinstance(self.method, StackMethod)
-        loaded = [run.weights.exact(name, self.device).to(self.device, torch.float32) for run in runs]
-        merged = self.method.merge(loaded, [self.method.weight(run.name) for run in runs])
-        return merged.to(self.dtype_of(name) or runs[0].header[name].torch_dtype)
+        exact = [portion.run.weights.exact(name, self.device) for portion in portions]
+        loaded = [tensor.to(self.device, torch.float32) for tensor in exact]
+        merged = self.method.merge(loaded, [portion.weight for portion in portions])
+        return merged.to(self.dtype_of(name) or portions[0].run.header[name].torch_dtype)
 
     def _unmerged(self, name: str, run: Checkpoint) -> torch.Tensor:
         return self._fixed.get(name, run.tensor(name))

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.store import settings
@@ -67,7 +67,8 @@ class RunFolder:
 
     def write(self, config: Mapping[str, Any]) -> None:
         """Writes down what is run."""
-        write_text(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_text(self.path / CONFIG, text)
 
     @contextlib.contextmanager
     def begun(self, config: Mapping[str, Any], anew: bool) -> Iterator[None]:

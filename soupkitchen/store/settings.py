@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+import yaml
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
@@ -21,19 +19,23 @@ HOW_NOT_WHAT = {
 } | {"evaluation.cache", "executor"}
 """Options, and what is below them, that have no part in what comes out."""
 
-_MOVED = {"soupkitchen.output.Output": "soupkitchen.output.Output"}
+_MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
 """What `_target_`s of earlier versions are called now."""
 _NOTHING = "(not there)"
 
 
 def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options that results depend on, by dotted key: what two runs must share to be the same."""
-    ignored = NOT_IN_NAMES | HOW_NOT_WHAT
     return {
         key: _MOVED.get(value, value) if isinstance(value, str) else value
         for key, value in flat(config).items()
-        if not any(key == option or key.startswith(f"{option}.") for option in ignored)
+        if not is_ignored(key)
     }
+
+
+def is_ignored(key: str) -> bool:
+    """Whether an option, or the one that it is below, has no part in what comes out."""
+    return any(key == option or key.startswith(f"{option}.") for option in NOT_IN_NAMES | HOW_NOT_WHAT)
 
 
 def what_was_run(file: Path) -> dict[str, Any]:
@@ -46,12 +48,11 @@ def what_was_run(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ConfigError(f"{file.parent} holds results without their {file.name}; {remedy}")
     try:
-        before = OmegaConf.load(file)
-        if not isinstance(before, DictConfig):
-            raise ValueError("it is a list")
-        plain: Any = OmegaConf.to_container(before, resolve=True)
+        plain = yaml.safe_load(file.read_bytes())
+        if not isinstance(plain, Mapping):
+            raise ValueError("it is no mapping")
         return what_is_run(plain)
-    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(f"{file} was edited and cannot be read any more ({told}); {remedy}") from error
 
