@@ -184,8 +184,8 @@ def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is
     copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     runs = copy_runs("a", "b", "c", "d")
-    options = {"runtime": Runtime(batch_size=16, threads=1),
-               "evaluation": EvaluationOptions(early_stopping=False, cache=str(tmp_path / "cache"))}  # fmt: skip
+    kept = EvaluationOptions(early_stopping=False, cache=str(tmp_path / "cache"))
+    options: dict[str, Any] = {"runtime": Runtime(batch_size=16, threads=1), "evaluation": kept}
     task = api.tasks.text_classification(str(texts))
     api.cook(f"{runs}/*", task, **options, results_dir=tmp_path, name="one")
     opened = find_pool(f"{runs}/*")
