@@ -54,7 +54,9 @@ def begun(*lines: str, config: str | None = None) -> Callable[[Path], None]:
     return spoil
 
 
-BEGIN = json.dumps({"event": "begin", "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}})
+BEGIN = json.dumps(
+    {"event": "begin", "format": 2, "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}}
+)
 
 
 def composed(folder: Path) -> None:
@@ -152,6 +154,11 @@ ROWS = [
         "an event without an entry",
         says=("journal.jsonl is damaged at line 1 (it has no 'runs')", "overwrite=true"),
         spoil=all_of(begun(BEGIN.replace('"runs": {}, ', "")), composed),
+    ),
+    Bad(
+        "the journal of an earlier version",
+        says=("journal.jsonl was written by another version of soupkitchen", "overwrite=true"),
+        spoil=all_of(begun(BEGIN.replace('"format": 2, ', "")), composed),
     ),
     Bad(
         "an event of another type",

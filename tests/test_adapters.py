@@ -307,7 +307,7 @@ def test_a_soup_of_adapters_is_saved_as_one_that_peft_loads(
 def test_the_exact_adapter_has_the_ranks_together_and_the_average_change(
     base: Path, adapters: Path, tmp_path: Path
 ) -> None:
-    from soupkitchen.low_rank import concatenated, truncated, write_adapter
+    from soupkitchen.output.low_rank import concatenated, truncated, write_adapter
 
     runs = find_pool(str(adapters), exclude=["d"]).runs
     weights = [1.0, 2.0, 1.0]

@@ -33,7 +33,8 @@ from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel, Runtime
-from soupkitchen.output import Output, _copy_code
+from soupkitchen.output import Output
+from soupkitchen.output.model import _copy_code
 
 
 class Bomb:

@@ -240,7 +240,7 @@ def test_a_store_that_cannot_be_written_is_said_once_and_no_error(
     if why == "no folder":
         store.parent.write_text("a file")
     else:  # whoever is root may write to such folders
-        monkeypatch.setattr(fingerprints.tempfile, "mkstemp", refuse)
+        monkeypatch.setattr("soupkitchen.store.files.tempfile.mkstemp", refuse)
     assert fingerprint(runs / "a") != fingerprint(runs / "b")
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "the next start reads them again" in warning

@@ -140,8 +140,9 @@ def test_language_modeling_is_a_naive_loop_over_texts(causal: Path, tmp_path: Pa
     total = sum(nats(causal, [end], encode(text)["input_ids"]) for text in texts)
     tokens = sum(len(encode(text)["input_ids"]) for text in texts)
     expected = np.exp(total / tokens) if metric == "perplexity" else total / np.log(2) / len("".join(texts))
-    part = score(LanguageModeling(rows(tmp_path, [{"text": t} for t in texts]), metrics.load(metric)), causal)
-    assert part.metric.shown(part.score) == pytest.approx(expected, rel=1e-5)
+    task = LanguageModeling(rows(tmp_path, [{"text": t} for t in texts]), metrics.load(metric))
+    part = score(task, causal)
+    assert task.metric.shown(part.score) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal: Path, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal: Pat
     total = sum(nats(causal, window[:1], window[1:]) for window in windows)
     task = LanguageModeling(rows(tmp_path, [{"text": text}]), metrics.load("perplexity"), max_length=6)
     part = score(task, causal)
-    assert part.metric.shown(part.score) == pytest.approx(np.exp(total / 20), rel=1e-5)
+    assert task.metric.shown(part.score) == pytest.approx(np.exp(total / 20), rel=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [None, "tokens", "bytes"])
@@ -512,7 +513,7 @@ def test_a_harness_task_scores_what_the_harness_itself_says(
     from lm_eval.tasks import TaskManager
 
     task = harness_tasks([str(harness / f"{name}.yaml")], num_fewshot=fewshot, limit=12, metric=metric)
-    part = score(task, causal, batch_size=5)
+    part, alone = score(task, causal, batch_size=5), Several.of(task).tasks[""]
     theirs = simple_evaluate(
         HFLM(pretrained=str(causal), batch_size=1, device="cpu"),
         tasks=[f"soup_{name}"],
@@ -521,11 +522,11 @@ def test_a_harness_task_scores_what_the_harness_itself_says(
         task_manager=TaskManager(include_path=str(harness)),
         bootstrap_iters=0,
     )
-    assert part.metric.shown(part.score) == pytest.approx(
+    assert alone.metric.shown(part.score) == pytest.approx(
         theirs["results"][f"soup_{name}"][f"{metric},none"], rel=1e-4
     )
     assert part.examples_scored == 12
-    assert part.metric.binary == (metric in ("acc", "acc_norm", "exact_match"))
+    assert alone.metric.binary == (metric in ("acc", "acc_norm", "exact_match"))
 
 
 def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> None:
