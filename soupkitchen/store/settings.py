@@ -50,7 +50,7 @@ def what_was_run(file: Path) -> dict[str, Any]:
     try:
         plain = yaml.safe_load(file.read_bytes())
         if not isinstance(plain, Mapping):
-            raise ValueError("it is no mapping")
+            raise ValueError(f"it is a {type(plain).__name__}")
         return what_is_run(plain)
     except (yaml.YAMLError, ValueError) as error:
         told = " ".join(str(error).split())
