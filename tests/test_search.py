@@ -120,6 +120,12 @@ def test_equal_scores_are_discarded_unless_asked_for() -> None:
     assert Greedy("not_worse").rule.accepts(0.0, lambda: 1.0)
 
 
+def test_a_margin_has_to_be_exceeded() -> None:
+    rule = Greedy({"margin": 0.25}).rule
+    assert not rule.accepts(0.25, lambda: 0.0)
+    assert rule.accepts(0.26, lambda: 1.0)
+
+
 def test_significance_asks_for_both_a_gain_and_a_small_p_value() -> None:
     rule = Greedy({"significant": 0.05}).rule
     assert rule.accepts(0.1, lambda: 0.05)
