@@ -191,6 +191,14 @@ def test_of_several_workers_only_what_was_asked_for_is_told(workers: int, taken:
     assert [event["what"] for event in scores.ledger.events] == list(names[:taken])
 
 
+def test_what_is_known_already_does_not_shift_what_several_workers_found() -> None:
+    answers = {"a": [1, 0, 0], "b": [1, 1, 0], "c": [1, 1, 1]}
+    scores = scores_of(answers, workers=3)
+    scores.score(Request("", Recipe.single("b")))
+    found = scores.each([Request("", Recipe.single(name)) for name in "abc"])
+    assert [one.evaluation.score for one in found] == [pytest.approx(n / 3) for n in (1, 2, 3)]
+
+
 def test_a_fake_stops_at_the_bar_as_a_real_one_does() -> None:
     scores = scores_of({"a": [0, 0, 0, 0, 1, 1]})
     bar = Bar(AcceptRule("better"), incumbent=0.7)
