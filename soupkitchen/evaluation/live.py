@@ -140,19 +140,6 @@ class LiveModel:
         modules = self.model.modules()
         return [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
 
-    def batchnorm_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The statistics of batch norm that the model holds now, by name in files.
-
-        Raises:
-            CheckpointError: where transformers rearranges the tensors of the files.
-        """
-        if self._slots is None:
-            raise CheckpointError("batch norm can only be recalibrated in models that are filled in place")
-        statistics = {buffer.data_ptr() for layer in self.batchnorms() for buffer in layer.buffers()}
-        for name, slot in self._slots.items():
-            if slot is not None and slot.data_ptr() in statistics:
-                yield name, slot
-
     @property
     def spread(self) -> bool:
         """Whether accelerate has spread the model over devices, and moves data between them."""

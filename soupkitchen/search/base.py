@@ -76,7 +76,10 @@ class Search(Protocol):
 
     @property
     def guaranteed(self) -> bool:
-        """Whether what comes out has to be no worse on held-out than the best single run."""
+        """Whether what comes out has to be no worse on held-out than the best single run.
+
+        Where it has not, as where every run is taken, what cannot be scored ends the run.
+        """
         ...
 
     @property
