@@ -32,6 +32,7 @@ from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
+from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.ranking import by_scoring
 from soupkitchen.experiment.recipes import Recipes
@@ -151,7 +152,7 @@ def cook(
     recipes = Recipes(TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear())
     pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
     ranking = by_scoring(pool, scores, recipes, steps)
-    best, ranking = find_soup(search, ranking, scores, recipes, steps, early)
+    best, ranking = find_soup(search, ranking, Judge(search.rule, scores, recipes, early), steps)
     merges = [SimpleNamespace(**event) for event in scores.ledger.events if event.get("stage") == "merge"]
     scored = sum(row.examples_scored for row in merges)
     decisions = [(row.candidate, row.variant, row.decision) for row in merges]
@@ -230,7 +231,8 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -
         score(requests),
     )[1]
     pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), scores, recipes, steps)
+    judge = Judge(Greedy().rule, scores, recipes)
+    find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), judge, steps)
     assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
 

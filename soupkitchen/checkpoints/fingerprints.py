@@ -70,7 +70,7 @@ def findings(files: Iterable[Path], read: Callable[[], Findings]) -> Findings:
 def _stamps(files: Iterable[Path]) -> list[_Stamp]:
     """Those of the files, each opened for that: a network file system may tell old times of a closed one.
 
-    None where one cannot be opened.
+    None at all where one cannot be opened.
     """
     stamps = []
     try:

@@ -95,7 +95,7 @@ def _session() -> Callable[..., Any]:
 
 def _report(folder: Path) -> float:
     """Brings the table of all runs up to date and prints the leaderboard; the soup's held-out score."""
-    from soupkitchen.records import read_csv, update_sweep_leaderboard
+    from soupkitchen.records import read_csv, soups_score, update_sweep_leaderboard
     from soupkitchen.records.display import print_files, print_leaderboard
 
     all_runs = update_sweep_leaderboard(folder.parent)
@@ -108,5 +108,4 @@ def _report(folder: Path) -> float:
         "all runs": all_runs,
     }
     print_files({what: shown(file) for what, file in files.items() if file is not None})
-    score = next(column for column in table.columns if column.startswith("heldout_"))
-    return float(table.loc[table["kind"] == "soup", score].iloc[0])
+    return soups_score(table)

@@ -192,8 +192,7 @@ class Evaluator:
                 if values is not None:
                     values[batch] = metric.per_example(outputs, take(references, batch))
                 if stop is not None and values is not None and done < total:
-                    score = metric.of_values(values, weights)
-                    parts[name] = Part(score, values, (), len(predictions), total_of_task)
+                    parts[name] = Part.so_far(metric, values, weights, len(predictions), total_of_task)
                     evaluation = self._evaluation(split, parts, False, started)
                     if stop(evaluation):
                         return evaluation
@@ -264,23 +263,15 @@ def _same(loaded: tuple[int, np.ndarray], now: tuple[int, np.ndarray]) -> bool:
 
 def _nothing_scored(prepared: _Prepared) -> Part:
     metric, references = prepared.task.metric, prepared.listed.references
-    total = len(references)
-    if not metric.is_mean:
-        return Part(metric.best, None, (), 0, total)
-    values = np.full(total, metric.best)
-    return Part(metric.of_values(values, metric.weights(references)), values, (), 0, total)
+    values = np.full(len(references), metric.best) if metric.is_mean else None
+    return Part.so_far(metric, values, metric.weights(references), 0, len(references))
 
 
 def _all_scored(prepared: _Prepared, predictions: list[Any], values: np.ndarray | None) -> Part:
-    metric, references = prepared.task.metric, prepared.listed.references
     back = np.argsort(prepared.listed.order)
     in_order = [predictions[index] for index in back]
     rows = np.stack(in_order) if isinstance(in_order[0], (np.ndarray, np.generic)) else in_order
-    if values is None:
-        score = metric.score(rows, references)
-    else:
-        score = metric.of_values(values, metric.weights(references))
-    return Part(score, values, rows, len(rows), len(rows))
+    return Part.whole(prepared.task.metric, rows, prepared.listed.references, values)
 
 
 def _numbers(predictions: Predictions, finite: bool) -> Predictions:

@@ -7,7 +7,7 @@ example is padded depends on the others of its batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,12 +33,11 @@ class Listed:
 
     references: Rows
     lengths: np.ndarray | None = None
-    order: np.ndarray = None  # type: ignore[assignment]
+    order: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.order is None:
-            every = np.arange(len(self.references))
-            self.order = every if self.lengths is None else np.argsort(-self.lengths, kind="stable")
+        every = np.arange(len(self.references))
+        self.order = every if self.lengths is None else np.argsort(-self.lengths, kind="stable")
 
 
 class Examples:

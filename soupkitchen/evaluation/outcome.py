@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from soupkitchen.metrics import Rows
+from soupkitchen.metrics import Rows, TaskMetric
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,32 @@ class Part:
     predictions: Rows = field(repr=False)
     examples_scored: int
     examples_total: int
+
+    @classmethod
+    def so_far(
+        cls,
+        metric: TaskMetric,
+        values: np.ndarray | None,
+        weights: np.ndarray | None,
+        scored: int,
+        total: int,
+    ) -> Part:
+        """What is known when `scored` examples are, the others counting as the best that they can be."""
+        score = metric.best if values is None else metric.of_values(values, weights)
+        return cls(score, values, (), scored, total)
+
+    @classmethod
+    def whole(
+        cls, metric: TaskMetric, predictions: Rows, references: Rows, values: np.ndarray | None = None
+    ) -> Part:
+        """What is known when all examples are scored; `values` are those of the examples, where known."""
+        if values is None:
+            values = metric.per_example(predictions, references)
+        if values is None:
+            score = metric.score(predictions, references)
+        else:
+            score = metric.of_values(values, metric.weights(references))
+        return cls(score, values, predictions, len(references), len(references))
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,6 @@ class Bench:
             if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
                 raise
             return Scoring(None, error=_first_line(error), batch_size=self.evaluator.examples.batch_size)
-        check_unchanged(recipe, self.mixer.pool)
         return Scoring(evaluation, seconds, self.evaluator.examples.batch_size)
 
 

@@ -80,12 +80,9 @@ class Fake(Executor):
         """What is known when the examples `done` are scored; None for all of them."""
         metric, total = self.tasks.tasks[name].metric, len(references)
         if done is None:
-            values = metric.per_example(predicted, references)
-            return Part(metric.score(predicted, references), values, predicted, total, total)
-        if not metric.is_mean:
-            return Part(metric.best, None, (), len(done), total)
-        values = np.full(total, metric.best)
-        if len(done):
+            return Part.whole(metric, predicted, references)
+        values = np.full(total, metric.best) if metric.is_mean else None
+        if values is not None and len(done):
             chosen = np.asarray(done)
             values[chosen] = metric.per_example(take(predicted, chosen), take(references, chosen))
-        return Part(metric.of_values(values, metric.weights(references)), values, (), len(done), total)
+        return Part.so_far(metric, values, metric.weights(references), len(done), total)

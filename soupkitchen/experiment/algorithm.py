@@ -12,27 +12,19 @@ from soupkitchen.errors import CandidateError, GuaranteeError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.judge import Judge, Verdict
 from soupkitchen.experiment.ranking import Ranking, arranged
-from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.search import Mixture, Proposal, Search, Trial
 
 
-def find_soup(
-    search: Search,
-    ranking: Ranking,
-    scores: Scores,
-    recipes: Recipes,
-    steps: Steps,
-    early_stopping: bool = True,
-) -> tuple[Scored, Ranking]:
+def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Scored, Ranking]:
     """The soup that a search ends with, and the ranking as it was when the search began.
 
     Raises:
         GuaranteeError: where the soup is worse on held-out than the best single run, and may not be.
     """
-    judge = Judge(search.rule, scores, recipes, early_stopping)
-    if early_stopping and search.guaranteed:
+    scores, recipes = judge.scores, judge.recipes
+    if judge.early_stopping and search.guaranteed:
         ranking = arranged(ranking, scores, recipes)
     pool = ranking.runs
     soup = Mixture((search.start(pool),))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.checkpoints import Pool, find_pool
+from soupkitchen.checkpoints import Pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
-from soupkitchen.executors import Executor, Local
+from soupkitchen.executors import Executor
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
 from soupkitchen.experiment.session import carry_out
-from soupkitchen.merging import Linear, MergeMethod, StackMethod
-from soupkitchen.options import check_tree
+from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.options import building, check_tree
 from soupkitchen.options.building import TARGET, describe, target_of
+from soupkitchen.options.presets import compose, preset, top_level
 from soupkitchen.output import Output
-from soupkitchen.search import Greedy, Search
+from soupkitchen.records import update_sweep_leaderboard
+from soupkitchen.search import Search
 from soupkitchen.store.digests import digest
 from soupkitchen.store.settings import slug, tail, what_is_run
 from soupkitchen.tasks import Several, Task
@@ -77,16 +78,20 @@ def cook(
     Raises:
         SoupkitchenError: for whatever you can put right: each says what is wrong and what to do.
     """
-    method, search = method or Linear(), search or Greedy()
-    output, runtime = output or Output(), runtime or Runtime()
-    evaluation, executor = evaluation or EvaluationOptions(cache=_cache("evaluations")), executor or Local()
+    method, search = method or preset("method", "linear"), search or preset("search", "greedy")
+    output, runtime = output or preset("output", "default"), runtime or preset("runtime", "default")
+    evaluation, executor = (
+        evaluation or preset("evaluation", "default"),
+        executor or preset("executor", "local"),
+    )
     if not isinstance(task, Several) and not hasattr(task, "metric"):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
             "as tasks.several({'reviews': …})"
         )
     told = _pool(pool, base, exclude)
-    config: dict[str, Any] = {
+    config = {
+        **top_level(),
         "pool": told,
         "task": describe(task),
         "method": describe(method),
@@ -96,20 +101,15 @@ def cook(
         "output": describe(output),
         "executor": describe(executor) if is_dataclass(executor) else {TARGET: target_of(type(executor))},
         "results_dir": str(results_dir),
-        "name": name or "",
         "overwrite": overwrite,
         "trust_remote_code": runtime.trust_remote_code,
         "top_k": top_k,
-        "cache_dir": _cache(),
-        "demo_seed": 0,
     }
     config["name"] = name or _name(config)
     check_tree(config)
 
     def build(folder: Path) -> Experiment:
-        opened = (
-            pool if isinstance(pool, Pool) else find_pool(**{k: v for k, v in told.items() if k != TARGET})
-        )
+        opened = pool if isinstance(pool, Pool) else building.build(told)
         return Experiment(
             pool=opened,
             task=task,
@@ -123,7 +123,9 @@ def cook(
             top_k=top_k,
         )
 
-    return carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
+    result = carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
+    update_sweep_leaderboard(result.folder.parent)
+    return result
 
 
 def _pool(
@@ -140,15 +142,8 @@ def _pool(
     path: Any = str(pool) if isinstance(pool, (str, Path)) else [str(one) for one in pool]
     if not path:
         raise ConfigError("pool names no runs: give a folder, a glob, or a list of these")
-    return {
-        TARGET: "soupkitchen.checkpoints.find_pool",
-        "path": path,
-        "exclude": describe(exclude),
-        "base": None if base is None else str(base),
-        "checkpoints": None,
-        "on_incompatible": "error",
-        "trust_scores": False,
-    }
+    base = None if base is None else str(base)
+    return {**compose("pool", "folder"), "path": path, "exclude": describe(exclude), "base": base}
 
 
 def _name(config: Mapping[str, Any]) -> str:
@@ -157,7 +152,3 @@ def _name(config: Mapping[str, Any]) -> str:
     kinds = [str(config[part][TARGET]).rpartition(".")[2] for part in ("method", "search")]
     said = "-".join(slug(part) for part in (tail(path if isinstance(path, str) else path[0]), *kinds))
     return f"{said[:_LONGEST]}-{digest(what_is_run(config))[:8]}"
-
-
-def _cache(*below: str) -> str:
-    return str(Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen"), *below))

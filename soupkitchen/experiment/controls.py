@@ -6,7 +6,6 @@ from soupkitchen.errors import CandidateError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ranking import Ranking
-from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored
 from soupkitchen.experiment.steps import Steps
 
@@ -14,15 +13,14 @@ CONTROLS = 2
 """Models in the table beside the soup and the single runs: uniform, and uniform of the top k."""
 
 
-def final_table(
-    soup: Scored, ranking: Ranking, recipes: Recipes, judge: Judge, steps: Steps, top_k: int | None = None
-) -> None:
+def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_k: int | None = None) -> None:
     """Scores the controls on held-out, and the models worth reporting on test.
 
     Args:
         top_k: how many of the best runs `uniform_top_k` merges; None for as many as the soup has, and
             at least two.
     """
+    recipes, scores = judge.recipes, judge.scores
     best_first = [run.name for run in ranking.best_first]
     top = best_first[: min(top_k or max(2, soup.recipe.size), len(best_first))]
     models = [
@@ -35,7 +33,6 @@ def final_table(
         models = [model for model in models if model[1] != "single" or model[0] == best_first[0]]
         for run in ranking.best_first[1:]:
             steps.listed(run.name, run.score)
-    scores = judge.scores
     for model, kind, alternatives in models:
         scored = {}
         try:

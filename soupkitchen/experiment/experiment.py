@@ -144,15 +144,14 @@ class Experiment:
         recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))
         ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
-        early = self.evaluation.early_stopping
-        soup, ranking = find_soup(self.search, ranking, scores, recipes, steps, early)
+        judge = Judge(self.search.rule, scores, recipes, self.evaluation.early_stopping)
+        soup, ranking = find_soup(self.search, ranking, judge, steps)
         saved = ledger.saved()
         if not (saved and has_weights(self.folder / SOUP)):
             save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
         if not saved:
             ledger.save(soup.recipe.to_data())
-        judge = Judge(self.search.rule, scores, recipes, early)
-        final_table(soup, ranking, recipes, judge, steps, self.top_k)
+        final_table(soup, ranking, judge, steps, self.top_k)
         ledger.finish(scores.tasks.greater_is_better)
 
     def _mixer(self, evaluator: Evaluator) -> Mixer:

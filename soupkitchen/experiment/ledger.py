@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -133,10 +132,9 @@ def last_recipe(events: list[Event]) -> Mapping[str, Any]:
         JournalError: where it saved none.
     """
     for event in reversed(events):
-        with contextlib.suppress(KeyError):
-            if event["event"] == "saved":
-                recipe: Mapping[str, Any] = event["recipe"]
-                return recipe
+        if event["event"] == "saved":
+            recipe: Mapping[str, Any] = event["recipe"]
+            return recipe
     raise JournalError("the run has saved no soup yet: the same command continues it")
 
 

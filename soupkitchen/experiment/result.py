@@ -11,7 +11,7 @@ import pandas as pd
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import last_recipe
-from soupkitchen.records import read_csv, separated
+from soupkitchen.records import read_csv, separated, soups_score
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
@@ -49,7 +49,7 @@ class Result:
     @property
     def score(self) -> float:
         """The soup's on held-out, with the metric's own sign."""
-        return float(self._soup[self._heldout])
+        return soups_score(self.leaderboard)
 
     @property
     def gain(self) -> float:
@@ -83,7 +83,3 @@ class Result:
     @property
     def _soup(self) -> Any:
         return self.leaderboard[self.leaderboard["kind"] == "soup"].iloc[0]
-
-    @property
-    def _heldout(self) -> str:
-        return next(column for column in self.leaderboard.columns if column.startswith("heldout_"))

@@ -242,8 +242,5 @@ class Scores:
     def _evaluation(self, split: str, outputs: Mapping[str, Rows]) -> Evaluation:
         parts = {}
         for name, references in self.examples.references(split).items():
-            metric, predictions = self.tasks.tasks[name].metric, outputs[name]
-            values = metric.per_example(predictions, references)
-            score = metric.score(predictions, references)
-            parts[name] = Part(score, values, predictions, len(references), len(references))
+            parts[name] = Part.whole(self.tasks.tasks[name].metric, outputs[name], references)
         return Evaluation(split, self.tasks.score({name: p.score for name, p in parts.items()}), parts)

@@ -17,7 +17,6 @@ import transformers
 from soupkitchen.errors import SaveError
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
-from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
 from soupkitchen.store.lock import only_process
@@ -56,7 +55,6 @@ def carry_out(
                     ) from error
                 raise
             _say(Result(folder))
-        update_sweep_leaderboard(folder.parent)
         return Result(folder)
 
 

@@ -132,6 +132,14 @@ def compose(group: str, name: str, conf: str | Path | None = None) -> dict[str, 
     return tree
 
 
+def top_level() -> dict[str, Any]:
+    """The options of `conf/config.yaml` that belong to no group, but for the run's name, filled in."""
+    top: Any = OmegaConf.to_container(_load(CONF / "config.yaml"))
+    own = {name: value for name, value in top.items() if name not in ("defaults", "hydra", "name")}
+    filled: Any = OmegaConf.to_container(OmegaConf.create(own), resolve=True)
+    return filled
+
+
 def options_of(group: str, name: str, conf: str | Path | None = None) -> list[Option]:
     """The options that a preset takes by name: those to be given first, then in the YAML's order.
 

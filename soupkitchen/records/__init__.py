@@ -1,6 +1,6 @@
 """A run's tables: functions of its journal's events. Knows no torch."""
 
-from soupkitchen.records.leaderboard import Entry, leaderboard, ranking
+from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, soups_score
 from soupkitchen.records.sweep import update_sweep_leaderboard
 from soupkitchen.records.tables import read_csv, separated, write_csv
 from soupkitchen.records.trajectory import Step, trajectory
@@ -12,6 +12,7 @@ __all__ = [
     "ranking",
     "read_csv",
     "separated",
+    "soups_score",
     "trajectory",
     "update_sweep_leaderboard",
     "write_csv",

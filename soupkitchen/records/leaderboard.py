@@ -41,6 +41,12 @@ def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return ranking(entries, begin["metric"], 1 if begin["greater_is_better"] else -1)
 
 
+def soups_score(table: pd.DataFrame) -> float:
+    """The soup's score on held-out in a leaderboard, with the metric's own sign."""
+    column = next(column for column in table.columns if column.startswith("heldout_"))
+    return float(table.loc[table["kind"] == "soup", column].iloc[0])
+
+
 def _entry(event: Mapping[str, Any]) -> Entry:
     told = {name: event[name] for name in Entry.__dataclass_fields__}
     interval = told["interval"] and tuple(told["interval"])

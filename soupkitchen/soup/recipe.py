@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import xxhash
@@ -83,7 +84,7 @@ class Recipe:
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return told | {"ingredients": list(self.ingredients), "coefficients": list(self.coefficients)}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The same for the same recipe, in any process."""
         told = {name: _numbers(part) for name, part in self.to_data().items() if name != "variant"}
@@ -114,7 +115,7 @@ class Recipe:
             return True
         return self.coefficients[:-1] == soup.coefficients and self.fold == soup.fold
 
-    @property
+    @cached_property
     def fold(self) -> str:
         """What the running state of all but the last ingredient depends on, beside these."""
         assert self.method is not None
