@@ -18,7 +18,7 @@ scores = st.integers(0, 12).map(lambda n: n / 12)  # coarse, so that ties are co
 
 def run_search(search: Search, pool: list[Ranked], score_of) -> tuple[tuple[str, ...], float, list[Trial]]:
     """Drives a strategy as the experiment does; `score_of` scores a tuple of ingredients."""
-    soup = Mixture((search.start(pool),))
+    soup = search.start(pool)
     best = next(run.score for run in pool if run.name == soup.ingredients[0])
     trials: list[Trial] = []
     while proposals := search.propose(pool, soup, trials):

@@ -14,7 +14,7 @@ from soupkitchen.experiment.judge import Judge, Verdict
 from soupkitchen.experiment.ranking import Ranking, arranged
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
-from soupkitchen.search import Mixture, Proposal, Search, Trial
+from soupkitchen.search import Proposal, Search, Trial
 
 
 def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Scored, Ranking]:
@@ -27,7 +27,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     if judge.early_stopping and search.guaranteed:
         ranking = arranged(ranking, scores, recipes)
     pool = ranking.runs
-    soup = Mixture((search.start(pool),))
+    soup = search.start(pool)
     best = scores.score(Request("starting", recipes.single(soup.ingredients[0])))
     steps.started(best)
     trials: list[Trial] = []

@@ -1,12 +1,13 @@
 """Which mixtures to try, and when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.base import Choice, Mixture, Proposal, Ranked, Search, Trial, rank
 from soupkitchen.search.greedy import Greedy
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
 
 __all__ = [
     "AcceptRule",
+    "Choice",
     "Greedy",
     "Mixture",
     "Proposal",

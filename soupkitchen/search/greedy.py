@@ -46,8 +46,8 @@ class Greedy:
     def rule(self) -> AcceptRule:
         return AcceptRule.of(self.accept)
 
-    def start(self, pool: Sequence[Ranked]) -> str:
-        return rank(pool)[0].name
+    def start(self, pool: Sequence[Ranked]) -> Mixture:
+        return Mixture((rank(pool)[0].name,))
 
     def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
         tried = len(trials)

@@ -29,8 +29,8 @@ class Uniform:
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
 
-    def start(self, pool: Sequence[Ranked]) -> str:
-        return pool[0].name
+    def start(self, pool: Sequence[Ranked]) -> Mixture:
+        return Mixture((pool[0].name,))
 
     def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
         first, *others = (run.name for run in pool)
