@@ -174,8 +174,11 @@ class Experiment:
         options = flat(describe(replace(method, weights=None)))
         search = self.search.knowing(options, method.negative_weights)
         search.check([Ranked(run.name, math.nan) for run in self.pool])
-        for tried in search.extremes():
-            with_options(method, tried)
+        try:
+            for tried in search.extremes():
+                with_options(method, tried)
+        except ConfigError as error:
+            raise ConfigError(f"search.options: {error}") from error
         return search
 
     def _mixer(self, evaluator: Evaluator) -> Mixer:

@@ -57,7 +57,7 @@ def with_options(method: Method, options: Mapping[str, float]) -> Any:
         for key in above:
             part = part[key] if isinstance(part, Mapping) and key in part else None
         if not isinstance(part, dict) or last not in part:
-            raise ConfigError(f"search.options: the method has no option {name}")
+            raise ConfigError(f"the method has no option {name}")
         part[last] = value
     return replace(build(tree), weights=method.weights)
 

@@ -186,7 +186,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "seed": SEED,
         "layers": whole(1, 1000),
         "negative": FLAG,
-        "options": mapping_of(RANGE, "a range by name of option, as {scale: [0.2, 1.5]}"),
+        "options": or_null(mapping_of(RANGE, "a range by name of option, as {scale: [0.2, 1.5]}")),
         "candidates": or_null(at_least(2)),
     },
     "soupkitchen.search.Uniform": {

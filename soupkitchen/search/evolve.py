@@ -50,6 +50,7 @@ class Evolve(Guarded):
             0 counts as 0.
         options: of the method, by dotted name, to be searched too, with their ranges:
             ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
+            None for none.
         candidates: only so many of the best runs take part; None for all.
 
     Raises:
@@ -64,11 +65,16 @@ class Evolve(Guarded):
     seed: int = 0
     layers: int = 1
     negative: bool = False
-    options: Mapping[str, Sequence[float]] = field(default_factory=dict, hash=False)
+    options: Mapping[str, Sequence[float]] | None = field(default=None, hash=False)
     candidates: int | None = None
 
     again = True
     _now: Mapping[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def ranges(self) -> Mapping[str, Sequence[float]]:
+        """Of the options that are searched."""
+        return self.options or {}
 
     def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Evolve:
         if self.negative and not subtracts:
@@ -77,12 +83,12 @@ class Evolve(Guarded):
                 "do, as method=task_arithmetic"
             )
         for name, value in options.items():
-            if isinstance(value, Sequence) and not isinstance(value, str) and name not in self.options:
+            if isinstance(value, Sequence) and not isinstance(value, str) and name not in self.ranges:
                 raise ConfigError(
                     f"search=evolve scores each mixture once, so method.{name} has to be one value, not a "
                     f"list; search.options={{{name}: [LOW, HIGH]}} has it searched"
                 )
-        for name in self.options:
+        for name in self.ranges:
             if name not in options or isinstance(options[name], (str, bool, type(None))):
                 numbers = ", ".join(one for one, value in options.items() if is_number(value))
                 raise ConfigError(
@@ -90,12 +96,12 @@ class Evolve(Guarded):
                     f"{numbers or 'none'}"
                 )
         told = replace(self)
-        now = {name: float(options[name]) for name in self.options if is_number(options[name])}
+        now = {name: float(options[name]) for name in self.ranges if is_number(options[name])}
         object.__setattr__(told, "_now", now)
         return told
 
     def extremes(self) -> Sequence[Mapping[str, float]]:
-        return [{name: limits[end] for name, limits in self.options.items()} for end in (0, 1)]
+        return [{name: limits[end] for name, limits in self.ranges.items()} for end in (0, 1)]
 
     def most(self, runs: int) -> int:
         return self.evaluations + (runs - 1 if self.initial == "greedy" else 1)
@@ -114,7 +120,7 @@ class Evolve(Guarded):
     def _space(self, names: Sequence[str]) -> Space:
         from soupkitchen.search.space import Range, Space  # numpy takes its time
 
-        ranges = [Range(name, *limits) for name, limits in self.options.items()]
+        ranges = [Range(name, *limits) for name, limits in self.ranges.items()]
         return Space(tuple(names), self.layers, self.negative, tuple(ranges))
 
     def _initial(
