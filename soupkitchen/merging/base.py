@@ -98,6 +98,8 @@ class Method:
     """Whether the order of the ingredients matters."""
     negative_weights = False
     """Whether a run may be subtracted."""
+    weighs = True
+    """Whether ingredients may weigh differently."""
     late: ClassVar[tuple[str, ...]] = ()
     """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True

@@ -23,6 +23,7 @@ from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.options import check_fields
 from soupkitchen.output.low_rank import Changes, adapted, concatenated, truncated, write_adapter
+from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.store.files import appearing
 from soupkitchen.tasks import Several
@@ -118,7 +119,7 @@ class Output:
     def save_adapter(
         self,
         runs: Sequence[Checkpoint],
-        weights: Sequence[float],
+        weights: Sequence[Coefficient],
         soup: Callable[[], Soup],
         processor: Path | None,
         folder: Path,
@@ -126,7 +127,7 @@ class Output:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
 
         Args:
-            weights: of each in the merge.
+            weights: of each in the merge, or in each part of the depth.
             soup: makes an empty soup, of which the method is taken.
             processor: the folder with the files of the tokenizer, which are copied.
 
@@ -195,7 +196,7 @@ def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> 
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
-def _changes(runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup) -> Changes:
+def _changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
     """What the soup of the adapters `runs` changes of their base, float32."""
     changed = {name for run in runs for name in adapted(run).changed}
     if len(runs) == 1:  # a soup of one is that run, whatever the method
@@ -215,7 +216,7 @@ def _changes(runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup) -
 
 
 def _whole_tensors(
-    runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup
+    runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
 ) -> dict[str, torch.Tensor]:
     """What the modules that any of the runs trained whole come to, by name of tensor."""
     names = {name for run in runs for name in adapted(run).replaced}

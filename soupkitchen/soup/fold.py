@@ -12,6 +12,7 @@ import torch
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import chunks
+from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
 
 log = logging.getLogger(__name__)
@@ -55,17 +56,17 @@ class Vector:
 
 
 class Whole:
-    """What fine-tuning changed of one tensor, looked up anew whenever it is looked at: nothing is held."""
+    """What fine-tuning changed of one tensor, looked up whenever it is looked at: it holds nothing itself."""
 
-    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, device: torch.device) -> None:
-        self.device = device
-        self._run, self._name, self._base = run, name, base
+    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: Reader) -> None:
+        self.device = reader.device
+        self._run, self._name, self._base, self._reader = run, name, base, reader
 
     def numel(self) -> int:
         return self._run.header[self._name].elements
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        x = self._run.weights.task_vector(self._name, self.device) if self._base else None
+        x = self._reader.change(self._run, self._name) if self._base else None
         if x is not None:
             return Vector(x, None, self.device)[part]
         base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
