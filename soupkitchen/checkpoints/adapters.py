@@ -88,12 +88,6 @@ class AdaptedWeights(Weights):
     def leaves(self, name: str) -> bool:
         return name not in self.changed and name not in self.replaced
 
-    def maps(self, name: str) -> bool:
-        if name in self.changed:
-            return False
-        key = self.replaced.get(name)
-        return self.base.maps(name) if key is None else self.files.maps(key)
-
     def tensor(self, name: str) -> torch.Tensor:
         return self.exact(name, torch.device("cpu")).to(self.header[name].torch_dtype)
 

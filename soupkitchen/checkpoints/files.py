@@ -106,10 +106,6 @@ class Weights(ABC):
         """Whether the format names tied tensors twice."""
         return False
 
-    def maps(self, name: str) -> bool:
-        """Whether the tensor is memory-mapped as it lies in a file: having it again costs next to nothing."""
-        return False
-
     def leaves(self, name: str) -> bool:
         """Whether the tensor is known, without looking, to be that of the base model."""
         return False
@@ -212,9 +208,6 @@ class WeightFiles(Weights):
     def _blocks(self, name: str, raw: RawFiles) -> Iterator[Block]:
         file = self._file_of[name]
         return blocks_of(self.tensor(name)) if file.suffix == _PICKLE else raw.blocks(file, name)
-
-    def maps(self, name: str) -> bool:
-        return self._file_of[name].suffix == _SAFE
 
     @property
     def names_twins(self) -> bool:

@@ -35,9 +35,6 @@ class View(Weights):
     def tensor(self, name: str) -> torch.Tensor:
         return self._ordered(name, self._of.tensor(self._names[name]))
 
-    def maps(self, name: str) -> bool:
-        return name not in self._rows and self._of.maps(self._names[name])
-
     def leaves(self, name: str) -> bool:
         return name not in self._rows and self._of.leaves(self._names[name])
 
@@ -85,9 +82,6 @@ class Widened(Weights):
     def tensor(self, name: str) -> torch.Tensor:
         tensor = self._of.tensor(name)
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-
-    def maps(self, name: str) -> bool:
-        return self._of.maps(name)  # `exact` does not widen
 
     def leaves(self, name: str) -> bool:
         return self._of.leaves(name)

@@ -65,8 +65,8 @@ class Factored(NamedTuple):
         return max((factors.down.shape[0] for factors in self.tensors.values()), default=0)
 
 
-def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], normalize: bool) -> Factored:
-    """The weighted sum, or average, of the changes of adapters without DoRA, exactly.
+def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient]) -> Factored:
+    """The weighted average of the changes of adapters without DoRA, exactly.
 
     What a run counts may differ between parts of the depth. A run that is there more than once is
     taken in once, with the sum of its weights.
@@ -74,7 +74,7 @@ def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], nor
     tensors = {}
     for name, plan in _plans(runs).items():
         shares = _shares(runs, weights, name)
-        total = sum(shares.values()) if normalize else 1.0
+        total = sum(shares.values())
         downs, ups = [], []
         for run, weight in shares.items():
             if name in adapted(run).changed:

@@ -87,6 +87,12 @@ class Output:
                 "adapters that differ in dtype or in the order of labels cannot be saved as one adapter yet; "
                 "output.format=full saves their soup"
             )
+        if not method.keeps_untouched:
+            raise ConfigError(
+                "this method changes tensors that no run has changed (a sum that is not divided by its "
+                "weights multiplies the base, too), which no adapter can say: take method.normalize=true, or "
+                "output.format=full"
+            )
         if self.rank is None and not _is_exact(runs, method):
             raise ConfigError(
                 "only a linear soup of LoRA adapters (no DoRA) is one adapter exactly; give the rank to cut "
@@ -128,7 +134,7 @@ class Output:
 
         Args:
             weights: of each in the merge, or in each part of the depth.
-            soup: makes an empty soup, of which the method is taken.
+            soup: makes an empty soup.
             processor: the folder with the files of the tokenizer, which are copied.
 
         Returns:
@@ -139,10 +145,8 @@ class Output:
         """
         base = runs[0].adapted
         assert base is not None
-        method = soup().method
         if self.rank is None:
-            assert isinstance(method, Linear)
-            factored = concatenated(runs, weights, method.normalize)
+            factored = concatenated(runs, weights)
         else:
             factored = truncated(runs, _changes(runs, weights, soup()), self.rank)
         whole = _whole_tensors(runs, weights, soup())

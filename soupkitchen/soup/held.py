@@ -1,8 +1,8 @@
 """What a merge reads of its ingredients, and what of it is held where the same are merged again.
 
-A search that asks for hundreds of mixtures of the same runs needs each tensor as often. On a CPU a tensor
-that lies in a safetensors file is mapped, and having it again costs nothing; what is computed (a LoRA
-adapter's change), reordered or unpickled is held. On another device all is, where it fits.
+A search that asks for hundreds of mixtures of the same runs needs each tensor as often. Held is what was
+computed (a LoRA adapter's change), reordered or unpickled, and what is mapped from a file, which is no
+second copy: its pages need not be looked up again.
 """
 
 from __future__ import annotations
@@ -47,14 +47,13 @@ class Held(Reader):
     def exact(self, run: Checkpoint, name: str) -> torch.Tensor:
         if (held := self._exact.get((run, name))) is not None:
             return held
-        read = super().exact(run, name)
-        return self._hold(self._exact, run, name, read, mapped=run.weights.maps(name))
+        return self._hold(self._exact, run, name, super().exact(run, name))
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
         if (held := self._changes.get((run, name))) is not None:
             return held
         read = super().change(run, name)
-        return None if read is None else self._hold(self._changes, run, name, read, mapped=False)
+        return None if read is None else self._hold(self._changes, run, name, read)
 
     def forget(self) -> None:
         """Gives the memory back; it is not to be used after that."""
@@ -62,16 +61,10 @@ class Held(Reader):
         self._changes.clear()
 
     def _hold(
-        self,
-        held: dict[tuple[Checkpoint, str], torch.Tensor],
-        run: Checkpoint,
-        name: str,
-        read: torch.Tensor,
-        mapped: bool,
+        self, held: dict[tuple[Checkpoint, str], torch.Tensor], run: Checkpoint, name: str, read: torch.Tensor
     ) -> torch.Tensor:
-        """`read`, where it lies now: what is on the device already is not brought back to the host."""
-        on_host = read.device.type == "cpu" and not mapped
-        place = self._memory.room(read.nbytes, on_host)
+        """`read`, where it lies from now on: what was computed on the device is not brought to the host."""
+        place = self._memory.room(read.nbytes, on_host=read.device.type == "cpu")
         if place is None:
             return read
         held[run, name] = read.to(place)
