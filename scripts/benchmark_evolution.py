@@ -115,7 +115,7 @@ def make_pools(folder: Path, millions: int, runs: int, rank: int, dtype: str) ->
             for name, parameter in adapted.named_parameters():
                 if "lora_" in name:
                     torch.nn.init.normal_(parameter, std=0.01)
-            adapted.save_pretrained(folder / "adapters" / f"run{number}")
+            adapted.save_pretrained(str(folder / "adapters" / f"run{number}"))
 
 
 if __name__ == "__main__":

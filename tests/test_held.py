@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from soupkitchen.checkpoints.files import WeightFiles, Weights
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.executors import Bench, Request
-from soupkitchen.merging import Karcher, Linear, Magnitude, Random, TaskVectors
+from soupkitchen.merging import Karcher, Linear, Magnitude, MagnitudeOutliers, Random, TaskVectors
 from soupkitchen.options.building import build
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Mixer, Recipe, StateMemory
@@ -131,6 +132,31 @@ def test_an_adapters_change_is_computed_once(adapters: Path, monkeypatch: pytest
             assert sum(asked.values()) == once  # the same runs, though it is another mixture
             made(mixer, Recipe.of("acd", method, PROPOSED[1]))
             assert sum(asked.values()) > once  # it did not ask for it
+
+
+@pytest.mark.parametrize(
+    "sparsifier", [Magnitude(0.2), MagnitudeOutliers(0.8, 0.1), Random(0.5, "l1")], ids=type
+)
+def test_thresholds_are_found_once_for_all_scales(
+    sparsifier: Any, text_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixer = Mixer(find_pool(str(text_runs), base=str(text_runs / "d")))
+    planned: Counter[tuple[str, str]] = Counter()
+    plan = type(sparsifier).plan
+
+    def planning(self: Any, x: Any, origin: Any) -> Any:
+        planned[origin.ingredient.name, origin.tensor] += 1
+        return plan(self, x, origin)
+
+    monkeypatch.setattr(type(sparsifier), "plan", planning)
+    for scale in (0.3, 1.0):
+        for recipe in proposals(TaskVectors(sparsifier, "mass", scale=scale)):
+            made(mixer, recipe, again=True)
+    assert set(planned.values()) == {1}
+    assert {run for run, _ in planned} == set("abc")
+    other = replace(sparsifier, density=0.4)
+    for recipe in proposals(TaskVectors(other, "mass")):  # another has thresholds of its own
+        assert same(made(mixer, recipe, again=True), made(Mixer(mixer.pool), recipe))
 
 
 def test_unpickled_tensors_are_read_once(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,7 +154,7 @@ def adapted(run: Checkpoint) -> AdaptedWeights:
 
 def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: str) -> dict[Checkpoint, float]:
     """What each of the runs counts in the tensor `name`, where that is not 0."""
-    shares: Counter[Checkpoint] = Counter()
+    shares: dict[Checkpoint, float] = defaultdict(float)
     for run, weight in zip(runs, weights, strict=True):
         if isinstance(weight, tuple):
             weight = weight[parts(run.header, len(weight))[name]]

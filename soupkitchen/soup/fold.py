@@ -11,6 +11,7 @@ import torch
 
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
+from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks
 from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
@@ -20,16 +21,22 @@ log = logging.getLogger(__name__)
 AnyMethod = MergeMethod | StackMethod
 
 
+Plans = dict[tuple[Ingredient, str], Any]
+"""What a method has found of tensors that depends on neither state nor weight, by run and name."""
+
+
 class Operand(NamedTuple):
     """One run's tensor for a fold.
 
     Attributes:
         x: its values or, where `relative`, what fine-tuning changed.
+        plans: where what the method finds of it is kept; None for nowhere.
     """
 
     x: torch.Tensor
     origin: Origin
     relative: bool = False
+    plans: Plans | None = None
 
 
 class Vector:
@@ -158,7 +165,13 @@ class Fold:
 
     def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[Vector, Any]:
         vector = Vector(operand.x, None if operand.relative else self._base, self._device)
-        measure = self.method.measure(self._state, vector, operand.origin)
+        origin, plans = operand.origin, operand.plans
+        if plans is not None and not self.method.stepwise:
+            key = origin.ingredient, origin.tensor
+            if key not in plans:
+                plans[key] = self.method.plan(vector, origin)
+            origin = origin._replace(plan=plans[key])
+        measure = self.method.measure(self._state, vector, origin)
         if remarks is not None:
             remarks.add(self.method.remark(measure))
         return vector, measure

@@ -15,6 +15,7 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.soup.fold import Plans
 from soupkitchen.soup.held import Held, Reader
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.soup.recipe import Recipe
@@ -49,7 +50,7 @@ class Mixer:
         self._made: Recipe | None = None  # what it was made by
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
-        self._surveyed: tuple[str, dict[Checkpoint, Any]] = "", {}  # by the fold that asked for it
+        self._found: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
 
     def tensors(self, recipe: Recipe, growing: bool = False, again: bool = False) -> Tensors:
         """Yields what `recipe` gives, name and tensor.
@@ -81,11 +82,20 @@ class Mixer:
     def empty(self, recipe: Recipe, memory: StateMemory | None = None, reader: Reader | None = None) -> Soup:
         """A soup of nothing, to be made as `recipe` says."""
         fold = recipe.fold if recipe.method else ""
-        if fold != self._surveyed[0]:
-            self._surveyed = fold, {}
-        base, dtype_of = self.pool.base, self._telling(recipe)
-        surveys = self._surveyed[1]
-        return Soup(_method(recipe), self.device, base, dtype_of, memory, self._warned, surveys, reader)
+        if fold != self._found[0]:
+            self._found = fold, {}, {}
+        _, surveys, plans = self._found
+        return Soup(
+            _method(recipe),
+            self.device,
+            self.pool.base,
+            self._telling(recipe),
+            memory,
+            self._warned,
+            surveys,
+            reader,
+            plans if reader else None,
+        )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
         """Has the tensors of `recipe` read from where it was saved, and lets go what is held.

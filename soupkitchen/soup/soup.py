@@ -25,7 +25,7 @@ from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import keep_freed_memory
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup.depth import parts
-from soupkitchen.soup.fold import AnyMethod, Fold, Operand, Remarks, Whole
+from soupkitchen.soup.fold import AnyMethod, Fold, Operand, Plans, Remarks, Whole
 from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
 
@@ -77,6 +77,7 @@ class Soup:
         warned: what was warned of, and need not be again: soups of one run may share it.
         surveys: what the method has to know of all of a run's tensors: soups of one method may share it.
         reader: what reads the tensors that are merged; by default each is read anew.
+        plans: what the method has found of tensors: soups of one method may share it; None to find it anew.
 
     Raises:
         ConfigError: where the method needs a base and there is none.
@@ -92,6 +93,7 @@ class Soup:
         warned: set[str] | None = None,
         surveys: dict[Checkpoint, Any] | None = None,
         reader: Reader | None = None,
+        plans: Plans | None = None,
     ) -> None:
         if method.needs_base and base is None:
             raise ConfigError(
@@ -109,6 +111,7 @@ class Soup:
         self._warned = set() if warned is None else warned
         self._surveys = {} if surveys is None else surveys
         self._reader = reader or Reader(self.device)
+        self._plans = plans
         self._parts: dict[int, Mapping[str, int]] = {}
         keep_freed_memory()
 
@@ -284,8 +287,8 @@ class Soup:
         if self.base is not None and not self._base_lacks(name, run.header[name].shape):
             change = self._reader.change(run, name)
             if change is not None:
-                return Operand(change, origin, relative=True)
-        return Operand(self._reader.exact(run, name), origin)
+                return Operand(change, origin, relative=True, plans=self._plans)
+        return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _origin(self, name: str, share: Share) -> Origin:
         run, weight = share
