@@ -142,8 +142,8 @@ class MergeMethod(Method):
     def plan(self, x: Vector, origin: Origin) -> Any:
         """What `measure` has to know of `x` that depends on neither the state nor the weight.
 
-        Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once, and given
-        to `measure` in `origin` time and again.
+        Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once and
+        given to `measure` in `origin` time and again.
         """
         return None
 
