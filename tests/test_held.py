@@ -222,12 +222,17 @@ def test_what_a_device_has_no_room_for_is_held_on_the_host_and_what_it_has_compu
 def test_a_running_state_and_what_is_held_are_never_there_together(adapters: Path) -> None:
     mixer = Mixer(find_pool(str(adapters)))
     recipe = Recipe.of("abc", Linear())
-    dict(mixer.tensors(recipe, growing=True))
+    dict(mixer.tensors(recipe, growing=True, again=True))
+    assert mixer._soup is not None
+    assert mixer._held is None
     dict(mixer.tensors(recipe, again=True))
     assert mixer._soup is None
     held = mixer._held
     assert held._exact
     dict(mixer.tensors(recipe, growing=True, again=True))
+    assert mixer._soup is None
+    assert mixer._held is held
+    dict(mixer.tensors(recipe, growing=True))
     assert mixer._soup is not None
     assert mixer._held is None
     assert not held._exact

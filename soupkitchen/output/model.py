@@ -89,9 +89,8 @@ class Output:
             )
         if not method.keeps_untouched:
             raise ConfigError(
-                "this method changes tensors that no run has changed (a sum that is not divided by its "
-                "weights multiplies the base, too), which no adapter can say: take method.normalize=true, or "
-                "output.format=full"
+                "a sum that is not divided by its weights multiplies the base, too, which no adapter can say: "
+                "take method.normalize=true, or output.format=full"
             )
         if self.rank is None and not _is_exact(runs, method):
             raise ConfigError(
@@ -154,11 +153,8 @@ class Output:
             write_adapter(runs, factored, whole, beside)
             if processor is not None:
                 copy_processor(processor, beside)
-        log.info(
-            "one adapter of rank %d holds the soup's change with a relative error of %.2e",
-            factored.rank,
-            factored.error,
-        )
+        told = "one adapter of rank %d holds the soup's change with a relative error of %.2e"
+        log.info(told, factored.rank, factored.error)
         return open_adapter(folder, "soup", base)
 
     def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:

@@ -61,7 +61,7 @@ class Mixer:
                 that say otherwise.
             again: whether others are to follow that merge the same ingredients with other coefficients, so
                 that it pays to hold what is read of these, as far as the memory allows; a running state is
-                let go for it. Where both are said, the running state it is.
+                let go for it. Where both are said it is a running state, unless something is held already.
         """
         if (saved := self._saved.get(recipe.digest)) is not None:
             return saved.tensors()
@@ -71,7 +71,7 @@ class Mixer:
         if (soup := self._state_of(recipe, recipe.size)) is not None:
             return soup.tensors()
         weight = recipe.coefficients[-1]
-        if growing:
+        if growing and not (again and self._held):
             return self._grown(recipe, runs).taste(runs[-1], weight)
         if again:
             return self._holding(recipe).blend(runs, recipe.coefficients)
