@@ -186,6 +186,19 @@ def test_a_run_that_counts_nothing_may_change_what_it_likes(base: Path, adapters
             assert merged[tensor].dtype == info.torch_dtype
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_states_of_adapters_that_change_other_tensors_give_the_bits_of_a_blend(
+    name: str, base: Path, adapters: Path
+) -> None:
+    """A tensor's state begins with the first that changes it and counts there."""
+    pool, method = find_pool(str(adapters), base=str(base)), METHODS[name]
+    told = by_depth(method, (1.0, 0.5), (2.0, 0.0), (0.0, 1.0), (0.25, 0.0))
+    recipe, mixer = Recipe.of(("b", "c", "a", "c"), method, told), Mixer(pool)
+    for size in (2, 3, 4):
+        grown = Recipe.of(recipe.ingredients[:size], method, told[:size])
+        assert same(made(pool, grown, mixer, growing=True), made(pool, grown))
+
+
 # Recipes
 
 

@@ -89,7 +89,7 @@ class Output:
             )
         if not method.keeps_untouched:
             raise ConfigError(
-                "a sum that is not divided by its weights multiplies the base, too, which no adapter can say: "
+                "a sum that is not divided by its weights multiplies the base, too, which no adapter says: "
                 "take method.normalize=true, or output.format=full"
             )
         if self.rank is None and not _is_exact(runs, method):
