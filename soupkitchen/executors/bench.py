@@ -30,13 +30,13 @@ class Bench:
         self.mixer = mixer
         self._announce = announce
 
-    def fill(self, recipe: Recipe, growing: bool = False) -> None:
+    def fill(self, recipe: Recipe, growing: bool = False, again: bool = False) -> None:
         """Makes the live model's weights those of `recipe`.
 
         Raises:
             CheckpointError: where files of the pool have changed meanwhile.
         """
-        self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
+        self.evaluator.live.fill(self.mixer.tensors(recipe, growing, again))
         if recipe.recalibrate:
             self.evaluator.recalibrate(recipe.recalibrate)
         check_unchanged(recipe, self.mixer.pool)
@@ -57,7 +57,7 @@ class Bench:
         bar = request.bar
         try:
             started = time.perf_counter()
-            self.fill(recipe, request.growing)
+            self.fill(recipe, request.growing, request.again)
             seconds = time.perf_counter() - started
             stop = None if bar is None else bar.out_of_reach
             evaluation = self.evaluator.score(split, stop, self._announce(request.what))

@@ -152,7 +152,7 @@ class Judge:
     def _request(self, member: Member, bar: Bar | None, soup: Scored, previous: Recipe) -> Request:
         recipe = member.recipe
         growing = self.rule.kind != "any" and any(recipe.extends(one) for one in (soup.recipe, previous))
-        return Request(member.what, recipe, bar=bar, growing=growing)
+        return Request(member.what, recipe, bar=bar, growing=growing, again=self.again)
 
     def _verdict(self, member: Member, scored: Scored | CandidateError, soup: Scored) -> Verdict:
         if isinstance(scored, CandidateError):

@@ -66,6 +66,7 @@ class Origin(NamedTuple):
         weight: the ingredient's weight.
         shape: the tensor's.
         survey: what the method's own `survey` found of the whole ingredient.
+        plan: what the method's own `plan` found of the tensor; None where it was not asked before.
     """
 
     ingredient: Ingredient
@@ -73,6 +74,7 @@ class Origin(NamedTuple):
     weight: float
     shape: tuple[int, ...]
     survey: Any = None
+    plan: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class Method:
     """Whether the order of the ingredients matters."""
     negative_weights = False
     """Whether a run may be subtracted."""
+    weighs = True
+    """Whether ingredients may weigh differently."""
     late: ClassVar[tuple[str, ...]] = ()
     """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True
@@ -133,6 +137,14 @@ class MergeMethod(Method):
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
         """What `measure` has to know of all of an ingredient's tensors, by name."""
+        return None
+
+    def plan(self, x: Vector, origin: Origin) -> Any:
+        """What `measure` has to know of `x` that depends on neither the state nor the weight.
+
+        Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once and
+        given to `measure` in `origin` time and again.
+        """
         return None
 
     def init(self, like: torch.Tensor) -> Any:
