@@ -49,7 +49,7 @@ def light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
     out = light("--help", cwd=tmp_path).stdout
-    for words in ("python -m soupkitchen", "search: greedy, uniform", "accept", "pool.path=", "-m"):
+    for words in ("python -m soupkitchen", "search: greedy, uniform, window", "accept", "pool.path=", "-m"):
         assert words in out
     assert list(tmp_path.iterdir()) == []
 

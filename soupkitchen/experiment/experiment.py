@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.steps import training_step
 from soupkitchen.checkpoints.views import View
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import (
@@ -35,11 +37,12 @@ from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
-from soupkitchen.merging.weights import check_names
+from soupkitchen.merging.weights import ByStep, check_names, parsed
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Search
+from soupkitchen.search import Ranked, Search
+from soupkitchen.search.window import check_steps
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
@@ -91,6 +94,7 @@ class Experiment:
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
         build(describe(replace(method, weights=None)))  # as recipes have it
         check_names(self.method.weights, [run.name for run in self.pool])
+        self._check_search()
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         if self.pool.trust_scores and tasks.aggregate == "normalized":
@@ -141,7 +145,9 @@ class Experiment:
             on_error=self.search.on_error,
         )
         steps = Steps(scores, self.search.rule.text)
-        recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))
+        steps_of_training = {run.name: step for run in pool if (step := training_step(run)) is not None}
+        dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        recipes = Recipes(method, dtype, steps_of_training)
         ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
         judge = Judge(self.search.rule, scores, recipes, self.evaluation.early_stopping)
@@ -214,6 +220,16 @@ class Experiment:
         if self.method.weights is not None:
             raise ConfigError("both the list of runs (pool.path) and method.weights give weights: drop one")
         return replace(self.method, weights=dict(self.pool.weights))
+
+    def _check_search(self) -> None:
+        """Raises:
+        ConfigError: where these runs cannot be searched, or weighted, so.
+        """
+        runs = [Ranked(run.name, math.nan, training_step(run)) for run in self.pool]
+        if isinstance(parsed(self.method.weights), ByStep):
+            check_steps(runs, "method.weights={by: step, …}")
+        if (check := getattr(self.search, "check", None)) is not None:
+            check(runs)
 
     def _examples_at_most(self, evaluator: Evaluator) -> int:
         heldout = evaluator.examples.size("heldout") * (2 * len(self.pool) - 1 + CONTROLS)

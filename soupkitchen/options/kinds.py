@@ -102,6 +102,14 @@ SCALES = Kind(
     "a number, or a list of different numbers",
     lambda v: is_number(v) or (_is_list(v) and all(map(is_number, v)) and 0 < len(v) == len(set(v))),
 )
+DURATIONS = Kind(
+    "all, geometric, or a list of different whole numbers of at least 1, as [5,10]",
+    lambda v: (
+        v in ("all", "geometric")
+        if isinstance(v, str)
+        else _is_list(v) and all(is_whole(n) and n >= 1 for n in v) and 0 < len(v) == len(set(v))
+    ),
+)
 
 
 def _is_list(value: Any) -> bool:
@@ -159,6 +167,12 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
     "soupkitchen.executors.Local": {},
     "soupkitchen.search.Greedy": {"accept": ANYTHING, "on_error": choice("skip", "stop")},
     "soupkitchen.search.Uniform": {"on_error": choice("skip", "stop")},
+    "soupkitchen.search.Window": {
+        "accept": ANYTHING,
+        "on_error": choice("skip", "stop"),
+        "durations": DURATIONS,
+        "end": choice("last", "any"),
+    },
     "soupkitchen.checkpoints.find_pool": {"path": TEXTS, **_RUNS},
     "soupkitchen.demo.pool": {"path": or_null(TEXTS), **_RUNS, "seed": SEED, "cache_dir": TEXT},
     "soupkitchen.demo.two_tasks_pool": {"exclude": TEXTS, "seed": SEED, "cache_dir": TEXT},

@@ -4,6 +4,7 @@ from soupkitchen.search.base import Choice, Mixture, Proposal, Ranked, Search, T
 from soupkitchen.search.greedy import Greedy
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
+from soupkitchen.search.window import Window
 
 __all__ = [
     "AcceptRule",
@@ -15,5 +16,6 @@ __all__ = [
     "Search",
     "Trial",
     "Uniform",
+    "Window",
     "rank",
 ]
