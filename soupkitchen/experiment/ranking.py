@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from soupkitchen.checkpoints import Pool
-from soupkitchen.checkpoints.steps import training_step
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation
 from soupkitchen.executors import Request
@@ -80,7 +79,7 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
     if not singles:
         raise CheckpointError("no run of the pool can be scored; the reasons are above")
     runs = [
-        Ranked(name, scored.evaluation.score, training_step(pool[name])) for name, scored in singles.items()
+        Ranked(name, scored.evaluation.score, recipes.steps.get(name)) for name, scored in singles.items()
     ]
     if all(math.isnan(run.score) for run in runs):
         raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
@@ -105,7 +104,7 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
                 f"{', '.join(given) or 'no scores'}"
             )
         score = found if tasks.greater_is_better else -found
-        runs.append(Ranked(run.name, score, training_step(run)))
+        runs.append(Ranked(run.name, score, recipes.steps.get(run.name)))
     for one in rank(runs):
         log.info("rank     %-24s %s %.4f (listed)", one.name, metric, tasks.shown(one.score))
     first = rank(runs)[0].name
