@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from typing import Any
 
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.sources import TRAINER_STATE
@@ -20,10 +22,9 @@ def training_step(run: Checkpoint) -> int | None:
 
     A run may be called ``checkpoint-500``, ``step_1000`` or ``org/name@step1000``.
     """
-    try:
+    told: Any = None
+    with suppress(CheckpointError):  # most runs have none, and no run needs one
         told = read_json(run.path / TRAINER_STATE).get("global_step")
-    except CheckpointError:  # most runs have none, and no run needs one
-        told = None
     if is_whole(told) and told >= 0:
         return int(told)
     numbers = _NUMBER.findall(run.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from soupkitchen.merging import MergeMethod, Method, StackMethod, alternatives
 from soupkitchen.merging.weights import ByStep, parsed
@@ -42,10 +43,13 @@ class Recipes:
         """Those of some runs, merged with the method's weights."""
         return self.of(Mixture(tuple(names)))
 
-    def _coefficients(self, mixture: Mixture, method: Method) -> Sequence[float] | None:
+    def _coefficients(self, mixture: Mixture, method: Method) -> Sequence[Any] | None:
         """What the ingredients count; None for what the method's weights by name say."""
         weights = parsed(method.weights)
         if not isinstance(weights, ByStep):
             return mixture.coefficients
         own = weights.coefficients([self.steps[name] for name in mixture.ingredients])
-        return [share * coefficient for share, coefficient in zip(mixture.shares, own, strict=True)]
+        return [
+            tuple(weight * part for part in share) if isinstance(share, tuple) else weight * share
+            for weight, share in zip(own, mixture.shares, strict=True)
+        ]

@@ -70,9 +70,10 @@ def _by_score(weights: Weights) -> ByScore:
 
 
 def _by_step(weights: Weights) -> ByStep:
-    decay, alpha = weights.get("decay"), weights.get("alpha", ALPHA)
+    decay: Any = weights.get("decay")
+    alpha: Any = weights.get("alpha", ALPHA)
     several = isinstance(decay, Sequence) and not isinstance(decay, str)
-    asked: list[Any] = list(decay) if several else [decay]  # type: ignore[arg-type]
+    asked = list(decay) if several else [decay]
     known = asked and all(isinstance(one, str) and one in DECAYS for one in asked)
     if not known or len(set(asked)) < len(asked) or not set(weights) <= {"by", "decay", "alpha"}:
         raise ConfigError(
