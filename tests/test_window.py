@@ -1,4 +1,4 @@
-"""Windows of one run: all that there are, in order, the best of them kept; with real checkpoints of a Trainer."""
+"""Windows of one run: all that there are, in order, the best kept; with real checkpoints of a Trainer."""
 
 from __future__ import annotations
 

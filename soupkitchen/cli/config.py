@@ -143,7 +143,7 @@ def check(config: DictConfig) -> None:
     for key in unknown(plain):
         raise ConfigError(explain(f"Could not override '{key}'"))
     check_tree(plain)
-    if plain["search"]["_target_"] in ("soupkitchen.search.Greedy", "soupkitchen.search.Window"):
+    if plain["search"]["_target_"].startswith("soupkitchen.search."):
         AcceptRule.of(plain["search"].get("accept", "better"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from soupkitchen.checkpoints import Pool
+from soupkitchen.checkpoints.steps import training_step
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation
 from soupkitchen.executors import Request
@@ -45,6 +46,16 @@ class Ranking:
     @property
     def best_first(self) -> list[Ranked]:
         return rank(self.runs)
+
+
+def unscored(pool: Pool) -> list[Ranked]:
+    """The runs before any is scored: their scores are NaN."""
+    return [Ranked(run.name, math.nan, training_step(run)) for run in pool]
+
+
+def steps_of(pool: Pool) -> dict[str, int]:
+    """The training steps of the runs whose step is known, by name."""
+    return {run.name: run.step for run in unscored(pool) if run.step is not None}
 
 
 def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:

@@ -1,7 +1,10 @@
 """Which mixtures to try, and when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Choice, Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.evolve import Evolve
+from soupkitchen.search.exhaustive import Exhaustive
 from soupkitchen.search.greedy import Greedy
+from soupkitchen.search.pruning import Pruned
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
 from soupkitchen.search.window import Window
@@ -9,9 +12,13 @@ from soupkitchen.search.window import Window
 __all__ = [
     "AcceptRule",
     "Choice",
+    "Evolve",
+    "Exhaustive",
     "Greedy",
+    "Guarded",
     "Mixture",
     "Proposal",
+    "Pruned",
     "Ranked",
     "Search",
     "Trial",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
+from soupkitchen.options import check_fields
 from soupkitchen.search.rules import AcceptRule, OnError
 
 Coefficient = float | tuple[float, ...]
@@ -99,37 +100,65 @@ class Trial:
 
     Attributes:
         score: higher better; None where it was not found out in full.
+        examples: that were scored for it.
     """
 
     proposal: Proposal
     score: float | None
     kept: bool
+    examples: int = 0
 
 
-class Search(Protocol):
-    """A search strategy. Frozen dataclasses implement it; they hold options and no state."""
+class Search:
+    """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
+
+    on_error: OnError
+    """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
+
+    guaranteed = True
+    """Whether what comes out has to be no worse on held-out than the best single run.
+
+    Where it has not, as where every run is taken, what cannot be scored ends the run.
+    """
+
+    again = False
+    """Whether the same runs are merged time and again, with other coefficients."""
 
     @property
     def rule(self) -> AcceptRule:
         """When a proposal becomes the soup."""
-        ...
+        raise NotImplementedError
 
-    @property
-    def guaranteed(self) -> bool:
-        """Whether what comes out has to be no worse on held-out than the best single run.
+    def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Search:
+        """The search, told of the merge method; asked before anything is scored.
 
-        Where it has not, as where every run is taken, what cannot be scored ends the run.
+        Args:
+            options: the method's, by dotted name.
+            subtracts: whether it takes coefficients below 0.
+
+        Raises:
+            ConfigError: where it cannot search with that method.
         """
-        ...
+        return self
 
-    @property
-    def on_error(self) -> OnError:
-        """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
-        ...
+    def extremes(self) -> Sequence[Mapping[str, float]]:
+        """The options of the method, where it proposes others, at the ends of their ranges."""
+        return []
+
+    def check(self, pool: Sequence[Ranked]) -> None:
+        """Checks that it can search these runs, in pool order, whose scores are not known yet (NaN).
+
+        Raises:
+            ConfigError: where it cannot.
+        """
+
+    def most(self, runs: int) -> int:
+        """How many mixtures of a pool of so many runs are scored, about, at most: for progress bars."""
+        return runs - 1
 
     def start(self, pool: Sequence[Ranked]) -> Mixture:
-        """What the soup starts as, of a pool in pool order."""
-        ...
+        """What the soup starts as, of a pool in pool order: the best run."""
+        return Mixture((rank(pool)[0].name,))
 
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
@@ -139,7 +168,32 @@ class Search(Protocol):
         All of it may be scored at once. The first that is kept becomes the soup; those after it were
         proposed for another soup, so they count as not tried. Of a `Choice` all are tried.
         """
-        ...
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Guarded(Search):
+    """What searches share that take what a rule accepts, and end no worse than the best single run.
+
+    Attributes:
+        accept: when a candidate becomes the soup: "better", "not_worse", ``{margin: x}`` or
+            ``{significant: α}``; see `AcceptRule`.
+        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+
+    Raises:
+        ConfigError: for another rule, and for options out of range.
+    """
+
+    accept: str | Mapping[str, Any] = "better"
+    on_error: OnError = "skip"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "search")
+        AcceptRule.of(self.accept)
+
+    @property
+    def rule(self) -> AcceptRule:
+        return AcceptRule.of(self.accept)
 
 
 def rank(pool: Sequence[Ranked]) -> list[Ranked]:

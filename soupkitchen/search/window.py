@@ -14,67 +14,44 @@ counts is the method's affair: ``method.weights={by: step, decay: cosine}``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import check_fields
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Trial, rank
-from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
+from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Guarded):
     """Search for a window of one run's checkpoints.
 
     A window's newest checkpoint comes first in its mixture, so each window is the one before and one
     run more, and a running state serves.
 
     Attributes:
-        accept: when a window replaces the soup so far: see `AcceptRule`.
-        on_error: "skip" goes on without a run or window that cannot be scored, "stop" ends the run.
         durations: of how many checkpoints windows are: "all" for 2, 3, … all of them, "geometric" for
             2, 4, 8, … and all of them, or a list. One checkpoint by itself is none: runs are ranked before.
         end: "last" for windows that end with the last checkpoint; "any" for those that end with any,
             the latest first.
-
-    Raises:
-        ConfigError: for an option that there is not.
     """
 
-    accept: str | Mapping[str, Any] = "better"
-    on_error: OnError = "skip"
     durations: Literal["all", "geometric"] | Sequence[int] = "all"
     end: Literal["last", "any"] = "last"
 
-    guaranteed = True
-
-    def __post_init__(self) -> None:
-        check_fields(self, "search")
-        AcceptRule.of(self.accept)
-        check_on_error(self.on_error)
-
-    @property
-    def rule(self) -> AcceptRule:
-        return AcceptRule.of(self.accept)
-
-    def check(self, runs: Sequence[Ranked]) -> None:
-        """Checks that there are such windows of `runs`, whose scores nobody knows yet.
-
-        Raises:
-            ConfigError: where the runs have no order, or are fewer than a window should have.
-        """
-        check_steps(runs, "search=window")
+    def check(self, pool: Sequence[Ranked]) -> None:
+        check_steps(pool, "search=window")
         longest = 0 if isinstance(self.durations, str) else max(self.durations)
-        if longest > len(runs):
+        if longest > len(pool):
             raise ConfigError(
-                f"search.durations={self.durations}: the pool has {len(runs)} runs, so no window can be of "
-                f"{longest}; ask for {len(runs)} at most, or all"
+                f"search.durations={self.durations}: the pool has {len(pool)} runs, so no window can be of "
+                f"{longest}; ask for {len(pool)} at most, or all"
             )
 
-    def start(self, pool: Sequence[Ranked]) -> Mixture:
-        return Mixture((rank(pool)[0].name,))
+    def most(self, runs: int) -> int:
+        return sum(
+            len(self._durations(most)) for most in (range(1, runs + 1) if self.end == "any" else [runs])
+        )
 
     def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
         return list(self._windows(pool))[len(trials) :]
