@@ -22,7 +22,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tiny import LABELS, text_classifier, tokenizer
+from tiny import LABELS, text_classifier, tokenizer, train_text_classifier
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
 from soupkitchen.cli.config import in_our_words
@@ -170,19 +170,20 @@ def test_method_coefficients_is_another_word_for_its_weights() -> None:
 
 @pytest.fixture(scope="module")
 def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a tiny run at constant learning rate: checkpoints of steps 30, 60, …, 180."""
+    """The output folder of a tiny run at constant learning rate: checkpoints of steps 15, 30, …, 90."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     frame = pd.read_csv(texts / "train.csv")
     encoded = tokenizer()(frame["text"].tolist())
     labels = [LABELS.index(label) for label in frame["label"]]
     data = Dataset.from_dict({"input_ids": encoded["input_ids"], "labels": labels})
     options = {
-        "max_steps": 180, "save_steps": 30, "save_only_model": True, "per_device_train_batch_size": 8,
-        "learning_rate": 8e-3, "lr_scheduler_type": "constant", "use_cpu": True, "report_to": [],
+        "max_steps": 90, "save_steps": 15, "save_only_model": True, "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2, "lr_scheduler_type": "constant", "use_cpu": True, "report_to": [],
         "disable_tqdm": True, "logging_strategy": "no", "dataloader_pin_memory": False,
     }  # fmt: skip
+    init = train_text_classifier(text_classifier(), frame, rate=4e-3, epochs=14, seed=9)
     trainer = Trainer(
-        text_classifier(),
+        init,
         TrainingArguments(str(folder), **options),
         train_dataset=data,
         processing_class=tokenizer(),
@@ -233,16 +234,15 @@ def test_the_soup_is_the_average_that_the_decay_stands_for(
     assert merges["candidate"].tolist() == [f"last {duration}" for duration in range(2, 7)]
     for ingredients in merges["ingredients"]:
         steps = steps_of(ingredients)
-        assert steps == list(range(180, 180 - 30 * len(steps), -30))
+        assert steps == list(range(90, 90 - 15 * len(steps), -15))
     chosen = last_kept(tmp_path / "results/x")
     best_single = trajectory.query("stage == 'rank'")["score"].min()  # a loss
     assert chosen["score"] < best_single, "these checkpoints are such that a window helps"
     newest_first = steps_of(chosen["ingredients"])
     oldest_first = newest_first[::-1]
-    counts = {
-        "none": np.full(len(oldest_first), 1 / len(oldest_first)),
-        "linear": np.full(len(oldest_first), 1 / len(oldest_first)),
-    }.get(decay, np.array(coefficients(decay, len(oldest_first))))
+    count = len(oldest_first)
+    plain = np.full(count, 1 / count)
+    counts = plain if decay in ("none", "linear") else np.array(coefficients(decay, count))
     expected = averaged(trained, oldest_first, counts)
     saved = load_file(tmp_path / "results/x/soup/model.safetensors")
     for name, tensor in saved.items():
@@ -262,7 +262,7 @@ def test_a_glob_and_a_trainers_folder_are_the_same_pool_in_the_order_of_training
     tables = [pd.read_csv(tmp_path / f"results/{name}/trajectory.csv") for name in ("all", "glob")]
     merges = [table[(table["stage"] == "merge") & (table["decision"] != "start")] for table in tables]
     assert len(merges[0]) == 5 + 4 + 3 + 2 + 1
-    assert merges[0]["candidate"].tolist()[5:7] == ["2 up to step 150", "3 up to step 150"]
+    assert merges[0]["candidate"].tolist()[5:7] == ["2 up to step 75", "3 up to step 75"]
     columns = ["candidate", "decision", "score", "score_at_most"]
     first, second = (table[columns].reset_index(drop=True) for table in merges)
     pd.testing.assert_frame_equal(first, second)
@@ -364,8 +364,8 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(
 @pytest.mark.slow
 def test_searches_killed_at_random_end_as_if_left_alone(trained: Path, texts: Path) -> None:
     script = resources.folder("scripts") / "kill_runs.py"
-    words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-30") if "name" not in word]
-    command = [sys.executable, str(script), "--kills", "12", *words, "pool.exclude=[checkpoint-30]"]
+    words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-15") if "name" not in word]
+    command = [sys.executable, str(script), "--kills", "12", *words, "pool.exclude=['*/checkpoint-15']"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
     assert result.returncode == 0, result.stderr
     assert re.match(r"12 kills in \d+ runs \(linear, ties\): each ended as if", result.stdout)
