@@ -57,7 +57,7 @@ def main() -> None:
     try:
         conf.register_resolvers()
         conf.check_words(words)
-        sys.argv[1:] = conf.sweepable(words)
+        sys.argv[1:] = conf.sweepable(conf.in_our_words(words))
         command.run_all()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
-from soupkitchen.merging.weights import ByScore, Weights, check_weights, softmax
+from soupkitchen.merging.weights import ByScore, ByStep, Weights, check_weights, parsed, softmax
 from soupkitchen.options import check_fields
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Method:
     """What all methods share.
 
     Attributes:
-        weights: weight by name of run, 1 for a run that is not named; or `ByScore`.
+        weights: weight by name of run, 1 for a run that is not named; or `ByScore`, `ByStep`.
         recalibrate_batchnorm: training batches on which the running statistics of batch
             norm are computed anew for merged weights, as averaging them is known to hurt;
             0 to average them.
@@ -113,14 +113,14 @@ class Method:
 
     def weight(self, ingredient: str) -> float:
         """The weight of the ingredient called `ingredient`."""
-        weights = ByScore.of(self.weights)
-        assert not isinstance(weights, ByScore), "weights by score have to be resolved first"
+        weights = parsed(self.weights)
+        assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
         by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
         return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:
         """The method with weights by score, if it has such, made numbers; `scores` are higher better."""
-        weights = ByScore.of(self.weights)
+        weights = parsed(self.weights)
         if not isinstance(weights, ByScore):
             return self
         return replace(self, weights=softmax(scores, weights.temperature))

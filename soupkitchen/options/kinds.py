@@ -102,6 +102,14 @@ SCALES = Kind(
     "a number, or a list of different numbers",
     lambda v: is_number(v) or (_is_list(v) and all(map(is_number, v)) and 0 < len(v) == len(set(v))),
 )
+DURATIONS = Kind(
+    "all, geometric, or a list of different whole numbers of at least 1, as [5,10]",
+    lambda v: (
+        v in ("all", "geometric")
+        if isinstance(v, str)
+        else _is_list(v) and all(is_whole(n) and n >= 1 for n in v) and 0 < len(v) == len(set(v))
+    ),
+)
 
 
 def _is_list(value: Any) -> bool:
@@ -166,6 +174,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "verify": choice("batch", "full"),
     },
     "soupkitchen.executors.Local": {},
+    "soupkitchen.search.Window": {**_GUARDED, "durations": DURATIONS, "end": choice("last", "any")},
     "soupkitchen.search.Greedy": {
         **_GUARDED,
         "candidates": or_null(at_least(1)),
