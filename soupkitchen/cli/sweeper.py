@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +27,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.cli.errors import explained
+from soupkitchen.console import say
 from soupkitchen.errors import ConfigError, SweepError
 from soupkitchen.store.files import write_text
-
-log = logging.getLogger("soupkitchen")
 
 Job = tuple[str, ...]
 """The overrides of one job, as ``method=ties``."""
@@ -80,8 +78,8 @@ class FittingSweeper(Sweeper):
         for start in range(0, len(jobs), size):
             done += self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
         errors = [_error(job) for job in done]
-        if any(errors):
-            raise _failed(jobs, errors)
+        if first := next(filter(None, errors), None):
+            raise _failed(jobs, errors) from first
         return done
 
     def _fitting(self, overrides: Sequence[Override]) -> list[Job]:
@@ -90,9 +88,10 @@ class FittingSweeper(Sweeper):
         lacking: dict[Job, dict[str, HydraException]] = {}
         jobs: dict[Job, None] = {}
         for whole in combinations(overrides):
-            choices = tuple(word for word in whole if "." not in _key(word))
+            choices = _choices(whole)
+            known = choices in lacking
             lacks = lacking.setdefault(choices, {})
-            while True:
+            while not known:
                 job = tuple(word for word in whole if _key(word) not in lacks)
                 try:
                     self.validate_batch_is_legal([job])
@@ -102,7 +101,7 @@ class FittingSweeper(Sweeper):
                     if option not in map(_key, job) or not {option.split(".")[0], "experiment"} & swept:
                         raise
                     lacks[option] = refused
-            jobs[job] = None
+            jobs[tuple(word for word in whole if _key(word) not in lacks)] = None
         had = {_key(word) for job in jobs for word in job}
         without: dict[str, list[str]] = {}
         for choices, lacks in lacking.items():
@@ -112,7 +111,7 @@ class FittingSweeper(Sweeper):
                 named = [word for word in choices if _key(word) in (option.split(".")[0], "experiment")]
                 without.setdefault(option, []).append(" ".join(named))
         for option, which in without.items():
-            log.info("without %s, which they do not have: %s", option, ", ".join(dict.fromkeys(which)))
+            say(f"{', '.join(dict.fromkeys(which))}: no {option} there, so they run without it")
         return list(jobs)
 
 
@@ -135,6 +134,13 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
                 "have one sought with hydra/sweeper=optuna (experiment=optuna)"
             )
     return list(itertools.product(*words.values()))
+
+
+def _choices(job: Job) -> Job:
+    """The words that what options there are depends on: choices of files, and of parts of options."""
+    keys = [_key(word) for word in job]
+    parts = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
+    return tuple(word for word in job if "." not in _key(word) or _key(word) in parts)
 
 
 def _key(word: str) -> str:
@@ -160,13 +166,11 @@ def _error(job: JobReturn) -> Exception | None:
 def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepError:
     """What is said of jobs that failed: what sets each apart, and why."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    lines = []
-    for job, error in zip(jobs, errors, strict=True):
-        if error is not None:
-            why = explained(error) or f"{type(error).__name__}: {error}"
-            lines.append(
-                f"{' '.join(word for word in job if word not in common)}: {why}".replace("\n", "\n    ")
-            )
-    number = "1 job" if len(lines) == 1 else f"{len(lines)} jobs"
-    told = "\n  ".join([f"{number} of {len(jobs)} failed; the others are complete", *lines])
-    return SweepError(told)
+    failed = [
+        " ".join(word for word in job if word not in common)
+        + f": {explained(error) or f'{type(error).__name__}: {error}'}".replace("\n", "\n    ")
+        for job, error in zip(jobs, errors, strict=True)
+        if error is not None
+    ]
+    others = "; the others are complete" if len(failed) < len(jobs) else ""
+    return SweepError("\n  ".join([f"{len(failed)} of {len(jobs)} jobs failed{others}", *failed]))
