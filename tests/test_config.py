@@ -49,7 +49,13 @@ def light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
     out = light("--help", cwd=tmp_path).stdout
-    for words in ("python -m soupkitchen", "search: greedy, uniform", "accept", "pool.path=", "-m"):
+    for words in (
+        "python -m soupkitchen",
+        "search: evolve, exhaustive, greedy, pruned, uniform",
+        "accept",
+        "pool.path=",
+        "-m",
+    ):
         assert words in out
     assert list(tmp_path.iterdir()) == []
 
@@ -347,3 +353,11 @@ def _catches(process: int, number: int) -> bool:
         return True
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_options_that_earlier_versions_lacked_are_no_difference_where_they_are_as_it_was() -> None:
+    before = {"search._target_": "soupkitchen.search.Greedy", "search.accept": "better"}
+    now = {**before, "search.passes": None, "search.prune": False}
+    assert settings.difference(before, now) == []
+    told = settings.difference(before, {**now, "search.prune": True})
+    assert told == ["search.prune: false before, true now"]

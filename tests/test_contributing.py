@@ -80,17 +80,17 @@ def job(text_runs: Path, texts: Path, folder: Path, *words: str, results: str = 
 
 
 @pytest.mark.slow
-def test_the_example_search_tries_the_discarded_again(text_runs: Path, texts: Path, tmp_path: Path) -> None:
-    merges = job(text_runs, texts, tmp_path, *own_module("search", tmp_path, "TwoPasses"))
-    merges = merges[merges["stage"] == "merge"]
-    first, second = merges.iloc[1:5], merges.iloc[5:]
-    discarded = first[first["decision"] == "discard"]["candidate"].tolist()
-    assert discarded
-    assert second["candidate"].tolist() == discarded
-    greedy = job(text_runs, texts, tmp_path, results="alone")
-    columns = ["candidate", "decision", "score", "soup_size"]
-    expected = greedy[greedy["stage"] == "merge"][columns]
-    np.testing.assert_array_equal(merges[columns][:5].fillna(-1), expected.fillna(-1))
+def test_the_example_search_tries_the_best_run_with_each_other(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    table = job(text_runs, texts, tmp_path, *own_module("search", tmp_path, "Pairs"))
+    ranked = table[table["stage"] == "rank"].sort_values("score", ascending=False, kind="stable")
+    best, *others = ranked["candidate"]
+    merges = table[table["stage"] == "merge"].iloc[1:]
+    assert merges["ingredients"].tolist() == [f"{best};{other}" for other in others]
+    scores = merges["score"].fillna(-1)  # those that were scored in full
+    before = np.maximum.accumulate([ranked["score"].iloc[0], *scores])[:-1]
+    np.testing.assert_array_equal(merges["decision"] == "keep", scores > before)
 
 
 @pytest.mark.slow

@@ -127,7 +127,8 @@ def test_each_method_is_given_exactly_what_its_yaml_has(hydra: GlobalHydra, opti
           "search=uniform top_k=3"]),
         ("-m method=linear,ties method.sparsifier.density=0.4",
          ["method=linear", "method=ties method.sparsifier.density=0.4"]),
-        ("-m method=ties,ties method.scale=1,1.0", ["method=ties method.scale=1", "method=ties method.scale=1.0"]),
+        ("-m method=ties,ties method.scale=1,1.0",
+         ["method=ties method.scale=1", "method=ties method.scale=1.0"]),
         ("-m method=linear,ties ~method.normalize +method.x={a:2} method.scale=2",
          ["method=linear ~method.normalize=null +method.x={a:2}",
           "method=ties ~method.normalize=null +method.x={a:2} method.scale=2"]),
@@ -195,7 +196,7 @@ def test_of_a_failed_job_that_is_said_which_sets_it_apart(hydra: GlobalHydra) ->
     ("line", "expected"),
     [
         ("experiment=methods",
-         [f"method={method}" for method in "linear slerp task_arithmetic ties dare_linear dare_ties".split()]),
+         [f"method={m}" for m in "linear slerp task_arithmetic ties dare_linear dare_ties".split()]),
         ("-m experiment=methods method=karcher,linear", ["method=karcher", "method=linear"]),
         ("experiment=methods method=ties", ["method=ties"]),
         ("experiment=methods method.sparsifier.density=0.3 method=linear,ties",
@@ -283,9 +284,9 @@ def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
     results = tmp_path / "results"
     table = read_csv(results / "leaderboard.csv")
     columns = (
-        "rank run task data metric method search method.sparsifier.density model ingredients "
+        "rank run task data metric method search method.sparsifier.density model ingredients coefficients "
         "heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single heldout_cross_entropy "
-        "test_cross_entropy candidates examples_scored examples_cached merge_seconds eval_seconds"
+        "test_cross_entropy candidates_tried examples_scored examples_cached merge_seconds eval_seconds"
     )
     assert list(table.columns) == columns.split()
     for metric, down in {"accuracy": True, "cross_entropy": False}.items():
@@ -296,15 +297,15 @@ def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
         assert group[f"test_{metric}"].notna().all()
         what = group[["method", "search", "method.sparsifier.density"]].fillna(0)
         assert sorted(what.itertuples(index=False, name=None)) == [
-            ("linear", "greedy", 0), ("linear", "uniform", 0), ("ties", "greedy", 0.2), ("ties", "greedy", 0.5),
-            ("ties", "uniform", 0.2), ("ties", "uniform", 0.5)
+            ("linear", "greedy", 0), ("linear", "uniform", 0), ("ties", "greedy", 0.2),
+            ("ties", "greedy", 0.5), ("ties", "uniform", 0.2), ("ties", "uniform", 0.5)
         ]  # fmt: skip
     assert list(table["metric"]) == ["accuracy"] * 6 + ["cross_entropy"] * 6
     for row in table.to_dict("records"):
         steps = read_csv(results / row["run"] / "trajectory.csv")
         tried = steps[(steps["stage"] == "merge") & steps["decision"].isin(["keep", "discard"])]
         tries = 2 if row["search"] == "greedy" else 1
-        assert row["candidates"] == (tried["examples_total"] > 0).sum() == tries
+        assert row["candidates_tried"] == (tried["examples_total"] > 0).sum() == tries
         again = row["examples_scored"] - steps["examples_scored"].sum()  # of losses, in the soup's order
         assert again == 0 if row["metric"] == "accuracy" else 0 <= again <= 80
         assert row["merge_seconds"] == pytest.approx(steps["merge_seconds"].sum(), abs=0.05)

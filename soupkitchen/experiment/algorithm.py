@@ -6,15 +6,17 @@ nothing twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from soupkitchen.errors import CandidateError, GuaranteeError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.judge import Judge, Verdict
 from soupkitchen.experiment.ranking import Ranking, arranged
-from soupkitchen.experiment.scores import Scored, Scores
+from soupkitchen.experiment.scores import Scored
 from soupkitchen.experiment.steps import Steps
-from soupkitchen.search import Mixture, Proposal, Search, Trial
+from soupkitchen.search import Mixture, Search, Trial
 
 
 def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Scored, Ranking]:
@@ -23,54 +25,84 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     Raises:
         GuaranteeError: where the soup is worse on held-out than the best single run, and may not be.
     """
-    scores, recipes = judge.scores, judge.recipes
     if judge.early_stopping and search.guaranteed:
-        ranking = arranged(ranking, scores, recipes)
+        ranking = arranged(ranking, judge.scores, judge.recipes)
     pool = ranking.runs
-    soup = Mixture((search.start(pool),))
-    best = scores.score(Request("starting", recipes.single(soup.ingredients[0])))
-    steps.started(best)
+    soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []
-    while proposals := search.propose(pool, soup, trials):
-        total = len(trials) + len(proposals)
-        said = [
-            f"merging {proposal.candidate} ({number} of {total})"
-            for number, proposal in enumerate(proposals, start=len(trials) + 1)
-        ]
-        for proposal, verdicts in zip(proposals, judge.decide(proposals, best, said), strict=False):
-            if isinstance(verdicts, CandidateError):
-                if not search.guaranteed:  # nothing else is to come
-                    raise verdicts
-                size, ingredients = len(soup.ingredients), proposal.mixture.ingredients
-                steps.failed("merge", proposal.candidate, ingredients, verdicts, size)
-                trials.append(Trial(proposal, score=None, kept=False))
-                continue
-            kept = next((verdict.scored for verdict in verdicts if verdict.kept), None)
+    while proposed := search.propose(pool, soup, trials):
+        for verdicts in judge.decide(proposed, best, before=len(trials)):
+            kept = next((verdict for verdict in verdicts if verdict.kept), None)
             before = best
-            if kept:
-                soup, best = proposal.mixture, kept
-            _tell(proposal, verdicts, before, len(soup.ingredients), steps, scores)
-            trials.append(Trial(proposal, kept.evaluation.score if kept else None, kept is not None))
+            if kept and kept.scored:
+                soup, best = kept.member.proposal.mixture, kept.scored
+            _tell(verdicts, before, len(soup.ingredients), judge, steps)
+            trials += _trials(verdicts)
             if kept:  # what was proposed after it was proposed for another soup
-                scores.examples.hardest_first("heldout", best.evaluation)
+                judge.scores.examples.hardest_first("heldout", best.evaluation)
                 break
+    if search.guaranteed and best.evaluation.score < ranking.best:
+        best = _best_single(ranking, judge)
+        steps.returned(best, "the search ended below the best single run")
     if search.guaranteed and not best.evaluation.score >= ranking.best:
         raise GuaranteeError("the soup is worse on the held-out set than the best single run")
     return best, ranking
 
 
-def _tell(
-    proposal: Proposal,
-    verdicts: Sequence[Verdict],
-    before: Scored,
-    size: int,
-    steps: Steps,
-    scores: Scores,
-) -> None:
-    """Notes what became of a proposal."""
-    ingredients = proposal.mixture.ingredients
-    for name in proposal.unscored:
-        steps.taken(name, ingredients[: ingredients.index(name) + 1])
+def _started(
+    start: Mixture, search: Search, ranking: Ranking, judge: Judge, steps: Steps
+) -> tuple[Mixture, Scored]:
+    """What the search starts as, scored; the best single run, where that cannot be scored."""
+    single = len(start.ingredients) == 1
+    name = start.ingredients[0] if single else f"all {len(start.ingredients)}"
+    try:
+        best = judge.best("starting", judge.recipes.of(start))
+        if single or not math.isnan(best.evaluation.score):
+            steps.started(name, best)
+            return start, best
+        judge.scores.refuse_nan("the soup that the search starts as", best)
+    except CandidateError as error:
+        if single:
+            raise
+        steps.failed("merge", name, start.ingredients, error)
+    best = _best_single(ranking, judge)
+    steps.started(best.recipe.ingredients[0], best)
+    return Mixture(best.recipe.ingredients), best
+
+
+def _best_single(ranking: Ranking, judge: Judge) -> Scored:
+    name = ranking.best_first[0].name
+    return judge.scores.score(Request(f"scoring {name}", judge.recipes.single(name)))
+
+
+def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
+    """What became of each proposal: of its alternatives, that which does best."""
+    trials = []
+    for _, alternatives in groupby(verdicts, key=lambda verdict: id(verdict.member.proposal)):
+        some = list(alternatives)
+        scores = [one.score for one in some if one.score is not None]
+        known = [score for score in scores if not math.isnan(score)] or scores
+        fresh = [one.scored.evaluation for one in some if one.scored and not one.scored.cached]
+        trials.append(
+            Trial(
+                some[0].member.proposal,
+                score=max(known, default=None),
+                kept=any(one.kept for one in some),
+                examples=sum(evaluation.examples_scored for evaluation in fresh),
+            )
+        )
+    return trials
+
+
+def _tell(verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, steps: Steps) -> None:
+    """Notes what became of proposals."""
     for verdict in verdicts:
-        scores.refuse_nan(f"the soup with {proposal.candidate}", verdict.scored)
-        steps.decided(proposal.candidate, verdict.scored, verdict.kept, verdict.comparison, before, size)
+        proposal = verdict.member.proposal
+        ingredients = proposal.mixture.ingredients
+        for name in proposal.unscored:
+            steps.taken(name, ingredients[: ingredients.index(name) + 1])
+        if verdict.error is not None:
+            steps.failed("merge", proposal.candidate, ingredients, verdict.error, size)
+        elif verdict.scored is not None:
+            judge.scores.refuse_nan(f"the soup with {proposal.candidate}", verdict.scored)
+            steps.decided(proposal, verdict.scored, verdict.kept, verdict.comparison, before, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from soupkitchen.experiment.controls import CONTROLS, final_table
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.ranking import by_list, by_scoring
-from soupkitchen.experiment.recipes import Recipes
+from soupkitchen.experiment.recipes import Recipes, with_options
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
@@ -39,12 +40,13 @@ from soupkitchen.merging.weights import check_names
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Search
+from soupkitchen.search import Ranked, Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover, remove_unfinished
 from soupkitchen.store.layout import CONFIG, EVALUATIONS, LEADERBOARD, SOUP, TRAJECTORY, has_weights
+from soupkitchen.store.settings import flat
 from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class Experiment:
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
         build(describe(replace(method, weights=None)))  # as recipes have it
         check_names(self.method.weights, [run.name for run in self.pool])
+        search = self._search(method)
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         if self.pool.trust_scores and tasks.aggregate == "normalized":
@@ -114,7 +117,7 @@ class Experiment:
             bench = Bench(evaluator, self._mixer(evaluator), display.scoring)
             self.executor.start(bench)
             try:
-                self._cook(bench, ledger, own, method, splits)
+                self._cook(bench, ledger, own, method, search, splits)
             finally:
                 self.executor.stop()
 
@@ -124,6 +127,7 @@ class Experiment:
         ledger: Ledger,
         own: EvaluationCache,
         method: MergeMethod | StackMethod,
+        search: Search,
         splits: Splits,
     ) -> None:
         """Ranks the pool, finds the soup, saves it, and compares it with the others."""
@@ -144,8 +148,15 @@ class Experiment:
         recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))
         ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
-        judge = Judge(self.search.rule, scores, recipes, self.evaluation.early_stopping)
-        soup, ranking = find_soup(self.search, ranking, judge, steps)
+        judge = Judge(
+            search.rule,
+            scores,
+            recipes,
+            self.evaluation.early_stopping,
+            goes_on=search.guaranteed,
+            again=search.again,
+        )
+        soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
         if not (saved and has_weights(self.folder / SOUP)):
             save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
@@ -153,6 +164,22 @@ class Experiment:
             ledger.save(soup.recipe.to_data())
         final_table(soup, ranking, judge, steps, self.top_k)
         ledger.finish(scores.tasks.greater_is_better)
+
+    def _search(self, method: MergeMethod | StackMethod) -> Search:
+        """The search, told of the method.
+
+        Raises:
+            ConfigError: where it cannot search with that method, or this pool.
+        """
+        options = flat(describe(replace(method, weights=None)))
+        search = self.search.knowing(options, method.negative_weights)
+        search.check([Ranked(run.name, math.nan) for run in self.pool])
+        try:
+            for tried in search.extremes():
+                with_options(method, tried)
+        except ConfigError as error:
+            raise ConfigError(f"search.options: {error}") from error
+        return search
 
     def _mixer(self, evaluator: Evaluator) -> Mixer:
         live, device = evaluator.live, evaluator.accelerator.device
@@ -216,6 +243,8 @@ class Experiment:
         return replace(self.method, weights=dict(self.pool.weights))
 
     def _examples_at_most(self, evaluator: Evaluator) -> int:
-        heldout = evaluator.examples.size("heldout") * (2 * len(self.pool) - 1 + CONTROLS)
+        heldout = evaluator.examples.size("heldout") * (
+            len(self.pool) + self.search.most(len(self.pool)) + CONTROLS
+        )
         test = evaluator.examples.size("test") * (2 + CONTROLS) if "test" in evaluator.examples.splits else 0
         return heldout + test

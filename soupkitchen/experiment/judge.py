@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import Bar, Comparison, compare
@@ -11,53 +13,86 @@ from soupkitchen.evaluation.bar import is_above
 from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores
-from soupkitchen.search import AcceptRule, Proposal
+from soupkitchen.search import AcceptRule, Choice, Proposal
 from soupkitchen.soup import Recipe
+
+
+class Member(NamedTuple):
+    """One of the recipes that a proposal, or a choice of several, stands for."""
+
+    proposal: Proposal
+    recipe: Recipe
+    what: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a recipe that was proposed.
+    """What became of a member.
 
     Attributes:
-        comparison: with the soup; None where the recipe was not scored in full.
+        scored: None where it cannot be scored, which `error` says why.
+        comparison: with the soup; None where it was not scored in full.
     """
 
-    scored: Scored
-    kept: bool
-    comparison: Comparison | None
+    member: Member
+    scored: Scored | None = None
+    kept: bool = False
+    comparison: Comparison | None = None
+    error: CandidateError | None = None
 
-
-Verdicts = list[Verdict] | CandidateError
-"""On each alternative of a proposal; or why it cannot be scored."""
+    @property
+    def score(self) -> float | None:
+        """Higher better; None where it was not found out in full."""
+        complete = self.scored is not None and self.scored.evaluation.complete
+        return self.scored.evaluation.score if complete and self.scored is not None else None
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores proposals and decides on them."""
+    """Scores proposals and decides on them.
+
+    Attributes:
+        goes_on: whether a candidate that cannot be scored counts as discarded; else that is raised.
+        again: whether the same runs are merged time and again.
+    """
 
     rule: AcceptRule
     scores: Scores
     recipes: Recipes
     early_stopping: bool = True
+    goes_on: bool = True
+    again: bool = False
 
-    def decide(self, proposals: Sequence[Proposal], soup: Scored, said: Sequence[str]) -> Iterator[Verdicts]:
-        """Verdicts on each proposal, in order; what is not asked for is not scored.
+    def decide(
+        self, proposed: Sequence[Proposal | Choice], soup: Scored, before: int = 0
+    ) -> Iterator[list[Verdict]]:
+        """Yields what became of each proposal's, or choice's, members, of which one at most is kept.
+
+        What is not asked for is not scored.
 
         Args:
             soup: what a proposal has to improve on.
-            said: what is said of each while it is scored.
+            before: how many proposals came before these, for whoever watches.
+
+        Raises:
+            CandidateError: where one cannot be scored, and that ends the search.
         """
-        recipes = [self.recipes.of(proposal.mixture) for proposal in proposals]
-        if all(len(alternatives) == 1 for alternatives in recipes):
-            requests = [
-                self._request(what, recipe, soup) for what, (recipe,) in zip(said, recipes, strict=True)
-            ]
-            for scored in self.scores.each(requests):
-                yield scored if isinstance(scored, CandidateError) else [self._verdict(scored, soup)]
+        groups = [entry.proposals if isinstance(entry, Choice) else (entry,) for entry in proposed]
+        total, number = before + sum(map(len, groups)), before
+        members: list[list[Member]] = []
+        for group in groups:
+            members.append([])
+            for proposal in group:
+                number += 1
+                what = f"merging {proposal.candidate} ({number} of {total})"
+                members[-1] += [
+                    Member(proposal, recipe, what) for recipe in self.recipes.of(proposal.mixture)
+                ]
+        if all(len(some) == 1 for some in members):
+            yield from self._each([some[0] for some in members], soup)
         else:
-            for what, alternatives in zip(said, recipes, strict=True):
-                yield self._choose(what, alternatives, soup)
+            for entry, some in zip(proposed, members, strict=True):
+                yield self._choose(some, soup, entry.exact if isinstance(entry, Choice) else 0)
 
     def best(self, what: str, alternatives: Sequence[Recipe]) -> Scored:
         """The best of some recipes on held-out, the first among equals.
@@ -74,33 +109,65 @@ class Judge:
                 best = scored
         return best
 
-    def _choose(self, what: str, alternatives: Sequence[Recipe], soup: Scored) -> Verdicts:
-        """Of the alternatives that the rule accepts, the best is kept."""
-        verdicts: list[Verdict] = []
-        kept: int | None = None
-        for recipe in alternatives:
-            above = None if kept is None else verdicts[kept].scored.evaluation.score
-            (scored,) = self.scores.each([self._request(what, recipe, soup, above)])
-            if isinstance(scored, CandidateError):
-                return scored
-            verdict = self._verdict(scored, soup)
-            if verdict.kept and (above is None or is_above(scored.evaluation.score, above)):
-                kept = len(verdicts)
-            verdicts.append(verdict)
-        return [
-            Verdict(verdict.scored, number == kept, verdict.comparison)
-            for number, verdict in enumerate(verdicts)
+    def _each(self, members: Sequence[Member], soup: Scored) -> Iterator[list[Verdict]]:
+        """One member after the other, each by itself."""
+        bar = self._bar(soup)
+        before = [soup.recipe, *(member.recipe for member in members)]
+        requests = [
+            self._request(member, bar, soup, previous)
+            for member, previous in zip(members, before, strict=False)
         ]
+        for member, scored in zip(members, self.scores.each(requests), strict=True):
+            yield [self._verdict(member, scored, soup)]
 
-    def _request(self, what: str, recipe: Recipe, soup: Scored, above: float | None = None) -> Request:
-        bar = Bar.of(self.rule, soup.evaluation, self.scores.tasks, above) if self.early_stopping else None
-        growing = self.rule.kind != "any" and recipe.extends(soup.recipe)
-        return Request(what, recipe, bar=bar, growing=growing)
+    def _choose(self, members: Sequence[Member], soup: Scored, exact: int) -> list[Verdict]:
+        """Of all members that the rule accepts, the best is kept; the `exact` best are scored in full."""
+        verdicts: list[Verdict] = []
+        kept: Verdict | None = None
+        at_once = self.scores.executor.workers
+        for start in range(0, len(members), at_once):
+            some = members[start : start + at_once]
+            if exact:
+                bar = self._place(exact, verdicts)
+            else:
+                bar = self._bar(soup, None if kept is None else kept.score)
+            requests = [self._request(member, bar, soup, soup.recipe) for member in some]
+            for member, scored in zip(some, self.scores.each(requests), strict=True):
+                verdict = self._verdict(member, scored, soup)
+                if verdict.kept and (kept is None or _is_better(verdict, kept)):
+                    kept = verdict
+                verdicts.append(verdict)
+        return [replace(verdict, kept=verdict is kept) for verdict in verdicts]
 
-    def _verdict(self, scored: Scored, soup: Scored) -> Verdict:
+    def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Bar | None:
+        """What has to be exceeded to be among the `exact` best so far."""
+        known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
+        if not self.early_stopping or len(known) < exact:
+            return None
+        return Bar(AcceptRule("any"), above=known[-exact])
+
+    def _bar(self, soup: Scored, above: float | None = None) -> Bar | None:
+        return Bar.of(self.rule, soup.evaluation, self.scores.tasks, above) if self.early_stopping else None
+
+    def _request(self, member: Member, bar: Bar | None, soup: Scored, previous: Recipe) -> Request:
+        recipe = member.recipe
+        growing = self.rule.kind != "any" and any(recipe.extends(one) for one in (soup.recipe, previous))
+        return Request(member.what, recipe, bar=bar, growing=growing)
+
+    def _verdict(self, member: Member, scored: Scored | CandidateError, soup: Scored) -> Verdict:
+        if isinstance(scored, CandidateError):
+            if not self.goes_on:
+                raise scored
+            return Verdict(member, error=self.scores.failed(scored))
         if not scored.evaluation.complete:
-            return Verdict(scored, False, None)
+            return Verdict(member, scored)
         references = self.scores.examples.references("heldout")
         comparison = compare(scored.evaluation, soup.evaluation, self.scores.tasks, references)
         kept = self.rule.accepts(comparison.gain, lambda: comparison.p_value)
-        return Verdict(scored, kept, comparison)
+        return Verdict(member, scored, kept, comparison)
+
+
+def _is_better(one: Verdict, other: Verdict) -> bool:
+    assert one.score is not None
+    assert other.score is not None
+    return is_above(one.score, other.score)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from soupkitchen.merging import MergeMethod, StackMethod, alternatives
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging import MergeMethod, Method, StackMethod, alternatives
+from soupkitchen.options.building import build, describe
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Recipe
 
@@ -30,11 +33,41 @@ class Recipes:
         """Those of a mixture: one, or one for each method of the grid, of which the best is to be taken."""
         if len(mixture.ingredients) == 1:
             return [self.single(mixture.ingredients[0])]
+        method = self.method if not mixture.options else with_options(self.method, mixture.options)
         return [
-            Recipe.of(mixture.ingredients, method, mixture.coefficients, self.dtype, variant)
-            for variant, method in alternatives(self.method).items()
+            Recipe.of(mixture.ingredients, one, _weighed(mixture, one), self.dtype, variant)
+            for variant, one in alternatives(method).items()
         ]
 
     def uniform(self, names: Sequence[str]) -> list[Recipe]:
         """Those of some runs, merged with the method's weights."""
         return self.of(Mixture(tuple(names)))
+
+
+def with_options(method: Method, options: Mapping[str, float]) -> Any:
+    """A method with other values of options, by dotted name.
+
+    Raises:
+        ConfigError: where it has no such option, or it may not be that.
+    """
+    tree = describe(replace(method, weights=None))
+    for name, value in options.items():
+        *above, last = name.split(".")
+        part = tree
+        for key in above:
+            part = part[key] if isinstance(part, Mapping) and key in part else None
+        if not isinstance(part, dict) or last not in part:
+            raise ConfigError(f"the method has no option {name}")
+        part[last] = value
+    return replace(build(tree), weights=method.weights)
+
+
+def _weighed(mixture: Mixture, method: Method) -> list[Any] | None:
+    """What each ingredient counts: the mixture's coefficient times the method's weight."""
+    if mixture.coefficients is None:
+        return None
+    weights = [method.weight(name) for name in mixture.ingredients]
+    return [
+        tuple(weight * part for part in one) if isinstance(one, tuple) else weight * one
+        for weight, one in zip(weights, mixture.coefficients, strict=True)
+    ]

@@ -132,6 +132,12 @@ class Scores:
         for key, (evaluation, order) in self._memo.items():
             self._memo[key] = replace(evaluation, score=tasks.score(evaluation.scores)), order
 
+    def failed(self, error: CandidateError) -> CandidateError:
+        """Notes that something cannot be scored, now that the run goes on without it."""
+        if error.event is not None:
+            self.ledger.failed(**error.event, reason=str(error))
+        return CandidateError(str(error))
+
     def refuse_nan(self, what: str, scored: Scored) -> None:
         """Raises:
         DataError: where a score is NaN, and errors may not be skipped.

@@ -12,6 +12,7 @@ from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import Comparison, confidence_interval
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.records import Entry, Step
+from soupkitchen.search import Proposal
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
@@ -40,10 +41,18 @@ class Steps:
         nan = math.isnan(scored.evaluation.score)
         self._ledger.step(self._step("rank", name, scored, **(_error(_NAN) if nan else {})))
 
-    def started(self, scored: Scored) -> None:
-        """The soup is one run."""
+    def started(self, name: str, scored: Scored) -> None:
+        """What the search starts as."""
+        size = len(scored.recipe.ingredients)
+        self._ledger.step(self._step("merge", name, scored, decision="start", soup_size=size))
+
+    def returned(self, scored: Scored, reason: str) -> None:
+        """The soup is one run after all."""
         (name,) = scored.recipe.ingredients
-        self._ledger.step(self._step("merge", name, scored, decision="start", soup_size=1))
+        log.info("keep     %-24s %s: %s", name, self.shown(scored), reason)
+        self._ledger.step(
+            self._step("merge", name, scored, decision="keep", soup_size=1, rule=self._rule, reason=reason)
+        )
 
     def taken(self, name: str, ingredients: tuple[str, ...]) -> None:
         """A run is merged in, and nothing scored."""
@@ -63,14 +72,20 @@ class Steps:
         """Something cannot be scored, and the run goes on; the soup has `size` ingredients."""
         reason = str(error)
         log.warning("error    %-24s %s", name, reason)
-        if error.event is not None:
-            self._ledger.failed(**error.event, reason=reason)
+        self._scores.failed(error)
         self._ledger.step(Step(stage, name, ingredients=ingredients, soup_size=size, **_error(reason)))
 
     def decided(
-        self, name: str, scored: Scored, kept: bool, compared: Comparison | None, before: Scored, size: int
+        self,
+        proposal: Proposal,
+        scored: Scored,
+        kept: bool,
+        compared: Comparison | None,
+        before: Scored,
+        size: int,
     ) -> None:
         """A candidate was kept or discarded; the soup has `size` ingredients now, and scored as `before`."""
+        name = proposal.candidate
         decision: dict[str, Any] = {"decision": "keep" if kept else "discard"}
         if math.isnan(scored.evaluation.score):
             decision = _error(_NAN)
@@ -82,6 +97,7 @@ class Steps:
             "best_before": self.tasks.shown(before.evaluation.score),
             "soup_size": size,
             "rule": self._rule,
+            "variant": ", ".join(filter(None, (proposal.variant, scored.recipe.variant))),
         }
         self._ledger.step(self._step("merge", name, scored, **decision, **told, **_comparison(compared)))
 
@@ -127,6 +143,7 @@ class Steps:
             score=score if evaluation.complete else None,
             score_at_most=None if evaluation.complete else score,
             ingredients=scored.recipe.ingredients,
+            coefficients=scored.recipe.coefficients,
             examples_scored=0 if scored.cached else evaluation.examples_scored,
             examples_total=evaluation.examples_total,
             stopped_early=not evaluation.complete,

@@ -108,6 +108,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+SEVERAL_POSITIVE = Kind(
+    "a list of different numbers above 0, as [0.25, 0.5, 1]",
+    lambda v: _is_list(v) and all(map(POSITIVE.fits, v)) and 0 < len(v) == len(set(v)),
+)
+RANGE = Kind(
+    "two numbers, the lower first",
+    lambda v: _is_list(v) and len(v) == 2 and all(map(is_number, v)) and v[0] < v[1],
+)
+_GUARDED = {"accept": ANYTHING, "on_error": choice("skip", "stop")}
 _RUNS = {
     "exclude": TEXTS,
     "base": or_null(TEXT),
@@ -157,8 +166,33 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "verify": choice("batch", "full"),
     },
     "soupkitchen.executors.Local": {},
-    "soupkitchen.search.Greedy": {"accept": ANYTHING, "on_error": choice("skip", "stop")},
-    "soupkitchen.search.Uniform": {"on_error": choice("skip", "stop")},
+    "soupkitchen.search.Greedy": {
+        **_GUARDED,
+        "candidates": or_null(at_least(1)),
+        "passes": or_null(at_least(1)),
+        "replacement": FLAG,
+        "candidate_scale": or_null(SEVERAL_POSITIVE),
+        "prune": FLAG,
+    },
+    "soupkitchen.search.Pruned": _GUARDED,
+    "soupkitchen.search.Exhaustive": {**_GUARDED, "candidates": or_null(at_least(1))},
+    "soupkitchen.search.Evolve": {
+        **_GUARDED,
+        "initial": choice("greedy", "uniform", "best"),
+        "evaluations": at_least(1),
+        "examples": or_null(at_least(1)),
+        "population": or_null(at_least(3)),
+        "sigma": POSITIVE,
+        "seed": SEED,
+        "layers": whole(1, 1000),
+        "negative": FLAG,
+        "options": or_null(mapping_of(RANGE, "a range by name of option, as {scale: [0.2, 1.5]}")),
+        "candidates": or_null(at_least(2)),
+    },
+    "soupkitchen.search.Uniform": {
+        "on_error": choice("skip", "stop"),
+        "candidates": or_null(at_least(1)),
+    },
     "soupkitchen.checkpoints.find_pool": {"path": TEXTS, **_RUNS},
     "soupkitchen.demo.pool": {"path": or_null(TEXTS), **_RUNS, "seed": SEED, "cache_dir": TEXT},
     "soupkitchen.demo.two_tasks_pool": {"exclude": TEXTS, "seed": SEED, "cache_dir": TEXT},

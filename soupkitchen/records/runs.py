@@ -65,14 +65,14 @@ class Costs:
     """What a run took.
 
     Attributes:
-        candidates: mixtures that were scored to be decided on.
+        candidates_tried: mixtures that were scored to be decided on.
         examples_scored: examples that went through a model.
         examples_cached: examples that would have, had no earlier run kept what came of them.
         merge_seconds: reading runs, merging, and filling the model.
         eval_seconds: forward passes and metrics.
     """
 
-    candidates: int | None = None
+    candidates_tried: int | None = None
     examples_scored: int | None = None
     examples_cached: int | None = None
     merge_seconds: float | None = None

@@ -20,8 +20,8 @@ DIGITS = 10
 """Decimals of differences: enough for any score, and 0.0425 is not shown as 0.04250000000000009."""
 
 TEXT_COLUMNS = frozenset(
-    "run task data metric method search model kind ingredients stage candidate variant decision split rule "
-    "reason architecture dtype base guess".split()
+    "run task data metric method search model kind ingredients coefficients stage candidate variant "
+    "decision split rule reason architecture dtype base guess".split()
 )
 """Columns that hold text, whatever a cell of theirs looks like."""
 

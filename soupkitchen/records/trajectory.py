@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from soupkitchen.records.tables import DIGITS, joined
+from soupkitchen.records.tables import DIGITS, INGREDIENT_SEPARATOR, joined
 
 STEP = "step"
 """The events that are rows."""
@@ -36,6 +36,8 @@ class Step:
         fixed, broken: examples on which the candidate does better, and worse, than the soup.
         soup_size: ingredients in the soup after the decision.
         ingredients: what the scored weights are made of, in merge order.
+        coefficients: what each of them counts, in that order, in each part of the model's depth where these
+            differ; empty where all count 1.
         examples_scored, examples_total: of the split.
         stopped_early: whether scoring stopped as soon as the decision was certain.
         merge_seconds: reading the candidate, merging, and filling the model.
@@ -63,6 +65,7 @@ class Step:
     broken: int | None = None
     soup_size: int | None = None
     ingredients: tuple[str, ...] = field(default=())
+    coefficients: tuple[float | Sequence[float], ...] = field(default=())
     examples_scored: int = 0
     examples_total: int = 0
     stopped_early: bool = False
@@ -73,6 +76,9 @@ class Step:
     reason: str = ""
     tasks: Mapping[str, float] = field(default_factory=dict)
 
+
+_ADDED = ("coefficients",)
+"""Entries that journals of earlier versions lack."""
 
 COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
 
@@ -91,6 +97,7 @@ def table_of(steps: Sequence[Step], tasks: Sequence[str] = ()) -> pd.DataFrame:
             "step": number,
             **asdict(step),
             "ingredients": joined(step.ingredients),
+            "coefficients": _coefficients(step.coefficients),
             **{gain: _rounded(getattr(step, gain)) for gain in ("gain", "gain_low", "gain_high")},
             **{f"score_{task}": step.tasks.get(task) for task in tasks},
             "merge_seconds": round(step.merge_seconds, 3),
@@ -104,8 +111,19 @@ def table_of(steps: Sequence[Step], tasks: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _step(event: Mapping[str, Any]) -> Step:
-    told = {name: event[name] for name in Step.__dataclass_fields__}
-    return Step(**{**told, "ingredients": tuple(told["ingredients"])})
+    known = [name for name in Step.__dataclass_fields__ if name in event or name not in _ADDED]
+    told: dict[str, Any] = {name: event[name] for name in known}
+    for name in ("ingredients", "coefficients"):
+        told[name] = tuple(told.get(name, ()))
+    return Step(**told)
+
+
+def _coefficients(coefficients: Sequence[float | Sequence[float]]) -> str:
+    """In one cell: ``0.5;1`` or, by part of the depth, ``0.5/0.4;1/0.9``; nothing where all are 1."""
+    told = [[one] if isinstance(one, (int, float)) else list(one) for one in coefficients]
+    if all(number == 1 for one in told for number in one):
+        return ""
+    return INGREDIENT_SEPARATOR.join("/".join(f"{number:g}" for number in one) for one in told)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,15 +1,23 @@
 """Which mixtures to try, and when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.evolve import Evolve
+from soupkitchen.search.exhaustive import Exhaustive
 from soupkitchen.search.greedy import Greedy
+from soupkitchen.search.pruning import Pruned
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
 
 __all__ = [
     "AcceptRule",
+    "Choice",
+    "Evolve",
+    "Exhaustive",
     "Greedy",
+    "Guarded",
     "Mixture",
     "Proposal",
+    "Pruned",
     "Ranked",
     "Search",
     "Trial",

@@ -7,35 +7,61 @@ nothing else; so a search is continued by replaying its trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from soupkitchen.options import check_fields
 from soupkitchen.search.rules import AcceptRule, OnError
+
+Coefficient = float | tuple[float, ...]
+"""What an ingredient counts; or what it counts in each part of the model's depth, the first layers first."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A run and its own held-out score, higher better."""
+    """A run and how it does.
+
+    Attributes:
+        score: its own held-out score, higher better; of a part of the examples where no more was scored.
+        step: the training step that it is a checkpoint of; None where that is not known.
+    """
 
     name: str
     score: float
+    step: int | None = None
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Runs to be merged, in this order.
+    """Runs to be merged, in this order; a run may be there more than once.
 
     Attributes:
-        coefficients: the weight of each; None for those that the merge method gives.
+        coefficients: for each, what it counts, times the weight that the merge method gives it; None
+            for just that weight.
+        options: of the merge method, by dotted name, that are other than the method has them.
     """
 
     ingredients: tuple[str, ...]
-    coefficients: tuple[float, ...] | None = None
+    coefficients: tuple[Coefficient, ...] | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
 
-    def plus(self, name: str) -> Mixture:
-        """This and one more run, weighted by the method."""
-        return Mixture((*self.ingredients, name))
+    def plus(self, name: str, coefficient: float = 1.0) -> Mixture:
+        """This and one more run."""
+        if self.coefficients is None and coefficient == 1.0:
+            return Mixture((*self.ingredients, name), None, self.options)
+        return Mixture((*self.ingredients, name), (*self.shares, coefficient), self.options)
+
+    def without(self, position: int) -> Mixture:
+        """This without one of its ingredients."""
+        others = [index for index in range(len(self.ingredients)) if index != position]
+        coefficients = self.coefficients and tuple(self.coefficients[index] for index in others)
+        return Mixture(tuple(self.ingredients[index] for index in others), coefficients, self.options)
+
+    @property
+    def shares(self) -> tuple[Coefficient, ...]:
+        """The coefficients, 1 where there are none."""
+        return self.coefficients or (1.0,) * len(self.ingredients)
 
 
 @dataclass(frozen=True)
@@ -46,11 +72,26 @@ class Proposal:
         candidate: what tables call it: the run that is added, or any other name.
         unscored: of a mixture that takes in several runs at once, those before the last: each
             becomes a row of the trajectory, without a score.
+        variant: what tables call it among several of the same candidate.
     """
 
     candidate: str
     mixture: Mixture
     unscored: tuple[str, ...] = ()
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Proposals of which the best that the rule accepts becomes the soup, the first among equals.
+
+    Attributes:
+        exact: how many of the best have to be told apart by their scores; each of the others is scored
+            no further than it takes to know that it is none of these, nor the one to be kept.
+    """
+
+    proposals: tuple[Proposal, ...]
+    exact: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,47 +100,107 @@ class Trial:
 
     Attributes:
         score: higher better; None where it was not found out in full.
+        examples: that were scored for it.
     """
 
     proposal: Proposal
     score: float | None
     kept: bool
+    examples: int = 0
 
 
-class Search(Protocol):
-    """A search strategy. Frozen dataclasses implement it; they hold options and no state."""
+class Search:
+    """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
+
+    on_error: OnError
+    """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
+
+    guaranteed = True
+    """Whether what comes out has to be no worse on held-out than the best single run.
+
+    Where it has not, as where every run is taken, what cannot be scored ends the run.
+    """
+
+    again = False
+    """Whether the same runs are merged time and again, with other coefficients."""
 
     @property
     def rule(self) -> AcceptRule:
         """When a proposal becomes the soup."""
-        ...
+        raise NotImplementedError
 
-    @property
-    def guaranteed(self) -> bool:
-        """Whether what comes out has to be no worse on held-out than the best single run.
+    def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Search:
+        """The search, told of the merge method; asked before anything is scored.
 
-        Where it has not, as where every run is taken, what cannot be scored ends the run.
+        Args:
+            options: the method's, by dotted name.
+            subtracts: whether it takes coefficients below 0.
+
+        Raises:
+            ConfigError: where it cannot search with that method.
         """
-        ...
+        return self
 
-    @property
-    def on_error(self) -> OnError:
-        """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
-        ...
+    def extremes(self) -> Sequence[Mapping[str, float]]:
+        """The options of the method, where it proposes others, at the ends of their ranges."""
+        return []
 
-    def start(self, pool: Sequence[Ranked]) -> str:
-        """The run that the soup starts as, of a pool in pool order."""
-        ...
+    def check(self, pool: Sequence[Ranked]) -> None:
+        """Checks that it can search these runs, in pool order, whose scores are not known yet (NaN).
 
-    def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> Sequence[Proposal]:
+        Raises:
+            ConfigError: where it cannot.
+        """
+
+    def most(self, runs: int) -> int:
+        """How many mixtures of a pool of so many runs are scored, about, at most: for progress bars."""
+        return runs - 1
+
+    def start(self, pool: Sequence[Ranked]) -> Mixture:
+        """What the soup starts as, of a pool in pool order: the best run."""
+        return Mixture((rank(pool)[0].name,))
+
+    def propose(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
         """What to try next, in this order; nothing when the search is over.
 
         All of it may be scored at once. The first that is kept becomes the soup; those after it were
-        proposed for another soup, so they count as not tried.
+        proposed for another soup, so they count as not tried. Of a `Choice` all are tried.
         """
-        ...
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Guarded(Search):
+    """What searches share that take what a rule accepts, and end no worse than the best single run.
+
+    Attributes:
+        accept: when a candidate becomes the soup: "better", "not_worse", ``{margin: x}`` or
+            ``{significant: α}``; see `AcceptRule`.
+        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+
+    Raises:
+        ConfigError: for another rule, and for options out of range.
+    """
+
+    accept: str | Mapping[str, Any] = "better"
+    on_error: OnError = "skip"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "search")
+        AcceptRule.of(self.accept)
+
+    @property
+    def rule(self) -> AcceptRule:
+        return AcceptRule.of(self.accept)
 
 
 def rank(pool: Sequence[Ranked]) -> list[Ranked]:
     """The runs, best first; equal scores in pool order; a run whose score is not a number last."""
     return sorted(pool, key=lambda run: math.inf if math.isnan(run.score) else -run.score)
+
+
+def candidates_of(pool: Sequence[Ranked], most: int | None = None) -> list[str]:
+    """The names of the runs, best first; of so many at most."""
+    return [run.name for run in rank(pool)][:most]

@@ -8,48 +8,98 @@ Wortsman et al. 2022, "Model soups", arXiv 2203.05482, Recipe 1:
         if it scores better on the held-out set: keep it as the soup
 
 So the soup is never worse on the held-out set than the best single run.
+
+With replacement it is ensemble selection (Caruana et al. 2004, "Ensemble selection from libraries of
+models", section 2): of all runs, those in the soup included, the one that helps most enters, until none
+helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Trial, rank
-from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
+from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
+from soupkitchen.search.phases import in_turn
+from soupkitchen.search.pruning import drop_while_it_helps
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Guarded):
     """Greedy search.
 
     Attributes:
-        accept: when a candidate stays: "better", "not_worse", ``{margin: x}`` or
-            ``{significant: α}``; see `AcceptRule`.
-        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-
-    Raises:
-        ConfigError: for another rule.
+        candidates: only so many of the best runs are tried, the best included; None for all.
+        passes: how often the runs are gone through: after the first time, those that were discarded. With
+            `replacement`, how many runs enter at most. None for once; with replacement, for as many
+            as there are candidates.
+        replacement: of all runs the one that helps most enters, and may enter again, which gives
+            it weight; until none helps.
+        candidate_scale: what a candidate may count in the soup, times its weight; the best of these
+            is taken. None for 1.
+        prune: whether ingredients are dropped afterwards, while that helps.
     """
 
-    accept: str | Mapping[str, Any] = "better"
-    on_error: OnError = "skip"
+    candidates: int | None = None
+    passes: int | None = None
+    replacement: bool = False
+    candidate_scale: Sequence[float] | None = None
+    prune: bool = False
 
-    guaranteed = True
+    def most(self, runs: int) -> int:
+        runs = min(runs, self.candidates or runs)
+        tried = runs * (self.passes or runs) if self.replacement else (runs - 1) * (self.passes or 1)
+        return tried * len(self.candidate_scale or (1,)) + (runs * runs // 2 if self.prune else 0)
 
-    def __post_init__(self) -> None:
-        AcceptRule.of(self.accept)
-        check_on_error(self.on_error)
+    def propose(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
+        phases = [self._with_replacement if self.replacement else self._once_each]
+        if self.prune:
+            phases.append(drop_while_it_helps)
+        return in_turn(phases, pool, self.start(pool), trials)
 
-    @property
-    def rule(self) -> AcceptRule:
-        return AcceptRule.of(self.accept)
+    def _once_each(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
+        """The queue of the pass that the trials have come to."""
+        best, *others = candidates_of(pool, self.candidates)
+        alternatives = len(self.candidate_scale or (1,))
+        tried = [
+            any(trial.kept for trial in trials[start : start + alternatives])
+            for start in range(0, len(trials), alternatives)
+        ]
+        inside, since = {best}, 0  # the ingredients, and how many were discarded since the last one entered
+        for _ in range(self.passes or 1):
+            queue = [name for name in others if name not in inside]
+            for number, name in enumerate(queue):
+                left = len(others) + 1 - len(inside) - since  # not yet tried beside just this soup
+                if not left:
+                    return []
+                if not tried:
+                    return [self._with(soup, one) for one in queue[number:][:left]]
+                inside, since = (inside | {name}, 0) if tried.pop(0) else (inside, since + 1)
+        return []
 
-    def start(self, pool: Sequence[Ranked]) -> str:
-        return rank(pool)[0].name
+    def _with_replacement(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
+        """All runs, of which the best enters; nothing once none did."""
+        names = candidates_of(pool, self.candidates)
+        round_ = len(names) * len(self.candidate_scale or (1,))
+        over = trials and not any(trial.kept for trial in trials[-round_:])
+        if over or len(trials) >= (self.passes or len(names)) * round_:
+            return []
+        return [Choice(tuple(one for name in names for one in self._scaled(soup, name)))]
 
-    def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
-        tried = len(trials)
-        queue = rank(pool)[1 + tried :]
-        return [Proposal(run.name, soup.plus(run.name)) for run in queue]
+    def _with(self, soup: Mixture, name: str) -> Proposal | Choice:
+        """The soup and one more run; or that with each of the coefficients that it may have."""
+        proposals = self._scaled(soup, name)
+        return proposals[0] if self.candidate_scale is None else Choice(tuple(proposals))
+
+    def _scaled(self, soup: Mixture, name: str) -> list[Proposal]:
+        if self.candidate_scale is None:
+            return [Proposal(name, soup.plus(name))]
+        return [
+            Proposal(name, soup.plus(name, scale), variant=f"×{scale:g}") for scale in self.candidate_scale
+        ]

@@ -104,11 +104,3 @@ class AcceptRule:
 
 OnError = Literal["skip", "stop"]
 """What becomes of a candidate that cannot be scored, or scores NaN."""
-
-
-def check_on_error(option: str) -> None:
-    """Raises:
-    ConfigError: where `option` is no `OnError`.
-    """
-    if option not in ("skip", "stop"):
-        raise ConfigError(f"search.on_error={option}: choose skip or stop")

@@ -9,31 +9,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Trial
-from soupkitchen.search.rules import AcceptRule, OnError, check_on_error
+from soupkitchen.options import check_fields
+from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, candidates_of
+from soupkitchen.search.rules import AcceptRule, OnError
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Search):
     """Merges all runs. Only the finished soup is scored, as no decision depends on a score.
 
     Attributes:
         on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+        candidates: only so many of the best runs; None for all.
+
+    Raises:
+        ConfigError: for options out of range.
     """
 
     on_error: OnError = "skip"
+    candidates: int | None = None
 
-    rule = AcceptRule("any")
     guaranteed = False
 
     def __post_init__(self) -> None:
-        check_on_error(self.on_error)
+        check_fields(self, "search")
 
-    def start(self, pool: Sequence[Ranked]) -> str:
-        return pool[0].name
+    @property
+    def rule(self) -> AcceptRule:
+        return AcceptRule("any")
+
+    def start(self, pool: Sequence[Ranked]) -> Mixture:
+        return Mixture((self._names(pool)[0],))
 
     def propose(self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
-        first, *others = (run.name for run in pool)
+        first, *others = self._names(pool)
         if trials or not others:
             return []
         return [Proposal(others[-1], Mixture((first, *others)), unscored=tuple(others[:-1]))]
+
+    def _names(self, pool: Sequence[Ranked]) -> list[str]:
+        best = set(candidates_of(pool, self.candidates))
+        return [run.name for run in pool if run.name in best]

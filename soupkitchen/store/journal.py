@@ -35,7 +35,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys("event key split what reason candidate stage variant decision metric rule".split(), str),
     **dict.fromkeys("runs base data versions parts recipe tasks test_tasks".split(), dict),
     **dict.fromkeys("complete cached greater_is_better stopped_early".split(), bool),
-    **dict.fromkeys("ingredients".split(), list),
+    **dict.fromkeys("ingredients coefficients".split(), list),
     **dict.fromkeys(_NUMBERS.split(), _OR_NONE),
     **dict.fromkeys(_NUMBERS_OR_NONE.split(), _OR_NONE),
     **dict.fromkeys("batch_size examples_scored examples_total format".split(), int),

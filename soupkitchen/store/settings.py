@@ -23,6 +23,11 @@ HOW_NOT_WHAT = {
 
 _MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
 """What `_target_`s of earlier versions are called now."""
+_ADDED = dict.fromkeys(("search.candidates", "search.passes", "search.candidate_scale")) | {
+    "search.replacement": False,
+    "search.prune": False,
+}
+"""Options that earlier versions had not, and what they then did."""
 _NOTHING = "(not there)"
 
 
@@ -60,7 +65,9 @@ def what_was_run(file: Path) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each option that differs."""
+    """One line for each option that differs; what earlier versions had no option for is as they did it."""
+    added = {key: _ADDED[key] for key in now.keys() - before.keys() if key in _ADDED}
+    before = {**added, **before}
     return [
         f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
         for key in sorted(before.keys() | now.keys())

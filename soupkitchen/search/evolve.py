@@ -1,0 +1,199 @@
+"""Evolution of a soup's coefficients, and of the merge method's options, by CMA-ES.
+
+Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772; the package `cma` does the
+arithmetic. Only the ranks within a generation are used, and of these those of its parents.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.options import is_number
+from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
+from soupkitchen.search.greedy import Greedy
+from soupkitchen.search.phases import played
+
+if TYPE_CHECKING:
+    from soupkitchen.search.space import Space
+
+_STILL = 1e-3
+"""Where no coordinate varies by more than this any longer, nothing new would be tried."""
+
+
+@dataclass(frozen=True)
+class Evolve(Guarded):
+    """Searches coefficients with CMA-ES, beginning at a soup that is found first.
+
+    A coefficient is what a run counts, times the weight that the method gives it. The best mixture that
+    was ever accepted is the soup, the one that the search began at included. Of a generation half become
+    parents, and only these are scored in full.
+
+    It fits the held-out data more closely than a greedy search does: look at the test score beside.
+
+    Attributes:
+        initial: where it begins: at the greedy soup, the uniform one, or the best run.
+        evaluations: how many mixtures are scored, beside those that finding the initial soup takes.
+        examples: how many examples are scored for these at most, which counts forward passes; None for
+            any number. The generation that comes to it is the last.
+        population: mixtures of a generation; None for 4 + ⌊3 ln n⌋, n being how many numbers are searched.
+        sigma: the standard deviation of the first generation, where 1 is a run's full share, or the
+            width of an option's range.
+        seed: of the samples.
+        layers: into how many parts the model's depth is cut, each with coefficients of its own.
+        negative: whether coefficients may be below 0, where the method can subtract; else what is below
+            0 counts as 0.
+        options: of the method, by dotted name, to be searched too, with their ranges:
+            ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
+            None for none.
+        candidates: only so many of the best runs take part; None for all.
+
+    Raises:
+        ConfigError: for options out of range.
+    """
+
+    initial: Literal["greedy", "uniform", "best"] = "greedy"
+    evaluations: int = 100
+    examples: int | None = None
+    population: int | None = None
+    sigma: float = 0.2
+    seed: int = 0
+    layers: int = 1
+    negative: bool = False
+    options: Mapping[str, Sequence[float]] | None = field(default=None, hash=False)
+    candidates: int | None = None
+
+    again = True
+    _now: Mapping[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def ranges(self) -> Mapping[str, Sequence[float]]:
+        """Of the options that are searched."""
+        return self.options or {}
+
+    def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Evolve:
+        if self.negative and not subtracts:
+            raise ConfigError(
+                "search.negative=true: this method takes no coefficients below 0; those on task vectors "
+                "do, as method=task_arithmetic"
+            )
+        for name, value in options.items():
+            if isinstance(value, Sequence) and not isinstance(value, str) and name not in self.ranges:
+                raise ConfigError(
+                    f"search=evolve scores each mixture once, so method.{name} has to be one value, not a "
+                    f"list; search.options={{{name}: [LOW, HIGH]}} has it searched"
+                )
+        for name in self.ranges:
+            if name not in options or isinstance(options[name], (str, bool, type(None))):
+                numbers = ", ".join(one for one, value in options.items() if is_number(value))
+                raise ConfigError(
+                    f"search.options: the method has no number called {name} that could be searched; it has "
+                    f"{numbers or 'none'}"
+                )
+        told = replace(self)
+        now = {name: float(options[name]) for name in self.ranges if is_number(options[name])}
+        object.__setattr__(told, "_now", now)
+        return told
+
+    def extremes(self) -> Sequence[Mapping[str, float]]:
+        return [{name: limits[end] for name, limits in self.ranges.items()} for end in (0, 1)]
+
+    def most(self, runs: int) -> int:
+        return self.evaluations + (runs - 1 if self.initial == "greedy" else 1)
+
+    def propose(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
+        found, begun, own = played(self._initial, pool, self.start(pool), trials)
+        if found:
+            return found
+        names = candidates_of(pool, self.candidates)
+        if self.initial == "uniform":
+            begun = Mixture(tuple(names))
+        return next(self._generations(self._space(names), begun, own), [])
+
+    def _space(self, names: Sequence[str]) -> Space:
+        from soupkitchen.search.space import Range, Space  # numpy takes its time
+
+        ranges = [Range(name, *limits) for name, limits in self.ranges.items()]
+        return Space(tuple(names), self.layers, self.negative, tuple(ranges))
+
+    def _initial(
+        self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
+    ) -> Sequence[Proposal | Choice]:
+        """What finds the soup to begin at."""
+        if self.initial == "greedy":
+            return Greedy(self.accept, candidates=self.candidates).propose(pool, soup, trials)
+        if self.initial == "uniform" and not trials:
+            return [Proposal("uniform", Mixture(tuple(candidates_of(pool, self.candidates))))]
+        return []
+
+    def _generations(
+        self, space: Space, begun: Mixture, trials: Sequence[Trial]
+    ) -> Iterator[Sequence[Choice]]:
+        """Yields the first generation that was not tried; those before it are told from their trials."""
+        first = space.place(begun, self._now)
+        size = self.population or 4 + math.floor(3 * math.log(len(first)))
+        strategy = _strategy(first, self.sigma, size, self.seed)
+        number, done = 0, 0
+        while done < self.evaluations and max(strategy.stds) > _STILL:
+            if self.examples is not None and sum(trial.examples for trial in trials[:done]) >= self.examples:
+                return
+            number += 1
+            with _unwarned():
+                points = strategy.ask()
+            tried = trials[done : done + size]
+            if not tried:
+                members = [
+                    Proposal(
+                        f"generation {number}, {member} of {size}", mixture, variant=space.shown(mixture)
+                    )
+                    for member, mixture in enumerate(map(space.mixture, points), start=1)
+                ][: self.evaluations - done]
+                yield [Choice(tuple(members), exact=strategy.sp.weights.mu)]
+                return
+            done += len(tried)
+            if len(tried) == size:
+                with _unwarned():
+                    strategy.tell(list(map(space.inside, points)), _ranks(tried))
+
+
+def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
+    """CMA-ES without weights for what is no parent, drawing its samples from a generator of its own."""
+    import numpy as np
+
+    with _unwarned():
+        import cma
+    options = {
+        "popsize": size,
+        "CMA_active": False,
+        "randn": np.random.RandomState(seed).randn,
+        "seed": math.nan,  # do not touch numpy's own
+        "verbose": -9,
+        "verb_disp": 0,
+        "verb_log": 0,
+    }
+    return cma.CMAEvolutionStrategy(begun, sigma, options)
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Without the warnings of `cma`: that nothing can be plotted, that points are not where it put them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _ranks(tried: Sequence[Trial]) -> list[float]:
+    """The place of each member, the best 0; the first among equals; what was not scored in full last."""
+    scores = [-math.inf if trial.score is None else trial.score for trial in tried]
+    finite = [-math.inf if math.isnan(score) else score for score in scores]
+    ranks = [0.0] * len(tried)
+    for rank, place in enumerate(sorted(range(len(tried)), key=lambda place: -finite[place])):
+        ranks[place] = float(rank)
+    return ranks
