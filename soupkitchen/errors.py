@@ -58,5 +58,9 @@ class CandidateError(SoupkitchenError):
         self.event = event
 
 
+class SweepError(SoupkitchenError):
+    """Jobs of a sweep that failed, each with its reason."""
+
+
 class GuaranteeError(SoupkitchenError):
     """A promise that did not hold when it was checked. Please report it."""

@@ -15,13 +15,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.cli import config as conf
+from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.errors import SoupkitchenError
 from soupkitchen.store.folder import RunFolder, shown
 from soupkitchen.store.layout import LEADERBOARD, SOUP, TRAJECTORY, check_is_ours
 from soupkitchen.store.lock import only_process
+from soupkitchen.store.settings import CHOICES
 
 log = logging.getLogger("soupkitchen")
+
+_CHOSEN = ("pool", "task", "method", "search")
+"""The groups of whose files a run's `config.yaml` notes the names, for the table of all runs."""
+
+conf.register_resolvers()  # here, as launchers import this module in processes of their own
 
 
 class Failed(BaseException):
@@ -34,17 +41,26 @@ class Failed(BaseException):
 
 @hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
 def run_all(config: DictConfig) -> float:
-    """Runs what the command line says: one job, or each of several."""
+    """Runs what the command line says: one job, or each of several.
+
+    Returns:
+        The soup's held-out score, for sweepers such as Optuna's: higher is better, so that of a loss is
+        below 0, and the direction is ``maximize`` whatever the metric.
+    """
     try:
         return run(config)
     except Exception as error:  # whatever it is, Hydra would put a line above it
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
-            raise
-        raise Failed(error) from error
+        if HydraConfig.get().mode != RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
+            raise Failed(error) from error
+        if told := explained(error):
+            log.error("%s failed: %s", config.name, told)
+        else:
+            log.exception("%s failed", config.name)
+        raise  # the other jobs go on
 
 
 def run(config: DictConfig) -> float:
-    """Runs one job, continues it, or reports it if it is finished; the soup's held-out score.
+    """Runs one job, continues it, or reports it if it is finished; the soup's score, higher better.
 
     Raises:
         SoupkitchenError: for whatever the user can put right.
@@ -53,6 +69,8 @@ def run(config: DictConfig) -> float:
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
     check_is_ours(folder)
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    choices = HydraConfig.get().runtime.choices
+    plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
     if config.overwrite or not _is_there(folder, plain):
         _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
     return _report(folder)
@@ -94,8 +112,8 @@ def _session() -> Callable[..., Any]:
 
 
 def _report(folder: Path) -> float:
-    """Brings the table of all runs up to date and prints the leaderboard; the soup's held-out score."""
-    from soupkitchen.records import read_csv, soups_score, update_sweep_leaderboard
+    """Brings the table of all runs up to date and prints the leaderboard; the score, higher better."""
+    from soupkitchen.records import greater_is_better, read_csv, soups_score, update_sweep_leaderboard
     from soupkitchen.records.display import print_files, print_leaderboard
 
     all_runs = update_sweep_leaderboard(folder.parent)
@@ -108,4 +126,5 @@ def _report(folder: Path) -> float:
         "all runs": all_runs,
     }
     print_files({what: shown(file) for what, file in files.items() if file is not None})
-    return soups_score(table)
+    score = soups_score(table)
+    return score if greater_is_better(folder, table) else -score

@@ -39,19 +39,22 @@ def sweepable(words: Sequence[str]) -> list[str]:
     """The command line with `-m` first, and options of swept groups as sweeps too, of one value.
 
     Of ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra would first compose what is
-    not swept, and so look for that option in the default method.
+    not swept, and so look for that option in the default method. An experiment may sweep, too.
     """
     flags = {"-m", "--multirun"} & set(words)
-    if not flags:
-        return list(words)
-    words = ["-m", *(word for word in words if word not in flags)]  # amid other words it would end them
+    words = [word for word in words if word not in flags]  # amid other words it would end them
     try:
         parsed = {
             word: OverridesParser.create().parse_override(word) for word in words if not word.startswith("-")
         }
     except HydraException:  # it is told when Hydra comes by
-        return list(words)
+        return ["-m", *words] if flags else words
     swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
+    experiment = next((o.value() for o in parsed.values() if o.key_or_group == "experiment"), None)
+    params = None if experiment is None else _sweep_of(str(experiment))
+    if not flags and params is None:
+        return words
+    swept |= set(params or ())
     fixed = {
         word
         for word, override in parsed.items()
@@ -59,7 +62,33 @@ def sweepable(words: Sequence[str]) -> list[str]:
         and not override.is_sweep_override()
         and "=" in word
     }
-    return ["{}=choice({})".format(*word.split("=", 1)) if word in fixed else word for word in words]
+    words = ["{}=choice({})".format(*word.split("=", 1)) if word in fixed else word for word in words]
+    return ["-m", *words] if flags else words
+
+
+def _sweep_of(experiment: str) -> set[str] | None:
+    """The options that one of our experiments sweeps over; None for one that is no sweep."""
+    content = _experiment(experiment)
+    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN":
+        return None
+    return set(map(str, OmegaConf.select(content, "hydra.sweeper.params") or ()))
+
+
+def _only_sweeps(experiment: str) -> bool:
+    """Whether an experiment says nothing of a run but what its name says anyway."""
+    content = _experiment(experiment)
+    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN" or set(content) - {"defaults", "hydra"}:
+        return False
+    said = [f"override /{group}" for group in _NAMED_BY]
+    entries = [next(iter(entry)) for entry in content.get("defaults", []) if entry != "_self_"]
+    return all(entry in said or entry.startswith("override /hydra/") for entry in entries)
+
+
+def _experiment(name: str) -> DictConfig:
+    """What one of our experiments says; nothing where there is none of that name."""
+    file = CONF / "experiment" / f"{name}.yaml"
+    content: Any = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    return content
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
@@ -71,7 +100,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     """The name of a run: pool, method and search, then whatever else was overridden.
 
     The same command gives the same name, whatever the order of its words; options
-    that only say how to run (device, workers, …) have no part in it.
+    that only say how to run (device, workers, …), and an experiment that is a sweep, have no part in it.
     """
     parts = {group: choices[group] for group in _NAMED_BY}
     others = []
@@ -81,6 +110,8 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
             others.append(f"~{key}")
             continue
         value = override.get_value_string().strip("'\"")
+        if key == "experiment" and _only_sweeps(value):
+            continue
         if key == "pool.path":
             parts["pool"] = tail(value)
         elif not is_ignored(key) and key not in _NAMED_BY:
@@ -104,6 +135,8 @@ def explain(message: str) -> str:
         )
         hint = f" Did you mean {near[0]}?" if near else ""
         return f"There is no option {wrong!r}.{hint} 'python -m soupkitchen --cfg job' shows all of them."
+    if "Could not find 'hydra/sweeper/optuna'" in message:
+        return "hydra/sweeper=optuna needs an extra: pip install 'soupkitchen[optuna]'"
     if match := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, wrong = match[1], match[2]
         choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
@@ -175,6 +208,8 @@ def _known_keys() -> list[str]:
     keys = set(flat(_yaml(CONF / "config.yaml")))
     for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
         keys.add(group.name)
+        if group.name == "experiment":
+            continue
         for file in group.glob("*.yaml"):
             keys |= {f"{group.name}.{key}" for key in flat(_yaml(file))}
     return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))

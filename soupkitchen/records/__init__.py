@@ -1,13 +1,14 @@
 """A run's tables: functions of its journal's events. Knows no torch."""
 
 from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, soups_score
-from soupkitchen.records.sweep import update_sweep_leaderboard
+from soupkitchen.records.sweep import greater_is_better, update_sweep_leaderboard
 from soupkitchen.records.tables import read_csv, separated, write_csv
 from soupkitchen.records.trajectory import Step, trajectory
 
 __all__ = [
     "Entry",
     "Step",
+    "greater_is_better",
     "leaderboard",
     "ranking",
     "read_csv",

@@ -1,30 +1,37 @@
-"""`results/leaderboard.csv`: the soups of all runs of a sweep, one row a run, best first."""
+"""`results/leaderboard.csv`: the soups of all runs of a sweep, one row a run, best first.
+
+Its columns: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are ranked by
+themselves; `method` and `search` by the names of their presets; each option that runs of a group differ in,
+where that does not follow from these names; the soup's row of the run's own leaderboard, with the scores of
+each metric in columns of their own; and what the run took (see `Costs`).
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from soupkitchen.options import is_number, shown
+from soupkitchen.records.runs import PRESETS, Costs, Settings
 from soupkitchen.records.tables import read_csv, write_csv
 from soupkitchen.store.files import remove_unfinished
 from soupkitchen.store.journal import last_event
-from soupkitchen.store.layout import CONFIG, JOURNAL, carries_mark
+from soupkitchen.store.layout import JOURNAL, carries_mark
 from soupkitchen.store.layout import LEADERBOARD as NAME
 from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
 
 _HELDOUT = "heldout_"
+_ABSENT = object()
+_IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
 
 
 def update_sweep_leaderboard(folder: Path) -> Path | None:
@@ -43,11 +50,11 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
             if table.exists() and not _is_sweep(table):
                 log.warning("%s is not ours, and stays as it is: no table of all runs was written", table)
                 return None
-            rows = [row for below in sorted(folder.iterdir()) if (row := _row(below)) is not None]
-            if not rows:
+            runs = [run for below in sorted(folder.iterdir()) if (run := _run(below)) is not None]
+            if not runs:
                 return None
             remove_unfinished(table)
-            write_csv(table, _ranked(rows))
+            write_csv(table, _table(runs))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -57,40 +64,86 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A finished run: its row, and how it is to be ranked."""
+class _Run:
+    """A finished run, and how it is to be ranked.
 
-    cells: dict[str, Any]
-    score: float
-    greater_is_better: bool
+    Attributes:
+        soup: the soup's row in the run's leaderboard.
+        goodness: the soup's score, higher better.
+    """
+
+    name: str
+    metric: str
+    settings: Settings
+    costs: Costs
+    soup: Mapping[str, Any]
+    goodness: float
 
     @property
-    def kind(self) -> tuple[str, ...]:
+    def kind(self) -> tuple[str, str, str]:
         """What only runs that can be compared have in common."""
-        return tuple(self.cells[column] for column in ("task", "data", "metric"))
+        return self.settings.task, self.settings.data, self.metric
+
+    @property
+    def place(self) -> tuple[bool, float]:
+        """To sort by: best first, what is no number last."""
+        nan = math.isnan(self.goodness)
+        return nan, 0.0 if nan else -self.goodness
 
 
-def _ranked(rows: Sequence[_Row]) -> pd.DataFrame:
-    ordered = []
-    for kind in sorted({row.kind for row in rows}):
-        alike = [row for row in rows if row.kind == kind]
-        best_first = sorted(
-            alike,
-            key=lambda row: (
-                math.inf if math.isnan(row.score) else -row.score if row.greater_is_better else row.score
-            ),
-        )
-        ordered += [{"rank": place, **row.cells} for place, row in enumerate(best_first, start=1)]
-    return pd.DataFrame(ordered)
+def _table(runs: Sequence[_Run]) -> pd.DataFrame:
+    groups = [[run for run in runs if run.kind == kind] for kind in sorted({run.kind for run in runs})]
+    options = sorted(
+        {option for group in groups for option in _told_apart_by([run.settings for run in group])}
+    )
+    rows = [
+        {
+            "rank": place,
+            "run": run.name,
+            **dict(zip(("task", "data", "metric"), run.kind, strict=True)),
+            **{group: run.settings.choices.get(group, "") for group in PRESETS},
+            **{
+                option: _cell(run.settings.options[option])
+                for option in options
+                if option in run.settings.options
+            },
+            **run.soup,
+            **asdict(run.costs),
+        }
+        for group in groups
+        for place, run in enumerate(sorted(group, key=lambda run: run.place), start=1)
+    ]
+    scores = dict.fromkeys(column for run in runs for column in run.soup)
+    costs = [cost.name for cost in fields(Costs)]
+    columns = ["rank", "run", "task", "data", "metric", *PRESETS, *options, *scores, *costs]
+    return pd.DataFrame(
+        rows, columns=columns, dtype=object
+    )  # so that whole numbers stay so beside empty cells
 
 
-def _row(run: Path) -> _Row | None:
-    """What the table says of the run in the folder `run`; None for what is no finished run of ours."""
-    file = run / NAME
+def _told_apart_by(group: Sequence[Settings]) -> set[str]:
+    """The options in which runs that can be compared differ, but for what names of presets say anyway."""
+    found = set()
+    for option in {option for settings in group for option in settings.options}:
+        values = [settings.options.get(option, _ABSENT) for settings in group]
+        same = all(value == values[0] for value in values)
+        if not (same or all(settings.is_implied(option) for settings in group)):
+            found.add(option)
+    return found - _IN_OTHER_COLUMNS
+
+
+def _cell(value: Any) -> Any:
+    """An option as the command line takes it; numbers stay numbers."""
+    return value if is_number(value) else shown(value)
+
+
+def _run(folder: Path) -> _Run | None:
+    """The run in `folder`; None for what is no finished run of ours."""
+    file = folder / NAME
     try:
         if not file.is_file() or _is_sweep(file):
             return None
-        if not carries_mark(run):
+        if not carries_mark(folder):
             log.warning("%s was left out of the table of all runs: its folder is not a run's", file)
             return None
         table = read_csv(file)
@@ -104,8 +157,9 @@ def _row(run: Path) -> _Row | None:
         told = str(error) or "it has not our columns"
         log.warning("%s was left out of the table of all runs: it cannot be read (%s)", file, told)
         return None
-    told_of = {"run": run.name, **_task(run), "metric": metric.removeprefix(_HELDOUT)}
-    return _Row({**told_of, **soup}, score, _greater_is_better(run, table, metric))
+    goodness = score if greater_is_better(folder, table) else -score
+    of = folder.name, metric.removeprefix(_HELDOUT), Settings.of(folder), Costs.of(folder)
+    return _Run(*of, soup, goodness)
 
 
 def _is_sweep(file: Path) -> bool:
@@ -114,20 +168,13 @@ def _is_sweep(file: Path) -> bool:
         return handle.readline(100).startswith("rank,run,")
 
 
-def _task(run: Path) -> dict[str, str]:
-    """What the run's configuration says of its task and data, as far as it can be read."""
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG), resolve=False)
-        task = config["task"]
-        data = task["data"]["path"] if "data" in task else ", ".join(task["tasks"])
-        return {"task": str(task["_target_"]).rsplit(".", 1)[-1], "data": str(data)}
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError, KeyError, TypeError):
-        return {"task": "", "data": ""}
+def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
+    """Whether a higher score is better: as the journal of the run in the folder `run` says.
 
-
-def _greater_is_better(run: Path, table: pd.DataFrame, metric: str) -> bool:
-    """As the run's journal says; in what journals did not say that, as the order of its table has it."""
+    Of what journals did not say that, as the order of the run's leaderboard `table` has it.
+    """
     if isinstance(said := last_event(run / JOURNAL).get("greater_is_better"), bool):
         return said
+    metric = next(column for column in table.columns if column.startswith(_HELDOUT))
     scores = table[metric].dropna()
     return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])

@@ -7,7 +7,6 @@ stay text: with pandas, read text columns with ``keep_default_na=False``.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import re
 from pathlib import Path
@@ -21,8 +20,8 @@ DIGITS = 10
 """Decimals of differences: enough for any score, and 0.0425 is not shown as 0.04250000000000009."""
 
 TEXT_COLUMNS = frozenset(
-    "run task data metric model kind ingredients coefficients stage candidate variant decision split rule "
-    "reason architecture dtype base guess".split()
+    "run task data metric method search model kind ingredients coefficients stage candidate variant "
+    "decision split rule reason architecture dtype base guess".split()
 )
 """Columns that hold text, whatever a cell of theirs looks like."""
 
@@ -63,8 +62,10 @@ def read_csv(file: Path) -> pd.DataFrame:
         if column in TEXT_COLUMNS:
             table[column] = table[column].map(_unguarded)
         else:
-            with contextlib.suppress(ValueError):
+            try:
                 table[column] = pd.to_numeric(table[column].where(table[column] != "", None))
+            except ValueError:
+                table[column] = table[column].map(_unguarded)
     return table
 
 

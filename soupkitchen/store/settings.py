@@ -12,7 +12,9 @@ import yaml
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
 
-NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite"}
+CHOICES = "choices"
+"""Where the command notes which file of each group was chosen: what they said stands in full beside it."""
+NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = {
     f"runtime.{option}"
     for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")

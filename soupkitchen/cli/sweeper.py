@@ -1,0 +1,176 @@
+"""Makes the jobs of a sweep: all combinations, each with the options that its choices have.
+
+Of ``-m method=linear,slerp,ties method.sparsifier.density=0.2,0.5`` only TIES has a density: it runs
+twice, and linear and slerp run once each. An option that no choice has is an error before any job. Where a
+job fails the others go on, and at the end it is said which failed and why. Launchers get plain lists of
+overrides, so any will do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from soupkitchen.cli.errors import explained
+from soupkitchen.console import say
+from soupkitchen.errors import ConfigError, SweepError
+from soupkitchen.store.files import write_text
+
+Job = tuple[str, ...]
+"""The overrides of one job, as ``method=ties``."""
+
+
+class FittingSweeper(Sweeper):
+    """A sweeper of Hydra's, whose plugin is `hydra_plugins.soupkitchen_sweeper`.
+
+    Args:
+        params: by option, the values to sweep over as the command line has them; the command line's own
+            words have precedence.
+        max_batch_size: how many jobs the launcher gets at once; None for all.
+    """
+
+    def __init__(self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise ConfigError(f"hydra.sweeper.max_batch_size={max_batch_size} should be 1 or more, or null")
+        self.params, self.max_batch_size = dict(params or {}), max_batch_size
+        self.config: DictConfig | None = None
+        self.launcher: Launcher | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Runs all jobs.
+
+        Raises:
+            ConfigError: for a sweep that only other sweepers know.
+            HydraException: for an option that no job has, before any job.
+            SweepError: once all jobs have ended, where some failed.
+        """
+        assert self.config is not None
+        assert self.launcher is not None
+        words = [f"{option}={values}" for option, values in self.params.items()]
+        jobs = self._fitting(OverridesParser.create().parse_overrides([*words, *arguments]))
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
+        size = self.max_batch_size or len(jobs)
+        done: list[JobReturn] = []
+        for start in range(0, len(jobs), size):
+            done += self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
+        errors = [_error(job) for job in done]
+        if first := next(filter(None, errors), None):
+            raise _failed(jobs, errors) from first
+        return done
+
+    def _fitting(self, overrides: Sequence[Override]) -> list[Job]:
+        """The jobs, none twice, without the options that their own choices lack."""
+        swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+        lacking: dict[Job, dict[str, HydraException]] = {}
+        jobs: dict[Job, None] = {}
+        for whole in combinations(overrides):
+            choices = _choices(whole)
+            known = choices in lacking
+            lacks = lacking.setdefault(choices, {})
+            while not known:
+                job = tuple(word for word in whole if _key(word) not in lacks)
+                try:
+                    self.validate_batch_is_legal([job])
+                    break
+                except HydraException as refused:
+                    option = _lacking(refused)
+                    if option not in map(_key, job) or not {option.split(".")[0], "experiment"} & swept:
+                        raise
+                    lacks[option] = refused
+            jobs[tuple(word for word in whole if _key(word) not in lacks)] = None
+        had = {_key(word) for job in jobs for word in job}
+        without: dict[str, list[str]] = {}
+        for choices, lacks in lacking.items():
+            for option, error in lacks.items():
+                if option not in had:
+                    raise error
+                named = [word for word in choices if _key(word) in (option.split(".")[0], "experiment")]
+                without.setdefault(option, []).append(" ".join(named))
+        for option, which in without.items():
+            say(f"{', '.join(dict.fromkeys(which))}: no {option} there, so they run without it")
+        return list(jobs)
+
+
+def combinations(overrides: Sequence[Override]) -> list[Job]:
+    """Each combination of values; of two words for one option, the last counts.
+
+    Raises:
+        ConfigError: for values without end, as ``interval(0, 1)``.
+    """
+    words: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            words[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            words[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(
+                f"{override.input_line}: an interval has too many values; give some, as {key}=0.2,0.5, or "
+                "have one sought with hydra/sweeper=optuna (experiment=optuna)"
+            )
+    return list(itertools.product(*words.values()))
+
+
+def _choices(job: Job) -> Job:
+    """The words that what options there are depends on: choices of files, and of parts of options."""
+    keys = [_key(word) for word in job]
+    parts = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
+    return tuple(word for word in job if "." not in _key(word) or _key(word) in parts)
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0]
+
+
+def _lacking(error: HydraException) -> str:
+    """The option inside a group that Hydra found no place for; empty for another error."""
+    match = re.match(r"Could not override '([^'@]+\.[^'@]+)'", str(error))
+    return match[1] if match else ""
+
+
+def _error(job: JobReturn) -> Exception | None:
+    """What a job failed of."""
+    with contextlib.redirect_stderr(io.StringIO()):  # where Hydra puts words of its own
+        try:
+            _ = job.return_value
+        except Exception as error:
+            return error
+    return None
+
+
+def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepError:
+    """What is said of jobs that failed: what sets each apart, and why."""
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    failed = [
+        " ".join(word for word in job if word not in common)
+        + f": {explained(error) or f'{type(error).__name__}: {error}'}".replace("\n", "\n    ")
+        for job, error in zip(jobs, errors, strict=True)
+        if error is not None
+    ]
+    others = "; the others are complete" if len(failed) < len(jobs) else ""
+    return SweepError("\n  ".join([f"{len(failed)} of {len(jobs)} jobs failed{others}", *failed]))
