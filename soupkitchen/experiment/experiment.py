@@ -150,7 +150,8 @@ class Experiment:
             search.rule,
             scores,
             recipes,
-            self.evaluation.early_stopping,
+            self.evaluation.stops_early,
+            self.evaluation.confidence,
             goes_on=search.guaranteed,
             again=search.again,
         )

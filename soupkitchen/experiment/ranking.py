@@ -130,15 +130,20 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
     return Ranking(runs, [best.evaluation], best.evaluation.score, listed=True)
 
 
-def arranged(ranking: Ranking, scores: Scores, recipes: Recipes) -> Ranking:
+def arranged(ranking: Ranking, scores: Scores, recipes: Recipes, at_random: bool = False) -> Ranking:
     """Has what most runs get wrong scored first, and the best runs scored again in these batches.
+
+    Or has all scored in an order drawn `at_random`.
 
     A candidate and what it is compared with are scored in the same batches: numbers that
     differ only because examples were padded otherwise decide nothing.
     """
     best, *others = ranking.best_first
     start = scores.score(Request("starting", recipes.single(best.name)))
-    scores.examples.arrange("heldout", start.evaluation, ranking.singles)
+    if at_random:
+        scores.examples.shuffle("heldout", start.evaluation)
+    else:
+        scores.examples.arrange("heldout", start.evaluation, ranking.singles)
     binary = all(task.metric.binary for task in scores.tasks.tasks.values())
     if "heldout" not in scores.examples.arranged or binary:
         return ranking

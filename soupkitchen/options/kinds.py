@@ -98,6 +98,10 @@ SPLITS = Kind(
     "text, or a file for each split as {train: a.csv, validation: b.csv}",
     lambda v: TEXT.fits(v) or (MAPPING.fits(v) and bool(v) and all(map(TEXT.fits, v.values()))),
 )
+STOPPING = Kind(
+    "true or false, exact, or {confidence: p} with p above 0.5 and below 1",
+    lambda v: FLAG.fits(v) or v == "exact" or _is_confidence(v),
+)
 SCALES = Kind(
     "a number, or a list of different numbers",
     lambda v: is_number(v) or (_is_list(v) and all(map(is_number, v)) and 0 < len(v) == len(set(v))),
@@ -110,6 +114,12 @@ DURATIONS = Kind(
         else _is_list(v) and all(is_whole(n) and n >= 1 for n in v) and 0 < len(v) == len(set(v))
     ),
 )
+
+
+def _is_confidence(value: Any) -> bool:
+    if not (isinstance(value, Mapping) and list(value) == ["confidence"]):
+        return False
+    return is_number(value["confidence"]) and 0.5 < value["confidence"] < 1
 
 
 def _is_list(value: Any) -> bool:
@@ -165,7 +175,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "offload_folder": or_null(TEXT),
         "trust_remote_code": FLAG,
     },
-    "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": FLAG, "cache": or_null(TEXT)},
+    "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": STOPPING, "cache": or_null(TEXT)},
     "soupkitchen.output.Output": {
         "format": choice("full", "adapter"),
         "max_shard_size": Kind("a size, as 5GB", lambda v: TEXT.fits(v) or (is_whole(v) and v > 0)),
