@@ -57,12 +57,16 @@ def soup_of(pool: str, search: str, seed: int) -> tuple[tuple[float, float], tup
     command = [sys.executable, "-m", "soupkitchen", *words, "evaluation.cache=null"]
     subprocess.run(command, check=True, stdout=sys.stderr)
     table = pd.read_csv(RESULTS / name / "leaderboard.csv")
-    heldout, test = (next(c for c in table if c.startswith(split)) for split in ("heldout_", "test_"))
+    heldout, test = (
+        next(str(c) for c in table if str(c).startswith(split)) for split in ("heldout_", "test_")
+    )
     trajectory = pd.read_csv(RESULTS / name / "trajectory.csv")
     candidates = trajectory[trajectory["stage"] == "merge"]
     cost = candidates["examples_scored"].sum() / candidates["examples_total"].max()
-    models = [table[table["kind"] == kind].iloc[0] for kind in ("single", "soup")]
-    single, soup = ((float(model[heldout]), float(model[test])) for model in models)
+    single, soup = (
+        (table[heldout].tolist()[row], table[test].tolist()[row])
+        for row in (table["kind"].tolist().index(kind) for kind in ("single", "soup"))
+    )
     return single, soup, float(cost)
 
 
