@@ -62,6 +62,7 @@ def _started(
             steps.started(name, best)
             return start, best
         judge.scores.refuse_nan("the soup that the search starts as", best)
+        steps.failed("merge", name, start.ingredients, CandidateError("its score is NaN"))
     except CandidateError as error:
         if single:
             raise

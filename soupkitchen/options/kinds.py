@@ -200,7 +200,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "initial": choice("greedy", "uniform", "best"),
         "evaluations": at_least(1),
         "examples": or_null(at_least(1)),
-        "population": or_null(at_least(3)),
+        "population": or_null(at_least(6)),
         "sigma": POSITIVE,
         "seed": SEED,
         "layers": whole(1, 1000),
