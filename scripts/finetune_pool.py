@@ -144,16 +144,14 @@ def finetune(
     freeze(model, config.frozen_layers)
 
     def train_in(scratch: Path) -> None:
-        own = dict(arguments)
+        own = {"save_strategy": "no", "logging_strategy": "no", **arguments}
         own["seed"] = config.seed * 1000 + own.get("seed", 0)
         trainer = Trainer(
             model,
             TrainingArguments(
                 str(scratch),
                 report_to=[],
-                save_strategy="no",
                 disable_tqdm=True,
-                logging_strategy="no",
                 **own,
             ),
             train_dataset=train,

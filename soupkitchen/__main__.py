@@ -36,7 +36,7 @@ def main() -> None:
     error: Exception | None = None
     try:
         conf.check_words(words)
-        sys.argv[1:] = conf.sweepable(words)
+        sys.argv[1:] = conf.sweepable(conf.in_our_words(words))
         command.run_all()
         sys.stdout.flush()
     except KeyboardInterrupt as stop:

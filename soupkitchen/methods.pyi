@@ -46,7 +46,7 @@ def breadcrumbs(
         normalize: divide by the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -72,7 +72,7 @@ def breadcrumbs_ties(
         normalize: divide by the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -99,7 +99,7 @@ def dare_linear(
         normalize: divide by the sum of the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -127,7 +127,7 @@ def dare_ties(
         normalize: divide by the weights of those that agree
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -157,7 +157,7 @@ def della(
         normalize: divide by the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -187,7 +187,7 @@ def della_linear(
         normalize: divide by the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -206,7 +206,8 @@ def karcher(
     Args:
         iterations: steps at most
         tolerance: a step shorter than this, in radians, is the last
-        weights: weight by name of run, 1 for the others; or {by: score, temperature: T}
+        weights: weight by name of run, 1 for the others; or {by: score, temperature: T}, {by: step, decay:
+            NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -222,7 +223,8 @@ def linear(
 
     Args:
         normalize: divide by the sum of the weights
-        weights: weight by name of run, as {lr-1e-3: 2}, 1 for the others; or {by: score, temperature: T}
+        weights: weight by name of run, as {lr-1e-3: 2}, 1 for the others; or {by: score, temperature: T},
+            {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -254,7 +256,8 @@ def slerp(
     Args:
         t: how far to go towards the candidate; None for its share of the weight
         space: weights, or task_vectors (needs the base), where the arc is not a chord
-        weights: weight by name of run, 1 for the others; or {by: score, temperature: T}
+        weights: weight by name of run, 1 for the others; or {by: score, temperature: T}, {by: step, decay:
+            NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -275,7 +278,7 @@ def task_arithmetic(
         normalize: divide by the sum of the weights
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """
@@ -301,7 +304,7 @@ def ties(
         normalize: divide by the weights of those that agree
         scale: λ; of a list, each is tried for each candidate
         weights: weight by name of run, 1 for the others, below 0 to subtract a run; or {by: score,
-            temperature: T}
+            temperature: T}, {by: step, decay: NAME}
         recalibrate_batchnorm: training batches to compute batch norm's statistics on, anew for each soup; 0
             to average them
     """

@@ -311,7 +311,7 @@ def test_the_exact_adapter_has_the_ranks_together_and_the_average_change(
 
     runs = find_pool(str(adapters), exclude=["d"]).runs
     weights = [1.0, 2.0, 1.0]
-    factored = concatenated(runs, weights, normalize=True)
+    factored = concatenated(runs, weights)
     assert factored.rank == 7  # v_proj: 4 + 3
     (tmp_path / "soup").mkdir()
     write_adapter(runs, factored, {}, tmp_path / "soup")

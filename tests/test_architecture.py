@@ -29,6 +29,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = ("options", "store", "search", "records", "errors", "console", "cli/config")
 LONGEST = 250
 LONGER = {
+    "experiment/experiment.py": "what a run is, and everything that is made ready before it",
+    "experiment/scores.py": "where a score is known from, place by place",
     "checkpoints/adapters.py": "what peft does to a tensor, kind by kind, is one thing",
     "checkpoints/compatibility.py": "all ways in which two runs may not fit, with their messages",
     "checkpoints/files.py": "the file formats that weights come in, behind one interface",

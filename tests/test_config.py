@@ -51,7 +51,7 @@ def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
     out = light("--help", cwd=tmp_path).stdout
     for words in (
         "python -m soupkitchen",
-        "search: evolve, exhaustive, greedy, pruned, uniform",
+        "search: evolve, exhaustive, greedy, pruned, uniform, window",
         "accept",
         "pool.path=",
         "-m",

@@ -39,7 +39,7 @@ from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
-from soupkitchen.search import Greedy
+from soupkitchen.search import Evolve, Exhaustive, Greedy, Pruned, Search
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
@@ -123,6 +123,7 @@ def cook(
     variants: int,
     tasks: int,
     workers: int = 1,
+    search: Search | None = None,
 ):
     """The real search over tables: its trajectory, soup and score, and how many examples it scored."""
     random = np.random.default_rng(seed)
@@ -138,7 +139,9 @@ def cook(
 
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
         return {
-            name: predictions(seed + number, recipe.ingredients, recipe.variant, table, skill)
+            name: predictions(
+                seed + number, recipe.ingredients, f"{recipe.variant}{recipe.coefficients}", table, skill
+            )
             for number, (name, table) in enumerate(tables.items())
         }
 
@@ -147,7 +150,7 @@ def cook(
     examples = Examples({"heldout": listed}, batch_size)
     executor = Fake(answers, several, examples, workers)
     scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
-    search = Greedy(accept)
+    search = search or Greedy(accept)
     steps = Steps(scores, search.rule.text)
     recipes = Recipes(TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear())
     pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
@@ -209,6 +212,105 @@ def test_several_workers_change_no_row_of_the_trajectory(
     alone = cook(seed, accept, True, batch_size, "accuracy", 1, 1)
     together = cook(seed, accept, True, batch_size, "accuracy", 1, 1, workers)
     assert repr(together) == repr(alone)
+
+
+SEARCHES = [
+    Greedy(passes=2, prune=True, candidates=4),
+    Greedy(replacement=True, candidates=3),
+    Greedy(candidate_scale=[0.25, 1], accept={"margin": 0.01}),
+    Pruned(),
+    Exhaustive(candidates=4),
+    Evolve(evaluations=20, population=6, initial="uniform"),
+    Evolve(evaluations=14, population=6, layers=2, accept={"significant": 0.2}),
+]
+
+
+@pytest.mark.usefixtures("_few_resamples")
+@pytest.mark.parametrize("search", SEARCHES, ids=repr)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**20), st.integers(2, 14), st.sampled_from(["accuracy", "mse"]), st.integers(2, 5))
+def test_every_search_decides_as_with_full_evaluation_and_as_several_workers_do(
+    search: Search, seed: int, batch_size: int, metric: str, workers: int
+) -> None:
+    options = ("", True, batch_size, metric, 1, 1)
+    early = cook(seed, *options, search=search)
+    full = cook(seed, "", False, *options[2:], search=search)
+    together = cook(seed, *options, workers, search)
+    assert early[:3] == full[:3] == together[:3]
+    assert early[3] <= full[3]
+    for stopped, whole in zip(early[4], full[4], strict=True):
+        assert stopped.score in (None, whole.score)
+        assert stopped.coefficients == whole.coefficients
+
+
+def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
+    """With members of the same skill, a third of the examples of those that are no parents is saved."""
+    search = Evolve(evaluations=60, population=12, initial="best")
+    partly = []
+    for seed in range(12):
+        _, _, _, _, merges = cook(seed, "", True, 2, "accuracy", 1, 1, search=search)
+        members = [row for row in merges if row.candidate.startswith("generation")]
+        for start in range(0, len(members), 12):
+            generation = members[start : start + 12]
+            known = sorted(row.score for row in generation if row.score is not None)
+            assert len(known) >= 6
+            for row in generation:  # whoever was stopped could not have been among the first six
+                assert row.score is not None or row.score_at_most <= known[-6]
+            partly += [row.examples_scored / row.examples_total for row in generation if row.stopped_early]
+    assert len(partly) > 60
+    assert np.mean(partly) < 0.9
+
+
+def test_a_search_that_ends_below_the_best_single_run_returns_to_it() -> None:
+    right = np.ones(10, int)
+    wrong = {("a",): 1, ("b",): 5, ("c",): 6, ("a", "b", "c"): 8, ("a", "b"): 7, ("a", "c"): 9, ("b", "c"): 9}
+
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        return {"": np.where(np.arange(10) < wrong[recipe.ingredients], 0, right)}
+
+    several = Several({"": Table("accuracy", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    scores = Scores(
+        Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip"
+    )
+    recipes, steps = Recipes(Linear()), Steps(scores, "")
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    judge = Judge(Pruned().rule, scores, recipes)
+    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    assert best.recipe.ingredients == ("a",)
+    rows = [event for event in scores.ledger.events if event.get("stage") == "merge"]
+    assert [(row["candidate"], row["decision"]) for row in rows] == [
+        ("all 3", "start"),
+        ("without c", "keep"),
+        ("without b", "keep"),
+    ]
+
+
+@pytest.mark.parametrize("broken", ["raises", "nan"])
+def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(broken: str) -> None:
+    right = np.ones(10)
+
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        if len(recipe.ingredients) == 3:
+            if broken == "raises":
+                raise ValueError("it cannot be done")
+            return {"": np.full(10, np.nan)}
+        return {"": right - 0.1 * "cba".index(recipe.ingredients[-1]) - 0.1}
+
+    several = Several({"": Table("mse", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    scores = Scores(
+        Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip"
+    )
+    recipes, steps = Recipes(Linear()), Steps(scores, "")
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    judge = Judge(Pruned().rule, scores, recipes)
+    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    assert best.recipe.ingredients == ("c",)
+    rows = [event for event in scores.ledger.events if event.get("stage") == "merge"]
+    told = [(row["candidate"], row["decision"]) for row in rows]
+    assert told[:2] == [("all 3", "error"), ("c", "start")]
+    assert not any(decision == "keep" for _, decision in told)
 
 
 def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -> None:

@@ -393,7 +393,7 @@ def test_coefficients_below_0_only_where_they_are_allowed() -> None:
         search.knowing({}, subtracts=False)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.integers(1, 60), st.data())
+@given(st.integers(0, 2**32 - 1), st.integers(6, 12), st.integers(1, 60), st.data())
 @settings(max_examples=25, deadline=None)
 def test_evolution_told_anew_from_its_trials_goes_on_to_the_bit(
     seed: int, population: int, budget: int, data: st.DataObject
@@ -444,12 +444,12 @@ def test_the_budget_of_evolution_is_kept() -> None:
     for budget in (1, 7, 10, 25):
         _, _, trials = run_mixtures(Evolve(initial="best", evaluations=budget), QUADRATIC_POOL, QUADRATIC)
         assert len(trials) == budget
-    search = Evolve(initial="best", evaluations=100, examples=150, population=5)
+    search = Evolve(initial="best", evaluations=100, examples=200, population=6)
     trials = []
     soup = search.start(QUADRATIC_POOL)
     while entries := search.propose(QUADRATIC_POOL, soup, trials):
         trials += [Trial(one, -1.0, False, examples=20) for one in entries[0].proposals]
-    assert len(trials) == 10  # 100 examples after one generation, 200 after two
+    assert len(trials) == 12  # 120 examples after one generation, 240 after two
 
 
 def test_no_mixture_is_of_nothing() -> None:

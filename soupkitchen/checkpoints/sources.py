@@ -26,7 +26,7 @@ Checkpoints = Literal["best", "last", "all"]
 
 _LISTS = (".csv", ".jsonl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_STATE = "trainer_state.json"
+TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
 
 def _best(steps: Sequence[Path], must: bool) -> Path:
     """The best of a Trainer's checkpoints, as its state says; the last, where it doesn't and need not."""
-    states = [step / _STATE for step in steps if (step / _STATE).exists()]
+    states = [step / TRAINER_STATE for step in steps if (step / TRAINER_STATE).exists()]
     try:
         best = read_json(states[-1]).get("best_model_checkpoint") if states else None
     except CheckpointError as error:
@@ -220,8 +220,8 @@ def _best(steps: Sequence[Path], must: bool) -> Path:
         return by_name[name]
     if must:
         raise CheckpointError(
-            f"{steps[-1] / _STATE} names no best checkpoint that is there (best_model_checkpoint: {best}); "
-            "pool.checkpoints=last or all takes what there is"
+            f"{steps[-1] / TRAINER_STATE} names no best checkpoint that is there (best_model_checkpoint: "
+            f"{best}); pool.checkpoints=last or all takes what there is"
         )
     return steps[-1]
 

@@ -91,6 +91,11 @@ def _experiment(name: str) -> DictConfig:
     return content
 
 
+def in_our_words(words: Sequence[str]) -> list[str]:
+    """The command line with `method.coefficients` as what it is otherwise called: `method.weights`."""
+    return [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
+
+
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
     """The name of a run: pool, method and search, then whatever else was overridden.
 
@@ -171,7 +176,7 @@ def check(config: DictConfig) -> None:
     for key in unknown(plain):
         raise ConfigError(explain(f"Could not override '{key}'"))
     check_tree(plain)
-    if plain["search"]["_target_"] == "soupkitchen.search.Greedy":
+    if plain["search"]["_target_"].startswith("soupkitchen.search."):
         AcceptRule.of(plain["search"].get("accept", "better"))
 
 

@@ -11,6 +11,7 @@ from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.evaluation.setup import Splits, evaluator_of, load_splits, warn_of_splits
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
+from soupkitchen.evaluation.stopping import Stopping
 
 __all__ = [
     "Bar",
@@ -24,6 +25,7 @@ __all__ = [
     "Part",
     "Runtime",
     "Splits",
+    "Stopping",
     "compare",
     "confidence_interval",
     "evaluator_of",

@@ -2,12 +2,14 @@
 
 That is arithmetic, not statistics: the examples that are not scored yet count as the best that they
 can be. A rule that takes a gain takes a larger one, and one with a smaller p-value; so its no is
-final, and decisions, soups and scores are those of full evaluation.
+final, and decisions, soups and scores are those of full evaluation. Where a confidence is given, statistics
+may say no, too (`evaluation.stopping`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,21 +30,36 @@ class Bar:
         paired: 0 or 1 by example, how the incumbent does on it: where the rule asks for a p-value
             and one task's examples are right or wrong; else None.
         above: a score that it has to exceed besides, of another that is accepted already.
+        confidence: with which a candidate may be discarded on a part of the examples; None for none but
+            certainty.
+        values: of the incumbent, by task and example, where there is a confidence.
     """
 
     rule: AcceptRule
     incumbent: float = math.nan
     paired: np.ndarray | None = field(default=None, repr=False)
     above: float | None = None
+    confidence: float | None = None
+    values: Mapping[str, np.ndarray | None] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, rule: AcceptRule, incumbent: Evaluation, tasks: Several, above: float | None = None) -> Bar:
+    def of(
+        cls,
+        rule: AcceptRule,
+        incumbent: Evaluation,
+        tasks: Several,
+        above: float | None = None,
+        confidence: float | None = None,
+    ) -> Bar:
         """The bar of a candidate that is to replace `incumbent`."""
         paired = None
         if rule.kind == "significant" and right_or_wrong(tasks):
             (part,) = incumbent.parts.values()
             paired = part.values
-        return cls(rule, incumbent.score, paired, above)
+        values = {}
+        if confidence is not None:
+            values = {name: part.values for name, part in incumbent.parts.items()}
+        return cls(rule, incumbent.score, paired, above, confidence, values)
 
     def out_of_reach(self, so_far: Evaluation) -> bool:
         """Whether what is scored `so_far`, the rest counted at its best, can no longer be accepted."""

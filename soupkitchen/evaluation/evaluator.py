@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""
 
-Stop = Callable[[Evaluation], bool]
-"""Asked after each batch, with scores at the most that they can still be: whether to stop there."""
+Stop = Callable[[Evaluation], Evaluation | None]
+"""Asked after each batch, with scores at the most that they can still be: what to end with there, if
+scoring is to end."""
 
 
 @dataclass
@@ -193,9 +194,9 @@ class Evaluator:
                     values[batch] = metric.per_example(outputs, take(references, batch))
                 if stop is not None and values is not None and done < total:
                     parts[name] = Part.so_far(metric, values, weights, len(predictions), total_of_task)
-                    evaluation = self._evaluation(split, parts, False, started)
-                    if stop(evaluation):
-                        return evaluation
+                    ended = stop(self._evaluation(split, parts, False, started))
+                    if ended is not None:
+                        return ended
             parts[name] = _all_scored(one, predictions, values)
         return self._evaluation(split, parts, True, started)
 

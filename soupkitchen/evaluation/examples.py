@@ -17,6 +17,8 @@ from soupkitchen.metrics import Rows
 BUCKET = 4
 """Batches of like difficulty that are sorted by length together."""
 
+_SEED = 0
+
 Order = Mapping[str, np.ndarray]
 """For each task, the numbers of its examples in the order in which they are scored."""
 
@@ -46,12 +48,14 @@ class Examples:
     Attributes:
         batch_size: examples in a batch.
         arranged: splits whose batches are no longer those of like length.
+        shuffled: of these, splits in an order drawn at random, which stays.
     """
 
     def __init__(self, splits: Mapping[str, Mapping[str, Listed]], batch_size: int) -> None:
         self.splits = splits
         self.batch_size = batch_size
         self.arranged: set[str] = set()
+        self.shuffled: set[str] = set()
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -109,11 +113,28 @@ class Examples:
             self.arranged.add(split)
         self.reorder(split, order)
 
+    def shuffle(self, split: str, soup: Evaluation) -> None:
+        """Puts the examples into an order drawn at random, the same every time, which then stays.
+
+        What is said of all examples with some confidence, given some of them, rests on that. So they are not
+        sorted by length either. Metrics that are no means keep their batches: `soup` tells which are.
+        """
+        order, random = self.order(split), np.random.default_rng(_SEED)
+        for name in self.splits[split]:
+            if soup.parts[name].values is not None:
+                order[name] = random.permutation(len(order[name]))
+                self.arranged.add(split)
+                self.shuffled.add(split)
+        self.reorder(split, order)
+
     def hardest_first(self, split: str, soup: Evaluation) -> None:
         """Puts the batches first that `soup` does worst on; which examples are scored together stays.
 
-        A last batch that is not full stays the last, so that all others stay whole.
+        A last batch that is not full stays the last, so that all others stay whole. An order drawn at random
+        stays as it is.
         """
+        if split in self.shuffled:
+            return
         order = {}
         for name, batches in self.batches(split).items():
             values = soup.parts[name].values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +12,33 @@ from soupkitchen.store.evaluations import EvaluationCache
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How models are scored; results are the same whatever is chosen here.
+    """How models are scored; results are the same whatever is chosen here, but for a confidence.
 
     Attributes:
-        early_stopping: stop scoring a candidate as soon as no outcome of the remaining
-            examples could change the decision.
+        early_stopping: true or "exact": stop scoring a candidate as soon as no outcome of the remaining
+            examples could change the decision. ``{"confidence": p}``: as soon as it is so sure, too, that
+            they will not; what is kept is scored in full all the same. False: score everything.
         cache: the folder of evaluations that are kept for later runs; None to keep none.
 
     Raises:
         ConfigError: for options of the wrong type.
     """
 
-    early_stopping: bool = True
+    early_stopping: bool | str | Mapping[str, float] = True
     cache: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "evaluation")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether candidates are scored no further than their decisions need."""
+        return self.early_stopping is not False
+
+    @property
+    def confidence(self) -> float | None:
+        """With which a candidate may be discarded on a part of the examples; None for certainty."""
+        return self.early_stopping["confidence"] if isinstance(self.early_stopping, Mapping) else None
 
     def open_cache(self) -> EvaluationCache | None:
         return EvaluationCache(Path(self.cache).expanduser()) if self.cache else None

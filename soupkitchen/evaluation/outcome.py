@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -57,16 +58,23 @@ class Part:
         return cls(score, values, predictions, len(references), len(references))
 
 
+StoppedBy = Literal["", "exact", "confidence"]
+"""What ended an evaluation before all was scored: that no outcome of the rest could change the decision, or
+that hardly any could."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What scoring one model on one split gave.
 
     Attributes:
         split: the split's role, "heldout" or "test".
-        score: of all tasks, higher better; the most that it could be where `complete` is false.
+        score: of all tasks, higher better; the most that it could be where `complete` is false, or
+            could be with the confidence that was asked for.
         parts: by task.
         complete: whether every example was scored.
         seconds: wall time of the forward passes and the metrics.
+        stopped_by: why not; empty where it was.
     """
 
     split: str
@@ -74,6 +82,7 @@ class Evaluation:
     parts: Mapping[str, Part]
     complete: bool = True
     seconds: float = 0.0
+    stopped_by: StoppedBy = ""
 
     @property
     def examples_scored(self) -> int:

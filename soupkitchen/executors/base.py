@@ -22,6 +22,7 @@ class Request:
         batch_size: in batches of how many; 0 as it is.
         bar: what has to be reached for the rest of the examples to matter; None for all of them.
         growing: whether requests follow that share all ingredients but the last.
+        again: whether requests follow that merge the same ingredients with other coefficients.
     """
 
     what: str
@@ -31,6 +32,7 @@ class Request:
     order: Order | None = field(default=None, repr=False, compare=False)
     batch_size: int = 0
     growing: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from soupkitchen.errors import CheckpointError, MachineError, SoupkitchenError
-from soupkitchen.evaluation import Evaluator
+from soupkitchen.evaluation import Evaluator, Stopping
 from soupkitchen.evaluation.evaluator import Progress
 from soupkitchen.executors.base import Request, Scoring
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
@@ -30,13 +30,13 @@ class Bench:
         self.mixer = mixer
         self._announce = announce
 
-    def fill(self, recipe: Recipe, growing: bool = False) -> None:
+    def fill(self, recipe: Recipe, growing: bool = False, again: bool = False) -> None:
         """Makes the live model's weights those of `recipe`.
 
         Raises:
             CheckpointError: where files of the pool have changed meanwhile.
         """
-        self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
+        self.evaluator.live.fill(self.mixer.tensors(recipe, growing, again))
         if recipe.recalibrate:
             self.evaluator.recalibrate(recipe.recalibrate)
         check_unchanged(recipe, self.mixer.pool)
@@ -57,10 +57,11 @@ class Bench:
         bar = request.bar
         try:
             started = time.perf_counter()
-            self.fill(recipe, request.growing)
+            self.fill(recipe, request.growing, request.again)
             seconds = time.perf_counter() - started
-            stop = None if bar is None else bar.out_of_reach
-            evaluation = self.evaluator.score(split, stop, self._announce(request.what))
+            evaluator = self.evaluator
+            stop = None if bar is None else Stopping.of(bar, evaluator.tasks, evaluator.examples, split)
+            evaluation = evaluator.score(split, stop, self._announce(request.what))
         except Exception as error:  # a forward pass may raise anything
             check_unchanged(recipe, self.mixer.pool)
             if _of_the_machine(error):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from soupkitchen.evaluation import Evaluation, Part
+from soupkitchen.evaluation import Evaluation, Part, Stopping
 from soupkitchen.evaluation.examples import Examples
 from soupkitchen.executors.base import Executor, Request, Scoring
 from soupkitchen.metrics import Rows, take
@@ -58,7 +58,8 @@ class Fake(Executor):
         split = request.split
         references = self.examples.references(split)
         parts = {name: self._part(name, predicted[name], references[name], ()) for name in references}
-        total = self.examples.size(split)
+        total, bar = self.examples.size(split), request.bar
+        stop = None if bar is None else Stopping.of(bar, self.tasks, self.examples, split)
         done: dict[str, list[int]] = {name: [] for name in references}
         for name, batches in self.examples.batches(split).items():
             for batch in batches:
@@ -66,10 +67,10 @@ class Fake(Executor):
                 whole = len(done[name]) == len(references[name])
                 chosen = None if whole else done[name]
                 parts[name] = self._part(name, predicted[name], references[name], chosen)
-                if request.bar is None or sum(map(len, done.values())) == total:
+                if stop is None or sum(map(len, done.values())) == total or parts[name].values is None:
                     continue
-                if parts[name].values is not None and request.bar.out_of_reach(self._of(split, parts, False)):
-                    return self._of(split, parts, False)
+                if (ended := stop(self._of(split, parts, False))) is not None:
+                    return ended
         return self._of(split, parts, True)
 
     def _of(self, split: str, parts: Mapping[str, Part], complete: bool) -> Evaluation:

@@ -26,7 +26,8 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
         GuaranteeError: where the soup is worse on held-out than the best single run, and may not be.
     """
     if judge.early_stopping and search.guaranteed:
-        ranking = arranged(ranking, judge.scores, judge.recipes)
+        at_random = judge.confidence is not None
+        ranking = arranged(ranking, judge.scores, judge.recipes, at_random)
     pool = ranking.runs
     soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []
@@ -61,6 +62,7 @@ def _started(
             steps.started(name, best)
             return start, best
         judge.scores.refuse_nan("the soup that the search starts as", best)
+        steps.failed("merge", name, start.ingredients, CandidateError("its score is NaN"))
     except CandidateError as error:
         if single:
             raise

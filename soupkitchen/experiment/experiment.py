@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,17 +29,16 @@ from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.controls import CONTROLS, final_table
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.ranking import by_list, by_scoring
-from soupkitchen.experiment.recipes import Recipes, with_options
+from soupkitchen.experiment.ranking import by_list, by_scoring, steps_of, unscored
+from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
-from soupkitchen.merging.weights import check_names
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Ranked, Search
+from soupkitchen.search import Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
@@ -92,7 +90,6 @@ class Experiment:
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
         build(describe(replace(method, weights=None)))  # as recipes have it
-        check_names(self.method.weights, [run.name for run in self.pool])
         search = self._search(method)
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
@@ -145,14 +142,16 @@ class Experiment:
             on_error=self.search.on_error,
         )
         steps = Steps(scores, self.search.rule.text)
-        recipes = Recipes(method, None if self.dtype is None else str(self.dtype).removeprefix("torch."))
+        dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+        recipes = Recipes(method, dtype, steps_of(pool))
         ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
         judge = Judge(
             search.rule,
             scores,
             recipes,
-            self.evaluation.early_stopping,
+            self.evaluation.stops_early,
+            self.evaluation.confidence,
             goes_on=search.guaranteed,
             again=search.again,
         )
@@ -173,7 +172,9 @@ class Experiment:
         """
         options = flat(describe(replace(method, weights=None)))
         search = self.search.knowing(options, method.negative_weights)
-        search.check([Ranked(run.name, math.nan) for run in self.pool])
+        runs = unscored(self.pool)
+        check_weights(self.method, runs)
+        search.check(runs)
         try:
             for tried in search.extremes():
                 with_options(method, tried)

@@ -52,6 +52,8 @@ class Judge:
     """Scores proposals and decides on them.
 
     Attributes:
+        early_stopping: whether scoring stops once its outcome cannot change a decision.
+        confidence: or hardly can: with which a proposal may be discarded; None for certainty.
         goes_on: whether a candidate that cannot be scored counts as discarded; else that is raised.
         again: whether the same runs are merged time and again.
     """
@@ -60,6 +62,7 @@ class Judge:
     scores: Scores
     recipes: Recipes
     early_stopping: bool = True
+    confidence: float | None = None
     goes_on: bool = True
     again: bool = False
 
@@ -147,12 +150,15 @@ class Judge:
         return Bar(AcceptRule("any"), above=known[-exact])
 
     def _bar(self, soup: Scored, above: float | None = None) -> Bar | None:
-        return Bar.of(self.rule, soup.evaluation, self.scores.tasks, above) if self.early_stopping else None
+        if not self.early_stopping:
+            return None
+        confidence = self.confidence if self.scores.examples.shuffled else None
+        return Bar.of(self.rule, soup.evaluation, self.scores.tasks, above, confidence)
 
     def _request(self, member: Member, bar: Bar | None, soup: Scored, previous: Recipe) -> Request:
         recipe = member.recipe
         growing = self.rule.kind != "any" and any(recipe.extends(one) for one in (soup.recipe, previous))
-        return Request(member.what, recipe, bar=bar, growing=growing)
+        return Request(member.what, recipe, bar=bar, growing=growing, again=self.again)
 
     def _verdict(self, member: Member, scored: Scored | CandidateError, soup: Scored) -> Verdict:
         if isinstance(scored, CandidateError):

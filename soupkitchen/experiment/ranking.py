@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from soupkitchen.checkpoints import Pool
+from soupkitchen.checkpoints.steps import training_step
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation
 from soupkitchen.executors import Request
@@ -47,6 +48,16 @@ class Ranking:
         return rank(self.runs)
 
 
+def unscored(pool: Pool) -> list[Ranked]:
+    """The runs before any is scored: their scores are NaN."""
+    return [Ranked(run.name, math.nan, training_step(run)) for run in pool]
+
+
+def steps_of(pool: Pool) -> dict[str, int]:
+    """The training steps of the runs whose step is known, by name."""
+    return {run.name: run.step for run in unscored(pool) if run.step is not None}
+
+
 def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
     """Scores every run by itself; those that cannot be scored are left out.
 
@@ -78,7 +89,9 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
             steps.ranked(scored)
     if not singles:
         raise CheckpointError("no run of the pool can be scored; the reasons are above")
-    runs = [Ranked(name, scored.evaluation.score) for name, scored in singles.items()]
+    runs = [
+        Ranked(name, scored.evaluation.score, recipes.steps.get(name)) for name, scored in singles.items()
+    ]
     if all(math.isnan(run.score) for run in runs):
         raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
     return Ranking(runs, [scored.evaluation for scored in singles.values()], rank(runs)[0].score)
@@ -101,7 +114,8 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
                 f"pool.trust_scores=true: the list of runs gives no {metric} for {run.name}; it has "
                 f"{', '.join(given) or 'no scores'}"
             )
-        runs.append(Ranked(run.name, found if tasks.greater_is_better else -found))
+        score = found if tasks.greater_is_better else -found
+        runs.append(Ranked(run.name, score, recipes.steps.get(run.name)))
     for one in rank(runs):
         log.info("rank     %-24s %s %.4f (listed)", one.name, metric, tasks.shown(one.score))
     first = rank(runs)[0].name
@@ -116,15 +130,20 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
     return Ranking(runs, [best.evaluation], best.evaluation.score, listed=True)
 
 
-def arranged(ranking: Ranking, scores: Scores, recipes: Recipes) -> Ranking:
+def arranged(ranking: Ranking, scores: Scores, recipes: Recipes, at_random: bool = False) -> Ranking:
     """Has what most runs get wrong scored first, and the best runs scored again in these batches.
+
+    Or has all scored in an order drawn `at_random`.
 
     A candidate and what it is compared with are scored in the same batches: numbers that
     differ only because examples were padded otherwise decide nothing.
     """
     best, *others = ranking.best_first
     start = scores.score(Request("starting", recipes.single(best.name)))
-    scores.examples.arrange("heldout", start.evaluation, ranking.singles)
+    if at_random:
+        scores.examples.shuffle("heldout", start.evaluation)
+    else:
+        scores.examples.arrange("heldout", start.evaluation, ranking.singles)
     binary = all(task.metric.binary for task in scores.tasks.tasks.values())
     if "heldout" not in scores.examples.arranged or binary:
         return ranking
@@ -135,5 +154,5 @@ def arranged(ranking: Ranking, scores: Scores, recipes: Recipes) -> Ranking:
         again[run.name] = scores.score(request, anew=True).evaluation.score
     runs = ranking.runs
     if not ranking.listed:
-        runs = [Ranked(run.name, again.get(run.name, run.score)) for run in runs]
+        runs = [replace(run, score=again.get(run.name, run.score)) for run in runs]
     return Ranking(runs, ranking.singles, max(again.values()), ranking.listed)

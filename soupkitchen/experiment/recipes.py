@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import MergeMethod, Method, StackMethod, alternatives
+from soupkitchen.merging.weights import ByStep, check_names, parsed
 from soupkitchen.options.building import build, describe
-from soupkitchen.search import Mixture
+from soupkitchen.search import Mixture, Ranked
+from soupkitchen.search.window import check_steps
 from soupkitchen.soup import Recipe
 
 
@@ -20,10 +22,12 @@ class Recipes:
     Attributes:
         method: how runs are merged; it may be a grid.
         dtype: of all weights; None for that of the runs.
+        steps: the training step of each run, where that is known; for weights that follow from these.
     """
 
     method: MergeMethod | StackMethod
     dtype: str | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def single(self, name: str) -> Recipe:
         """That of a run by itself."""
@@ -35,13 +39,38 @@ class Recipes:
             return [self.single(mixture.ingredients[0])]
         method = self.method if not mixture.options else with_options(self.method, mixture.options)
         return [
-            Recipe.of(mixture.ingredients, one, _weighed(mixture, one), self.dtype, variant)
+            Recipe.of(mixture.ingredients, one, self._weighed(mixture, one), self.dtype, variant)
             for variant, one in alternatives(method).items()
         ]
 
     def uniform(self, names: Sequence[str]) -> list[Recipe]:
         """Those of some runs, merged with the method's weights."""
         return self.of(Mixture(tuple(names)))
+
+    def _weighed(self, mixture: Mixture, method: Method) -> list[Any] | None:
+        """What each ingredient counts: the mixture's coefficient times the method's weight."""
+        by_step = parsed(method.weights)
+        if isinstance(by_step, ByStep):
+            weights = by_step.coefficients([self.steps[name] for name in mixture.ingredients])
+        elif mixture.coefficients is None:
+            return None
+        else:
+            weights = [method.weight(name) for name in mixture.ingredients]
+        return [
+            tuple(weight * part for part in one) if isinstance(one, tuple) else weight * one
+            for weight, one in zip(weights, mixture.shares, strict=True)
+        ]
+
+
+def check_weights(method: Method, runs: Sequence[Ranked]) -> None:
+    """Checks that the method's weights are those of runs that there are, or can follow from these.
+
+    Raises:
+        ConfigError: where they are not.
+    """
+    check_names(method.weights, [run.name for run in runs])
+    if isinstance(parsed(method.weights), ByStep):
+        check_steps(runs, "method.weights={by: step, …}")
 
 
 def with_options(method: Method, options: Mapping[str, float]) -> Any:
@@ -60,14 +89,3 @@ def with_options(method: Method, options: Mapping[str, float]) -> Any:
             raise ConfigError(f"the method has no option {name}")
         part[last] = value
     return replace(build(tree), weights=method.weights)
-
-
-def _weighed(mixture: Mixture, method: Method) -> list[Any] | None:
-    """What each ingredient counts: the mixture's coefficient times the method's weight."""
-    if mixture.coefficients is None:
-        return None
-    weights = [method.weight(name) for name in mixture.ingredients]
-    return [
-        tuple(weight * part for part in one) if isinstance(one, tuple) else weight * one
-        for weight, one in zip(weights, mixture.coefficients, strict=True)
-    ]

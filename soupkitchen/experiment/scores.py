@@ -171,7 +171,7 @@ class Scores:
                 name: Part(score, None, (), number, sizes[name])
                 for name, (score, number) in event["parts"].items()
             }
-            return Evaluation(split, event["score"], parts, False, seconds)
+            return Evaluation(split, event["score"], parts, False, seconds, event.get("stopped_by", "exact"))
         outputs = self._own.get(event["predictions"]) if self._own else None
         if outputs is not None:
             return replace(self._evaluation(split, outputs), seconds=seconds)
@@ -225,6 +225,7 @@ class Scores:
             recipe=recipe.to_data(),
             score=evaluation.score,
             complete=evaluation.complete,
+            stopped_by=evaluation.stopped_by,
             cached=scored.cached,
             batch_size=self.examples.batch_size,
             merge_seconds=scored.merge_seconds,

@@ -129,7 +129,8 @@ class Steps:
         evaluation = scored.evaluation
         at_most = "" if evaluation.complete else "at most " if self.tasks.greater_is_better else "at least "
         name = f"{self.tasks.name} " if metric else ""
-        return f"{name}{at_most}{self.tasks.shown(evaluation.score):.4f}"
+        sure = " with confidence" if evaluation.stopped_by == "confidence" else ""
+        return f"{name}{at_most}{self.tasks.shown(evaluation.score):.4f}{sure}"
 
     def _step(self, stage: str, candidate: str, scored: Scored, **more: Any) -> Step:
         evaluation = scored.evaluation
@@ -147,6 +148,7 @@ class Steps:
             examples_scored=0 if scored.cached else evaluation.examples_scored,
             examples_total=evaluation.examples_total,
             stopped_early=not evaluation.complete,
+            stopped_by=evaluation.stopped_by,
             merge_seconds=scored.merge_seconds,
             eval_seconds=0.0 if scored.cached else evaluation.seconds,
             cached=scored.cached,

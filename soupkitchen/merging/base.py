@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 
-from soupkitchen.merging.weights import ByScore, Weights, check_weights, softmax
+from soupkitchen.merging.weights import ByScore, ByStep, Weights, check_weights, parsed, softmax
 from soupkitchen.options import check_fields
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Origin(NamedTuple):
         weight: the ingredient's weight.
         shape: the tensor's.
         survey: what the method's own `survey` found of the whole ingredient.
+        plan: what the method's own `plan` found of the tensor; None where it was not asked before.
     """
 
     ingredient: Ingredient
@@ -73,6 +74,7 @@ class Origin(NamedTuple):
     weight: float
     shape: tuple[int, ...]
     survey: Any = None
+    plan: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class Method:
     """What all methods share.
 
     Attributes:
-        weights: weight by name of run, 1 for a run that is not named; or `ByScore`.
+        weights: weight by name of run, 1 for a run that is not named; or `ByScore`, `ByStep`.
         recalibrate_batchnorm: training batches on which the running statistics of batch
             norm are computed anew for merged weights, as averaging them is known to hurt;
             0 to average them.
@@ -98,6 +100,8 @@ class Method:
     """Whether the order of the ingredients matters."""
     negative_weights = False
     """Whether a run may be subtracted."""
+    weighs = True
+    """Whether ingredients may weigh differently."""
     late: ClassVar[tuple[str, ...]] = ()
     """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True
@@ -109,14 +113,14 @@ class Method:
 
     def weight(self, ingredient: str) -> float:
         """The weight of the ingredient called `ingredient`."""
-        weights = ByScore.of(self.weights)
-        assert not isinstance(weights, ByScore), "weights by score have to be resolved first"
+        weights = parsed(self.weights)
+        assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
         by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
         return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:
         """The method with weights by score, if it has such, made numbers; `scores` are higher better."""
-        weights = ByScore.of(self.weights)
+        weights = parsed(self.weights)
         if not isinstance(weights, ByScore):
             return self
         return replace(self, weights=softmax(scores, weights.temperature))
@@ -133,6 +137,14 @@ class MergeMethod(Method):
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
         """What `measure` has to know of all of an ingredient's tensors, by name."""
+        return None
+
+    def plan(self, x: Vector, origin: Origin) -> Any:
+        """What `measure` has to know of `x` that depends on neither the state nor the weight.
+
+        Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once and
+        given to `measure` in `origin` time and again.
+        """
         return None
 
     def init(self, like: torch.Tensor) -> Any:

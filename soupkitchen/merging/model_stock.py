@@ -45,6 +45,7 @@ class ModelStock(MergeMethod):
 
     needs_base = True
     stepwise = True
+    weighs = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,8 +70,11 @@ class TaskVectors(MergeMethod):
     def init(self, like: torch.Tensor) -> Any:
         return self._consensus.init(like)
 
+    def plan(self, x: Vector, origin: Origin) -> Any:
+        return self._sparsifier.plan(x, origin)
+
     def measure(self, state: Any, x: Vector, origin: Origin) -> Measured:
-        plan = self._sparsifier.plan(x, origin)
+        plan = self.plan(x, origin) if origin.plan is None else origin.plan
         return Measured(origin.weight, plan, self._sparsifier.factor(plan))
 
     def add(self, state: Any, x: torch.Tensor, measure: Measured, start: int, out: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of ingredients: by name, or by how well each run does."""
+"""Weights of ingredients: by name, by how well each run does, or by its place in the training of one run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.merging.decays import ALPHA, DECAYS, coefficients
 from soupkitchen.options import POSITIVE, is_number
+from soupkitchen.options.kinds import INSIDE
 
 Weights = Mapping[str, Any]
-"""Numbers by name of run; or ``{by: score, temperature: T}``."""
+"""Numbers by name of run; ``{by: score, temperature: T}``; or ``{by: step, decay: NAME}``."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +26,66 @@ class ByScore:
 
     temperature: float
 
-    @classmethod
-    def of(cls, weights: Weights | None) -> ByScore | Mapping[str, float] | None:
-        """`weights` as they are, or as `ByScore` where they ask for it.
 
-        Raises:
-            ConfigError: for what is not ``{by: score, temperature: T}`` with a positive T.
-        """
-        if weights is None or "by" not in weights or is_number(weights["by"]):
-            return weights  # a run may be called so
-        temperature: Any = weights.get("temperature")
-        if (
-            weights["by"] != "score"
-            or set(weights) != {"by", "temperature"}
-            or not POSITIVE.fits(temperature)
-        ):
-            raise ConfigError(
-                f"method.weights={dict(weights)}: weights by score are {{by: score, temperature: T}}, with T "
-                "above 0, in units of the score (0.01 is one point of accuracy)"
-            )
-        return cls(temperature)
+@dataclass(frozen=True)
+class ByStep:
+    """Weights that follow from the training steps of the ingredients, checkpoints of one run.
+
+    Attributes:
+        decay: one of `DECAYS`; or several, from which held-out data is to choose.
+        alpha: that of "ema".
+    """
+
+    decay: str | tuple[str, ...]
+    alpha: float = ALPHA
+
+    def coefficients(self, steps: Sequence[int]) -> list[float]:
+        """What each ingredient counts, in the order of `steps`; of equal ones the first is the older."""
+        assert isinstance(self.decay, str), "one of the alternatives has to be chosen first"
+        oldest_first = sorted(range(len(steps)), key=steps.__getitem__)
+        counts = dict(zip(oldest_first, coefficients(self.decay, len(steps), self.alpha), strict=True))
+        return [counts[index] for index in range(len(steps))]
+
+
+def parsed(weights: Weights | None) -> ByScore | ByStep | Mapping[str, float] | None:
+    """`weights` as they are, or what they ask for where they are to follow from something.
+
+    Raises:
+        ConfigError: for what is neither ``{by: score, temperature: T}`` nor ``{by: step, decay: NAME}``.
+    """
+    if weights is None or "by" not in weights or is_number(weights["by"]):
+        return weights  # a run may be called so
+    return _by_step(weights) if weights["by"] == "step" else _by_score(weights)
+
+
+def _by_score(weights: Weights) -> ByScore:
+    temperature: Any = weights.get("temperature")
+    if weights["by"] != "score" or set(weights) != {"by", "temperature"} or not POSITIVE.fits(temperature):
+        raise ConfigError(
+            f"method.weights={dict(weights)}: weights by score are {{by: score, temperature: T}}, with T "
+            "above 0, in units of the score (0.01 is one point of accuracy); those by training step are "
+            "{by: step, decay: NAME}"
+        )
+    return ByScore(temperature)
+
+
+def _by_step(weights: Weights) -> ByStep:
+    decay: Any = weights.get("decay")
+    alpha: Any = weights.get("alpha", ALPHA)
+    several = isinstance(decay, Sequence) and not isinstance(decay, str)
+    asked = list(decay) if several else [decay]
+    known = asked and all(isinstance(one, str) and one in DECAYS for one in asked)
+    if not known or len(set(asked)) < len(asked) or not set(weights) <= {"by", "decay", "alpha"}:
+        raise ConfigError(
+            f"method.weights={dict(weights)}: weights by training step are {{by: step, decay: NAME}}, with "
+            f"NAME one of {', '.join(DECAYS)}, or a list of different ones; ema takes alpha, too"
+        )
+    if "alpha" in weights and ("ema" not in asked or not INSIDE.fits(alpha)):
+        raise ConfigError(
+            f"method.weights.alpha={alpha}: it is that of decay: ema, what the newest checkpoint counts, a "
+            "number above 0 and below 1"
+        )
+    return ByStep(tuple(asked) if several else decay, float(alpha))
 
 
 def softmax(scores: Mapping[str, float], temperature: float) -> dict[str, float]:
@@ -62,8 +104,8 @@ def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
     Raises:
         ConfigError: naming the first that is not, and the run that may be meant.
     """
-    by_name = ByScore.of(weights)
-    if isinstance(by_name, ByScore):
+    by_name = parsed(weights)
+    if isinstance(by_name, (ByScore, ByStep)):
         return
     for name in map(str, by_name or {}):
         if name not in runs:
@@ -80,8 +122,8 @@ def check_weights(weights: Weights | None, *, negative: bool) -> None:
     Raises:
         ConfigError: naming the first that is not.
     """
-    by_name = ByScore.of(weights)
-    if isinstance(by_name, ByScore):
+    by_name = parsed(weights)
+    if isinstance(by_name, (ByScore, ByStep)):
         return
     for name, weight in (by_name or {}).items():
         if not is_number(weight) or weight == 0 or (weight < 0 and not negative):

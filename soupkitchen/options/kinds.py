@@ -98,10 +98,28 @@ SPLITS = Kind(
     "text, or a file for each split as {train: a.csv, validation: b.csv}",
     lambda v: TEXT.fits(v) or (MAPPING.fits(v) and bool(v) and all(map(TEXT.fits, v.values()))),
 )
+STOPPING = Kind(
+    "true or false, exact, or {confidence: p} with p above 0.5 and below 1",
+    lambda v: FLAG.fits(v) or v == "exact" or _is_confidence(v),
+)
 SCALES = Kind(
     "a number, or a list of different numbers",
     lambda v: is_number(v) or (_is_list(v) and all(map(is_number, v)) and 0 < len(v) == len(set(v))),
 )
+DURATIONS = Kind(
+    "all, geometric, or a list of different whole numbers of at least 1, as [5,10]",
+    lambda v: (
+        v in ("all", "geometric")
+        if isinstance(v, str)
+        else _is_list(v) and all(is_whole(n) and n >= 1 for n in v) and 0 < len(v) == len(set(v))
+    ),
+)
+
+
+def _is_confidence(value: Any) -> bool:
+    if not (isinstance(value, Mapping) and list(value) == ["confidence"]):
+        return False
+    return is_number(value["confidence"]) and 0.5 < value["confidence"] < 1
 
 
 def _is_list(value: Any) -> bool:
@@ -157,7 +175,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "offload_folder": or_null(TEXT),
         "trust_remote_code": FLAG,
     },
-    "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": FLAG, "cache": or_null(TEXT)},
+    "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": STOPPING, "cache": or_null(TEXT)},
     "soupkitchen.output.Output": {
         "format": choice("full", "adapter"),
         "max_shard_size": Kind("a size, as 5GB", lambda v: TEXT.fits(v) or (is_whole(v) and v > 0)),
@@ -166,6 +184,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "verify": choice("batch", "full"),
     },
     "soupkitchen.executors.Local": {},
+    "soupkitchen.search.Window": {**_GUARDED, "durations": DURATIONS, "end": choice("last", "any")},
     "soupkitchen.search.Greedy": {
         **_GUARDED,
         "candidates": or_null(at_least(1)),
@@ -181,7 +200,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "initial": choice("greedy", "uniform", "best"),
         "evaluations": at_least(1),
         "examples": or_null(at_least(1)),
-        "population": or_null(at_least(3)),
+        "population": or_null(at_least(6)),
         "sigma": POSITIVE,
         "seed": SEED,
         "layers": whole(1, 1000),

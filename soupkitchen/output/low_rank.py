@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from soupkitchen.checkpoints.adapters import (
     LowRank,
 )
 from soupkitchen.checkpoints.strangers import read_json
+from soupkitchen.search.base import Coefficient
+from soupkitchen.soup.depth import parts
 
 Changes = Iterable[tuple[str, torch.Tensor]]
 """Name and change, float32, of each tensor that adapters change."""
@@ -62,17 +65,27 @@ class Factored(NamedTuple):
         return max((factors.down.shape[0] for factors in self.tensors.values()), default=0)
 
 
-def concatenated(runs: Sequence[Checkpoint], weights: Sequence[float], normalize: bool) -> Factored:
-    """The weighted sum, or average, of the changes of adapters without DoRA, exactly."""
-    total = sum(weights) if normalize else 1.0
+def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient]) -> Factored:
+    """The weighted average of the changes of adapters without DoRA, exactly.
+
+    What a run counts may differ between parts of the depth. A run that is there more than once is
+    taken in once, with the sum of its weights.
+    """
     tensors = {}
     for name, plan in _plans(runs).items():
+        shares = _shares(runs, weights, name)
+        total = sum(shares.values())
         downs, ups = [], []
-        for run, weight in zip(runs, weights, strict=True):
+        for run, weight in shares.items():
             if name in adapted(run).changed:
                 down, up = adapted(run).factors(name, torch.device("cpu"))
                 downs.append(down)
                 ups.append(up * (weight / total))
+        if not downs:  # those that change it count nothing there: the least that an adapter can have
+            down, up = next(adapted(run) for run in runs if name in adapted(run).changed).factors(
+                name, torch.device("cpu")
+            )
+            downs, ups = [down[:1]], [torch.zeros_like(up[:, :1])]
         tensors[name] = _shaped(torch.cat(downs), torch.cat(ups, dim=1), runs, name, plan)
     return Factored(tensors, 0.0)
 
@@ -137,6 +150,16 @@ def adapted(run: Checkpoint) -> AdaptedWeights:
     """The weights of a run that is an adapter."""
     assert isinstance(run.weights, AdaptedWeights)
     return run.weights
+
+
+def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: str) -> dict[Checkpoint, float]:
+    """What each of the runs counts in the tensor `name`, where that is not 0."""
+    shares: dict[Checkpoint, float] = defaultdict(float)
+    for run, weight in zip(runs, weights, strict=True):
+        if isinstance(weight, tuple):
+            weight = weight[parts(run.header, len(weight))[name]]
+        shares[run] += weight
+    return {run: weight for run, weight in shares.items() if weight}
 
 
 def _plans(runs: Sequence[Checkpoint]) -> dict[str, LowRank]:

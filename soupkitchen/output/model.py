@@ -23,6 +23,7 @@ from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.options import check_fields
 from soupkitchen.output.low_rank import Changes, adapted, concatenated, truncated, write_adapter
+from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.store.files import appearing
 from soupkitchen.tasks import Several
@@ -86,6 +87,11 @@ class Output:
                 "adapters that differ in dtype or in the order of labels cannot be saved as one adapter yet; "
                 "output.format=full saves their soup"
             )
+        if not method.keeps_untouched:
+            raise ConfigError(
+                "a sum that is not divided by its weights multiplies the base, too, which no adapter says: "
+                "take method.normalize=true, or output.format=full"
+            )
         if self.rank is None and not _is_exact(runs, method):
             raise ConfigError(
                 "only a linear soup of LoRA adapters (no DoRA) is one adapter exactly; give the rank to cut "
@@ -118,7 +124,7 @@ class Output:
     def save_adapter(
         self,
         runs: Sequence[Checkpoint],
-        weights: Sequence[float],
+        weights: Sequence[Coefficient],
         soup: Callable[[], Soup],
         processor: Path | None,
         folder: Path,
@@ -126,8 +132,8 @@ class Output:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
 
         Args:
-            weights: of each in the merge.
-            soup: makes an empty soup, of which the method is taken.
+            weights: of each in the merge, or in each part of the depth.
+            soup: makes an empty soup.
             processor: the folder with the files of the tokenizer, which are copied.
 
         Returns:
@@ -138,10 +144,8 @@ class Output:
         """
         base = runs[0].adapted
         assert base is not None
-        method = soup().method
         if self.rank is None:
-            assert isinstance(method, Linear)
-            factored = concatenated(runs, weights, method.normalize)
+            factored = concatenated(runs, weights)
         else:
             factored = truncated(runs, _changes(runs, weights, soup()), self.rank)
         whole = _whole_tensors(runs, weights, soup())
@@ -149,11 +153,8 @@ class Output:
             write_adapter(runs, factored, whole, beside)
             if processor is not None:
                 copy_processor(processor, beside)
-        log.info(
-            "one adapter of rank %d holds the soup's change with a relative error of %.2e",
-            factored.rank,
-            factored.error,
-        )
+        told = "one adapter of rank %d holds the soup's change with a relative error of %.2e"
+        log.info(told, factored.rank, factored.error)
         return open_adapter(folder, "soup", base)
 
     def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:
@@ -195,7 +196,7 @@ def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> 
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
-def _changes(runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup) -> Changes:
+def _changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
     """What the soup of the adapters `runs` changes of their base, float32."""
     changed = {name for run in runs for name in adapted(run).changed}
     if len(runs) == 1:  # a soup of one is that run, whatever the method
@@ -215,7 +216,7 @@ def _changes(runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup) -
 
 
 def _whole_tensors(
-    runs: Sequence[Checkpoint], weights: Sequence[float], soup: Soup
+    runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
 ) -> dict[str, torch.Tensor]:
     """What the modules that any of the runs trained whole come to, by name of tensor."""
     names = {name for run in runs for name in adapted(run).replaced}

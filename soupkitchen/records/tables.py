@@ -21,7 +21,7 @@ DIGITS = 10
 
 TEXT_COLUMNS = frozenset(
     "run task data metric method search model kind ingredients coefficients stage candidate variant "
-    "decision split rule reason architecture dtype base guess".split()
+    "decision split rule reason architecture dtype base guess stopped_by".split()
 )
 """Columns that hold text, whatever a cell of theirs looks like."""
 

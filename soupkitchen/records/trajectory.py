@@ -28,7 +28,7 @@ class Step:
         split: "heldout" or "test".
         score: empty where it was not needed, or not found out in full.
         score_at_most: for a candidate that was not scored in full, what its score can be at
-            most (at least, for a loss): too little to be kept.
+            most (at least, for a loss), or with confidence: too little to be kept.
         best_before: the soup's score before this step.
         gain: how much better than `best_before`.
         gain_low, gain_high: the gain's 95 % paired bootstrap interval.
@@ -39,7 +39,9 @@ class Step:
         coefficients: what each of them counts, in that order, in each part of the model's depth where these
             differ; empty where all count 1.
         examples_scored, examples_total: of the split.
-        stopped_early: whether scoring stopped as soon as the decision was certain.
+        stopped_early: whether scoring stopped as soon as the decision was certain enough.
+        stopped_by: "exact" where no outcome of the rest could have changed the decision, "confidence" where
+            that was as good as sure; else empty.
         merge_seconds: reading the candidate, merging, and filling the model.
         eval_seconds: the forward passes and the metric.
         cached: whether the score was taken from an earlier evaluation.
@@ -69,6 +71,7 @@ class Step:
     examples_scored: int = 0
     examples_total: int = 0
     stopped_early: bool = False
+    stopped_by: str = ""
     merge_seconds: float = 0.0
     eval_seconds: float = 0.0
     cached: bool = False
@@ -77,7 +80,7 @@ class Step:
     tasks: Mapping[str, float] = field(default_factory=dict)
 
 
-_ADDED = ("coefficients",)
+_ADDED = ("coefficients", "stopped_by")
 """Entries that journals of earlier versions lack."""
 
 COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
@@ -115,6 +118,7 @@ def _step(event: Mapping[str, Any]) -> Step:
     told: dict[str, Any] = {name: event[name] for name in known}
     for name in ("ingredients", "coefficients"):
         told[name] = tuple(told.get(name, ()))
+    told.setdefault("stopped_by", "exact" if told["stopped_early"] else "")
     return Step(**told)
 
 

@@ -7,6 +7,7 @@ from soupkitchen.search.greedy import Greedy
 from soupkitchen.search.pruning import Pruned
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
+from soupkitchen.search.window import Window
 
 __all__ = [
     "AcceptRule",
@@ -22,5 +23,6 @@ __all__ = [
     "Search",
     "Trial",
     "Uniform",
+    "Window",
     "rank",
 ]

@@ -42,6 +42,7 @@ class Evolve(Guarded):
         examples: how many examples are scored for these at most, which counts forward passes; None for
             any number. The generation that comes to it is the last.
         population: mixtures of a generation; None for 4 + ⌊3 ln n⌋, n being how many numbers are searched.
+            6 at least: of fewer, `cma` uses the ranks of others than parents, too.
         sigma: the standard deviation of the first generation, where 1 is a run's full share, or the
             width of an option's range.
         seed: of the samples.

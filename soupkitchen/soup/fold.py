@@ -11,7 +11,9 @@ import torch
 
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
+from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks
+from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
 
 log = logging.getLogger(__name__)
@@ -19,16 +21,22 @@ log = logging.getLogger(__name__)
 AnyMethod = MergeMethod | StackMethod
 
 
+Plans = dict[tuple[Ingredient, str], Any]
+"""What a method has found of tensors that depends on neither state nor weight, by run and name."""
+
+
 class Operand(NamedTuple):
     """One run's tensor for a fold.
 
     Attributes:
         x: its values or, where `relative`, what fine-tuning changed.
+        plans: where what the method finds of it is kept; None for nowhere.
     """
 
     x: torch.Tensor
     origin: Origin
     relative: bool = False
+    plans: Plans | None = None
 
 
 class Vector:
@@ -55,17 +63,17 @@ class Vector:
 
 
 class Whole:
-    """What fine-tuning changed of one tensor, looked up anew whenever it is looked at: nothing is held."""
+    """What fine-tuning changed of one tensor, looked up whenever it is looked at: it holds nothing itself."""
 
-    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, device: torch.device) -> None:
-        self.device = device
-        self._run, self._name, self._base = run, name, base
+    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: Reader) -> None:
+        self.device = reader.device
+        self._run, self._name, self._base, self._reader = run, name, base, reader
 
     def numel(self) -> int:
         return self._run.header[self._name].elements
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        x = self._run.weights.task_vector(self._name, self.device) if self._base else None
+        x = self._reader.change(self._run, self._name) if self._base else None
         if x is not None:
             return Vector(x, None, self.device)[part]
         base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
@@ -157,7 +165,13 @@ class Fold:
 
     def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[Vector, Any]:
         vector = Vector(operand.x, None if operand.relative else self._base, self._device)
-        measure = self.method.measure(self._state, vector, operand.origin)
+        origin, plans = operand.origin, operand.plans
+        if plans is not None and not self.method.stepwise:
+            key = origin.ingredient, origin.tensor
+            if key not in plans:
+                plans[key] = self.method.plan(vector, origin)
+            origin = origin._replace(plan=plans[key])
+        measure = self.method.measure(self._state, vector, origin)
         if remarks is not None:
             remarks.add(self.method.remark(measure))
         return vector, measure

@@ -59,22 +59,26 @@ class StateMemory:
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor that is looked at time and again: on the device if there is room, else where it lies."""
-        if self.device.type == "cpu":
-            return tensor
-        left = self._left[self.device]
-        if left is not None:
-            if tensor.nbytes > left:
-                return tensor
-            self._left[self.device] = left - tensor.nbytes
-        return tensor.to(self.device)
+        place = self.room(tensor.nbytes, on_host=False)
+        return tensor if place is None else tensor.to(place)
+
+    def room(self, size: int, on_host: bool = True) -> torch.device | None:
+        """Where `size` bytes still fit, which are taken then; None where they do not.
+
+        Args:
+            on_host: whether the host's memory will do.
+        """
+        for place, left in self._left.items():
+            if (on_host or place.type != "cpu") and (left is None or size <= left):
+                self._left[place] = None if left is None else left - size
+                return place
+        return None
 
     def _place(self, like: torch.Tensor, elements: int) -> torch.Tensor:
-        size = elements * like.element_size()
-        for place, left in self._left.items():
-            if left is None or size <= left:
-                self._left[place] = None if left is None else left - size
-                return torch.empty(elements, dtype=like.dtype, device=place)
-        return self._mapped(elements, like.dtype)
+        place = self.room(elements * like.element_size())
+        if place is None:
+            return self._mapped(elements, like.dtype)
+        return torch.empty(elements, dtype=like.dtype, device=place)
 
     def _mapped(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
         """A tensor in a file that is deleted at once, and exists until nobody uses the tensor."""

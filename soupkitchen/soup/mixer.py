@@ -15,6 +15,8 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.soup.fold import Plans
+from soupkitchen.soup.held import Held, Reader
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
@@ -44,18 +46,22 @@ class Mixer:
         self._dtype_of = dtype_of
         self._memory = memory or (lambda: StateMemory(self.device))
         self._soup: Soup | None = None  # the running state
+        self._held: Held | None = None  # there is one or the other
         self._made: Recipe | None = None  # what it was made by
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
-        self._surveyed: tuple[str, dict[Checkpoint, Any]] = "", {}  # by the fold that asked for it
+        self._found: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
 
-    def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
+    def tensors(self, recipe: Recipe, growing: bool = False, again: bool = False) -> Tensors:
         """Yields what `recipe` gives, name and tensor.
 
         Args:
             growing: whether others are to follow that share all ingredients but the last, so that a
                 running state of these pays. The tensors are the same either way, but for methods
                 that say otherwise.
+            again: whether others are to follow that merge the same ingredients with other coefficients, so
+                that it pays to hold what is read of these, as far as the memory allows; a running state is
+                let go for it. Where both are said it is a running state, unless something is held already.
         """
         if (saved := self._saved.get(recipe.digest)) is not None:
             return saved.tensors()
@@ -65,27 +71,39 @@ class Mixer:
         if (soup := self._state_of(recipe, recipe.size)) is not None:
             return soup.tensors()
         weight = recipe.coefficients[-1]
-        if growing:
+        if growing and not (again and self._held):
             return self._grown(recipe, runs).taste(runs[-1], weight)
+        if again:
+            return self._holding(recipe).blend(runs, recipe.coefficients)
         if (soup := self._state_of(recipe, recipe.size - 1)) is not None:
             return soup.taste(runs[-1], weight)
         return self.empty(recipe).blend(runs, recipe.coefficients)
 
-    def empty(self, recipe: Recipe, memory: StateMemory | None = None) -> Soup:
+    def empty(self, recipe: Recipe, memory: StateMemory | None = None, reader: Reader | None = None) -> Soup:
         """A soup of nothing, to be made as `recipe` says."""
         fold = recipe.fold if recipe.method else ""
-        if fold != self._surveyed[0]:
-            self._surveyed = fold, {}
-        base, dtype_of = self.pool.base, self._telling(recipe)
+        if fold != self._found[0]:
+            self._found = fold, {}, {}
+        _, surveys, plans = self._found
         return Soup(
-            _method(recipe), self.device, base, dtype_of, memory, self._warned, surveys=self._surveyed[1]
+            _method(recipe),
+            self.device,
+            self.pool.base,
+            self._telling(recipe),
+            memory,
+            self._warned,
+            surveys,
+            reader,
+            plans if reader else None,
         )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
-        """Has the tensors of `recipe` read from where it was saved, and lets the running state go.
+        """Has the tensors of `recipe` read from where it was saved, and lets go what is held.
 
-        Where transformers saves other tensors than the runs have, all stays as it is.
+        Where transformers saves other tensors than the runs have, a running state stays, as the recipe's
+        tensors are made of it.
         """
+        self._release()
         header = self.pool.reference.header
         names = aligned(saved.header, header)
         if names.keys() == header.keys():
@@ -94,10 +112,24 @@ class Mixer:
             self.forget()
 
     def forget(self) -> None:
-        """Gives the memory of the running state back."""
+        """Gives the memory of the running state, and of all that is held, back."""
+        self._release()
         if self._soup is not None:
             self._soup.forget()
         self._soup, self._made = None, None
+
+    def _release(self) -> None:
+        """Gives the memory of what is held back."""
+        if self._held is not None:
+            self._held.forget()
+        self._held = None
+
+    def _holding(self, recipe: Recipe) -> Soup:
+        """A soup of nothing that holds what it reads."""
+        if self._held is None:
+            self.forget()
+            self._held = Held(self._memory())
+        return self.empty(recipe, reader=self._held)
 
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
         """The running state, where it is that of the first `size` ingredients."""
@@ -144,7 +176,7 @@ def check_unchanged(recipe: Recipe, pool: Pool) -> None:
     """
     needs_base = recipe.method is not None and recipe.merge_method().needs_base
     base = [pool.base] if pool.base and needs_base else []
-    runs = [pool[name] for name in recipe.ingredients]
+    runs = [pool[name] for name in dict.fromkeys(recipe.ingredients)]
     if changed := [file for run in (*runs, *base) for file in run.changed_files()]:
         names = ", ".join(map(str, changed[:3])) + (" and more" if len(changed) > 3 else "")
         raise CheckpointError(

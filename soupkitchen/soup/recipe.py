@@ -17,6 +17,8 @@ import xxhash
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Method
 from soupkitchen.options.building import build, describe
+from soupkitchen.search.base import Coefficient
+from soupkitchen.soup.coefficients import check, plain
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Recipe:
     """What weights are made of.
 
     Attributes:
-        ingredients: names of runs, in merge order.
-        coefficients: the weight of each in the merge.
+        ingredients: names of runs, in merge order; a run may be there more than once.
+        coefficients: the weight of each in the merge, or its weights in as many parts of the model's depth
+            as there are (see `depth`). What counts 0 is left out there, and the others are merged.
         method: the merge method's tree, without weights; None for one run by itself, which is that
             run whatever the method.
         dtype: of the merged tensors that are floating point, as "bfloat16"; None for that of the runs.
@@ -34,7 +37,7 @@ class Recipe:
     """
 
     ingredients: tuple[str, ...]
-    coefficients: tuple[float, ...]
+    coefficients: tuple[Coefficient, ...]
     method: Mapping[str, Any] | None = field(default=None, hash=False)
     dtype: str | None = None
     recalibrate: int = 0
@@ -50,17 +53,22 @@ class Recipe:
         cls,
         ingredients: Sequence[str],
         method: Method,
-        coefficients: Sequence[float] | None = None,
+        coefficients: Sequence[Coefficient] | None = None,
         dtype: str | None = None,
         variant: str = "",
     ) -> Recipe:
-        """Runs merged by `method`, with its weights where no `coefficients` are given."""
+        """Runs merged by `method`, with its weights where no `coefficients` are given.
+
+        Raises:
+            ConfigError: for coefficients that the method cannot merge by.
+        """
         if len(ingredients) == 1:
             return cls.single(ingredients[0], dtype)
         if coefficients is None:
             coefficients = [method.weight(name) for name in ingredients]
+        shares = tuple(map(plain, coefficients))
+        check(shares, ingredients, method)
         tree = describe(replace(method, weights=None))
-        shares = tuple(map(float, coefficients))
         return cls(tuple(ingredients), shares, tree, dtype, method.recalibrate_batchnorm, variant)
 
     @classmethod
@@ -71,9 +79,10 @@ class Recipe:
             ConfigError: where it describes none.
         """
         try:
-            lists = {name: tuple(data[name]) for name in ("ingredients", "coefficients")}
+            coefficients = tuple(map(plain, data["coefficients"]))
+            lists = {"ingredients": tuple(data["ingredients"]), "coefficients": coefficients}
             recipe = cls(**{**data, **lists})
-        except (TypeError, KeyError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise ConfigError(f"this is no recipe: {json.dumps(dict(data), default=str)[:200]}") from error
         if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
             raise ConfigError("a recipe needs ingredients, and a coefficient for each")
@@ -82,7 +91,8 @@ class Recipe:
     def to_data(self) -> dict[str, Any]:
         """What JSON and YAML have words for; `from_data` makes the recipe of it again."""
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return told | {"ingredients": list(self.ingredients), "coefficients": list(self.coefficients)}
+        coefficients = [list(one) if isinstance(one, tuple) else one for one in self.coefficients]
+        return told | {"ingredients": list(self.ingredients), "coefficients": coefficients}
 
     @cached_property
     def digest(self) -> str:
@@ -99,11 +109,13 @@ class Recipe:
         """The method, which has no weights of its own: the coefficients are those.
 
         Raises:
-            ConfigError: where the recipe has none, or one that cannot be made here.
+            ConfigError: where the recipe has none, one that cannot be made here, or coefficients that it
+                cannot merge by.
         """
         if self.method is None:
             raise ConfigError(f"{self.ingredients[0]} by itself is merged by no method")
         method: Method = build(self.method)
+        check(self.coefficients, self.ingredients, method)
         return method
 
     def extends(self, soup: Recipe) -> bool:

@@ -14,7 +14,7 @@ have no state and cost nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,10 @@ from soupkitchen.checkpoints.reader import Checkpoint, Tensors
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import keep_freed_memory
-from soupkitchen.soup.fold import AnyMethod, Fold, Operand, Remarks, Whole
+from soupkitchen.search.base import Coefficient
+from soupkitchen.soup.depth import parts
+from soupkitchen.soup.fold import AnyMethod, Fold, Operand, Plans, Remarks, Whole
+from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,14 @@ _NEXT_TO_NOTHING = 1e-30
 
 
 class Portion(NamedTuple):
-    """A run, and its weight in the merge."""
+    """A run, and its weight in the merge, or in each part of the depth."""
+
+    run: Checkpoint
+    weight: Coefficient
+
+
+class Share(NamedTuple):
+    """A run, and its weight in one tensor, which is not 0."""
 
     run: Checkpoint
     weight: float
@@ -50,6 +60,9 @@ class Soup:
     where another's differ, a warning names them.
 
     A run's weight is that which it is tasted, kept or blended with or, without, the method's for its name.
+    It is one number, or one for each part of the model's depth (see `depth`). Where it is 0 the run takes
+    no part: a tensor is merged as if it were not there. Where it is 0 for all of them there is no tensor to
+    give: that is a ConfigError.
     `method` may be replaced by one that differs only in options that `result` alone looks at (`late`).
 
     Args:
@@ -63,6 +76,8 @@ class Soup:
         memory: where states are kept; by default on the device.
         warned: what was warned of, and need not be again: soups of one run may share it.
         surveys: what the method has to know of all of a run's tensors: soups of one method may share it.
+        reader: what reads the tensors that are merged; by default each is read anew.
+        plans: what the method has found of tensors: soups of one method may share it; None to find it anew.
 
     Raises:
         ConfigError: where the method needs a base and there is none.
@@ -77,6 +92,8 @@ class Soup:
         memory: StateMemory | None = None,
         warned: set[str] | None = None,
         surveys: dict[Checkpoint, Any] | None = None,
+        reader: Reader | None = None,
+        plans: Plans | None = None,
     ) -> None:
         if method.needs_base and base is None:
             raise ConfigError(
@@ -93,6 +110,9 @@ class Soup:
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned = set() if warned is None else warned
         self._surveys = {} if surveys is None else surveys
+        self._reader = reader or Reader(self.device)
+        self._plans = plans
+        self._parts: dict[int, Mapping[str, int]] = {}
         keep_freed_memory()
 
     def forget(self) -> None:
@@ -110,18 +130,19 @@ class Soup:
         if len(self._ingredients) == 1:
             yield from self._alone(self._ingredients[0].run)
             return
-        first = self._ingredients[0].run
-        for name in first.header:
+        for name in self._ingredients[0].run.header:
             if name in self._fixed:
                 yield name, self._fixed[name]
             elif name in self._folds:
                 yield name, self._folds[name].result(self.method)
-            elif isinstance(self.method, StackMethod) and not self._untouched(name, self._ingredients):
-                yield name, self._stacked(name, self._ingredients)
             else:
-                yield name, self._cast(name, first.tensor(name))
+                shares = self._shares(name, self._ingredients)
+                if isinstance(self.method, StackMethod) and not self._untouched(name, shares):
+                    yield name, self._stacked(name, shares)
+                else:
+                    yield name, self._cast(name, shares[0].run.tensor(name))
 
-    def taste(self, candidate: Checkpoint, weight: float | None = None) -> Tensors:
+    def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
         if not self._ingredients:
             yield from self._alone(candidate)
@@ -130,37 +151,46 @@ class Soup:
         remarks, portion = Remarks(), self._portion(candidate, weight)
         together = (*self._ingredients, portion)
         for name, info in candidate.header.items():
+            shares = self._shares(name, together)
             if not info.is_floating_point:
-                yield name, self._unmerged(name, candidate)
-            elif self._untouched(name, together):
-                yield name, self._cast(name, candidate.tensor(name))
+                yield name, self._unmerged(name, shares[0].run)
+            elif self._untouched(name, shares):
+                yield name, self._cast(name, shares[0].run.tensor(name))
             elif isinstance(self.method, StackMethod):
-                yield name, self._stacked(name, together)
-            elif name in self._folds:
-                operand = self._operand(name, portion)
+                yield name, self._stacked(name, shares)
+            elif name not in self._folds:  # the candidate is the first to change it
+                yield name, self._blended(name, shares, remarks)
+            elif self._weight(name, portion):
+                operand = self._operand(name, shares[-1])
                 yield name, self._folds[name].taste(operand, self.method, remarks)
-            else:  # the candidate is the first to change it
-                yield name, self._blended(name, together, remarks)
+            else:
+                yield name, self._folds[name].result(self.method)
         remarks.say()
 
-    def keep(self, ingredient: Checkpoint, weight: float | None = None) -> None:
+    def keep(self, ingredient: Checkpoint, weight: Coefficient | None = None) -> None:
         """Makes `ingredient` part of the soup."""
         if self.base is not None and not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
         portion = self._portion(ingredient, weight)
         together = (*self._ingredients, portion)
         for name, info in ingredient.header.items():
+            if not self._weight(name, portion):
+                continue
             if not info.is_floating_point:
                 self._fixed[name] = self._unmerged(name, ingredient)
-            elif not (isinstance(self.method, StackMethod) or self._untouched(name, together)):
+                continue
+            shares = self._shares(name, together)
+            if not (isinstance(self.method, StackMethod) or self._untouched(name, shares)):
                 started = name in self._folds
                 if not started:
-                    self._folds[name] = self._start(name, ingredient, self._memory)
-                for one in (portion,) if started else together:
+                    self._folds[name] = self._start(name, shares[0].run, self._memory)
+                for one in shares[-1:] if started else shares:
                     self._folds[name].keep(self._operand(name, one))
         self._ingredients = together
 
-    def blend(self, ingredients: Sequence[Checkpoint], weights: Sequence[float] | None = None) -> Tensors:
+    def blend(
+        self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
+    ) -> Tensors:
         """Yields the weights that a soup of just these `ingredients` would have.
 
         Where all are known beforehand this takes the memory of one tensor, not of a
@@ -174,23 +204,47 @@ class Soup:
             self._name_what_the_base_lacks(first)
         self._warn_of_fixed(ingredients)
         remarks = Remarks()
-        given: Sequence[float | None] = weights or [None] * len(ingredients)
+        given: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
         portions = tuple(self._portion(run, weight) for run, weight in zip(ingredients, given, strict=True))
         for name, info in first.header.items():
-            if not info.is_floating_point or self._untouched(name, portions):
-                yield name, self._cast(name, first.tensor(name))
+            shares = self._shares(name, portions)
+            if not info.is_floating_point or self._untouched(name, shares):
+                yield name, self._cast(name, shares[0].run.tensor(name))
             elif isinstance(self.method, StackMethod):
-                yield name, self._stacked(name, portions)
+                yield name, self._stacked(name, shares)
             else:
-                yield name, self._blended(name, portions, remarks)
+                yield name, self._blended(name, shares, remarks)
         remarks.say()
 
-    def _portion(self, run: Checkpoint, weight: float | None) -> Portion:
+    def _portion(self, run: Checkpoint, weight: Coefficient | None) -> Portion:
         return Portion(run, self.method.weight(run.name) if weight is None else weight)
 
-    def _blended(self, name: str, portions: Sequence[Portion], remarks: Remarks) -> torch.Tensor:
-        fold = self._start(name, portions[0].run)
-        return fold.blend([self._operand(name, portion) for portion in portions], self.method, remarks)
+    def _weight(self, name: str, portion: Portion) -> float:
+        """What a run counts in the tensor `name`."""
+        run, weight = portion
+        if not isinstance(weight, tuple):
+            return weight
+        if len(weight) not in self._parts:  # all runs have the same names
+            self._parts[len(weight)] = parts(run.header, len(weight))
+        return weight[self._parts[len(weight)][name]]
+
+    def _shares(self, name: str, portions: Sequence[Portion]) -> list[Share]:
+        """Those that count in the tensor `name`.
+
+        Raises:
+            ConfigError: where there are none.
+        """
+        shares = [Share(one.run, weight) for one in portions if (weight := self._weight(name, one))]
+        if not shares:
+            raise ConfigError(
+                f"the weight of all of {_some([one.run.name for one in portions])} is 0 in {name}: give one "
+                "of them another there"
+            )
+        return shares
+
+    def _blended(self, name: str, shares: Sequence[Share], remarks: Remarks) -> torch.Tensor:
+        fold = self._start(name, shares[0].run)
+        return fold.blend([self._operand(name, share) for share in shares], self.method, remarks)
 
     def _alone(self, run: Checkpoint) -> Tensors:
         yield from in_dtype(run.tensors, self.dtype_of)
@@ -199,9 +253,9 @@ class Soup:
         dtype = self.dtype_of(name) if tensor.is_floating_point() else None
         return tensor if dtype is None else tensor.to(dtype)
 
-    def _untouched(self, name: str, portions: Sequence[Portion]) -> bool:
+    def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
         """Whether the tensor is the base's in all runs, without looking, and stays so when merged."""
-        return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in portions)
+        return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
         """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
@@ -213,7 +267,7 @@ class Soup:
             return Fold(self.method, shape, dtype, None, memory)
         if self._base_lacks(name, shape):
             return Fold(Linear(), shape, dtype, None, memory, instead=True)
-        return Fold(self.method, shape, dtype, self.base.tensor(name), memory)
+        return Fold(self.method, shape, dtype, self._reader.exact(self.base, name), memory)
 
     def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether the base has no tensor of that name and shape."""
@@ -227,17 +281,17 @@ class Soup:
                 f"{_some(lacking)}"
             )
 
-    def _operand(self, name: str, portion: Portion) -> Operand:
+    def _operand(self, name: str, share: Share) -> Operand:
         """The run's tensor as methods see it."""
-        run, origin = portion.run, self._origin(name, portion)
+        run, origin = share.run, self._origin(name, share)
         if self.base is not None and not self._base_lacks(name, run.header[name].shape):
-            change = run.weights.task_vector(name, self.device)
+            change = self._reader.change(run, name)
             if change is not None:
-                return Operand(change, origin, relative=True)
-        return Operand(run.weights.exact(name, self.device), origin)
+                return Operand(change, origin, relative=True, plans=self._plans)
+        return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
-    def _origin(self, name: str, portion: Portion) -> Origin:
-        run, weight = portion
+    def _origin(self, name: str, share: Share) -> Origin:
+        run, weight = share
         shape = run.header[name].shape
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
@@ -249,19 +303,19 @@ class Soup:
             return None
         if run not in self._surveys:
             vectors = {
-                name: Whole(run, name, self.base, self.device)
+                name: Whole(run, name, self.base, self._reader)
                 for name, info in run.header.items()
                 if info.is_floating_point and not (self.base and self._base_lacks(name, info.shape))
             }
             self._surveys[run] = self.method.survey(vectors)
         return self._surveys[run]
 
-    def _stacked(self, name: str, portions: Sequence[Portion]) -> torch.Tensor:
+    def _stacked(self, name: str, shares: Sequence[Share]) -> torch.Tensor:
         assert isinstance(self.method, StackMethod)
-        exact = [portion.run.weights.exact(name, self.device) for portion in portions]
+        exact = [self._reader.exact(share.run, name) for share in shares]
         loaded = [tensor.to(self.device, torch.float32) for tensor in exact]
-        merged = self.method.merge(loaded, [portion.weight for portion in portions])
-        return merged.to(self.dtype_of(name) or portions[0].run.header[name].torch_dtype)
+        merged = self.method.merge(loaded, [share.weight for share in shares])
+        return merged.to(self.dtype_of(name) or shares[0].run.header[name].torch_dtype)
 
     def _unmerged(self, name: str, run: Checkpoint) -> torch.Tensor:
         return self._fixed.get(name, run.tensor(name))

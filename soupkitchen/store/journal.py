@@ -33,6 +33,7 @@ _NUMBERS_OR_NONE = (
 )
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys("event key split what reason candidate stage variant decision metric rule".split(), str),
+    "stopped_by": str,
     **dict.fromkeys("runs base data versions parts recipe tasks test_tasks".split(), dict),
     **dict.fromkeys("complete cached greater_is_better stopped_early".split(), bool),
     **dict.fromkeys("ingredients coefficients".split(), list),

@@ -1,0 +1,132 @@
+#!/usr/bin/env python
+"""Simulates what `evaluation.early_stopping={confidence: p}` gets wrong, and how many examples it needs.
+
+    python scripts/confidence_table.py            (4 minutes)
+    python scripts/confidence_table.py --decisions 2000 --repeats 100
+
+No models: differences between a candidate and the soup are drawn from distributions. At the boundary, the
+candidate is better by a hair, so that full evaluation would keep it, and each discard is wrong. Worse by
+0.35 of the differences' standard deviation, it should be discarded soon. Each decision is looked at
+after every one of 1,000 examples. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+
+from soupkitchen.evaluation.confidence import excluded_after
+
+EXAMPLES, WORSE, ERROR = 1000, 0.35, 0.001
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+
+LOSSES: dict[str, Draw] = {
+    "normal": lambda random, n: random.normal(size=n),
+    "Student's t, 3 degrees of freedom": lambda random, n: random.standard_t(3, size=n),
+    "Laplace": lambda random, n: random.laplace(size=n),
+    "exponential, large losses": lambda random, n: -random.exponential(size=n),
+    "exponential, large gains": lambda random, n: random.exponential(size=n),
+    "log-normal, large losses": lambda random, n: -np.exp(random.normal(size=n)),
+    "log-normal, large gains": lambda random, n: np.exp(random.normal(size=n)),
+    "normal, 90 % ties": lambda random, n: random.normal(size=n) * (random.random(n) < 0.1),
+    "normal, and 1 % gain 10 more": lambda random, n: random.normal(size=n) + 10 * (random.random(n) < 0.01),
+    "normal, and 5 % gain 10 more": lambda random, n: random.normal(size=n) + 10 * (random.random(n) < 0.05),
+}
+
+ACCURACY = ((0.6, 0.2, 0.14), (0.8, 0.2, 0.14), (0.8, 0.12, 0.06), (0.8, 0.08, 0.06), (0.95, 0.05, 0.01))
+"""Accuracy of the soup; share of all examples that a candidate breaks, and that it fixes."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--decisions", type=int, default=20_000, help="at the boundary, by distribution")
+    options.add_argument("--repeats", type=int, default=400, help="for medians")
+    chosen = options.parse_args()
+    print("| differences | wrong discards at 0.95 | 0.99 | 0.999 | 0.35 σ worse: examples, 0.999 |")
+    print("|---|---|---|---|---|")
+    for name, draw in LOSSES.items():
+        wrong = [f"{100 * rate:.2f} %" for rate in wrong_discards(draw, chosen.decisions)]
+        random, after = np.random.default_rng(1), []
+        for _ in range(chosen.repeats):
+            differences = centred(draw, random)
+            after.append(share_needed(differences - WORSE * differences.std(), ERROR))
+        print(f"| {name} | {' | '.join(wrong)} | {100 * np.median(after):.0f} % |", flush=True)
+    print()
+    print("| accuracy | candidate breaks, fixes | wrong at 0.99 if as many | exact bound | 0.999 | 0.95 |")
+    print("|---|---|---|---|---|---|")
+    for right, broken, fixed in ACCURACY:
+        random = np.random.default_rng(2)
+        needed = np.array([needed_of_accuracy(random, right, broken, fixed) for _ in range(chosen.repeats)])
+        shares = [f"{100 * share:.0f} %" for share in np.median(needed, axis=0)]
+        wrong_rate = wrong_of_accuracy(random, right, min(broken, 0.9 * (1 - right)), chosen.decisions // 4)
+        cells = f"{100 * right:.0f} % | {100 * broken:.0f} %, {100 * fixed:.0f} % | {100 * wrong_rate:.2f} %"
+        print(f"| {cells} | {' | '.join(shares)} |", flush=True)
+
+
+def centred(draw: Draw, random: np.random.Generator) -> np.ndarray:
+    """Differences whose mean is a hair above 0: the candidate would be kept."""
+    drawn = draw(random, EXAMPLES)
+    drawn = drawn - drawn.mean()
+    return drawn + 1e-9 * float(np.abs(drawn).max())
+
+
+def wrong_discards(draw: Draw, decisions: int) -> list[float]:
+    """The rate at errors of 5 %, 1 % and 0.1 %."""
+    random, errors = np.random.default_rng(0), (0.05, 0.01, 0.001)
+    wrong = dict.fromkeys(errors, 0)
+    for _ in range(decisions):
+        differences = centred(draw, random)
+        for error in errors:  # what is not discarded at one is not at the next
+            if share_needed(differences, error) == 1:
+                break
+            wrong[error] += 1
+    return [wrong[error] / decisions for error in errors]
+
+
+def share_needed(differences: np.ndarray, error: float) -> float:
+    """Of the examples, until the candidate is discarded; 1 where it is not."""
+    unknown = np.full(EXAMPLES, np.inf)
+    found = excluded_after(differences[:-1], unknown, error, sample=True, grain=1e-6)
+    return (found or EXAMPLES) / EXAMPLES
+
+
+def answers(
+    random: np.random.Generator, right: float, broken: float, fixed: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """0 or 1 of the soup and of the candidate, by example, in random order."""
+    soup = (np.arange(EXAMPLES) < right * EXAMPLES).astype(float)
+    candidate, size = soup.copy(), round(right * EXAMPLES)
+    candidate[random.choice(size, round(broken * EXAMPLES), replace=False)] = 0
+    candidate[size + random.choice(EXAMPLES - size, round(fixed * EXAMPLES), replace=False)] = 1
+    order = random.permutation(EXAMPLES)
+    return soup[order], candidate[order]
+
+
+def needed_of_accuracy(
+    random: np.random.Generator, right: float, broken: float, fixed: float
+) -> tuple[float, float, float]:
+    """Of the examples: until the exact bound stops, what the soup gets wrong coming first; until bets do."""
+    soup, candidate = answers(random, right, broken, fixed)
+    hardest = np.argsort(soup, kind="stable")
+    gained = np.cumsum((candidate - soup)[hardest]) + (1 - soup).sum() - np.cumsum((1 - soup)[hardest])
+    exact = (int(np.argmax(gained <= 0)) + 1) / EXAMPLES
+    found = [
+        (excluded_after((candidate - soup)[:-1], 1 - soup, error, sample=False) or EXAMPLES) / EXAMPLES
+        for error in (ERROR, 0.05)
+    ]
+    return exact, found[0], found[1]
+
+
+def wrong_of_accuracy(random: np.random.Generator, right: float, broken: float, decisions: int) -> float:
+    """How often one that fixes one more than it breaks is discarded, at an error of 1 %."""
+    wrong = 0
+    for _ in range(decisions):
+        soup, candidate = answers(random, right, broken, broken + 1 / EXAMPLES)
+        wrong += excluded_after((candidate - soup)[:-1], 1 - soup, 0.01, sample=False) is not None
+    return wrong / decisions
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""Upper confidence limits for the mean of paired differences of which some are known, in random order.
+
+The null hypothesis is that the mean over all n examples is m or more. A gambler who doubts it bets on
+low differences, a share λᵢ that depends on what was seen before, and has after t examples
+
+    K_t(m) = Π (1 − λᵢ (xᵢ − mᵢ)),    mᵢ = (n m − Σ_{j<i} xⱼ) / (n − i + 1),
+
+mᵢ being what the null hypothesis expects of the i-th example, drawn without replacement. As long as no
+factor can be negative, K is a nonnegative supermartingale, so it ever reaches 1/α with a probability of α
+at most (Ville), however often one looks. Each factor grows with m: all m above a limit are excluded.
+Waudby-Smith and Ramdas 2020, "Confidence sequences for sampling without replacement" (arXiv 2006.04347);
+2024, "Estimating means of bounded random variables by betting" (arXiv 2010.09686).
+
+No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which takes an upper bound of the differences. There are two:
+
+- *proven*: what each difference can be at the most. The error is α whatever the differences are. Where
+  they are far below that, as those of a language model's losses are, it needs many examples.
+- *sampled*: what the examples so far say of the largest gain that is still to come, `SPREADS` times their
+  root mean square, `BEYOND` times the largest gain and once the largest loss among them. A larger
+  gain counts as that, and for what is so cut off the null hypothesis is lowered a little, more where gains
+  are skewed. The error is then about α, as with the asymptotic confidence sequences of Waudby-Smith et al.
+  2021 (arXiv 2103.06476), whose place it takes: bets look at the differences and not at an estimate
+  of their variance, so skewness misleads them less. It cannot know of a few large gains that alone make up
+  the mean, and that no example so far hints at; nothing that looks at a part of the examples can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+SPREADS, BEYOND = 4.0, 1.5
+"""So many root mean squares of the differences, and so many times the largest gain, a gain counts in full."""
+LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
+"""By how many standard deviations the null hypothesis is lowered, and by how many more for each unit of
+skewness above the last."""
+LEAST_EXAMPLES = 30
+"""What is sampled says nothing of fewer."""
+LEAST_OTHERS = 10
+"""Nor before so many differences were other than the commonest: ties and constants tell of no spread."""
+MOST_SEEN = 0.5
+"""Nor of examples after this share of all: the fewer are left, the more one of them can weigh."""
+PROVEN = 0.05
+"""The share of the error that the proven bounds have where the sampled ones are asked, too."""
+
+_LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
+_TINY = 1e-300
+_DOUBLINGS, _HALVINGS = 60, 12
+
+
+def upper_limit(
+    differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float = 0.0
+) -> float:
+    """What the mean of n differences is below, but with a probability of `error`, given the first of them.
+
+    Args:
+        differences: float64 (t,), those of the first t examples in an order drawn at random.
+        bounds: float64 (n,), what each can be at the most, in that order; infinite where nothing is known.
+        error: of all looks together, however many.
+        sample: whether examples may say how large gains can be, beside `bounds`.
+        grain: differences that differ by less are one.
+
+    Returns:
+        The limit, infinite where nothing is excluded. But for how finely it is computed, more examples
+        never raise it.
+    """
+    limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain)]
+    return min(limits, default=np.inf)
+
+
+def excluded_after(
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    error: float,
+    sample: bool,
+    grain: float = 0.0,
+    mean: float = 0.0,
+) -> int | None:
+    """After how many examples a mean of `mean` or more is excluded; None where that never happens.
+
+    Of what `upper_limit` takes; it is below `mean` from there on.
+    """
+    found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain)]
+    return min((number for number in found if number is not None), default=None)
+
+
+def _bets(
+    differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float
+) -> Iterator[Bets]:
+    """The bets that share the error."""
+    if not (len(differences) and np.isfinite(differences).all()):
+        return
+    bounded = bool(np.isfinite(bounds).all())
+    if bounded:
+        yield proven(differences, bounds, error * PROVEN if sample else error)
+    seen = differences[: int(MOST_SEEN * len(bounds))]
+    if sample and len(seen) >= LEAST_EXAMPLES:
+        yield sampled(seen, len(bounds), error * (1 - PROVEN) if bounded else error, grain)
+
+
+@dataclass(frozen=True)
+class Bets:
+    """What is bet on each of t differences. Arrays are float64 (t,) and depend on what came before each.
+
+    Attributes:
+        differences: x.
+        total: n.
+        error: α.
+        shares: λ.
+        lowered: how much less than mᵢ is expected.
+        cut: what xᵢ − mᵢ counts at the most.
+        bounds: what xᵢ can be at the most, to which λ is lowered; None where that is done.
+        silent: examples of which nothing is said.
+    """
+
+    differences: np.ndarray
+    total: int
+    error: float
+    shares: np.ndarray
+    lowered: np.ndarray | float = 0.0
+    cut: np.ndarray | float = np.inf
+    bounds: np.ndarray | None = None
+    silent: int = 0
+
+    def log_capital(self, mean: float) -> np.ndarray:
+        """log K_t(mean) after each example."""
+        x, shares = self.differences, self.shares
+        expected = (self.total * mean - _before(x)) / (self.total - np.arange(len(x))) - self.lowered
+        if self.bounds is not None:
+            shares = np.minimum(shares, _LOSES / np.maximum(self.bounds - expected, _TINY))
+        return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
+
+    def excluded_after(self, mean: float) -> int | None:
+        """After how many examples a mean of `mean` or more is excluded."""
+        enough = self.log_capital(mean) >= -np.log(self.error)
+        enough[: self.silent] = False
+        return int(enough.argmax()) + 1 if enough.any() else None
+
+    def limit(self) -> float:
+        """The least mean that is excluded, but for a small part of the differences' size."""
+        step = float(np.sqrt(np.mean(np.square(self.differences)))) or 1.0
+        low = high = 0.0
+        excluded = self.excluded_after(0.0) is not None
+        for _ in range(_DOUBLINGS):
+            if excluded:
+                low, step = high - step, 2 * step
+                if self.excluded_after(low) is None:
+                    break
+                high = low
+            else:
+                high, step = low + step, 2 * step
+                if self.excluded_after(high) is not None:
+                    break
+                low = high
+        else:
+            return high if excluded else np.inf
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.excluded_after(middle) is None else (low, middle)
+        return high
+
+
+def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
+    """Bets that lose no more than there is, as long as no difference is above its bound."""
+    seen = np.arange(len(differences))
+    still = np.maximum.accumulate(bounds[::-1])[::-1][: len(seen)]  # of those that are not known yet
+    mean = _before(differences) / (seen + 1)  # as if a difference of 0 had been seen before
+    square = (_before(np.square(differences)) + np.square(still[0] / 2)) / (seen + 1)
+    drift = -_before(differences) / (len(bounds) - seen) - mean
+    shares = _shares(drift, square - np.square(mean))
+    return Bets(differences, len(bounds), error, shares, bounds=still)
+
+
+def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.0) -> Bets:
+    """Bets that lose no more than there is, as long as gains are not far larger than the examples say."""
+    x, seen = differences, np.arange(len(differences))
+    count = np.maximum(seen, 1)
+    mean, square, cube = (_before(x**power) / count for power in (1, 2, 3))
+    variance = np.maximum(square - np.square(mean), 0.0)
+    skewness = (cube - 3 * mean * square + 2 * mean**3) / np.maximum(variance**1.5, _TINY)
+    deviation = np.sqrt(variance * count / np.maximum(count - 1, 1))
+    others = seen - _most_before(_which_alike(x, grain))
+    wide = SPREADS * (1 + 0.5 * LEAST_OTHERS / np.maximum(others, 1))  # while little is known
+    cut = np.maximum.reduce([wide * np.sqrt(square), BEYOND * _most_before(x), _most_before(-x)]) + _TINY
+    lowered = (LOWERED + LOWERED_BY_SKEWNESS * np.maximum(skewness - SKEWED, 0.0)) * deviation
+    drift = -_before(x) / (total - seen) - lowered - mean
+    shares = _shares(drift + deviation / np.sqrt(count), np.square(deviation))  # hoping for one error more
+    shares = np.minimum(shares, _LOSES_SAMPLED / cut)
+    shares[(others < LEAST_OTHERS) | (deviation <= grain)] = 0.0
+    return Bets(x, total, error, shares, lowered, cut, silent=LEAST_EXAMPLES - 1)
+
+
+def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """What to bet where differences are expected to be lower by `drift` than the null hypothesis of a mean
+    of 0 says: about what lets the capital grow fastest (approximate Kelly), and nothing on no drift.
+    """
+    drift = np.maximum(drift, 0.0)
+    shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)
+    return shares
+
+
+def _before(x: np.ndarray) -> np.ndarray:
+    """Of each, the sum of those before it."""
+    return np.concatenate([[0.0], np.cumsum(x[:-1])])
+
+
+def _most_before(x: np.ndarray) -> np.ndarray:
+    """Of each, the largest before it, and 0 at the least."""
+    return np.maximum.accumulate(np.concatenate([[0.0], x[:-1]]))
+
+
+def _which_alike(x: np.ndarray, grain: float) -> np.ndarray:
+    """Of each, the how manieth of its value it is: int (t,)."""
+    values = np.round(x / grain) if grain > 0 else x
+    order, place = np.argsort(values, kind="stable"), np.arange(len(x))
+    ordered = values[order]
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    number = np.empty(len(x), int)
+    number[order] = place - np.maximum.accumulate(np.where(is_first, place, 0)) + 1
+    return number

@@ -1,0 +1,246 @@
+"""Averages of checkpoints that stand for decays of the learning rate, and the steps that order them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soupkitchen.checkpoints.steps import training_step
+from soupkitchen.errors import ConfigError
+from soupkitchen.experiment.recipes import Recipes
+from soupkitchen.merging import Linear, ModelStock, TaskVectors, alternatives
+from soupkitchen.merging.decays import DECAYS, coefficients
+from soupkitchen.merging.weights import ByStep
+from soupkitchen.search import Mixture
+
+alphas = st.floats(0.01, 0.99)
+
+
+def decayed(decay: str, k: int, alpha: float) -> np.ndarray:
+    """w₁ … w_k as METHODS.md has them, in float64."""
+    i = np.arange(1, k + 1, dtype=np.float64)
+    x = i / (k + 1)
+    if decay == "ema":  # what is left of each update by m ← (1 − α)m + αθ, on made-up one-hot updates
+        average, updates = np.zeros(k), np.eye(k)
+        for j in range(k):
+            average = (1 - alpha) * average + alpha * updates[: j + 1].sum(0)
+        return average
+    return {
+        "linear": 1 - x,
+        "cosine": (1 + np.cos(np.pi * x)) / 2,
+        "one_minus_sqrt": 1 - np.sqrt(x),
+        "inverse_sqrt": (1 + i) ** -0.5,
+    }[decay]
+
+
+# The coefficients
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@given(st.integers(0, 80), alphas)
+def test_what_is_left_of_each_update_is_what_the_decay_says(decay: str, k: int, alpha: float) -> None:
+    counts = np.array(coefficients(decay, k + 1, alpha))
+    sums = np.array([counts[i:].sum() for i in range(1, k + 1)])
+    np.testing.assert_allclose(sums, decayed(decay, k, alpha), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@given(st.integers(1, 80), alphas)
+def test_coefficients_sum_to_1_and_none_is_below_0(decay: str, size: int, alpha: float) -> None:
+    counts = coefficients(decay, size, alpha)
+    assert len(counts) == size
+    assert math.fsum(counts) == pytest.approx(1, abs=1e-14)
+    assert min(counts) >= 0
+
+
+@given(st.integers(1, 80))
+def test_linear_decay_is_the_plain_average(size: int) -> None:
+    np.testing.assert_allclose(coefficients("linear", size), np.full(size, 1 / size), rtol=1e-12)
+
+
+@given(st.integers(1, 40), alphas, st.integers(0, 2**32 - 1))
+def test_ema_is_the_exponential_moving_average(size: int, alpha: float, seed: int) -> None:
+    checkpoints = np.random.default_rng(seed).normal(size=(size, 3))
+    average = checkpoints[0]
+    for checkpoint in checkpoints[1:]:
+        average = (1 - alpha) * average + alpha * checkpoint
+    np.testing.assert_allclose(
+        coefficients("ema", size, alpha) @ checkpoints, average, rtol=1e-10, atol=1e-12
+    )
+
+
+# Against steps that really decay
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@given(st.integers(1, 30), alphas, st.integers(0, 2**32 - 1))
+def test_where_gradients_do_not_depend_on_weights_the_average_is_the_decayed_run(
+    decay: str, k: int, alpha: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    start, gradients, rate = random.normal(size=5), random.normal(size=(k, 5)), 0.3
+    run, truly = [start], start
+    for gradient, left in zip(gradients, decayed(decay, k, alpha), strict=True):
+        run.append(run[-1] - rate * gradient)
+        truly = truly - rate * left * gradient
+    average = np.array(coefficients(decay, k + 1, alpha)) @ np.array(run)
+    np.testing.assert_allclose(average, truly, rtol=1e-11, atol=1e-11)
+
+
+class Regression:
+    """A logistic regression on batches of made-up examples, and its gradients."""
+
+    def __init__(self, steps: int) -> None:
+        random = np.random.default_rng(0)
+        self.start = random.normal(size=4)
+        self.x = random.normal(size=(steps, 16, 4))
+        self.y = (self.x @ random.normal(size=4) + random.normal(size=(steps, 16)) > 0).astype(float)
+
+    def gradient(self, weights: np.ndarray, step: int) -> np.ndarray:
+        probability = 1 / (1 + np.exp(-self.x[step] @ weights))
+        return self.x[step].T @ (probability - self.y[step]) / 16
+
+    def trained(self, rates: np.ndarray) -> np.ndarray:
+        """The weights before the first step and after each, at the learning rate that each has."""
+        run = [self.start]
+        for step, rate in enumerate(rates):
+            run.append(run[-1] - rate * self.gradient(run[-1], step))
+        return np.array(run)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_average_and_decayed_run_differ_by_the_square_of_the_learning_rate(decay: str) -> None:
+    k = 12
+    loss = Regression(k)
+    differences, moved = [], []
+    for rate in (0.02, 0.01, 0.005, 0.0025):
+        average = np.array(coefficients(decay, k + 1, 0.2)) @ loss.trained(np.full(k, rate))
+        truly = loss.trained(rate * decayed(decay, k, 0.2))[-1]
+        differences.append(np.linalg.norm(average - truly))
+        moved.append(np.linalg.norm(truly - loss.start))
+    orders = np.log2(np.array(differences[:-1]) / differences[1:])
+    np.testing.assert_allclose(orders, 2, atol=0.1)
+    np.testing.assert_allclose(np.log2(np.array(moved[:-1]) / moved[1:]), 1, atol=0.1)
+    assert differences[0] < 0.05 * moved[0]
+
+
+# Weights by step
+
+
+STEPS = {"c": 300, "a": 100, "d": 400, "b": 200}
+
+
+def recipes(method: Any) -> Recipes:
+    return Recipes(method, steps=STEPS)
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@given(st.permutations("abcd"), st.integers(2, 4))
+def test_an_ingredient_counts_by_its_place_in_training_wherever_it_stands(
+    decay: str, names: list[str], size: int
+) -> None:
+    names = names[:size]
+    (recipe,) = recipes(Linear(weights={"by": "step", "decay": decay})).of(Mixture(tuple(names)))
+    assert recipe.ingredients == tuple(names)
+    counts = dict(zip(names, recipe.coefficients, strict=True))
+    oldest_first = sorted(names)  # as their steps are
+    np.testing.assert_allclose([counts[name] for name in oldest_first], coefficients(decay, size))
+
+
+def test_what_a_mixture_says_of_its_ingredients_comes_on_top() -> None:
+    method = TaskVectors(weights={"by": "step", "decay": "ema", "alpha": 0.5})
+    (recipe,) = recipes(method).of(Mixture(("d", "a", "b"), (3.0, 1.0, 2.0)))
+    np.testing.assert_allclose(recipe.coefficients, [3 * 0.5, 0.25, 2 * 0.25])
+
+
+def test_a_run_that_is_there_twice_has_two_places() -> None:
+    assert ByStep("cosine").coefficients([20, 10, 20]) == [
+        coefficients("cosine", 3)[place] for place in (1, 0, 2)
+    ]
+
+
+def test_a_list_of_decays_is_a_grid() -> None:
+    weights = {"by": "step", "decay": ["linear", "ema"], "alpha": 0.5}
+    method = TaskVectors(weights=weights, scale=[0.5, 1.0])
+    labels = [f"decay={decay}, scale={scale}" for decay in ("linear", "ema") for scale in ("0.5", "1")]
+    assert list(alternatives(method)) == labels
+    made = recipes(method).of(Mixture(("b", "a")))
+    assert [recipe.variant for recipe in made] == labels
+    for recipe in recipes(Linear(weights=weights)).of(Mixture(("c", "b", "a"))):
+        expected = {"decay=linear": (1 / 3, 1 / 3, 1 / 3), "decay=ema": (0.5, 0.25, 0.25)}[recipe.variant]
+        assert recipe.coefficients == pytest.approx(expected)
+    (one,) = alternatives(Linear(weights={"by": "step", "decay": ["cosine"]})).values()
+    assert one.weights == {"by": "step", "decay": "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ({"by": "step"}, "NAME one of linear, cosine"),
+        ({"by": "step", "decay": "exponential"}, "NAME one of linear, cosine"),
+        ({"by": "step", "decay": []}, "a list of different ones"),
+        ({"by": "step", "decay": ["linear", "linear"]}, "a list of different ones"),
+        ({"by": "step", "decay": [["linear"]]}, "NAME one of"),
+        ({"by": "step", "decay": "linear", "a": 2.0}, "NAME one of"),
+        ({"by": "step", "decay": "linear", "alpha": 0.2}, "it is that of decay: ema"),
+        ({"by": "step", "decay": "ema", "alpha": 1.0}, "above 0 and below 1"),
+        ({"by": "step", "decay": "ema", "alpha": "x"}, "above 0 and below 1"),
+        ({"by": "age", "decay": "linear"}, "by training step are {by: step"),
+    ],
+    ids=str,
+)
+def test_other_weights_by_step_are_refused(weights: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=r"method\.weights") as raised:
+        Linear(weights=weights)
+    assert says in str(raised.value)
+
+
+def test_a_method_whose_ingredients_all_count_the_same_refuses_them() -> None:
+    with pytest.raises(ConfigError, match="leave it null"):
+        ModelStock(weights={"by": "step", "decay": "linear"})
+
+
+# The step of a run
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "step"),
+    [
+        ("checkpoint-500", None, 500),
+        ("run/checkpoint-0", None, 0),
+        ("step_1000", None, 1000),
+        ("org/name-70m@step3000", None, 3000),
+        ("two-12-of-34-end", None, 34),
+        ("final", None, None),
+        ("x" + "9" * 30, None, None),
+        ("checkpoint-500", {"global_step": 512}, 512),
+        ("final", {"global_step": 512}, 512),
+        ("checkpoint-500", {"global_step": None}, 500),
+        ("checkpoint-500", {"global_step": -1}, 500),
+        ("checkpoint-500", {"global_step": True}, 500),
+        ("checkpoint-500", {"epoch": 1.0}, 500),
+        ("checkpoint-500", [1], 500),
+    ],
+    ids=str,
+)
+def test_a_runs_step_is_what_its_trainer_says_else_the_last_number_of_its_name(
+    name: str, state: Any, step: int | None, tmp_path: Path
+) -> None:
+    if state is not None:
+        (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    run: Any = SimpleNamespace(name=name, path=tmp_path)
+    assert training_step(run) == step
+
+
+def test_what_cannot_be_read_says_no_step(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text("{")
+    run: Any = SimpleNamespace(name="checkpoint-7", path=tmp_path)
+    assert training_step(run) == 7
