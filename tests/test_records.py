@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.options import presets
 from soupkitchen.records import (
     Entry,
     Step,
@@ -239,3 +242,131 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
         write_csv(file, pd.DataFrame({"x": [2]}))
     assert pd.read_csv(file)["x"].tolist() == [1]
     assert [f.name for f in tmp_path.iterdir()] == ["table.csv"]
+
+
+def cooked(run: Path, score: float, method: str, choices: bool = True, **options: object) -> None:
+    """The folder of a finished run by a preset with some options of its own, by dotted key."""
+    finished(run, score)
+    config = OmegaConf.load(run / "config.yaml")
+    config.method, config.search = presets.compose("method", method), presets.compose("search", "greedy")
+    config.runtime, config.top_k = presets.compose("runtime", "default"), None
+    for key, value in options.items():
+        OmegaConf.update(config, key, value, force_add=True)
+    if choices:
+        config.choices = {"method": method, "search": "greedy"}
+    OmegaConf.save(config, run / "config.yaml")
+
+
+def table_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(update_sweep_leaderboard(folder), keep_default_na=False, dtype=str).set_index("run")
+
+
+LEFT = ["rank", "task", "data", "metric", "method", "search"]
+
+
+def options_in(table: pd.DataFrame) -> list[str]:
+    columns = list(table.columns)
+    assert columns[: len(LEFT)] == LEFT
+    return columns[len(LEFT) : columns.index("model")]
+
+
+def test_an_option_is_a_column_where_runs_differ_in_it_and_no_name_says_so(tmp_path: Path) -> None:
+    cooked(tmp_path / "linear", 0.1, "linear")
+    cooked(tmp_path / "dare_ties", 0.2, "dare_ties")
+    assert options_in(table_of(tmp_path)) == []  # what differs follows from the methods' names
+    cooked(tmp_path / "ties", 0.3, "ties", **{"method.sparsifier.density": 0.5, "runtime.device": "cuda"})
+    table = table_of(tmp_path)
+    assert options_in(table) == ["method.sparsifier.density"]
+    assert dict(table["method.sparsifier.density"]) == {"ties": "0.5", "dare_ties": "0.5", "linear": ""}
+    more = {"top_k": 3, "runtime.seed": 1, "method.scale": [0.5, 1], "method.normalize": False}
+    cooked(tmp_path / "more", 0.4, "ties", **more)
+    table = table_of(tmp_path)
+    assert options_in(table) == [
+        "method.normalize", "method.scale", "method.sparsifier.density", "runtime.seed", "top_k"
+    ]  # fmt: skip
+    assert list(table.loc["more", options_in(table)]) == ["false", "[0.5, 1]", "0.2", "1", "3"]
+    assert list(table.loc["linear", options_in(table)]) == ["true", "", "", "0", "null"]
+    assert list(table["method"]) == ["ties", "ties", "dare_ties", "linear"]
+    assert set(table["search"]) == {"greedy"}
+
+
+def test_only_runs_that_can_be_compared_make_a_column_of_what_they_differ_in(tmp_path: Path) -> None:
+    cooked(tmp_path / "one", 0.1, "linear", top_k=2)
+    cooked(tmp_path / "other", 0.1, "linear", top_k=3, **{"task.data.path": "elsewhere"})
+    assert options_in(table_of(tmp_path)) == []
+
+
+def test_where_nobody_noted_the_presets_the_nearest_is_named_or_the_class(tmp_path: Path) -> None:
+    names = presets.names("method")
+    for name in names:
+        cooked(tmp_path / name, 0.1, name, choices=False)
+    cooked(tmp_path / "sparse", 0.1, "ties", choices=False, **{"method.sparsifier.density": 0.9})
+    cooked(tmp_path / "mine", 0.1, "linear", choices=False, **{"method._target_": "my_module.Boldest"})
+    cooked(tmp_path / "own", 0.1, "slerp", **{"choices.method": "boldest"}, choices=False)  # --config-dir
+    table = table_of(tmp_path)
+    assert {name: table.loc[name, "method"] for name in names} == {name: name for name in names}
+    assert table.loc["sparse", "method"] == "ties"
+    assert table.loc["sparse", "method.sparsifier.density"] == "0.9"
+    assert table.loc["mine", "method"] == "Boldest"
+    assert table.loc["own", "method"] == "boldest"
+
+
+def test_equals_keep_the_order_of_their_names_and_no_number_comes_last(tmp_path: Path) -> None:
+    for name, score in {"b": 0.5, "a": 0.5, "c": 0.5, "d": math.nan, "e": -math.inf, "f": 0.6}.items():
+        finished(tmp_path / name, score)
+    assert list(table_of(tmp_path).index) == ["f", "a", "b", "c", "e", "d"]
+    for name, score in {"b": 0.5, "a": 0.5, "d": math.nan, "e": math.inf, "f": 0.4}.items():
+        finished(tmp_path / "losses" / name, score, "mse", better=False)
+    assert list(table_of(tmp_path / "losses").index) == ["f", "a", "b", "e", "d"]
+
+
+def test_an_edited_configuration_or_journal_costs_a_run_no_more_than_what_they_say(tmp_path: Path) -> None:
+    odd = "task: {_target_: x.Y, tasks: [a, b]}"
+    for name, content in {"text": "a", "list": "- 1", "bad": "{", "odd": odd}.items():
+        finished(tmp_path / name, 0.5)
+        (tmp_path / name / "config.yaml").write_text(content)
+        (tmp_path / name / "journal.jsonl").write_text(f'{{"event": "score"}}\n{content}\n')
+    table = table_of(tmp_path)
+    assert set(table.index) == {"text", "list", "bad", "odd"}
+    assert list(table.loc["odd", ["task", "data", "method"]]) == ["Y", "a, b", ""]
+    assert set(table["examples_scored"]) == {""}
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from soupkitchen.records import Entry, ranking, update_sweep_leaderboard, write_csv
+from soupkitchen.store.journal import Journal
+folder, me = Path(sys.argv[1]), sys.argv[2]
+while not (folder / "go").exists():
+    time.sleep(0.001)
+for number in range(12):
+    run = folder / f"{me}-{number}"
+    run.mkdir()
+    Journal(run / "journal.jsonl").add(event="finish", greater_is_better=True)
+    write_csv(run / "leaderboard.csv", ranking([Entry("soup", "soup", ("a",), number / 12)], "accuracy", 1))
+    assert update_sweep_leaderboard(folder) is not None
+"""
+
+
+def test_processes_that_end_runs_at_once_leave_a_table_of_all_and_nobody_sees_half_of_one(
+    tmp_path: Path,
+) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)]) for number in range(3)
+    ]
+    (tmp_path / "go").touch()
+    seen = [0]
+    while any(process.poll() is None for process in processes):
+        if (tmp_path / "leaderboard.csv").exists():
+            seen.append(len(read_csv(tmp_path / "leaderboard.csv")))
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert seen == sorted(seen)
+    assert len(read_csv(tmp_path / "leaderboard.csv")) == 36
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_text_of_any_column_comes_out_of_a_table_as_it_went_in(tmp_path: Path) -> None:
+    table = pd.DataFrame({"method.x": ["=1", "'+a", "b", "-"], "n": [1, 2, 3, 4]})
+    write_csv(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "t.csv"), table, check_dtype=False)

@@ -306,10 +306,15 @@ def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
         tried = steps[(steps["stage"] == "merge") & steps["decision"].isin(["keep", "discard"])]
         tries = 2 if row["search"] == "greedy" else 1
         assert row["candidates_tried"] == (tried["examples_total"] > 0).sum() == tries
-        again = row["examples_scored"] - steps["examples_scored"].sum()  # of losses, in the soup's order
-        assert again == 0 if row["metric"] == "accuracy" else 0 <= again <= 80
-        assert row["merge_seconds"] == pytest.approx(steps["merge_seconds"].sum(), abs=0.05)
-        assert row["eval_seconds"] == pytest.approx(steps["eval_seconds"].sum(), abs=0.05)
+        again = row["examples_scored"] - steps["examples_scored"].sum()
+        seconds = row["eval_seconds"] - steps["eval_seconds"].sum()
+        if row["metric"] == "accuracy":
+            assert again == 0
+            assert seconds == pytest.approx(0, abs=0.02)
+        else:  # the best run is scored again in the soup's order, which is no step
+            assert 0 <= again <= 80
+            assert seconds > -0.02
+        assert row["merge_seconds"] >= steps["merge_seconds"].sum() - 0.02
         assert row["examples_cached"] == 0
 
 
