@@ -16,6 +16,7 @@ from soupkitchen.search import (
     Choice,
     Evolve,
     Exhaustive,
+    Facts,
     Greedy,
     Mixture,
     Pruned,
@@ -366,7 +367,7 @@ def test_evolution_searches_options_and_parts_of_the_depth() -> None:
 
     search = Evolve(
         initial="best", evaluations=1500, layers=2, options={"scale": [0.1, 2], "sparsifier.density": [0, 1]}
-    ).knowing({"scale": 1.0, "sparsifier.density": 0.2}, subtracts=True)
+    ).knowing(Facts({"scale": 1.0, "sparsifier.density": 0.2}, layers=2))
     soup, best, trials = run_mixtures(search, [Ranked("a", -10.0), Ranked("b", -11.0)], score_of)
     assert best > -0.2
     assert soup.options["scale"] == pytest.approx(0.5, rel=0.1)
@@ -387,10 +388,10 @@ def test_coefficients_below_0_only_where_they_are_allowed() -> None:
     assert all(c >= 0 for trial in trials for c in trial.proposal.mixture.shares)
     assert best <= -0.5
     search = Evolve(evaluations=300, initial="best", negative=True)
-    _, best, _ = run_mixtures(search.knowing({}, subtracts=True), pool, score_of)
+    _, best, _ = run_mixtures(search.knowing(Facts(subtracts=True)), pool, score_of)
     assert best > -0.1
     with pytest.raises(ConfigError, match="negative"):
-        search.knowing({}, subtracts=False)
+        search.knowing(Facts())
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(6, 12), st.integers(1, 60), st.data())
@@ -471,7 +472,7 @@ def test_no_mixture_is_of_nothing() -> None:
 def test_evolution_needs_options_that_the_method_has(options, told: str) -> None:
     method = {"scale": [0.5, 1.0]} if not options else {"normalize": True}
     with pytest.raises(ConfigError, match=told):
-        Evolve(**options).knowing(method, subtracts=True)
+        Evolve(**options).knowing(Facts(method))
 
 
 def test_too_many_subsets_are_refused() -> None:
@@ -480,3 +481,14 @@ def test_too_many_subsets_are_refused() -> None:
         Exhaustive().check(pool)
     Exhaustive(candidates=12).check(pool)
     Exhaustive().check(pool[:12])
+
+
+def test_searches_of_coefficients_need_a_method_that_looks_at_them_and_as_many_layers() -> None:
+    for search in (Evolve(), Greedy(candidate_scale=[0.5, 1])):
+        with pytest.raises(ConfigError, match="not look at"):
+            search.knowing(Facts(weighs=False))
+        search.knowing(Facts())
+    assert Greedy().knowing(Facts(weighs=False)) == Greedy()
+    with pytest.raises(ConfigError, match=r"search\.layers=5: the model has 4 layers"):
+        Evolve(layers=5).knowing(Facts(layers=4))
+    Evolve(layers=4).knowing(Facts(layers=4))

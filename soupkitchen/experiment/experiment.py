@@ -38,8 +38,9 @@ from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Search
+from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
+from soupkitchen.soup.depth import layers
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover, remove_unfinished
@@ -171,7 +172,8 @@ class Experiment:
             ConfigError: where it cannot search with that method, or this pool.
         """
         options = flat(describe(replace(method, weights=None)))
-        search = self.search.knowing(options, method.negative_weights)
+        depth = layers(list(self.pool.reference.header))
+        search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))
         runs = unscored(self.pool)
         check_weights(self.method, runs)
         search.check(runs)

@@ -1,6 +1,6 @@
 """Which mixtures to try, and when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
 from soupkitchen.search.evolve import Evolve
 from soupkitchen.search.exhaustive import Exhaustive
 from soupkitchen.search.greedy import Greedy
@@ -14,6 +14,7 @@ __all__ = [
     "Choice",
     "Evolve",
     "Exhaustive",
+    "Facts",
     "Greedy",
     "Guarded",
     "Mixture",

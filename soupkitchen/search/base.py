@@ -109,6 +109,23 @@ class Trial:
     examples: int = 0
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a search may know of the merge method and of the model.
+
+    Attributes:
+        options: the method's, by dotted name.
+        subtracts: whether the method takes coefficients below 0.
+        weighs: whether it looks at coefficients at all.
+        layers: of the model; 0 where nothing is numbered.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    subtracts: bool = False
+    weighs: bool = True
+    layers: int = 0
+
+
 class Search:
     """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
 
@@ -129,15 +146,11 @@ class Search:
         """When a proposal becomes the soup."""
         raise NotImplementedError
 
-    def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Search:
-        """The search, told of the merge method; asked before anything is scored.
-
-        Args:
-            options: the method's, by dotted name.
-            subtracts: whether it takes coefficients below 0.
+    def knowing(self, facts: Facts) -> Search:
+        """The search, told of the merge method and the model; asked before anything is scored.
 
         Raises:
-            ConfigError: where it cannot search with that method.
+            ConfigError: where it cannot search with these.
         """
         return self
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import is_number
-from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
+from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
 from soupkitchen.search.greedy import Greedy
 from soupkitchen.search.phases import played
 
@@ -77,8 +77,19 @@ class Evolve(Guarded):
         """Of the options that are searched."""
         return self.options or {}
 
-    def knowing(self, options: Mapping[str, Any], subtracts: bool) -> Evolve:
-        if self.negative and not subtracts:
+    def knowing(self, facts: Facts) -> Evolve:
+        options = facts.options
+        if not facts.weighs:
+            raise ConfigError(
+                "search=evolve looks for coefficients, which this method does not look at: take another "
+                "method, or search=greedy"
+            )
+        if self.layers > max(1, facts.layers):
+            raise ConfigError(
+                f"search.layers={self.layers}: the model has {facts.layers} layers, so some of as many parts "
+                "would be empty"
+            )
+        if self.negative and not facts.subtracts:
             raise ConfigError(
                 "search.negative=true: this method takes no coefficients below 0; those on task vectors "
                 "do, as method=task_arithmetic"

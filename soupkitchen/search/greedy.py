@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
+from soupkitchen.errors import ConfigError
+from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
 from soupkitchen.search.phases import in_turn
 from soupkitchen.search.pruning import drop_while_it_helps
 
@@ -45,6 +46,14 @@ class Greedy(Guarded):
     replacement: bool = False
     candidate_scale: Sequence[float] | None = None
     prune: bool = False
+
+    def knowing(self, facts: Facts) -> Greedy:
+        if self.candidate_scale is not None and not facts.weighs:
+            raise ConfigError(
+                "search.candidate_scale: this method does not look at coefficients; leave it null, or take "
+                "another method"
+            )
+        return self
 
     def most(self, runs: int) -> int:
         runs = min(runs, self.candidates or runs)
