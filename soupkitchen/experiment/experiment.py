@@ -38,7 +38,7 @@ from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Facts, Ranked, Search
+from soupkitchen.search import Facts, Search
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.soup.depth import layers
 from soupkitchen.store.digests import digest
