@@ -280,9 +280,9 @@ def test_limits_fall_with_examples_and_rise_with_confidence(seed: int, sample: b
 
 
 def test_the_two_limits_share_the_error() -> None:
-    drawn = np.random.default_rng(11).normal(-0.4, 1, size=300)
-    for bound, lowest in ((0.1, 0), (50.0, 1)):  # the proven limit is the lower one, and the sampled one
-        x, bounds = np.minimum(drawn, bound), np.full(EXAMPLES, bound)
+    drawn, constant = np.random.default_rng(11).normal(-0.4, 1, size=300), np.full(300, -0.5)
+    for x, bound, lowest in ((constant, 0.5, 0), (drawn, 50.0, 1)):  # which of the two is the lower one
+        bounds = np.full(EXAMPLES, bound)
         limits = proven(x, bounds, 0.05 * 0.01).limit(), sampled(x, EXAMPLES, 0.95 * 0.01).limit()
         assert np.argmin(limits) == lowest
         assert upper_limit(x, bounds, 0.01, sample=True) == min(limits)
