@@ -246,8 +246,7 @@ class Experiment:
         return replace(self.method, weights=dict(self.pool.weights))
 
     def _examples_at_most(self, evaluator: Evaluator) -> int:
-        heldout = evaluator.examples.size("heldout") * (
-            len(self.pool) + self.search.most(len(self.pool)) + CONTROLS
-        )
+        models = len(self.pool) + self.search.most(len(self.pool)) + CONTROLS
+        heldout = evaluator.examples.size("heldout") * models
         test = evaluator.examples.size("test") * (2 + CONTROLS) if "test" in evaluator.examples.splits else 0
         return heldout + test
