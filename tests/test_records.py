@@ -290,6 +290,13 @@ def test_an_option_is_a_column_where_runs_differ_in_it_and_no_name_says_so(tmp_p
     assert set(table["search"]) == {"greedy"}
 
 
+def test_scores_have_columns_in_the_order_of_the_groups(tmp_path: Path) -> None:
+    finished(tmp_path / "a", 0.5, "cross_entropy", better=False)
+    finished(tmp_path / "b", 0.5)
+    columns = [column for column in table_of(tmp_path).columns if column.startswith("heldout_")]
+    assert columns == ["heldout_accuracy", "heldout_cross_entropy"]
+
+
 def test_only_runs_that_can_be_compared_make_a_column_of_what_they_differ_in(tmp_path: Path) -> None:
     cooked(tmp_path / "one", 0.1, "linear", top_k=2)
     cooked(tmp_path / "other", 0.1, "linear", top_k=3, **{"task.data.path": "elsewhere"})

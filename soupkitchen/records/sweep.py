@@ -92,7 +92,10 @@ class _Run:
 
 
 def _table(runs: Sequence[_Run]) -> pd.DataFrame:
-    groups = [[run for run in runs if run.kind == kind] for kind in sorted({run.kind for run in runs})]
+    groups = [
+        sorted((run for run in runs if run.kind == kind), key=lambda run: run.place)
+        for kind in sorted({run.kind for run in runs})
+    ]
     options = sorted(
         {option for group in groups for option in _told_apart_by([run.settings for run in group])}
     )
@@ -111,14 +114,12 @@ def _table(runs: Sequence[_Run]) -> pd.DataFrame:
             **asdict(run.costs),
         }
         for group in groups
-        for place, run in enumerate(sorted(group, key=lambda run: run.place), start=1)
+        for place, run in enumerate(group, start=1)
     ]
-    scores = dict.fromkeys(column for run in runs for column in run.soup)
+    scores = dict.fromkeys(column for group in groups for run in group for column in run.soup)
     costs = [cost.name for cost in fields(Costs)]
     columns = ["rank", "run", "task", "data", "metric", *PRESETS, *options, *scores, *costs]
-    return pd.DataFrame(
-        rows, columns=columns, dtype=object
-    )  # so that whole numbers stay so beside empty cells
+    return pd.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay so beside empty cells
 
 
 def _told_apart_by(group: Sequence[Settings]) -> set[str]:
