@@ -154,7 +154,7 @@ class Examples:
         self.reorder(split, order)
 
     def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:
-        """Of each task's examples `among` all, those first that `soup`, and among these `pool`, does worst on."""
+        """Those `among` each task's examples: first what `soup` and, among that, `pool` does worst on."""
         return {
             name: self._hardest(
                 listed, among[name], soup.parts[name], [e.parts[name] for e in pool if not np.isnan(e.score)]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from soupkitchen.evaluation import Stopping
-from soupkitchen.evaluation.examples import Examples, Piece
-from soupkitchen.evaluation.replay import replayed
+from soupkitchen.evaluation.examples import Examples
 from soupkitchen.executors.base import Executor, Request, Scoring
+from soupkitchen.executors.replay import replayed
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
@@ -47,9 +46,7 @@ class Fake(Executor):
             predicted = self.answers(request.recipe, request.split)
         except Exception as error:
             return Scoring(None, error=f"{type(error).__name__}: {error}")
-        bar, split, piece = request.bar, request.split, request.piece or Piece()
-        with self.examples.ordered(split, request.order):
-            stop = None if bar is None else Stopping.of(bar, self.tasks, self.examples, split)
-            evaluation = replayed(predicted, self.tasks, self.examples, split, piece, stop)
-        self.scored.append((request.recipe, evaluation.examples_scored - piece.examples_known))
+        evaluation = replayed(predicted, request, self.tasks, self.examples)
+        known = request.piece.examples_known if request.piece else 0
+        self.scored.append((request.recipe, evaluation.examples_scored - known))
         return Scoring(evaluation, batch_size=self.examples.batch_size)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from soupkitchen.evaluation import Evaluation, Part, Stopping
 from soupkitchen.evaluation.examples import Examples, Piece
-from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.executors.base import Request
 from soupkitchen.metrics import Rows, take
 from soupkitchen.tasks import Several
 
 
 def replayed(
-    predicted: Mapping[str, Rows],
-    tasks: Several,
-    examples: Examples,
-    split: str,
-    piece: Piece,
-    stop: Callable[[Evaluation], Evaluation | None] | None = None,
+    predicted: Mapping[str, Rows], request: Request, tasks: Several, examples: Examples
 ) -> Evaluation:
-    """Goes through a split batch by batch, in the order that it has now, until `stop` says what to end with.
+    """What a request comes to, batch by batch, until its bar says that it is enough.
 
     Args:
         predicted: by task, predictions of all examples in the data's order.
-        stop: asked after each batch, with scores at the most that they can still be.
     """
-    orders, references, size = examples.order(split), examples.references(split), examples.batch_size
+    with examples.ordered(request.split, request.order):
+        return _replayed(predicted, request, tasks, examples)
+
+
+def _replayed(
+    predicted: Mapping[str, Rows], request: Request, tasks: Several, examples: Examples
+) -> Evaluation:
+    split, bar, piece, size = request.split, request.bar, request.piece or Piece(), examples.batch_size
+    orders, references = examples.order(split), examples.references(split)
+    stop = None if bar is None else Stopping.of(bar, tasks, examples, split)
 
     def part(name: str, done: int) -> Part:
         metric, order = tasks.tasks[name].metric, orders[name]
