@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.boundary import Boundary
-from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.examples import Examples, Listed, Piece
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows, take
@@ -141,9 +141,13 @@ class Evaluator:
         return {name: prepared.data for name, prepared in self._splits[split].items()}
 
     def score(
-        self, split: str, stop: Stop | None = None, progress: Progress = lambda done, total: None
+        self,
+        split: str,
+        stop: Stop | None = None,
+        progress: Progress = lambda done, total: None,
+        piece: Piece | None = None,
     ) -> Evaluation:
-        """Scores the live model on `split`, until `stop` says that it is enough.
+        """Scores the live model on `split`, or a piece of it, until `stop` says that it is enough.
 
         Where memory runs out, batches are halved from then on.
 
@@ -155,10 +159,10 @@ class Evaluator:
         def attempt(batch_size: int) -> Evaluation:
             log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
             self.examples.batch_size = batch_size
-            return self._score(split, stop, progress, started)
+            return self._score(split, stop, progress, piece or Piece(), started)
 
         try:
-            return self._score(split, stop, progress, started)
+            return self._score(split, stop, progress, piece or Piece(), started)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -177,15 +181,17 @@ class Evaluator:
             raise
 
     @torch.inference_mode()
-    def _score(self, split: str, stop: Stop | None, progress: Progress, started: float) -> Evaluation:
+    def _score(
+        self, split: str, stop: Stop | None, progress: Progress, piece: Piece, started: float
+    ) -> Evaluation:
         prepared = self._splits[split]
-        parts = {name: _nothing_scored(one) for name, one in prepared.items()}
-        done, total = 0, self.examples.size(split)
+        parts = {name: _known(one, piece.known.get(name, ())) for name, one in prepared.items()}
+        done, total = 0, self.examples.size(split) - piece.examples_known
         for name, one in prepared.items():
             metric, values, references = one.task.metric, parts[name].values, one.listed.references
             weights, total_of_task = metric.weights(references), len(references)
-            predictions: list[Any] = []
-            for outputs in self._outputs(one):
+            predictions = list(piece.known.get(name, ()))
+            for outputs in self._outputs(one, *piece.bounds(name, total_of_task)):
                 batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
                 predictions += list(outputs)
                 done += len(outputs)
@@ -194,23 +200,21 @@ class Evaluator:
                     values[batch] = metric.per_example(outputs, take(references, batch))
                 if stop is not None and values is not None and done < total:
                     parts[name] = Part.so_far(metric, values, weights, len(predictions), total_of_task)
-                    ended = stop(self._evaluation(split, parts, False, started))
-                    if ended is not None:
-                        return ended
-            parts[name] = _all_scored(one, predictions, values)
-        return self._evaluation(split, parts, True, started)
+                    now = Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
+                    if (ended := stop(now)) is not None:
+                        known = _known(one, predictions, values)
+                        told = replace(ended.parts[name], predictions=known.predictions, order=known.order)
+                        return replace(ended, parts={**ended.parts, name: told})
+            parts[name] = _known(one, predictions, values)
+        return Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
 
-    def _evaluation(
-        self, split: str, parts: Mapping[str, Part], complete: bool, started: float
-    ) -> Evaluation:
-        score = self.tasks.score({name: part.score for name, part in parts.items()})
-        return Evaluation(split, score, dict(parts), complete, time.perf_counter() - started)
-
-    def _outputs(self, prepared: _Prepared) -> Iterator[Rows]:
-        """The predictions, batch by batch, gathered from all processes."""
-        now = self.examples.batch_size, prepared.listed.order
+    def _outputs(self, prepared: _Prepared, start: int, end: int) -> Iterator[Rows]:
+        """The predictions of some places of the order, batch by batch, gathered from all processes."""
+        if start == end:
+            return
+        now = self.examples.batch_size, prepared.listed.order[start:end]
         if prepared.loader is None or prepared.loaded is None or not _same(prepared.loaded, now):
-            prepared.loader, prepared.loaded = self._loader(prepared), now
+            prepared.loader, prepared.loaded = self._loader(prepared, now[1]), now
         for batch in prepared.loader:
             self._boundary.forget()
             predictions = _numbers(self._step(prepared.task, batch), self._boundary.finite)
@@ -245,9 +249,9 @@ class Evaluator:
             data = data.remove_columns(column)
         return _Prepared(task, data, Listed(references, lengths))
 
-    def _loader(self, prepared: _Prepared) -> DataLoader:
+    def _loader(self, prepared: _Prepared, chosen: np.ndarray) -> DataLoader:
         loader = DataLoader(
-            prepared.data.select(prepared.listed.order),
+            prepared.data.select(chosen),
             batch_size=self.examples.batch_size,
             shuffle=False,
             num_workers=self._workers,
@@ -262,17 +266,13 @@ def _same(loaded: tuple[int, np.ndarray], now: tuple[int, np.ndarray]) -> bool:
     return loaded[0] == now[0] and (loaded[1] is now[1] or np.array_equal(loaded[1], now[1]))
 
 
-def _nothing_scored(prepared: _Prepared) -> Part:
-    metric, references = prepared.task.metric, prepared.listed.references
-    values = np.full(len(references), metric.best) if metric.is_mean else None
-    return Part.so_far(metric, values, metric.weights(references), 0, len(references))
-
-
-def _all_scored(prepared: _Prepared, predictions: list[Any], values: np.ndarray | None) -> Part:
-    back = np.argsort(prepared.listed.order)
-    in_order = [predictions[index] for index in back]
-    rows = np.stack(in_order) if isinstance(in_order[0], (np.ndarray, np.generic)) else in_order
-    return Part.whole(prepared.task.metric, rows, prepared.listed.references, values)
+def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = None) -> Part:
+    """What is known when `predictions` are, those of the first examples in the order of scoring."""
+    stacked = len(predictions) and isinstance(predictions[0], (np.ndarray, np.generic))
+    rows = np.stack(list(predictions)) if stacked else predictions
+    return Part.of_first(
+        prepared.task.metric, rows, prepared.listed.references, prepared.listed.order, values
+    )
 
 
 def _numbers(predictions: Predictions, finite: bool) -> Predictions:

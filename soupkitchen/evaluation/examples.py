@@ -6,12 +6,13 @@ example is padded depends on the others of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from soupkitchen.evaluation.outcome import Evaluation
+from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows
 
 BUCKET = 4
@@ -21,6 +22,29 @@ _SEED = 0
 
 Order = Mapping[str, np.ndarray]
 """For each task, the numbers of its examples in the order in which they are scored."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """That a split is scored in pieces: where one begins and ends in the order of each task's examples.
+
+    Batches begin anew with each piece.
+
+    Attributes:
+        known: for each task, predictions of the first examples of the order; these are not scored again.
+        limit: for each task, how many examples of the order are known afterwards; None for all.
+    """
+
+    known: Mapping[str, Rows] = field(default_factory=dict, repr=False)
+    limit: Mapping[str, int] | None = None
+
+    def bounds(self, name: str, size: int) -> tuple[int, int]:
+        """Of a task with so many examples, which places of the order are scored: from one up to another."""
+        return len(self.known.get(name, ())), size if self.limit is None else self.limit[name]
+
+    @property
+    def examples_known(self) -> int:
+        return sum(map(len, self.known.values()))
 
 
 @dataclass
@@ -83,6 +107,17 @@ class Examples:
         for name, listed in self.splits[split].items():
             listed.order = order[name]
 
+    @contextmanager
+    def ordered(self, split: str, order: Order | None) -> Iterator[None]:
+        """Has the examples of the split in the given order for a while; None for the order that they have."""
+        before = self.order(split)
+        if order is not None:
+            self.reorder(split, order)
+        try:
+            yield
+        finally:
+            self.reorder(split, before)
+
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
         """For each task, the examples of each batch, in the order in which batches are scored."""
         return {
@@ -98,19 +133,10 @@ class Examples:
         """
         order = self.order(split)
         for name, listed in self.splits[split].items():
-            values = [e.parts[name].values for e in pool if not np.isnan(e.score)]
-            known = [v for v in values if v is not None]
-            by_soup = soup.parts[name].values
-            if not known or by_soup is None:
-                continue
-            hardest = np.argsort(by_soup + np.mean(known, axis=0), kind="stable")
-            if listed.lengths is not None:
-                size = BUCKET * self.batch_size
-                buckets = [hardest[start : start + size] for start in range(0, len(hardest), size)]
-                lengths = listed.lengths
-                hardest = np.concatenate([b[np.argsort(-lengths[b], kind="stable")] for b in buckets])
-            order[name] = hardest
-            self.arranged.add(split)
+            known = [e.parts[name] for e in pool if not np.isnan(e.score)]
+            if known and all(part.values is not None for part in (soup.parts[name], *known)):
+                order[name] = self._hardest(listed, listed.order, soup.parts[name], known)
+                self.arranged.add(split)
         self.reorder(split, order)
 
     def shuffle(self, split: str, soup: Evaluation) -> None:
@@ -126,6 +152,24 @@ class Examples:
                 self.arranged.add(split)
                 self.shuffled.add(split)
         self.reorder(split, order)
+
+    def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:
+        """Those `among` each task's examples: first what `soup` and, among that, `pool` does worst on."""
+        return {
+            name: self._hardest(
+                listed, among[name], soup.parts[name], [e.parts[name] for e in pool if not np.isnan(e.score)]
+            )
+            for name, listed in self.splits[split].items()
+        }
+
+    def _hardest(self, listed: Listed, among: np.ndarray, soup: Part, pool: Sequence[Part]) -> np.ndarray:
+        among = np.sort(among)
+        hardest = among[np.argsort(_ease(soup, pool)[among], kind="stable")]
+        if listed.lengths is None:
+            return hardest
+        size, lengths = BUCKET * self.batch_size, listed.lengths
+        buckets = [hardest[start : start + size] for start in range(0, len(hardest), size)]
+        return np.concatenate([hardest[:0], *(b[np.argsort(-lengths[b], kind="stable")] for b in buckets)])
 
     def hardest_first(self, split: str, soup: Evaluation) -> None:
         """Puts the batches first that `soup` does worst on; which examples are scored together stays.
@@ -145,3 +189,19 @@ class Examples:
                 batches = [*first, *batches[len(full) :]]
             order[name] = np.concatenate(batches)
         self.reorder(split, order)
+
+
+def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
+    """How well `soup`, and the pool on average, do on each example: float64 (examples,), the least first.
+
+    Where some of the pool have not scored an example, one more counts that does on it as all do on
+    average: otherwise one wrong answer would outweigh what many have shown.
+    """
+    assert soup.values is not None
+    scored = np.stack([part.scored for part in pool])
+    values = np.where(scored, np.stack([part.values for part in pool if part.values is not None]), 0.0)
+    number, total = scored.sum(axis=0), values.sum(axis=0)
+    missing = number < len(pool)
+    average = total.sum() / number.sum()
+    mean: np.ndarray = np.where(missing, total + average, total) / (number + missing)
+    return soup.values + mean

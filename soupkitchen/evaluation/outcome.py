@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.metrics import Rows, TaskMetric, take
+from soupkitchen.tasks import Several
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class Part:
         values: float64 (examples,), what each example adds to the score, higher better and in
             the data's order; the best possible where an example is not scored yet. None
             for a metric that is no mean.
-        predictions: one entry for each example, in the data's order; empty until all are scored.
+        predictions: one entry for each example that is scored: in the data's order where all are, else in
+            that of `order`.
         examples_scored: how many.
         examples_total: of how many.
+        order: int64 (examples_scored,), the numbers of those that are scored; None where all are.
     """
 
     score: float
@@ -30,6 +33,7 @@ class Part:
     predictions: Rows = field(repr=False)
     examples_scored: int
     examples_total: int
+    order: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def so_far(
@@ -57,6 +61,39 @@ class Part:
             score = metric.of_values(values, metric.weights(references))
         return cls(score, values, predictions, len(references), len(references))
 
+    @classmethod
+    def of_first(
+        cls,
+        metric: TaskMetric,
+        predictions: Rows,
+        references: Rows,
+        order: np.ndarray,
+        values: np.ndarray | None = None,
+    ) -> Part:
+        """What is known when `predictions` are, those of the first examples of `order`.
+
+        Args:
+            values: those of all examples so far, the best possible for the rest, where known.
+        """
+        done, total = len(predictions), len(references)
+        if done == total:
+            return cls.whole(metric, take(predictions, np.argsort(order)), references, values)
+        scored = order[:done]
+        if values is None and metric.is_mean:
+            values = np.full(total, metric.best)
+            if done:
+                values[scored] = metric.per_example(predictions, take(references, scored))
+        part = cls.so_far(metric, values, metric.weights(references), done, total)
+        return replace(part, predictions=predictions, order=scored)
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Which examples are scored: bool (examples,), in the data's order."""
+        known = np.full(self.examples_total, self.order is None)
+        if self.order is not None:
+            known[self.order] = True
+        return known
+
 
 StoppedBy = Literal["", "exact", "confidence"]
 """What ended an evaluation before all was scored: that no outcome of the rest could change the decision, or
@@ -83,6 +120,13 @@ class Evaluation:
     complete: bool = True
     seconds: float = 0.0
     stopped_by: StoppedBy = ""
+
+    @classmethod
+    def of(cls, split: str, parts: Mapping[str, Part], tasks: Several, seconds: float = 0.0) -> Evaluation:
+        """That of its parts: complete where each is."""
+        score = tasks.score({name: part.score for name, part in parts.items()})
+        complete = all(part.examples_scored == part.examples_total for part in parts.values())
+        return cls(split, score, dict(parts), complete, seconds)
 
     @property
     def examples_scored(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soupkitchen.evaluation import Bar, Evaluation
-from soupkitchen.evaluation.examples import Order
+from soupkitchen.evaluation.examples import Order, Piece
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
 
@@ -23,6 +23,7 @@ class Request:
         bar: what has to be reached for the rest of the examples to matter; None for all of them.
         growing: whether requests follow that share all ingredients but the last.
         again: whether requests follow that merge the same ingredients with other coefficients.
+        piece: of the split, where it is scored in pieces; None for all of it at once.
     """
 
     what: str
@@ -33,6 +34,7 @@ class Request:
     batch_size: int = 0
     growing: bool = False
     again: bool = False
+    piece: Piece | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

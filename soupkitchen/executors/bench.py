@@ -50,18 +50,17 @@ class Bench:
             SoupkitchenError: for what the user can put right.
         """
         recipe, split = request.recipe, request.split
-        if request.order is not None:
-            self.evaluator.examples.reorder(split, request.order)
+        examples = self.evaluator.examples
         if request.batch_size:
-            self.evaluator.examples.batch_size = request.batch_size
+            examples.batch_size = request.batch_size
         bar = request.bar
         try:
             started = time.perf_counter()
             self.fill(recipe, request.growing, request.again)
             seconds = time.perf_counter() - started
-            evaluator = self.evaluator
-            stop = None if bar is None else Stopping.of(bar, evaluator.tasks, evaluator.examples, split)
-            evaluation = evaluator.score(split, stop, self._announce(request.what))
+            with examples.ordered(split, request.order):
+                stop = None if bar is None else Stopping.of(bar, self.evaluator.tasks, examples, split)
+                evaluation = self.evaluator.score(split, stop, self._announce(request.what), request.piece)
         except Exception as error:  # a forward pass may raise anything
             check_unchanged(recipe, self.mixer.pool)
             if _of_the_machine(error):
@@ -71,8 +70,8 @@ class Bench:
                 ) from error
             if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
                 raise
-            return Scoring(None, error=_first_line(error), batch_size=self.evaluator.examples.batch_size)
-        return Scoring(evaluation, seconds, self.evaluator.examples.batch_size)
+            return Scoring(None, error=_first_line(error), batch_size=examples.batch_size)
+        return Scoring(evaluation, seconds, examples.batch_size)
 
 
 def _of_the_machine(error: BaseException) -> bool:

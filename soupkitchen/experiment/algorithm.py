@@ -13,7 +13,7 @@ from itertools import groupby
 from soupkitchen.errors import CandidateError, GuaranteeError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.judge import Judge, Verdict
-from soupkitchen.experiment.ranking import Ranking, arranged
+from soupkitchen.experiment.ranking import Ranking, arranged, scored_again
 from soupkitchen.experiment.scores import Scored
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.search import Mixture, Search, Trial
@@ -28,6 +28,8 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     if judge.early_stopping and search.guaranteed:
         at_random = judge.confidence is not None
         ranking = arranged(ranking, judge.scores, judge.recipes, at_random)
+    elif ranking.in_pieces:
+        ranking = scored_again(ranking, judge.scores, judge.recipes)
     pool = ranking.runs
     soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []

@@ -29,10 +29,10 @@ def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_
         (f"uniform_top_{len(top)}", "uniform", recipes.uniform(top)),
         *((name, "single", [recipes.single(name)]) for name in ranking.names),
     ]
-    if ranking.listed:  # runs that were not scored stay so
-        models = [model for model in models if model[1] != "single" or model[0] == best_first[0]]
-        for run in ranking.best_first[1:]:
-            steps.listed(run.name, run.score)
+    for run in ranking.best_first[1:]:  # runs that were not scored, or not in full, stay so
+        if ranking.listed or run.partial:
+            models = [model for model in models if model[1] != "single" or model[0] != run.name]
+            steps.unscored(run.name, "listed" if ranking.listed else "partial", run.score)
     for model, kind, alternatives in models:
         scored = {}
         try:

@@ -29,7 +29,8 @@ from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.controls import CONTROLS, final_table
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.ranking import by_list, by_scoring, steps_of, unscored
+from soupkitchen.experiment.partial_ranking import by_part
+from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
@@ -39,6 +40,7 @@ from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
 from soupkitchen.search import Facts, Search
+from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.soup.depth import layers
 from soupkitchen.store.digests import digest
@@ -94,11 +96,7 @@ class Experiment:
         search = self._search(method)
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
-        if self.pool.trust_scores and tasks.aggregate == "normalized":
-            raise ConfigError(
-                "task.aggregate=normalized needs the scores of all single runs, which pool.trust_scores=true "
-                "does not find out: choose mean or min, or leave trust_scores false"
-            )
+        check_ranking(self.search.ranking, self.pool, tasks, method)
         splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
@@ -145,7 +143,8 @@ class Experiment:
         steps = Steps(scores, self.search.rule.text)
         dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
         recipes = Recipes(method, dtype, steps_of(pool))
-        ranking = (by_list if pool.trust_scores else by_scoring)(pool, scores, recipes, steps)
+        told, share = (pool, scores, recipes, steps), share_of(self.search.ranking)
+        ranking = by_list(*told) if pool.trust_scores else by_part(*told, share)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
         judge = Judge(
             search.rule,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from soupkitchen.checkpoints import Pool
 from soupkitchen.checkpoints.steps import training_step
@@ -15,7 +16,11 @@ from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
+from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.merging.weights import ByScore, parsed
 from soupkitchen.search import Ranked, rank
+from soupkitchen.search.rules import share_of
+from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +34,17 @@ class Ranking:
 
     Attributes:
         runs: scores are higher better.
-        singles: evaluations of the runs that were scored.
+        singles: evaluations of the runs that were scored, by name.
         best: the best score of these.
         listed: whether the scores came with the runs, and only the best was scored.
+        in_pieces: whether they were scored in other batches than candidates will be.
     """
 
     runs: Sequence[Ranked]
-    singles: Sequence[Evaluation]
+    singles: Mapping[str, Evaluation]
     best: float
     listed: bool = False
+    in_pieces: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -46,6 +53,35 @@ class Ranking:
     @property
     def best_first(self) -> list[Ranked]:
         return rank(self.runs)
+
+
+def check_ranking(
+    ranking: str | Mapping[str, Any], pool: Pool, tasks: Several, method: MergeMethod | StackMethod
+) -> None:
+    """Checks that nothing needs scores that the ranking does not find out.
+
+    Raises:
+        ConfigError: where something does.
+    """
+    normalized = tasks.aggregate == "normalized"
+    if pool.trust_scores and normalized:
+        raise ConfigError(
+            "task.aggregate=normalized needs the scores of all single runs, which pool.trust_scores=true "
+            "does not find out: choose mean or min, or leave trust_scores false"
+        )
+    if share_of(ranking) is None:
+        return
+    others = {
+        "pool.trust_scores=true takes those of the list": pool.trust_scores,
+        "task.aggregate=normalized needs those on all of it": normalized,
+        "method.weights={by: score, …} needs those on all of it": isinstance(parsed(method.weights), ByScore),
+    }
+    for said, is_so in others.items():
+        if is_so:
+            raise ConfigError(
+                "search.ranking={examples: …} finds out most runs' scores on a part of the held-out data "
+                f"only, and {said}: leave search.ranking=full, or change the other option"
+            )
 
 
 def unscored(pool: Pool) -> list[Ranked]:
@@ -94,7 +130,7 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
     ]
     if all(math.isnan(run.score) for run in runs):
         raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
-    return Ranking(runs, [scored.evaluation for scored in singles.values()], rank(runs)[0].score)
+    return Ranking(runs, {name: one.evaluation for name, one in singles.items()}, rank(runs)[0].score)
 
 
 def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
@@ -127,32 +163,45 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
         steps.shown(best),
     )
     steps.ranked(best)
-    return Ranking(runs, [best.evaluation], best.evaluation.score, listed=True)
+    return Ranking(runs, {first: best.evaluation}, best.evaluation.score, listed=True)
 
 
 def arranged(ranking: Ranking, scores: Scores, recipes: Recipes, at_random: bool = False) -> Ranking:
     """Has what most runs get wrong scored first, and the best runs scored again in these batches.
 
     Or has all scored in an order drawn `at_random`.
+    """
+    best = ranking.best_first[0].name
+    start = scores.score(Request("starting", recipes.single(best)))
+    if at_random:
+        scores.examples.shuffle("heldout", start.evaluation)
+    else:
+        scores.examples.arrange("heldout", start.evaluation, list(ranking.singles.values()))
+    if "heldout" not in scores.examples.arranged:
+        return ranking
+    return scored_again(ranking, scores, recipes)
+
+
+def scored_again(ranking: Ranking, scores: Scores, recipes: Recipes) -> Ranking:
+    """The ranking with the best runs scored in the batches that there are now.
 
     A candidate and what it is compared with are scored in the same batches: numbers that
     differ only because examples were padded otherwise decide nothing.
     """
-    best, *others = ranking.best_first
-    start = scores.score(Request("starting", recipes.single(best.name)))
-    if at_random:
-        scores.examples.shuffle("heldout", start.evaluation)
-    else:
-        scores.examples.arrange("heldout", start.evaluation, ranking.singles)
-    binary = all(task.metric.binary for task in scores.tasks.tasks.values())
-    if "heldout" not in scores.examples.arranged or binary:
+    if scores.tasks.binary:
         return ranking
-    near = -1 if ranking.listed else abs(best.score) * _NEAR  # others of a list were not scored
     again = {}
-    for run in (best, *(run for run in others if best.score - run.score <= near)):
-        request = Request(f"starting ({run.name})", recipes.single(run.name))
-        again[run.name] = scores.score(request, anew=True).evaluation.score
+    for run in ranking.best_first:
+        single = ranking.singles.get(run.name)
+        if single and single.complete and ranking.best - single.score <= margin(ranking.best):
+            request = Request(f"starting ({run.name})", recipes.single(run.name))
+            again[run.name] = scores.score(request, anew=True).evaluation.score
     runs = ranking.runs
     if not ranking.listed:
         runs = [replace(run, score=again.get(run.name, run.score)) for run in runs]
-    return Ranking(runs, ranking.singles, max(again.values()), ranking.listed)
+    return replace(ranking, runs=runs, best=max(again.values()))
+
+
+def margin(score: float) -> float:
+    """How far below `score`, the best, a run may be that is the best in other batches."""
+    return abs(score) * _NEAR

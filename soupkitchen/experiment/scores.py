@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from soupkitchen.errors import CandidateError, CheckpointError, DataError
-from soupkitchen.evaluation import Evaluation, Part
+from soupkitchen.evaluation import Evaluation
 from soupkitchen.evaluation.examples import Examples, Order
 from soupkitchen.executors import Executor, Request, Scoring
+from soupkitchen.executors.replay import replayed
+from soupkitchen.experiment.kept import Known, asked, entry, evaluation_of, outputs_of, stopped
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.metrics import Rows
 from soupkitchen.search.rules import OnError
@@ -33,6 +34,7 @@ class Scored:
         merge_seconds: reading, merging and filling the model.
         cached: whether it was known from before.
         order: for each task, the order in which the examples were scored.
+        known: how many examples were known before, of a split that is scored in pieces.
     """
 
     recipe: Recipe
@@ -40,24 +42,12 @@ class Scored:
     merge_seconds: float
     cached: bool
     order: Order = field(repr=False)
+    known: int = 0
 
-
-class Known(Protocol):
-    """What evaluations are known by; `evaluation.Identity` is one."""
-
-    def asked(self, recipe: Recipe, split: str) -> str:
-        """A digest of what is scored, on what."""
-        ...
-
-    def predictions(self, recipe: Recipe, split: str) -> str:
-        """A digest of all that predictions depend on."""
-        ...
-
-    def check(self, recipe: Recipe) -> None:
-        """Raises:
-        CheckpointError: where the files that a recipe is known by have changed since.
-        """
-        ...
+    @property
+    def examples_scored(self) -> int:
+        """How many examples were scored for it."""
+        return 0 if self.cached else self.evaluation.examples_scored - self.known
 
 
 class Scores:
@@ -120,8 +110,10 @@ class Scores:
                 known = remembered or self._recalled(request) or self._cached(request)
                 if known is None and running is None:
                     now = self.examples.order(request.split), self.examples.batch_size
-                    asked = [replace(one, order=now[0], batch_size=now[1]) for one in some[number:]]
-                    running = self.executor.score(asked)
+                    wanted = [
+                        replace(one, order=one.order or now[0], batch_size=now[1]) for one in some[number:]
+                    ]
+                    running = self.executor.score(wanted)
                 scoring = None if running is None else next(running)
                 yield known or self._taken(request, scoring)
 
@@ -153,43 +145,51 @@ class Scores:
         """What the journal says of an earlier scoring; None where that has not happened yet."""
         if not self.ledger.replaying:
             return None
-        recipe, split = request.recipe, request.split
-        event = self.ledger.recall_scoring(self.identity.asked(recipe, split), split)
+        event = self.ledger.recall_scoring(asked(request, self.identity), request.split)
         if event["event"] == "error":
             return CandidateError(event["reason"])
-        order = self.examples.order(split)
         self._shrink(event["batch_size"])
         evaluation = self._evaluation_of(event, request)
-        scored = Scored(recipe, evaluation, event["merge_seconds"], event["cached"], order)
-        return self._remember(scored)
+        return self._remember(self._scored(request, evaluation, event["merge_seconds"], event["cached"]))
 
     def _evaluation_of(self, event: Event, request: Request) -> Evaluation:
-        split, seconds = request.split, event["eval_seconds"]
-        if not event["complete"]:
-            sizes = self.examples.sizes(split)
-            parts = {
-                name: Part(score, None, (), number, sizes[name])
-                for name, (score, number) in event["parts"].items()
-            }
-            return Evaluation(split, event["score"], parts, False, seconds, event.get("stopped_by", "exact"))
+        split = request.split
+        told = {"seconds": event["eval_seconds"], "stopped_by": event.get("stopped_by", "")}
+        if not event["complete"] and request.piece is None:
+            return stopped(event, split, self.examples.sizes(split))
         outputs = self._own.get(event["predictions"]) if self._own else None
         if outputs is not None:
-            return replace(self._evaluation(split, outputs), seconds=seconds)
-        again = replace(request, bar=None, order=self.examples.order(split))
+            return replace(self._evaluation(split, outputs), **told)
+        limit = {name: number for name, (_, number) in event["parts"].items()}
+        piece = request.piece and replace(request.piece, limit=limit)
+        again = replace(request, bar=None, order=request.order or self.examples.order(split), piece=piece)
         (scoring,) = self.executor.score([again])  # damaged: scored again, as it was scored before
         if scoring.evaluation is None:
             raise CheckpointError(f"{request.what}: {scoring.error}")
-        return replace(scoring.evaluation, seconds=seconds)
+        return replace(scoring.evaluation, **told)
 
     def _cached(self, request: Request) -> Scored | None:
         if self._shared is None:
             return None
-        outputs = self._shared.get(self.identity.predictions(request.recipe, request.split))
-        if outputs is None:
+        evaluation = self._in_pieces(request)
+        if evaluation is None:
+            outputs = self._shared.get(entry(request, self.identity, self.examples))
+            if outputs is None:
+                return None
+            evaluation = self._evaluation(request.split, outputs)
+            if request.bar and not evaluation.complete:
+                evaluation = replace(evaluation, stopped_by="exact")
+        return self._note(self._scored(request, evaluation, cached=True), request)
+
+    def _in_pieces(self, request: Request) -> Evaluation | None:
+        """What scoring a piece comes to, where all was scored at once before.
+
+        That was in other batches: only what is right or wrong is taken from there.
+        """
+        if self._shared is None or request.piece is None or not self.tasks.binary:
             return None
-        order = self.examples.order(request.split)
-        evaluation = self._evaluation(request.split, outputs)
-        return self._note(Scored(request.recipe, evaluation, 0.0, cached=True, order=order), request.what)
+        outputs = self._shared.get(self.identity.predictions(request.recipe, request.split))
+        return None if outputs is None else replayed(outputs, request, self.tasks, self.examples)
 
     def _taken(self, request: Request, scoring: Scoring | None) -> Scored | CandidateError:
         assert scoring is not None
@@ -198,28 +198,33 @@ class Scores:
                 raise CheckpointError(
                     f"{request.what}: {scoring.error}; search.on_error=skip goes on without it"
                 )
-            key = self.identity.asked(request.recipe, request.split)
-            event = {"key": key, "split": request.split, "what": request.what}
+            event = {"key": asked(request, self.identity), "split": request.split, "what": request.what}
             return CandidateError(scoring.error, event)
-        order = self.examples.order(request.split)
+        scored = self._scored(request, scoring.evaluation, scoring.merge_seconds)
         self._shrink(scoring.batch_size)
-        scored = Scored(request.recipe, scoring.evaluation, scoring.merge_seconds, False, order)
-        return self._note(scored, request.what)
+        return self._note(scored, request)
 
-    def _note(self, scored: Scored, what: str) -> Scored:
+    def _scored(
+        self, request: Request, evaluation: Evaluation, merge_seconds: float = 0.0, cached: bool = False
+    ) -> Scored:
+        order = request.order or self.examples.order(request.split)
+        known = request.piece.examples_known if request.piece else 0
+        return Scored(request.recipe, evaluation, merge_seconds, cached, order, known)
+
+    def _note(self, scored: Scored, request: Request) -> Scored:
         """Has the journal say what was scored, and keeps the predictions that it refers to."""
-        recipe, evaluation = scored.recipe, scored.evaluation
+        recipe, evaluation, what = scored.recipe, scored.evaluation, request.what
         self.identity.check(recipe)
-        split, entry = evaluation.split, None
-        if evaluation.complete and (self._own or self._shared):
-            entry = self.identity.predictions(recipe, split)
-            outputs = {name: part.predictions for name, part in evaluation.parts.items()}
+        split, kept_as = evaluation.split, None
+        if (evaluation.complete or request.piece) and (self._own or self._shared):
+            kept_as = entry(request, self.identity, self.examples)
+            outputs = outputs_of(evaluation)
             if self._own:
-                self._own.write(entry, outputs, f"{what}, {split}")
+                self._own.write(kept_as, outputs, f"{what}, {split}")
             if self._shared and not scored.cached:
-                self._shared.put(entry, outputs, f"{what}, {split}")
+                self._shared.put(kept_as, outputs, f"{what}, {split}")
         self.ledger.scored(
-            key=self.identity.asked(recipe, split),
+            key=asked(request, self.identity),
             split=split,
             what=what,
             recipe=recipe.to_data(),
@@ -231,7 +236,7 @@ class Scores:
             merge_seconds=scored.merge_seconds,
             eval_seconds=evaluation.seconds,
             parts={name: [part.score, part.examples_scored] for name, part in evaluation.parts.items()},
-            predictions=entry,
+            predictions=kept_as,
         )
         return self._remember(scored)
 
@@ -247,7 +252,4 @@ class Scores:
             self.examples.batch_size = batch_size
 
     def _evaluation(self, split: str, outputs: Mapping[str, Rows]) -> Evaluation:
-        parts = {}
-        for name, references in self.examples.references(split).items():
-            parts[name] = Part.whole(self.tasks.tasks[name].metric, outputs[name], references)
-        return Evaluation(split, self.tasks.score({name: p.score for name, p in parts.items()}), parts)
+        return evaluation_of(outputs, split, self.tasks, self.examples.references(split))

@@ -41,6 +41,17 @@ class Steps:
         nan = math.isnan(scored.evaluation.score)
         self._ledger.step(self._step("rank", name, scored, **(_error(_NAN) if nan else {})))
 
+    def ranked_in_part(self, scored: Scored, on_part: float) -> None:
+        """A run on a part of the examples, or on the rest of them."""
+        (name,) = scored.recipe.ingredients
+        self._scores.refuse_nan(name, scored)
+        told: dict[str, Any] = {} if scored.known else {"score_on_part": self.tasks.shown(on_part)}
+        if not scored.known and not scored.evaluation.complete:
+            told["stopped_early"] = False
+        if math.isnan(scored.evaluation.score):
+            told |= _error(_NAN)
+        self._ledger.step(self._step("rank", name, scored, **told))
+
     def started(self, name: str, scored: Scored) -> None:
         """What the search starts as."""
         size = len(scored.recipe.ingredients)
@@ -120,9 +131,9 @@ class Steps:
         )
         self._ledger.entry(entry)
 
-    def listed(self, name: str, score: float) -> None:
-        """A run whose score came with the list of runs."""
-        self._ledger.entry(Entry(name, "listed", (name,), score))
+    def unscored(self, name: str, kind: str, score: float) -> None:
+        """A run whose score came with the list of runs, or is of a part of the examples."""
+        self._ledger.entry(Entry(name, kind, (name,), score))
 
     def shown(self, scored: Scored, metric: bool = True) -> str:
         """A score in words."""
@@ -145,7 +156,7 @@ class Steps:
             score_at_most=None if evaluation.complete else score,
             ingredients=scored.recipe.ingredients,
             coefficients=scored.recipe.coefficients,
-            examples_scored=0 if scored.cached else evaluation.examples_scored,
+            examples_scored=scored.examples_scored,
             examples_total=evaluation.examples_total,
             stopped_early=not evaluation.complete,
             stopped_by=evaluation.stopped_by,

@@ -134,7 +134,11 @@ RANGE = Kind(
     "two numbers, the lower first",
     lambda v: _is_list(v) and len(v) == 2 and all(map(is_number, v)) and v[0] < v[1],
 )
-_GUARDED = {"accept": ANYTHING, "on_error": choice("skip", "stop")}
+RANKING = Kind(
+    "choose full, or {examples: …} with a share of the held-out data above 0 and below 1",
+    lambda v: v == "full" or (MAPPING.fits(v) and list(v) == ["examples"] and INSIDE.fits(v["examples"])),
+)
+_GUARDED = {"accept": ANYTHING, "on_error": choice("skip", "stop"), "ranking": RANKING}
 _RUNS = {
     "exclude": TEXTS,
     "base": or_null(TEXT),

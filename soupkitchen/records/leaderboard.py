@@ -19,7 +19,8 @@ class Entry:
     """One model. `score`, `test_score` and the interval are higher better; tables turn them back.
 
     Attributes:
-        kind: "single", "uniform", "soup", or "listed" for a run whose score is not ours.
+        kind: "single", "uniform", "soup"; "partial" for a run whose score is of a part of the held-out data,
+            or "listed" for one whose score is not ours.
         interval: 95 % bootstrap interval of the held-out score.
         tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
     """
@@ -64,7 +65,7 @@ def ranking(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFrame:
         (entry.score for entry in entries if entry.kind == "single" and entry.score == entry.score),
         default=float("nan"),
     )
-    kinds = ("soup", "single", "uniform", "listed")
+    kinds = ("soup", "single", "uniform", "partial", "listed")
     worst = float("-inf")
     ordered = sorted(
         entries,

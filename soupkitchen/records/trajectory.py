@@ -27,6 +27,9 @@ class Step:
             empty where nothing was decided.
         split: "heldout" or "test".
         score: empty where it was not needed, or not found out in full.
+        score_on_part: of a run that is ranked by a part of the examples (``search.ranking``), on that part.
+            Where it might be the best, a second row says what it scores on all, or at most; that has
+            scored the rest only.
         score_at_most: for a candidate that was not scored in full, what its score can be at
             most (at least, for a loss), or with confidence: too little to be kept.
         best_before: the soup's score before this step.
@@ -57,6 +60,7 @@ class Step:
     split: str = "heldout"
     metric: str = ""
     score: float | None = None
+    score_on_part: float | None = None
     score_at_most: float | None = None
     best_before: float | None = None
     gain: float | None = None
@@ -80,7 +84,7 @@ class Step:
     tasks: Mapping[str, float] = field(default_factory=dict)
 
 
-_ADDED = ("coefficients", "stopped_by")
+_ADDED = ("coefficients", "score_on_part", "stopped_by")
 """Entries that journals of earlier versions lack."""
 
 COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))

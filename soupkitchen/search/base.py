@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soupkitchen.options import check_fields
-from soupkitchen.search.rules import AcceptRule, OnError
+from soupkitchen.search.rules import AcceptRule, OnError, Ranking
 
 Coefficient = float | tuple[float, ...]
 """What an ingredient counts; or what it counts in each part of the model's depth, the first layers first."""
@@ -25,11 +25,13 @@ class Ranked:
     Attributes:
         score: its own held-out score, higher better; of a part of the examples where no more was scored.
         step: the training step that it is a checkpoint of; None where that is not known.
+        partial: whether the score is of a part of the examples.
     """
 
     name: str
     score: float
     step: int | None = None
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ class Search:
     Where it has not, as where every run is taken, what cannot be scored ends the run.
     """
 
+    ranking: Ranking = "full"
+    """How the pool is ranked before the search."""
+
     again = False
     """Whether the same runs are merged time and again, with other coefficients."""
 
@@ -192,6 +197,8 @@ class Guarded(Search):
         accept: when a candidate becomes the soup: "better", "not_worse", ``{margin: x}`` or
             ``{significant: α}``; see `AcceptRule`.
         on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+        ranking: "full" ranks the pool by scores on all held-out data, ``{examples: 0.1}`` by those on a
+            tenth: the best single run is found exactly all the same, the order of the others is not.
 
     Raises:
         ConfigError: for another rule, and for options out of range.
@@ -199,6 +206,7 @@ class Guarded(Search):
 
     accept: str | Mapping[str, Any] = "better"
     on_error: OnError = "skip"
+    ranking: Ranking = "full"
 
     def __post_init__(self) -> None:
         check_fields(self, "search")
@@ -210,8 +218,16 @@ class Guarded(Search):
 
 
 def rank(pool: Sequence[Ranked]) -> list[Ranked]:
-    """The runs, best first; equal scores in pool order; a run whose score is not a number last."""
-    return sorted(pool, key=lambda run: math.inf if math.isnan(run.score) else -run.score)
+    """The runs, best first; equal scores in pool order; a run whose score is not a number last.
+
+    Those that were scored in full, as the best was, come before those whose score is of a part.
+    """
+
+    def place(run: Ranked) -> tuple[float, bool, float]:
+        lost = math.isnan(run.score)
+        return lost, run.partial, 0.0 if lost else -run.score
+
+    return sorted(pool, key=place)
 
 
 def candidates_of(pool: Sequence[Ranked], most: int | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import is_number
+from soupkitchen.options import RANKING, check, is_number
 
 _FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 
@@ -100,6 +100,20 @@ class AcceptRule:
         if p is None:
             raise ConfigError(_NO_P_VALUES)
         return p <= self.amount
+
+
+Ranking = str | Mapping[str, Any]
+"""How the pool is ranked: "full", or ``{examples: share}`` by a part of the held-out data."""
+
+
+def share_of(ranking: Ranking) -> float | None:
+    """The share of the held-out examples that ``search.ranking`` asks for; None for all of them.
+
+    Raises:
+        ConfigError: where it asks for something else.
+    """
+    check("search.ranking", ranking, RANKING)
+    return None if isinstance(ranking, str) else float(ranking["examples"])
 
 
 OnError = Literal["skip", "stop"]

@@ -29,7 +29,8 @@ _NUMBER = (int, float)
 _OR_NONE = (*_NUMBER, type(None))
 _NUMBERS = "score merge_seconds eval_seconds"
 _NUMBERS_OR_NONE = (
-    "score_at_most best_before gain gain_low gain_high p_value fixed broken soup_size test_score"
+    "score_on_part score_at_most best_before gain gain_low gain_high p_value "
+    "fixed broken soup_size test_score"
 )
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys("event key split what reason candidate stage variant decision metric rule".split(), str),

@@ -73,6 +73,11 @@ class Several:
     def greater_is_better(self) -> bool:
         return self.alone.metric.greater_is_better if self.alone else True
 
+    @property
+    def binary(self) -> bool:
+        """Whether each example of each task is right or wrong."""
+        return all(task.metric.binary for task in self.tasks.values())
+
     def shown(self, score: float) -> float:
         """A score as tables show it: a lone task's with its metric's own sign."""
         return self.alone.metric.shown(score) if self.alone else float(score)
