@@ -14,14 +14,12 @@ import sys
 from typing import NoReturn
 
 from soupkitchen.cli.startup import end, end_when_asked, importing
-from soupkitchen.console import plain_streams, say
 from soupkitchen.errors import SoupkitchenError
 
 
 def main() -> None:
     """Runs the command line; exits with 1 and a message for what the user can put right."""
     end_when_asked()
-    plain_streams()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be explained
     logging.raiseExceptions = False  # where the disk is full, the log is the least of it
@@ -33,6 +31,8 @@ def main() -> None:
         from soupkitchen.cli import command
         from soupkitchen.cli import config as conf
         from soupkitchen.cli.errors import explained
+        from soupkitchen.console import plain_streams, say
+    plain_streams()
     error: Exception | None = None
     try:
         conf.check_words(words)

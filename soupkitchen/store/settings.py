@@ -26,6 +26,7 @@ _MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
 _ADDED = dict.fromkeys(("search.candidates", "search.passes", "search.candidate_scale")) | {
     "search.replacement": False,
     "search.prune": False,
+    "search.ranking": "full",
 }
 """Options that earlier versions had not, and what they then did."""
 _NOTHING = "(not there)"
