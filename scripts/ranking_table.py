@@ -6,8 +6,8 @@
 
 No models: the pool is that of early_stopping_table.py, 20 runs and 1,000 examples, candidates 2 points
 worse on average; and each mixture has answers of its own. Ranking, order, bounds and decisions are
-soupkitchen's own. Prints Markdown: examples scored, in % of those that scoring 20 runs and 19 candidates in full takes;
-in brackets the ranking, of 20 runs, and the merge stage, of 19 candidates, by themselves.
+soupkitchen's own. Prints Markdown: examples scored, in % of those that scoring 20 runs and 19 candidates
+in full takes; in brackets the ranking, of 20 runs, and the merge stage, of 19 candidates, by themselves.
 """
 
 from __future__ import annotations

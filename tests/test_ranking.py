@@ -1,4 +1,4 @@
-"""Ranking by a part of the held-out data: the best run is that of a full ranking, for fewer forward passes."""
+"""Ranking by a part of the held-out data: the best run is that of a full ranking, for fewer passes."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool: Pool, shar
     by_run: dict[str, list[Any]] = {name: [] for name in pool.names}
     for row in rows(scores):
         by_run[row.candidate].append(row)
-    executed = {name: 0 for name in pool.names}
+    executed = dict.fromkeys(pool.names, 0)
     for recipe, number in scores.executor.scored:
         executed[recipe.ingredients[0]] += number
     for name, told in by_run.items():
@@ -446,7 +446,7 @@ def test_a_run_that_is_continued_with_other_batches_ends_with_the_same_ranking(
         (folder / "journal.jsonl").write_text("".join(lines[:number]))
         other = Pool(pool.seed, pool.metric, len(pool.tables), batch_size=9)
         ranking = other.ranked(other.scores(folder), 0.25)
-        assert [run.name for run in ranking.best_first][0] == expected.best_first[0].name
+        assert next(run.name for run in ranking.best_first) == expected.best_first[0].name
         assert ranking.best == expected.best
 
 
@@ -517,7 +517,8 @@ def test_a_pool_of_real_models_is_ranked_by_a_part(text_runs: Path, texts: Path,
     soup = told[told["kind"] == "soup"].iloc[0]
     assert soup["delta_vs_best_single"] == pytest.approx(soup["heldout_accuracy"] - best["heldout_accuracy"])
     before = {
-        name: (tmp_path / "results/part" / name).read_bytes() for name in ("trajectory.csv", "leaderboard.csv")
+        name: (tmp_path / "results/part" / name).read_bytes()
+        for name in ("trajectory.csv", "leaderboard.csv")
     }
     make(tmp_path / "results" / "part")
     for name, content in before.items():
