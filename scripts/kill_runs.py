@@ -24,7 +24,11 @@ import tempfile
 import time
 from pathlib import Path
 
-METHODS = ("linear", "ties")
+WHAT = {
+    "linear": ["method=linear"],
+    "ties": ["method=ties"],
+    "evolve": ["method=linear", "search=evolve", "search.evaluations=14"],
+}
 DEMO = (
     "pool=demo", "pool.exclude=['*smooth','lr-4*']", "task.data.heldout='validation[:48]'",
     "task.data.test='test[:48]'", "runtime.batch_size=16",
@@ -44,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         kills = runs = 0
         expected, seconds, events = {}, {}, {}
-        for method in METHODS:
+        for method in WHAT:
             alone = Path(scratch) / f"alone-{method}"
             started = time.perf_counter()
             finish(start(words, method, alone), alone)
@@ -52,7 +56,7 @@ def main() -> None:
             events[method] = lines(alone / "x" / "journal.jsonl")
             expected[method] = outcome(alone / "x")
         while kills < arguments.kills:
-            method = METHODS[runs % len(METHODS)]
+            method = list(WHAT)[runs % len(WHAT)]
             folder = Path(scratch) / f"killed-{runs}"
             made = 0
             while made < 6 and kills < arguments.kills:
@@ -65,7 +69,7 @@ def main() -> None:
                 differing = [name for name in expected[method] if now.get(name) != expected[method][name]]
                 sys.exit(f"{method}, after {made} kills: other {', '.join(differing) or 'files'} than alone")
             runs += 1
-    print(f"{kills} kills in {runs} runs ({', '.join(METHODS)}): each ended as if it had been left alone")
+    print(f"{kills} kills in {runs} runs ({', '.join(WHAT)}): each ended as if it had been left alone")
 
 
 def import_everything() -> None:
@@ -88,7 +92,7 @@ def start(words: list[str], method: str, folder: Path) -> int:
     os.dup2(quiet, 1)
     log = os.open(log_of(folder), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
-    sys.argv = ["soupkitchen", *words, f"method={method}", f"results_dir={folder}", "name=x"]
+    sys.argv = ["soupkitchen", *words, *WHAT[method], f"results_dir={folder}", "name=x"]
     from soupkitchen.__main__ import main as run
 
     try:
