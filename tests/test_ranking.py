@@ -301,9 +301,10 @@ def test_runs_that_cannot_be_scored_are_left_out(caplog: pytest.LogCaptureFixtur
     ranking = pool.ranked(scores, 0.3)
     assert ranking.names == [name for name in pool.names if name != "run1"]
     assert [row.decision for row in rows(scores) if row.candidate == "run1"] == ["error"]
+    none = Pool(5, broken={f"run{i}" for i in range(9)})
+    scores = none.scores()
     with pytest.raises(CheckpointError, match="no run of the pool can be scored"):
-        none = Pool(5, broken={f"run{i}" for i in range(9)})
-        none.ranked(none.scores(), 0.3)
+        none.ranked(scores, 0.3)
     with pytest.raises(CheckpointError, match=r"search\.on_error=skip"):
         pool.ranked(pool.scores(on_error="stop"), 0.3)
 
