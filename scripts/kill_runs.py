@@ -39,16 +39,17 @@ TIMES = ["merge_seconds", "eval_seconds"]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--what", default=",".join(WHAT), help="which of these, with commas between")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("words", nargs="*", default=DEMO, help="what is run")
     arguments = parser.parse_args()
     words = [*arguments.words, "evaluation.cache=null", "runtime.threads=1"]
-    chance = random.Random(arguments.seed)
+    chance, what = random.Random(arguments.seed), arguments.what.split(",")
     import_everything()
     with tempfile.TemporaryDirectory() as scratch:
         kills = runs = 0
         expected, seconds, events = {}, {}, {}
-        for method in WHAT:
+        for method in what:
             alone = Path(scratch) / f"alone-{method}"
             started = time.perf_counter()
             finish(start(words, method, alone), alone)
@@ -56,7 +57,7 @@ def main() -> None:
             events[method] = lines(alone / "x" / "journal.jsonl")
             expected[method] = outcome(alone / "x")
         while kills < arguments.kills:
-            method = list(WHAT)[runs % len(WHAT)]
+            method = what[runs % len(what)]
             folder = Path(scratch) / f"killed-{runs}"
             made = 0
             while made < 6 and kills < arguments.kills:
@@ -69,7 +70,7 @@ def main() -> None:
                 differing = [name for name in expected[method] if now.get(name) != expected[method][name]]
                 sys.exit(f"{method}, after {made} kills: other {', '.join(differing) or 'files'} than alone")
             runs += 1
-    print(f"{kills} kills in {runs} runs ({', '.join(WHAT)}): each ended as if it had been left alone")
+    print(f"{kills} kills in {runs} runs ({', '.join(what)}): each ended as if it had been left alone")
 
 
 def import_everything() -> None:
@@ -146,17 +147,20 @@ def outcome(folder: Path) -> dict[str, bytes]:
     """What a run left for its user, by file, without the seconds that it took."""
     import pandas as pd
 
-    trajectory = pd.read_csv(folder / "trajectory.csv", dtype=str, keep_default_na=False).drop(columns=TIMES)
-    text = io.StringIO()
-    trajectory.to_csv(text)
+    def told(file: Path) -> bytes:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        text = io.StringIO()
+        table.drop(columns=TIMES, errors="ignore").to_csv(text)
+        return text.getvalue().encode()
+
     files = {
         file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted((folder / "soup").iterdir())
     }
     leftovers = [file.name for file in folder.iterdir() if file.name.startswith(".")]
     return {
-        "trajectory.csv": text.getvalue().encode(),
+        "trajectory.csv": told(folder / "trajectory.csv"),
         "leaderboard.csv": (folder / "leaderboard.csv").read_bytes(),
-        "leaderboard of the sweep": (folder.parent / "leaderboard.csv").read_bytes(),
+        "leaderboard of the sweep": told(folder.parent / "leaderboard.csv"),
         "leftovers": " ".join(leftovers).encode(),
         **files,
     }

@@ -365,7 +365,16 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(
 def test_searches_killed_at_random_end_as_if_left_alone(trained: Path, texts: Path) -> None:
     script = resources.folder("scripts") / "kill_runs.py"
     words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-15") if "name" not in word]
-    command = [sys.executable, str(script), "--kills", "12", *words, "pool.exclude=['*/checkpoint-15']"]
+    command = [
+        sys.executable,
+        str(script),
+        "--kills",
+        "12",
+        "--what",
+        "linear,ties",
+        *words,
+        "pool.exclude=['*/checkpoint-15']",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
     assert result.returncode == 0, result.stderr
     assert re.match(r"12 kills in \d+ runs \(linear, ties\): each ended as if", result.stdout)
