@@ -71,6 +71,10 @@ def composed(folder: Path) -> None:
     words = ["pool.path=runs/*", "task=text_classification", "task.data.path=texts", "evaluation.cache=null"]
     with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         config = compose("config", [*words, "name=x", "runtime.threads=1"])
+    OmegaConf.set_struct(config, False)
+    config.choices = {  # as the command notes them
+        "pool": "demo", "task": "text_classification", "method": "linear", "search": "greedy",
+    }  # fmt: skip
     OmegaConf.save(config, folder / "results" / "x" / "config.yaml", resolve=True)
 
 
