@@ -30,15 +30,19 @@ def _replayed(
     orders, references = examples.order(split), examples.references(split)
     stop = None if bar is None else Stopping.of(bar, tasks, examples, split)
 
-    def part(name: str, done: int) -> Part:
-        metric, order = tasks.tasks[name].metric, orders[name]
-        return Part.of_first(metric, take(predicted[name], order[:done]), references[name], order)
+    def part(name: str, before: Part | None, done: int) -> Part:
+        metric, order, right = tasks.tasks[name].metric, orders[name], references[name]
+        known, values = (0, None) if before is None else (before.examples_scored, before.values)
+        if values is not None:
+            batch = order[known:done]
+            values[batch] = metric.per_example(take(predicted[name], batch), take(right, batch))
+        return Part.of_first(metric, take(predicted[name], order[:done]), right, order, values)
 
     bounds = {name: piece.bounds(name, len(order)) for name, order in orders.items()}
-    parts = {name: part(name, start) for name, (start, _) in bounds.items()}
+    parts = {name: part(name, None, start) for name, (start, _) in bounds.items()}
     for name, (start, end) in bounds.items():
         for done in (*range(start + size, end, size), end) if start < end else ():
-            parts[name] = part(name, done)
+            parts[name] = part(name, parts[name], done)
             so_far = Evaluation.of(split, parts, tasks)
             if stop is None or parts[name].values is None or so_far.complete:
                 continue
