@@ -51,8 +51,11 @@ class Settings:
         except (OSError, YAMLError, OmegaConfBaseException, ValueError, KeyError, TypeError):
             return cls()
         noted = config.get(CHOICES)
-        choices = {**_nearest(config), **(noted if isinstance(noted, Mapping) else {})}
-        return cls(*told, {group: str(name) for group, name in choices.items()}, what_is_run(config))
+        choices = {group: str(name) for group, name in noted.items()} if isinstance(noted, Mapping) else {}
+        for group in PRESETS:
+            if group not in choices and isinstance(config.get(group), Mapping) and TARGET in config[group]:
+                choices[group] = _nearest(group, config[group])
+        return cls(*told, choices, what_is_run(config))
 
     def is_implied(self, key: str) -> bool:
         """Whether what an option says follows from the name of a preset."""
@@ -96,35 +99,25 @@ class Costs:
             return cls()
 
 
+@cache
 def presets_say(group: str, name: str) -> Mapping[str, Any]:
     """The options of a preset of ours, by dotted key; none where there is no preset of that name."""
-    return _known(group).get(name, {})
+    if group not in PRESETS or name not in presets.names(group):
+        return {}
+    return what_is_run({group: presets.compose(group, name)})
 
 
-@cache
-def _known(group: str) -> Mapping[str, Mapping[str, Any]]:
-    """By name of preset, its options."""
-    known = {}
-    for name in presets.names(group) if group in PRESETS else ():
-        known[name] = what_is_run({group: presets.compose(group, name)})
-    return known
-
-
-def _nearest(config: Mapping[str, Any]) -> dict[str, str]:
-    """By group, the preset made of the same classes that the fewest options differ from; else the class."""
-    found = {}
-    for group in PRESETS:
-        if not isinstance(config.get(group), Mapping) or TARGET not in config[group]:
-            continue
-        said = what_is_run({group: config[group]})
-        differing = {
-            name: sum(preset.get(key) != said.get(key) for key in preset.keys() | said.keys())
-            for name, preset in _known(group).items()
-            if _classes(preset) == _classes(said)
-        }
-        least = [name for name, number in differing.items() if number == min(differing.values())]
-        found[group] = least[0] if len(least) == 1 else _class(config[group])
-    return found
+def _nearest(group: str, options: Mapping[str, Any]) -> str:
+    """The preset made of the same classes that the fewest options differ from; else the class."""
+    said = what_is_run({group: options})
+    known = {name: presets_say(group, name) for name in presets.names(group)}
+    differing = {
+        name: sum(preset.get(key) != said.get(key) for key in preset.keys() | said.keys())
+        for name, preset in known.items()
+        if _classes(preset) == _classes(said)
+    }
+    least = [name for name, number in differing.items() if number == min(differing.values())]
+    return least[0] if len(least) == 1 else _class(options)
 
 
 def _classes(options: Mapping[str, Any]) -> dict[str, Any]:
