@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, prove_filling
 from soupkitchen.records.display import Display
-from soupkitchen.search import Facts, Search
+from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Soup, StateMemory
 from soupkitchen.soup.depth import layers
@@ -142,7 +143,7 @@ class Experiment:
         )
         steps = Steps(scores, self.search.rule.text)
         dtype = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        recipes = Recipes(method, dtype, steps_of(pool))
+        recipes = Recipes(method, dtype, steps_of(self._runs))
         told, share = (pool, scores, recipes, steps), share_of(self.search.ranking)
         ranking = by_list(*told) if pool.trust_scores else by_part(*told, share)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
@@ -164,6 +165,11 @@ class Experiment:
         final_table(soup, ranking, judge, steps, self.top_k)
         ledger.finish(scores.tasks.greater_is_better)
 
+    @cached_property
+    def _runs(self) -> Sequence[Ranked]:
+        """The runs before any is scored; their training steps are read from files."""
+        return unscored(self.pool)
+
     def _search(self, method: MergeMethod | StackMethod) -> Search:
         """The search, told of the method.
 
@@ -173,9 +179,8 @@ class Experiment:
         options = flat(describe(replace(method, weights=None)))
         depth = layers(list(self.pool.reference.header))
         search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))
-        runs = unscored(self.pool)
-        check_weights(self.method, runs)
-        search.check(runs)
+        check_weights(self.method, self._runs)
+        search.check(self._runs)
         try:
             for tried in search.extremes():
                 with_options(method, tried)

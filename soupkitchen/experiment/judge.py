@@ -106,8 +106,7 @@ class Judge:
         first, *others = alternatives
         best = self.scores.score(Request(what, first))
         for recipe in others:
-            bar = Bar(AcceptRule("any"), above=best.evaluation.score) if self.early_stopping else None
-            scored = self.scores.score(Request(what, recipe, bar=bar))
+            scored = self.scores.score(Request(what, recipe, bar=self._above(best.evaluation.score)))
             if is_above(scored.evaluation.score, best.evaluation.score):
                 best = scored
         return best
@@ -145,9 +144,11 @@ class Judge:
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Bar | None:
         """What has to be exceeded to be among the `exact` best so far."""
         known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
-        if not self.early_stopping or len(known) < exact:
-            return None
-        return Bar(AcceptRule("any"), above=known[-exact])
+        return self._above(known[-exact]) if len(known) >= exact else None
+
+    def _above(self, score: float) -> Bar | None:
+        """What exceeds a score, whatever the rule."""
+        return Bar(AcceptRule("any"), above=score) if self.early_stopping else None
 
     def _bar(self, soup: Scored, above: float | None = None) -> Bar | None:
         if not self.early_stopping:

@@ -89,9 +89,9 @@ def unscored(pool: Pool) -> list[Ranked]:
     return [Ranked(run.name, math.nan, training_step(run)) for run in pool]
 
 
-def steps_of(pool: Pool) -> dict[str, int]:
+def steps_of(runs: Sequence[Ranked]) -> dict[str, int]:
     """The training steps of the runs whose step is known, by name."""
-    return {run.name: run.step for run in unscored(pool) if run.step is not None}
+    return {run.name: run.step for run in runs if run.step is not None}
 
 
 def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
