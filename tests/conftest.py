@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,23 @@ def text_runs(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
         model.save_pretrained(folder / name)
         save_tokenizer(folder / name)
     return folder
+
+
+@pytest.fixture(scope="module")
+def bench(text_runs: Path, texts: Path) -> Any:
+    """A live model, and what fills it with `text_runs` and scores it."""
+    from soupkitchen import metrics
+    from soupkitchen.checkpoints import find_pool
+    from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
+    from soupkitchen.executors import Bench
+    from soupkitchen.soup import Mixer
+    from soupkitchen.tasks import Data, Several, TextClassification
+
+    tasks = Several.of(TextClassification(Data(str(texts)), metrics.load("accuracy")))
+    pool = find_pool(str(text_runs))
+    runtime = Runtime(device="cpu", batch_size=16, threads=1)
+    evaluator = evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool)
+    return Bench(evaluator, Mixer(pool))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.ranking import by_scoring
 from soupkitchen.experiment.recipes import Recipes
-from soupkitchen.experiment.scores import Scores
+from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.search import Evolve, Exhaustive, Greedy, Pruned, Search
@@ -261,6 +261,19 @@ def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
     assert np.mean(partly) < 0.9
 
 
+def pruned(answers: Any, metric: str, right: np.ndarray) -> tuple[Scored, list[dict[str, Any]]]:
+    """The soup that pruning three runs ends with, and the rows of the merge stage."""
+    several = Several({"": Table(metric, right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    executor = Fake(answers, several, examples)
+    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    recipes, steps = Recipes(Linear()), Steps(scores, "")
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    judge = Judge(Pruned().rule, scores, recipes)
+    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    return best, [event for event in scores.ledger.events if event.get("stage") == "merge"]
+
+
 def test_a_search_that_ends_below_the_best_single_run_returns_to_it() -> None:
     right = np.ones(10, int)
     wrong = {("a",): 1, ("b",): 5, ("c",): 6, ("a", "b", "c"): 8, ("a", "b"): 7, ("a", "c"): 9, ("b", "c"): 9}
@@ -268,17 +281,8 @@ def test_a_search_that_ends_below_the_best_single_run_returns_to_it() -> None:
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
         return {"": np.where(np.arange(10) < wrong[recipe.ingredients], 0, right)}
 
-    several = Several({"": Table("accuracy", right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    scores = Scores(
-        Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip"
-    )
-    recipes, steps = Recipes(Linear()), Steps(scores, "")
-    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Pruned().rule, scores, recipes)
-    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    best, rows = pruned(answers, "accuracy", right)
     assert best.recipe.ingredients == ("a",)
-    rows = [event for event in scores.ledger.events if event.get("stage") == "merge"]
     assert [(row["candidate"], row["decision"]) for row in rows] == [
         ("all 3", "start"),
         ("without c", "keep"),
@@ -297,17 +301,8 @@ def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(bro
             return {"": np.full(10, np.nan)}
         return {"": right - 0.1 * "cba".index(recipe.ingredients[-1]) - 0.1}
 
-    several = Several({"": Table("mse", right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    scores = Scores(
-        Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip"
-    )
-    recipes, steps = Recipes(Linear()), Steps(scores, "")
-    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Pruned().rule, scores, recipes)
-    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    best, rows = pruned(answers, "mse", right)
     assert best.recipe.ingredients == ("c",)
-    rows = [event for event in scores.ledger.events if event.get("stage") == "merge"]
     told = [(row["candidate"], row["decision"]) for row in rows]
     assert told[:2] == [("all 3", "error"), ("c", "start")]
     assert not any(decision == "keep" for _, decision in told)

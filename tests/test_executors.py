@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,17 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soupkitchen import metrics
-from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CandidateError, CheckpointError
-from soupkitchen.evaluation import Bar, Evaluation, Part, Runtime, compare, evaluator_of, load_splits
+from soupkitchen.evaluation import Bar, Evaluation, Part, compare
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.merging import Linear
 from soupkitchen.search import AcceptRule
-from soupkitchen.soup import Mixer, Recipe
-from soupkitchen.tasks import Data, Several, TextClassification
+from soupkitchen.soup import Recipe
+from soupkitchen.tasks import Several
 
 RULES = [AcceptRule.of(option) for option in ("better", "not_worse", {"margin": 0.1}, {"significant": 0.2})]
 
@@ -83,15 +81,6 @@ def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples() -> Non
 
 
 # The local one
-
-
-@pytest.fixture(scope="module")
-def bench(text_runs: Path, texts: Path) -> Bench:
-    tasks = Several.of(TextClassification(Data(str(texts)), metrics.load("accuracy")))
-    pool = find_pool(str(text_runs))
-    runtime = Runtime(device="cpu", batch_size=16, threads=1)
-    evaluator = evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool)
-    return Bench(evaluator, Mixer(pool))
 
 
 def test_results_of_real_models_hold_numbers_and_arrays_only(bench: Bench) -> None:

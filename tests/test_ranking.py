@@ -19,7 +19,6 @@ from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decisions import Names, Table
-from test_executors import bench  # noqa: F401
 
 from soupkitchen.cli.tables import make
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
@@ -364,7 +363,7 @@ def test_other_rankings_are_refused(option: Any) -> None:
 # Pieces of an evaluation
 
 
-def test_a_run_that_is_continued_scores_what_it_would_have_at_once(bench: Bench) -> None:  # noqa: F811
+def test_a_run_that_is_continued_scores_what_it_would_have_at_once(bench: Bench) -> None:
     order = {"": np.random.default_rng(0).permutation(80)}
     (first, rest, whole) = (
         lambda piece, order=order: bench.score(Request("", Recipe.single("a"), order=order, piece=piece))

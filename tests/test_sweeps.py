@@ -19,11 +19,12 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from soupkitchen.cli import command as _command  # noqa: F401  (registers resolvers)
 from soupkitchen.cli import config as conf
 from soupkitchen.cli.sweeper import FittingSweeper
 from soupkitchen.errors import ConfigError, SweepError
 from soupkitchen.records import read_csv
+
+conf.register_resolvers()
 
 METHODS = sorted(file.stem for file in (conf.CONF / "method").glob("*.yaml"))
 
