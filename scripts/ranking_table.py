@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Simulates how many forward passes a run takes that ranks its pool by a part of the held-out data.
 
-    python scripts/ranking_table.py            (three minutes)
+    python scripts/ranking_table.py            (two minutes)
     python scripts/ranking_table.py --batch-sizes 8 32 128 --accuracies 0.8
 
 No models: the pool is that of early_stopping_table.py, 20 runs and 1,000 examples, candidates 2 points
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--accuracies", nargs="+", type=float, default=[0.6, 0.7, 0.8, 0.9, 0.95, 0.98])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[32])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=20)
     given = parser.parse_args()
     named = ("full" if share is None else f"{{examples: {share:g}}}" for share in SHARES)
     print(f"| accuracy of the best run | batches of | {' | '.join(named)} |")
