@@ -11,10 +11,15 @@ import logging
 import os
 import shlex
 import sys
+import time
 from typing import NoReturn
 
 from soupkitchen.cli.startup import end, end_when_asked, importing
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.store import launch
+
+_SAID = 5
+"""Seconds in which it has."""
 
 
 def main() -> None:
@@ -41,7 +46,7 @@ def main() -> None:
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
         again = [word for word in words if not word.startswith("overwrite=")]  # that would start anew
-        command_line = shlex.join(["python", "-m", "soupkitchen", *again])
+        command_line = f"{launch.again()} {shlex.join(again)}".rstrip()
         end(stop, f"; what was done is kept. To continue:\n{command_line}")
     except BrokenPipeError:
         _end_unread()
@@ -52,6 +57,8 @@ def main() -> None:
     if isinstance(error, BrokenPipeError):
         _end_unread()
     if error is not None:
+        if launch.number():  # the first process says what is wrong, and the launcher then ends the others
+            time.sleep(_SAID)
         message = explained(error)
         if full_error or message is None:
             raise error

@@ -326,6 +326,10 @@ class _Opened:
         self._handle: Any = None
         self._bytes = 0
 
+    def __reduce__(self) -> tuple[type[_Opened], tuple[()]]:
+        """In another process files are opened there."""
+        return _Opened, ()
+
     def tensor(self, file: Path, name: str) -> torch.Tensor:
         if file != self._file or self._bytes > self._MOST:
             self._handle = None

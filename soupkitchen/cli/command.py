@@ -18,6 +18,7 @@ from soupkitchen.cli import config as conf
 from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
 from soupkitchen.store.layout import LEADERBOARD, SOUP, TRAJECTORY, check_is_ours
 from soupkitchen.store.lock import only_process
@@ -71,9 +72,10 @@ def run(config: DictConfig) -> float:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     choices = HydraConfig.get().runtime.choices
     plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
-    if config.overwrite or not _is_there(folder, plain):
+    launch.check()
+    if launch.size() > 1 or config.overwrite or not _is_there(folder, plain):
         _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
-    return _report(folder)
+    return 0.0 if launch.number() else _report(folder)
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:

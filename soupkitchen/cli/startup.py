@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
+from soupkitchen.store import launch
+
 _importing = False
 
 
@@ -36,6 +38,8 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
     """Says that the process was stopped, and ends it: threads of libraries are not waited for."""
     terminated = isinstance(stop, Terminated)
     with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
+        if launch.number():
+            and_then = ""
         print(f"{'terminated' if terminated else 'interrupted'}{and_then}", file=sys.stderr, flush=True)
     os._exit(143 if terminated else 130)
 

@@ -33,14 +33,15 @@ class Boundary:
         self._not_finite = []
 
     @property
-    def finite(self) -> bool:
+    def finite(self) -> torch.Tensor | None:
         """Whether nothing that the model has put out since `forget` is NaN or has an infinity on top.
 
+        0-dimensional, on the device; None where it has put out nothing.
         Single outputs may be minus infinity, as those of tokens that a model never says; padding
         has no part in it.
         """
         found, self._not_finite = self._not_finite, []
-        return not any(bool(one) for one in found)
+        return ~torch.stack([one.to(found[0].device) for one in found]).any() if found else None
 
     @contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,14 +17,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
-from torch.utils.data import DataLoader
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation.batches import Batches
 from soupkitchen.evaluation.boundary import Boundary
 from soupkitchen.evaluation.examples import Examples, Listed, Piece
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows, take
+from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""
+
+Forward = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
+"""Predicts batches of a split's and a task's examples: what `Evaluator.predictions` does, and others may."""
 
 Stop = Callable[[Evaluation], Evaluation | None]
 """Asked after each batch, with scores at the most that they can still be: what to end with there, if
@@ -44,8 +49,7 @@ class _Prepared:
     task: Task
     data: datasets.Dataset
     listed: Listed
-    loader: DataLoader | None = None
-    loaded: tuple[int, np.ndarray] | None = None  # the batch size and order that the loader has
+    batches: Batches
 
 
 class Evaluator:
@@ -63,8 +67,11 @@ class Evaluator:
         accelerator: Accelerator,
         batch_size: int,
         workers: int = 0,
+        memory: StateMemory | None = None,
     ) -> None:
         """Prepares `splits`, by role ("heldout", "test", "train") and task, for `live`.
+
+        `memory` is for batches that are made, to be used again; by default there is none.
 
         Raises:
             DataError: where their columns or labels are not what task and model need.
@@ -77,6 +84,7 @@ class Evaluator:
         self.accelerator = accelerator
         self._attach()
         self._workers = workers
+        self._memory = memory or StateMemory(accelerator.device, 0, 0)
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {
             role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
@@ -112,7 +120,7 @@ class Evaluator:
         self.accelerator.free_memory()
         for by_task in self._splits.values():
             for prepared in by_task.values():
-                prepared.loader = None
+                prepared.batches.forget()
         self.live.release()
 
     def _step(self, task: Task, batch: Batch) -> Predictions:
@@ -146,23 +154,28 @@ class Evaluator:
         stop: Stop | None = None,
         progress: Progress = lambda done, total: None,
         piece: Piece | None = None,
+        forward: Forward | None = None,
     ) -> Evaluation:
         """Scores the live model on `split`, or a piece of it, until `stop` says that it is enough.
 
-        Where memory runs out, batches are halved from then on.
+        Where memory runs out, batches are halved from then on. `forward` predicts in another way than by this
+        model alone.
 
         Raises:
             ConfigError: where memory runs out with a batch of one.
         """
         started = time.perf_counter()
 
+        def scored() -> Evaluation:
+            return self._score(split, stop, progress, piece or Piece(), forward or self.predictions, started)
+
         def attempt(batch_size: int) -> Evaluation:
             log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
             self.examples.batch_size = batch_size
-            return self._score(split, stop, progress, piece or Piece(), started)
+            return scored()
 
         try:
-            return self._score(split, stop, progress, piece or Piece(), started)
+            return scored()
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -182,7 +195,13 @@ class Evaluator:
 
     @torch.inference_mode()
     def _score(
-        self, split: str, stop: Stop | None, progress: Progress, piece: Piece, started: float
+        self,
+        split: str,
+        stop: Stop | None,
+        progress: Progress,
+        piece: Piece,
+        forward: Forward,
+        started: float,
     ) -> Evaluation:
         prepared = self._splits[split]
         parts = {name: _known(one, piece.known.get(name, ())) for name, one in prepared.items()}
@@ -191,7 +210,10 @@ class Evaluator:
             metric, values, references = one.task.metric, parts[name].values, one.listed.references
             weights, total_of_task = metric.weights(references), len(references)
             predictions = list(piece.known.get(name, ()))
-            for outputs in self._outputs(one, *piece.bounds(name, total_of_task)):
+            start, end = piece.bounds(name, total_of_task)
+            size = self.examples.batch_size
+            chosen = [one.listed.order[at : min(at + size, end)] for at in range(start, end, size)]
+            for outputs in forward(split, name, chosen):
                 batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
                 predictions += list(outputs)
                 done += len(outputs)
@@ -208,20 +230,22 @@ class Evaluator:
             parts[name] = _known(one, predictions, values)
         return Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
 
-    def _outputs(self, prepared: _Prepared, start: int, end: int) -> Iterator[Rows]:
-        """The predictions of some places of the order, batch by batch, gathered from all processes."""
-        if start == end:
-            return
-        now = self.examples.batch_size, prepared.listed.order[start:end]
-        if prepared.loader is None or prepared.loaded is None or not _same(prepared.loaded, now):
-            prepared.loader, prepared.loaded = self._loader(prepared, now[1]), now
-        for batch in prepared.loader:
+    @torch.inference_mode()
+    def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
+        """The live model's predictions, batch by batch, of a task's examples with these numbers.
+
+        The next batch is on its way before an accelerator's host looks at the last one's.
+        """
+        prepared = self._splits[split][name]
+        ahead = 0 if self.accelerator.device.type == "cpu" else 1
+        waiting: deque[_OnItsWay] = deque()
+        for batch in prepared.batches.of(batches):
             self._boundary.forget()
-            predictions = _numbers(self._step(prepared.task, batch), self._boundary.finite)
-            if isinstance(predictions, torch.Tensor):
-                yield self.accelerator.gather_for_metrics(predictions).cpu().numpy()
-            else:
-                yield self.accelerator.gather_for_metrics(list(predictions), use_gather_object=True)
+            waiting.append(_OnItsWay(self._step(prepared.task, batch), self._boundary.finite))
+            if len(waiting) > ahead:
+                yield waiting.popleft().arrived()
+        while waiting:
+            yield waiting.popleft().arrived()
 
     def recalibrate(self, number: int) -> None:
         """Computes the live model's batch-norm statistics anew on the same `number` training batches."""
@@ -247,23 +271,48 @@ class Evaluator:
         if column in data.column_names:
             lengths = np.asarray(data[column][:])
             data = data.remove_columns(column)
-        return _Prepared(task, data, Listed(references, lengths))
-
-    def _loader(self, prepared: _Prepared, chosen: np.ndarray) -> DataLoader:
-        loader = DataLoader(
-            prepared.data.select(chosen),
-            batch_size=self.examples.batch_size,
-            shuffle=False,
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
-            pin_memory=self.accelerator.device.type == "cuda",
-            collate_fn=prepared.task.collator(self.processor),
-        )
-        return self.accelerator.prepare(loader)
+        collate, device = task.collator(self.processor), self.accelerator.device
+        batches = Batches(data, collate, device, self._memory, self._workers)
+        return _Prepared(task, data, Listed(references, lengths), batches)
 
 
-def _same(loaded: tuple[int, np.ndarray], now: tuple[int, np.ndarray]) -> bool:
-    return loaded[0] == now[0] and (loaded[1] is now[1] or np.array_equal(loaded[1], now[1]))
+class _OnItsWay:
+    """A batch's predictions, on their way to the host.
+
+    Args:
+        finite: whether all that the model has put out is finite; 0-dimensional.
+    """
+
+    def __init__(self, predictions: Predictions, finite: torch.Tensor | None) -> None:
+        self._predictions = _sent(predictions) if isinstance(predictions, torch.Tensor) else predictions
+        self._finite = None if finite is None else _sent(finite)
+        on_cuda = any(isinstance(x, torch.Tensor) and x.device.type == "cuda" for x in (predictions, finite))
+        self._event = torch.cuda.current_stream().record_event() if on_cuda else None
+
+    def arrived(self) -> Rows:
+        """Waits for them. NaN stands for what is no finite number, and for all where the model put out such.
+
+        One example that a model has no answer to makes a mean NaN, so those of its batch need not be told
+        apart.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        finite, predictions = self._finite is None or bool(self._finite), self._predictions
+        if isinstance(predictions, torch.Tensor):
+            rows: np.ndarray = predictions.cpu().numpy()
+            if not finite:
+                return np.full(rows.shape, np.nan, np.float32)
+            return np.where(np.isfinite(rows), rows, np.nan) if rows.dtype.kind == "f" else rows
+        if not finite:
+            return [math.nan] * len(predictions)
+        return [math.nan if isinstance(p, float) and not math.isfinite(p) else p for p in predictions]
+
+
+def _sent(x: torch.Tensor) -> torch.Tensor:
+    """A copy on the host, on its way there, where a device has such ways; else `x` itself."""
+    if x.device.type != "cuda":
+        return x
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
 
 def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = None) -> Part:
@@ -273,19 +322,3 @@ def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = N
     return Part.of_first(
         prepared.task.metric, rows, prepared.listed.references, prepared.listed.order, values
     )
-
-
-def _numbers(predictions: Predictions, finite: bool) -> Predictions:
-    """Predictions with NaN for what is no finite number, and NaN for all of them where `finite` is false.
-
-    One example that a model has no answer to makes a mean NaN, so those of its batch need not be told apart.
-    """
-    if isinstance(predictions, torch.Tensor):
-        if not finite:
-            return torch.full(predictions.shape, math.nan, device=predictions.device)
-        if not predictions.is_floating_point():
-            return predictions
-        return torch.where(predictions.isfinite(), predictions, math.nan)
-    if not finite:
-        return [math.nan] * len(predictions)
-    return [math.nan if isinstance(p, float) and not math.isfinite(p) else p for p in predictions]

@@ -84,8 +84,9 @@ class LiveModel:
 
     def release(self) -> None:
         """Gives the model's memory back; another has to be loaded before anything else."""
-        if (model := self.__dict__.pop("model", None)) is not None:
-            self._padding = getattr(model.config, "pad_token_id", None)
+        if (model := self.__dict__.pop("model", None)) is None:
+            return
+        self._padding = getattr(model.config, "pad_token_id", None)
         self._slots = model = None
         clear_device_cache(garbage_collection=True)
 

@@ -93,15 +93,24 @@ class Runtime:
             taken: what the live model takes already, by device.
             device: where states are to lie: what other devices have free is no room for them.
         """
-        given = self.memory()
-        free = get_max_memory() if given is None else given
-        on_host = free.get("cpu", 0)
-        on_device = 0 if device.type == "cpu" else free.get(device.index or 0, free.get(device.type, 0))
-        if given is None:  # what is free now has the model taken off already; the rest of the work needs some
+        on_device, on_host = self._memory_of(device)
+        if self.max_memory is None:  # what is free has the model taken off; the rest of the work needs some
             return int(0.8 * on_device), int(0.8 * on_host)
         of_model = sum(size for device, size in taken.items() if device.type == "cpu")
         beside = sum(size for other, size in taken.items() if _same_device(other, device))
-        return max(on_device - beside, 0), max(on_host - of_model, 0)
+        batches = self.batch_budget(device)
+        return max(on_device - beside - batches[0], 0), max(on_host - of_model - batches[1], 0)
+
+    def batch_budget(self, device: torch.device) -> tuple[int, int]:
+        """Bytes that batches may take which are kept to be used again, on the device and on the host."""
+        on_device, on_host = self._memory_of(device)
+        return on_device // 32, on_host // 32
+
+    def _memory_of(self, device: torch.device) -> tuple[int, int]:
+        """What is given to, or free on, a device and the host, in bytes."""
+        memory: Mapping[int | str, int] = self.memory() or get_max_memory()
+        on_device = 0 if device.type == "cpu" else memory.get(device.index or 0, memory.get(device.type, 0))
+        return on_device, memory.get("cpu", 0)
 
     def accelerator(self) -> Accelerator:
         """The accelerator of this process. Sets seeds and threads as it is made.

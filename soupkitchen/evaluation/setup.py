@@ -14,6 +14,7 @@ from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.processors import processor_of
 from soupkitchen.evaluation.runtime import Runtime
+from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.overlap import count_overlap
 
@@ -61,7 +62,10 @@ def evaluator_of(
     first = next(iter(tasks.tasks.values()))
     live = live or LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
     processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
-    evaluator = Evaluator(tasks, live, processor, splits, accelerator, runtime.batch_size, runtime.workers)
+    device = accelerator.device
+    memory = StateMemory(device, *runtime.batch_budget(device))
+    size, workers = runtime.batch_size, runtime.workers
+    evaluator = Evaluator(tasks, live, processor, splits, accelerator, size, workers, memory)
     evaluator.processor_folder, evaluator.dtype = folder, dtype
     return evaluator
 

@@ -9,13 +9,19 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from soupkitchen.errors import CheckpointError, MachineError, SoupkitchenError
-from soupkitchen.evaluation import Evaluator, Stopping
-from soupkitchen.evaluation.evaluator import Progress
+from soupkitchen.evaluation import Evaluator, Identity, Stopping
+from soupkitchen.evaluation.evaluator import Forward, Progress
+from soupkitchen.evaluation.identity import own_code, versions
 from soupkitchen.executors.base import Request, Scoring
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
+from soupkitchen.store.digests import digest
 
 Announce = Callable[[str], Progress]
 """Told what is about to be scored; returns what is called as examples are done."""
+
+
+Fill = Callable[[Recipe, bool, bool], None]
+"""Fills the model: with what a recipe gives, and whether others follow that grow, or merge the same again."""
 
 
 def _silent(what: str) -> Progress:
@@ -23,12 +29,24 @@ def _silent(what: str) -> Progress:
 
 
 class Bench:
-    """Where recipes are merged into the live model and scored."""
+    """Where recipes are merged into the live model and scored.
 
-    def __init__(self, evaluator: Evaluator, mixer: Mixer, announce: Announce = _silent) -> None:
+    Attributes:
+        announce: is told what is about to be scored.
+        elsewhere: makes such a bench in another process, to which it can be sent; None where nobody can.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        mixer: Mixer,
+        announce: Announce = _silent,
+        elsewhere: Callable[[], Bench] | None = None,
+    ) -> None:
         self.evaluator = evaluator
         self.mixer = mixer
-        self._announce = announce
+        self.announce = announce
+        self.elsewhere = elsewhere
 
     def fill(self, recipe: Recipe, growing: bool = False, again: bool = False) -> None:
         """Makes the live model's weights those of `recipe`.
@@ -41,8 +59,28 @@ class Bench:
             self.evaluator.recalibrate(recipe.recalibrate)
         check_unchanged(recipe, self.mixer.pool)
 
-    def score(self, request: Request) -> Scoring:
+    def sees(self) -> dict[str, str]:
+        """Digests of what is scored and of what scores it, by kind: alike where processes can share work."""
+        evaluator, pool = self.evaluator, self.mixer.pool
+        known = Identity(evaluator, pool)
+        runs = [
+            [run.name, {name: [*info.shape, info.dtype] for name, info in run.header.items()}] for run in pool
+        ]
+        return {
+            "runs": digest(runs),
+            "data": digest([known.examples(split) for split in evaluator.examples.splits]),
+            "model": known.model(),
+            "packages": digest(versions(), own_code()),
+        }
+
+    def score(
+        self, request: Request, fill: Fill | None = None, predictions: Forward | None = None
+    ) -> Scoring:
         """Scores what a request asks for.
+
+        Args:
+            fill: fills the model in another way, with others.
+            predictions: predicts in another way, with others.
 
         Raises:
             MachineError: where that fails for a reason that does not lie in the weights.
@@ -56,11 +94,12 @@ class Bench:
         bar = request.bar
         try:
             started = time.perf_counter()
-            self.fill(recipe, request.growing, request.again)
+            (fill or self.fill)(recipe, request.growing, request.again)
             seconds = time.perf_counter() - started
             with examples.ordered(split, request.order):
                 stop = None if bar is None else Stopping.of(bar, self.evaluator.tasks, examples, split)
-                evaluation = self.evaluator.score(split, stop, self._announce(request.what), request.piece)
+                announced = self.announce(request.what)
+                evaluation = self.evaluator.score(split, stop, announced, request.piece, predictions)
         except Exception as error:  # a forward pass may raise anything
             check_unchanged(recipe, self.mixer.pool)
             if _of_the_machine(error):

@@ -98,25 +98,44 @@ class Experiment:
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         check_ranking(self.search.ranking, self.pool, tasks, method)
-        splits = load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
+        splits = self._splits(tasks)
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
-        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
-        if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
-            raise ConfigError(
-                "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
-            )
+        evaluator = self._evaluator(tasks, splits)
         warn_of_splits(tasks, splits)
-        prove_filling(evaluator, self.pool.reference, self._loadable_last())
         own = self._cleared()
         ledger = Ledger(self.folder)
         with Display(self._examples_at_most(evaluator)) as display:
-            bench = Bench(evaluator, self._mixer(evaluator), display.scoring)
+            elsewhere = replace(self, executor=Local()).bench
+            bench = Bench(evaluator, self._mixer(evaluator), display.scoring, elsewhere)
             self.executor.start(bench)
             try:
                 self._cook(bench, ledger, own, method, search, splits)
             finally:
                 self.executor.stop()
+
+    def bench(self) -> Bench:
+        """The live model and the pool, for a process that scores what another asks for."""
+        tasks = Several.of(self.task)
+        evaluator = self._evaluator(tasks, self._splits(tasks))
+        return Bench(evaluator, self._mixer(evaluator))
+
+    def _splits(self, tasks: Several) -> Splits:
+        return load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
+
+    def _evaluator(self, tasks: Several, splits: Splits) -> Evaluator:
+        """What scores the pool's models.
+
+        Raises:
+            ConfigError: where the method asks for something that the model does not have.
+        """
+        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
+        if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
+            raise ConfigError(
+                "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
+            )
+        prove_filling(evaluator, self.pool.reference, self._loadable_last())
+        return evaluator
 
     def _cook(
         self,

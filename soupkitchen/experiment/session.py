@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import datasets
 import transformers
 
 from soupkitchen.errors import SaveError
+from soupkitchen.executors import Local, Spmd
+from soupkitchen.executors.crew import Crew, LostError
+from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
+from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
 from soupkitchen.store.lock import only_process
@@ -38,6 +43,40 @@ def carry_out(
     Raises:
         SoupkitchenError: for whatever the user can put right.
     """
+    launch.check()
+    crew = Crew.joined()
+    if crew is None:
+        return _carry_out(config, folder, build, overwrite)
+    if crew.number:
+        with _quiet(), _silent():
+            follow(crew, lambda: build(folder).bench())
+        return Result(folder)
+    well = False
+    try:
+        result = _carry_out(config, folder, _for_all(build, crew), overwrite)
+        well = True
+        return result
+    finally:
+        with suppress(LostError):
+            crew.tell(("end", well))
+
+
+def _for_all(build: Callable[[Path], Experiment], crew: Crew) -> Callable[[Path], Experiment]:
+    """Has the others of a launch begin once it is clear that there is work, and that it can be done."""
+
+    def built(folder: Path) -> Experiment:
+        experiment = build(folder)
+        if type(experiment.executor) is Local:
+            experiment = replace(experiment, executor=Spmd())
+        crew.tell("build")
+        return experiment
+
+    return built
+
+
+def _carry_out(
+    config: Mapping[str, Any], folder: Path, build: Callable[[Path], Experiment], overwrite: bool
+) -> Result:
     check_is_ours(folder)
     with only_process(folder):
         check_is_ours(folder)  # it may have changed meanwhile
@@ -68,6 +107,17 @@ def _say(result: Result) -> None:
         log.info("The soup of %d scores what the best single run does.", size)
     else:
         log.info("The soup is %.4f worse than the best single run on held-out.", -gain)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Leaves it to the first process of a launch to say anything."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager

@@ -24,9 +24,14 @@ def keep_freed_memory() -> None:
     torch.empty(_MOST_KEPT, dtype=torch.uint8)
 
 
-def chunks(elements: int, device: torch.device, whole: int = 1) -> Iterator[slice]:
-    """Slices that cover `elements` elements; none cuts through a row of `whole` elements."""
-    size = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1) -> Iterator[slice]:
+    """Slices that cover `elements` elements.
+
+    Args:
+        whole: no slice cuts through a row of so many elements.
+        beside: slices of how many tensors are in memory at once.
+    """
+    size = (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK) // beside
     size = max(size // whole, 1) * whole
     for start in range(0, elements, size):
         yield slice(start, min(start + size, elements))

@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from soupkitchen.merging.base import StackMethod
-from soupkitchen.merging.geometry import dot, norm
+from soupkitchen.merging.geometry import gram
 
 _NEARLY_ZERO = 1e-12
 
@@ -38,33 +39,47 @@ class Karcher(StackMethod):
     tolerance: float = 1e-5
 
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-        lengths = [norm(x.reshape(-1)) for x in tensors]
-        shares = [weight / sum(weights) for weight in weights]
-        directed = [
-            (x.reshape(-1) / length, share)
-            for x, length, share in zip(tensors, lengths, shares, strict=True)
-            if length > _NEARLY_ZERO
-        ]
-        if not directed:
-            return torch.zeros_like(tensors[0])
-        total = sum(share for _, share in directed)
-        units = [(unit, share / total) for unit, share in directed]
-        mean = _unit(sum((unit * share for unit, share in units), torch.zeros_like(units[0][0])), units[0][0])
+        flat = [x.reshape(-1) for x in tensors]
+        products = gram(flat, tensors[0].device)
+        lengths = np.sqrt(np.diag(products))
+        shares = np.asarray(weights) / sum(weights)
+        directed = lengths > _NEARLY_ZERO
+        total = torch.zeros_like(flat[0])
+        if directed.any():
+            units = products[np.ix_(directed, directed)] / np.outer(lengths[directed], lengths[directed])
+            mean = self._mean(units, shares[directed] / shares[directed].sum())
+            factors = np.zeros_like(lengths)
+            factors[directed] = mean * (lengths @ shares) / lengths[directed]
+            for x, factor in zip(flat, factors, strict=True):
+                total.add_(x, alpha=float(factor))
+        return total.reshape(tensors[0].shape)
+
+    def _mean(self, units: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """The mean direction as a sum of units: their coefficients (n,).
+
+        It never leaves the plane that the ingredients span, so their products `units` (n, n) tell all.
+        """
+        every = np.eye(len(shares))
+        mean = _unit(shares, units, every[0])
         for _ in range(self.iterations):
-            step = torch.zeros_like(mean)
-            for unit, share in units:
-                cosine = dot(mean, unit)
-                sideways = unit - cosine * mean
-                if (length := norm(sideways)) > _NEARLY_ZERO:
-                    step += sideways * (share * math.atan2(length, cosine) / length)
-            angle = norm(step)
+            cosines = units @ mean
+            sideways = every - np.outer(cosines, mean)  # one in each row
+            lengths = np.array([_length(row, units) for row in sideways])
+            moved = lengths > _NEARLY_ZERO
+            angles = np.arctan2(lengths, cosines)
+            step = (shares[moved] * angles[moved] / lengths[moved]) @ sideways[moved]
+            angle = _length(step, units)
             if angle < self.tolerance:
                 break
-            mean = _unit(mean * math.cos(angle) + step * (math.sin(angle) / angle), mean)
-        length = sum(length * share for length, share in zip(lengths, shares, strict=True))
-        return (mean * length).reshape(tensors[0].shape)
+            mean = _unit(mean * math.cos(angle) + step * (math.sin(angle) / angle), units, mean)
+        return mean
 
 
-def _unit(x: torch.Tensor, otherwise: torch.Tensor) -> torch.Tensor:
-    """`x` at length 1; `otherwise` where it has no direction."""
-    return x / length if (length := norm(x)) > _NEARLY_ZERO else otherwise
+def _length(coefficients: np.ndarray, units: np.ndarray) -> float:
+    return math.sqrt(max(float(coefficients @ units @ coefficients), 0.0))
+
+
+def _unit(coefficients: np.ndarray, units: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The same direction at length 1; `otherwise` where there is none."""
+    length = _length(coefficients, units)
+    return coefficients / length if length > _NEARLY_ZERO else otherwise

@@ -10,6 +10,7 @@ arXiv 2403.19522.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import torch
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
-from soupkitchen.merging.geometry import dot, norm
+from soupkitchen.merging.geometry import gram
 
 
 class StockState(NamedTuple):
@@ -56,10 +57,10 @@ class ModelStock(MergeMethod):
         return StockState(torch.zeros_like(like), torch.zeros_like(like), 0.0, 0)
 
     def measure(self, state: StockState, x: Vector, origin: Origin) -> StockMeasure:
-        length = norm(x)
+        (_, inner), (_, square) = gram([state.units, x], x.device)
+        length = math.sqrt(square)
         scale = 1 / length if length else 0.0
-        inner = dot(state.units, x) * scale
-        return StockMeasure(scale, state.length + 2 * inner + (1.0 if length else 0.0))
+        return StockMeasure(scale, state.length + 2 * inner * scale + (1.0 if length else 0.0))
 
     def add(self, state: StockState, x: torch.Tensor, measure: StockMeasure, start: int) -> StockState:
         units = torch.add(state.units, x, alpha=measure.scale)

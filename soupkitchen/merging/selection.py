@@ -6,11 +6,15 @@ surely. One pass then counts what lies above, and gathers what lies between: som
 sample misled, all magnitudes are gathered; so the result is always exact. Equal
 magnitudes are told apart by position, the earlier first, so that exactly k elements
 are chosen on every device.
+
+That is for a CPU. Where numbers lie on an accelerator, whose host should not wait for each chunk,
+the bits of the k-th largest are found by counting: see `_counted`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +29,10 @@ _WIDTH = 3.5
 """Half the width of the bracket, in standard errors of the sample's quantile."""
 _PIECE = 1 << 15
 """Elements among which ties are counted together on a CPU: few, as one such piece is looked through again."""
+
+_INFINITY = 0x7F800000
+"""Its bits; those of NaNs are above."""
+_NONE = 1 << 16
 
 Ties = list[tuple[slice, int]]
 """How many magnitudes equal some value, part by part of a vector."""
@@ -66,6 +74,8 @@ def largest(x: Vector, k: int) -> Largest:
         return Largest(math.inf, -1)
     if k >= x.numel():
         return Largest(0.0, None)
+    if x.device.type != "cpu":
+        return _counted(x, k)
     brackets = [(0.0, math.inf)] if x.numel() <= 16 * _LEAST else [_bracket(x, k), (0.0, math.inf)]
     for low, high in brackets:
         if low == high:  # changes of bfloat16 weights take few values, so many are equal
@@ -83,7 +93,7 @@ def _bracket(x: Vector, k: int) -> tuple[float, float]:
     """Two magnitudes between which the k-th largest almost surely lies."""
     wanted = min(max(x.numel() // _SHARE, _LEAST), _MOST)
     stride = (x.numel() // wanted) | 1  # odd, so as not to walk down one column of a matrix
-    sample = x[::stride].abs().cpu().numpy()
+    sample = x[::stride].abs().numpy()
     share = 1 - k / x.numel()
     middle = share * sample.size
     reach = _WIDTH * math.sqrt(share * (1 - share) * sample.size) + 1
@@ -100,16 +110,10 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
     gathered = np.empty(x.numel(), np.float32)  # takes memory only as far as it is filled
     filled = 0
     for part in chunks(x.numel(), x.device):
-        magnitudes = x[part].abs()
-        if magnitudes.device.type == "cpu":  # numpy compares and counts several times as fast
-            values = magnitudes.numpy()
-            too_high = values > np.float32(high)
-            above += int(np.count_nonzero(too_high))
-            between = values.take(np.flatnonzero((values >= np.float32(low)) != too_high))
-        else:
-            higher = magnitudes > high
-            above += int(higher.sum())
-            between = magnitudes[(magnitudes >= low) & ~higher].cpu().numpy()
+        values = x[part].abs().numpy()  # numpy compares and counts several times as fast as torch
+        too_high = values > np.float32(high)
+        above += int(np.count_nonzero(too_high))
+        between = values.take(np.flatnonzero((values >= np.float32(low)) != too_high))
         gathered[filled : filled + between.size] = between
         filled += between.size
         sizes.append(between.size)
@@ -121,18 +125,13 @@ def _count(x: Vector, value: float) -> tuple[int, Ties]:
     above = 0
     ties: Ties = []
     for part in chunks(x.numel(), x.device):
-        magnitudes = x[part].abs()
-        if magnitudes.device.type == "cpu":
-            values = magnitudes.numpy()
-            above += int(np.count_nonzero(values > np.float32(value)))
-            equal = values == np.float32(value)
-            for start in range(0, equal.size, _PIECE):
-                piece = equal[start : start + _PIECE]
-                where = slice(part.start + start, part.start + start + piece.size)
-                ties.append((where, int(np.count_nonzero(piece))))
-        else:
-            above += int((magnitudes > value).sum())
-            ties.append((part, int((magnitudes == value).sum())))
+        values = x[part].abs().numpy()
+        above += int(np.count_nonzero(values > np.float32(value)))
+        equal = values == np.float32(value)
+        for start in range(0, equal.size, _PIECE):
+            piece = equal[start : start + _PIECE]
+            where = slice(part.start + start, part.start + start + piece.size)
+            ties.append((where, int(np.count_nonzero(piece))))
     return above, ties
 
 
@@ -152,10 +151,60 @@ def _last_tie(x: Vector, threshold: float, wanted: int, ties: Ties) -> int | Non
         return None
     for part, number in ties:
         if wanted <= number:
-            positions = np.flatnonzero(x[part].abs().cpu().numpy() == np.float32(threshold))
+            positions = np.flatnonzero(x[part].abs().numpy() == np.float32(threshold))
             return part.start + int(positions[wanted - 1])
         wanted -= number
     raise AssertionError("ties were counted")
+
+
+def _counted(x: Vector, k: int) -> Largest:
+    """The same, where the host waits for no more than four answers, however long the vector.
+
+    Bits of floats that are not negative are in the floats' order. So magnitudes are counted by their
+    upper 16 bits, and those that have the k-th largest's upper bits by their lower ones.
+    """
+    upper, above, _ = _bin_of(x, k, lambda bits: torch.where(bits > _INFINITY, _NONE, bits >> 16))
+    if upper < 0:
+        return Largest(0.0, None)
+
+    def lower_bits(bits: torch.Tensor) -> torch.Tensor:
+        return torch.where((bits >> 16 == upper) & (bits <= _INFINITY), bits & 0xFFFF, _NONE)
+
+    lower, more, number = _bin_of(x, k - above, lower_bits)
+    threshold = float(np.uint32(upper << 16 | lower).view(np.float32))
+    wanted = k - above - more
+    return Largest(threshold, None if wanted == number else _position_of_tie(x, threshold, wanted))
+
+
+def _bin_of(x: Vector, k: int, bin_of: Callable[[torch.Tensor], torch.Tensor]) -> list[int]:
+    """Of magnitudes by a number below 2¹⁶ that follows from their bits: that which the k-th largest has.
+
+    Also how many have higher ones, and how many that one. Those whose number is `_NONE` are left out;
+    where fewer than k are left the number is -1.
+    """
+    counts = torch.zeros(_NONE + 1, dtype=torch.int64, device=x.device)
+    for part in chunks(x.numel(), x.device):
+        bins = bin_of(x[part].abs().view(torch.int32)).long()
+        counts.scatter_add_(0, bins, torch.ones_like(bins))
+    counts = counts[:_NONE]
+    at_least = counts.flip(0).cumsum(0).flip(0)
+    found = (at_least >= k).sum() - 1
+    total, number = (torch.take(x, found.clamp(min=0)) for x in (at_least, counts))
+    return torch.stack([found, total - number, number]).tolist()
+
+
+def _position_of_tie(x: Vector, threshold: float, wanted: int) -> int:
+    """Where the last is of `wanted` magnitudes that equal `threshold`."""
+    position = torch.full((), -1, dtype=torch.int64, device=x.device)
+    before = torch.zeros((), dtype=torch.int64, device=x.device)
+    for part in chunks(x.numel(), x.device):
+        equal = x[part].abs() == threshold
+        reached = equal.cumsum(0) + before
+        found = (equal & (reached == wanted)).long().argmax()
+        is_here = (before < wanted) & (reached[-1] >= wanted)
+        position = torch.where(is_here, found + part.start, position)
+        before = reached[-1]
+    return int(position)
 
 
 def ascending(rows: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
-from soupkitchen.merging.geometry import dot, norm
+from soupkitchen.merging.geometry import gram
 
 COLINEAR = 0.9995
 
@@ -66,8 +66,9 @@ class Slerp(MergeMethod):
         if state.weight == 0:
             return SlerpMeasure(0.0, 1.0, origin.weight, chord=False)
         t = origin.weight / (state.weight + origin.weight) if self.t is None else self.t
-        norms = norm(state.soup) * norm(x)
-        cosine = dot(state.soup, x) / norms if norms else 1.0
+        (a, inner), (_, b) = gram([state.soup, x], x.device)
+        norms = math.sqrt(a) * math.sqrt(b)
+        cosine = inner / norms if norms else 1.0
         if abs(cosine) > COLINEAR:
             return SlerpMeasure(1 - t, t, origin.weight, chord=True)
         angle = math.acos(cosine)

@@ -25,6 +25,7 @@ import torch
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import Origin, Vector
 from soupkitchen.merging.chunks import chunks
+from soupkitchen.merging.geometry import widest
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, ascending, largest
 from soupkitchen.options import check_fields
@@ -276,9 +277,10 @@ class RankRandom(Sparsifier):
 
 def restoring(x: Vector, sparse: Callable[[torch.Tensor, int], torch.Tensor]) -> float:
     """‖x‖₁ / ‖sparse x‖₁, the factor that restores a tensor's sum of magnitudes; 1 where nothing is left."""
-    before = after = 0.0
+    sums = torch.zeros(2, dtype=widest(x.device), device=x.device)
     for chunk in chunks(x.numel(), x.device):
         part = x[chunk]
-        before += float(part.abs().sum(dtype=torch.float64))
-        after += float(sparse(part, chunk.start).abs().sum(dtype=torch.float64))
+        left = sparse(part, chunk.start)
+        sums += torch.stack([one.abs().sum(dtype=sums.dtype) for one in (part, left)])
+    before, after = sums.tolist()
     return before / after if after else 1.0

@@ -74,6 +74,11 @@ class StateMemory:
                 return place
         return None
 
+    def give_back(self, size: int, place: torch.device) -> None:
+        """Says that `size` bytes that `room` gave are free again."""
+        left = self._left[place]
+        self._left[place] = None if left is None else left + size
+
     def _place(self, like: torch.Tensor, elements: int) -> torch.Tensor:
         place = self.room(elements * like.element_size())
         if place is None:

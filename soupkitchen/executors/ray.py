@@ -1,0 +1,215 @@
+"""Workers on a Ray cluster, each with a live model of its own, that score several requests at once.
+
+Recipes, bars and results cross the wire; weights come from storage that all workers see. With W workers the
+next W proposals are scored at once, and the first in order that is kept is taken: the decisions, and
+the tables, are those of one process. A worker that dies has its work done again by the one that Ray
+starts in its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from soupkitchen.errors import ConfigError, MachineError, SoupkitchenError
+from soupkitchen.executors.base import Executor, Request, Scoring
+from soupkitchen.options import check_fields
+from soupkitchen.tasks import Several
+
+if TYPE_CHECKING:
+    from soupkitchen.executors.bench import Bench
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3
+"""How often the same request may lose its worker before the run gives up."""
+
+
+@dataclass
+class Ray(Executor):
+    """Scores on workers of a Ray cluster.
+
+    Attributes:
+        address: the cluster's, as "auto" or "ray://head:10001"; None for one on this machine, which is
+            started for the run and ends with it.
+        workers: how many there are, and so how many requests are scored at once.
+        gpus_per_worker: GPUs, or a part of one, that each worker has for itself.
+
+    Raises:
+        ConfigError: for options out of range, and where Ray is not installed.
+    """
+
+    address: str | None = None
+    workers: int = 2
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "executor")
+        _ray()
+
+    def start(self, bench: Bench) -> None:
+        """Starts the workers; each makes a bench of its own.
+
+        Raises:
+            ConfigError: where the cluster cannot be reached, or has no room for so many.
+            MachineError: where a worker cannot see what this process sees.
+        """
+        super().start(bench)
+        ray = _ray()
+        self._own = not ray.is_initialized()
+        if self._own:
+            _connect(self.address, self.workers)
+        needed = {"CPU": self.workers, "GPU": self.workers * self.gpus_per_worker}
+        has = ray.cluster_resources()
+        if short := [what for what, number in needed.items() if number > has.get(what, 0)]:
+            raise ConfigError(
+                f"executor.workers={self.workers} need {needed[short[0]]:g} {short[0]}s, and the cluster has "
+                f"{has.get(short[0], 0):g}"
+            )
+        needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
+        kind = ray.remote(**needs, max_restarts=-1, max_concurrency=2)(_Worker)
+        self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
+        self._crew = [kind.remote(self._make) for _ in range(self.workers)]
+        self.learn(bench.evaluator.tasks)
+        here = bench.sees()
+        for host, theirs in ray.get([worker.sees.remote() for worker in self._crew]):
+            if isinstance(theirs, str):
+                raise MachineError(f"the worker on {host} cannot begin: {theirs}")
+            if different := [what for what, value in theirs.items() if value != here[what]]:
+                raise MachineError(
+                    f"the worker on {host} has other {' and '.join(different)} than this process: all "
+                    "have to see the same files"
+                )
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
+        asked = [self._ask(number, request) for number, request in enumerate(requests)]
+        try:
+            for number, request in enumerate(requests):
+                progress = self.bench.announce(request.what)
+                scoring = self._come(number, request, asked[number])
+                if scoring.evaluation is not None:
+                    total = self.bench.evaluator.examples.size(request.split)
+                    progress(scoring.evaluation.examples_scored, total)
+                yield scoring
+        finally:  # nobody asks for the rest
+            for worker in self._crew[: len(requests)]:
+                worker.drop.remote()
+
+    def learn(self, tasks: Several) -> None:
+        super().learn(tasks)
+        self._tasks = _ray().put(tasks)
+
+    def stop(self) -> None:
+        super().stop()
+        for worker in getattr(self, "_crew", ()):
+            _ray().kill(worker)
+        self._crew = []
+        if getattr(self, "_own", False):
+            _ray().shutdown()
+
+    def _ask(self, number: int, request: Request) -> Any:
+        worker = self._crew[number % len(self._crew)]
+        worker.begin.remote()
+        return worker.score.remote(request, self._tasks)
+
+    def _come(self, number: int, request: Request, asked: Any) -> Scoring:
+        """What comes of a request; where its worker dies, or has no memory left, it is asked for again.
+
+        Raises:
+            MachineError: where that happens time and again.
+        """
+        ray = _ray()
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                scoring: Scoring = ray.get(asked)
+                return scoring
+            except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+                reason: Exception = error
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, MachineError):
+                    raise error.cause from None
+                reason = error.cause
+                ray.kill(self._crew[number % len(self._crew)], no_restart=False)
+            told = str(reason).strip().split("\n")[0]
+            log.warning(
+                "%s: its worker was lost (%s); done again, attempt %d", request.what, told, attempt + 1
+            )
+            asked = self._ask(number + attempt, request)
+        raise MachineError(
+            f"{request.what}: the worker was lost {_ATTEMPTS} times ({told}). Nothing is lost: when that is "
+            "put right, the same command continues"
+        )
+
+
+class _Dropped(BaseException):
+    """Nobody asks for the scoring any more."""
+
+
+class _Worker:
+    """A process of the cluster with a bench of its own."""
+
+    def __init__(self, make: Callable[[], Bench]) -> None:
+        self._bench: Any = None
+        self._dropped = False
+        self._error = ""
+        logging.disable(logging.WARNING)  # what there is to say the driver says
+        try:
+            self._bench = make()
+            self._bench.announce = self._watched
+        except SoupkitchenError as error:
+            self._error = str(error)
+
+    def sees(self) -> tuple[str, Any]:
+        """The host, and what is seen there, or why nothing is."""
+        return socket.gethostname(), self._error or self._bench.sees()
+
+    def begin(self) -> None:
+        self._dropped = False
+
+    def drop(self) -> None:
+        """Ends the scoring in progress, of which nobody wants to know any more."""
+        self._dropped = True
+
+    def score(self, request: Request, tasks: Several) -> Scoring:
+        self._bench.evaluator.tasks = tasks
+        try:
+            scoring: Scoring = self._bench.score(request)
+        except _Dropped:
+            return Scoring(None, error="dropped")
+        return scoring
+
+    def _watched(self, what: str) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if self._dropped:
+                raise _Dropped
+
+        return progress
+
+
+def _ray() -> Any:
+    """Ray.
+
+    Raises:
+        ConfigError: where it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("executor=ray needs Ray: pip install 'soupkitchen[ray]'") from error
+    return ray
+
+
+def _connect(address: str | None, workers: int) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
+    try:
+        _ray().init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"executor.address={address} cannot be reached ({error})") from error

@@ -1,0 +1,104 @@
+"""Several processes of one launch, as torchrun starts them, that score each request together.
+
+All merge the same weights; each scores every so many-th batch. The first process asks, gathers what the
+others predict, and does all else alone: decisions, journal, cache and tables are those of one process.
+Batches are whole, and the same as in one process, so scores are too, to the bit.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from soupkitchen.errors import MachineError
+from soupkitchen.executors.base import Executor, Request, Scoring
+from soupkitchen.executors.bench import Bench
+from soupkitchen.executors.crew import Crew, Failure, tried
+from soupkitchen.metrics import Rows
+from soupkitchen.soup import Recipe
+
+
+@dataclass
+class Spmd(Executor):
+    """Scores in all processes of the launch: one request after the other, together.
+
+    Started by ``torchrun --nproc_per_node N -m soupkitchen …`` or, with GPUs, ``accelerate launch``.
+    """
+
+    def start(self, bench: Bench) -> None:
+        super().start(bench)
+        crew = Crew.joined()
+        if crew is None:
+            raise MachineError(
+                "executor=spmd is for several processes, and this is one: start it by torchrun "
+                "--nproc_per_node N -m soupkitchen …"
+            )
+        self._crew = crew
+        known = [_known(bench), *crew.do("start", lambda: _known(bench))[1:]]
+        for number, (host, theirs) in enumerate(known):
+            if different := [what for what, value in theirs.items() if value != known[0][1][what]]:
+                raise MachineError(
+                    f"process {number} of this launch, on {host}, has other {' and '.join(different)} than "
+                    f"the first, on {known[0][0]}: all have to see the same files"
+                )
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
+        return (self.bench.score(request, self._fill, self._predictions) for request in requests)
+
+    def _fill(self, recipe: Recipe, growing: bool, again: bool) -> None:
+        message = ("fill", recipe, growing, again)
+        self._crew.do(message, lambda: self.bench.fill(recipe, growing, again))
+
+    def _predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
+        """The predictions of each batch, in order: so many batches at once as there are processes."""
+        size = self._crew.size
+        mine = self.bench.evaluator.predictions(split, name, batches[::size])
+        for start in range(0, len(batches), size):
+            some = batches[start : start + size]
+            yield from self._crew.do(("score", split, name, some), lambda: next(mine))[: len(some)]
+
+
+def follow(crew: Crew, bench_of: Callable[[], Bench]) -> bool:
+    """Does what the first process says until that is all; whether it came to a good end.
+
+    Args:
+        bench_of: makes the bench, once it is clear that there is work.
+    """
+    follower = _Follower(crew)
+    while True:
+        match crew.listen():
+            case ("end", well):
+                return bool(well)
+            case "build":
+                follower.bench = tried(bench_of)
+            case message:
+                crew.answer(tried(partial(follower.answer, message)))
+
+
+@dataclass
+class _Follower:
+    """Any process of a launch but the first."""
+
+    crew: Crew
+    bench: Any = None  # or why there is none
+
+    def answer(self, message: Any) -> Any:
+        if isinstance(self.bench, Failure):
+            raise self.bench.error
+        match message:
+            case "start":
+                return _known(self.bench)
+            case ("fill", recipe, growing, again):
+                return self.bench.fill(recipe, growing, again)
+            case ("score", split, name, batches) if self.crew.number < len(batches):
+                (rows,) = self.bench.evaluator.predictions(split, name, [batches[self.crew.number]])
+                return rows
+
+
+def _known(bench: Bench) -> tuple[str, dict[str, str]]:
+    return socket.gethostname(), bench.sees()

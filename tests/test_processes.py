@@ -1,0 +1,147 @@
+"""Several processes of one launch: the trajectory, the tables and the weights of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from command import soupkitchen
+
+SECONDS = ["merge_seconds", "eval_seconds"]
+LIMIT = 240
+"""Seconds, after which every process says where it stands."""
+
+Words = list[str]
+
+
+@pytest.fixture
+def words(text_runs: Path, texts: Path) -> Words:
+    return [
+        f"pool.path={text_runs}/*",
+        "task=text_classification",
+        f"task.data.path={texts}",
+        "runtime.batch_size=8",
+        "evaluation.cache=null",
+    ]
+
+
+def launched(number: int, words: Words, folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(number)]
+    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "soupkitchen", *words]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Its exit status, and what it said. A launch that hangs is a failure that says who stood where."""
+    try:
+        said = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.send_signal(signal.SIGABRT)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"the launch hung:\n{process.communicate()[1]}")
+    return process.returncode, *said
+
+
+def same_results(one: Path, other: Path) -> None:
+    for name in ("trajectory.csv", "leaderboard.csv"):
+        ours, theirs = (pd.read_csv(f / name).drop(columns=SECONDS, errors="ignore") for f in (one, other))
+        pd.testing.assert_frame_equal(ours, theirs)
+    weights = "soup/model.safetensors"
+    assert (one / weights).read_bytes() == (other / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [
+        (2, ["method=ties", "pool.base={base}"]),
+        (3, ["task.metric.name=f1_macro"]),  # no mean: every example is scored
+        (2, ["task.metric.name=cross_entropy", "search.ranking={{examples: 0.3}}"]),
+        (3, ["evaluation.early_stopping=false", "search=uniform"]),
+    ],
+    ids=["ties", "macro_f1", "in parts", "in full"],
+)
+def test_decisions_tables_and_weights_are_those_of_one_process(
+    number: int, more: Words, words: Words, text_runs: Path, tmp_path: Path
+) -> None:
+    words = [*words, *(word.format(base=text_runs / "d") for word in more), "name=x"]
+    soupkitchen(*words, "results_dir=one", cwd=tmp_path)
+    status, out, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
+    assert status == 0, err
+    same_results(tmp_path / "one" / "x", tmp_path / "several" / "x")
+    assert out.count("several/x/leaderboard.csv") == 1  # one process speaks
+    assert err.count("saved ") == 1
+    status, again, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
+    assert (status, again) == (0, out), err  # finished: reported, and not repeated
+
+
+def workers_of(launcher: subprocess.Popen) -> list[psutil.Process]:
+    processes = psutil.Process(launcher.pid).children()
+    return sorted(processes, key=lambda one: int(one.environ()["RANK"]))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_all_and_the_same_command_continues(
+    rank: int, words: Words, tmp_path: Path
+) -> None:
+    words = [*words, "name=x"]
+    soupkitchen(*words, "results_dir=one", cwd=tmp_path)
+    launcher = launched(2, [*words, "results_dir=several"], tmp_path)
+    journal = tmp_path / "several" / "x" / "journal.jsonl"
+    deadline = time.monotonic() + LIMIT
+    while not (journal.exists() and journal.read_text().count("\n") >= 4):
+        assert time.monotonic() < deadline
+        assert launcher.poll() is None, launcher.communicate()[1]
+        time.sleep(0.01)
+    workers = workers_of(launcher)
+    workers[rank].kill()
+    started = time.monotonic()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    assert time.monotonic() - started < 30
+    status, _, err = ended(launcher)
+    assert status != 0
+    if rank:
+        assert "the same command continues" in err or "To continue" in err
+    status, _, err = ended(launched(2, [*words, "results_dir=several"], tmp_path))
+    assert status == 0, err
+    same_results(tmp_path / "one" / "x", tmp_path / "several" / "x")
+
+
+def test_what_is_wrong_is_said_once(words: Words, tmp_path: Path) -> None:
+    status, _, err = ended(launched(2, [*words, "task.metric=bleu"], tmp_path))
+    assert status != 0
+    assert err.count("error: ") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_launcher_that_started_one_process_instead_of_several_is_named(
+    words: Words, tmp_path: Path
+) -> None:
+    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "soupkitchen"]
+    told = subprocess.run(
+        [sys.executable, *command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT
+    )
+    assert told.returncode != 0
+    assert "torchrun --nproc_per_node" in told.stderr
+    assert (
+        "executor=spmd is for several"
+        in soupkitchen(*words, "executor=spmd", cwd=tmp_path, fails=True).stderr
+    )
