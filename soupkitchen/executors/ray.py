@@ -71,9 +71,10 @@ class Ray(Executor):
                 f"{has.get(short[0], 0):g}"
             )
         needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
-        kind = ray.remote(**needs, max_restarts=-1, max_concurrency=2)(_Worker)
+        kind = ray.remote(**needs, max_restarts=-1, concurrency_groups={"control": 1})(_Worker)
         self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
         self._crew = [kind.remote(self._make) for _ in range(self.workers)]
+        self._asked = 0
         self.learn(bench.evaluator.tasks)
         here = bench.sees()
         for host, theirs in ray.get([worker.sees.remote() for worker in self._crew]):
@@ -97,7 +98,7 @@ class Ray(Executor):
                 yield scoring
         finally:  # nobody asks for the rest
             for worker in self._crew[: len(requests)]:
-                worker.drop.remote()
+                worker.drop.options(concurrency_group="control").remote(self._asked)
 
     def learn(self, tasks: Several) -> None:
         super().learn(tasks)
@@ -112,9 +113,8 @@ class Ray(Executor):
             _ray().shutdown()
 
     def _ask(self, number: int, request: Request) -> Any:
-        worker = self._crew[number % len(self._crew)]
-        worker.begin.remote()
-        return worker.score.remote(request, self._tasks)
+        self._asked += 1
+        return self._crew[number % len(self._crew)].score.remote(request, self._tasks, self._asked)
 
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
         """What comes of a request; where its worker dies, or has no memory left, it is asked for again.
@@ -145,7 +145,7 @@ class Ray(Executor):
         )
 
 
-class _Dropped(BaseException):
+class _DroppedError(BaseException):
     """Nobody asks for the scoring any more."""
 
 
@@ -154,38 +154,35 @@ class _Worker:
 
     def __init__(self, make: Callable[[], Bench]) -> None:
         self._bench: Any = None
-        self._dropped = False
+        self._now = self._dropped = 0
         self._error = ""
         logging.disable(logging.WARNING)  # what there is to say the driver says
         try:
             self._bench = make()
             self._bench.announce = self._watched
-        except SoupkitchenError as error:
-            self._error = str(error)
+        except Exception as error:  # whatever it is, the driver should say it
+            self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
         """The host, and what is seen there, or why nothing is."""
         return socket.gethostname(), self._error or self._bench.sees()
 
-    def begin(self) -> None:
-        self._dropped = False
+    def drop(self, number: int) -> None:
+        """Nobody wants to know any more of what was asked up to `number`; what of it is in progress ends."""
+        self._dropped = max(number, self._dropped)
 
-    def drop(self) -> None:
-        """Ends the scoring in progress, of which nobody wants to know any more."""
-        self._dropped = True
-
-    def score(self, request: Request, tasks: Several) -> Scoring:
-        self._bench.evaluator.tasks = tasks
+    def score(self, request: Request, tasks: Several, number: int) -> Scoring:
+        self._now, self._bench.evaluator.tasks = number, tasks
         try:
             scoring: Scoring = self._bench.score(request)
-        except _Dropped:
+        except _DroppedError:
             return Scoring(None, error="dropped")
         return scoring
 
     def _watched(self, what: str) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
-            if self._dropped:
-                raise _Dropped
+            if self._now <= self._dropped:
+                raise _DroppedError
 
         return progress
 

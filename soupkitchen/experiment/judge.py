@@ -126,19 +126,18 @@ class Judge:
         """Of all members that the rule accepts, the best is kept; the `exact` best are scored in full."""
         verdicts: list[Verdict] = []
         kept: Verdict | None = None
-        at_once = self.scores.executor.workers
-        for start in range(0, len(members), at_once):
-            some = members[start : start + at_once]
+
+        def bar() -> Bar | None:
             if exact:
-                bar = self._place(exact, verdicts)
-            else:
-                bar = self._bar(soup, None if kept is None else kept.score)
-            requests = [self._request(member, bar, soup, soup.recipe) for member in some]
-            for member, scored in zip(some, self.scores.each(requests), strict=True):
-                verdict = self._verdict(member, scored, soup)
-                if verdict.kept and (kept is None or _is_better(verdict, kept)):
-                    kept = verdict
-                verdicts.append(verdict)
+                return self._place(exact, verdicts)
+            return self._bar(soup, None if kept is None else kept.score)
+
+        requests = [self._request(member, None, soup, soup.recipe) for member in members]
+        for member, scored in zip(members, self.scores.each(requests, bar=bar), strict=True):
+            verdict = self._verdict(member, scored, soup)
+            if verdict.kept and (kept is None or _is_better(verdict, kept)):
+                kept = verdict
+            verdicts.append(verdict)
         return [replace(verdict, kept=verdict is kept) for verdict in verdicts]
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Bar | None:

@@ -7,14 +7,14 @@ says, and what the cache of all runs holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from soupkitchen.errors import CandidateError, CheckpointError, DataError
-from soupkitchen.evaluation import Evaluation
+from soupkitchen.evaluation import Bar, Evaluation
 from soupkitchen.evaluation.examples import Examples, Order
 from soupkitchen.executors import Executor, Request, Scoring
-from soupkitchen.executors.replay import replayed
+from soupkitchen.executors.replay import ended, replayed
 from soupkitchen.experiment.kept import Known, asked, entry, evaluation_of, outputs_of, stopped
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.metrics import Rows
@@ -95,26 +95,47 @@ class Scores:
             raise result
         return result
 
-    def each(self, requests: Sequence[Request], anew: bool = False) -> Iterator[Scored | CandidateError]:
+    def each(
+        self,
+        requests: Sequence[Request],
+        anew: bool = False,
+        bar: Callable[[], Bar | None] | None = None,
+    ) -> Iterator[Scored | CandidateError]:
         """Yields what comes of each request, in order; those that are not asked for are not scored.
 
         Where the executor works on several at once, so many are given to it, and what is not asked for
-        is thrown away.
+        is thrown away. So is what a bar that has risen meanwhile makes needless: all is as if one had been
+        scored after the other.
+
+        Args:
+            bar: what has to be reached now, which may rise with what was yielded; None for that of each
+                request.
         """
         at_once = self.executor.workers
         for start in range(0, len(requests), at_once):
             some = requests[start : start + at_once]
             running: Iterator[Scoring] | None = None
-            for number, request in enumerate(some):
+            easiest: Bar | None = None
+            for number, asked_for in enumerate(some):
+                request = asked_for if bar is None else replace(asked_for, bar=bar())
                 remembered = None if anew else self._remembered(request)
                 known = remembered or self._recalled(request) or self._cached(request)
                 if known is None and running is None:
                     now = self.examples.order(request.split), self.examples.batch_size
                     wanted = [
-                        replace(one, order=one.order or now[0], batch_size=now[1]) for one in some[number:]
+                        replace(
+                            one,
+                            order=one.order or now[0],
+                            batch_size=now[1],
+                            bar=one.bar if bar is None else request.bar,
+                        )
+                        for one in some[number:]
                     ]
+                    easiest = request.bar
                     running = self.executor.score(wanted)
                 scoring = None if running is None else next(running)
+                if bar is not None and known is None and request.bar is not easiest:
+                    scoring = self._ended(scoring, replace(request, order=request.order or now[0]))
                 yield known or self._taken(request, scoring)
 
     def learn(self, tasks: Several) -> None:
@@ -190,6 +211,13 @@ class Scores:
             return None
         outputs = self._shared.get(self.identity.predictions(request.recipe, request.split))
         return None if outputs is None else replayed(outputs, request, self.tasks, self.examples)
+
+    def _ended(self, scoring: Scoring | None, request: Request) -> Scoring | None:
+        """What scoring would have come to with the bar that there is now."""
+        if scoring is None or scoring.evaluation is None:
+            return scoring
+        evaluation = ended(scoring.evaluation, request, self.tasks, self.examples)
+        return replace(scoring, evaluation=evaluation)
 
     def _taken(self, request: Request, scoring: Scoring | None) -> Scored | CandidateError:
         assert scoring is not None

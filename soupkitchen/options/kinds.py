@@ -83,6 +83,7 @@ ANY_TEXT = Kind("text", lambda v: isinstance(v, str))
 WORD = Kind("a name", lambda v: (isinstance(v, str) and v != "") or is_number(v))
 NUMBER = Kind("a number", is_number)
 POSITIVE = Kind("a number above 0", lambda v: is_number(v) and v > 0)
+NOT_NEGATIVE = Kind("a number, and at least 0", lambda v: is_number(v) and v >= 0)
 SHARE = Kind("a number above 0, and 1 at most", lambda v: is_number(v) and 0 < v <= 1)
 INSIDE = Kind("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1)
 SEED = whole(0, 2**32 - 1)
@@ -188,6 +189,12 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "verify": choice("batch", "full"),
     },
     "soupkitchen.executors.Local": {},
+    "soupkitchen.executors.Spmd": {},
+    "soupkitchen.executors.Ray": {
+        "address": or_null(TEXT),
+        "workers": at_least(1),
+        "gpus_per_worker": NOT_NEGATIVE,
+    },
     "soupkitchen.search.Window": {**_GUARDED, "durations": DURATIONS, "end": choice("last", "any")},
     "soupkitchen.search.Greedy": {
         **_GUARDED,
