@@ -3,8 +3,8 @@
 
     python scripts/rounds_table.py results/*/trajectory.csv
 
-With W workers the next W candidates are scored at once, and the first in order that is kept is taken; what was
-scored after it is thrown away. So a round ends with a candidate that is kept, or after W. Beside the
+With W workers the next W candidates are scored at once, and the first in order that is kept is taken; what
+was scored after it is thrown away. So a round ends with a candidate that is kept, or after W. Beside the
 rounds: how many scorings were thrown away, in % of all.
 """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,3 +158,13 @@ def test_a_whole_run_is_that_of_the_cpu(name: str, text_runs: Path, texts: Path,
     if name == "linear":  # one for each batch, another by transformers, and some for each tensor, once
         batches, tensors = expected["examples_scored"].sum() / 16, len(load_file(files[0]))
         assert counts.synchronisations <= 2 * batches + 2 * tensors
+
+
+def test_the_check_of_a_gpu_runs_where_there_is_none(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--device", "cpu", "--skip-demo"]
+    command += ["--millions", "1", "--texts", "8", "--output", str(tmp_path / "check.md")]
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    told = (tmp_path / "check.md").read_text()
+    assert "too much" not in told
+    assert all(f"| {name} |" in told for name in METHODS)
+    assert "Perplexity: " in told
