@@ -135,10 +135,9 @@ class Ray(Executor):
                 reason = error.cause
                 ray.kill(self._crew[number % len(self._crew)], no_restart=False)
             told = str(reason).strip().split("\n")[0]
-            log.warning(
-                "%s: its worker was lost (%s); done again, attempt %d", request.what, told, attempt + 1
-            )
-            asked = self._ask(number + attempt, request)
+            if attempt < _ATTEMPTS:
+                log.warning("%s: its worker was lost (%s); it is done again", request.what, told)
+                asked = self._ask(number + attempt, request)
         raise MachineError(
             f"{request.what}: the worker was lost {_ATTEMPTS} times ({told}). Nothing is lost: when that is "
             "put right, the same command continues"

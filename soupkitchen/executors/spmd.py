@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from accelerate.utils.memory import clear_device_cache
 
 from soupkitchen.errors import MachineError
 from soupkitchen.executors.base import Executor, Request, Scoring
@@ -77,7 +78,10 @@ def follow(crew: Crew, bench_of: Callable[[], Bench]) -> bool:
             case "build":
                 follower.bench = tried(bench_of)
             case message:
-                crew.answer(tried(partial(follower.answer, message)))
+                reply = tried(partial(follower.answer, message))
+                if isinstance(reply, Failure):  # it may have been for want of memory
+                    clear_device_cache(garbage_collection=True)
+                crew.answer(reply)
 
 
 @dataclass
