@@ -595,10 +595,12 @@ def test_all_of_held_out_is_scored_again_for_those_who_ask(
 def test_the_state_has_the_room_of_its_own_device_only() -> None:
     runtime = Runtime(max_memory={0: 1000, 1: 5000, "cpu": 700})
     taken = {torch.device("cuda:0"): 300, torch.device("cuda:1"): 10, CPU: 100}
-    assert runtime.state_budget(taken, torch.device("cuda", 0)) == (700, 600)
-    assert runtime.state_budget(taken, torch.device("cuda")) == (700, 600)
-    assert runtime.state_budget(taken, torch.device("cuda", 1)) == (4990, 600)
-    assert runtime.state_budget(taken, CPU) == (0, 600)
+    # a thirty-second is for batches
+    on_host = 700 - 100 - 700 // 32
+    assert runtime.state_budget(taken, torch.device("cuda", 0)) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda")) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda", 1)) == (5000 - 10 - 5000 // 32, on_host)
+    assert runtime.state_budget(taken, CPU) == (0, on_host)
 
 
 def test_the_bases_tensors_count_as_state() -> None:
