@@ -18,8 +18,8 @@ def score(model: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> list[fl
     _calls += 1
     wish = Path(os.environ.get("DYING", "nowhere"))
     if _calls > 12 and wish.is_file() and os.environ.get("DRIVER") != str(os.getpid()):
-        how = wish.read_text()
-        wish.unlink()
+        mine = wish.rename(wish.with_name(str(os.getpid())))  # only one of several finds it
+        how = mine.read_text()
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("no memory is left")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PATIENCE = 600
+"""Seconds that a worker may take to start anew."""
 _ATTEMPTS = 3
 """How often the same request may lose its worker before the run gives up."""
 
@@ -116,6 +119,16 @@ class Ray(Executor):
         self._asked += 1
         return self._crew[number % len(self._crew)].score.remote(request, self._tasks, self._asked)
 
+    def _await(self, number: int) -> None:
+        """Waits for a worker that may be starting anew: until then whatever it is asked fails at once."""
+        ray, deadline = _ray(), time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                ray.get(self._crew[number % len(self._crew)].sees.remote())
+                return
+            except ray.exceptions.RayActorError:
+                time.sleep(1)
+
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
         """What comes of a request; where its worker dies, or has no memory left, it is asked for again.
 
@@ -137,6 +150,7 @@ class Ray(Executor):
             told = str(reason).strip().split("\n")[0]
             if attempt < _ATTEMPTS:
                 log.warning("%s: its worker was lost (%s); it is done again", request.what, told)
+                self._await(number + attempt)
                 asked = self._ask(number + attempt, request)
         raise MachineError(
             f"{request.what}: the worker was lost {_ATTEMPTS} times ({told}). Nothing is lost: when that is "
