@@ -5,11 +5,21 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SECONDS = ["merge_seconds", "eval_seconds"]
+"""The columns in which two runs that did the same differ."""
 
 
 def soupkitchen(*arguments: str, cwd: Path, fails: bool | int = False) -> subprocess.CompletedProcess:
@@ -39,6 +49,52 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit
     )
+
+
+def started(
+    *arguments: str,
+    cwd: Path,
+    by: Sequence[str] = ("-m", "soupkitchen"),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
+    """Starts the command, as what Python is given `by`, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, *by, *arguments, "runtime.threads=1"],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # a shell has what it starts in the background ignore Ctrl-C, so perhaps these tests
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    until = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """What the journal of the run in `folder` says so far."""
+    file = folder / "journal.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def same(one: Path, other: Path) -> None:
+    """Holds two runs' tables and soups against each other, byte for byte but for the seconds."""
+    for name in ("trajectory.csv", "leaderboard.csv"):
+        tables = [pd.read_csv(folder / name, dtype=str, keep_default_na=False) for folder in (one, other)]
+        first, second = (table.drop(columns=SECONDS, errors="ignore") for table in tables)
+        pd.testing.assert_frame_equal(first, second)
+    files = [file.name for file in sorted((one / "soup").iterdir())]
+    assert files == [file.name for file in sorted((other / "soup").iterdir())]
+    for name in files:
+        assert (one / "soup" / name).read_bytes() == (other / "soup" / name).read_bytes()
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import soupkitchen
+from command import SECONDS, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
@@ -26,8 +26,6 @@ from soupkitchen.merging import Linear
 from soupkitchen.search import Greedy, Uniform
 from soupkitchen.soup import Mixer
 from soupkitchen.store.lock import only_process
-
-SECONDS = ["merge_seconds", "eval_seconds"]
 
 
 def cooked(text_runs: Path, texts: Path, folder: Path, **more: Any) -> api.Result:

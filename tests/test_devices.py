@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import SECONDS
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,6 @@ from soupkitchen.soup import Mixer, Recipe
 from soupkitchen.soup.memory import StateMemory
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
-SECONDS = ["merge_seconds", "eval_seconds"]
 WAITS = 4
 """How often the host may wait for the device, for each tensor of each run that is looked at."""
 

@@ -9,12 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
-from command import soupkitchen
+from command import events, same, soupkitchen, started, wait_for
 
-SECONDS = ["merge_seconds", "eval_seconds"]
 LIMIT = 240
 """Seconds, after which every process says where it stands."""
 
@@ -33,18 +31,9 @@ def words(text_runs: Path, texts: Path) -> Words:
 
 
 def launched(number: int, words: Words, folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(number)]
-    command += ["--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", "-m", "soupkitchen", *words]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    by = ["-m", "torch.distributed.run", "--nproc_per_node", str(number), "--rdzv_backend", "c10d"]
+    by += ["--rdzv_endpoint", "localhost:0", "-m", "soupkitchen"]
+    return started(*words, cwd=folder, by=by, env={"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -58,14 +47,6 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"the launch hung:\n{process.communicate()[1]}")
     return process.returncode, *said
-
-
-def same_results(one: Path, other: Path) -> None:
-    for name in ("trajectory.csv", "leaderboard.csv"):
-        ours, theirs = (pd.read_csv(f / name).drop(columns=SECONDS, errors="ignore") for f in (one, other))
-        pd.testing.assert_frame_equal(ours, theirs)
-    weights = "soup/model.safetensors"
-    assert (one / weights).read_bytes() == (other / weights).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +66,7 @@ def test_decisions_tables_and_weights_are_those_of_one_process(
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
     status, out, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
     assert status == 0, err
-    same_results(tmp_path / "one" / "x", tmp_path / "several" / "x")
+    same(tmp_path / "one" / "x", tmp_path / "several" / "x")
     assert out.count("several/x/leaderboard.csv") == 1  # one process speaks
     assert err.count("saved ") == 1
     status, again, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
@@ -104,25 +85,20 @@ def test_a_process_that_is_killed_ends_all_and_the_same_command_continues(
     words = [*words, "name=x"]
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
     launcher = launched(2, [*words, "results_dir=several"], tmp_path)
-    journal = tmp_path / "several" / "x" / "journal.jsonl"
-    deadline = time.monotonic() + LIMIT
-    while not (journal.exists() and journal.read_text().count("\n") >= 4):
-        assert time.monotonic() < deadline
-        assert launcher.poll() is None, launcher.communicate()[1]
-        time.sleep(0.01)
+    wait_for(lambda: len(events(tmp_path / "several" / "x")) >= 4, launcher)
     workers = workers_of(launcher)
     workers[rank].kill()
-    started = time.monotonic()
+    at = time.monotonic()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - at < 30
     status, _, err = ended(launcher)
     assert status != 0
     if rank:
         assert "the same command continues" in err or "To continue" in err
     status, _, err = ended(launched(2, [*words, "results_dir=several"], tmp_path))
     assert status == 0, err
-    same_results(tmp_path / "one" / "x", tmp_path / "several" / "x")
+    same(tmp_path / "one" / "x", tmp_path / "several" / "x")
 
 
 def test_what_is_wrong_is_said_once(words: Words, tmp_path: Path) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from command import own, soupkitchen
-from test_processes import same_results
+from command import SECONDS, events, own, same, soupkitchen, started, wait_for
 
 import soupkitchen as api
 from soupkitchen.errors import CheckpointError, ConfigError, MachineError
@@ -24,8 +21,6 @@ from soupkitchen.executors import Executor, Ray
 from soupkitchen.search import Evolve, Greedy
 
 pytestmark = pytest.mark.xdist_group("ray")
-
-SECONDS = ["merge_seconds", "eval_seconds"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +67,7 @@ def test_workers_decide_as_one_process_does(
     expected, one = cooked(text_runs, task, tmp_path / "one", None, name="x", **options)
     trajectory, several = cooked(text_runs, task, tmp_path / "ray", Ray(workers=workers), name="x", **options)
     pd.testing.assert_frame_equal(trajectory, expected)
-    same_results(one.folder, several.folder)
+    same(one.folder, several.folder)
 
 
 @pytest.mark.parametrize("how", ["killed", "out of memory"])
@@ -93,23 +88,16 @@ def test_what_a_lost_worker_was_doing_is_done_again(
 def test_a_driver_that_is_killed_and_started_again_continues(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
-    words = (*own(text_runs, texts), "name=x", "runtime.threads=1")
+    words = (*own(text_runs, texts), "name=x")
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
     words = (*words, "results_dir=ray", "executor=ray")
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "soupkitchen", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    journal = tmp_path / "ray" / "x" / "journal.jsonl"
-    deadline = time.monotonic() + 240
-    while not (journal.exists() and journal.read_text().count("\n") >= 3):
-        assert time.monotonic() < deadline
-        assert driver.poll() is None, driver.communicate()[1]
-        time.sleep(0.01)
+    driver = started(*words, cwd=tmp_path)
+    wait_for(lambda: len(events(tmp_path / "ray" / "x")) >= 3, driver)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert not (tmp_path / "ray" / "x" / "leaderboard.csv").exists()
     soupkitchen(*words, cwd=tmp_path)
-    same_results(tmp_path / "one" / "x", tmp_path / "ray" / "x")
+    same(tmp_path / "one" / "x", tmp_path / "ray" / "x")
 
 
 def test_a_worker_that_cannot_see_the_pool_says_so(

@@ -11,11 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from command import own, soupkitchen, with_full_disk
+from command import SECONDS, events, own, same, soupkitchen, started, wait_for, with_full_disk
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
@@ -24,47 +23,6 @@ from soupkitchen.search import Greedy, Uniform
 from soupkitchen.store.files import recover
 from soupkitchen.store.journal import Journal
 from soupkitchen.store.lock import only_process
-
-SECONDS = ["merge_seconds", "eval_seconds"]
-
-
-def started(*arguments: str, cwd: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "soupkitchen", *arguments, "runtime.threads=1"]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        # a shell has what it starts in the background ignore Ctrl-C, so perhaps these tests
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    until = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "journal.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def same(one: Path, other: Path) -> None:
-    """Holds two runs' tables and soups against each other, byte for byte but for the seconds."""
-    for name in ("trajectory.csv", "leaderboard.csv"):
-        tables = [pd.read_csv(folder / name, dtype=str, keep_default_na=False) for folder in (one, other)]
-        first, second = (table.drop(columns=SECONDS, errors="ignore") for table in tables)
-        pd.testing.assert_frame_equal(first, second)
-    files = [file.name for file in sorted((one / "soup").iterdir())]
-    assert files == [file.name for file in sorted((other / "soup").iterdir())]
-    for name in files:
-        assert (one / "soup" / name).read_bytes() == (other / "soup" / name).read_bytes()
 
 
 @pytest.mark.slow
