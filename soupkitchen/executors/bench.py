@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -72,6 +72,23 @@ class Bench:
             "model": known.model(),
             "packages": digest(versions(), own_code()),
         }
+
+    def check_alike(self, others: Mapping[str, Mapping[str, str]]) -> None:
+        """Refuses to work with others that see something else.
+
+        Args:
+            others: what each `sees`, by who it is.
+
+        Raises:
+            MachineError: for the first that sees something else.
+        """
+        here = self.sees()
+        for who, theirs in others.items():
+            if different := [what for what, value in theirs.items() if value != here[what]]:
+                raise MachineError(
+                    f"{who} has other {' and '.join(different)} than this process: all have to see the same "
+                    "files"
+                )
 
     def score(
         self, request: Request, fill: Fill | None = None, predictions: Forward | None = None

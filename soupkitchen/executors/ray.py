@@ -79,15 +79,11 @@ class Ray(Executor):
         self._crew = [kind.remote(self._make) for _ in range(self.workers)]
         self._asked = 0
         self.learn(bench.evaluator.tasks)
-        here = bench.sees()
-        for host, theirs in ray.get([worker.sees.remote() for worker in self._crew]):
+        seen = ray.get([worker.sees.remote() for worker in self._crew])
+        for host, theirs in seen:
             if isinstance(theirs, str):
                 raise MachineError(f"the worker on {host} cannot begin: {theirs}")
-            if different := [what for what, value in theirs.items() if value != here[what]]:
-                raise MachineError(
-                    f"the worker on {host} has other {' and '.join(different)} than this process: all "
-                    "have to see the same files"
-                )
+        bench.check_alike({f"worker {n} on {host}": theirs for n, (host, theirs) in enumerate(seen)})
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
         asked = [self._ask(number, request) for number, request in enumerate(requests)]
@@ -124,7 +120,7 @@ class Ray(Executor):
         ray, deadline = _ray(), time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
-                ray.get(self._crew[number % len(self._crew)].sees.remote())
+                ray.get(self._crew[number % len(self._crew)].ready.remote())
                 return
             except ray.exceptions.RayActorError:
                 time.sleep(1)
@@ -179,6 +175,9 @@ class _Worker:
     def sees(self) -> tuple[str, Any]:
         """The host, and what is seen there, or why nothing is."""
         return socket.gethostname(), self._error or self._bench.sees()
+
+    def ready(self) -> None:
+        """Answers once the worker is there."""
 
     def drop(self, number: int) -> None:
         """Nobody wants to know any more of what was asked up to `number`; what of it is in progress ends."""

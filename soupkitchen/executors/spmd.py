@@ -40,13 +40,13 @@ class Spmd(Executor):
                 "--nproc_per_node N -m soupkitchen …"
             )
         self._crew = crew
-        known = [_known(bench), *crew.do("start", lambda: _known(bench))[1:]]
-        for number, (host, theirs) in enumerate(known):
-            if different := [what for what, value in theirs.items() if value != known[0][1][what]]:
-                raise MachineError(
-                    f"process {number} of this launch, on {host}, has other {' and '.join(different)} than "
-                    f"the first, on {known[0][0]}: all have to see the same files"
-                )
+        _, *others = crew.do("start", lambda: None)
+        bench.check_alike(
+            {
+                f"process {number} of this launch, on {host},": theirs
+                for number, (host, theirs) in enumerate(others, start=1)
+            }
+        )
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
         return (self.bench.score(request, self._fill, self._predictions) for request in requests)
@@ -64,8 +64,8 @@ class Spmd(Executor):
             yield from self._crew.do(("score", split, name, some), lambda: next(mine))[: len(some)]
 
 
-def follow(crew: Crew, bench_of: Callable[[], Bench]) -> bool:
-    """Does what the first process says until that is all; whether it came to a good end.
+def follow(crew: Crew, bench_of: Callable[[], Bench]) -> None:
+    """Does what the first process says until that is all.
 
     Args:
         bench_of: makes the bench, once it is clear that there is work.
@@ -73,8 +73,8 @@ def follow(crew: Crew, bench_of: Callable[[], Bench]) -> bool:
     follower = _Follower(crew)
     while True:
         match crew.listen():
-            case ("end", well):
-                return bool(well)
+            case "end":
+                return
             case "build":
                 follower.bench = tried(bench_of)
             case message:
@@ -96,13 +96,9 @@ class _Follower:
             raise self.bench.error
         match message:
             case "start":
-                return _known(self.bench)
+                return socket.gethostname(), self.bench.sees()
             case ("fill", recipe, growing, again):
                 return self.bench.fill(recipe, growing, again)
             case ("score", split, name, batches) if self.crew.number < len(batches):
                 (rows,) = self.bench.evaluator.predictions(split, name, [batches[self.crew.number]])
                 return rows
-
-
-def _known(bench: Bench) -> tuple[str, dict[str, str]]:
-    return socket.gethostname(), bench.sees()

@@ -51,14 +51,11 @@ def carry_out(
         with _quiet(), _silent():
             follow(crew, lambda: build(folder).bench())
         return Result(folder)
-    well = False
     try:
-        result = _carry_out(config, folder, _for_all(build, crew), overwrite)
-        well = True
-        return result
+        return _carry_out(config, folder, _for_all(build, crew), overwrite)
     finally:
         with suppress(LostError):
-            crew.tell(("end", well))
+            crew.tell("end")
 
 
 def _for_all(build: Callable[[Path], Experiment], crew: Crew) -> Callable[[Path], Experiment]:
