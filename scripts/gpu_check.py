@@ -4,17 +4,19 @@
     python scripts/gpu_check.py                          (a GPU of 24 GB or more: under 8 minutes)
     python scripts/gpu_check.py --device cpu --millions 1 --texts 8 --skip-demo        (to see that it runs)
 
+0. The tests marked `gpu`, where pytest is installed and the tests are there.
 1. Every merge method: merges on the device beside those on the CPU.
 2. The demo, ranking to verified files.
 3. Four runs of a Llama with random weights, and their base: what merging reads in a second beside what a
-   plain copy to the device does; texts a second beside a plain transformers loop; mixed precision;
-   the same spread by `runtime.device_map=auto`; batches that are too large for the memory.
+   plain copy to the device does, and what reading ahead is worth; texts a second beside a plain
+   transformers loop; mixed precision; the same spread by `runtime.device_map=auto`; batches that are too large for the memory.
 Needs nothing prepared. Figures come from one run, with the device's name and the date; read the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -35,11 +37,14 @@ from soupkitchen import methods, metrics
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.evaluation.identity import versions
+from soupkitchen.evaluation.peaks import peak, reset_peak
 from soupkitchen.executors import Bench, Request
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.options import resources
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.soup.ahead import Ahead
+from soupkitchen.soup.held import Reader
 from soupkitchen.tasks import Data, LanguageModeling, Several
 
 RUNS, WORDS, BATCH = 4, 128, 16
@@ -62,6 +67,8 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     say(f"# {name}, {datetime.now():%F}\n")
     say(", ".join(f"{package} {version}" for package, version in versions().items()) + "\n")
+    if given.device == "auto":
+        run_tests()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_pool(folder / "small", 1, torch.float32, given.texts)
@@ -78,6 +85,18 @@ def main() -> None:
 def say(line: str) -> None:
     lines.append(line)
     print(line, flush=True)
+
+
+def run_tests() -> None:
+    """Runs the tests that are for GPUs, and says what came of them."""
+    tests = Path(__file__).parents[1] / "tests"
+    if importlib.util.find_spec("pytest") is None or not tests.is_dir():
+        say("Tests: not run, as there is no pytest or no folder of tests here.\n")
+        return
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(tests / "test_gpu.py")]
+    told = subprocess.run(command, cwd=tests.parent, capture_output=True, text=True)
+    print(told.stdout)
+    say(f"Tests: {told.stdout.splitlines()[-1]}\n")
 
 
 def make_pool(folder: Path, millions: int, dtype: torch.dtype, number: int) -> None:
@@ -154,19 +173,31 @@ def measure(folder: Path, device: str) -> None:
             tensor.to(on)
     copied = size / seconds() / 2**30
     say(f"A plain copy of a run's tensors to the device: {copied:.2f} GiB/s.\n")
-    say("| method | candidate, s | GiB/s read | of the copy | peak memory on the device, GiB |")
-    say("|---|---|---|---|---|")
+    say("| method | candidate, s | GiB/s read | of the copy | without reading ahead, s | peak memory, GiB |")
+    say("|---|---|---|---|---|---|")
     for method in ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock"):
         merged = Recipes(getattr(methods, method)(), "bfloat16")
         two, three = (merged.of(Mixture(tuple(NAMES[:k])))[0] for k in (2, 3))
         reset_peak(on)
-        bench.fill(two, growing=True)
-        bench.fill(three, growing=True)  # the state is that of two now
-        with timed(on) as seconds:
-            bench.fill(three, growing=True)
-        rate = size / seconds() / 2**30
-        say(f"| {method} | {seconds():.2f} | {rate:.2f} | {rate / copied:.2f} | {peak(on)} |")
-    bench.mixer.forget()
+        taken: dict[bool, float] = {}
+        for ahead in (False, True):
+            reader = Ahead(on, 1 << 30) if ahead else Reader(on)
+            bench.mixer = Mixer(pool, on, bench.evaluator.live.dtype_of, reader=reader)
+            bench.fill(two, growing=True)
+            bench.fill(three, growing=True)  # the state is that of two now
+            times = []
+            for _ in range(3):
+                with timed(on) as seconds:
+                    bench.fill(three, growing=True)
+                times.append(seconds())
+            taken[ahead] = min(times)
+            bench.mixer.forget()
+        rate = size / taken[True] / 2**30
+        most = peak(on).device
+        say(
+            f"| {method} | {taken[True]:.2f} | {rate:.2f} | {rate / copied:.2f} | {taken[False]:.2f} "
+            f"| {'' if most is None else f'{most:.2f}'} |"
+        )
     ours, plain = throughput(bench, folder, on)
     say(f"\nTexts of {WORDS} tokens a second: {ours:.0f}, by a plain transformers loop {plain:.0f}.")
     score = scored(bench)
@@ -233,15 +264,6 @@ def timed(on: torch.device | None = None) -> Iterator[Callable[[], float]]:
 def wait(on: torch.device | None) -> None:
     if on is not None and on.type == "cuda":
         torch.cuda.synchronize(on)
-
-
-def reset_peak(on: torch.device) -> None:
-    if on.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(on)
-
-
-def peak(on: torch.device) -> str:
-    return f"{torch.cuda.max_memory_allocated(on) / 2**30:.2f}" if on.type == "cuda" else ""
 
 
 if __name__ == "__main__":

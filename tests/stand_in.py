@@ -180,6 +180,8 @@ def _module() -> ModuleType:
     module.set_device = lambda device: None
     module.synchronize = lambda device=None: None
     module.empty_cache = lambda: None
+    module.max_memory_allocated = lambda device=None: 3 << 28
+    module.reset_peak_memory_stats = lambda device=None: None
     module.manual_seed = module.manual_seed_all = lambda seed: None
     module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     return module
@@ -199,11 +201,21 @@ def stand_in() -> Iterator[Counts]:
     torch.__future__.set_swap_module_params_on_conversion(True)
     counts = Counts()
     # its tensors have no version counters under inference mode
-    with mock.patch.multiple(torch.inference_mode, __enter__=_enter, __exit__=_exit), _Mode(counts):
+    modes = mock.patch.multiple(torch.inference_mode, __enter__=_enter, __exit__=_exit)
+    with modes, mock.patch.object(torch, "tensor", _tensor), _Mode(counts):
         try:
             yield counts
         finally:
             torch.__future__.set_swap_module_params_on_conversion(swapped)
+
+
+_plain_tensor = torch.tensor
+
+
+def _tensor(data: Any, *, device: Any = None, **options: Any) -> torch.Tensor:
+    """torch makes it on its device past all modes."""
+    made = _plain_tensor(data, device="cpu" if _is_ours(device) else device, **options)
+    return made.to(device) if _is_ours(device) else made
 
 
 def _enter(self: Any) -> None:

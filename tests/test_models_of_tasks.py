@@ -314,3 +314,22 @@ def test_an_image_processor_that_needs_another_package_names_it(tmp_path: Path) 
     task = ImageClassification(Data("-"), metrics.load("accuracy"))
     with pytest.raises(CheckpointError, match=r"torchvision.*install what it lacks"):
         task.load_processor(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "language model"])
+def test_what_is_seen_once_leaves_no_keys_and_values(kind: str, tmp_path: Path) -> None:
+    data = rows(tmp_path, [{"text": "w10 w11 w12", "label": 0}, {"text": "w13", "label": 1}])
+    if kind == "classifier":
+        run = save(classifier("llama"), tmp_path / "run", pad_token="[PAD]")
+        task: Task = TextClassification(data, metrics.load("accuracy"))
+    else:
+        config = LlamaConfig(max_position_embeddings=32, **SIZE, **TOKENS)
+        run = save(LlamaForCausalLM(config), tmp_path / "run", pad_token="[PAD]", eos_token="[SEP]")
+        task = LanguageModeling(data, metrics.load("perplexity"), max_length=8)
+    scorer, kept = evaluator(task, run, batch_size=2), []
+    watched = scorer.live.model.model.register_forward_hook(
+        lambda *told: kept.append(told[2].past_key_values)
+    )
+    scorer.score("heldout")
+    watched.remove()
+    assert kept == [None]

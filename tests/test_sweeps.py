@@ -287,7 +287,8 @@ def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
     columns = (
         "rank run task data metric method search method.sparsifier.density model ingredients "
         "heldout_accuracy test_accuracy ci_low ci_high delta_vs_best_single heldout_cross_entropy "
-        "test_cross_entropy candidates_tried examples_scored examples_cached merge_seconds eval_seconds"
+        "test_cross_entropy candidates_tried examples_scored examples_cached merge_seconds eval_seconds "
+        "peak_device_gib peak_host_gib"
     )
     assert list(table.columns) == columns.split()
     for metric, down in {"accuracy": True, "cross_entropy": False}.items():

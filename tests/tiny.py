@@ -104,10 +104,14 @@ def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
     return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
 
 
-def llama() -> LlamaForCausalLM:
+def llama(vocabulary: int = 50) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
     )
     return LlamaForCausalLM(config).eval()
 

@@ -85,6 +85,9 @@ class AdaptedWeights(Weights):
         own |= {name: TensorInfo(own[name].shape, info.dtype) for name, info in kept.items()}
         return dict(sorted({**self.base.header, **own}.items()))
 
+    def is_in_files(self, name: str) -> bool:
+        return name not in self.changed
+
     def leaves(self, name: str) -> bool:
         return name not in self.changed and name not in self.replaced
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -105,6 +106,10 @@ class Weights(ABC):
     def names_twins(self) -> bool:
         """Whether the format names tied tensors twice."""
         return False
+
+    def is_in_files(self, name: str) -> bool:
+        """Whether the tensor is read as it is, and not computed."""
+        return True
 
     def leaves(self, name: str) -> bool:
         """Whether the tensor is known, without looking, to be that of the base model."""
@@ -325,18 +330,20 @@ class _Opened:
         self._file: Path | None = None
         self._handle: Any = None
         self._bytes = 0
+        self._lock = Lock()  # what is read ahead is read by another thread
 
     def __reduce__(self) -> tuple[type[_Opened], tuple[()]]:
         """In another process files are opened there."""
         return _Opened, ()
 
     def tensor(self, file: Path, name: str) -> torch.Tensor:
-        if file != self._file or self._bytes > self._MOST:
-            self._handle = None
-            self._handle = _handle(file)
-            self._file, self._bytes = file, 0
-        tensor: torch.Tensor = self._handle(name)
-        self._bytes += tensor.nbytes
+        with self._lock:
+            if file != self._file or self._bytes > self._MOST:
+                self._handle = None
+                self._handle = _handle(file)
+                self._file, self._bytes = file, 0
+            tensor: torch.Tensor = self._handle(name)
+            self._bytes += tensor.nbytes
         return tensor
 
 

@@ -35,6 +35,9 @@ class View(Weights):
     def tensor(self, name: str) -> torch.Tensor:
         return self._ordered(name, self._of.tensor(self._names[name]))
 
+    def is_in_files(self, name: str) -> bool:
+        return self._of.is_in_files(self._names[name])
+
     def leaves(self, name: str) -> bool:
         return name not in self._rows and self._of.leaves(self._names[name])
 
@@ -82,6 +85,9 @@ class Widened(Weights):
     def tensor(self, name: str) -> torch.Tensor:
         tensor = self._of.tensor(name)
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def is_in_files(self, name: str) -> bool:
+        return self._of.is_in_files(name)
 
     def leaves(self, name: str) -> bool:
         return self._of.leaves(name)

@@ -24,6 +24,7 @@ from soupkitchen.evaluation import (
     load_splits,
     warn_of_splits,
 )
+from soupkitchen.evaluation.peaks import peak, reset_peak
 from soupkitchen.evaluation.statistics import least_p
 from soupkitchen.executors import Bench, Executor, Local
 from soupkitchen.experiment.algorithm import find_soup
@@ -43,6 +44,7 @@ from soupkitchen.records.display import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Soup, StateMemory
+from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.depth import layers
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
@@ -102,6 +104,7 @@ class Experiment:
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
         evaluator = self._evaluator(tasks, splits)
+        reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
         own = self._cleared()
         ledger = Ledger(self.folder)
@@ -182,7 +185,10 @@ class Experiment:
         if not saved:
             ledger.save(soup.recipe.to_data())
         final_table(soup, ranking, judge, steps, self.top_k)
-        ledger.finish(scores.tasks.greater_is_better)
+        taken = peak(evaluator.accelerator.device)
+        if taken.device is not None:
+            log.info("at most %.2f GiB were taken on the device", taken.device)
+        ledger.finish(scores.tasks.greater_is_better, taken)
 
     @cached_property
     def _runs(self) -> Sequence[Ranked]:
@@ -213,7 +219,9 @@ class Experiment:
         def memory() -> StateMemory:
             return StateMemory(device, *self.runtime.state_budget(live.bytes, device), self.runtime.offload())
 
-        return Mixer(self.pool, device, live.dtype_of, memory)
+        room, _ = self.runtime.batch_budget(device)
+        reader = None if device.type == "cpu" else Ahead(device, room)
+        return Mixer(self.pool, device, live.dtype_of, memory, reader)
 
     def _loadable_last(self) -> Checkpoint | None:
         """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import JournalError
+from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, leaderboard, trajectory, write_csv
 from soupkitchen.records.leaderboard import ENTRY
 from soupkitchen.records.trajectory import STEP
@@ -114,9 +115,11 @@ class Ledger:
         """Notes that the soup is saved, and of what it is made."""
         self._journal.add(event="saved", recipe=dict(recipe))
 
-    def finish(self, greater_is_better: bool) -> None:
-        """Notes that all is done, and writes the leaderboard."""
-        self._journal.once(event="finish", greater_is_better=greater_is_better)
+    def finish(self, greater_is_better: bool, peak: Peak = UNKNOWN) -> None:
+        """Notes that all is done and how much memory it took, and writes the leaderboard."""
+        told = {"event": "finish", "greater_is_better": greater_is_better}
+        if self._journal.recall(**told) is None:
+            self._journal.add(**told, peak_device_gib=peak.device, peak_host_gib=peak.host)
         if self.folder is not None:
             write_csv(self.folder / LEADERBOARD, leaderboard(self.events))
 

@@ -73,6 +73,8 @@ class Costs:
         examples_cached: examples that would have, had no earlier run kept what came of them.
         merge_seconds: reading runs, merging, and filling the model.
         eval_seconds: forward passes and metrics.
+        peak_device_gib: what tensors took at most on an accelerator, in the process that finished it.
+        peak_host_gib: the most memory of that process since it began; jobs of a sweep may share one.
     """
 
     candidates_tried: int | None = None
@@ -80,6 +82,8 @@ class Costs:
     examples_cached: int | None = None
     merge_seconds: float | None = None
     eval_seconds: float | None = None
+    peak_device_gib: float | None = None
+    peak_host_gib: float | None = None
 
     @classmethod
     def of(cls, run: Path) -> Costs:
@@ -94,6 +98,7 @@ class Costs:
                 sum(_examples(event) for event in scored if event["cached"]),
                 round(sum(event["merge_seconds"] for event in scored), 3),
                 round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
+                *(events[-1].get(name) for name in ("peak_device_gib", "peak_host_gib")),
             )
         except (JournalError, OSError, KeyError, TypeError):
             return cls()

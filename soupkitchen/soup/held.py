@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.reader import Checkpoint, Tensors
 from soupkitchen.soup.memory import StateMemory
 
 
@@ -26,6 +26,18 @@ class Reader:
     def exact(self, run: Checkpoint, name: str) -> torch.Tensor:
         """The tensor, wherever it lies, not rounded to its dtype where it is computed. Not to be changed."""
         return run.weights.exact(name, self.device)
+
+    def tensor(self, run: Checkpoint, name: str) -> torch.Tensor:
+        """The tensor in its own dtype, wherever it lies. Not to be changed."""
+        return run.tensor(name)
+
+    def tensors(self, run: Checkpoint) -> Tensors:
+        """Yields (name, tensor) for every tensor of `run`."""
+        for name in run.header:
+            yield name, self.tensor(run, name)
+
+    def forget(self) -> None:
+        """Lets go what it has read and nobody has asked for."""
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
         """What fine-tuning changed, float32, where that is known by itself; else None."""

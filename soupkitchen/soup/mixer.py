@@ -32,6 +32,7 @@ class Mixer:
         device: where arithmetic is done.
         dtype_of: for models some of whose tensors stay in float32 whatever is asked for.
         memory: makes the memory of a running state; by default it lies on the device.
+        reader: what reads tensors that are not held; by default each when it is asked for.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Mixer:
         device: torch.device | None = None,
         dtype_of: DtypeOf = lambda name, dtype: dtype,
         memory: Callable[[], StateMemory] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.pool = pool
         self.device = device or torch.device("cpu")
         self._dtype_of = dtype_of
         self._memory = memory or (lambda: StateMemory(self.device))
+        self._reader = reader or Reader(self.device)
         self._soup: Soup | None = None  # the running state
         self._held: Held | None = None  # there is one or the other
         self._made: Recipe | None = None  # what it was made by
@@ -67,7 +70,7 @@ class Mixer:
             return saved.tensors()
         runs = [self.pool[name] for name in recipe.ingredients]
         if recipe.method is None:
-            return in_dtype(runs[0].tensors, self._telling(recipe))
+            return in_dtype(self._reader.tensors(runs[0]), self._telling(recipe))
         if (soup := self._state_of(recipe, recipe.size)) is not None:
             return soup.tensors()
         weight = recipe.coefficients[-1]
@@ -93,7 +96,7 @@ class Mixer:
             memory,
             self._warned,
             surveys,
-            reader,
+            reader or self._reader,
             plans if reader else None,
         )
 
@@ -114,6 +117,7 @@ class Mixer:
     def forget(self) -> None:
         """Gives the memory of the running state, and of all that is held, back."""
         self._release()
+        self._reader.forget()
         if self._soup is not None:
             self._soup.forget()
         self._soup, self._made = None, None

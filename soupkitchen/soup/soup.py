@@ -140,7 +140,7 @@ class Soup:
                 if isinstance(self.method, StackMethod) and not self._untouched(name, shares):
                     yield name, self._stacked(name, shares)
                 else:
-                    yield name, self._cast(name, shares[0].run.tensor(name))
+                    yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
 
     def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
@@ -155,7 +155,7 @@ class Soup:
             if not info.is_floating_point:
                 yield name, self._unmerged(name, shares[0].run)
             elif self._untouched(name, shares):
-                yield name, self._cast(name, shares[0].run.tensor(name))
+                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, shares)
             elif name not in self._folds:  # the candidate is the first to change it
@@ -209,7 +209,7 @@ class Soup:
         for name, info in first.header.items():
             shares = self._shares(name, portions)
             if not info.is_floating_point or self._untouched(name, shares):
-                yield name, self._cast(name, shares[0].run.tensor(name))
+                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, shares)
             else:
@@ -247,7 +247,7 @@ class Soup:
         return fold.blend([self._operand(name, share) for share in shares], self.method, remarks)
 
     def _alone(self, run: Checkpoint) -> Tensors:
-        yield from in_dtype(run.tensors, self.dtype_of)
+        yield from in_dtype(self._reader.tensors(run), self.dtype_of)
 
     def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         dtype = self.dtype_of(name) if tensor.is_floating_point() else None
@@ -345,10 +345,10 @@ def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def in_dtype(weights: Callable[[], Tensors], dtype: torch.dtype | DtypeOf | None) -> Tensors:
+def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
     """Yields the tensors, those that are floating point in `dtype`, if given."""
     dtype_of = _telling(dtype)
-    for name, tensor in weights():
+    for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
         yield name, tensor if wanted is None else tensor.to(wanted)
 

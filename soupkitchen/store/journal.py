@@ -30,7 +30,7 @@ _OR_NONE = (*_NUMBER, type(None))
 _NUMBERS = "score merge_seconds eval_seconds"
 _NUMBERS_OR_NONE = (
     "score_on_part score_at_most best_before gain gain_low gain_high p_value "
-    "fixed broken soup_size test_score"
+    "fixed broken soup_size test_score peak_device_gib peak_host_gib"
 )
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys("event key split what reason candidate stage variant decision metric rule".split(), str),

@@ -13,6 +13,7 @@ import torch
 
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Processor
+from soupkitchen.tasks.texts import at_once
 
 PADDING = 0
 """What pads a batch: it comes last and is masked, so that any token will do."""
@@ -61,9 +62,9 @@ def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -
     A forward pass takes as many passages as the batch has examples, however many these have: so
     `runtime.batch_size`, and the halving of batches where memory runs out, bound it.
     """
-    at_once = len(batch["passages"])
+    number = len(batch["passages"])
     parts = zip(
-        *(batch[name].split(at_once) for name in ("input_ids", "attention_mask", "scored")), strict=True
+        *(batch[name].split(number) for name in ("input_ids", "attention_mask", "scored")), strict=True
     )
     return torch.cat([_log_likelihoods(model, *part) for part in parts])
 
@@ -77,13 +78,13 @@ def _log_likelihoods(
     lengths = mask.sum(1, keepdim=True)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width], mask[:, :width]
-    logits = model(input_ids=tokens, attention_mask=mask).logits
+    logits = model(input_ids=tokens, attention_mask=mask, **at_once(model)).logits
     position = torch.arange(1, width, device=tokens.device)[None]
     counts = (position < lengths) & (position >= lengths - scored[:, None])
     passages, before = counts.nonzero(as_tuple=True)
     log_p = torch.zeros(counts.shape, device=logits.device)
-    at_once = max(1, _LOGITS // logits.shape[-1])
-    for passage, place in zip(passages.split(at_once), before.split(at_once), strict=True):
+    few = max(1, _LOGITS // logits.shape[-1])
+    for passage, place in zip(passages.split(few), before.split(few), strict=True):
         these = logits[passage, place].float()
         chosen = these.gather(-1, tokens[passage, place + 1, None])[:, 0]
         log_p[passage, place] = chosen - these.logsumexp(-1)

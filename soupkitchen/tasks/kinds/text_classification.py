@@ -15,7 +15,7 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, check_tokens, longest, pad_alike
+from soupkitchen.tasks.texts import TextTask, at_once, check_tokens, longest, pad_alike
 from soupkitchen.tasks.values import texts_of
 
 
@@ -81,4 +81,5 @@ class TextClassification(TextTask):
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The model's logits, (batch, labels)."""
-        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return model(**inputs, **at_once(model)).logits
