@@ -9,7 +9,8 @@
 2. The demo, ranking to verified files.
 3. Four runs of a Llama with random weights, and their base: what merging reads in a second beside what a
    plain copy to the device does, and what reading ahead is worth; texts a second beside a plain
-   transformers loop; mixed precision; the same spread by `runtime.device_map=auto`; batches that are too large for the memory.
+   transformers loop; mixed precision; the same spread by `runtime.device_map=auto`; batches that are too
+   large for the memory.
 Needs nothing prepared. Figures come from one run, with the device's name and the date; read the ratios.
 """
 

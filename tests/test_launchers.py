@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from command import events, own, started, wait_for
+import pytest
+from command import events, own, soupkitchen, started, wait_for
 
 LIMIT = 300
 
@@ -24,6 +25,36 @@ def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path
     assert table.groupby("method").size().to_dict() == {"linear": 2, "slerp": 2, "ties": 2}
     for run in table["run"]:
         assert (tmp_path / "results" / run / "soup" / "model.safetensors").is_file()
+
+
+@pytest.mark.xdist_group("ray")
+def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=ray"]
+    sweep = started("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
+    results = tmp_path / "results"
+
+    def amid() -> list[Path]:
+        return [folder for folder in results.glob("*ties*") if len(events(folder)) > 3]
+
+    wait_for(lambda: bool(amid()), sweep)
+    (folder,) = amid()
+    os.kill(json.loads((results / f".{folder.name}.holder").read_text())["process"], signal.SIGKILL)
+    done = events(folder)
+    _, err = sweep.communicate(timeout=LIMIT)
+    assert sweep.returncode == 0, err
+    table = pd.read_csv(results / "leaderboard.csv")
+    assert sorted(table["method"]) == ["linear", "ties"]
+    assert events(folder)[: len(done)] == done  # nothing was done twice
+
+
+def test_a_cluster_that_is_not_there_is_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    words = [*own(text_runs, texts), "hydra/launcher=ray", "hydra.launcher.address=nowhere:6379"]
+    told = soupkitchen("-m", *words, "method=linear,slerp", cwd=tmp_path, fails=True)
+    assert "hydra.launcher.address=nowhere:6379 cannot be reached" in told.stderr
+    told = soupkitchen("-m", *words, "hydra.launcher.cpus_per_job=0", cwd=tmp_path, fails=True)
+    assert "hydra.launcher.cpus_per_job=0 should be a number above 0" in told.stderr
 
 
 def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 600
 """Seconds that a worker may take to start anew."""
+_HANDSHAKE = 20
+"""Seconds that the head of a cluster may take to answer at all."""
 _ATTEMPTS = 3
 """How often the same request may lose its worker before the run gives up."""
 
@@ -52,7 +55,7 @@ class Ray(Executor):
 
     def __post_init__(self) -> None:
         check_fields(self, "executor")
-        _ray()
+        imported()
 
     def start(self, bench: Bench) -> None:
         """Starts the workers; each makes a bench of its own.
@@ -62,10 +65,10 @@ class Ray(Executor):
             MachineError: where a worker cannot see what this process sees.
         """
         super().start(bench)
-        ray = _ray()
+        ray = imported()
         self._own = not ray.is_initialized()
         if self._own:
-            _connect(self.address, self.workers)
+            connect(self.address, "executor.address", self.workers)
         needed = {"CPU": self.workers, "GPU": self.workers * self.gpus_per_worker}
         has = ray.cluster_resources()
         if short := [what for what, number in needed.items() if number > has.get(what, 0)]:
@@ -101,15 +104,15 @@ class Ray(Executor):
 
     def learn(self, tasks: Several) -> None:
         super().learn(tasks)
-        self._tasks = _ray().put(tasks)
+        self._tasks = imported().put(tasks)
 
     def stop(self) -> None:
         super().stop()
         for worker in getattr(self, "_crew", ()):
-            _ray().kill(worker)
+            imported().kill(worker)
         self._crew = []
         if getattr(self, "_own", False):
-            _ray().shutdown()
+            imported().shutdown()
 
     def _ask(self, number: int, request: Request) -> Any:
         self._asked += 1
@@ -117,7 +120,7 @@ class Ray(Executor):
 
     def _await(self, number: int) -> None:
         """Waits for a worker that may be starting anew: until then whatever it is asked fails at once."""
-        ray, deadline = _ray(), time.monotonic() + _PATIENCE
+        ray, deadline = imported(), time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
                 ray.get(self._crew[number % len(self._crew)].ready.remote())
@@ -131,7 +134,7 @@ class Ray(Executor):
         Raises:
             MachineError: where that happens time and again.
         """
-        ray = _ray()
+        ray = imported()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 scoring: Scoring = ray.get(asked)
@@ -199,8 +202,8 @@ class _Worker:
         return progress
 
 
-def _ray() -> Any:
-    """Ray.
+def imported(what: str = "executor=ray") -> Any:
+    """Ray itself, for `what` needs it.
 
     Raises:
         ConfigError: where it is not installed.
@@ -208,17 +211,42 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("executor=ray needs Ray: pip install 'soupkitchen[ray]'") from error
+        raise ConfigError(f"{what} needs Ray: pip install 'soupkitchen[ray]'") from error
     return ray
 
 
-def _connect(address: str | None, workers: int) -> None:
+def connect(address: str | None, option: str, workers: int = 1) -> None:
+    """Connects with a cluster, or starts one here that has room for so many workers.
+
+    Args:
+        option: what the address is called on the command line.
+
+    Raises:
+        ConfigError: where it cannot be reached.
+    """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
-        _ray().init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"executor.address={address} cannot be reached ({error})") from error
+        if address is not None and ":" in (host := address.removeprefix("ray://")):
+            name, port = host.rsplit(":", 1)
+            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray tries for minutes
+        imported().init(address, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{option}={address} cannot be reached ({error})") from error
+
+
+@contextmanager
+def connected(address: str | None, option: str) -> Iterator[Any]:
+    """Ray, connected with a cluster for a while, where it is not already."""
+    ray = imported("hydra/launcher=ray")
+    own = not ray.is_initialized()
+    if own:
+        connect(address, option)
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
