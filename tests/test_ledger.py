@@ -149,3 +149,27 @@ def test_numbers_of_all_kinds_come_back_from_a_journal(
             assert told == expected or (math.isnan(told) and math.isnan(expected))
     pd.testing.assert_frame_equal(trajectory(events), trajectory(ledger.events))
     pd.testing.assert_frame_equal(leaderboard(events), leaderboard(ledger.events))
+
+
+class Seen:
+    """Notes what it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def noted(self, event: journal.Event, anew: bool) -> None:
+        self.told.append((event.get("candidate", event["event"]), anew))
+
+
+def test_an_observer_is_told_of_what_was_there_and_of_what_is_new(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"metric": "accuracy", "greater_is_better": True, "columns": []}
+    first, second = Seen(), Seen()
+    ledger = Ledger(tmp_path, [first])
+    ledger.begin({}, {"runs": {"a": "1"}}, **told)
+    ledger.step(Step("rank", "a"))
+    ledger = Ledger(tmp_path, [second])
+    ledger.begin({}, {"runs": {"a": "1"}}, **told)
+    ledger.step(Step("rank", "a"))
+    ledger.step(Step("rank", "b"))
+    assert first.told == [("begin", True), ("a", True)]
+    assert second.told == [("begin", False), ("a", False), ("b", True)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
@@ -22,6 +22,13 @@ _CHECKED = ("stage", "candidate", "variant", "split", "decision")
 """What a step that is taken again has to have in common with what the journal says of it."""
 
 
+class Observer(Protocol):
+    """Watches a run: a tracker, what a terminal shows."""
+
+    def noted(self, event: Event, anew: bool) -> None:
+        """Is told of an event of the journal; `anew` is false for what an interrupted run has left."""
+
+
 class Ledger:
     """Notes what happens, event by event, and brings `trajectory.csv` up to date with each step.
 
@@ -30,11 +37,13 @@ class Ledger:
 
     Args:
         folder: the run's; None to keep everything in memory.
+        observers: are told of each event once it is on disk; when the run begins, of those from before.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, observers: Sequence[Observer] = ()) -> None:
         self.folder = folder
         self._journal = Journal(None if folder is None else folder / JOURNAL)
+        self._observers = tuple(observers)
 
     @property
     def events(self) -> list[Event]:
@@ -60,8 +69,10 @@ class Ledger:
             JournalError: where something that it depends on is not as it was.
         """
         begun = self._journal.recall(event="begin")
+        for event in self._journal.events:
+            self._tell(event, anew=False)
         if begun is None:
-            self._journal.add(event="begin", format=FORMAT, versions=dict(versions), **depends, **told)
+            self._add(event="begin", format=FORMAT, versions=dict(versions), **depends, **told)
         else:
             changed = [
                 f"{kind} {name}" for kind in depends for name in _different(begun[kind], depends[kind])
@@ -89,23 +100,23 @@ class Ledger:
 
     def scored(self, **told: Any) -> None:
         """Notes an evaluation."""
-        self._journal.add(event="score", **told)
+        self._add(event="score", **told)
 
     def failed(self, key: str, split: str, what: str, reason: str) -> None:
         """Notes that something cannot be scored."""
-        self._journal.add(event="error", key=key, split=split, what=what, reason=reason)
+        self._add(event="error", key=key, split=split, what=what, reason=reason)
 
     def step(self, step: Step) -> None:
         """Notes a row of the trajectory."""
         told = asdict(step)
         if not self._journal.recall(event=STEP, **{name: told[name] for name in _CHECKED}):
-            self._journal.add(event=STEP, **told)
+            self._add(event=STEP, **told)
             self._write_trajectory()
 
     def entry(self, entry: Entry) -> None:
         """Notes a row of the leaderboard."""
         if not self._journal.recall(event=ENTRY, model=entry.model, kind=entry.kind):
-            self._journal.add(event=ENTRY, **asdict(entry))
+            self._add(event=ENTRY, **asdict(entry))
 
     def saved(self) -> bool:
         """Whether the soup was saved before, and this is what happened next."""
@@ -113,15 +124,22 @@ class Ledger:
 
     def save(self, recipe: Mapping[str, Any]) -> None:
         """Notes that the soup is saved, and of what it is made."""
-        self._journal.add(event="saved", recipe=dict(recipe))
+        self._add(event="saved", recipe=dict(recipe))
 
     def finish(self, greater_is_better: bool, peak: Peak = UNKNOWN) -> None:
         """Notes that all is done and how much memory it took, and writes the leaderboard."""
         told = {"event": "finish", "greater_is_better": greater_is_better}
         if self._journal.recall(**told) is None:
-            self._journal.add(**told, peak_device_gib=peak.device, peak_host_gib=peak.host)
+            self._add(**told, peak_device_gib=peak.device, peak_host_gib=peak.host)
         if self.folder is not None:
             write_csv(self.folder / LEADERBOARD, leaderboard(self.events))
+
+    def _add(self, **event: Any) -> None:
+        self._tell(self._journal.add(**event), anew=True)
+
+    def _tell(self, event: Event, anew: bool) -> None:
+        for observer in self._observers:
+            observer.noted(event, anew)
 
     def _write_trajectory(self) -> None:
         if self.folder is not None:
