@@ -6,7 +6,7 @@
 
 Each run is killed with SIGKILL, half the time when its journal has reached a random number of
 events, else after a random time, and started again with the same words until enough kills were
-made; then it is left to finish. Trajectory (but for its columns of seconds), leaderboard and all
+made; then it is left to finish. Trajectory (but for its columns of seconds and memory), leaderboard and all
 files of the soup must be those of the run that was left alone, byte for byte. Processes are forked from
 one that has imported everything, so that time goes into runs and not into imports. Exits with 1 where
 anything differs.
@@ -33,7 +33,7 @@ DEMO = (
     "pool=demo", "pool.exclude=['*smooth','lr-4*']", "task.data.heldout='validation[:48]'",
     "task.data.test='test[:48]'", "runtime.batch_size=16",
 )  # fmt: skip
-TIMES = ["merge_seconds", "eval_seconds"]
+TIMES = ["merge_seconds", "eval_seconds", "peak_device_gib", "peak_host_gib"]
 
 
 def main() -> None:
@@ -144,7 +144,7 @@ def lines(file: Path) -> int:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """What a run left for its user, by file, without the seconds that it took."""
+    """What a run left for its user, by file, without the seconds and the memory that it took."""
     import pandas as pd
 
     def told(file: Path) -> bytes:

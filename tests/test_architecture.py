@@ -21,7 +21,7 @@ LAYERS = [
     {"executors", "output"},
     {"experiment"},
     {"cli"},
-    {"__main__", "cache", "inspect", "tables"},
+    {"__main__", "cache", "inspect", "rebuild", "report", "tables"},
 ]
 """Packages and modules at the top, each of which imports from rows above its own only."""
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

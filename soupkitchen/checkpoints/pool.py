@@ -19,7 +19,7 @@ from soupkitchen.checkpoints.compatibility import Problem
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.leftovers import check_whole
 from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
-from soupkitchen.checkpoints.sources import Checkpoints, Source, find, resolve
+from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
@@ -85,8 +85,9 @@ def find_pool(
 
     Args:
         path: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs (columns `path`,
-            and optionally `name`, `weight` and scores by metric), a hub name as ``org/name@revision``,
-            or a list of those. Each item's runs are sorted by path, those of a list file keep its order.
+            and optionally `name`, `weight` and scores by metric), a YAML of mergekit's, a hub name as
+            ``org/name@revision``, or a list of those. Each item's runs are sorted by path, those of a
+            list file keep its order.
         exclude: names of runs to leave out, or one; globs are allowed.
         base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
             that the runs' configurations name, if all name the same.
@@ -107,6 +108,39 @@ def find_pool(
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
+    pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip")
+    options = {
+        "_target_": "soupkitchen.checkpoints.find_pool",
+        "path": str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
+        "exclude": exclude if isinstance(exclude, str) else list(exclude),
+        "base": None if base is None else str(base),
+        "checkpoints": checkpoints,
+        "on_incompatible": on_incompatible,
+        "trust_scores": trust_scores,
+    }
+    return replace(pool, trust_scores=trust_scores, options=options)
+
+
+def pool_of(
+    sources: Mapping[str, Source],
+    base: str | None = None,
+    *,
+    skip: bool = False,
+    like: str | None = None,
+    least: int = 2,
+) -> Pool:
+    """Opens and checks the runs at `sources`.
+
+    Args:
+        base: as for `find_pool`.
+        skip: whether runs that cannot be merged are left out, and no error.
+        like: the run that says what the model is; None for the first of those that most are like.
+        least: how many have to be left.
+
+    Raises:
+        CheckpointError: where there are fewer.
+        IncompatibleError: where some cannot be read or merged.
+    """
     problems: list[Problem] = []
     base_run = _base(sources, base, problems)
     opened = _opened(sources, base_run, problems)
@@ -116,7 +150,7 @@ def find_pool(
     runs = [run for run in opened if run.name not in {problem.run for problem in strange}]
     if not runs:
         raise IncompatibleError(_told(problems))
-    reference = compatible.reference_of(runs)
+    reference = next((run for run in runs if run.name == like), None) or compatible.reference_of(runs)
     if _may_have_twins(runs):
         reference = compatible.without_twins(reference)
     fit = []
@@ -126,12 +160,12 @@ def find_pool(
             run, wrong = looked_at
             problems += wrong
             fit += [] if wrong else [run]
-    if problems and on_incompatible == "error":
+    if problems and not skip:
         raise IncompatibleError(_told(problems))
     if problems:
         log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
     fit = _without_copies(fit, reference.name)
-    if len(fit) < 2:
+    if len(fit) < least:
         raise CheckpointError(
             f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"
         )
@@ -151,16 +185,6 @@ def find_pool(
         dtype,
         {name: source.weight for name, source in listed.items() if source.weight is not None},
         {name: source.scores for name, source in listed.items() if source.scores},
-        trust_scores,
-        {
-            "_target_": "soupkitchen.checkpoints.find_pool",
-            "path": str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
-            "exclude": exclude if isinstance(exclude, str) else list(exclude),
-            "base": None if base is None else str(base),
-            "checkpoints": checkpoints,
-            "on_incompatible": on_incompatible,
-            "trust_scores": trust_scores,
-        },
     )
 
 

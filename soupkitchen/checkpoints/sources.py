@@ -14,6 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
+from soupkitchen.checkpoints import mergekit
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.files import has_weights
@@ -47,7 +48,10 @@ class Source:
 
 
 def find(
-    path: str | Sequence[str], exclude: str | Sequence[str] = (), checkpoints: Checkpoints | None = None
+    path: str | Sequence[str],
+    exclude: str | Sequence[str] = (),
+    checkpoints: Checkpoints | None = None,
+    least: int = 2,
 ) -> dict[str, Source]:
     """The runs that `path` names, by names that are unique, in pool order.
 
@@ -55,9 +59,10 @@ def find(
         path: as for `find_pool`.
         exclude: names of runs to leave out, or one; globs are allowed.
         checkpoints: of a Trainer's output folder, which checkpoints are runs.
+        least: how many there have to be.
 
     Raises:
-        CheckpointError: where there are fewer than two.
+        CheckpointError: where there are fewer.
         ConfigError: for an option that there is not.
     """
     if checkpoints not in (None, "best", "last", "all"):
@@ -78,7 +83,7 @@ def find(
     for pattern in exclude:
         if not any(_is_called(name, pattern) for name in named):
             log.warning("pool.exclude: no run is called %s; there are %s", pattern, ", ".join(named))
-    if len(kept) < 2:
+    if len(kept) < least:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
         raise CheckpointError(
             f"pool.path={_shown(patterns)} gives {len(kept)} run{'s' * (len(kept) != 1)}{left_out}; "
@@ -120,6 +125,9 @@ def _named_by(pattern: str) -> Iterator[Source]:
     if file.suffix in _LISTS and file.is_file():
         yield from _listed(file)
         return
+    if file.suffix in mergekit.SUFFIXES and file.is_file():
+        yield from _merged_by_mergekit(file)
+        return
     there = file.exists()  # a name as it stands comes before what it may mean
     matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
     folders = [match for match in matches if match.is_dir()]
@@ -138,6 +146,23 @@ def _named_by(pattern: str) -> Iterator[Source]:
         folders = sorted(folder for folder in folders[0].iterdir() if folder.is_dir() and _is_run(folder))
     for folder in folders:
         yield Source(folder)
+
+
+def base_named_by(path: str | Sequence[str]) -> str | None:
+    """The base that a YAML of mergekit's among what `path` names says."""
+    for item in [path] if isinstance(path, str) else path:
+        file = Path(item).expanduser()
+        if file.suffix in mergekit.SUFFIXES and file.is_file() and (config := mergekit.read(file)).base:
+            return config.base if config.method != "slerp" else None
+    return None
+
+
+def _merged_by_mergekit(file: Path) -> Iterator[Source]:
+    """The models that a YAML of mergekit's merges, without the base, and their weights."""
+    config = mergekit.read(file)
+    for number, model in enumerate(config.models):
+        if model != config.base or config.method == "slerp":
+            yield Source(resolve(model), weight=config.number("weight", None, number))
 
 
 def _listed(file: Path) -> Iterator[Source]:

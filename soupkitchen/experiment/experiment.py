@@ -39,17 +39,28 @@ from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
-from soupkitchen.output import Output, prove_filling
+from soupkitchen.output import Output, mergekit, prove_filling
+from soupkitchen.output.rebuild import saved_fingerprint
+from soupkitchen.output.recipe_file import RecipeFile
 from soupkitchen.records.display import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
-from soupkitchen.soup import Mixer, Soup, StateMemory
+from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
 from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.depth import layers
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover, remove_unfinished
-from soupkitchen.store.layout import CONFIG, EVALUATIONS, LEADERBOARD, SOUP, TRAJECTORY, has_weights
+from soupkitchen.store.layout import (
+    CONFIG,
+    EVALUATIONS,
+    LEADERBOARD,
+    MERGEKIT,
+    RECIPE,
+    SOUP,
+    TRAJECTORY,
+    has_weights,
+)
 from soupkitchen.store.settings import flat
 from soupkitchen.tasks import Several, Task
 
@@ -184,11 +195,33 @@ class Experiment:
             save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
         if not saved:
             ledger.save(soup.recipe.to_data())
+        self._write_recipe(soup.recipe, evaluator)
         final_table(soup, ranking, judge, steps, self.top_k)
         taken = peak(evaluator.accelerator.device)
         if taken.device is not None:
             log.info("at most %.2f GiB were taken on the device", taken.device)
         ledger.finish(scores.tasks.greater_is_better, taken)
+
+    def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
+        """Writes down, once, how the soup is made again, by us and by mergekit."""
+        if (self.folder / RECIPE).is_file():
+            return
+        kind = next(iter(evaluator.tasks.tasks.values())).model_class.__name__
+        padding = getattr(evaluator.live.model.config, "pad_token_id", None)
+        told = RecipeFile.of(
+            recipe,
+            self.pool,
+            kind,
+            evaluator.processor_folder,
+            output=self.output,
+            trust_remote_code=self.runtime.trust_remote_code,
+            pad_token_id=None if self.pool.reference.config.get("pad_token_id") == padding else padding,
+            device=evaluator.accelerator.device.type,
+            soup=saved_fingerprint(self.folder / SOUP),
+        )
+        if unsaid := mergekit.write(told, self.folder / MERGEKIT):
+            log.info("no %s: %s", MERGEKIT, unsaid)
+        told.write(self.folder / RECIPE)
 
     @cached_property
     def _runs(self) -> Sequence[Ranked]:

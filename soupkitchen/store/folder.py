@@ -21,6 +21,10 @@ from soupkitchen.store.layout import (
     JOURNAL,
     LEADERBOARD,
     LOG,
+    MERGEKIT,
+    PICTURES,
+    RECIPE,
+    REPORT,
     SOUP,
     TRAJECTORY,
     has_weights,
@@ -28,7 +32,9 @@ from soupkitchen.store.layout import (
 
 log = logging.getLogger(__name__)
 
-_RESULTS = (LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, JOURNAL, CONFIG)
+_RESULTS = (
+    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, *PICTURES, JOURNAL, CONFIG,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

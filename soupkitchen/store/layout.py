@@ -13,6 +13,10 @@ EVALUATIONS = "evaluations"
 TRAJECTORY = "trajectory.csv"
 LEADERBOARD = "leaderboard.csv"
 SOUP = "soup"
+RECIPE = "recipe.yaml"
+MERGEKIT = "mergekit.yaml"
+REPORT = "report.html"
+PICTURES = ("trajectory.png", "trajectory.svg")
 LOG = "soupkitchen.log"
 
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}

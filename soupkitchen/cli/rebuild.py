@@ -1,0 +1,68 @@
+"""Makes a soup again by its recipe, without scoring anything.
+
+    python -m soupkitchen.rebuild results/NAME/recipe.yaml FOLDER
+    python -m soupkitchen.rebuild recipe.yaml FOLDER pool.path='moved/*' pool.base=llama runtime.device=cuda
+
+What is read is held against the recipe's fingerprints. A YAML of mergekit's is taken as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from soupkitchen.console import Printable, plain_streams, printable, say
+from soupkitchen.errors import ConfigError, SoupkitchenError
+
+_OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Rebuilds from the command line; exits with 1 and a message where that cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="python -m soupkitchen.rebuild",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", type=Path, help="recipe.yaml of a run's folder, or a YAML of mergekit's")
+    parser.add_argument("folder", type=Path, help="where the soup goes; it must not be there yet")
+    parser.add_argument("options", nargs="*", help=f"{', '.join(f'{option}=…' for option in _OPTIONS)}")
+    given = parser.parse_args(arguments)
+    plain_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    try:
+        same = _rebuild(given.recipe, given.folder, _options(given.options))
+    except (SoupkitchenError, OSError) as error:
+        say(f"error: {error}")
+        sys.exit(1)
+    print(printable(str(given.folder)))
+    if not same:
+        say("its tensors differ in bits from those that were saved at first: on another kind of device?")
+
+
+def _rebuild(file: Path, folder: Path, options: dict[str, str]) -> bool:
+    from soupkitchen.checkpoints.mergekit import is_mergekits
+    from soupkitchen.evaluation import Runtime
+    from soupkitchen.output.from_mergekit import recipe_file
+    from soupkitchen.output.rebuild import Moved, rebuild
+    from soupkitchen.output.recipe_file import RecipeFile
+
+    told = recipe_file(file) if is_mergekits(file) else RecipeFile.read(file)
+    trusted = options.get("trust_remote_code", "false")
+    if trusted not in ("true", "false"):
+        raise ConfigError(f"trust_remote_code={trusted} should be true or false")
+    runtime = Runtime(device=options.get("runtime.device", "auto"), trust_remote_code=trusted == "true")
+    return rebuild(told, folder, Moved(options.get("pool.path"), options.get("pool.base")), runtime)
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    wrong = [word for word in words if word.split("=", 1)[0] not in _OPTIONS or "=" not in word]
+    if wrong:
+        raise ConfigError(f"{wrong[0]}: there are {', '.join(f'{option}=…' for option in _OPTIONS)}")
+    return options

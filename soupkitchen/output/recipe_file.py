@@ -1,0 +1,176 @@
+"""`recipe.yaml`: what a soup is made of and how it was saved, all that is needed to make it again.
+
+Nothing has to be scored for that: the runs, the base and the recipe are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.errors import ConfigError
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.output.model import Output
+from soupkitchen.soup import Recipe
+from soupkitchen.store.files import write_text
+
+FORMAT = 1
+_HEAD = """\
+# What the soup is made of. It is made again, without scoring anything and to the bit on such a device, by
+#   python -m soupkitchen.rebuild {file} FOLDER
+# Where the runs have moved: pool.path=… finds them by their names, pool.base=… names the base.
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies, and a digest of its tensors."""
+
+    path: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, run: Checkpoint) -> Place:
+        return cls(str(run.path.absolute()), run.fingerprint)
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe, and what of a run it takes to follow it elsewhere.
+
+    Attributes:
+        recipe: what is merged, and how.
+        runs: the ingredients, and the run that says what the model is, by name.
+        reference: the name of the latter.
+        base: the model that the runs were fine-tuned from, where the recipe needs it.
+        model_class: the class of transformers that the task loads models as.
+        processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
+        output: how it was saved.
+        trust_remote_code: whether code of the model may be run.
+        pad_token_id: what the task has given a model without one.
+        device: the kind of device that merged.
+        soup: a digest of what was saved.
+    """
+
+    recipe: Recipe
+    runs: Mapping[str, Place]
+    reference: str
+    base: Place | None
+    model_class: str
+    processor: str | None = None
+    output: Output = field(default_factory=Output)
+    trust_remote_code: bool = False
+    pad_token_id: int | None = None
+    device: str = "cpu"
+    soup: str | None = None
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, pool: Pool, model_class: str, processor: Path | None, **more: Any
+    ) -> RecipeFile:
+        """The file of a recipe for runs of `pool`."""
+        names = dict.fromkeys((*recipe.ingredients, pool.reference.name))
+        named = {run.path: run.name for run in pool}
+        if processor in named:
+            names[named[processor]] = None
+        needs_base = recipe.method is not None and recipe.merge_method().needs_base
+        adapted = any(pool[name].adapted for name in names)
+        base = pool.base if needs_base or adapted else None
+        return cls(
+            recipe,
+            {name: Place.of(pool[name]) for name in names},
+            pool.reference.name,
+            None if base is None else Place.of(base),
+            model_class,
+            None if processor is None else named.get(processor, str(processor.absolute())),
+            **more,
+        )
+
+    @classmethod
+    def read(cls, file: Path) -> RecipeFile:
+        """Raises:
+        ConfigError: where the file is no recipe of ours, or cannot be read.
+        """
+        try:
+            told = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if told["format"] != FORMAT:
+                raise ConfigError(f"{file} has the format {told['format']}, and this version reads {FORMAT}")
+            ingredients = told["ingredients"]
+            recipe = Recipe.from_data(
+                {
+                    "ingredients": [one["name"] for one in ingredients],
+                    "coefficients": [one["coefficient"] for one in ingredients],
+                    **{name: told[name] for name in ("method", "dtype", "recalibrate", "variant")},
+                }
+            )
+            places = {
+                one["name"]: Place(one["path"], one["fingerprint"]) for one in [*ingredients, *told["beside"]]
+            }
+            saved = told["saved"]
+            return cls(
+                recipe,
+                places,
+                told["reference"],
+                told["base"] and Place(**told["base"]),
+                told["model_class"],
+                told["processor"],
+                Output(**saved["output"]),
+                told["trust_remote_code"],
+                told["pad_token_id"],
+                saved["device"],
+                saved["fingerprint"],
+            )
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(
+                f"{file} is no recipe as soupkitchen writes them (recipe.yaml in a run's folder): "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            ) from error
+
+    def write(self, file: Path) -> None:
+        """Writes it, whole or not at all."""
+        recipe, output = self.recipe.to_data(), self.output
+        named = zip(recipe["ingredients"], recipe["coefficients"], strict=True)
+        beside = [name for name in self.runs if name not in recipe["ingredients"]]
+        told = {
+            "format": FORMAT,
+            "method": recipe["method"],
+            "ingredients": [
+                {"name": name, "coefficient": coefficient, **vars(self.runs[name])}
+                for name, coefficient in named
+            ],
+            "base": self.base and vars(self.base),
+            "dtype": recipe["dtype"],
+            "recalibrate": recipe["recalibrate"],
+            "variant": recipe["variant"],
+            "reference": self.reference,
+            "beside": [{"name": name, **vars(self.runs[name])} for name in beside],
+            "model_class": self.model_class,
+            "processor": self.processor,
+            "pad_token_id": self.pad_token_id,
+            "trust_remote_code": self.trust_remote_code,
+            "saved": {"output": vars(output), "device": self.device, "fingerprint": self.soup},
+        }
+        text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True, width=100)
+        write_text(file, _HEAD.format(file=file.name) + text)
+
+    def merge_method(self) -> MergeMethod | StackMethod:
+        """The method; a soup of one is that run, whatever the method."""
+        if self.recipe.method is None:
+            return Linear()
+        method = self.recipe.merge_method()
+        assert isinstance(method, (MergeMethod, StackMethod))
+        return method
+
+
+def _plain(tree: Any) -> Any:
+    """`tree` of lists and dicts that YAML has words for, none of them twice by reference."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(part) for name, part in tree.items()}
+    return [_plain(part) for part in tree] if isinstance(tree, (list, tuple)) else tree
