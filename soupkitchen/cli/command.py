@@ -20,7 +20,7 @@ from soupkitchen.cli.startup import importing
 from soupkitchen.errors import SoupkitchenError
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
-from soupkitchen.store.layout import LEADERBOARD, SOUP, TRAJECTORY, check_is_ours
+from soupkitchen.store.layout import LEADERBOARD, REPORT, SOUP, TRAJECTORY, check_is_ours
 from soupkitchen.store.lock import only_process
 from soupkitchen.store.settings import CHOICES
 
@@ -125,6 +125,7 @@ def _report(folder: Path) -> float:
         "leaderboard": folder / LEADERBOARD,
         "trajectory": folder / TRAJECTORY,
         "soup": folder / SOUP,
+        "report": folder / REPORT if (folder / REPORT).is_file() else None,
         "all runs": all_runs,
     }
     print_files({what: shown(file) for what, file in files.items() if file is not None})

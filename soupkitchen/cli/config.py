@@ -24,7 +24,7 @@ from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
 CONF = resources.folder("conf")
 
-PARTS = ("runtime", "executor", "output", "evaluation", "search", "method", "task", "pool")
+PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.console import Printable, plain_streams, printable, say
 from soupkitchen.errors import CheckpointError, SoupkitchenError
-from soupkitchen.merging.chunks import chunks
 from soupkitchen.records import write_csv
 from soupkitchen.records.display import print_table
+from soupkitchen.soup.gram import task_vector_gram
 
 FAR = 3.0
 """A run that is so many times as far from the base as the median run is called far off."""
@@ -44,7 +43,7 @@ def inspect(pool: Pool) -> pd.DataFrame:
     - `mean_cosine`: with the other runs' task vectors; empty without a base;
     - `guess`: what these two say.
     """
-    gram, origin = task_vector_gram(pool)
+    gram, origin = task_vector_gram(pool.runs, pool.base)
     lengths = np.sqrt(np.diag(gram))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = gram / np.outer(lengths, lengths)
@@ -58,29 +57,6 @@ def inspect(pool: Pool) -> pd.DataFrame:
         row["guess"] = _guess(lengths[number], float(np.median(lengths)), mean_cosine)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def task_vector_gram(pool: Pool) -> tuple[np.ndarray, float]:
-    """The inner products of the runs' task vectors, (runs, runs), float64, and the base's norm.
-
-    Tensors are read once, a piece of all runs at a time. Without a base, the mean of the runs
-    stands in for it.
-    """
-    runs, base, device = pool.runs, pool.base, torch.device("cpu")
-    gram, squares = torch.zeros(len(runs), len(runs), dtype=torch.float64), 0.0
-    for name, info in runs[0].header.items():
-        shared = base is None or (name in base.header and base.header[name].shape == info.shape)
-        if not (shared and info.is_floating_point):
-            continue
-        tensors = [run.weights.exact(name, device).reshape(-1) for run in runs]
-        start = base.tensor(name).reshape(-1) if base else None
-        for part in chunks(info.elements, device):
-            values = torch.stack([tensor[part].float() for tensor in tensors])
-            center = values.mean(0) if start is None else start[part].float()
-            squares += float(center.double().square().sum())
-            vectors = values - center
-            gram += (vectors @ vectors.T).double()
-    return gram.numpy(), squares**0.5
 
 
 def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:

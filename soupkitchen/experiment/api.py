@@ -12,6 +12,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor
 from soupkitchen.experiment.experiment import Experiment
+from soupkitchen.experiment.reporting import Report
 from soupkitchen.experiment.result import Result
 from soupkitchen.experiment.session import carry_out
 from soupkitchen.merging import MergeMethod, StackMethod
@@ -40,6 +41,7 @@ def cook(
     runtime: Runtime | None = None,
     evaluation: EvaluationOptions | None = None,
     executor: Executor | None = None,
+    report: Report | None = None,
     top_k: int | None = None,
     name: str | None = None,
     results_dir: str | Path = "results",
@@ -70,6 +72,7 @@ def cook(
         evaluation: how models are scored; by default evaluations are kept in ``SOUPKITCHEN_CACHE``, or
             ``~/.cache/soupkitchen``, for later runs.
         executor: who scores; this process by default.
+        report: what `report.html` in the run's folder has.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the
             soup has.
         name: of the run's folder in `results_dir`; by default it follows from all that results depend on.
@@ -84,6 +87,7 @@ def cook(
         evaluation or preset("evaluation", "default"),
         executor or preset("executor", "local"),
     )
+    report = report or preset("report", "default")
     if not isinstance(task, Several) and not hasattr(task, "metric"):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
@@ -100,6 +104,7 @@ def cook(
         "evaluation": describe(evaluation),
         "output": describe(output),
         "executor": describe(executor) if is_dataclass(executor) else {TARGET: target_of(type(executor))},
+        "report": describe(report),
         "results_dir": str(results_dir),
         "overwrite": overwrite,
         "trust_remote_code": runtime.trust_remote_code,
@@ -120,6 +125,7 @@ def cook(
             evaluation=evaluation,
             output=output,
             executor=executor,
+            report=report,
             top_k=top_k,
         )
 

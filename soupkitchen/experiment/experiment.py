@@ -34,6 +34,7 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
+from soupkitchen.experiment.reporting import Report, report, score_without_each, write_map
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
@@ -55,6 +56,7 @@ from soupkitchen.store.layout import (
     CONFIG,
     EVALUATIONS,
     LEADERBOARD,
+    MAP,
     MERGEKIT,
     RECIPE,
     SOUP,
@@ -81,6 +83,7 @@ class Experiment:
         output: how the soup is saved.
         folder: an existing folder, where the tables and the soup go.
         executor: who scores, and on how many benches at once.
+        report: what people look at.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for
             as many as the soup has, and at least two.
     """
@@ -94,6 +97,7 @@ class Experiment:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     output: Output = field(default_factory=Output)
     executor: Executor = field(default_factory=Local)
+    report: Report = field(default_factory=Report)
     top_k: int | None = None
 
     def run(self) -> None:
@@ -197,10 +201,15 @@ class Experiment:
             ledger.save(soup.recipe.to_data())
         self._write_recipe(soup.recipe, evaluator)
         final_table(soup, ranking, judge, steps, self.top_k)
+        if self.report.contributions:
+            score_without_each(soup, scores, ledger)
         taken = peak(evaluator.accelerator.device)
         if taken.device is not None:
             log.info("at most %.2f GiB were taken on the device", taken.device)
         ledger.finish(scores.tasks.greater_is_better, taken)
+        if self.report.write:
+            write_map(pool, self.folder / SOUP, self.folder / MAP, self.report.map_gib)
+            report(self.folder)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
         """Writes down, once, how the soup is made again, by us and by mergekit."""

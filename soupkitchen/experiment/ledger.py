@@ -12,6 +12,7 @@ from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, leaderboard, trajectory, write_csv
 from soupkitchen.records.leaderboard import ENTRY
+from soupkitchen.records.report import CONTRIBUTION
 from soupkitchen.records.trajectory import STEP
 from soupkitchen.store.journal import FORMAT, Event, Journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
@@ -117,6 +118,11 @@ class Ledger:
         """Notes a row of the leaderboard."""
         if not self._journal.recall(event=ENTRY, model=entry.model, kind=entry.kind):
             self._add(event=ENTRY, **asdict(entry))
+
+    def contribution(self, ingredient: str, score: float) -> None:
+        """Notes what the soup scores on held-out without one of its ingredients, higher better."""
+        if not self._journal.recall(event=CONTRIBUTION, ingredient=ingredient):
+            self._add(event=CONTRIBUTION, ingredient=ingredient, score=score)
 
     def saved(self) -> bool:
         """Whether the soup was saved before, and this is what happened next."""

@@ -188,6 +188,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "rank": or_null(at_least(1)),
         "verify": choice("batch", "full"),
     },
+    "soupkitchen.experiment.Report": {"write": FLAG, "contributions": FLAG, "map_gib": NOT_NEGATIVE},
     "soupkitchen.executors.Local": {},
     "soupkitchen.executors.Spmd": {},
     "soupkitchen.executors.Ray": {

@@ -20,6 +20,7 @@ import pandas as pd
 
 from soupkitchen.options import is_number, shown
 from soupkitchen.records.runs import PRESETS, Costs, Settings
+from soupkitchen.records.sweep_report import write_sweep_report
 from soupkitchen.records.tables import read_csv, write_csv
 from soupkitchen.store.files import remove_unfinished
 from soupkitchen.store.journal import last_event
@@ -35,7 +36,7 @@ _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "poo
 
 
 def update_sweep_leaderboard(folder: Path) -> Path | None:
-    """Rewrites `folder`/leaderboard.csv: the soup of each finished run below it, best first.
+    """Rewrites `folder`/leaderboard.csv, the soup of each finished run below it, best first, and its report.
 
     Scores of other tasks, data or metrics are no better or worse: each kind is ranked by itself.
     Derived from the runs' own leaderboards, so nothing is lost if it is deleted. Jobs of one sweep may
@@ -55,6 +56,8 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
                 return None
             remove_unfinished(table)
             write_csv(table, _table(runs))
+            if len(runs) > 1:
+                write_sweep_report(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

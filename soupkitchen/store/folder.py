@@ -21,6 +21,7 @@ from soupkitchen.store.layout import (
     JOURNAL,
     LEADERBOARD,
     LOG,
+    MAP,
     MERGEKIT,
     PICTURES,
     RECIPE,
@@ -33,7 +34,7 @@ from soupkitchen.store.layout import (
 log = logging.getLogger(__name__)
 
 _RESULTS = (
-    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, *PICTURES, JOURNAL, CONFIG,
+    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ SOUP = "soup"
 RECIPE = "recipe.yaml"
 MERGEKIT = "mergekit.yaml"
 REPORT = "report.html"
+MAP = "map.json"
 PICTURES = ("trajectory.png", "trajectory.svg")
 LOG = "soupkitchen.log"
 

@@ -18,7 +18,7 @@ NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = {
     f"runtime.{option}"
     for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
-} | {"evaluation.cache", "executor"}
+} | {"evaluation.cache", "executor", "report._target_", "report.write", "report.map_gib"}
 """Options, and what is below them, that have no part in what comes out."""
 
 _MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
@@ -27,6 +27,7 @@ _ADDED = dict.fromkeys(("search.candidates", "search.passes", "search.candidate_
     "search.replacement": False,
     "search.prune": False,
     "search.ranking": "full",
+    "report.contributions": False,
 }
 """Options that earlier versions had not, and what they then did."""
 _NOTHING = "(not there)"
