@@ -22,9 +22,10 @@ from soupkitchen.cli.report import main, make
 from soupkitchen.errors import JournalError
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
-from soupkitchen.records.charts import parallel_figure
 from soupkitchen.records.figures import ticks
-from soupkitchen.records.report import Run, page
+from soupkitchen.records.report import page
+from soupkitchen.records.run import Run
+from soupkitchen.records.sweep_charts import parallel_figure
 
 
 @pytest.fixture(scope="module")

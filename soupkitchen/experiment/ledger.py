@@ -12,7 +12,7 @@ from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, leaderboard, trajectory, write_csv
 from soupkitchen.records.leaderboard import ENTRY
-from soupkitchen.records.report import CONTRIBUTION
+from soupkitchen.records.run import CONTRIBUTION
 from soupkitchen.records.trajectory import STEP
 from soupkitchen.store.journal import FORMAT, Event, Journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY

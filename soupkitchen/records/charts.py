@@ -12,7 +12,7 @@ import pandas as pd
 from soupkitchen.records.figures import Box, Dot, Figure, Line, Mark, Words, ticks
 
 WIDTH = 760.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 16.0, 14.0, 36.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 16.0, 14.0, 36.0
 
 
 class Scale:
@@ -45,21 +45,21 @@ def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
     height, told = 320.0, []
     for row in rows.to_dict("records"):
         score = next(
-            (row[name] for name in ("score", "score_at_most", "score_on_part") if _is(row[name])), None
+            (row[name] for name in ("score", "score_at_most", "score_on_part") if known(row[name])), None
         )
         told.append((row, score))
     ends = [end for row, _ in told for end in _interval(row, sign)]
-    y = Scale([*ends, *(score for _, score in told if score is not None)], height - _BOTTOM, _TOP)
+    y = Scale([*ends, *(score for _, score in told if score is not None)], height - BOTTOM, TOP)
     x = _steps_scale(len(told))
-    marks: list[Mark] = _frame(y, height, f"{metric}, held-out")
-    singles = [float(row["score"]) for row, _ in told if row["stage"] == "rank" and _is(row["score"])]
+    marks: list[Mark] = frame(y, height, f"{metric}, held-out")
+    singles = [float(row["score"]) for row, _ in told if row["stage"] == "rank" and known(row["score"])]
     if singles:
         best = max(singles, key=lambda score: sign * score)
         marks.append(_level(y(best), "single"))
-        marks.append(Words("single", x=WIDTH - _RIGHT, y=y(best) - 5, text="best single run", anchor="end"))
+        marks.append(Words("single", x=WIDTH - RIGHT, y=y(best) - 5, text="best single run", anchor="end"))
     path: list[tuple[float, float]] = []
     for number, (row, _) in enumerate(told):
-        if row["decision"] in ("start", "keep") and _is(row["score"]):
+        if row["decision"] in ("start", "keep") and known(row["score"]):
             path += [(x(number), path[-1][1])] if path else []
             path.append((x(number), y(row["score"])))
         if path and number == len(told) - 1:
@@ -80,22 +80,22 @@ def models_figure(table: pd.DataFrame, metric: str) -> Figure:
     """Every model, held-out beside test."""
     heldout, test = f"heldout_{metric}", f"test_{metric}"
     shown = table.head(40)
-    height = _TOP + 22.0 * len(shown) + _BOTTOM
-    left = _LEFT + 150
+    height = TOP + 22.0 * len(shown) + BOTTOM
+    left = LEFT + 150
     values = [*shown[heldout], *shown[test], *shown["ci_low"], *shown["ci_high"]]
-    x = Scale([value for value in values if _is(value)], left, WIDTH - _RIGHT)
+    x = Scale([value for value in values if known(value)], left, WIDTH - RIGHT)
     marks: list[Mark] = []
     for value in x.ticks():
-        marks.append(Line("grid", points=[(x(value), _TOP), (x(value), height - _BOTTOM)], width=1))
+        marks.append(Line("grid", points=[(x(value), TOP), (x(value), height - BOTTOM)], width=1))
         marks.append(Words("faint", x=x(value), y=height - 14, text=f"{value:g}", anchor="middle"))
     for number, row in enumerate(shown.to_dict("records")):
-        at, colour = _TOP + 22 * number + 11, _colour(row["kind"])
-        marks.append(Words(colour, x=left - 10, y=at + 4, text=_cut(row["model"], 24), anchor="end"))
-        if _is(row["ci_low"]):
+        at, colour = TOP + 22 * number + 11, _colour(row["kind"])
+        marks.append(Words(colour, x=left - 10, y=at + 4, text=cut(row["model"], 24), anchor="end"))
+        if known(row["ci_low"]):
             points = [(x(row["ci_low"]), at), (x(row["ci_high"]), at)]
             marks.append(Line(colour, points=points, width=1))
         for name, hollow in ((test, True), (heldout, False)):
-            if _is(row[name]):
+            if known(row[name]):
                 what = "test" if hollow else "held-out"
                 said = f"{row['model']}: {what} {short(row[name])}"
                 marks.append(Dot(colour, said, row["model"], x(row[name]), at, hollow=hollow))
@@ -104,18 +104,18 @@ def models_figure(table: pd.DataFrame, metric: str) -> Figure:
 
 def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", unit: str = "") -> Figure:
     """One bar a name, from 0 on."""
-    height, left = _TOP + 24.0 * len(bars) + 8, _LEFT + 150
+    height, left = TOP + 24.0 * len(bars) + 8, LEFT + 150
     reach = [*bars.values(), 0.0]
     low, high = min(reach), max(reach)
     span = (high - low) or 1.0
-    zero = left + (0 - low) / span * (WIDTH - _RIGHT - 80 - left)
+    zero = left + (0 - low) / span * (WIDTH - RIGHT - 80 - left)
     marks: list[Mark] = []
     for number, (name, value) in enumerate(bars.items()):
-        at = _TOP + 24 * number
-        length = abs(value) / span * (WIDTH - _RIGHT - 80 - left)
+        at = TOP + 24 * number
+        length = abs(value) / span * (WIDTH - RIGHT - 80 - left)
         start = zero if value >= 0 else zero - length
         said = f"{name}: {_signed(value)}{unit}"
-        marks.append(Words(x=left - 10, y=at + 13, text=_cut(name, 26), anchor="end"))
+        marks.append(Words(x=left - 10, y=at + 13, text=cut(name, 26), anchor="end"))
         used = colour if value >= 0 else "discarded"
         marks.append(Box(used, said, name, start, at, max(length, 1), 18))
         end = start + max(length, 1) + 6 if value >= 0 else zero + 6
@@ -125,14 +125,14 @@ def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", uni
 
 def cosines_figure(names: Sequence[str], cosines: np.ndarray) -> Figure:
     """The cosines of task vectors, pair by pair."""
-    cell = min(36.0, (WIDTH - _LEFT - 130) / len(names))
-    left, height = 150.0, _TOP + cell * len(names) + 8
+    cell = min(36.0, (WIDTH - LEFT - 130) / len(names))
+    left, height = 150.0, TOP + cell * len(names) + 8
     marks: list[Mark] = []
     for row, name in enumerate(names):
-        at = _TOP + cell * row
+        at = TOP + cell * row
         if cell >= 9:
             marks.append(
-                Words(x=left - 8, y=at + cell / 2 + 4, text=_cut(name, 22), anchor="end", size=min(12, cell))
+                Words(x=left - 8, y=at + cell / 2 + 4, text=cut(name, 22), anchor="end", size=min(12, cell))
             )
         for column, other in enumerate(names):
             value = float(cosines[row, column])
@@ -162,94 +162,36 @@ def plane_figure(names: Sequence[str], points: np.ndarray, inside: Sequence[str]
         here = x(across), y(up)
         radius = 7 if name == soup else 4.5
         marks.append(Dot(kind, f"{name}: {told}", name, *here, radius=radius, hollow=kind == "faint"))
-        marks.append(Words(kind, x=here[0] + 9, y=here[1] + 4, text=_cut(name, 20), size=11))
+        marks.append(Words(kind, x=here[0] + 9, y=here[1] + 4, text=cut(name, 20), size=11))
     return Figure("runs and soup in the plane in which they differ most", WIDTH, height, marks)
 
 
-def scatter_figure(
-    points: Sequence[Mapping[str, Any]], across: str, up: str, titles: tuple[str, str]
-) -> Figure:
-    """Runs of a sweep by two of their numbers; `titles` say which."""
-    height = 320.0
-    kept = [point for point in points if _is(point[across]) and _is(point[up])]
-    x = Scale([point[across] for point in kept], _LEFT, WIDTH - _RIGHT - 10)
-    y = Scale([point[up] for point in kept], height - _BOTTOM, _TOP)
-    marks = _frame(y, height, titles[1])
-    for value in x.ticks():
-        marks.append(Words("faint", x=x(value), y=height - 18, text=f"{value:g}", anchor="middle"))
-    marks.append(Words("faint", x=WIDTH - _RIGHT, y=height - 4, text=titles[0], anchor="end"))
-    for point in kept:
-        said = f"{point['run']}: {titles[1]} {short(point[up])}, {titles[0]} {point[across]:g}"
-        marks.append(Dot("soup", said, point["run"], x(point[across]), y(point[up])))
-    return Figure(f"{titles[1]} against {titles[0]}", WIDTH, height, marks)
-
-
-def parallel_figure(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], score: str) -> Figure:
-    """Parallel coordinates: a line a run through what it was told and what came of it."""
-    height, names = 300.0, [*columns, score]
-    gap = (WIDTH - 120) / max(len(names) - 1, 1)
-    places: list[dict[Any, float]] = []
-    marks: list[Mark] = []
-    for number, column in enumerate(names):
-        at, values = 60 + gap * number, [row.get(column) for row in rows]
-        numbers = [value for value in values if isinstance(value, (int, float)) and _is(value)]
-        spot: dict[Any, float] = {}
-        if numbers and len(numbers) == len([value for value in values if _is(value)]):
-            scale = Scale(numbers, height - 40, 40)
-            spot = {value: scale(value) for value in numbers}
-            labels = [(scale(value), f"{value:g}") for value in sorted({min(numbers), max(numbers)})]
-        else:
-            texts = sorted({str(value) for value in values if _is(value)})
-            step = (height - 80) / max(len(texts) - 1, 1)
-            spot = {text: 40 + step * place for place, text in enumerate(texts)}
-            labels = [(spot[text], _cut(text, 14)) for text in texts]
-        places.append(spot)
-        marks.append(Line("grid", points=[(at, 36), (at, height - 36)]))
-        side = "start" if number == 0 else "end" if number == len(names) - 1 else "middle"
-        marks.append(
-            Words("ink", x=at, y=18 + 12 * (number % 2), text=_cut(column, 26), anchor=side, size=11)
-        )
-        marks += [Words("faint", x=at + 5, y=place + 4, text=text, size=10) for place, text in labels]
-    best = min((row["rank"] for row in rows), default=1)
-    for row in rows:
-        points = []
-        for number, (column, spot) in enumerate(zip(names, places, strict=True)):
-            value = row.get(column)
-            up = spot.get(value, spot.get(str(value))) if _is(value) else None
-            points += [] if up is None else [(60 + gap * number, up)]
-        if len(points) > 1:
-            first = row["rank"] == best
-            said = f"{row['run']}: {short(row.get(score))}"
-            marks.append(Line("soup" if first else "single", said, row["run"], points, 2.5 if first else 1.2))
-    return Figure("what the runs were told, and what came of it", WIDTH, height, marks)
-
-
-def _frame(y: Scale, height: float, title: str) -> list[Mark]:
+def frame(y: Scale, height: float, title: str) -> list[Mark]:
     marks: list[Mark] = []
     for value in y.ticks():
-        marks.append(Line("grid", points=[(_LEFT, y(value)), (WIDTH - _RIGHT, y(value))], width=1))
-        marks.append(Words("faint", x=_LEFT - 6, y=y(value) + 4, text=f"{value:g}", anchor="end"))
-    marks.append(Words("faint", x=_LEFT, y=11, text=title))
+        marks.append(Line("grid", points=[(LEFT, y(value)), (WIDTH - RIGHT, y(value))], width=1))
+        marks.append(Words("faint", x=LEFT - 6, y=y(value) + 4, text=f"{value:g}", anchor="end"))
+    marks.append(Words("faint", x=LEFT, y=11, text=title))
     return marks
 
 
 def _steps_scale(number: int) -> Any:
-    room = (WIDTH - _LEFT - _RIGHT - 20) / max(number - 1, 1)
-    return lambda step: _LEFT + 10 + step * room
+    room = (WIDTH - LEFT - RIGHT - 20) / max(number - 1, 1)
+    return lambda step: LEFT + 10 + step * room
 
 
 def _interval(row: Mapping[Any, Any], sign: int) -> list[float]:
     """Where a candidate's score lies with 95 % confidence; nothing where that is not known."""
-    if not (_is(row["gain_low"]) and _is(row["best_before"])):
+    if not (known(row["gain_low"]) and known(row["best_before"])):
         return []
     return [row["best_before"] + sign * row[bound] for bound in ("gain_low", "gain_high")]
 
 
 def _step_mark(row: Mapping[Any, Any], x: float, y: float, score: float) -> Dot:
     decision, name = row["decision"], row["candidate"]
-    most = "" if _is(row["score"]) else "at most " if _is(row["score_at_most"]) else "on a part "
+    most = "" if known(row["score"]) else "at most " if known(row["score_at_most"]) else "on a part "
     said = f"{name}: {decision or 'ranked'}, {most}{short(score)}"
-    if _is(row["gain"]):
+    if known(row["gain"]):
         said += f", gain {row['gain']:+.4f}"
     if row["stage"] == "rank":
         return Dot("single", said, name, x, y, hollow=True)
@@ -267,21 +209,21 @@ def _names_below(names: Sequence[str], x: Any, height: float) -> list[Mark]:
     """As many names as there is room for."""
     each = max(1, math.ceil(len(names) / 11))
     return [
-        Words("faint", x=x(number), y=height - 20 + 12 * (number // each % 2), text=_cut(name, 15),
+        Words("faint", x=x(number), y=height - 20 + 12 * (number // each % 2), text=cut(name, 15),
               anchor="middle", size=10)
         for number, name in enumerate(names) if number % each == 0
     ]  # fmt: skip
 
 
 def _level(y: float, colour: str) -> Line:
-    return Line(colour, points=[(_LEFT, y), (WIDTH - _RIGHT, y)], dashed=True)
+    return Line(colour, points=[(LEFT, y), (WIDTH - RIGHT, y)], dashed=True)
 
 
 def _colour(kind: str) -> str:
     return kind if kind in ("soup", "single", "uniform") else "faint"
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -289,5 +231,5 @@ def _signed(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _is(value: Any) -> bool:
+def known(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and math.isnan(value)) and value is not pd.NA

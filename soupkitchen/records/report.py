@@ -6,9 +6,6 @@ Knows no torch, and reads no weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +15,17 @@ import pandas as pd
 from soupkitchen.records import charts
 from soupkitchen.records.chance import by_chance
 from soupkitchen.records.charts import short
-from soupkitchen.records.leaderboard import leaderboard
 from soupkitchen.records.page import Page, Section, Table, Text
+from soupkitchen.records.run import CONTRIBUTION, Run
 from soupkitchen.records.tables import separated
-from soupkitchen.records.trajectory import trajectory
-from soupkitchen.store import journal
 from soupkitchen.store.files import write, write_text
 from soupkitchen.store.layout import CONFIG, JOURNAL, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
-
-CONTRIBUTION = "contribution"
-"""The events that say what a soup scores without an ingredient."""
-
 
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
     "examples_scored examples_total cached reason"
 )
 """Columns of the trajectory that the report has, too."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a folder says of the run in it."""
-
-    folder: Path
-
-    @cached_property
-    def events(self) -> list[Mapping[str, Any]]:
-        return list(journal.read(self.folder / JOURNAL))
-
-    @cached_property
-    def steps(self) -> pd.DataFrame:
-        return trajectory(self.events)
-
-    @cached_property
-    def models(self) -> pd.DataFrame | None:
-        """The leaderboard; None of a run that has none yet."""
-        return leaderboard(self.events) if self.of("entry") else None
-
-    @property
-    def metric(self) -> str:
-        return str(self.events[0]["metric"])
-
-    @property
-    def sign(self) -> int:
-        return 1 if self.events[0]["greater_is_better"] else -1
-
-    @property
-    def is_finished(self) -> bool:
-        return self.events[-1]["event"] == "finish"
-
-    @cached_property
-    def soup(self) -> Mapping[str, Any] | None:
-        """The soup's row."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == "soup"].to_dict("records")
-        return {str(name): value for name, value in rows[0].items()} if rows else None
-
-    @cached_property
-    def best(self) -> Mapping[str, Any] | None:
-        """The row of the best single run."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == "single"].to_dict("records")
-        return {str(name): value for name, value in rows[0].items()} if rows else None
-
-    def of(self, kind: str) -> list[Mapping[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
-
-    def text(self, name: str) -> str | None:
-        """What a file beside the journal holds."""
-        try:
-            return (self.folder / name).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None
 
 
 def write_report(folder: Path) -> list[Path]:

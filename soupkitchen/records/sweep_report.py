@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from soupkitchen.records import charts
 from soupkitchen.records.page import Page, Section, Table
+from soupkitchen.records.sweep_charts import parallel_figure, scatter_figure
 from soupkitchen.records.tables import read_csv
 from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import LEADERBOARD, REPORT
@@ -61,10 +61,10 @@ def _section(group: pd.DataFrame, task: str, data: str, metric: str) -> Section:
     ]
     figures = []
     if len(rows) > 1 and score in group:
-        figures.append(charts.parallel_figure(rows, options[:8], score))
+        figures.append(parallel_figure(rows, options[:8], score))
         if "examples_scored" in group:
             titles = ("examples scored", f"{metric}, held-out")
-            figures.append(charts.scatter_figure(rows, "examples_scored", score, titles))
+            figures.append(scatter_figure(rows, "examples_scored", score, titles))
     said = ["Each line is a run, from what it was told to what came of it; the thick one is the best."]
     return Section(
         f"{metric}: {task}, {data}", said if figures else [], figures, [Table("Best first", group, "run")]
