@@ -34,7 +34,7 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
-from soupkitchen.experiment.reporting import Report, report, score_without_each, write_map
+from soupkitchen.experiment.reporting import Report, describe_soup, report, score_without_each, write_map
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
@@ -206,9 +206,11 @@ class Experiment:
         taken = peak(evaluator.accelerator.device)
         if taken.device is not None:
             log.info("at most %.2f GiB were taken on the device", taken.device)
-        ledger.finish(scores.tasks.greater_is_better, taken)
         if self.report.write:
             write_map(pool, self.folder / SOUP, self.folder / MAP, self.report.map_gib)
+            describe_soup(self.folder, soup.recipe, pool, self.task)
+        ledger.finish(scores.tasks.greater_is_better, taken)
+        if self.report.write:
             report(self.folder)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:

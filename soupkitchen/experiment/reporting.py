@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from soupkitchen import __version__
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CandidateError, CheckpointError
@@ -14,11 +15,14 @@ from soupkitchen.executors import Request
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.options import check_fields
+from soupkitchen.output.card import CARD, write_card
 from soupkitchen.records.report import write_report
+from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
 from soupkitchen.soup.gram import task_vector_gram
 from soupkitchen.store.files import write_text
-from soupkitchen.store.layout import REPORT
+from soupkitchen.store.layout import REPORT, SOUP
+from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +93,18 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
         "gram": gram.tolist(),
     }
     write_text(file, json.dumps(told))
+
+
+def describe_soup(folder: Path, recipe: Recipe, pool: Pool, task: Task | Several) -> None:
+    """Writes the model card of the soup in the run's `folder`; the soup is complete without one."""
+    data = getattr(getattr(task, "data", None), "path", None) or type(task).__name__
+    shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
+    try:
+        write_card(folder / SOUP, Run(folder), recipe, pool, shown, __version__)
+    except OSError as error:
+        log.warning(
+            "%s could not be written (%s); the soup itself is complete", folder / SOUP / CARD, error.strerror
+        )
 
 
 def report(folder: Path) -> None:

@@ -1,0 +1,199 @@
+"""The model card of a soup: `README.md` in its folder, as the hub reads it, and the picture in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.console import printable
+from soupkitchen.errors import CheckpointError
+from soupkitchen.records.charts import short, trajectory_figure
+from soupkitchen.records.run import Run
+from soupkitchen.soup import Recipe
+from soupkitchen.store.files import write, write_text
+
+CARD = "README.md"
+PICTURE = "trajectory.png"
+_FLATTERED = "Held-out data chose the ingredients, so its score flatters the soup somewhat."
+
+_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+"""What the hub's cache calls the folder of a repository."""
+_TASKS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModel": "feature-extraction",
+}
+"""What the hub calls tasks, by the class that models of them are loaded as."""
+
+
+def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, version: str) -> None:
+    """Writes the card into the folder of the soup of `run`.
+
+    Args:
+        data: what the task's data is called.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    write(folder / PICTURE, lambda beside: beside.write_bytes(_picture(run)))
+    write_text(folder / CARD, card(folder, run, recipe, pool, data, version))
+
+
+def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, version: str) -> str:
+    """The card's text."""
+    assert run.models is not None
+    assert run.soup is not None
+    assert run.best is not None
+    heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
+    scores = dict(zip(run.models["model"], run.models[heldout], strict=True))
+    kind = str(run.events[0].get("model_class", "AutoModel"))
+    worth_showing = run.models["kind"].isin(["soup", "uniform"])
+    chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
+    has_test = _has(run.soup[test])
+    base = _base(pool)
+    text = ModelCard.from_template(
+        _data(run, folder.parent.name, kind, data, base, pool),
+        template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
+        title=_plain(folder.parent.name),
+        said=_said(run),
+        version=version,
+        metric=_plain(run.metric),
+        ingredients=[
+            {"name": _plain(name), "coefficient": _coefficient(weight), "score": short(scores.get(name))}
+            for name, weight in zip(recipe.ingredients, recipe.coefficients, strict=True)
+        ],
+        method=_method(recipe),
+        base=None if base is None else _plain(_name(base)),
+        results=[_result(row, heldout, test) for row in chosen.to_dict("records")],
+        caveat=_FLATTERED + (" Test data chose nothing." if has_test else " There was no test data."),
+        code=_code(kind, (folder / "adapter_config.json").is_file()),
+    )
+    return str(text.content)
+
+
+def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
+    bounds = [short(row[bound]) for bound in ("ci_low", "ci_high")]
+    return {
+        "model": _plain(row["model"]),
+        "heldout": short(row[heldout]),
+        "interval": " to ".join(bounds) if _has(row["ci_low"]) else "–",
+        "test": short(row[test]) if _has(row[test]) else "–",
+    }
+
+
+def _data(run: Run, name: str, kind: str, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
+    """What the hub reads."""
+    assert run.soup is not None
+    results = [
+        EvalResult(
+            task_type=_TASKS.get(kind, "other"),
+            dataset_type=data,
+            dataset_name=data,
+            dataset_split=split,
+            metric_type=run.metric,
+            metric_value=float(run.soup[column]),
+        )
+        for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
+        if _has(run.soup[column])
+    ]
+    named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
+    return ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag=_TASKS.get(kind),
+        base_model=named or None,
+        base_model_relation="merge" if named else None,
+        license=None if base is None else _licence(base.path),
+        tags=["merge", "model-soup", "soupkitchen"],
+        eval_results=results,
+    )
+
+
+def _said(run: Run) -> str:
+    assert run.soup is not None
+    assert run.best is not None
+    size, gain = len(run.soup["ingredients"].split(";")), float(run.soup["delta_vs_best_single"])
+    if size == 1:
+        return f"No merge improved on the best single run, {_plain(run.best['model'])}: this is that run."
+    gained = f"{gain:+.4f} {_plain(run.metric)}"
+    return f"{size} fine-tuned runs merged into one model: {gained} on held-out over the best single run."
+
+
+def _method(recipe: Recipe) -> str:
+    if recipe.method is None:
+        return "none, it is one run"
+    left_out = ("_target_", "recalibrate_batchnorm")
+    told = [(name, value) for name, value in recipe.method.items() if name not in left_out]
+    shown = ", ".join(f"{name} {_option(value)}" for name, value in told if value is not None)
+    return f"{str(recipe.method['_target_']).rpartition('.')[2]} ({shown})"
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, dict):
+        kind = str(value.get("_target_", "")).rpartition(".")[2]
+        rest = ", ".join(f"{name} {part}" for name, part in value.items() if name != "_target_")
+        return f"{kind}({rest})"
+    return str(value)
+
+
+def _base(pool: Pool) -> Checkpoint | None:
+    adapted = next((run.adapted for run in pool if run.adapted is not None), None)
+    return pool.base or adapted
+
+
+def _hub_name(path: Path) -> str | None:
+    """The name on the hub of a model from its cache, or one that its own card says."""
+    for part in path.parts:
+        if match := _SNAPSHOT.fullmatch(part):
+            return f"{match[1]}/{match[2]}"
+    return None
+
+
+def _name(base: Checkpoint) -> str:
+    return _hub_name(base.path) or base.path.name
+
+
+def _licence(base: Path) -> str | None:
+    """The licence that the base's own card names."""
+    try:
+        text = (base / CARD).read_text(encoding="utf-8")[: 1 << 16]
+        told = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        licence = told.get("license")
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, IndexError, CheckpointError):
+        return None
+    return licence if isinstance(licence, str) else None
+
+
+def _code(kind: str, adapter: bool) -> str:
+    if adapter:
+        return (
+            f"from peft import AutoPeftModel{kind.removeprefix('AutoModel')}\n\nmodel = AutoPeftModel"
+            f'{kind.removeprefix("AutoModel")}.from_pretrained("FOLDER")'
+        )
+    return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")'
+
+
+def _picture(run: Run) -> bytes:
+    return trajectory_figure(run.steps, run.metric, run.sign).png()
+
+
+def _coefficient(weight: Any) -> str:
+    return " / ".join(f"{part:g}" for part in weight) if isinstance(weight, tuple) else f"{weight:g}"
+
+
+def _plain(text: Any) -> str:
+    """A stranger's name in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(str(text)))
+
+
+def _has(value: Any) -> bool:
+    return value is not None and value == value
