@@ -41,6 +41,7 @@ from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
+from soupkitchen.output.hub import check_hub, push
 from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
 from soupkitchen.records.display import Display
@@ -113,6 +114,8 @@ class Experiment:
         build(describe(replace(method, weights=None)))  # as recipes have it
         search = self._search(method)
         self.output.check(self.pool.runs, method)
+        if self.output.push_to_hub is not None:
+            check_hub(self.output.push_to_hub)
         tasks = Several.of(self.task)
         check_ranking(self.search.ranking, self.pool, tasks, method)
         splits = self._splits(tasks)
@@ -209,6 +212,9 @@ class Experiment:
         if self.report.write:
             write_map(pool, self.folder / SOUP, self.folder / MAP, self.report.map_gib)
             describe_soup(self.folder, soup.recipe, pool, self.task)
+        if self.output.push_to_hub is not None:
+            url = push(self.folder / SOUP, self.output.push_to_hub, self.output.private)
+            log.info("pushed   %s", url)
         ledger.finish(scores.tasks.greater_is_better, taken)
         if self.report.write:
             report(self.folder)

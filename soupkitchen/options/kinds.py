@@ -187,6 +187,8 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "dtype": or_null(choice("float32", "bfloat16", "float16")),
         "rank": or_null(at_least(1)),
         "verify": choice("batch", "full"),
+        "push_to_hub": or_null(TEXT),
+        "private": FLAG,
     },
     "soupkitchen.experiment.Report": {"write": FLAG, "contributions": FLAG, "map_gib": NOT_NEGATIVE},
     "soupkitchen.executors.Local": {},

@@ -44,6 +44,8 @@ class Output:
             that what is scored is what is saved; None for that of the runs.
         verify: how the saved model is proven to be the one that was scored: "batch" compares its
             tensors, to the bit, and what it answers on a batch; "full" scores all of held-out again, too.
+        push_to_hub: the repository on the hub that the soup is pushed to, as "org/name"; None for none.
+        private: whether that is for its owners alone, where it is made.
         rank: of a saved adapter, to which the soup's change is cut; None for one that
             is exact, which only a linear soup of adapters has.
 
@@ -56,6 +58,8 @@ class Output:
     dtype: str | None = None
     rank: int | None = None
     verify: Literal["batch", "full"] = "batch"
+    push_to_hub: str | None = None
+    private: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "output")

@@ -20,6 +20,8 @@ from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write_text
 
 FORMAT = 1
+_SAVED = ("format", "max_shard_size", "dtype", "rank")
+"""Options that say how a soup is saved."""
 _HEAD = """\
 # What the soup is made of. It is made again, without scoring anything and to the bit on such a device, by
 #   python -m soupkitchen.rebuild {file} FOLDER
@@ -155,7 +157,11 @@ class RecipeFile:
             "processor": self.processor,
             "pad_token_id": self.pad_token_id,
             "trust_remote_code": self.trust_remote_code,
-            "saved": {"output": vars(output), "device": self.device, "fingerprint": self.soup},
+            "saved": {
+                "output": {name: vars(output)[name] for name in _SAVED},
+                "device": self.device,
+                "fingerprint": self.soup,
+            },
         }
         text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)

@@ -1,0 +1,63 @@
+"""Puts a soup on the hub, where that is asked for and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from soupkitchen.errors import ConfigError, MachineError
+
+
+def check_hub(name: str) -> None:
+    """Checks, before any work, that somebody is logged in who may be allowed to push.
+
+    Raises:
+        ConfigError: for a name that is none, and where nobody is, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        HfApi().whoami()
+    except HFValidationError as error:
+        raise ConfigError(f"output.push_to_hub={name} should be org/name ({_first_line(error)})") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(
+            f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
+        ) from error
+    except Exception as error:  # what carries it may raise anything
+        raise ConfigError(
+            f"output.push_to_hub={name}: the hub does not let us in ({_first_line(error)}); leave the option "
+            "out, and push the folder later"
+        ) from error
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Pushes the soup in `folder` to the repository `name`, which is made if it is not there.
+
+    Files that are there already are not sent again.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        MachineError: where that fails; the same command tries again.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
+    except Exception as error:  # what carries it may raise anything
+        raise MachineError(
+            f"{folder} could not be pushed to {name} ({_first_line(error)}). The soup is complete; the same "
+            "command tries again, and without output.push_to_hub it ends without"
+        ) from error
+    return f"{api.endpoint}/{name}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
