@@ -22,13 +22,15 @@ from soupkitchen.store.layout import (
     LEADERBOARD,
     LOG,
     SOUP,
+    TENSORBOARD,
+    TRACKERS,
     TRAJECTORY,
     has_weights,
 )
 
 log = logging.getLogger(__name__)
 
-_RESULTS = (LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, JOURNAL, CONFIG)
+_RESULTS = (LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, JOURNAL, CONFIG, TRACKERS, TENSORBOARD)
 
 
 @dataclass(frozen=True)

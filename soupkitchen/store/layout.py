@@ -14,6 +14,8 @@ TRAJECTORY = "trajectory.csv"
 LEADERBOARD = "leaderboard.csv"
 SOUP = "soup"
 LOG = "soupkitchen.log"
+TRACKERS = "trackers.json"
+TENSORBOARD = "tensorboard"
 
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '

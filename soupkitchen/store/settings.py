@@ -18,7 +18,7 @@ NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = {
     f"runtime.{option}"
     for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
-} | {"evaluation.cache", "executor"}
+} | {"evaluation.cache", "executor", "tracker"}
 """Options, and what is below them, that have no part in what comes out."""
 
 _MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
