@@ -279,6 +279,7 @@ def of_trajectory(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: [(n, pytest.approx(v)) for n, v in one.dropna().items()] for name, one in told.items()}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
