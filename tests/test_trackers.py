@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -86,7 +87,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    if "trackio" in sys.modules:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("trackio")
         reading_trackers.trackio_in(tmp_path / "trackio", monkeypatch)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "config.yaml").write_text("a: 1\n")
