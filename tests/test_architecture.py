@@ -18,7 +18,7 @@ LAYERS = [
     {"checkpoints", "metrics", "console"},
     {"soup", "tasks", "records", "demo", "methods"},
     {"evaluation"},
-    {"executors", "output"},
+    {"executors", "output", "trackers"},
     {"experiment"},
     {"cli"},
     {"__main__", "cache", "inspect", "rebuild", "report", "tables"},

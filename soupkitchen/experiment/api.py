@@ -46,6 +46,7 @@ def cook(
     name: str | None = None,
     results_dir: str | Path = "results",
     overwrite: bool = False,
+    tracker: str | Sequence[str] | None = None,
 ) -> Result:
     """Turns a pool of fine-tuned runs into one better model.
 
@@ -77,6 +78,8 @@ def cook(
             soup has.
         name: of the run's folder in `results_dir`; by default it follows from all that results depend on.
         overwrite: move earlier results of that name aside, and start anew.
+        tracker: where each step, the final table and the run's files are shown, too: "tensorboard",
+            "wandb", "mlflow" or "trackio", or several of these.
 
     Raises:
         SoupkitchenError: for whatever you can put right: each says what is wrong and what to do.
@@ -109,6 +112,7 @@ def cook(
         "overwrite": overwrite,
         "trust_remote_code": runtime.trust_remote_code,
         "top_k": top_k,
+        "tracker": describe(tracker),
     }
     config["name"] = name or _name(config)
     check_tree(config)

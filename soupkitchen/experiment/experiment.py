@@ -30,7 +30,7 @@ from soupkitchen.executors import Bench, Executor, Local
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.controls import CONTROLS, final_table
 from soupkitchen.experiment.judge import Judge
-from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.ledger import Ledger, Observer
 from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
@@ -101,8 +101,11 @@ class Experiment:
     report: Report = field(default_factory=Report)
     top_k: int | None = None
 
-    def run(self) -> None:
+    def run(self, observers: Sequence[Observer] = ()) -> None:
         """Cooks the soup: tables and model are in `folder` when it returns.
+
+        Args:
+            observers: are told of all that happens.
 
         Raises:
             SoupkitchenError: for whatever the user can put right.
@@ -125,7 +128,7 @@ class Experiment:
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
         own = self._cleared()
-        ledger = Ledger(self.folder)
+        ledger = Ledger(self.folder, observers)
         with Display(self._examples_at_most(evaluator)) as display:
             elsewhere = replace(self, executor=Local()).bench
             bench = Bench(evaluator, self._mixer(evaluator), display.scoring, elsewhere)

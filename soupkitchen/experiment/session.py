@@ -25,6 +25,7 @@ from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
 from soupkitchen.store.lock import only_process
+from soupkitchen.trackers import Trackers
 
 log = logging.getLogger("soupkitchen")
 
@@ -79,11 +80,13 @@ def _carry_out(
         check_is_ours(folder)  # it may have changed meanwhile
         run = RunFolder(folder)
         if run.is_to_be_run(config, overwrite):
+            trackers = Trackers(config.get("tracker"), folder, config)
             try:
                 with run.begun(config, overwrite), _quiet():
                     experiment = build(folder)
                     run.write(config)
-                    experiment.run()
+                    with trackers:
+                        experiment.run([trackers])
             except (OSError, SaveError) as error:
                 if not folder.is_dir():
                     raise SaveError(

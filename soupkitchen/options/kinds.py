@@ -139,6 +139,11 @@ RANKING = Kind(
     "choose full, or {examples: …} with a share of the held-out data above 0 and below 1",
     lambda v: v == "full" or (MAPPING.fits(v) and list(v) == ["examples"] and INSIDE.fits(v["examples"])),
 )
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+TRACKER = Kind(
+    f"choose {', '.join(TRACKERS)}, or a list of these",
+    lambda v: v in TRACKERS if isinstance(v, str) else _is_list(v) and all(one in TRACKERS for one in v),
+)
 _GUARDED = {"accept": ANYTHING, "on_error": choice("skip", "stop"), "ranking": RANKING}
 _RUNS = {
     "exclude": TEXTS,
@@ -166,6 +171,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "trust_remote_code": FLAG,
         "top_k": or_null(at_least(1)),
         "cache_dir": TEXT,
+        "tracker": or_null(TRACKER),
         "demo_seed": SEED,
     },
     "soupkitchen.evaluation.Runtime": {

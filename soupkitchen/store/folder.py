@@ -27,6 +27,8 @@ from soupkitchen.store.layout import (
     RECIPE,
     REPORT,
     SOUP,
+    TENSORBOARD,
+    TRACKERS,
     TRAJECTORY,
     has_weights,
 )
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _RESULTS = (
     LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
+    TRACKERS, TENSORBOARD,
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ REPORT = "report.html"
 MAP = "map.json"
 PICTURES = ("trajectory.png", "trajectory.svg")
 LOG = "soupkitchen.log"
+TRACKERS = "trackers.json"
+TENSORBOARD = "tensorboard"
 
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '

@@ -21,11 +21,12 @@ HOW_NOT_WHAT = {
 } | {
     "evaluation.cache",
     "executor",
-    "report._target_",
-    "report.write",
-    "report.map_gib",
-    "output.push_to_hub",
     "output.private",
+    "output.push_to_hub",
+    "report._target_",
+    "report.map_gib",
+    "report.write",
+    "tracker",
 }
 """Options, and what is below them, that have no part in what comes out."""
 
