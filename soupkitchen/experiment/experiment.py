@@ -20,6 +20,7 @@ from soupkitchen.evaluation import (
     Runtime,
     Splits,
     evaluator_of,
+    find_columns,
     identity,
     load_splits,
     warn_of_splits,
@@ -100,6 +101,7 @@ class Experiment:
         self.output.check(self.pool.runs, method)
         tasks = Several.of(self.task)
         check_ranking(self.search.ranking, self.pool, tasks, method)
+        tasks = find_columns(tasks)
         splits = self._splits(tasks)
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
@@ -119,7 +121,7 @@ class Experiment:
 
     def bench(self) -> Bench:
         """The live model and the pool, for a process that scores what another asks for."""
-        tasks = Several.of(self.task)
+        tasks = find_columns(Several.of(self.task))
         evaluator = self._evaluator(tasks, self._splits(tasks))
         return Bench(evaluator, self._mixer(evaluator))
 
