@@ -105,7 +105,7 @@ def _found(
     names: Sequence[tuple[str, ...]], wanted: Wanted, features: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """Each way in which the columns may be there, by option; none that is part of another."""
-    by_name = {name.lower(): name for name in reversed(features) if wanted.fits(features[name])}
+    by_name = {name.lower(): name for name in reversed(list(features)) if wanted.fits(features[name])}
     found: list[dict[str, str]] = []
     for columns in sorted(names, key=len, reverse=True):
         there = [by_name[column.lower()] for column in columns if column.lower() in by_name]

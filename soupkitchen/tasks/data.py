@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from soupkitchen.errors import ConfigError, DataError, MachineError
+from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
 from soupkitchen.tasks.local_files import cache_folder, local_files
 from soupkitchen.tasks.splits import (
     FORMATS,
@@ -265,6 +265,7 @@ def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
         if column not in split.column_names:
             raise DataError(
                 f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
+                f"{did_you_mean(column, split.column_names)}"
             )
 
 
