@@ -130,8 +130,8 @@ def explain(message: str) -> str:
         if wrong in _known_keys():
             group = wrong.split(".")[0]
             return f"The {group} that is chosen has no option {wrong}; other choices of {group} have it."
-        near = _nearest(wrong, _known_keys())
-        hint = f" Did you mean {near}?" if near else ""
+        nearest = _nearest(wrong, _known_keys())
+        hint = f" Did you mean {nearest}?" if nearest else ""
         return f"There is no option {wrong!r}.{hint} 'python -m soupkitchen --cfg job' shows all of them."
     if "Could not find 'hydra/sweeper/optuna'" in message:
         return "hydra/sweeper=optuna needs an extra: pip install 'soupkitchen[optuna]'"

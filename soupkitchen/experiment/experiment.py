@@ -109,8 +109,8 @@ class Experiment:
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
         own = self._cleared()
-        ledger = Ledger(self.folder)
         with Display(self._examples_at_most(evaluator)) as display:
+            ledger = Ledger(self.folder, [display])
             elsewhere = replace(self, executor=Local()).bench
             bench = Bench(evaluator, self._mixer(evaluator), display.scoring, elsewhere)
             self.executor.start(bench)
