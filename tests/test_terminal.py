@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from soupkitchen.console import console
-from soupkitchen.records import Step, read_csv
+from soupkitchen.records import Step
 from soupkitchen.records.display import Display, Speed, is_live
 from soupkitchen.records.live import TALLEST, clock, sparkline, window
 from soupkitchen.records.progress import Known
@@ -99,7 +99,7 @@ def test_at_the_end_each_run_is_what_the_tables_say(finished: Path, journal: lis
     known = Known()
     for event in journal:
         known.note(event)
-    steps, table = read_csv(finished / "trajectory.csv"), read_csv(finished / "leaderboard.csv")
+    steps, table = (pd.read_csv(finished / f"{name}.csv") for name in ("trajectory", "leaderboard"))
     soup = table[table["kind"] == "soup"].iloc[0]
     assert set(known.soup) == {n for n in known.runs if known.state(n) == "kept"}
     assert ";".join(known.soup) == soup["ingredients"]
@@ -141,12 +141,15 @@ def test_while_runs_are_merged_what_came_of_each_is_shown(journal: list[dict[str
     for event in journal:
         if event.get("decision") in ("keep", "discard") and event["candidate"] != "wild":
             state = "kept" if event["decision"] == "keep" else "discarded"
-            name, said, _, merged, gain = row(lines, event["candidate"])
+            name, said, _, *merged = row(lines, event["candidate"])
             assert (name, said) == (event["candidate"], state)
-            assert (merged, gain) == (f"{event['score']:.4f}", f"{event['gain']:+.4f}")
+            if event["score"] is None:
+                assert merged == ["≤", f"{event['score_at_most']:.4f}"]
+            else:
+                assert merged == [f"{event['score']:.4f}", f"{event['gain']:+.4f}"]
     after = shown(told(journal))
     assert f"≤ {wild['score_at_most']:.4f}" in next(line for line in after if line.startswith("wild"))
-    assert "forward passes saved: 16 of " in after[0]
+    assert "forward passes saved: " in after[0]
 
 
 def test_a_continued_run_shows_what_happened_before(journal: list[dict[str, Any]]) -> None:
@@ -192,7 +195,7 @@ def test_of_losses_the_least_is_to_be_beaten_and_comes_first() -> None:
 def test_a_large_pool_is_shown_around_what_is_going_on_in_few_lines(width: int, height: int) -> None:
     display = told(pool_of(70, 40), scoring="ranking run-40 (41 of 70)")
     lines = shown(display, on(width, height, color_system=None))
-    assert len(lines) <= min(TALLEST, max(height - 1, 2))
+    assert len(lines) <= min(TALLEST, height - 1)
     assert max(map(cell_len, lines)) <= width
     names = re.findall(r"^run-\d+", "\n".join(lines), re.MULTILINE)
     if height == 30:
@@ -239,7 +242,7 @@ def test_no_color_means_no_colours(journal: list[dict[str, Any]], monkeypatch: p
 
 def test_a_terminal_without_unicode_gets_plain_letters(journal: list[dict[str, Any]]) -> None:
     terminal = Terminal()
-    terminal.encoding = "ascii"  # type: ignore[misc]
+    terminal.encoding = "ascii"
     where = Console(force_terminal=True, width=100, height=30, file=terminal, color_system=None)
     text = "\n".join(shown(told(at(journal, "merge", "a"), scoring="merging a (3 of 4)"), where))
     assert text.isascii()

@@ -82,7 +82,8 @@ def run(config: DictConfig) -> float:
 
 def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
     """Tells whoever named no runs or no data of their own whose are taken, once a command."""
-    if launch.number() or getattr(HydraConfig.get().job, "num", 0):
+    job: Any = HydraConfig.get().job
+    if launch.number() or job.get("num", 0):
         return
     own_pool = choices["pool"] != "demo" or config.pool.get("path") is not None
     if not own_pool and choices["task"] == "demo":

@@ -26,7 +26,7 @@ _STYLES: dict[State, str] = {
 _ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
 _BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
 """What a bound of a score begins with: where higher is better, and where the terminal has such letters."""
-_WIDTH_ALONE, _WIDTH_MERGED = 24, 48
+_WIDTH_STATE, _WIDTH_ALONE, _WIDTH_MERGED = 13, 24, 48
 """What all columns but that of the name take, and the space between them."""
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=*#"
 
@@ -51,7 +51,7 @@ class View:
         width, fancy = options.max_width, console.encoding.startswith("utf")
         height = min(TALLEST, console.height - 1)
         lines = [*self._doing(width, fancy), *_filled(self._facts(fancy), width)]
-        yield from (_line(text) for text in lines)
+        yield from (_line(text) for text in lines[: max(height, 1)])
         yield from self._pool(height - len(lines), width, fancy)
 
     def _doing(self, width: int, fancy: bool) -> list[str]:
@@ -89,16 +89,19 @@ class View:
         merged = (
             any(one.merged is not None for one in self.known.runs.values()) and width >= _WIDTH_MERGED + 12
         )
-        others = _WIDTH_MERGED if merged else _WIDTH_ALONE
+        alone = width >= _WIDTH_ALONE + 10
+        others = _WIDTH_MERGED if merged else _WIDTH_ALONE if alone else _WIDTH_STATE
         grid.add_column("run", no_wrap=True)
         grid.add_column("", no_wrap=True, min_width=9)
-        grid.add_column("alone", no_wrap=True, justify="right", min_width=6)
+        if alone:
+            grid.add_column("alone", no_wrap=True, justify="right", min_width=6)
         if merged:
             grid.add_column("merged", no_wrap=True, justify="right")
             grid.add_column("gain", no_wrap=True, justify="right")
         for name in shown:
             one = self.known.runs[name]
-            cells = [_cut(printable(name), width - others, fancy), states[name], _number(one.score)]
+            cells = [_cut(printable(name), width - others, fancy), states[name]]
+            cells += [_number(one.score)] if alone else []
             if merged:
                 bound = _BOUNDS[self.known.greater_is_better, fancy] if one.at_most else ""
                 cells += [f"{bound}{_number(one.merged)}", _number(one.gain, "+.4f")]
