@@ -112,6 +112,7 @@ def test_a_column_that_the_user_names_is_never_another() -> None:
     columns = {"premise": TEXT, "hypothesis": TEXT, "sentence": TEXT, "intent": TEXT, "topic": TEXT}
     assert options(TextClassification, columns, text="premise", label="intent") == {}
     assert options(TextClassification, columns, text="nowhere", label="intent") == {}
+    assert options(TextClassification, {**columns, "label": TEXT}, text="premise") == {}
     named = options(TextClassification, columns, text_pair="hypothesis", label="topic")
     assert named == {"text": "premise"}
     assert options(TextClassification, columns, text_pair="topic", label="intent") == {}

@@ -6,6 +6,7 @@ import io
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -133,7 +134,7 @@ def laid(folder: Path, *names: str) -> str:
     return str(folder)
 
 
-def found(path: str, **options: str) -> dict[str, list[str]]:
+def found(path: Any, **options: Any) -> dict[str, list[str]]:
     return {role: split["text"][:] for role, split in Data(path, **options).load_splits().items()}
 
 
@@ -160,7 +161,7 @@ def test_splits_of_saved_data_and_of_mappings_are_found_by_them_too(tmp_path: Pa
         name: str(tmp_path / f"{n}.csv")
         for n, name in enumerate(("train", word.replace("_", "-"), "test"), start=1)
     }
-    assert found(files) == {"heldout": ["2.csv"], "test": ["3.csv"]}  # type: ignore[arg-type]
+    assert found(files) == {"heldout": ["2.csv"], "test": ["3.csv"]}
 
 
 @pytest.mark.parametrize(
