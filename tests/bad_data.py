@@ -219,7 +219,7 @@ ROWS = [
     Bad(
         "columns of which several may be meant",
         (JSON,),
-        ("task.text=text", "task.text=content or task.text=sentence"),
+        ("task.text=text", "task.text=sentence or task.text=content"),
         rows({"content": "w1", "sentence": "w2", "label": "apples"}),
     ),
     Bad(
