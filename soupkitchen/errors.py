@@ -5,6 +5,11 @@ do about it. They are raised where the cause is known and shown once, without a
 traceback, by the entry point.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class SoupkitchenError(Exception):
     """The root: everything that soupkitchen itself raises on purpose."""
@@ -64,3 +69,9 @@ class SweepError(SoupkitchenError):
 
 class GuaranteeError(SoupkitchenError):
     """A promise that did not hold when it was checked. Please report it."""
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """What a message about `word` ends in where one of `words` is near; else nothing."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bad import Bad
+from bad_options import all_of
 
 COMMON = ("!", "pool.path=runs/*", "task.data.path=texts", "evaluation.cache=null", "name=x")
 JSON = "task.data.path=texts/data.jsonl"
@@ -25,6 +26,10 @@ def written(name: str, content: str | bytes) -> Spoil:
         (folder / "texts" / name).write_bytes(data)
 
     return spoil
+
+
+def unlinked(name: str) -> Spoil:
+    return lambda folder: (folder / "texts" / name).unlink()
 
 
 def rows(*examples: dict[str, Any]) -> Spoil:
@@ -204,8 +209,23 @@ ROWS = [
     Bad(
         "splits of other kinds",
         says=("the same data file format", "task.data.path=texts"),
-        spoil=written("dev.jsonl", '{"text": "w1", "label": "apples"}\n'),
+        spoil=all_of(unlinked("test.csv"), written("test.jsonl", '{"text": "w1", "label": "apples"}\n')),
     ),
+    Bad(
+        "two files that may decide",
+        says=("dev.csv and validation.csv may each be", "say which is, as task.data.heldout=dev"),
+        spoil=written("dev.csv", "text,label\nw1,apples\n"),
+    ),
+    Bad(
+        "columns of which several may be meant",
+        (JSON,),
+        ("task.text=text", "task.text=sentence or task.text=content"),
+        rows({"content": "w1", "sentence": "w2", "label": "apples"}),
+    ),
+    Bad(
+        "a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation', 'test'")
+    ),
+    Bad("a column misspelt", ("task.label=lable",), ("it has text, label", "did you mean label?")),
     Bad(
         "splits whose labels are of other types",
         says=("task.data.path=texts", "Failed to parse string", "the same columns and types"),
@@ -576,6 +596,6 @@ ROWS = [
     Bad(
         "a metric that there is not",
         ("task.metric.name=accurracy",),
-        ("task.metric.name=accurracy", "accuracy, bits_per_byte"),
+        ("task.metric.name=accurracy", "accuracy, bits_per_byte", "did you mean accuracy?"),
     ),
 ]

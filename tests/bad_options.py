@@ -80,8 +80,14 @@ def composed(folder: Path) -> None:
 
 ROWS = [
     # Words
-    Bad("no such option", ("method.densty=0.3",), ("method.densty", "--cfg job")),
+    Bad(
+        "no such option",
+        ("method.densty=0.3",),
+        ("method.densty", "Did you mean method.sparsifier.density?", "--cfg job"),
+    ),
     Bad("an option of a class that has it not", ("+method.density=0.3",), ("no option 'method.density'",)),
+    Bad("an option of another group", ("method.base=b",), ("no option 'method.base'", "mean pool.base?")),
+    Bad("no such launcher", ("hydra/launcher=jobli",), ("mean hydra/launcher=joblib?", "submitit_slurm")),
     Bad("a word that is no option", ("nonsense",), ("'nonsense' is no option", "NAME=VALUE")),
     Bad("a word before -m", ("!", "nonsense", "-m"), ("'nonsense' is no option",)),
     Bad("a group without a name", ("method=null",), ("method=null is no name", "linear")),

@@ -438,3 +438,21 @@ def test_a_sweep_of_ones_own_makes_a_pool(text_runs: Path, texts: Path, tmp_path
         weights = [dict(run.tensors())["classifier.weight"] for run in (pool.base, *pool)]
         assert (weights[1] - weights[0]).norm() > 10 * (weights[2] - weights[0]).norm() > 0
     assert sorted(f.name for f in tmp_path.iterdir()) == ["sweep"]
+
+
+def test_whoever_names_no_runs_is_told_that_it_is_the_demo(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    none = "cache_dir=/dev/null"
+    demo = soupkitchen(none, cwd=tmp_path, fails=True)
+    assert demo.stderr.startswith("This is the demo: ")
+    assert "pool.path='runs/*' task=text_classification task.data.path=" in demo.stderr
+    assert demo.stdout == ""
+    pool = soupkitchen(f"pool.path={text_runs}/*", none, cwd=tmp_path, fails=True)
+    assert pool.stderr.startswith("The data are the demo's: task=… and task.data.path=… name yours\n")
+    task = soupkitchen("task=text_classification", f"task.data.path={texts}", none, cwd=tmp_path, fails=True)
+    assert task.stderr.startswith("The runs are the demo's: pool.path='runs/*' names yours\n")
+    both = soupkitchen(*own(text_runs, texts), "task.text=no", cwd=tmp_path, fails=True)
+    assert "demo" not in both.stderr
+    many = soupkitchen("-m", "method=linear,slerp", none, cwd=tmp_path, fails=True)
+    assert many.stderr.count("This is the demo: ") == 1

@@ -6,6 +6,7 @@ import io
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -114,6 +115,108 @@ def test_a_dataset_without_a_name_is_training_data(tmp_path: Path) -> None:
     for option in ("validation", "train[:50%]"):
         with pytest.raises(DataError, match="saved with train"):
             Data(str(tmp_path / "saved"), heldout=option).load_splits()
+
+
+# Names of splits
+
+
+def laid(folder: Path, *names: str) -> str:
+    """Files of one row each, which says in which file it is."""
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".parquet"):
+            pd.DataFrame({"text": [name], "label": [0]}).to_parquet(file)
+        elif name.endswith(".jsonl"):
+            file.write_text(f'{{"text": "{name}", "label": 0}}\n')
+        else:
+            file.write_text(f"text,label\n{name},0\n")
+    return str(folder)
+
+
+def found(path: Any, **options: Any) -> dict[str, list[str]]:
+    return {role: split["text"][:] for role, split in Data(path, **options).load_splits().items()}
+
+
+@pytest.mark.parametrize(
+    "word", ["validation", "valid", "val", "dev", "heldout", "held_out", "held-out", "eval", "evaluation"]
+)
+@pytest.mark.parametrize("put", ["{}.csv", "{}.jsonl", "{}.parquet", "reviews-{}.csv", "{}/a.csv"])
+def test_what_decides_is_found_by_the_names_that_people_use(tmp_path: Path, word: str, put: str) -> None:
+    heldout = put.format(word)
+    ending = heldout.rpartition(".")[2]
+    path = laid(tmp_path, heldout, put.format("training"), put.format("testing"), f"notes.{ending}")
+    assert found(path) == {"heldout": [heldout], "test": [put.format("testing")]}
+    assert Data(path).load_training()["text"][:] == [put.format("training")]
+    assert found(path, heldout=word, test="testing") == found(path)
+
+
+@pytest.mark.parametrize("word", ["heldout", "eval", "dev", "held_out"])
+def test_splits_of_saved_data_and_of_mappings_are_found_by_them_too(tmp_path: Path, word: str) -> None:
+    both = {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("training", word, "testing")}
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "saved")
+    assert found(str(tmp_path / "saved")) == {"heldout": [word], "test": ["testing"]}
+    laid(tmp_path, "1.csv", "2.csv", "3.csv")
+    files = {
+        name: str(tmp_path / f"{n}.csv")
+        for n, name in enumerate(("train", word.replace("_", "-"), "test"), start=1)
+    }
+    assert found(files) == {"heldout": ["2.csv"], "test": ["3.csv"]}
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [("heldout", ("dev.csv", "val.csv")), ("heldout", ("eval.csv", "heldout.csv")),
+     ("heldout", ("dev/a.csv", "validation.csv")), ("test", ("test.csv", "testing.csv"))],
+)  # fmt: skip
+def test_two_files_for_one_split_are_an_error_that_the_option_settles(
+    tmp_path: Path, role: str, names: tuple[str, str]
+) -> None:
+    others = ("train.csv",) if role == "heldout" else ("train.csv", "dev.csv")
+    path = laid(tmp_path, *names, *others)
+    with pytest.raises(DataError, match=f"may each be the .*task.data.{role}=") as error:
+        found(path)
+    one, other = (name.removesuffix("a.csv") for name in sorted(names))
+    assert f"{one} and {other}" in str(error.value)
+    for name in names:
+        word = name.partition(".")[0].partition("/")[0]
+        assert found(path, **{role: word})[role] == [name]
+
+
+def test_several_files_of_one_name_are_one_split(tmp_path: Path) -> None:
+    path = laid(tmp_path, "heldout-1.csv", "heldout-2.csv", "train.csv")
+    assert found(path) == {"heldout": ["heldout-1.csv", "heldout-2.csv"]}
+
+
+def test_what_datasets_called_eval_can_still_be_asked_for_as_test(tmp_path: Path) -> None:
+    path = laid(tmp_path, "eval.csv", "train.csv")
+    assert found(path) == {"heldout": ["eval.csv"]}
+    assert found(path, heldout="train", test="test") == {"heldout": ["train.csv"], "test": ["eval.csv"]}
+
+
+def test_slices_of_files_by_the_names_that_people_use(tmp_path: Path) -> None:
+    (tmp_path / "held-out.csv").write_text("text,label\na,0\nb,0\n")
+    laid(tmp_path, "train.csv")
+    assert found(str(tmp_path), heldout="held-out[:50%]") == {"heldout": ["a"]}
+    assert found(str(tmp_path), heldout="train+held-out[50%:]") == {"heldout": ["train.csv", "b"]}
+
+
+def test_a_card_that_says_what_the_splits_are_is_believed(tmp_path: Path) -> None:
+    path = laid(tmp_path, "heldout.csv", "special.csv", "train.csv")
+    card = "configs:\n- config_name: default\n  data_files:\n  - split: validation\n    path: special.csv\n"
+    (tmp_path / "README.md").write_text(f"---\n{card}---\nAbout.\n")
+    assert found(path) == {"heldout": ["special.csv"]}
+    (tmp_path / "README.md").write_text("About.\n")
+    assert found(path) == {"heldout": ["heldout.csv"]}
+
+
+def test_images_in_a_folder_that_is_named_heldout(tmp_path: Path) -> None:
+    for folder in ("heldout/a", "heldout/eval", "train/a", "train/eval"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.bmp").write_bytes(pixels(1))
+    split = Data(str(tmp_path)).load_splits()["heldout"]
+    assert len(split) == 2
+    assert sorted(split.features["label"].int2str(split["label"][:])) == ["a", "eval"]
 
 
 # Overlap

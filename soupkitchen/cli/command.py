@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from soupkitchen.cli import config as conf
 from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
+from soupkitchen.console import say
 from soupkitchen.errors import SoupkitchenError
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
@@ -73,9 +74,28 @@ def run(config: DictConfig) -> float:
     choices = HydraConfig.get().runtime.choices
     plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
     launch.check()
+    _say_what_is_the_demos(config, choices)
     if launch.size() > 1 or config.overwrite or not _is_there(folder, plain):
         _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
     return 0.0 if launch.number() else _report(folder)
+
+
+def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
+    """Tells whoever named no runs or no data of their own whose are taken, once a command."""
+    job: Any = HydraConfig.get().job
+    if launch.number() or job.get("num", 0):
+        return
+    own_pool = choices["pool"] != "demo" or config.pool.get("path") is not None
+    if not own_pool and choices["task"] == "demo":
+        say(
+            "This is the demo: nine runs and texts of its own, made on first use (1 to 3 minutes).\nYours: "
+            "python -m soupkitchen pool.path='runs/*' task=text_classification task.data.path=reviews "
+            "(--help has all options)"
+        )
+    elif choices["pool"] != "two_tasks" and own_pool == (choices["task"] == "demo"):
+        missing = "task=… and task.data.path=… name" if own_pool else "pool.path='runs/*' names"
+        theirs = "data" if own_pool else "runs"
+        say(f"The {theirs} are the demo's: {missing} yours")
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:

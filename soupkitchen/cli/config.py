@@ -130,16 +130,18 @@ def explain(message: str) -> str:
         if wrong in _known_keys():
             group = wrong.split(".")[0]
             return f"The {group} that is chosen has no option {wrong}; other choices of {group} have it."
-        near = difflib.get_close_matches(wrong, _known_keys(), n=1) or difflib.get_close_matches(
-            wrong.rsplit(".", 1)[-1], _known_keys(), n=1, cutoff=0.7
-        )
-        hint = f" Did you mean {near[0]}?" if near else ""
+        nearest = _nearest(wrong, _known_keys())
+        hint = f" Did you mean {nearest}?" if nearest else ""
         return f"There is no option {wrong!r}.{hint} 'python -m soupkitchen --cfg job' shows all of them."
     if "Could not find 'hydra/sweeper/optuna'" in message:
         return "hydra/sweeper=optuna needs an extra: pip install 'soupkitchen[optuna]'"
     if match := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, wrong = match[1], match[2]
         choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if group == "hydra":  # Hydra has choices of its own, which it lists
+            within, wrong = wrong.rsplit("/", 1)
+            group = f"hydra/{within}"
+            choices = re.findall(r"^\t(\w+)$", message, re.MULTILINE)
         near = difflib.get_close_matches(wrong, choices, n=1)
         hint = f" Did you mean {group}={near[0]}?" if near else ""
         return f"There is no {group}={wrong}.{hint} There are: {', '.join(choices)}."
@@ -213,6 +215,16 @@ def _known_keys() -> list[str]:
         for file in group.glob("*.yaml"):
             keys |= {f"{group.name}.{key}" for key in flat(_yaml(file))}
     return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))
+
+
+def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
+    """The key that is likely meant: one that ends in the same word, or one like it; in this group first."""
+    group, last = wrong.split(".")[0], wrong.rsplit(".", 1)[-1]
+    for among in ([key for key in keys if key.split(".")[0] == group], keys):
+        ends = {key.rsplit(".", 1)[-1]: key for key in reversed(among)}
+        if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
+            return ends[near[0]]
+    return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
 
 
 def _yaml(file: Path) -> Any:

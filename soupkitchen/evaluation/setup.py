@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -16,12 +17,30 @@ from soupkitchen.evaluation.processors import processor_of
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
+from soupkitchen.tasks.columns import with_columns
 from soupkitchen.tasks.overlap import count_overlap
 
 log = logging.getLogger(__name__)
 
 Splits = Mapping[str, Mapping[str, datasets.Dataset]]
 """By role ("heldout", "test", "train"), by task."""
+
+
+def find_columns(tasks: Several) -> Several:
+    """The tasks with the columns that they have in the data, where these are called by well-known names.
+
+    Raises:
+        DataError: where several columns may be meant, or the data is not there.
+    """
+    found = {
+        name: with_columns(task, task.data.features, name) if hasattr(task.data, "features") else task
+        for name, task in tasks.tasks.items()
+    }
+    return (
+        tasks
+        if all(found[name] is task for name, task in tasks.tasks.items())
+        else replace(tasks, tasks=found)
+    )
 
 
 def load_splits(tasks: Several, training: bool = False) -> Splits:

@@ -20,6 +20,7 @@ from soupkitchen.evaluation import (
     Runtime,
     Splits,
     evaluator_of,
+    find_columns,
     identity,
     load_splits,
     warn_of_splits,
@@ -121,6 +122,7 @@ class Experiment:
             check_hub(self.output.push_to_hub)
         tasks = Several.of(self.task)
         check_ranking(self.search.ranking, self.pool, tasks, method)
+        tasks = find_columns(tasks)
         splits = self._splits(tasks)
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
@@ -128,8 +130,8 @@ class Experiment:
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
         own = self._cleared()
-        ledger = Ledger(self.folder, observers)
         with Display(self._examples_at_most(evaluator)) as display:
+            ledger = Ledger(self.folder, [display, *observers])
             elsewhere = replace(self, executor=Local()).bench
             bench = Bench(evaluator, self._mixer(evaluator), display.scoring, elsewhere)
             self.executor.start(bench)
@@ -140,7 +142,7 @@ class Experiment:
 
     def bench(self) -> Bench:
         """The live model and the pool, for a process that scores what another asks for."""
-        tasks = Several.of(self.task)
+        tasks = find_columns(Several.of(self.task))
         evaluator = self._evaluator(tasks, self._splits(tasks))
         return Bench(evaluator, self._mixer(evaluator))
 

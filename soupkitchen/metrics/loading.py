@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.errors import MetricError
+from soupkitchen.errors import MetricError, did_you_mean
 from soupkitchen.metrics.base import Inputs, TaskMetric
 
 HUB_PREFIX = "hub:"
@@ -109,7 +109,8 @@ def _script(name: str) -> Any:
     except (FileNotFoundError, ConnectionError, OSError) as error:
         raise MetricError(
             f"task.metric.name={name}: no metric of that name is shipped, none lies at that path, and the "
-            f"hub could not be reached for one. Shipped, and usable offline: {', '.join(shipped())}."
+            f"hub could not be reached for one. Shipped, and usable offline: {', '.join(shipped())}"
+            f"{did_you_mean(name, shipped())}"
         ) from error
     except ImportError as error:
         raise MetricError(f"task.metric.name={name}: {error}") from error

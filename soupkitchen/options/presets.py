@@ -7,7 +7,6 @@ before a function is called.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import ConfigError, did_you_mean
 from soupkitchen.options import check_tree, resources, shown, unknown
 from soupkitchen.options.building import TARGET, build
 from soupkitchen.options.kinds import KINDS, PART
@@ -113,7 +112,7 @@ def attribute(group: str, name: str) -> Callable[..., Any]:
     """
     if name.startswith("_") or name not in names(group):
         module = f"soupkitchen.{_MODULES[group]}"
-        hint = "" if name.startswith("_") else _did_you_mean(name, names(group))
+        hint = "" if name.startswith("_") else did_you_mean(name, names(group))
         raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
     return function(group, name)
 
@@ -209,7 +208,7 @@ def _fill(tree: dict[str, Any], options: Mapping[str, Any], called: str) -> None
 def _place(name: str, known: Mapping[str, Sequence[tuple[str, ...]]], called: str) -> tuple[str, ...]:
     """Where the option called `name` belongs."""
     if name not in known:
-        hint = _did_you_mean(name, known)
+        hint = did_you_mean(name, known)
         raise ConfigError(f"{called} has no option {name!r}{hint}; it has {', '.join(known)}")
     if len(known[name]) > 1:
         ways = " or ".join(f"{'.'.join(place[:-1])}={{{name!r}: …}}" for place in known[name])
@@ -246,7 +245,7 @@ def _check(tree: Mapping[str, Any], group: str) -> None:
     """Checks options before anything heavy is imported."""
     for key in unknown({group: tree}):
         of = _at({group: tree}, tuple(key.split(".")[:-1]))
-        hint = _did_you_mean(key.split(".")[-1], KINDS[of[TARGET]])
+        hint = did_you_mean(key.split(".")[-1], KINDS[of[TARGET]])
         raise ConfigError(f"there is no option {key}{hint}")
     check_tree({group: tree})
     for name, kind in KINDS.get(str(tree.get(TARGET)), {}).items():
@@ -287,11 +286,6 @@ def _at(tree: Any, place: Sequence[str]) -> Any:
     return tree
 
 
-def _did_you_mean(word: str, words: Iterator[str] | Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def _signature(options: Sequence[Option]) -> inspect.Signature:
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     needed = must_be_given(options)
@@ -330,7 +324,7 @@ def _files(group: str, name: str, conf: str | Path | None = None) -> list[Path]:
     file = next((file for file in found if file.is_file()), None)
     if file is None:
         there = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
-        hint = _did_you_mean(name, there)
+        hint = did_you_mean(name, there)
         raise ConfigError(f"there is no {group} {name!r}{hint}; there are: {', '.join(there) or 'none'}")
     files: list[Path] = []
     entries = _load(file).get("defaults", [])

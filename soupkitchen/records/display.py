@@ -1,45 +1,56 @@
-"""What a person sees of a run: on a terminal a progress bar, and at the end the leaderboard.
+"""What a person sees of a run: on a terminal the pool and what comes of it, and at the end the leaderboard.
 
-Progress goes to stderr, and is left out where that is no terminal; the
-leaderboard goes to stdout.
+The pool goes to stderr, and is left out where that is no terminal; the leaderboard goes to stdout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from soupkitchen.console import console, printable
 from soupkitchen.records import separated
+from soupkitchen.records.live import View
+from soupkitchen.records.progress import Known
+from soupkitchen.store import launch
 
 
 class Display:
-    """A progress bar over all the examples of a run. Use as a context manager."""
+    """What is going on, on a terminal; it observes the run's ledger. Use as a context manager."""
 
-    def __init__(self, examples: int) -> None:
-        """`examples` is how many are expected to be scored, at most."""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("examples"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=examples)
-        self._before = 0
+    def __init__(self, examples: int, on: Console | None = None) -> None:
+        """`examples` is how many are expected to be scored, at most; `on` is where to show it."""
+        self._examples, self._console = examples, on or console
+        self._known = Known()
+        self._what, self._done, self._total = "", 0, 0
+        self._speed = Speed()
+        self._lock = RLock()
+        self._live: Live | None = None
 
     def __enter__(self) -> Display:
-        self._progress.start()
+        if not is_live(self._console):
+            return self
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.view,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # into a file goes what is printed, and nothing to stderr
+        )
+        self._live.start()
         return self
 
     def __exit__(
@@ -48,18 +59,68 @@ class Display:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def scoring(self, what: str) -> Callable[[int, int], None]:
         """Announces what is scored next; the callback takes examples done and in all."""
-        before = self._before
-        self._progress.update(self._task, description=escape(printable(what)))
+        with self._lock:
+            self._known.scoring(what)
+            self._what, self._done, self._total = what, 0, 0
+            self._speed.begin()
 
         def advance(done: int, total: int) -> None:
-            self._before = before + done
-            self._progress.update(self._task, completed=self._before)
+            with self._lock:
+                self._speed.add(done - self._done)
+                self._done, self._total = done, total
 
         return advance
+
+    def noted(self, event: Mapping[str, Any], anew: bool) -> None:
+        """Takes in an event of the journal, as an observer of the ledger."""
+        with self._lock:
+            self._known.note(event)
+            if event["event"] in ("score", "error"):
+                self._examples -= max(self._total, sum(n for _, n in (event.get("parts") or {}).values()))
+                self._what, self._done, self._total = "", 0, 0
+
+    def view(self) -> View:
+        """What is shown at present."""
+        with self._lock:
+            seconds = self._speed.seconds(self._examples - self._done)
+            return View(deepcopy(self._known), self._what, self._done, self._total, seconds)
+
+
+class Speed:
+    """How long examples take, whatever is done beside: merging, reading, deciding."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._begun: float | None = None
+        self._examples = 0
+
+    def begin(self) -> None:
+        """Something is about to be scored."""
+        self._begun = self._now() if self._begun is None else self._begun
+
+    def add(self, examples: int) -> None:
+        """So many more were."""
+        self._examples += max(examples, 0)
+
+    def seconds(self, examples: int) -> float | None:
+        """How long so many more would take; None where that is not known yet, or none are left."""
+        if self._begun is None or not self._examples or examples <= 0:
+            return None
+        return (self._now() - self._begun) / self._examples * examples
+
+
+def is_live(on: Console) -> bool:
+    """Whether what a console shows may change: it is a terminal that can, or a notebook, and ours alone."""
+    if launch.size() > 1 or on.is_dumb_terminal:
+        return False
+    if on.is_terminal and on.file.isatty():  # rich takes a pipe for a terminal where FORCE_COLOR says so
+        return True
+    return bool(on.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def print_leaderboard(table: pd.DataFrame) -> None:

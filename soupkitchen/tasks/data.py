@@ -14,19 +14,29 @@ import datasets
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from soupkitchen.errors import ConfigError, DataError, MachineError
+from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
 from soupkitchen.tasks.local_files import cache_folder, local_files
+from soupkitchen.tasks.splits import (
+    FORMATS,
+    HELDOUT,
+    TEST,
+    TRAIN,
+    called,
+    files_by_split,
+    is_told_alike,
+    of_role,
+    plain,
+    says_itself,
+)
 
 log = logging.getLogger(__name__)
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SAVED = ("dataset_dict.json", "state.json")
 
 _UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
 """How `datasets` says that there is no such split, or no such slice of one."""
 
 AUTO = "auto"
-_VALIDATION, _TEST, _TRAIN = ("validation", "valid", "dev", "val"), ("test",), ("train",)
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,9 @@ class Data:
     """A dataset and which of its splits serve for what.
 
     Attributes:
-        path: a folder of csv, json, parquet or image files named by split; one
-            such file; a folder written by `save_to_disk`; a dataset's name on the
-            hub; or a mapping from split to file.
+        path: a folder of csv, json, parquet or image files named by split, as people name
+            them (`soupkitchen.tasks.splits`); one such file; a folder written by
+            `save_to_disk`; a dataset's name on the hub; or a mapping from split to file.
         heldout: the split that decides. "auto" is the validation split, or, where there is
             none, a share of the training data, drawn with a seed and with labels in
             proportion. Slices such as ``train[:20%]`` are allowed for all but saved datasets.
@@ -76,7 +86,7 @@ class Data:
             DataError: where the source or a split is not there, or is empty.
         """
         splits = {"heldout": self._heldout(stratify)}
-        test = self._first_of(_TEST) if self.test == AUTO else self.test
+        test = self._of_role(TEST) if self.test == AUTO else self.test
         if test is not None:
             splits["test"] = self.load(test)
         return splits
@@ -89,10 +99,10 @@ class Data:
         """
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._first_of(_TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
-        if self.heldout != AUTO or self._first_of(_VALIDATION) is not None:
+        if self.heldout != AUTO or self._of_role(HELDOUT) is not None:
             return split
         drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
         return split.select(sorted(set(range(len(split))) - set(drawn)))
@@ -101,42 +111,75 @@ class Data:
         """Training data that lies beside the splits and that none was drawn from, if there is any."""
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._first_of(_TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             return None
-        heldout = self._first_of(_VALIDATION) if self.heldout == AUTO else self.heldout
+        heldout = self._of_role(HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
         return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
 
+    def features(self) -> datasets.Features:
+        """The columns, and of what kind each is, of the examples that decide.
+
+        Raises:
+            DataError: where the source or the split is not there, or is empty.
+        """
+        return self.load(self._deciding()[0]).features
+
     def _heldout(self, stratify: str | None) -> datasets.Dataset:
-        if self.heldout != AUTO:
-            return self.load(self.heldout)
-        if (validation := self._first_of(_VALIDATION)) is not None:
-            return self.load(validation)
-        if (train := self._first_of(_TRAIN)) is None:
-            raise DataError(
-                f"task.data.path={self.path} has no validation and no training split, only "
-                f"{', '.join(self._names())}; name the one that decides as task.data.heldout"
-            )
-        split = self.load(train)
+        name, is_drawn = self._deciding()
+        split = self.load(name)
+        if not is_drawn:
+            return split
         drawn, how = _draw(split, self.heldout_share, self.seed, stratify)
         log.warning(
             "no validation split: %d examples of %s decide, drawn with seed %d%s. If the runs were trained "
             "on them, scores are too good; task.data.heldout names another split",
             len(drawn),
-            train,
+            name,
             self.seed,
             how,
         )
         return split.select(drawn)
 
-    def _first_of(self, names: Sequence[str]) -> str | None:
-        """The first of `names` that is a split of the source."""
-        there = self._names()
-        return next((name for name in names if name in there), None)
+    def _deciding(self) -> tuple[str, bool]:
+        """The split that decides, and whether only a share of it does."""
+        if self.heldout != AUTO:
+            return self.heldout, False
+        if (validation := self._of_role(HELDOUT)) is not None:
+            return validation, False
+        if (train := self._of_role(TRAIN)) is None:
+            raise DataError(
+                f"task.data.path={self.path} has no validation and no training split, only "
+                f"{', '.join(self._names())}; name the one that decides as task.data.heldout"
+            )
+        return train, True
+
+    def _of_role(self, role: str) -> str | None:
+        """The split of the source that serves for `role`, by its name.
+
+        Raises:
+            DataError: where several would do.
+        """
+        names, files = self._names(), self._files()
+        return of_role(role, names, self.path, files if names and set(names) <= files.keys() else {})
+
+    def _called(self, split: str) -> str:
+        """A split that is asked for, as `datasets` has it: it may call one otherwise than its files are."""
+        files = self._files()
+        return called(split, self._names(), files) if files or isinstance(self.path, Mapping) else split
+
+    def _files(self) -> dict[str, list[str]]:
+        """The files by split, where the path is a folder of files that are named so."""
+        if isinstance(self.path, Mapping) or self.name is not None:
+            return {}
+        path = Path(self.path).expanduser()
+        if not path.is_dir() or _is_saved(path) or says_itself(path):
+            return {}
+        return files_by_split(path)
 
     def _names(self) -> list[str]:
         """The splits of the source."""
         if isinstance(self.path, Mapping):
-            return list(self.path)
+            return [plain(name) for name in self.path]
         path = Path(self.path).expanduser()
         with _explained(self.path):
             if (path / "dataset_dict.json").exists():
@@ -144,7 +187,9 @@ class Data:
             if (path / "state.json").exists():
                 return [_name_of(datasets.load_from_disk(str(path)))]
             if path.is_file():
-                return [_TRAIN[0]]
+                return [TRAIN]
+            if (files := self._files()) and not is_told_alike(path):
+                return list(files)
             source = str(path) if path.is_dir() else str(self.path)
             return list(datasets.get_dataset_split_names(source, self.name, revision=self.revision))
 
@@ -155,20 +200,20 @@ class Data:
             DataError: where the source or the split is not there, or is empty.
         """
         with _explained(self.path, split):
-            loaded = self._load(split)
+            loaded = self._load(self._called(split))
         if len(loaded) == 0:
             raise _empty(self.path, split)
         return loaded
 
     def _load(self, split: str) -> datasets.Dataset:
         if isinstance(self.path, Mapping):
-            files = {name: str(Path(file).expanduser()) for name, file in self.path.items()}
+            files = {plain(name): str(Path(file).expanduser()) for name, file in self.path.items()}
             cache = cache_folder(files.values())
             return datasets.load_dataset(
                 _format(list(files.values())), data_files=files, split=split, cache_dir=cache
             )
         path = Path(self.path).expanduser()
-        if any((path / marker).exists() for marker in _SAVED):
+        if _is_saved(path):
             saved = datasets.load_from_disk(str(path))
             there = saved if isinstance(saved, datasets.DatasetDict) else {_name_of(saved): saved}
             if split not in there:
@@ -177,14 +222,21 @@ class Data:
         cache = cache_folder([path]) if path.exists() else None
         if path.is_file():
             return datasets.load_dataset(_format([path]), data_files=str(path), split=split, cache_dir=cache)
+        if (named := self._files()) and not is_told_alike(path):
+            return datasets.load_dataset(str(path), data_files=named, split=split, cache_dir=cache)
         source = str(path) if path.is_dir() else str(self.path)
         return datasets.load_dataset(source, self.name, revision=self.revision, split=split, cache_dir=cache)
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote what is there."""
+    return any((path / marker).exists() for marker in _SAVED)
 
 
 def _name_of(saved: datasets.Dataset) -> str:
     """What a dataset that was saved alone is a split of, as far as it knows: "train" where it doesn't."""
     match = re.match(r"\w+", str(saved.split or ""))
-    return match[0] if match else _TRAIN[0]
+    return match[0] if match else TRAIN
 
 
 def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
@@ -213,17 +265,17 @@ def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
         if column not in split.column_names:
             raise DataError(
                 f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
+                f"{did_you_mean(column, split.column_names)}"
             )
 
 
 def _format(files: Sequence[str | Path]) -> str:
     suffixes = {Path(file).suffix.lower() for file in files}
-    if len(suffixes) != 1 or not suffixes <= _FORMATS.keys():
+    if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
-            f"{', '.join(_FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
         )
-    return _FORMATS[suffixes.pop()]
+    return FORMATS[suffixes.pop()]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import AutoModel, PreTrainedModel
 from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
+from soupkitchen.tasks.columns import NUMBER, TEXTS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.kinds.text_regression import numbers
 from soupkitchen.tasks.texts import TextTask, check_tokens, longest
@@ -34,6 +35,8 @@ class EmbeddingSimilarity(TextTask):
 
     Source: Reimers and Gurevych 2019, "Sentence-BERT", arXiv 1908.10084.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, NUMBER)
 
     data: Data
     metric: TaskMetric

@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import ConfigError, DataError, did_you_mean
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.store.provenance import source_of
@@ -52,7 +52,9 @@ class Function(TextTask):
     def __post_init__(self) -> None:
         self._found()
         if not hasattr(transformers, self.model):
-            raise ConfigError(f"task.model={self.model}: transformers has no such class")
+            automatic = [name for name in dir(transformers) if name.startswith("AutoModel")]
+            hint = did_you_mean(self.model, automatic) or "; it is called like AutoModelForCausalLM"
+            raise ConfigError(f"task.model={self.model}: transformers has no such class{hint}")
 
     @property
     def metric(self) -> TaskMetric:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -24,6 +24,7 @@ from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
+from soupkitchen.tasks.columns import IMAGE, LABEL, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
 from soupkitchen.tasks.local_files import stamp
 from soupkitchen.tasks.values import check_filled, row_of
@@ -39,6 +40,8 @@ class ImageClassification:
         image: the column of the image, a `datasets.Image` feature; paths in a column of text will do.
         label: the column of the label: its number, or its name in the model's `label2id`.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (IMAGE, LABEL)
 
     data: Data
     metric: TaskMetric

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -16,6 +16,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.columns import LONG_TEXT, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
 from soupkitchen.tasks.values import texts_of
@@ -35,6 +36,8 @@ class LanguageModeling(TextTask):
         text: the column of the text.
         max_length: tokens of a window; None for the model's own limit.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (LONG_TEXT,)
 
     data: Data
     metric: TaskMetric

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.classification import label_number
+from soupkitchen.tasks.columns import LABELS, TEXTS, Wanted
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.values import lists_of, row_of
 
@@ -24,6 +25,9 @@ class MultilabelClassification(TextClassification):
         threshold: the probability from which a label is taken to be there.
     """
 
+    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABELS)
+
+    label: str = "labels"
     threshold: float = 0.5
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
@@ -15,6 +15,7 @@ from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
+from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, prompts
 from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
@@ -39,6 +40,8 @@ class MultipleChoice(TextTask):
             choice's length.
         max_length: tokens of prompt and choice together; None for the model's own limit.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (QUESTION, CHOICES, CHOSEN)
 
     data: Data
     metric: TaskMetric

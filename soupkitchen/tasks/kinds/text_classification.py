@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels
+from soupkitchen.tasks.columns import LABEL, TEXTS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.texts import TextTask, at_once, check_tokens, longest, pad_alike
 from soupkitchen.tasks.values import texts_of
@@ -31,6 +32,8 @@ class TextClassification(TextTask):
         label: the column of the label: its number, or its name in the model's `label2id`.
         max_length: tokens after which a text is cut; None for the model's own limit.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABEL)
 
     data: Data
     metric: TaskMetric

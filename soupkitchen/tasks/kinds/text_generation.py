@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 import torch
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.columns import ANSWER, PROMPT, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, prompts, template_columns
 from soupkitchen.tasks.texts import TextTask, check_start, check_tokens, longest, unwrapped
@@ -38,6 +39,8 @@ class TextGeneration(TextTask):
         num_beams: 1 for the likeliest token each time, more for beam search.
         max_length: tokens of the prompt; None for what the model's limit leaves room for.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (PROMPT, ANSWER)
 
     data: Data
     metric: TaskMetric

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.columns import NUMBER, TEXTS, Wanted
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.values import check_filled, row_of
 
@@ -23,6 +24,8 @@ class TextRegression(TextClassification):
     Attributes:
         label: the column of the number.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, NUMBER)
 
     @property
     def stratify_column(self) -> str | None:

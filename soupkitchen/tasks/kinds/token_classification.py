@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -14,6 +14,7 @@ from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.classification import label_number
+from soupkitchen.tasks.columns import TAGS, WORDS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.texts import TextTask, check_tokens, longest, unwrapped
 from soupkitchen.tasks.values import lists_of, row_of
@@ -34,6 +35,8 @@ class TokenClassification(TextTask):
         label: the column of their tags, a list of numbers, or of names in the model's `label2id`.
         max_length: tokens after which a text is cut; None for the model's own limit.
     """
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = (WORDS, TAGS)
 
     data: Data
     metric: TaskMetric
