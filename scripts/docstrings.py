@@ -46,8 +46,11 @@ class Documented:
     def signature(self) -> str:
         """How it is called; of a class its fields, or what its `__init__` takes."""
         if isinstance(self.node, ast.FunctionDef):
-            gives = f" -> {ast.unparse(self.node.returns)}" if self.node.returns else ""
-            return _call(self.short, _parameters(self.node.args), gives)
+            gives = ast.unparse(self.node.returns) if self.node.returns else ""
+            if self.is_property:
+                return f"{self.short}: {gives}"
+            given = [one for one in _parameters(self.node.args) if one not in ("self", "cls")]
+            return _call(self.short, given, f" -> {gives}" if gives else "")
         for node in self.node.body:
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":
                 return _call(self.short, _parameters(node.args)[1:])
@@ -90,15 +93,15 @@ def find(name: str) -> Documented:
     """What is called so, wherever below the module that the name begins with it is defined.
 
     Raises:
-        LookupError: where nothing is.
+        LookupError: where nothing is, or several things are.
     """
     module, _, short = name.rpartition(".")
     place = ROOT / module.replace(".", "/")
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
-    for file in files:
-        if file.is_file() and (node := definitions(file).get(short)):
-            return Documented(name, node)
-    raise LookupError(f"nothing below {place} defines {short}")
+    found = {file: definitions(file)[short] for file in files if short in definitions(file)}
+    if len(found) != 1:
+        raise LookupError(f"{len(found)} files of {place} define {short}")
+    return Documented(name, *found.values())
 
 
 def markdown(docstring: str) -> str:

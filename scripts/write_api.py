@@ -36,7 +36,7 @@ What is imported from `soupkitchen` itself costs nothing until it is used. The c
 `Output`, …) are described on the [page of options](options.md#classes).
 """
 SECTIONS = {
-    "Cooking": ("soupkitchen.cook", "soupkitchen.Result", "soupkitchen.soup.Recipe"),
+    "Cooking": ("soupkitchen.experiment.cook", "soupkitchen.experiment.Result", "soupkitchen.soup.Recipe"),
     "Pools": ("soupkitchen.checkpoints.find_pool", "soupkitchen.checkpoints.Pool"),
     "How it runs": (
         "soupkitchen.evaluation.Runtime",
@@ -79,13 +79,12 @@ PRESETS = {
 
 def told(documented: Documented) -> Iterator[str]:
     """A class or function under a heading of its own."""
-    yield from (f"### {documented.name}", "", "```python", documented.signature, "```", "")
+    yield from (f"### {documented.name.replace('.experiment.', '.')}", "", "```python", documented.signature, "```", "")
     if text := documented.text:
         yield from (paragraph(text), "")
     if isinstance(documented.node, ast.ClassDef):
         for member in documented.members():
-            called = member.short if member.is_property else member.signature
-            yield from (f"#### {documented.short}.{member.short}", "", "```python", called, "```", "")
+            yield from (f"#### {documented.short}.{member.short}", "", "```python", member.signature, "```", "")
             yield from (paragraph(member.text), "")
 
 
