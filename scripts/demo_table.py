@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of results: the demo over three seeds, as Markdown.
+"""Reproduces the docs' table of results: the demo over three seeds, as Markdown.
 
     python scripts/demo_table.py            (about 8 minutes on two cores; finished runs are not repeated)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of merge methods: each on the demo, at its defaults, as Markdown.
+"""Reproduces the docs' table of merge methods: each on the demo, at its defaults, as Markdown.
 
     python scripts/methods_table.py      (about 40 seconds a row on two cores)
 

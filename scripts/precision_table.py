@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of precision: merging bfloat16 checkpoints, as Markdown.
+"""Reproduces the docs' table of precision: merging bfloat16 checkpoints, as Markdown.
 
     python scripts/precision_table.py            (half a minute; the demo's pool is cooked if it is not there)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of two tasks in one model, as Markdown.
+"""Reproduces the docs' table of two tasks in one model, as Markdown.
 
     python scripts/two_tasks_table.py            (about 4 minutes; finished runs are not repeated)
 
