@@ -68,7 +68,11 @@ class Documented:
         """Its public methods and properties that have a docstring of their own."""
         assert isinstance(self.node, ast.ClassDef)
         for node in self.node.body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and ast.get_docstring(node):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and not node.name.startswith("_")
+                and ast.get_docstring(node)
+            ):
                 yield Documented(f"{self.name}.{node.name}", node)
 
     @property
@@ -125,14 +129,13 @@ def markdown(docstring: str) -> str:
 
 def paragraph(text: str) -> str:
     """Text in lines of a readable width; lists and code stay as they are."""
-    blocks = text.split("\n\n")
+    as_it_is = ("-", "    ", "|", "`" * 3)
     return "\n\n".join(
-        block if block.startswith(("-", "    ", "|", "`" * 3)) else textwrap.fill(block, 110, **_NO_BREAKS)
-        for block in blocks
+        block if block.startswith(as_it_is) else _fill.fill(block) for block in text.split("\n\n")
     )
 
 
-_NO_BREAKS = {"break_long_words": False, "break_on_hyphens": False}
+_fill = textwrap.TextWrapper(110, break_long_words=False, break_on_hyphens=False)
 
 
 def _parameters(args: ast.arguments) -> list[str]:

@@ -55,7 +55,8 @@ def merge(method: Any, vectors: Sequence[Sequence[float]], first: int = 0) -> li
 
 def svg(width: int, height: int, parts: Sequence[str], title: str) -> str:
     """A picture on a light ground of its own, so that it can be read on a dark page too."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}'
     ground = f'<rect width="{width}" height="{height}" rx="8" fill="#fbfbf9"/>'
     lines = [f'{head} role="img" font-family="sans-serif" font-size="12">', f"<title>{title}</title>", ground]
     lines.append(text(14, 22, title))
@@ -76,7 +77,11 @@ def arrow(tip: Sequence[float], colour: str, words: str, width: float = 2.5) -> 
     head = " ".join(f"{a:.1f},{b:.1f}" for a, b in ((x, y), left, right))
     line = f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x - 6 * ux:.1f}" y2="{y - 6 * uy:.1f}"'
     label = text(x + 8, y + 4, words, colour) if ux > 0.2 else text(x, y - 8, words, colour, "middle")
-    return [f'{line} stroke="{colour}" stroke-width="{width}"/>', f'<polygon points="{head}" fill="{colour}"/>', label]
+    return [
+        f'{line} stroke="{colour}" stroke-width="{width}"/>',
+        f'<polygon points="{head}" fill="{colour}"/>',
+        label,
+    ]
 
 
 def _place(point: Sequence[float]) -> tuple[float, float]:
@@ -110,7 +115,10 @@ def bars(method: Any, title: str) -> str:
     """Two task vectors, what the method leaves of each, and what it makes of both, as bars."""
     alone = [merge(_alone(method), [vector], number) for number, vector in enumerate(ENTRIES)]
     rows = [
-        *((f"δ{'₁₂'[number]}, and what stays", vector, alone[number]) for number, vector in enumerate(ENTRIES)),
+        *(
+            (f"δ{'₁₂'[number]}, and what stays", vector, alone[number])
+            for number, vector in enumerate(ENTRIES)
+        ),
         ("merged", None, merge(method, ENTRIES)),
     ]
     parts: list[str] = []

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 from docstrings import ROOT, Documented, definitions, find, paragraph, write
 
@@ -68,7 +67,11 @@ SECTIONS = {
     ),
 }
 PRESETS = {
-    "Methods by name": ("soupkitchen.methods", PACKAGE / "methods.pyi", "A function for each file of `conf/method/`."),
+    "Methods by name": (
+        "soupkitchen.methods",
+        PACKAGE / "methods.pyi",
+        "A function for each file of `conf/method/`.",
+    ),
     "Tasks by name": (
         "soupkitchen.tasks",
         PACKAGE / "tasks" / "__init__.pyi",
@@ -79,18 +82,37 @@ PRESETS = {
 
 def told(documented: Documented) -> Iterator[str]:
     """A class or function under a heading of its own."""
-    yield from (f"### {documented.name.replace('.experiment.', '.')}", "", "```python", documented.signature, "```", "")
+    yield from (
+        f"### {documented.name.replace('.experiment.', '.')}",
+        "",
+        "```python",
+        documented.signature,
+        "```",
+        "",
+    )
     if text := documented.text:
         yield from (paragraph(text), "")
     if isinstance(documented.node, ast.ClassDef):
         for member in documented.members():
-            yield from (f"#### {documented.short}.{member.short}", "", "```python", member.signature, "```", "")
+            yield from (
+                f"#### {documented.short}.{member.short}",
+                "",
+                "```python",
+                member.signature,
+                "```",
+                "",
+            )
             yield from (paragraph(member.text), "")
 
 
 def errors() -> Iterator[str]:
     """What is raised on purpose."""
-    yield from ("## Errors", "", "All of them are in `soupkitchen.errors`, and `SoupkitchenError` is the root.", "")
+    yield from (
+        "## Errors",
+        "",
+        "All of them are in `soupkitchen.errors`, and `SoupkitchenError` is the root.",
+        "",
+    )
     yield from ("| error | what |", "|---|---|")
     for name, node in definitions(PACKAGE / "errors.py").items():
         summary = Documented(name, node).text.split("\n\n")[0].replace("\n", " ")

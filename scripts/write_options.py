@@ -33,19 +33,18 @@ GROUPS = {
     "runtime": "Device, memory, batches, workers, seed.",
     "executor": "Who scores candidates.",
     "experiment": "Ready-made combinations and sweeps. They set options of the groups above.",
-    "hydra/launcher": "Where the jobs of a sweep run, beside Hydra's own `basic`, `joblib` and `submitit_slurm`.",
+    "hydra/launcher": "Where jobs of a sweep run, beside Hydra's own, `joblib` and `submitit_slurm`.",
     "hydra/sweeper": "Who makes the jobs of a sweep, beside Hydra's own and `optuna`.",
 }
 SHARED = "Data and metric"
 HEAD = """\
 # Every option
 
-`scripts/write_options.py` writes this page from `conf/`, `soupkitchen/options/kinds.py` and docstrings; change
-those.
+`scripts/write_options.py` writes this page from `conf/`, `soupkitchen/options/kinds.py` and docstrings.
 
 `GROUP=CHOICE` takes a file of `conf/`: `method=ties`. `GROUP.OPTION=VALUE` changes one option of it:
 `method.sparsifier.density=0.3`. `python -m soupkitchen --help` prints the options with the values that they
-have after what you gave. A wrong name or value is refused before anything is loaded, with the nearest right one.
+have after what you gave. A wrong name or value is refused before anything is loaded.
 
 In the tables, an option without a default has to be given. `null` is YAML's word for None, and `${…}` refers
 to another option.
