@@ -35,7 +35,12 @@ What is imported from `soupkitchen` itself costs nothing until it is used. The c
 `Output`, …) are described on the [page of options](options.md#classes).
 """
 SECTIONS = {
-    "Cooking": ("soupkitchen.experiment.cook", "soupkitchen.experiment.Result", "soupkitchen.soup.Recipe"),
+    "Cooking": (
+        "soupkitchen.experiment.cook",
+        "soupkitchen.experiment.Result",
+        "soupkitchen.experiment.Experiment",
+        "soupkitchen.soup.Recipe",
+    ),
     "Pools": ("soupkitchen.checkpoints.find_pool", "soupkitchen.checkpoints.Pool"),
     "How it runs": (
         "soupkitchen.evaluation.Runtime",

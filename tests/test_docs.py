@@ -7,14 +7,19 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import events, same, soupkitchen, started, wait_for
+from command import events, same, started, wait_for
+from command import soupkitchen as run
 from conftest import ROOT
 from pages import PAGES, anchors, blocks, commands, has_figures, links, sections, tables
+
+import soupkitchen
+from soupkitchen.options import presets
 
 SCRIPTS = ROOT / "scripts"
 README = ROOT / "README.md"
@@ -43,6 +48,35 @@ def test_what_scripts_write_is_what_they_would_write_now(script: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr
+
+
+def leaves(tree: dict[str, Any], above: str) -> Iterator[str]:
+    """The options of a composition by dotted key."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}.{name}")
+        elif not name.startswith("_"):
+            yield f"{above}.{name}"
+
+
+@pytest.mark.parametrize("group", ["pool", "task", "method", "search", "evaluation", "output", "runtime"])
+def test_every_option_has_a_row(group: str) -> None:
+    page = (ROOT / "docs" / "options.md").read_text()
+    for name in presets.names(group):
+        section = page.split(f"### {group}={name}\n")[1].split("\n### ")[0]
+        if "#data-and-metric" in section:
+            section += page.split("### Data and metric\n")[1].split("\n### ")[0]
+        for option in leaves(presets.compose(group, name), group):
+            assert f"| `{option}` |" in section, f"{group}={name}"
+
+
+def test_what_the_package_exports_is_in_the_api() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in set(soupkitchen.__all__) - {"methods", "tasks"}:
+        assert f"### soupkitchen.{name}\n" in page
+    for group in ("method", "task"):
+        for name in presets.names(group):
+            assert f"### soupkitchen.{group}s.{name}\n" in page
 
 
 def test_the_readme_is_a_page() -> None:
@@ -92,7 +126,7 @@ def shown_in_the_readme(*start: str) -> list[str]:
 @pytest.mark.slow
 def test_the_readmes_runs_in_the_shell_work_and_are_continued(place: Path) -> None:
     words = shown_in_the_readme("python", "-m", "soupkitchen")
-    result = soupkitchen(*words, cwd=place)
+    result = run(*words, cwd=place)
     assert "leaderboard  results/runs-linear-greedy" in result.stdout
     (folder,) = (path for path in (place / "results").iterdir() if path.is_dir())
     again = ["name=again", "evaluation.cache=null"]
@@ -100,14 +134,14 @@ def test_the_readmes_runs_in_the_shell_work_and_are_continued(place: Path) -> No
     wait_for(lambda: len(events(place / "results" / "again")) >= 4, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    soupkitchen(*words, *again, cwd=place)
+    run(*words, *again, cwd=place)
     same(folder, place / "results" / "again")
 
 
 @pytest.mark.slow
 def test_the_readmes_sweep_has_a_row_for_each_method(place: Path) -> None:
     words = shown_in_the_readme("python", "-m", "soupkitchen", "-m")
-    soupkitchen(*words, "results_dir=sweep", cwd=place)
+    run(*words, "results_dir=sweep", cwd=place)
     table = (place / "sweep" / "leaderboard.csv").read_text().splitlines()
     assert len(table) == 1 + 3
 
