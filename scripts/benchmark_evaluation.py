@@ -10,6 +10,7 @@ comes. Each is timed several times, in turn, after a warm-up; the best counts. P
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,9 @@ TEXTS, BATCH, LENGTHS, REPEATS = 300, 64, (16, 128), 2
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     cooked = demo.cook(Path("~/.cache/soupkitchen").expanduser(), seed=0)
     run = cooked / "runs" / "lr-3e-4"
     texts = pd.read_csv(cooked / "data" / "test.csv")["text"].tolist()[:TEXTS]

@@ -10,6 +10,7 @@ processes of their own; medians count. Prints Markdown; read ratios. A trick tha
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,9 @@ CASES = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| trick | without, s | with, s | with / without |")
     print("|---|---|---|---|")
     for name, (code, options) in CASES.items():

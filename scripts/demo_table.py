@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of results: the demo over three seeds, as Markdown.
+"""Reproduces the docs' table of results: the demo over three seeds, as Markdown.
 
     python scripts/demo_table.py            (about 8 minutes on two cores; finished runs are not repeated)
 
@@ -10,6 +10,7 @@ scored by both models.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Hashable
@@ -31,6 +32,9 @@ RESULTS = Path("results")
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     words = ["-m", f"demo_seed={','.join(map(str, SEEDS))}", f"results_dir={RESULTS}"]
     subprocess.run([sys.executable, "-m", "soupkitchen", *words], check=True, stdout=sys.stderr)
     rows = [row(seed, RESULTS / f"demo-linear-greedy+demo_seed={seed}") for seed in SEEDS]

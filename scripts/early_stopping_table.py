@@ -12,6 +12,7 @@ of 32. Prints Markdown: shares of the examples that full evaluation scores.
 
 from __future__ import annotations
 
+import argparse
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,9 @@ CORRELATION = 0.8
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| accuracy of the best run | merge stage | discarded candidates | kept |")
     print("|---|---|---|---|")
     for accuracy in (0.6, 0.7, 0.8, 0.9, 0.95, 0.98):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of merge methods: each on the demo, at its defaults, as Markdown.
+"""Reproduces the docs' table of merge methods: each on the demo, at its defaults, as Markdown.
 
     python scripts/methods_table.py      (about 40 seconds a row on two cores)
 
@@ -9,6 +9,7 @@ grew from: that most of what fine-tuning changed can be dropped. Finished runs a
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ DENSITIES = (0.5, 0.1, 0.01)
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     methods = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
     sweep(f"method={','.join(methods)}")
     sweep(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of precision: merging bfloat16 checkpoints, as Markdown.
+"""Reproduces the docs' table of precision: merging bfloat16 checkpoints, as Markdown.
 
     python scripts/precision_table.py            (half a minute; the demo's pool is cooked if it is not there)
 
@@ -12,6 +12,7 @@ are not the float64 result rounded once).
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,9 @@ METHODS: dict[str, tuple[MergeMethod, Callable[[torch.Tensor], torch.Tensor]]] =
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     cooked = demo.cook(Path("~/.cache/soupkitchen").expanduser(), seed=0)
     print("| method | arithmetic | relative error of the changes | bfloat16 elements rounded otherwise |")
     print("|---|---|---|---|")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of searches, as Markdown: what each finds, and what it costs.
+"""Reproduces the docs' table of searches, as Markdown: what each finds, and what it costs.
 
     python scripts/searches_table.py                     (about an hour on two cores)
     python scripts/searches_table.py --pools demo --seeds 0 1      (a part of it)

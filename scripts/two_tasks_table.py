@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of two tasks in one model, as Markdown.
+"""Reproduces the docs' table of two tasks in one model, as Markdown.
 
     python scripts/two_tasks_table.py            (about 4 minutes; finished runs are not repeated)
 
@@ -9,6 +9,7 @@ values on held-out data.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ METHODS: dict[str, list[str]] = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| model | technical | other | mean |")
     print("|---|---|---|---|")
     for method, options in METHODS.items():

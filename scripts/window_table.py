@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Reproduces the README's table of one run's checkpoints: windows beside a rate that really decays.
+"""Reproduces the docs' table of one run's checkpoints: windows beside a rate that really decays.
 
     python scripts/window_table.py --seeds 0 1 2      (ten minutes a seed; finished runs are not repeated)
 

@@ -9,6 +9,7 @@ A parameter's name, default and meaning are the YAML's; its type is that which t
 
 from __future__ import annotations
 
+import argparse
 import collections.abc
 import json
 import sys
@@ -146,14 +147,19 @@ def docstring(text: str) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
     changed = []
     for group, file in STUBS.items():
         text = stub(group)
         if not file.exists() or file.read_text(encoding="utf-8") != text:
             changed.append(str(file.relative_to(PACKAGE.parent)))
-            if "--check" not in sys.argv[1:]:
+            if not check:
                 file.write_text(text, encoding="utf-8")
-    if changed and "--check" in sys.argv[1:]:
+    if changed and check:
         sys.exit(f"{', '.join(changed)}: not what the YAMLs say; run scripts/write_stubs.py")
 
 

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows works as shown."""
+"""What docs/extending.md shows works as shown, and what CONTRIBUTING.md names is there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from command import own
 from conftest import ROOT
 from safetensors.torch import load_file
 
-PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 
 def block(language: str) -> str:
@@ -104,5 +104,7 @@ def test_the_example_executor_scores_the_same_and_tells(text_runs: Path, texts: 
 
 
 def test_every_folder_that_is_named_exists() -> None:
-    for path in re.findall(r"`(soupkitchen/[\w/.]+|tests/[\w.]+)`", PAGE):
+    for path in re.findall(
+        r"`((?:soupkitchen|scripts|tests|docs)/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text() + PAGE
+    ):
         assert (ROOT / path).exists(), path

@@ -410,8 +410,8 @@ def test_a_file_at_a_relative_path_is_no_dotted_name(script: str, monkeypatch: p
     assert metrics.load("closeness.py").score(np.array([1, 2, 3]), np.array([1, 3, 5])) == -1.0
 
 
-def example_of_contributing() -> tuple[str, str]:
-    page = (ROOT / "CONTRIBUTING.md").read_text().split("- A metric is")[1]
+def example_of_the_docs() -> tuple[str, str]:
+    page = (ROOT / "docs" / "extending.md").read_text().split("## A metric")[1]
     code, yaml = (
         textwrap.dedent(re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0])
         for language in ("python", "yaml")
@@ -422,7 +422,7 @@ def example_of_contributing() -> tuple[str, str]:
 def test_the_example_of_a_metric_is_scikit_learns_recall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, yaml = example_of_contributing()
+    code, yaml = example_of_the_docs()
     (tmp_path / "my_module.py").write_text(code)
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "reviews.yaml").write_text(yaml)
@@ -441,7 +441,7 @@ def test_the_example_of_a_metric_is_scikit_learns_recall(
 
 @pytest.mark.slow
 def test_the_example_of_a_metric_decides_a_whole_job(text_runs: Path, texts: Path, tmp_path: Path) -> None:
-    code, yaml = example_of_contributing()
+    code, yaml = example_of_the_docs()
     (tmp_path / "my_module.py").write_text(code)
     (tmp_path / "my_conf" / "task").mkdir(parents=True)
     (tmp_path / "my_conf" / "task" / "reviews.yaml").write_text(yaml)

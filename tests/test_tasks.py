@@ -663,7 +663,7 @@ def test_each_task_on_encoders_runs_the_whole_job(task: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_class_of_ones_own_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a task")[1]
+    page = (ROOT / "docs" / "extending.md").read_text().split("## A task")[1]
     code, yaml = (
         re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0] for language in ("python", "yaml")
     )

@@ -1,0 +1,166 @@
+"""README.md and docs/: the site builds, tables name their scripts, links lead somewhere, runs work."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import events, same, started, wait_for
+from command import soupkitchen as run
+from conftest import ROOT
+from pages import PAGES, anchors, blocks, commands, has_figures, links, sections, tables
+
+import soupkitchen
+from soupkitchen.options import presets
+
+SCRIPTS = ROOT / "scripts"
+README = ROOT / "README.md"
+WRITERS = ("write_options.py", "write_api.py", "method_figures.py")
+
+# The site
+
+
+def test_the_site_builds_without_warnings_and_asks_no_network(tmp_path: Path) -> None:
+    words = ["build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *words],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    for page in (tmp_path / "site").glob("*.html"):
+        asked = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=[\"']?https?://[^\s>]*", page.read_text())
+        assert not asked, page.name
+
+
+@pytest.mark.parametrize("script", WRITERS)
+def test_what_scripts_write_is_what_they_would_write_now(script: str) -> None:
+    words = [sys.executable, str(SCRIPTS / script), "--check"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+
+
+def leaves(tree: dict[str, Any], above: str) -> Iterator[str]:
+    """The options of a composition by dotted key."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}.{name}")
+        elif not name.startswith("_"):
+            yield f"{above}.{name}"
+
+
+@pytest.mark.parametrize("group", ["pool", "task", "method", "search", "evaluation", "output", "runtime"])
+def test_every_option_has_a_row(group: str) -> None:
+    page = (ROOT / "docs" / "options.md").read_text()
+    for name in presets.names(group):
+        section = page.split(f"### {group}={name}\n")[1].split("\n### ")[0]
+        if "#data-and-metric" in section:
+            section += page.split("### Data and metric\n")[1].split("\n### ")[0]
+        for option in leaves(presets.compose(group, name), group):
+            assert f"| `{option}` |" in section, f"{group}={name}"
+
+
+def test_what_the_package_exports_is_in_the_api() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in set(soupkitchen.__all__) - {"methods", "tasks"}:
+        assert f"### soupkitchen.{name}\n" in page
+    for group in ("method", "task"):
+        for name in presets.names(group):
+            assert f"### soupkitchen.{group}s.{name}\n" in page
+
+
+def test_the_readme_is_a_page() -> None:
+    assert len(README.read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_there_are(page: Path) -> None:
+    for path, anchor in links(page):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_of_figures_names_its_script(page: Path) -> None:
+    for title, text in sections(page):
+        if any(map(has_figures, tables(text))) and page.name not in ("options.md", "api.md"):
+            named = re.findall(r"python (scripts/\w+\.py)", text)
+            assert named or "This is arithmetic, not a measurement" in text, title
+            assert all((ROOT / script).is_file() for script in named), title
+
+
+# The README's own runs
+
+
+@pytest.fixture(scope="module")
+def place(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the README names: runs, their base, and texts."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "runs").mkdir()
+    for name in ("a", "b", "c", "wild"):
+        (folder / "runs" / name).symlink_to(text_runs / name)
+    (folder / "model").symlink_to(text_runs / "d")
+    (folder / "reviews").symlink_to(texts)
+    return folder
+
+
+def shown_in_the_readme(*start: str) -> list[str]:
+    """The words of the README's first command that begins so, after those."""
+    command = next(
+        c for c in commands(README) if c.words[: len(start)] == start and "pool.path=runs/*" in c.words
+    )
+    return list(command.words[3:])
+
+
+@pytest.mark.slow
+def test_the_readmes_runs_in_the_shell_work_and_are_continued(place: Path) -> None:
+    words = shown_in_the_readme("python", "-m", "soupkitchen")
+    result = run(*words, cwd=place)
+    assert "leaderboard  results/runs-linear-greedy" in result.stdout
+    (folder,) = (path for path in (place / "results").iterdir() if path.is_dir())
+    again = ["name=again", "evaluation.cache=null"]
+    process = started(*words, *again, cwd=place)
+    wait_for(lambda: len(events(place / "results" / "again")) >= 4, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run(*words, *again, cwd=place)
+    same(folder, place / "results" / "again")
+
+
+@pytest.mark.slow
+def test_the_readmes_sweep_has_a_row_for_each_method(place: Path) -> None:
+    words = shown_in_the_readme("python", "-m", "soupkitchen", "-m")
+    run(*words, "results_dir=sweep", cwd=place)
+    table = (place / "sweep" / "leaderboard.csv").read_text().splitlines()
+    assert len(table) == 1 + 3
+
+
+@pytest.mark.slow
+def test_the_readmes_look_at_a_pool_writes_its_table(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = next(c.words[3:] for c in commands(README) if "soupkitchen.inspect" in c.words)
+    monkeypatch.chdir(place)
+    import_module("soupkitchen.inspect").main(words)
+    assert (place / "pool.csv").read_text().count("\n") == 1 + 4
+
+
+@pytest.mark.slow
+def test_the_readmes_python_works(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks(README, "python")
+    for page in ("index.md", "api.md"):
+        assert block in blocks(ROOT / "docs" / page, "python")
+    monkeypatch.chdir(place)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["result"].leaderboard["kind"].eq("soup").sum() == 1
+    assert names["model"].num_parameters() > 0

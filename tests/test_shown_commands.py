@@ -1,0 +1,169 @@
+"""Commands that README.md and docs/ show: each is composed, or its arguments are parsed; none is run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from pages import PAGES, Command, blocks, commands
+
+SCRIPTS = ROOT / "scripts"
+ALL = [command for page in PAGES for command in commands(page)]
+NAMED = sorted(
+    {word for command in ALL for word in command.words[:2] if re.fullmatch(r"scripts/\w+\.py", word)}
+)
+
+
+def those(*start: str) -> list[Any]:
+    """The commands that begin with these words, each once."""
+    found = {command.words: command for command in ALL if command.words[: len(start)] == start}
+    return [pytest.param(command, id=str(command)) for command in found.values()]
+
+
+class Parsed(BaseException):
+    """Raised in place of what a command would do with its arguments."""
+
+
+@pytest.fixture
+def parsing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every argparse command end once its arguments are parsed."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def ends(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+        raise Parsed(parse(self, args, namespace)[1])
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", ends)
+
+
+def left_over(script: Path, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs a script as far as its arguments; those that it does not know."""
+    assert "argparse" in script.read_text(), "it would run"
+    monkeypatch.setattr(sys, "argv", [str(script), *words])
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    with pytest.raises(Parsed) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    return list(ended.value.args[0])
+
+
+@pytest.mark.parametrize("command", those("python"))
+@pytest.mark.usefixtures("parsing")
+def test_arguments_of_scripts_and_of_small_commands_are_right(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, *words = command.words[1:]
+    if script == "-m" and words[0] != "soupkitchen":
+        with pytest.raises(Parsed) as ended:
+            import_module(words[0]).main(words[1:])
+        assert not ended.value.args[0]
+    elif script != "-m":
+        unknown = left_over(ROOT / script, words, monkeypatch)
+        assert all("=" in word for word in unknown), unknown  # kill_runs.py takes the command's own words
+
+
+@pytest.mark.parametrize("command", those("torchrun"))
+@pytest.mark.usefixtures("parsing")
+def test_torchrun_takes_its_words(command: Command) -> None:
+    with pytest.raises(Parsed) as ended:
+        import_module("torch.distributed.run").parse_args(list(command.words[1:]))
+    assert not ended.value.args[0]
+
+
+@pytest.mark.parametrize("script", NAMED)
+def test_scripts_that_are_named_answer_help(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if script.endswith("finetune_pool.py"):  # Hydra's, with options of its own
+        words = [sys.executable, script, "--help"]
+        told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+        assert "runs: ???" in told
+        return
+    assert "argparse" in (ROOT / script).read_text(), "it would run"
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert not ended.value.code
+    assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "check", "install"])
+def test_scripts_of_the_shell_can_be_run(name: str) -> None:
+    assert any(command.words[0] == f"scripts/{name}" for command in ALL)
+    assert os.access(SCRIPTS / name, os.X_OK)
+    subprocess.run(["sh", "-n", str(SCRIPTS / name)], check=True)
+
+
+@pytest.mark.parametrize("command", those("pip"))
+def test_extras_that_pip_is_told_of_exist(command: Command) -> None:
+    extras = re.findall(r"\[([\w-]+)\]", " ".join(command.words))
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
+    assert "-c" not in command.words or (ROOT / command.words[command.words.index("-c") + 1]).is_file()
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    for command in ALL:
+        first = command.words[0].removeprefix(".venv/bin/")
+        known = ("python", "torchrun", "pip", "mkdocs", "pre-commit")
+        assert first in known or (ROOT / first).is_file(), str(command)
+
+
+@pytest.fixture(scope="module")
+def composer() -> Iterator[subprocess.Popen]:
+    """A process that composes command lines, in the order in which it is asked."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("composing.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    ) as process:  # fmt: skip
+        yield process
+
+
+def composed(composer: subprocess.Popen, words: Sequence[str], folder: Path) -> list[str]:
+    """The names of the jobs that a command line would run."""
+    said = folder / "said"
+    said.unlink(missing_ok=True)
+    assert composer.stdin
+    assert composer.stdout
+    composer.stdin.write(json.dumps({"arguments": list(words), "cwd": str(folder), "said": str(said)}) + "\n")
+    composer.stdin.flush()
+    code = int(composer.stdout.readline())
+    assert code == 0, said.read_text()
+    return re.findall(r"^job (.+)$", said.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [*those("python", "-m", "soupkitchen"), *those("torchrun")])
+def test_commands_compose(command: Command, composer: subprocess.Popen, tmp_path: Path) -> None:
+    words = list(command.words[command.words.index("soupkitchen") + 1 :])
+    if "--config-dir" in words:
+        (tmp_path / "my_conf" / "method").mkdir(parents=True)
+        boldest = blocks(ROOT / "docs" / "extending.md", "yaml")[0]
+        (tmp_path / "my_conf" / "method" / "boldest.yaml").write_text(boldest)
+    launcher = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
+    if launcher:  # it is composed, and not started
+        composed(composer, ["--cfg", "hydra", *launcher], tmp_path)
+    words = [word for word in words if word not in launcher]
+    if "experiment=optuna" in words:
+        words.append("hydra.sweeper.n_trials=2")
+    jobs = composed(composer, words, tmp_path)
+    sweeps = "-m" in words or any(word.startswith("experiment=") for word in words)
+    if "--help" not in words:
+        assert len(jobs) == 1 if not sweeps else len(jobs) >= 1
+
+
+def test_a_command_with_a_misspelt_option_does_not_compose(
+    composer: subprocess.Popen, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="Did you mean"):
+        composed(composer, ["method=ties", "method.scal=0.5"], tmp_path)
