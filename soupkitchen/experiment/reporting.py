@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from soupkitchen import __version__
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CandidateError, CheckpointError
@@ -100,7 +99,7 @@ def describe_soup(folder: Path, recipe: Recipe, pool: Pool, task: Task | Several
     data = getattr(getattr(task, "data", None), "path", None) or type(task).__name__
     shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
     try:
-        write_card(folder / SOUP, Run(folder), recipe, pool, shown, __version__)
+        write_card(folder / SOUP, Run(folder), recipe, pool, shown)
     except OSError as error:
         log.warning(
             "%s could not be written (%s); the soup itself is complete", folder / SOUP / CARD, error.strerror

@@ -35,7 +35,7 @@ _TASKS = {
 """What the hub calls tasks, by the class that models of them are loaded as."""
 
 
-def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, version: str) -> None:
+def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> None:
     """Writes the card into the folder of the soup of `run`.
 
     Args:
@@ -45,10 +45,10 @@ def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, ve
         OSError: where it cannot be written.
     """
     write(folder / PICTURE, lambda beside: beside.write_bytes(_picture(run)))
-    write_text(folder / CARD, card(folder, run, recipe, pool, data, version))
+    write_text(folder / CARD, card(folder, run, recipe, pool, data))
 
 
-def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, version: str) -> str:
+def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> str:
     """The card's text."""
     assert run.models is not None
     assert run.soup is not None
@@ -61,11 +61,11 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str, version:
     has_test = _has(run.soup[test])
     base = _base(pool)
     text = ModelCard.from_template(
-        _data(run, folder.parent.name, kind, data, base, pool),
+        _data(run, kind, data, base, pool),
         template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
-        title=_plain(folder.parent.name),
+        title=_title(recipe),
         said=_said(run),
-        version=version,
+        version=run.events[0]["versions"].get("soupkitchen", ""),
         metric=_plain(run.metric),
         ingredients=[
             {"name": _plain(name), "coefficient": _coefficient(weight), "score": short(scores.get(name))}
@@ -90,7 +90,7 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     }
 
 
-def _data(run: Run, name: str, kind: str, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
+def _data(run: Run, kind: str, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
     """What the hub reads."""
     assert run.soup is not None
     results = [
@@ -107,7 +107,7 @@ def _data(run: Run, name: str, kind: str, data: str, base: Checkpoint | None, po
     ]
     named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
     return ModelCardData(
-        model_name=name,
+        model_name="soup",
         library_name="transformers",
         pipeline_tag=_TASKS.get(kind),
         base_model=named or None,
@@ -115,6 +115,12 @@ def _data(run: Run, name: str, kind: str, data: str, base: Checkpoint | None, po
         license=None if base is None else _licence(base.path),
         tags=["merge", "model-soup", "soupkitchen"],
         eval_results=results,
+    )
+
+
+def _title(recipe: Recipe) -> str:
+    return (
+        f"A soup of {recipe.size} fine-tuned runs" if recipe.size > 1 else "The best of some fine-tuned runs"
     )
 
 

@@ -27,7 +27,9 @@ from soupkitchen.checkpoints.adapters import (
     LowRank,
 )
 from soupkitchen.checkpoints.strangers import read_json
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
+from soupkitchen.soup import Soup
 from soupkitchen.soup.depth import parts
 
 Changes = Iterable[tuple[str, torch.Tensor]]
@@ -181,3 +183,38 @@ def _shaped(
 def _module(key: str) -> str:
     """The module that the factor called `key` in a file belongs to."""
     return key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)[0]
+
+
+def is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
+    """Whether the soup of `runs` is one adapter, without loss: a sum of such, and no DoRA."""
+    plans = [plan for run in runs for plan in adapted(run).changed.values()]
+    return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
+
+
+def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
+    """What the soup of the adapters `runs` changes of their base, float32."""
+    changed = {name for run in runs for name in adapted(run).changed}
+    if len(runs) == 1:  # a soup of one is that run, whatever the method
+        device = torch.device("cpu")
+        yield from (
+            (name, exact)
+            for name in changed
+            if (exact := runs[0].weights.task_vector(name, device)) is not None
+        )
+        return
+    base = runs[0].adapted
+    assert base is not None
+    soup.dtype_of = lambda name: torch.float32
+    for name, merged in soup.blend(runs, weights):
+        if name in changed:
+            yield name, merged.cpu() - base.tensor(name).float()
+
+
+def whole_tensors(
+    runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
+) -> dict[str, torch.Tensor]:
+    """What the modules that any of the runs trained whole come to, by name of tensor."""
+    names = {name for run in runs for name in adapted(run).replaced}
+    return (
+        {name: tensor.cpu() for name, tensor in soup.blend(runs, weights) if name in names} if names else {}
+    )

@@ -20,9 +20,16 @@ from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.evaluation.processors import copy_processor
-from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options import check_fields
-from soupkitchen.output.low_rank import Changes, adapted, concatenated, truncated, write_adapter
+from soupkitchen.output.low_rank import (
+    changes,
+    concatenated,
+    is_exact,
+    truncated,
+    whole_tensors,
+    write_adapter,
+)
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.store.files import appearing
@@ -96,7 +103,7 @@ class Output:
                 "a sum that is not divided by its weights multiplies the base, too, which no adapter says: "
                 "take method.normalize=true, or output.format=full"
             )
-        if self.rank is None and not _is_exact(runs, method):
+        if self.rank is None and not is_exact(runs, method):
             raise ConfigError(
                 "only a linear soup of LoRA adapters (no DoRA) is one adapter exactly; give the rank to cut "
                 "another to as output.rank=…, or save a model with output.format=full"
@@ -151,8 +158,8 @@ class Output:
         if self.rank is None:
             factored = concatenated(runs, weights)
         else:
-            factored = truncated(runs, _changes(runs, weights, soup()), self.rank)
-        whole = _whole_tensors(runs, weights, soup())
+            factored = truncated(runs, changes(runs, weights, soup()), self.rank)
+        whole = whole_tensors(runs, weights, soup())
         with _appearing(folder) as beside:
             write_adapter(runs, factored, whole, beside)
             if processor is not None:
@@ -193,40 +200,6 @@ class Output:
                 f"held-out set, worse than the best single run ({tasks.shown(floor):.6f}): "
                 "raise output.rank, or take output.format=full"
             )
-
-
-def _is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
-    plans = [plan for run in runs for plan in adapted(run).changed.values()]
-    return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
-
-
-def _changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
-    """What the soup of the adapters `runs` changes of their base, float32."""
-    changed = {name for run in runs for name in adapted(run).changed}
-    if len(runs) == 1:  # a soup of one is that run, whatever the method
-        device = torch.device("cpu")
-        yield from (
-            (name, exact)
-            for name in changed
-            if (exact := runs[0].weights.task_vector(name, device)) is not None
-        )
-        return
-    base = runs[0].adapted
-    assert base is not None
-    soup.dtype_of = lambda name: torch.float32
-    for name, merged in soup.blend(runs, weights):
-        if name in changed:
-            yield name, merged.cpu() - base.tensor(name).float()
-
-
-def _whole_tensors(
-    runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
-) -> dict[str, torch.Tensor]:
-    """What the modules that any of the runs trained whole come to, by name of tensor."""
-    names = {name for run in runs for name in adapted(run).replaced}
-    return (
-        {name: tensor.cpu() for name, tensor in soup.blend(runs, weights) if name in names} if names else {}
-    )
 
 
 @contextmanager
