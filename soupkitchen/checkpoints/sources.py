@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from soupkitchen.checkpoints import mergekit
+from soupkitchen.checkpoints import mergekit, tracked
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.files import has_weights
@@ -121,6 +121,10 @@ def _is_called(name: str, pattern: str) -> bool:
 
 def _named_by(pattern: str) -> Iterator[Source]:
     """The runs that one item of `path` names."""
+    if pattern.startswith(tracked.MLFLOW):
+        for run in tracked.of_mlflow(pattern.removeprefix(tracked.MLFLOW)):
+            yield Source(resolve(str(run.folder)), run.name, None, run.scores)
+        return
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
         yield from _listed(file)
@@ -171,7 +175,8 @@ def _listed(file: Path) -> Iterator[Source]:
 
     try:
         if file.suffix == ".csv":
-            table = pd.read_csv(file, dtype={"path": str, "name": str}, skipinitialspace=True)
+            told = dict.fromkeys(("path", "name", "Name", tracked.OUTPUT_DIR), str)
+            table = tracked.as_list(pd.read_csv(file, dtype=told, skipinitialspace=True))
         else:
             table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:

@@ -1,0 +1,95 @@
+"""Runs as trackers know them: where the Trainer wrote each (`output_dir`), and what it scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from soupkitchen.errors import CheckpointError, ConfigError
+
+log = logging.getLogger(__name__)
+
+MLFLOW = "mlflow:"
+"""What comes before the name of an experiment of MLflow's."""
+OUTPUT_DIR = "output_dir"
+"""What the Trainer calls its folder, in all trackers."""
+_PREFIXES = ("eval/", "eval_")
+
+
+class Tracked(NamedTuple):
+    """A run, as a tracker knows it."""
+
+    folder: Path
+    name: str
+    scores: Mapping[str, float]
+
+
+def of_mlflow(experiment: str) -> Iterator[Tracked]:
+    """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
+
+    The store is that of ``MLFLOW_TRACKING_URI``, or what MLflow finds here.
+
+    Raises:
+        ConfigError: where MLflow is not installed.
+        CheckpointError: where there is no such experiment, or none of its runs says where it is.
+    """
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise ConfigError(
+            f"pool.path={MLFLOW}{experiment} needs MLflow: pip install 'soupkitchen[mlflow]'"
+        ) from error
+    try:
+        client = MlflowClient()
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            there = ", ".join(sorted(one.name for one in client.search_experiments()))
+            raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
+        runs = client.search_runs(
+            [found.experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+        )
+    except MlflowException as error:
+        raise CheckpointError(
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({str(error).splitlines()[0]}); "
+            "MLFLOW_TRACKING_URI says where it is"
+        ) from error
+    known = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
+    if not known:
+        raise CheckpointError(
+            f"none of the {len(runs)} finished runs of {experiment} says where it is (the parameter "
+            f"{OUTPUT_DIR}, which the Trainer logs)"
+        )
+    if len(known) < len(runs):
+        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(known), experiment)
+    for run in known:
+        folder = Path(run.data.params[OUTPUT_DIR]).expanduser()
+        yield Tracked(folder, str(run.info.run_name), scores_of(run.data.metrics))
+
+
+def as_list(table: Any) -> Any:
+    """A table as W&B exports it, with the columns of a list of runs; any other table as it is."""
+    if "path" in table.columns or OUTPUT_DIR not in table.columns:
+        return table
+    if "State" in table.columns:
+        table = table[table["State"] == "finished"]
+    return table.rename(columns={OUTPUT_DIR: "path", "Name": "name"} | _renamed(table.columns))
+
+
+def scores_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics by our names: what the Trainer calls ``eval_accuracy`` is ``accuracy``."""
+    return {_renamed([name]).get(name, name): float(value) for name, value in metrics.items()}
+
+
+def _renamed(names: Any) -> dict[str, str]:
+    return {
+        name: name.removeprefix(prefix)
+        for name in map(str, names)
+        for prefix in _PREFIXES
+        if name.startswith(prefix)
+    }
