@@ -7,17 +7,16 @@ of what was fine-tuned.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.pickles import holds_tensors
-from soupkitchen.checkpoints.strangers import read_bytes, read_json
+from soupkitchen.checkpoints.sentence import MODULES, modules
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -76,15 +75,9 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
 
 def _modules(folder: Path) -> list[str]:
     """The modules with weights that sentence-transformers' list of them names besides the model itself."""
-    file = folder / "modules.json"
-    if not file.exists():
+    if not (folder / MODULES).exists():
         return []
-    try:
-        modules: Any = json.loads(read_bytes(file))
-        kinds = {str(module["path"]): str(module["type"]).rsplit(".", 1)[-1] for module in modules}
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no list of sentence-transformers' modules ({error})") from error
-    return [f"{path} ({kind})" for path, kind in kinds.items() if kind not in _WITHOUT_WEIGHTS]
+    return [f"{path} ({kind})" for path, kind in modules(folder) if kind not in _WITHOUT_WEIGHTS]
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,14 @@ from soupkitchen.evaluation.loading import Loading
 from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
-from soupkitchen.evaluation.setup import Splits, evaluator_of, find_columns, load_splits, warn_of_splits
+from soupkitchen.evaluation.setup import (
+    Splits,
+    evaluator_of,
+    find_columns,
+    fit_to,
+    load_splits,
+    warn_of_splits,
+)
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
 from soupkitchen.evaluation.stopping import Stopping
 
@@ -30,6 +37,7 @@ __all__ = [
     "confidence_interval",
     "evaluator_of",
     "find_columns",
+    "fit_to",
     "identity",
     "load_splits",
     "warn_of_splits",

@@ -16,6 +16,8 @@ from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.compatibility import _FILES, tokens_of
+from soupkitchen.checkpoints.sentence import FILES as SENTENCES
+from soupkitchen.checkpoints.sentence import MODULES
 from soupkitchen.errors import CheckpointError, IncompatibleError
 from soupkitchen.tasks.base import Processor, Task
 
@@ -97,7 +99,7 @@ def check_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: for one that is no regular file, or is a link that leads elsewhere.
     """
-    files = _regular(folder, _PATTERNS)
+    files = _regular(folder, (*_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ())))
     return [*files, *_regular(folder, (_CODE,))] if _has_code(folder) else files
 
 

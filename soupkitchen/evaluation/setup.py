@@ -43,6 +43,19 @@ def find_columns(tasks: Several) -> Several:
     )
 
 
+def fit_to(tasks: Several, pool: Pool) -> Several:
+    """The tasks with what files beside the runs say of how their models are used.
+
+    Raises:
+        IncompatibleError: where runs differ in that.
+    """
+    fitted = {
+        name: task.fitted_to(pool.runs) if hasattr(task, "fitted_to") else task
+        for name, task in tasks.tasks.items()
+    }
+    return replace(tasks, tasks=fitted)
+
+
 def load_splits(tasks: Several, training: bool = False) -> Splits:
     """The splits of all tasks: held-out; test, where all have one; and, where wanted, training data.
 

@@ -21,6 +21,7 @@ from soupkitchen.evaluation import (
     Splits,
     evaluator_of,
     find_columns,
+    fit_to,
     identity,
     load_splits,
     warn_of_splits,
@@ -122,7 +123,7 @@ class Experiment:
             check_hub(self.output.push_to_hub)
         tasks = Several.of(self.task)
         check_ranking(self.search.ranking, self.pool, tasks, method)
-        tasks = find_columns(tasks)
+        tasks = fit_to(find_columns(tasks), self.pool)
         splits = self._splits(tasks)
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
@@ -142,7 +143,7 @@ class Experiment:
 
     def bench(self) -> Bench:
         """The live model and the pool, for a process that scores what another asks for."""
-        tasks = find_columns(Several.of(self.task))
+        tasks = fit_to(find_columns(Several.of(self.task)), self.pool)
         evaluator = self._evaluator(tasks, self._splits(tasks))
         return Bench(evaluator, self._mixer(evaluator))
 

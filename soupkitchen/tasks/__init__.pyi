@@ -109,7 +109,9 @@ def embedding_similarity(
     text: str = "text",
     text_pair: str = "text_pair",
     label: str = "label",
-    pooling: Literal["mean", "cls"] = "mean",
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
     max_length: int | None = None,
 ) -> EmbeddingSimilarity:
     """How alike two texts are, by the cosine of their embeddings. Models: encoders (AutoModel).
@@ -132,8 +134,11 @@ def embedding_similarity(
         text: the column of the one text
         text_pair: the column of the other
         label: the column of how alike they are, a number
-        pooling: mean: of the tokens' last hidden states; cls: that of the first
-        max_length: tokens after which a text is cut; None for the model's limit
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text is cut; None for what the runs say, else the model's limit
     """
 
 def function(

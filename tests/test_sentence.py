@@ -1,0 +1,111 @@
+"""Runs of sentence-transformers, scored and saved as that library uses them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command import soupkitchen
+from scipy.stats import spearmanr
+from tiny import save_tokenizer, text_classifier
+
+from soupkitchen.records import read_csv
+
+pytest.importorskip("sentence_transformers")
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+POOLINGS = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "cls"]]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random = np.random.default_rng(0)
+
+    def text() -> str:
+        return " ".join(f"w{n}" for n in random.integers(0, 60, random.integers(2, 12)))
+
+    folder = tmp_path_factory.mktemp("pairs")
+    table = pd.DataFrame([{"text": text(), "text_pair": text(), "label": random.random()} for _ in range(24)])
+    table.to_csv(folder / "validation.csv", index=False)
+    return folder
+
+
+def runs(folder: Path, pooling: Any, **told: Any) -> Path:
+    """Three runs that pool in that way, saved by the library."""
+    model = text_classifier().bert
+    torch.manual_seed(0)
+    for name in ("a", "b", "c"):
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        model.save_pretrained(folder / "plain")
+        save_tokenizer(folder / "plain")
+        modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode=pooling), Normalize()]
+        SentenceTransformer(modules=modules, **told).save_pretrained(str(folder / "runs" / name))
+    return folder / "runs"
+
+
+def by_the_library(model: Path, pairs: Path) -> float:
+    table = pd.read_csv(pairs / "validation.csv")
+    used = SentenceTransformer(str(model), device="cpu")
+    one, other = (used.encode(table[column].tolist()) for column in ("text", "text_pair"))
+    cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return float(spearmanr(cosines, table["label"]).statistic)
+
+
+def words(pool: Path, pairs: Path) -> list[str]:
+    return [f"pool.path={pool}/*", "task=embedding_similarity", f"task.data.path={pairs}",
+            "evaluation.cache=null", "runtime.batch_size=5", "name=x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+def test_the_soup_is_the_model_that_was_scored(pooling: Any, pairs: Path, tmp_path: Path) -> None:
+    pool = runs(tmp_path, pooling, prompts={"query": "w3 w4 "}, default_prompt_name="query")
+    result = soupkitchen(*words(pool, pairs), "search=uniform", cwd=tmp_path)
+    assert "embeddings as the runs say (modules.json)" in result.stderr
+    table = read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")["heldout_spearman"]
+    assert table["soup"] == pytest.approx(
+        by_the_library(tmp_path / "results" / "x" / "soup", pairs), abs=2e-3
+    )
+    for name in ("a", "b", "c"):
+        assert table[name] == pytest.approx(by_the_library(pool / name, pairs), abs=2e-3)
+    assert len(set(table)) > 2
+
+
+def test_runs_that_pool_in_other_ways_are_named(pairs: Path, tmp_path: Path) -> None:
+    pool = runs(tmp_path, "cls")
+    file = pool / "b" / "1_Pooling" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pooling_mode": "mean"}))
+    told = soupkitchen(*words(pool, pairs), cwd=tmp_path, fails=True).stderr
+    assert "a and b make embeddings in different ways" in told
+    file.write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_cls_token": True}))  # before 6
+    soupkitchen(*words(pool, pairs), cwd=tmp_path)
+    (pool / "c" / "modules.json").unlink()
+    told = soupkitchen(*words(pool, pairs), "name=y", cwd=tmp_path, fails=True).stderr
+    assert "no such files" in told
+
+
+def test_what_the_user_says_comes_first(pairs: Path, tmp_path: Path) -> None:
+    pool = runs(tmp_path, "cls")
+    soupkitchen(*words(pool, pairs), "task.pooling=mean", cwd=tmp_path)
+    shutil.rmtree(pool / "a" / "1_Pooling")
+    told = soupkitchen(*words(pool, pairs), "task.pooling=median", "name=y", cwd=tmp_path, fails=True).stderr
+    assert "task.pooling=median: choose cls, max, mean" in told
+
+
+def test_a_dense_layer_is_refused_by_name(pairs: Path, tmp_path: Path) -> None:
+    pool = runs(tmp_path, "mean")
+    used = SentenceTransformer(str(pool / "a"))
+    used.append(Dense(16, 8))
+    used.save_pretrained(str(pool / "a"))
+    told = soupkitchen(*words(pool, pairs), cwd=tmp_path, fails=True).stderr
+    assert "(Dense)" in told
+    assert "cannot be merged yet" in told
