@@ -109,3 +109,23 @@ def test_a_dense_layer_is_refused_by_name(pairs: Path, tmp_path: Path) -> None:
     told = soupkitchen(*words(pool, pairs), cwd=tmp_path, fails=True).stderr
     assert "(Dense)" in told
     assert "cannot be merged yet" in told
+
+
+def test_triplets_are_right_where_the_library_says_so(tmp_path: Path) -> None:
+    pool = runs(tmp_path, "mean")
+    random = np.random.default_rng(1)
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 60, 6)) for _ in range(90)]
+    table = pd.DataFrame({"query": texts[:30], "positive": texts[30:60], "negative": texts[60:]})
+    (tmp_path / "data").mkdir()
+    table.to_csv(tmp_path / "data" / "dev.csv", index=False)
+    told = [f"pool.path={pool}/*", "task=triplets", f"task.data.path={tmp_path / 'data'}", "name=x"]
+    result = soupkitchen(*told, "evaluation.cache=null", "search=uniform", cwd=tmp_path)
+    assert "task.anchor=query" in result.stderr
+    scores = read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")["heldout_accuracy"]
+    for name, folder in {"a": pool / "a", "c": pool / "c", "soup": tmp_path / "results/x/soup"}.items():
+        used = SentenceTransformer(str(folder), device="cpu")
+        parts = [used.encode(table[column].tolist()) for column in ("query", "positive", "negative")]
+        anchor, positive, negative = (part / np.linalg.norm(part, axis=1)[:, None] for part in parts)
+        expected = ((anchor * positive).sum(1) > (anchor * negative).sum(1)).mean()
+        assert scores[name] == pytest.approx(expected)
+    assert 0.2 < scores["a"] < 0.8

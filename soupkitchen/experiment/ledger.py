@@ -70,8 +70,6 @@ class Ledger:
             JournalError: where something that it depends on is not as it was.
         """
         begun = self._journal.recall(event="begin")
-        for event in self._journal.events:
-            self._tell(event, anew=False)
         if begun is None:
             self._add(event="begin", format=FORMAT, versions=dict(versions), **depends, **told)
         else:
@@ -85,6 +83,8 @@ class Ledger:
                 )
             if other := _different(begun["versions"], versions):
                 log.warning("the run began with another version of %s", ", ".join(other))
+            for event in self._journal.events:
+                self._tell(event, anew=False)
             log.info("continuing: %d events are in %s", self._journal.events_before, self._journal.file)
         self._write_trajectory()
 

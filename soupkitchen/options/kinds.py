@@ -156,6 +156,7 @@ _METHOD = {"weights": or_null(MAPPING), "recalibrate_batchnorm": at_least(0)}
 _DRAWN = {"rescale": or_null(choice("probability", "l1")), "seed": Kind("a whole number", is_whole)}
 _SCORED = {"data": PART, "metric": PART}
 _LENGTH = {"max_length": or_null(at_least(1))}
+_EMBEDDING = {"pooling": or_null(TEXTS), "prompt": or_null(ANY_TEXT), "lower": FLAG, **_LENGTH}
 _PAIR = {"text": TEXT, "text_pair": or_null(TEXT), "label": TEXT}
 _ARCHITECTURE = {"architecture": choice("causal", "seq2seq")}
 _SEVERAL = {
@@ -284,9 +285,15 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         **_PAIR,
         **_LENGTH,
         "text_pair": TEXT,
-        "pooling": or_null(TEXTS),
-        "prompt": or_null(ANY_TEXT),
-        "lower": FLAG,
+        **_EMBEDDING,
+    },
+    "soupkitchen.tasks.Triplets": {
+        "data": PART,
+        "metric": PART,
+        "anchor": TEXT,
+        "positive": TEXT,
+        "negative": TEXT,
+        **_EMBEDDING,
     },
     "soupkitchen.tasks.ImageClassification": {**_SCORED, "image": TEXT, "label": TEXT},
     "soupkitchen.tasks.LanguageModeling": {**_SCORED, "text": TEXT, **_LENGTH},

@@ -27,6 +27,7 @@ CLASSES = {
     "TextGeneration": "kinds.text_generation",
     "TextRegression": "kinds.text_regression",
     "TokenClassification": "kinds.token_classification",
+    "Triplets": "kinds.triplets",
 }
 """Where each class is."""
 

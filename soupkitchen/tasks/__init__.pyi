@@ -19,6 +19,7 @@ from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.kinds.text_generation import TextGeneration
 from soupkitchen.tasks.kinds.text_regression import TextRegression
 from soupkitchen.tasks.kinds.token_classification import TokenClassification
+from soupkitchen.tasks.kinds.triplets import Triplets
 
 __all__ = [
     "Data",
@@ -34,6 +35,7 @@ __all__ = [
     "TextGeneration",
     "TextRegression",
     "TokenClassification",
+    "Triplets",
     "demo",
     "embedding_similarity",
     "function",
@@ -47,6 +49,7 @@ __all__ = [
     "text_generation",
     "text_regression",
     "token_classification",
+    "triplets",
 ]
 
 def demo(
@@ -557,4 +560,55 @@ def token_classification(
         words: the column of the words, a list
         label: the column of their tags, a list of numbers or names
         max_length: tokens after which a text is cut; None for the model's limit
+    """
+
+def triplets(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "accuracy",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    anchor: str = "anchor",
+    positive: str = "positive",
+    negative: str = "negative",
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> Triplets:
+    """Whether an embedding is nearer to that of a text that belongs to it than to another's. Models: encoders
+    (AutoModel).
+    Schroff et al. 2015, arXiv 1503.03832
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: shipped; or a class, as my_module.Recall; or a path or hub name of `evaluate`'s
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        anchor: the column of a text
+        positive: the column of one that belongs to it
+        negative: the column of another
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text is cut; None for what the runs say, else the model's limit
     """

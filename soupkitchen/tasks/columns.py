@@ -172,6 +172,11 @@ _NUMBERS = _each("labels score similarity similarity_score relatedness_score tar
 
 TEXTS = Wanted(("text", "text_pair"), (*_PAIRS, *_SINGLE), _is_text)
 """A text, or two."""
+TRIPLET = Wanted(
+    ("anchor", "positive", "negative"),
+    (("query", "positive", "negative"), ("query", "pos", "neg"), ("sentence", "positive", "negative")),
+    _is_text,
+)
 LONG_TEXT = Wanted(("text",), _each("content document article body story sentence"), _is_text)
 LABEL = Wanted(("label",), _LABELS, _is_label)
 LABELS = Wanted(
