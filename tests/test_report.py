@@ -18,8 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import norm
 
+from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli.report import main, make
 from soupkitchen.errors import JournalError
+from soupkitchen.experiment.reporting import report, write_map
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
 from soupkitchen.records.figures import ticks
@@ -197,6 +199,32 @@ def test_a_sweep_has_a_report_too(results: Path, capsys: pytest.CaptureFixture[s
     assert (results / "report.html").read_text() == "mine"
     (results / "report.html").unlink()
     main([str(results)])
+
+
+def test_a_run_that_overflows_has_no_place_on_the_map(
+    text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    monkeypatch.setattr("soupkitchen.experiment.reporting.task_vector_gram", lambda runs, base: (
+        np.array([[1, np.nan, 0.5], [np.nan, np.inf, np.nan], [0.5, np.nan, 2]]), np.inf))  # fmt: skip
+    pool = find_pool(str(text_runs), exclude=["d", "wild"])
+    write_map(pool, tmp_path / "soup", tmp_path / "map.json", 1.0)
+    told = json.loads((tmp_path / "map.json").read_text(), parse_constant=pytest.fail)
+    assert told["names"] == ["a", "c"]
+    assert told["gram"] == [[1, 0.5], [0.5, 2]]
+    assert told["origin"] is None
+
+
+def test_a_report_that_fails_is_not_the_end_of_a_run(
+    results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("soupkitchen.experiment.reporting.write_report", fail)
+    report(results / "x")
+    assert "report.html could not be written (no ink); the run itself is complete" in caplog.text
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

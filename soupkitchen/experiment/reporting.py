@@ -7,6 +7,8 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CandidateError, CheckpointError
@@ -84,14 +86,19 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
     if (saved := _saved(soup, pool)) is not None:
         runs.append(saved)
     gram, origin = task_vector_gram(runs, pool.base)
+    whole = (
+        np.isfinite(gram).sum(1) == np.isfinite(gram).sum(1).max()
+    )  # one that overflows has no place on it
+    if saved is not None and not whole[-1]:
+        saved = None
     told = {
-        "names": [run.name for run in runs],
+        "names": [run.name for run, fits in zip(runs, whole, strict=True) if fits],
         "soup": None if saved is None else saved.name,
         "base": pool.base is not None,
-        "origin": origin,
-        "gram": gram.tolist(),
+        "origin": origin if np.isfinite(origin) else None,
+        "gram": np.nan_to_num(gram[whole][:, whole], posinf=0.0, neginf=0.0).tolist(),
     }
-    write_text(file, json.dumps(told))
+    write_text(file, json.dumps(told, allow_nan=False))
 
 
 def describe_soup(folder: Path, recipe: Recipe, pool: Pool, task: Task | Several) -> None:
@@ -100,20 +107,21 @@ def describe_soup(folder: Path, recipe: Recipe, pool: Pool, task: Task | Several
     shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
     try:
         write_card(folder / SOUP, Run(folder), recipe, pool, shown)
-    except OSError as error:
-        log.warning(
-            "%s could not be written (%s); the soup itself is complete", folder / SOUP / CARD, error.strerror
-        )
+    except Exception as error:  # nobody loses a soup for what is said of it
+        _warn(folder / SOUP / CARD, error)
 
 
 def report(folder: Path) -> None:
     """Writes the report; a run is complete without one."""
     try:
         write_report(folder)
-    except OSError as error:
-        log.warning(
-            "%s could not be written (%s); the run itself is complete", folder / REPORT, error.strerror
-        )
+    except Exception as error:  # nobody loses a run for how it looks
+        _warn(folder / REPORT, error)
+
+
+def _warn(file: Path, error: Exception) -> None:
+    log.warning("%s could not be written (%s); the run itself is complete", file, error)
+    log.debug("%s", file, exc_info=error)
 
 
 def _saved(soup: Path, pool: Pool) -> Checkpoint | None:

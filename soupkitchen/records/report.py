@@ -184,6 +184,8 @@ def _map(run: Run) -> Section | None:
         soup = told["soup"]
     except (ValueError, KeyError, TypeError):
         return None
+    if len(names) < 2 or not np.isfinite(gram).all():
+        return None
     lengths = np.sqrt(np.diag(gram))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = np.nan_to_num(gram / np.outer(lengths, lengths))

@@ -24,12 +24,13 @@ from soupkitchen.records.sweep_report import write_sweep_report
 from soupkitchen.records.tables import read_csv, write_csv
 from soupkitchen.store.files import remove_unfinished
 from soupkitchen.store.journal import last_event
-from soupkitchen.store.layout import JOURNAL, carries_mark
+from soupkitchen.store.layout import JOURNAL, REPORT, carries_mark
 from soupkitchen.store.layout import LEADERBOARD as NAME
 from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELDOUT = "heldout_"
 _ABSENT = object()
 _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
@@ -57,13 +58,23 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
             remove_unfinished(table)
             write_csv(table, _table(runs))
             if len(runs) > 1:
-                write_sweep_report(folder)
+                _report(folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
             raise
         log.warning("%s could not be written (%s); the run itself is complete", table, error.strerror)
         return None
     return table
+
+
+def _report(folder: Path) -> None:
+    """Writes the report of all runs; the table is complete without."""
+    try:
+        write_sweep_report(folder)
+    except Exception as error:  # nobody loses a table for how it looks
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise
+        log.warning("%s could not be written (%s); the table is complete", folder / REPORT, error)
 
 
 @dataclass(frozen=True)
