@@ -21,6 +21,7 @@ _KINDS = {
     "AutoModelForImageClassification": "image_classification",
     "AutoModelForTokenClassification": "token_classification",
     "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",
+    "AutoModelForQuestionAnswering": "question_answering",
     "AutoModelForSeq2SeqLM": "text_generation",
 }
 """Which tasks take what kind of model."""

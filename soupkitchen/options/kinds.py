@@ -287,6 +287,14 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "text_pair": TEXT,
         **_EMBEDDING,
     },
+    "soupkitchen.tasks.QuestionAnswering": {
+        **_SCORED,
+        **_LENGTH,
+        **dict.fromkeys(("question", "context", "answers"), TEXT),
+        "unanswerable": FLAG,
+        "longest_answer": at_least(1),
+        "stride": at_least(0),
+    },
     "soupkitchen.tasks.Triplets": {
         "data": PART,
         "metric": PART,

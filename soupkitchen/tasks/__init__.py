@@ -21,6 +21,7 @@ CLASSES = {
     "LanguageModeling": "kinds.language_modeling",
     "MultilabelClassification": "kinds.multilabel_classification",
     "MultipleChoice": "kinds.multiple_choice",
+    "QuestionAnswering": "kinds.question_answering",
     "Several": "kinds.several",
     "Task": "base",
     "TextClassification": "kinds.text_classification",

@@ -14,6 +14,7 @@ from soupkitchen.tasks.kinds.image_classification import ImageClassification
 from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
+from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.kinds.text_generation import TextGeneration
@@ -29,6 +30,7 @@ __all__ = [
     "LanguageModeling",
     "MultilabelClassification",
     "MultipleChoice",
+    "QuestionAnswering",
     "Several",
     "Task",
     "TextClassification",
@@ -44,6 +46,7 @@ __all__ = [
     "lm_eval",
     "multilabel_classification",
     "multiple_choice",
+    "question_answering",
     "several",
     "text_classification",
     "text_generation",
@@ -368,6 +371,56 @@ def multiple_choice(
         before_choice: what stands between prompt and choice
         normalize: None: compare log-likelihoods; tokens or bytes: divide them by the choice's length
         max_length: tokens of prompt and choice together; None for the model's limit
+    """
+
+def question_answering(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "answer_f1",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    question: str = "question",
+    context: str = "context",
+    answers: str = "answers",
+    unanswerable: bool = False,
+    longest_answer: int = 30,
+    stride: int = 128,
+    max_length: int | None = None,
+) -> QuestionAnswering:
+    """Where in a text the answer to a question is. Models: AutoModelForQuestionAnswering, with a fast
+    tokenizer.
+    Rajpurkar et al. 2016, arXiv 1606.05250
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: answer_f1, or answer_exact
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        question: the column of questions
+        context: the column of texts that answers are cut out of
+        answers: the column of right answers: a text, a list of texts, or SQuAD's {text: [...]}
+        unanswerable: whether a question may have no answer
+        longest_answer: tokens that an answer may have
+        stride: tokens that the windows of a long context overlap by
+        max_length: tokens of question and window together; None for the model's limit
     """
 
 def several(
