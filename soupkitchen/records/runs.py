@@ -100,7 +100,7 @@ class Costs:
                 round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
                 *(events[-1].get(name) for name in ("peak_device_gib", "peak_host_gib")),
             )
-        except (JournalError, OSError, KeyError, TypeError):
+        except (JournalError, OSError, KeyError, TypeError, IndexError):
             return cls()
 
 
