@@ -115,7 +115,7 @@ def test_extras_that_pip_is_told_of_exist(command: Command) -> None:
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     for command in ALL:
         first = command.words[0].removeprefix(".venv/bin/")
-        known = ("python", "torchrun", "pip", "mkdocs", "pre-commit")
+        known = ("python", "torchrun", "pip", "mkdocs", "pre-commit", "tensorboard")
         assert first in known or (ROOT / first).is_file(), str(command)
 
 
