@@ -389,3 +389,17 @@ def test_the_cache_and_the_journal_know_the_models_configuration(
     before, after = (pd.read_csv(tmp_path / f"results/{n}/trajectory.csv") for n in ("before", "after"))
     assert not after.query("stage == 'rank'")["cached"].any()
     assert (before["score"][:2] != after["score"][:2]).all()
+
+
+def test_what_a_kill_left_of_a_report_or_a_card_is_cleared_away(
+    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "results" / "x"
+    shutil.copytree(alone, folder)
+    (folder / "leaderboard.csv").unlink()  # as killed amid what comes last
+    for name in ("report.html", "map.json", "recipe.yaml", "trajectory.png", "soup/README.md"):
+        path = folder / name
+        path.with_name(f".{path.name}.a1b2c3d4").write_text("half")
+    soupkitchen(*own(text_runs, texts), "name=x", cwd=tmp_path)
+    assert not [path for path in folder.rglob(".*") if path.name.endswith("a1b2c3d4")]
+    same(folder, alone)

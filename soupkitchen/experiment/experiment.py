@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -43,6 +43,7 @@ from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
+from soupkitchen.output.card import CARD, PICTURE
 from soupkitchen.output.hub import check_hub, push
 from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
@@ -61,7 +62,9 @@ from soupkitchen.store.layout import (
     LEADERBOARD,
     MAP,
     MERGEKIT,
+    PICTURES,
     RECIPE,
+    REPORT,
     SOUP,
     TRAJECTORY,
     has_weights,
@@ -221,9 +224,8 @@ class Experiment:
         if self.output.push_to_hub is not None:
             url = push(self.folder / SOUP, self.output.push_to_hub, self.output.private)
             log.info("pushed   %s", url)
-        ledger.finish(scores.tasks.greater_is_better, taken)
-        if self.report.write:
-            report(self.folder)
+        last = partial(report, self.folder) if self.report.write else _nothing
+        ledger.finish(scores.tasks.greater_is_better, taken, last)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
         """Writes down, once, how the soup is made again, by us and by mergekit."""
@@ -290,8 +292,10 @@ class Experiment:
     def _cleared(self) -> EvaluationCache:
         """Clears away what kills left half-written; the run's own evaluations."""
         recover(self.folder / SOUP)
-        for name in (TRAJECTORY, LEADERBOARD, CONFIG):
+        for name in (TRAJECTORY, LEADERBOARD, CONFIG, RECIPE, MERGEKIT, MAP, REPORT, *PICTURES):
             remove_unfinished(self.folder / name)
+        for name in (CARD, PICTURE):
+            remove_unfinished(self.folder / SOUP / name)
         own = EvaluationCache(self.folder / EVALUATIONS)
         own.remove_unfinished()
         return own
@@ -337,3 +341,7 @@ class Experiment:
         heldout = evaluator.examples.size("heldout") * models
         test = evaluator.examples.size("test") * (2 + CONTROLS) if "test" in evaluator.examples.splits else 0
         return heldout + test
+
+
+def _nothing() -> None:
+    """Makes nothing."""

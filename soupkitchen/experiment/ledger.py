@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,11 +132,18 @@ class Ledger:
         """Notes that the soup is saved, and of what it is made."""
         self._add(event="saved", recipe=dict(recipe))
 
-    def finish(self, greater_is_better: bool, peak: Peak = UNKNOWN) -> None:
-        """Notes that all is done and how much memory it took, and writes the leaderboard."""
+    def finish(
+        self, greater_is_better: bool, peak: Peak = UNKNOWN, last: Callable[[], None] = lambda: None
+    ) -> None:
+        """Notes that all is done and how much memory it took, and writes the leaderboard.
+
+        Args:
+            last: makes what follows from all that happened: a run with a leaderboard counts as finished.
+        """
         told = {"event": "finish", "greater_is_better": greater_is_better}
         if self._journal.recall(**told) is None:
             self._add(**told, peak_device_gib=peak.device, peak_host_gib=peak.host)
+        last()
         if self.folder is not None:
             write_csv(self.folder / LEADERBOARD, leaderboard(self.events))
 
