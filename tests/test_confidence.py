@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command import own, soupkitchen
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from tiny import make_texts
@@ -264,13 +264,16 @@ def test_the_capital_is_that_of_the_formulas(seed: int, t: int, mean: float) -> 
 
 @given(st.integers(0, 2**20), st.booleans(), st.floats(0.001, 0.2))
 @settings(max_examples=25)
+@example(583, False, 0.125)
 def test_limits_fall_with_examples_and_rise_with_confidence(seed: int, sample: bool, error: float) -> None:
     random = np.random.default_rng(seed)
     x = random.normal(-0.3, 1, size=200)
     bounds = np.maximum(x, 0) + 0.1
     limits = [upper_limit(x[:t], bounds, error, sample) for t in range(5, 200, 15)]
     resolution = 0.002 * np.sqrt(np.mean(x**2)) * 8
-    assert all(later <= earlier + resolution for earlier, later in pairwise(limits))
+    # a limit far off, when next to nothing is known, is found to a thousandth of itself
+    steps = pairwise(limits)
+    assert all(later <= earlier + max(resolution, abs(earlier) / 1000) for earlier, later in steps)
     assert upper_limit(x[:140], bounds, error / 2, sample) >= upper_limit(x[:140], bounds, error, sample)
     for t in (50, 150):  # a mean is excluded if and only if the limit is no higher
         for mean in (-0.5, 0.0, 0.5):

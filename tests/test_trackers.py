@@ -294,8 +294,15 @@ def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
     soupkitchen(*words, "name=killed", cwd=tmp_path)
     expected = of_trajectory(folder)
     for name in ("tensorboard", "mlflow", "wandb"):
-        one = tracked(name, tmp_path / "results" if name == "tensorboard" else tmp_path)
-        assert {key: one.points[key] for key in expected} == expected, name
+        place, until = tmp_path / "results" if name == "tensorboard" else tmp_path, time.monotonic() + 60
+        one = tracked(name, place)
+        while not one.points.keys() >= expected.keys() and time.monotonic() < until:
+            time.sleep(1)  # a process of the client's own may still be writing on a busy machine
+            one = tracked(name, place)
+        # a kill between telling a step and noting that tells this one step again, as the docs say
+        once = {key: list(dict(one.points.get(key, ())).items()) for key in expected}
+        assert once == expected, name
+        assert all(len(one.points[key]) <= len(points) + 1 for key, points in expected.items()), name
         assert one.options["method._target_"] == "soupkitchen.merging.Linear"
         table = pd.read_csv(folder / "leaderboard.csv")
         assert str(table["ingredients"][0]) in one.table

@@ -621,12 +621,12 @@ def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
     code = (
-        "import soupkitchen.checkpoints.reader as r\n"
-        "tensors = r.Checkpoint.tensors\n"
-        "def fail(self):\n"
-        "    if self.name == 'c': raise OSError(5, 'Input/output error')\n"
-        "    return tensors(self)\n"
-        "r.Checkpoint.tensors = fail"
+        "import soupkitchen.soup.held as h\n"
+        "tensors = h.Reader.tensors\n"
+        "def fail(self, run):\n"
+        "    if run.name == 'c': raise OSError(5, 'Input/output error')\n"
+        "    return tensors(self, run)\n"
+        "h.Reader.tensors = fail"
     )
     result = run_with(code, words, tmp_path)
     assert result.returncode == 1
