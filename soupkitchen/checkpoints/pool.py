@@ -71,6 +71,14 @@ class Pool:
     def __getitem__(self, name: str) -> Checkpoint:
         return next(run for run in self.runs if run.name == name)
 
+    def by_its_names(self, model: Checkpoint) -> Checkpoint | None:
+        """A model with its tensors called as the runs' are; None where it has others than they."""
+        header = self.reference.header
+        names = aligned(model.header, header)
+        if names.keys() != header.keys():
+            return None
+        return replace(model, weights=View(model.weights, names))
+
 
 def find_pool(
     path: str | Sequence[str],

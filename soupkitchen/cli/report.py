@@ -6,13 +6,11 @@ python -m soupkitchen.report results
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable, say
-from soupkitchen.errors import JournalError, SoupkitchenError
+from soupkitchen.cli.folders import make_in_each
+from soupkitchen.errors import JournalError
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.records.report import write_report
 from soupkitchen.records.sweep_report import write_sweep_report
@@ -36,16 +34,4 @@ def make(folder: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the report of each folder that is named; exits with 1 where one cannot be made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m soupkitchen.report", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME, or results")
-    given = parser.parse_args(arguments)
-    plain_streams()
-    for folder in given.folder:
-        try:
-            for file in make(folder):
-                print(printable(str(file)))
-        except (SoupkitchenError, OSError) as error:
-            say(f"error: {error}")
-            sys.exit(1)
+    make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments)

@@ -8,13 +8,11 @@ may be edited, lost or damaged, and are made again as they were.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable, say
-from soupkitchen.errors import JournalError, SoupkitchenError
+from soupkitchen.cli.folders import make_in_each
+from soupkitchen.errors import JournalError
 from soupkitchen.records import leaderboard, trajectory, write_csv
 from soupkitchen.store import journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
@@ -43,16 +41,4 @@ def make(folder: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the tables of each folder that is named; exits with 1 where one cannot be made."""
-    parser = argparse.ArgumentParser(
-        prog="python -m soupkitchen.tables", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
-    given = parser.parse_args(arguments)
-    plain_streams()
-    for folder in given.folder:
-        try:
-            for file in make(folder):
-                print(printable(str(file)))
-        except (SoupkitchenError, OSError) as error:
-            say(f"error: {error}")
-            sys.exit(1)
+    make_in_each("tables", __doc__, "a run's folder, as results/NAME", make, arguments)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.ledger import Ledger
@@ -126,15 +125,10 @@ def _warn(file: Path, error: Exception) -> None:
 
 def _saved(soup: Path, pool: Pool) -> Checkpoint | None:
     """The soup by the runs' names of tensors; None where it has others, or is an adapter."""
-    header = pool.reference.header
-    try:
-        saved = Checkpoint.open(soup)
-    except CheckpointError:
-        return None
-    names = aligned(saved.header, header)
-    if names.keys() != header.keys():
-        return None
     name = _SOUP
     while name in {run.name for run in pool}:
         name += "'"
-    return Checkpoint(name, saved.path, saved.config, View(saved.weights, names))
+    try:
+        return pool.by_its_names(Checkpoint.open(soup, name))
+    except CheckpointError:
+        return None

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
-from soupkitchen.records.charts import short, trajectory_figure
+from soupkitchen.records.charts import known, short, trajectory_figure
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write, write_text
@@ -59,7 +59,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> str:
     kind = str(run.events[0].get("model_class", "AutoModel"))
     worth_showing = run.models["kind"].isin(["soup", "uniform"])
     chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
-    has_test = _has(run.soup[test])
+    has_test = known(run.soup[test])
     base = _base(pool)
     text = ModelCard.from_template(
         _data(run, kind, data, base, pool),
@@ -86,8 +86,8 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     return {
         "model": _plain(row["model"]),
         "heldout": short(row[heldout]),
-        "interval": " to ".join(bounds) if _has(row["ci_low"]) else "–",
-        "test": short(row[test]) if _has(row[test]) else "–",
+        "interval": " to ".join(bounds) if known(row["ci_low"]) else "–",
+        "test": short(row[test]) if known(row[test]) else "–",
     }
 
 
@@ -104,7 +104,7 @@ def _data(run: Run, kind: str, data: str, base: Checkpoint | None, pool: Pool) -
             metric_value=float(run.soup[column]),
         )
         for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
-        if _has(run.soup[column])
+        if known(run.soup[column])
     ]
     named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
     return ModelCardData(
@@ -200,7 +200,3 @@ def _coefficient(weight: Any) -> str:
 def _plain(text: Any) -> str:
     """A stranger's name in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(str(text)))
-
-
-def _has(value: Any) -> bool:
-    return value is not None and value == value

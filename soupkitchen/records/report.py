@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from soupkitchen.records import charts
 from soupkitchen.records.chance import by_chance
+from soupkitchen.records.charts import known as has_value
 from soupkitchen.records.charts import short
 from soupkitchen.records.page import Page, Section, Table, Text
 from soupkitchen.records.run import CONTRIBUTION, Run
@@ -72,7 +72,7 @@ def _sentences(run: Run) -> list[str]:
             f"The soup of {size} runs scores {scores} ({run.metric}, held-out); the best single run, "
             f"{name}, scores {best}."
         ]
-    if _has(run.soup[test]) and _has(run.best[test]):
+    if has_value(run.soup[test]) and has_value(run.best[test]):
         scores, best = (short(row[test]) for row in (run.soup, run.best))
         told.append(f"On test data, which decided nothing: {scores} against {best}.")
     else:
@@ -85,9 +85,9 @@ def _cards(run: Run) -> list[tuple[str, str]]:
         return []
     heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
     cards = [(short(run.soup[heldout]), f"{run.metric}, held-out")]
-    if _has(run.soup["ci_low"]):
+    if has_value(run.soup["ci_low"]):
         cards.append((f"{short(run.soup['ci_low'])} to {short(run.soup['ci_high'])}", "95 % interval"))
-    if _has(run.soup[test]):
+    if has_value(run.soup[test]):
         cards.append((short(run.soup[test]), f"{run.metric}, test"))
     cards.append((f"{run.soup['delta_vs_best_single']:+.4f}", "better than the best single run"))
     names = separated(run.soup["ingredients"])
@@ -129,7 +129,7 @@ def _tasks(run: Run) -> Section | None:
             f"{what} ({split})": float(row[f"{split}_{task}"])
             for split in ("heldout", "test")
             for what, row in (("soup", run.soup), ("best single run", run.best))
-            if _has(row.get(f"{split}_{task}"))
+            if has_value(row.get(f"{split}_{task}"))
         }
         figures.append(charts.bars_figure(task, bars))
     return Section("Task by task", [f"From above: {', '.join(columns)}."], figures)
@@ -168,7 +168,7 @@ def _chance(run: Run) -> Section | None:
         f"what was gained, {100 * chance.share:.1f} % of the time."
     ]
     bars = {"gained on held-out": gained, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
-    if _has(run.soup[test]) and _has(run.best[test]):
+    if has_value(run.soup[test]) and has_value(run.best[test]):
         bars["gained on test"] = run.sign * (float(run.soup[test]) - float(run.best[test]))
         said.append("Test data says what is left of it where nothing was chosen.")
     else:
@@ -239,7 +239,3 @@ def _environment(run: Run) -> Section:
     )
     texts = [Text(CONFIG, text)] if (text := run.text(CONFIG)) else []
     return Section("The environment", (), (), [Table("Packages", versions, "package", folded=True)], texts)
-
-
-def _has(value: Any) -> bool:
-    return value is not None and value == value

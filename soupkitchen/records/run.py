@@ -46,10 +46,6 @@ class Run:
     def sign(self) -> int:
         return 1 if self.events[0]["greater_is_better"] else -1
 
-    @property
-    def is_finished(self) -> bool:
-        return self.events[-1]["event"] == "finish"
-
     @cached_property
     def soup(self) -> Mapping[str, Any] | None:
         """The soup's row."""

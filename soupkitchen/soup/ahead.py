@@ -42,6 +42,7 @@ class Ahead(Reader):
         self._left = most
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._coming: dict[Checkpoint, deque[_Coming]] = {}
+        self._listed: dict[Checkpoint, tuple[list[str], dict[str, int]]] = {}
 
     def exact(self, run: Checkpoint, name: str) -> torch.Tensor:
         return self._read(run, name) if run.weights.is_in_files(name) else super().exact(run, name)
@@ -94,10 +95,6 @@ class Ahead(Reader):
             names = list(run.header)
             self._listed[run] = names, {name: place for place, name in enumerate(names)}
         return self._listed[run]
-
-    @cached_property
-    def _listed(self) -> dict[Checkpoint, tuple[list[str], dict[str, int]]]:
-        return {}
 
     def _fetched(self, run: Checkpoint, name: str) -> Callable[[], torch.Tensor]:
         """Reads a tensor; what it returns is to be called by whoever computes with it, on his own stream."""

@@ -12,7 +12,6 @@ import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.reader import Tensors
-from soupkitchen.checkpoints.views import View, aligned
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup.fold import Plans
@@ -107,10 +106,7 @@ class Mixer:
         tensors are made of it.
         """
         self._release()
-        header = self.pool.reference.header
-        names = aligned(saved.header, header)
-        if names.keys() == header.keys():
-            view = Checkpoint(saved.name, saved.path, saved.config, View(saved.weights, names))
+        if (view := self.pool.by_its_names(saved)) is not None:
             self._saved[recipe.digest] = view
             self.forget()
 

@@ -18,7 +18,7 @@ from soupkitchen.options import shown
 from soupkitchen.records import leaderboard
 from soupkitchen.records.trajectory import STEP
 from soupkitchen.store.files import remove_unfinished, write_text
-from soupkitchen.store.layout import CONFIG, LEADERBOARD, TRACKERS, TRAJECTORY
+from soupkitchen.store.layout import CONFIG, LEADERBOARD, RECIPE, REPORT, TRACKERS, TRAJECTORY
 from soupkitchen.store.settings import flat
 from soupkitchen.trackers.base import Client, OptionValue
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _CLIENTS = {"tensorboard": "TensorBoard", "wandb": "Wandb", "mlflow": "Mlflow", "trackio": "Trackio"}
 """By name, which is also that of its file, the class."""
-_FILES = (TRAJECTORY, LEADERBOARD, CONFIG, "report.html", "recipe.yaml")
+_FILES = (TRAJECTORY, LEADERBOARD, CONFIG, REPORT, RECIPE)
 """What is kept with the run, of what is there in the end."""
 
 

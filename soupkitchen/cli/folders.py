@@ -1,0 +1,40 @@
+"""What commands that make files in folders have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from soupkitchen.console import plain_streams, printable, say
+from soupkitchen.errors import SoupkitchenError
+
+
+def make_in_each(
+    command: str,
+    about: str | None,
+    folder: str,
+    make: Callable[[Path], Iterable[Path]],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Makes files in each folder that is named, and prints where they are; exits with 1 where that fails.
+
+    Args:
+        command: what the command is called, as "tables".
+        about: its documentation, whose first line `--help` has.
+        folder: what `--help` says of the folders.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
+    )
+    parser.add_argument("folder", nargs="+", type=Path, help=folder)
+    given = parser.parse_args(arguments)
+    plain_streams()
+    for place in given.folder:
+        try:
+            for file in make(place):
+                print(printable(str(file)))
+        except (SoupkitchenError, OSError) as error:
+            say(f"error: {error}")
+            sys.exit(1)
