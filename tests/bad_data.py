@@ -596,6 +596,6 @@ ROWS = [
     Bad(
         "a metric that there is not",
         ("task.metric.name=accurracy",),
-        ("task.metric.name=accurracy", "accuracy, bits_per_byte", "did you mean accuracy?"),
+        ("task.metric.name=accurracy", "accuracy, answer_exact", "did you mean accuracy?"),
     ),
 ]

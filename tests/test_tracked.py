@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +15,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
 
 @pytest.fixture
-def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A local store of MLflow's with an experiment, as the Trainer's callback fills it."""
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     experiment = mlflow.create_experiment("sweep", artifact_location=str(tmp_path / "artifacts"))
     client = mlflow.MlflowClient()
     for number, name in enumerate(("c", "a", "b", "nowhere", "failed")):
@@ -31,8 +27,7 @@ def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
             client.log_param(run, "output_dir", str(text_runs / name))
         client.log_metric(run, "eval_accuracy", 0.5 + number / 10)
         client.set_terminated(run, "FAILED" if name == "failed" else "FINISHED")
-    yield tmp_path
-    mlflow.set_tracking_uri(before)
+    return tmp_path
 
 
 def test_an_experiment_of_mlflows_is_a_pool(store: Path, caplog: pytest.LogCaptureFixture) -> None:
