@@ -471,7 +471,9 @@ def test_a_wrong_key_lists_the_right_ones(script: str) -> None:
 
 @pytest.mark.parametrize("name", ["rouge", "hub:accuracy", "no/such/metric"])
 def test_out_of_reach_of_the_hub_the_error_lists_what_works_offline(name: str) -> None:
-    with pytest.raises(MetricError, match=r"hub could not be reached.*accuracy, answer_exact, .*bits_per_byte"):
+    with pytest.raises(
+        MetricError, match=r"hub could not be reached.*accuracy, answer_exact, .*bits_per_byte"
+    ):
         metrics.load(name)
 
 
