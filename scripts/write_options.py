@@ -25,6 +25,7 @@ CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "options.md"
 GROUPS = {
     "pool": "The runs.",
+    "model": "What the runs are models of.",
     "task": 'What "good" means: data, columns, splits, metric.',
     "method": "How runs are merged.",
     "search": "Which soups are tried, and which stay.",
@@ -32,6 +33,7 @@ GROUPS = {
     "output": "How the soup is saved.",
     "runtime": "Device, memory, batches, workers, seed.",
     "executor": "Who scores candidates.",
+    "report": "What people look at.",
     "experiment": "Ready-made combinations and sweeps. They set options of the groups above.",
     "hydra/launcher": "Where jobs of a sweep run, beside Hydra's own, `joblib` and `submitit_slurm`.",
     "hydra/sweeper": "Who makes the jobs of a sweep, beside Hydra's own and `optuna`.",

@@ -41,13 +41,14 @@ def pool(
     checkpoints: Checkpoints | None = None,
     on_incompatible: OnIncompatible = "error",
     trust_scores: bool = False,
+    key: str | None = None,
     seed: int = 0,
     cache_dir: str = "~/.cache/soupkitchen",
 ) -> Pool:
     """The demo's pool, cooked if it is not there yet; or, given a `path`, the pool there.
 
     Args:
-        path, exclude, base, checkpoints, on_incompatible, trust_scores: as for `find_pool`.
+        path, exclude, base, checkpoints, on_incompatible, trust_scores, key: as for `find_pool`.
         seed: which texts are drawn, and what the runs' own seeds start from.
         cache_dir: where the demo keeps what it cooks.
 
@@ -64,6 +65,7 @@ def pool(
         checkpoints=checkpoints,
         on_incompatible=on_incompatible,
         trust_scores=trust_scores,
+        key=key,
     )
 
 

@@ -17,6 +17,7 @@ LAYERS = [
     {"store", "merging", "search"},
     {"checkpoints", "metrics", "console"},
     {"soup", "tasks", "records", "demo", "methods"},
+    {"models"},
     {"evaluation"},
     {"executors", "output", "trackers"},
     {"experiment"},

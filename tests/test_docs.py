@@ -59,7 +59,9 @@ def leaves(tree: dict[str, Any], above: str) -> Iterator[str]:
             yield f"{above}.{name}"
 
 
-@pytest.mark.parametrize("group", ["pool", "task", "method", "search", "evaluation", "output", "runtime"])
+@pytest.mark.parametrize(
+    "group", ["pool", "task", "method", "search", "evaluation", "output", "runtime", "model", "report"]
+)
 def test_every_option_has_a_row(group: str) -> None:
     page = (ROOT / "docs" / "options.md").read_text()
     for name in presets.names(group):

@@ -27,7 +27,7 @@ from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.names import parameter_names
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import LiveModel
-from soupkitchen.evaluation.loading import load_model
+from soupkitchen.models.auto import load_model
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -115,7 +115,7 @@ def test_a_saved_model_has_the_files_tensors_again(family: str, tmp_path: Path) 
     first, second = make(family, tmp_path / "first", 0), make(family, tmp_path / "second", 1)
     live = LiveModel(first, model_class, CPU)
     live.fill(second.tensors())
-    live.save(tmp_path / "saved")
+    live.save(tmp_path / "saved", first)
     saved, expected = (load_file(f / "model.safetensors") for f in (tmp_path / "saved", second.path))
     assert saved.keys() == expected.keys()
     assert all(torch.equal(saved[name], expected[name]) for name in expected)
@@ -200,7 +200,7 @@ def test_a_model_that_has_other_values_than_its_files_is_not_filled_in_place(
             )  # as of a row that transformers initialises anew
         return model
 
-    monkeypatch.setattr("soupkitchen.evaluation.live.load_model", changed)
+    monkeypatch.setattr("soupkitchen.models.auto.load_model", changed)
     assert not LiveModel(run, FAMILIES[family][0], CPU).in_place
 
 
@@ -217,7 +217,7 @@ def test_names_that_loading_exchanges_are_followed(tmp_path: Path, monkeypatch: 
 
     traced = {name: exchanged.get(name, name) for name in run.header}
     monkeypatch.setattr(names, "_trace", lambda *_: (traced, []))
-    monkeypatch.setattr("soupkitchen.evaluation.live.load_model", load)
+    monkeypatch.setattr("soupkitchen.models.auto.load_model", load)
     live = LiveModel(run, AutoModelForCausalLM, CPU)
     live.fill((name, tensor + 1) for name, tensor in run.tensors())
     assert torch.equal(live.model.get_parameter(one), run.tensor(other) + 1)

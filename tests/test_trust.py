@@ -543,7 +543,7 @@ def test_output_dtype_leaves_what_transformers_keeps_in_float32(tmp_path: Path) 
 
 def test_there_are_never_two_models(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     code = (
-        "import gc, soupkitchen.evaluation.live as l\n"
+        "import gc, soupkitchen.models.auto as l\n"
         "from transformers import PreTrainedModel\n"
         "load = l.load_model\n"
         "def counted(*more):\n"

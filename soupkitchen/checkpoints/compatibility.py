@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import xxhash
 
-from soupkitchen.checkpoints.configuration import named_dtypes
+from soupkitchen.checkpoints.configuration import CONFIG_NAME, named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.names import float32_tensors
 from soupkitchen.checkpoints.parameters import tied_names
@@ -90,6 +90,9 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Pro
 
 def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
     """What rules a run out whatever its tensors are called."""
+    if bool(run.config) != bool(reference.config):
+        without = run if reference.config else reference
+        return [f"{without.path} is not a checkpoint such as the others: it has no {CONFIG_NAME}"]
     ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
     if ours != theirs:
         return [f"its model_type is {ours!r}, not {theirs!r}"]

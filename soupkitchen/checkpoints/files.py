@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,6 +141,7 @@ class WeightFiles(Weights):
         self._header = header
         self.files = files
         self._stamps = stamps
+        self._part, self._handle = "", _handle
         self._found: Findings | None = None
 
     @classmethod
@@ -153,10 +154,10 @@ class WeightFiles(Weights):
         files: dict[Path, tuple[str, ...]] = {}
         header: dict[str, TensorInfo] = {}
         index = _index(folder, stem)
-        stamps = {index: _stamp(index)} if index else {}
+        stamps = {index: stamp(index)} if index else {}
         for file in _shards(index) if index else [_single(folder, stem)]:
-            stamps[file] = _stamp(file)
-            infos = _read_header(file)
+            stamps[file] = stamp(file)
+            infos = read_header(file)
             if twice := header.keys() & infos.keys():
                 raise CheckpointError(f"{file}: the tensor {min(twice)!r} is in another shard too")
             header |= infos
@@ -182,7 +183,7 @@ class WeightFiles(Weights):
         return self._findings().not_finite
 
     def changed_files(self) -> list[Path]:
-        return [file for file, stamp in self._stamps.items() if _stamp(file) != stamp]
+        return [file for file, before in self._stamps.items() if stamp(file) != before]
 
     def _findings(self) -> Findings:
         """What takes a look at every byte, now or before.
@@ -191,7 +192,9 @@ class WeightFiles(Weights):
         """
         if self._found is None:
             # of files that are others by now, the header is still that of before
-            self._found = self._read() if self.changed_files() else findings(self.files, self._read)
+            self._found = (
+                self._read() if self.changed_files() else findings(self.files, self._read, self._part)
+            )
         return self._found
 
     def _read(self) -> Findings:
@@ -212,11 +215,11 @@ class WeightFiles(Weights):
 
     def _blocks(self, name: str, raw: RawFiles) -> Iterator[Block]:
         file = self._file_of[name]
-        return blocks_of(self.tensor(name)) if file.suffix == _PICKLE else raw.blocks(file, name)
+        return raw.blocks(file, name) if file.suffix == _SAFE else blocks_of(self.tensor(name))
 
     @property
     def names_twins(self) -> bool:
-        return any(file.suffix == _PICKLE for file in self.files)
+        return any(file.suffix != _SAFE for file in self.files)
 
     @cached_property
     def _file_of(self) -> dict[str, Path]:
@@ -224,10 +227,11 @@ class WeightFiles(Weights):
 
     @cached_property
     def _opened(self) -> _Opened:
-        return _Opened()
+        return _Opened(self._handle)
 
 
-def _stamp(file: Path) -> Stamp:
+def stamp(file: Path) -> Stamp:
+    """What tells a file from another that takes its place."""
     try:
         told = file.stat()
     except OSError:
@@ -298,7 +302,12 @@ def _check_index(index: Path, files: Mapping[Path, tuple[str, ...]]) -> None:
             )
 
 
-def _read_header(file: Path) -> dict[str, TensorInfo]:
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """What the tensors in a file are, by name.
+
+    Raises:
+        CheckpointError: where it cannot be read.
+    """
     if file.suffix == _PICKLE:
         tensors = load_pickle(file)
         return {
@@ -326,21 +335,23 @@ class _Opened:
     _MOST = 32 << 20
     """Bytes of tensors handed out before the file is opened anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, opener: Callable[[Path], Any]) -> None:
+        """`opener` gives what gives the tensors of a file by name."""
+        self._opener = opener
         self._file: Path | None = None
         self._handle: Any = None
         self._bytes = 0
         self._lock = Lock()  # what is read ahead is read by another thread
 
-    def __reduce__(self) -> tuple[type[_Opened], tuple[()]]:
+    def __reduce__(self) -> tuple[type[_Opened], tuple[Callable[[Path], Any]]]:
         """In another process files are opened there."""
-        return _Opened, ()
+        return _Opened, (self._opener,)
 
     def tensor(self, file: Path, name: str) -> torch.Tensor:
         with self._lock:
             if file != self._file or self._bytes > self._MOST:
                 self._handle = None
-                self._handle = _handle(file)
+                self._handle = self._opener(file)
                 self._file, self._bytes = file, 0
             tensor: torch.Tensor = self._handle(name)
             self._bytes += tensor.nbytes

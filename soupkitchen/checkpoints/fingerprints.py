@@ -52,18 +52,22 @@ class Findings(NamedTuple):
     not_finite: Mapping[str, int]
 
 
-def findings(files: Iterable[Path], read: Callable[[], Findings]) -> Findings:
-    """What `read` finds in `files`: by reading them, or by what it found before in the same ones."""
+def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = "") -> Findings:
+    """What `read` finds in `files`: by reading them, or by what it found before in the same ones.
+
+    Args:
+        part: which part of the files' content, where it is not all of it.
+    """
     files, now = list(files), time.time_ns()
     stamps = _stamps(files)
     if not stamps:
         return read()
-    if (known := _known(stamps)) is not None:
+    if (known := _known(stamps, part)) is not None:
         return known
     found = read()
     settled = max(max(stamp[-2:]) for stamp in stamps) <= now - _SETTLED_SECONDS * 10**9
     if settled and _stamps(files) == stamps:
-        _keep(stamps, found)
+        _keep(stamps, part, found)
     return found
 
 
@@ -84,9 +88,9 @@ def _stamps(files: Iterable[Path]) -> list[_Stamp]:
     return sorted(stamps)
 
 
-def _known(stamps: list[_Stamp]) -> Findings | None:
+def _known(stamps: list[_Stamp], part: str) -> Findings | None:
     try:
-        kept = json.loads(_entry(stamps).read_bytes())
+        kept = json.loads(_entry(stamps, part).read_bytes())
         checksum = kept.pop("checksum")
         if checksum == digest(kept) and kept["format"] == _FORMAT:
             if kept["files"] == [list(stamp) for stamp in stamps]:
@@ -100,18 +104,18 @@ def _known(stamps: list[_Stamp]) -> Findings | None:
         return None
 
 
-def _keep(stamps: list[_Stamp], found: Findings) -> None:
+def _keep(stamps: list[_Stamp], part: str, found: Findings) -> None:
     kept: dict[str, Any] = {"format": _FORMAT, "files": stamps, **found._asdict()}
     try:
-        entry = _entry(stamps)
+        entry = _entry(stamps, part)
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_text(entry, json.dumps(kept | {"checksum": digest(kept)}))
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         _warn(str(error))
 
 
-def _entry(stamps: list[_Stamp]) -> Path:
-    paths = "\0".join(stamp[0] for stamp in stamps)
+def _entry(stamps: list[_Stamp], part: str) -> Path:
+    paths = "\0".join([*(stamp[0] for stamp in stamps), *([part] if part else [])])
     folder = Path(os.environ.get("SOUPKITCHEN_CACHE") or "~/.cache/soupkitchen").expanduser()
     return folder / "fingerprints" / f"{xxhash.xxh3_128(os.fsencode(paths)).hexdigest()}.json"
 

@@ -105,8 +105,13 @@ def _is_apart(folder: Path) -> bool:
     return config.exists() and "model_type" in read_json(config)
 
 
+def is_of_training(file: Path) -> bool:
+    """Whether the file is one that training resumes from, by its name."""
+    return _TRAINING.fullmatch(file.name) is not None
+
+
 def _is_known(file: Path) -> bool:
     """Whether the file besides a model's holds nothing that belongs to it."""
-    if _TRAINING.fullmatch(file.name):
+    if is_of_training(file):
         return True
     return file.suffix != ".safetensors" and not holds_tensors(file)

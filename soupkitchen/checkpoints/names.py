@@ -58,7 +58,7 @@ class NameMap:
         Raises:
             CheckpointError: where `run` has tensors of a shape that the model has no place for.
         """
-        shapes, layout = _shapes(run.header), _layout(model)
+        shapes, layout = shapes_of(run.header), layout_of(model)
         same = {name: name for name in shapes} if shapes.keys() <= layout.keys() else None
         if same and _fills(same, shapes, layout) and _holds(model, same, run):
             return cls(type(model), shapes, layout, same, in_place=True)
@@ -75,7 +75,9 @@ class NameMap:
     def is_for(self, run: Checkpoint, model: Any) -> bool:
         """Whether it is that of `model` and the files of `run` too: names, shapes and ties are the same."""
         return (
-            type(model) is self.kind and _shapes(run.header) == self.shapes and _layout(model) == self.layout
+            type(model) is self.kind
+            and shapes_of(run.header) == self.shapes
+            and layout_of(model) == self.layout
         )
 
     def slots(self, model: Any) -> Slots | None:
@@ -174,16 +176,23 @@ def _quiet() -> Iterator[None]:
             told.enable_progress_bar()
 
 
-def _shapes(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+def shapes_of(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the files' tensors."""
     return {name: info.shape for name, info in header.items()}
 
 
-def _layout(model: Any) -> Layout:
+def layout_of(model: Any) -> Layout:
+    """How a model's parameters and buffers lie in memory."""
     first: dict[tuple[torch.device, int], str] = {}
     return {
         name: (tuple(x.shape), first.setdefault((x.device, x.data_ptr()), name))
         for name, x in model.state_dict().items()
     }
+
+
+def first_names(model: Any) -> dict[str, str]:
+    """For each name in a model's state dict the first name of the same memory."""
+    return {name: first if 0 not in shape else name for name, (shape, first) in layout_of(model).items()}
 
 
 def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+
 
 def tied_names(folder: Path) -> Mapping[str, str]:
     """For the model whose `config.json` is in `folder`: which parameters are others by another name."""
@@ -42,6 +44,8 @@ def architecture(folder: Path) -> Any:
     Code that comes with a model is not run here, whatever the user trusts: a model of such code is none of
     transformers', and is not asked about. Said outright, transformers does not ask the user either.
     """
+    if not (folder / CONFIG_NAME).is_file():
+        return None
     import transformers
 
     try:

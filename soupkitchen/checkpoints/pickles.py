@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
+from importlib import import_module
+from pathlib import Path, PosixPath, PurePosixPath
+from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 
 from soupkitchen.checkpoints.strangers import open_regular
@@ -23,10 +27,42 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files began before PyTorch 1.6."""
 _SHARED = 8
 """How often the same bytes may be tensors: tied weights have a few names."""
+_SCALAR = import_module("numpy._core.multiarray").scalar
+_NUMBERS = [
+    _SCALAR,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float16", "float32", "float64")},
+]
+_HARMLESS: list[Any] = [
+    *(Namespace, PosixPath, PurePosixPath),
+    *_NUMBERS,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+]
+"""Classes without any code that making one of them runs."""
+_one_at_a_time = Lock()
+"""torch has one list of such classes for all threads."""
 
 
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a PyTorch file, memory-mapped where its format allows it.
+
+    Raises:
+        CheckpointError: where there is anything else in it. Nothing of that is run.
+    """
+    content = load_anything(file)
+    tensors = isinstance(content, Mapping) and all(
+        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
+    )
+    if not tensors:
+        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
+    return plain_tensors(file, content)
+
+
+def load_anything(file: Path) -> Any:
+    """What a PyTorch file holds, as far as it is tensors, numbers, texts, and collections of these.
+
+    Options of a command line (`argparse.Namespace`), paths and numpy's numbers, as trainers leave them beside
+    a model, are plain data, too.
 
     Raises:
         CheckpointError: where there is anything else in it. Nothing of that is run.
@@ -36,12 +72,13 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
     try:
         if mapped:
             _check_stored(file)
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with _one_at_a_time, torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
             "Where you trust it, load it with transformers and save it again with save_pretrained, which "
-            "writes safetensors."
+            "writes safetensors; or save its state dict alone with torch.save."
         ) from error
     except CheckpointError:
         raise
@@ -50,12 +87,6 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
         ) from error
-    tensors = isinstance(content, Mapping) and all(
-        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
-    )
-    if not tensors:
-        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
-    return _plain(file, content)
 
 
 def holds_tensors(file: Path) -> bool:
@@ -78,7 +109,12 @@ def _check_stored(file: Path) -> None:
         )
 
 
-def _plain(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict `content` of `file`.
+
+    Raises:
+        CheckpointError: for a tensor that is none, or claims more than is stored.
+    """
     stored: dict[int, int] = {}
     claimed = 0
     for name, tensor in content.items():

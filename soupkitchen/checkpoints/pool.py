@@ -88,14 +88,15 @@ def find_pool(
     checkpoints: Checkpoints | None = None,
     on_incompatible: OnIncompatible = "error",
     trust_scores: bool = False,
+    key: str | None = None,
 ) -> Pool:
     """Opens and checks the runs that `path` names.
 
     Args:
-        path: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs (columns `path`,
-            and optionally `name`, `weight` and scores by metric), a YAML of mergekit's, a hub name as
-            ``org/name@revision``, or a list of those. Each item's runs are sorted by path, those of a
-            list file keep its order.
+        path: a folder of runs, a glob of folders or of files with state dicts, a ``.csv`` or ``.jsonl``
+            list of runs (columns `path`, and optionally `name`, `weight` and scores by metric), a YAML of
+            mergekit's, a hub name as ``org/name@revision``, or a list of those. Each item's runs are sorted
+            by path, those of a list file keep its order.
         exclude: names of runs to leave out, or one; globs are allowed.
         base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
             that the runs' configurations name, if all name the same.
@@ -105,6 +106,7 @@ def find_pool(
         on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves
             that run out.
         trust_scores: rank by the scores that the list of runs gives, and don't score every run.
+        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module".
 
     Raises:
         CheckpointError: where there are fewer than two runs.
@@ -116,7 +118,7 @@ def find_pool(
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
-    pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip")
+    pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip", key=key)
     options = {
         "_target_": "soupkitchen.checkpoints.find_pool",
         "path": str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
@@ -125,6 +127,7 @@ def find_pool(
         "checkpoints": checkpoints,
         "on_incompatible": on_incompatible,
         "trust_scores": trust_scores,
+        "key": key,
     }
     return replace(pool, trust_scores=trust_scores, options=options)
 
@@ -134,6 +137,7 @@ def pool_of(
     base: str | None = None,
     *,
     skip: bool = False,
+    key: str | None = None,
     like: str | None = None,
     least: int = 2,
 ) -> Pool:
@@ -142,6 +146,7 @@ def pool_of(
     Args:
         base: as for `find_pool`.
         skip: whether runs that cannot be merged are left out, and no error.
+        key: of runs that are files, which of several state dicts in each.
         like: the run that says what the model is; None for the first of those that most are like.
         least: how many have to be left.
 
@@ -150,8 +155,8 @@ def pool_of(
         IncompatibleError: where some cannot be read or merged.
     """
     problems: list[Problem] = []
-    base_run = _base(sources, base, problems)
-    opened = _opened(sources, base_run, problems)
+    base_run = _base(sources, base, key, problems)
+    opened = _opened(sources, base_run, key, problems)
     with ThreadPoolExecutor(_READERS) as readers:
         strange = [problem for found in readers.map(_wrong_with, opened) for problem in found]
     problems += strange
@@ -197,20 +202,22 @@ def pool_of(
 
 
 def _opened(
-    sources: Mapping[str, Source], base: Checkpoint | None, problems: list[Problem]
+    sources: Mapping[str, Source], base: Checkpoint | None, key: str | None, problems: list[Problem]
 ) -> list[Checkpoint]:
     """The runs that can be opened; what cannot joins the `problems`."""
     runs = []
     for name, source in sources.items():
         if any(problem.run == name for problem in problems):
             continue
-        run = _look(name, problems, partial(_open, source.folder, name, base))
+        run = _look(name, problems, partial(_open, source.folder, name, base, key))
         runs += [run] if run is not None else []
     return runs
 
 
-def _open(folder: Path, name: str, base: Checkpoint | None) -> Checkpoint | None:
-    """The run in `folder`; None for an adapter without a base, which is a problem already."""
+def _open(folder: Path, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
+    """The run in that folder or file; None for an adapter without a base, which is a problem already."""
+    if folder.is_file():
+        return Checkpoint.open(folder, name, key)
     if not is_adapter(folder):
         run = Checkpoint.open(folder, name)
         own = run.weights
@@ -249,11 +256,13 @@ def _look(run: str, problems: list[Problem], at: Callable[[], T]) -> T | None:
     return None
 
 
-def _base(sources: Mapping[str, Source], given: str | None, problems: list[Problem]) -> Checkpoint | None:
+def _base(
+    sources: Mapping[str, Source], given: str | None, key: str | None, problems: list[Problem]
+) -> Checkpoint | None:
     """The base model: given, named by the adapters, or by all runs alike."""
     adapters = {name: source.folder for name, source in sources.items() if is_adapter(source.folder)}
     if given is not None:
-        base = _open_base(resolve(given), f"pool.base={given}")
+        base = _open_base(resolve(given), f"pool.base={given}", key)
         for name, folder in adapters.items():
             if what := _another_base(folder, base):
                 problems.append(Problem(name, what))
@@ -284,9 +293,9 @@ def _base(sources: Mapping[str, Source], given: str | None, problems: list[Probl
         return None
 
 
-def _open_base(folder: Path, told: str) -> Checkpoint:
+def _open_base(folder: Path, told: str, key: str | None = None) -> Checkpoint:
     problems: list[Problem] = []
-    base = _look("base", problems, partial(Checkpoint.open, folder, "base"))
+    base = _look("base", problems, partial(Checkpoint.open, folder, "base", key))
     if is_adapter(folder):
         raise CheckpointError(f"{told}: {folder} is an adapter itself, and a base has to be a whole model")
     if base is None:

@@ -1,11 +1,13 @@
 """One fine-tuned run on disk, opened and not yet read.
 
 A run is a folder as ``save_pretrained``, the Trainer or peft leaves it: a model with
-`config.json` and its weights, or a LoRA adapter with `adapter_config.json`.
+`config.json` and its weights, or a LoRA adapter with `adapter_config.json`. Or it is a file
+with a state dict, of which a function of the user's knows the model.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +18,7 @@ import torch
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, check_sizes, read_config
 from soupkitchen.checkpoints.files import TensorInfo, Tensors, WeightFiles, Weights, has_weights
+from soupkitchen.checkpoints.state_dicts import StateDict, stem_of, without_prefixes
 from soupkitchen.checkpoints.strangers import check_folder, code_files
 from soupkitchen.errors import CheckpointError
 
@@ -28,10 +31,11 @@ class Checkpoint:
 
     Attributes:
         name: what the run is called in tables, unique in its pool.
-        path: its folder.
-        config: its model's `config.json`.
+        path: its folder, or its file.
+        config: its model's `config.json`; empty where there is none.
         weights: its tensors; of an adapter, those of the model that it makes.
         adapted: of an adapter, the model that it was trained on.
+        key: of a file, where in it the state dict is.
     """
 
     name: str
@@ -39,17 +43,27 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
     weights: Weights = field(repr=False)
     adapted: Checkpoint | None = None
+    key: str = ""
 
     @classmethod
-    def open(cls, path: str | Path, name: str | None = None) -> Checkpoint:
-        """Reads the headers of the model in folder `path`.
+    def open(cls, path: str | Path, name: str | None = None, key: str | None = None) -> Checkpoint:
+        """Reads the headers of the model in the folder, or file, `path`.
+
+        A folder of weights alone, without a `config.json`, will do.
+
+        Args:
+            key: of a file, which of several state dicts in it.
 
         Raises:
             CheckpointError: where it is no checkpoint, or a broken one.
         """
         path = Path(path)
+        if path.is_file():
+            weights = StateDict(path, key)
+            return cls(name or stem_of(path), path, {}, without_prefixes(weights), key=weights.key)
         check_folder(path)
-        config = read_config(path)
+        bare = has_weights(path) and not os.path.lexists(path / CONFIG_NAME)
+        config = {} if bare else read_config(path)
         if not has_weights(path) and (checkpoints := sorted(path.glob("checkpoint-*"))):
             raise CheckpointError(
                 f"{path} holds no model itself, only {len(checkpoints)} intermediate checkpoints; "
@@ -57,9 +71,9 @@ class Checkpoint:
             )
         if config.get("auto_map"):
             code_files(path)
-        weights = WeightFiles.open(path)
-        check_sizes(path / CONFIG_NAME, config, [info.shape for info in weights.header.values()])
-        return cls(name or path.name, path, config, weights)
+        files = WeightFiles.open(path)
+        check_sizes(path / CONFIG_NAME, config, [info.shape for info in files.header.values()])
+        return cls(name or path.name, path, config, files)
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:

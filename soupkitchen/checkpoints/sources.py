@@ -18,6 +18,8 @@ from soupkitchen.checkpoints import mergekit, tracked
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.leftovers import is_of_training
+from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, ConfigError
 
@@ -35,8 +37,8 @@ class Source:
     """A run that is named somewhere and not yet opened.
 
     Attributes:
-        folder: where it is.
-        name: what it is called where it was named; None for its folder's name.
+        folder: where it is; of a run that is one file, that file.
+        name: what it is called where it was named; None for its folder's or its file's name.
         weight: what a list says of its weight; None where it says nothing.
         scores: what a list says of its scores, by column.
     """
@@ -88,13 +90,13 @@ def find(
         raise CheckpointError(
             f"pool.path={_shown(patterns)} gives {len(kept)} run{'s' * (len(kept) != 1)}{left_out}; "
             "a soup needs at least two. A run is a folder with config.json and model.safetensors, or with "
-            "adapter_config.json and adapter_model.safetensors."
+            "adapter_config.json and adapter_model.safetensors, or a file with a state dict."
         )
     return kept
 
 
 def resolve(name: str, ask_hub: bool = True) -> Path:
-    """The folder called `name`: a local one, or a snapshot of ``org/name@revision`` on the hub.
+    """The folder, or file with a state dict, called `name`; or a snapshot of the hub's ``org/name@revision``.
 
     Args:
         ask_hub: whether it may be downloaded, as what the user named; what a file names is only
@@ -105,7 +107,7 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
     """
     try:
         folder = Path(name).expanduser()
-        if folder.is_dir():
+        if folder.is_dir() or is_state_dict(folder):
             return folder
     except (OSError, ValueError, RuntimeError):  # a name that is none
         pass
@@ -134,20 +136,23 @@ def _named_by(pattern: str) -> Iterator[Source]:
         return
     there = file.exists()  # a name as it stands comes before what it may mean
     matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
-    folders = [match for match in matches if match.is_dir()]
+    folders = [match for match in matches if match.is_dir() or is_state_dict(match)]
     if not folders and _HUB_NAME.fullmatch(pattern):
         yield Source(_snapshot(pattern), name=pattern)
         return
     if not folders:
         if matches:
             raise CheckpointError(
-                f"{matches[0]} is no run: name its folder, or a list of runs as .csv or .jsonl"
+                f"{matches[0]} is no run: name its folder, a file with a state dict "
+                f"({', '.join(SUFFIXES)}), or a list of runs as .csv or .jsonl"
             )
         raise CheckpointError(
             f"pool.path={pattern!r} names no folder (the working directory is {Path.cwd()})"
         )
     if len(folders) == 1 and not _is_run(folders[0]):
-        folders = sorted(folder for folder in folders[0].iterdir() if folder.is_dir() and _is_run(folder))
+        inside = sorted(folders[0].iterdir())
+        folders = [entry for entry in inside if entry.is_dir() and _is_run(entry)]
+        folders = folders or [entry for entry in inside if is_state_dict(entry) and not is_of_training(entry)]
     for folder in folders:
         yield Source(folder)
 
@@ -198,7 +203,7 @@ def _listed(file: Path) -> Iterator[Source]:
         scores = {column: float(row[column]) for column in numbers if column != "weight"}
         name = row.get("name")
         yield Source(
-            folder if folder.is_dir() else resolve(path),
+            folder if folder.is_dir() or is_state_dict(folder) else resolve(path),
             str(name) if name is not None and not pd.isna(name) else None,
             None if weight is None or pd.isna(weight) else float(weight),
             {column: score for column, score in scores.items() if not pd.isna(score)},
@@ -206,9 +211,11 @@ def _listed(file: Path) -> Iterator[Source]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one."""
+    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one; a file is one."""
     if folder.name.startswith("."):
         return False
+    if folder.is_file():
+        return True
     return (
         (folder / CONFIG_NAME).exists()
         or is_adapter(folder)
@@ -284,11 +291,20 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
     """The names given, or the folders' own, where these differ, else their paths below the common parent."""
-    short = [source.name or source.folder.name or source.folder.resolve().name for source in sources]
+    short = [source.name or _own_name(source.folder) or source.folder.resolve().name for source in sources]
     if len(set(short)) == len(short):
         return short
     parent = os.path.commonpath([source.folder.resolve() for source in sources])
-    return [source.folder.resolve().relative_to(parent).as_posix() for source in sources]
+    paths = [source.folder.resolve().relative_to(parent) for source in sources]
+    return [
+        path.with_name(_own_name(source.folder)).as_posix()
+        for path, source in zip(paths, sources, strict=True)
+    ]
+
+
+def _own_name(path: Path) -> str:
+    """The folder's name, or that of a file without what says its format."""
+    return stem_of(path) if path.is_file() else path.name
 
 
 def _shown(patterns: Sequence[str]) -> str:

@@ -28,6 +28,11 @@ class View(Weights):
         self._names = dict(sorted(names.items()))
         self._rows = dict(rows or {})
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The name there by the name here."""
+        return self._names
+
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:
         return {name: self._of.header[inner] for name, inner in self._names.items()}

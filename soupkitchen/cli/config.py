@@ -24,7 +24,7 @@ from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
 CONF = resources.folder("conf")
 
-PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "task", "pool")
+PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "model", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
@@ -92,8 +92,12 @@ def _experiment(name: str) -> DictConfig:
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
-    """The command line with `method.coefficients` as what it is otherwise called: `method.weights`."""
-    return [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
+    """The command line as our options are called.
+
+    `method.coefficients` is `method.weights`, and what `model.build` is called with needs no plus sign.
+    """
+    words = [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
+    return [re.sub(r"^(?=model\.options\.)", "++", word) for word in words]
 
 
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:

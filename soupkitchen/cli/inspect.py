@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
+from soupkitchen.checkpoints.state_dicts import SUFFIXES
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.console import Printable, plain_streams, printable, say
 from soupkitchen.errors import CheckpointError, SoupkitchenError
@@ -79,7 +80,8 @@ def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
 def _about(run: Checkpoint, pool: Pool) -> dict[str, object]:
     infos = [info for info in run.header.values() if info.torch_dtype is not None]
     dtypes = sorted({info.dtype for info in infos if info.is_floating_point})
-    files = [file for file in run.path.iterdir() if file.suffix in (".safetensors", ".bin")]
+    inside = [run.path] if run.path.is_file() else run.path.iterdir()
+    files = [file for file in inside if file.is_file() and file.name.endswith(SUFFIXES)]
     architectures = run.config.get("architectures") or [run.config.get("model_type", "?")]
     return {
         "run": run.name,
@@ -107,10 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m soupkitchen.inspect", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("pool", nargs="+", help="a folder of runs, a glob, a .csv or .jsonl, a hub name")
+    parser.add_argument("pool", nargs="+", help="a folder of runs, a glob, a list of runs, a hub name")
     parser.add_argument("--base", help="the model that the runs were fine-tuned from")
     parser.add_argument("--exclude", nargs="*", default=[], help="names of runs to leave out")
     parser.add_argument("--checkpoints", choices=["best", "last", "all"], help="of a Trainer's folders")
+    parser.add_argument("--key", help="of files with several state dicts, which of them")
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     given = parser.parse_args(arguments)
     plain_streams()
@@ -119,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         pool = find_pool(
-            given.pool, given.exclude, given.base, checkpoints=given.checkpoints, on_incompatible="skip"
+            given.pool,
+            given.exclude,
+            given.base,
+            checkpoints=given.checkpoints,
+            on_incompatible="skip",
+            key=given.key,
         )
         table = inspect(pool)
     except SoupkitchenError as error:

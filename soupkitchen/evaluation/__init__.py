@@ -5,7 +5,6 @@ from soupkitchen.evaluation.bar import Bar
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.identity import Identity
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.evaluation.loading import Loading
 from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
@@ -28,7 +27,6 @@ __all__ = [
     "Evaluator",
     "Identity",
     "LiveModel",
-    "Loading",
     "Part",
     "Runtime",
     "Splits",

@@ -68,8 +68,10 @@ class Identity:
         check_unchanged(recipe, self._pool)
 
     def model(self) -> str:
-        """A digest of the model's configuration."""
-        return model(self._evaluator.live.model)
+        """A digest of the model's configuration, or of what makes it."""
+        live = self._evaluator.live
+        own = live.maker.identity()
+        return digest(model(live.model), own) if own else model(live.model)
 
     def examples(self, split: str) -> str:
         """A digest of the split's examples, as the model takes them."""

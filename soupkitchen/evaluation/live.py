@@ -1,9 +1,10 @@
 """The one model in memory, whose weights are written in place for every candidate.
 
-The model is built once, by transformers, from the pool's first run. Everything else works in the names
-that tensors have in files; `checkpoints/names.py` finds the way from each of these to its parameter, and
-it is kept for all that is loaded later. Where a parameter is made of several file tensors, there is no
-writing in place: the model is filled through transformers' own loading, slower, and the log says so.
+The model is built once, by transformers or what else makes it, from the pool's first run. Everything else
+works in the names that tensors have in files; `checkpoints/names.py` finds the way from each of these to its
+parameter, and it is kept for all that is loaded later. Where a parameter is made of several file tensors,
+there is no writing in place: the model is filled through transformers' own loading, slower, and the log says
+so.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ import torch
 import xxhash
 from accelerate.utils.memory import clear_device_cache
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints.content import blocks_of
 from soupkitchen.checkpoints.names import NameMap, Slots
 from soupkitchen.checkpoints.parameters import kept_in_float32
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError
-from soupkitchen.evaluation.loading import Loading, load_model
+from soupkitchen.models import Loading, Maker, Transformers
 
 log = logging.getLogger(__name__)
 
 
 class LiveModel:
-    """A transformers model that is filled from (file name, tensor) pairs.
+    """A model that is filled from (file name, tensor) pairs.
 
     Attributes:
         model: the model, in evaluation mode, on its device.
+        maker: what made it.
         in_place: whether filling writes straight into the parameters.
     """
 
     def __init__(
-        self, run: Checkpoint, model_class: Any, device: torch.device, loading: Loading | None = None
+        self, run: Checkpoint, maker: Maker | type, device: torch.device, loading: Loading | None = None
     ) -> None:
-        """Builds the architecture of `run`, as ``model_class.from_pretrained`` does.
+        """Has `maker`, or a class of transformers, make the model of `run`.
 
         Its weights are those of the run or, of an adapter, still those of its base.
 
@@ -51,7 +52,8 @@ class LiveModel:
                 that the model has no place for.
             ConfigError: where the model does not fit where it is to be spread.
         """
-        self._model_class, self._device, self._loading = model_class, device, loading or Loading()
+        self.maker: Maker = Transformers(maker) if isinstance(maker, type) else maker
+        self._device, self._loading = device, loading or Loading()
         self._names: NameMap | None = None
         self._slots: Slots | None = None
         self._made_anew = False
@@ -60,10 +62,11 @@ class LiveModel:
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
-        """Takes another model, as ``from_pretrained`` makes it of `run`; the one before is let go first."""
+        """Takes another model, as it is made of `run`; the one before is let go first."""
         self.release()
-        self.model: PreTrainedModel = load_model(run, self._model_class, self._loading).eval()
-        if self._padding is not None and getattr(self.model.config, "pad_token_id", None) is None:
+        model: Any = self.maker.load(run, self._loading)
+        self.model = model.eval()
+        if self._padding is not None and self.pad_token_id is None:
             self.model.config.pad_token_id = self._padding  # a task has chosen it
         if self._loading.device_map is None:
             self.model.to(self._device)
@@ -74,7 +77,7 @@ class LiveModel:
         """The map that was found for the first of such models and files."""
         if self._names is None or not self._names.is_for(run, self.model):
             level = logging.INFO if self._names is None else logging.DEBUG
-            self._names = NameMap.find(run, self.model)
+            self._names = self.maker.names(run, self.model)
             _tell(self._names, level)
         return self._names
 
@@ -82,15 +85,21 @@ class LiveModel:
     def in_place(self) -> bool:
         return self._slots is not None
 
+    @property
+    def pad_token_id(self) -> int | None:
+        """The token that the model takes for padding; None where it has no such thing."""
+        return getattr(getattr(self.model, "config", None), "pad_token_id", None)
+
     def release(self) -> None:
         """Gives the model's memory back; another has to be loaded before anything else."""
-        if (model := self.__dict__.pop("model", None)) is None:
+        if "model" not in self.__dict__:
             return
-        self._padding = getattr(model.config, "pad_token_id", None)
-        self._slots = model = None
+        self._padding = self.pad_token_id
+        del self.model
+        self._slots = None
         clear_device_cache(garbage_collection=True)
 
-    def fill_through_transformers(self) -> None:
+    def make_anew(self) -> None:
         """Has `fill` make a new model each time: forward passes leave something in this one."""
         self._slots, self._made_anew = None, True
 
@@ -106,7 +115,7 @@ class LiveModel:
         """
         self.model.train().eval()
         if self._slots is None:
-            self._fill_through_transformers(dict(tensors))
+            self._fill_anew(dict(tensors))
             return
         unfilled = set(self._slots)
         for name, tensor in tensors:
@@ -154,9 +163,9 @@ class LiveModel:
             taken[tensor.device] += tensor.nbytes
         return dict(taken)
 
-    def save(self, folder: Path, max_shard_size: str | int = "50GB") -> None:
-        """Writes the model as ``save_pretrained`` does, tensors named as in the files."""
-        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
+    def save(self, folder: Path, like: Checkpoint, max_shard_size: str | int = "50GB") -> None:
+        """Writes the model as those who use it load it, tensors named as in the files of the run `like`."""
+        self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:
         """Whether transformers has no use for the file tensor `name` (an old buffer, say)."""
@@ -173,16 +182,10 @@ class LiveModel:
         """A digest of the values of each parameter and buffer, by the model's names."""
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
-    def _fill_through_transformers(self, tensors: dict[str, torch.Tensor]) -> None:
-        config, kind, dtype = self.model.config, type(self.model), self.model.dtype
-        generation = getattr(self.model, "generation_config", None)
+    def _fill_anew(self, tensors: dict[str, torch.Tensor]) -> None:
+        made = self.maker.like(self.model)
         self.release()
-        filled = kind.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, trust_remote_code=False
-        )
-        if generation is not None:
-            filled.generation_config = generation
-        self.model = filled.eval().to(self._device)
+        self.model = made(tensors).eval().to(self._device)
 
 
 def _tell(names: NameMap, level: int) -> None:

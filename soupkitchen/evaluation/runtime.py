@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import convert_file_size_to_int, get_max_memory, set_seed
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation.loading import Loading
+from soupkitchen.models import Loading
 from soupkitchen.options import check_fields
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
@@ -62,7 +62,7 @@ class Runtime:
         self.memory()
 
     def loading(self, dtype: torch.dtype | None = None) -> Loading:
-        """How transformers is to load models, with weights of that dtype."""
+        """How models are to be loaded, with weights of that dtype."""
         return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
 
     def offload(self) -> Path | None:

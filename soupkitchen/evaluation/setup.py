@@ -13,8 +13,8 @@ import torch
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.evaluation.processors import processor_of
 from soupkitchen.evaluation.runtime import Runtime
+from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.columns import with_columns
@@ -81,6 +81,7 @@ def evaluator_of(
     accelerator: Any = None,
     pool: Pool | None = None,
     live: LiveModel | None = None,
+    maker: Maker | None = None,
 ) -> Evaluator:
     """An evaluator of models of the architecture of `run`, with its tokenizer or image processor.
 
@@ -89,11 +90,13 @@ def evaluator_of(
         dtype: of the model's weights; None for that of the run's files.
         accelerator: to be used again.
         live: `run`, loaded, where it is already.
+        maker: what makes the models; None for the class of transformers that the tasks ask for.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))
-    live = live or LiveModel(run, first.model_class, accelerator.device, runtime.loading(dtype))
-    processor, folder = processor_of(run, first, pool, runtime.trust_remote_code)
+    maker = maker or (live.maker if live else Transformers(first.model_class))
+    live = live or LiveModel(run, maker, accelerator.device, runtime.loading(dtype))
+    processor, folder = maker.processor(run, first, pool, live.model, runtime.trust_remote_code)
     device = accelerator.device
     memory = StateMemory(device, *runtime.batch_budget(device))
     size, workers = runtime.batch_size, runtime.workers

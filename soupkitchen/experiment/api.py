@@ -16,6 +16,7 @@ from soupkitchen.experiment.reporting import Report
 from soupkitchen.experiment.result import Result
 from soupkitchen.experiment.session import carry_out
 from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.models import Models
 from soupkitchen.options import building, check_tree
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.presets import compose, preset, top_level
@@ -42,6 +43,7 @@ def cook(
     evaluation: EvaluationOptions | None = None,
     executor: Executor | None = None,
     report: Report | None = None,
+    model: Models | None = None,
     top_k: int | None = None,
     name: str | None = None,
     results_dir: str | Path = "results",
@@ -74,6 +76,7 @@ def cook(
             ``~/.cache/soupkitchen``, for later runs.
         executor: who scores; this process by default.
         report: what `report.html` in the run's folder has.
+        model: what makes the models; `soupkitchen.models.Function` for runs that are state dicts.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the
             soup has.
         name: of the run's folder in `results_dir`; by default it follows from all that results depend on.
@@ -90,7 +93,7 @@ def cook(
         evaluation or preset("evaluation", "default"),
         executor or preset("executor", "local"),
     )
-    report = report or preset("report", "default")
+    report, model = report or preset("report", "default"), model or preset("model", "auto")
     if not isinstance(task, Several) and not hasattr(task, "metric"):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
@@ -108,6 +111,7 @@ def cook(
         "output": describe(output),
         "executor": describe(executor) if is_dataclass(executor) else {TARGET: target_of(type(executor))},
         "report": describe(report),
+        "model": describe(model),
         "results_dir": str(results_dir),
         "overwrite": overwrite,
         "trust_remote_code": runtime.trust_remote_code,
@@ -130,6 +134,7 @@ def cook(
             output=output,
             executor=executor,
             report=report,
+            model=model,
             top_k=top_k,
         )
 

@@ -41,6 +41,7 @@ from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.models import Auto, Models
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
 from soupkitchen.output.card import CARD, PICTURE
@@ -90,6 +91,7 @@ class Experiment:
         folder: an existing folder, where the tables and the soup go.
         executor: who scores, and on how many benches at once.
         report: what people look at.
+        model: what makes the models; by default transformers, as the runs and the task say.
         top_k: how many of the best runs the control `uniform_top_k` merges; None for
             as many as the soup has, and at least two.
     """
@@ -104,6 +106,7 @@ class Experiment:
     output: Output = field(default_factory=Output)
     executor: Executor = field(default_factory=Local)
     report: Report = field(default_factory=Report)
+    model: Models = field(default_factory=Auto)
     top_k: int | None = None
 
     def run(self, observers: Sequence[Observer] = ()) -> None:
@@ -159,7 +162,10 @@ class Experiment:
         Raises:
             ConfigError: where the method asks for something that the model does not have.
         """
-        evaluator = evaluator_of(self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool)
+        maker = self.model.maker(tasks, self.pool)
+        evaluator = evaluator_of(
+            self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool, maker=maker
+        )
         if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
             raise ConfigError(
                 "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
@@ -220,7 +226,7 @@ class Experiment:
             log.info("at most %.2f GiB were taken on the device", taken.device)
         if self.report.write:
             write_map(pool, self.folder / SOUP, self.folder / MAP, self.report.map_gib)
-            describe_soup(self.folder, soup.recipe, pool, self.task)
+            describe_soup(self.folder, soup.recipe, pool, evaluator.live.maker, self.task)
         if self.output.push_to_hub is not None:
             url = push(self.folder / SOUP, self.output.push_to_hub, self.output.private)
             log.info("pushed   %s", url)
@@ -231,16 +237,18 @@ class Experiment:
         """Writes down, once, how the soup is made again, by us and by mergekit."""
         if (self.folder / RECIPE).is_file():
             return
-        kind = next(iter(evaluator.tasks.tasks.values())).model_class.__name__
-        padding = getattr(evaluator.live.model.config, "pad_token_id", None)
+        live = evaluator.live
         told = RecipeFile.of(
             recipe,
             self.pool,
-            kind,
+            live.maker.name,
             evaluator.processor_folder,
+            model=None if isinstance(self.model, Auto) else describe(self.model),
             output=self.output,
             trust_remote_code=self.runtime.trust_remote_code,
-            pad_token_id=None if self.pool.reference.config.get("pad_token_id") == padding else padding,
+            pad_token_id=None
+            if live.pad_token_id == self.pool.reference.config.get("pad_token_id")
+            else live.pad_token_id,
             device=evaluator.accelerator.device.type,
             soup=saved_fingerprint(self.folder / SOUP),
         )
@@ -316,7 +324,7 @@ class Experiment:
             metric=tasks.name,
             greater_is_better=tasks.greater_is_better,
             columns=[name for name in tasks.tasks if name],
-            model_class=next(iter(tasks.tasks.values())).model_class.__name__,
+            model_class=evaluator.live.maker.name,
         )
 
     @property

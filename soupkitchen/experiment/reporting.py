@@ -14,6 +14,7 @@ from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores
+from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
 from soupkitchen.output.card import CARD, write_card
 from soupkitchen.records.report import write_report
@@ -100,12 +101,12 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
     write_text(file, json.dumps(told, allow_nan=False))
 
 
-def describe_soup(folder: Path, recipe: Recipe, pool: Pool, task: Task | Several) -> None:
+def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: Task | Several) -> None:
     """Writes the model card of the soup in the run's `folder`; the soup is complete without one."""
     data = getattr(getattr(task, "data", None), "path", None) or type(task).__name__
     shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
     try:
-        write_card(folder / SOUP, Run(folder), recipe, pool, shown)
+        write_card(folder / SOUP, Run(folder), recipe, pool, maker, shown)
     except Exception as error:  # nobody loses a soup for what is said of it
         _warn(folder / SOUP / CARD, error)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
+from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import last_recipe
+from soupkitchen.models import Built, Function, Loading
+from soupkitchen.options.building import TARGET, build, target_of
 from soupkitchen.records import read_csv, separated, soups_score
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
-from soupkitchen.store.layout import JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
+from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,18 @@ class Result:
         return separated(self._soup["ingredients"])
 
     def model(self, **options: Any) -> Any:
-        """The soup, loaded by transformers as its task loads models.
+        """The soup, loaded as its task loads models.
 
         Args:
-            options: of ``from_pretrained``.
+            options: of transformers' ``from_pretrained``.
         """
         import transformers
 
         begin = journal.read(self.folder / JOURNAL)[0]
         folder = self.folder / SOUP
+        made_by = yaml.safe_load((self.folder / CONFIG).read_bytes()).get("model")
+        if isinstance(made_by, Mapping) and made_by.get(TARGET) == target_of(Function):
+            return Built(build(made_by)).load(Checkpoint.open(folder, "soup"), Loading()).eval()
         if (folder / "adapter_config.json").exists():
             try:
                 import peft  # noqa: F401

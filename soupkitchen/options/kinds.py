@@ -151,6 +151,7 @@ _RUNS = {
     "checkpoints": or_null(choice("best", "last", "all")),
     "on_incompatible": choice("error", "skip"),
     "trust_scores": FLAG,
+    "key": or_null(TEXT),
 }
 _METHOD = {"weights": or_null(MAPPING), "recalibrate_batchnorm": at_least(0)}
 _DRAWN = {"rescale": or_null(choice("probability", "l1")), "seed": Kind("a whole number", is_whole)}
@@ -198,6 +199,8 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "private": FLAG,
     },
     "soupkitchen.experiment.Report": {"write": FLAG, "contributions": FLAG, "map_gib": NOT_NEGATIVE},
+    "soupkitchen.models.Auto": {},
+    "soupkitchen.models.Function": {"build": TEXT, "options": MAPPING, "processor": or_null(TEXT)},
     "soupkitchen.executors.Local": {},
     "soupkitchen.executors.Spmd": {},
     "soupkitchen.executors.Ray": {

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
+from soupkitchen.models import Maker
 from soupkitchen.records.charts import known, short, trajectory_figure
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
@@ -36,33 +37,33 @@ _TASKS = {
 """What the hub calls tasks, by the class that models of them are loaded as."""
 
 
-def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> None:
+def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> None:
     """Writes the card into the folder of the soup of `run`.
 
     Args:
+        maker: what makes the models.
         data: what the task's data is called.
 
     Raises:
         OSError: where it cannot be written.
     """
     write(folder / PICTURE, lambda beside: beside.write_bytes(_picture(run)))
-    write_text(folder / CARD, card(folder, run, recipe, pool, data))
+    write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
 
 
-def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> str:
+def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> str:
     """The card's text."""
     assert run.models is not None
     assert run.soup is not None
     assert run.best is not None
     heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
     scores = dict(zip(run.models["model"], run.models[heldout], strict=True))
-    kind = str(run.events[0].get("model_class", "AutoModel"))
     worth_showing = run.models["kind"].isin(["soup", "uniform"])
     chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
     has_test = known(run.soup[test])
     base = _base(pool)
     text = ModelCard.from_template(
-        _data(run, kind, data, base, pool),
+        _data(run, maker, data, base, pool),
         template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
         title=_title(recipe),
         said=_said(run),
@@ -76,7 +77,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, data: str) -> str:
         base=None if base is None else _plain(_name(base)),
         results=[_result(row, heldout, test) for row in chosen.to_dict("records")],
         caveat=_FLATTERED + (" Test data chose nothing." if has_test else " There was no test data."),
-        code=_code(kind, (folder / "adapter_config.json").is_file()),
+        code=_code(maker, (folder / "adapter_config.json").is_file()),
     )
     return str(text.content)
 
@@ -91,12 +92,12 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     }
 
 
-def _data(run: Run, kind: str, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
+def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
     """What the hub reads."""
     assert run.soup is not None
     results = [
         EvalResult(
-            task_type=_TASKS.get(kind, "other"),
+            task_type=_TASKS.get(maker.name, "other"),
             dataset_type=data,
             dataset_name=data,
             dataset_split=split,
@@ -109,8 +110,8 @@ def _data(run: Run, kind: str, data: str, base: Checkpoint | None, pool: Pool) -
     named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
     return ModelCardData(
         model_name="soup",
-        library_name="transformers",
-        pipeline_tag=_TASKS.get(kind),
+        library_name=maker.library,
+        pipeline_tag=_TASKS.get(maker.name),
         base_model=named or None,
         base_model_relation="merge" if named else None,
         license=None if base is None else _licence(base.path),
@@ -180,13 +181,11 @@ def _licence(base: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def _code(kind: str, adapter: bool) -> str:
+def _code(maker: Maker, adapter: bool) -> str:
     if adapter:
-        return (
-            f"from peft import AutoPeftModel{kind.removeprefix('AutoModel')}\n\nmodel = AutoPeftModel"
-            f'{kind.removeprefix("AutoModel")}.from_pretrained("FOLDER")'
-        )
-    return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")'
+        kind = f"AutoPeftModel{maker.name.removeprefix('AutoModel')}"
+        return f'from peft import {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")'
+    return maker.snippet("FOLDER")
 
 
 def _picture(run: Run) -> bytes:

@@ -67,6 +67,8 @@ def in_mergekits_words(told: RecipeFile) -> tuple[dict[str, Any], list[str]]:
         CannotSayError: where there is none, saying why.
     """
     recipe, method = told.recipe, told.merge_method()
+    if told.model is not None:
+        raise CannotSayError("it merges models of transformers, in folders")
     if recipe.recalibrate:
         raise CannotSayError("mergekit does not compute batch norm anew")
     if any(isinstance(coefficient, tuple) for coefficient in recipe.coefficients):

@@ -16,11 +16,10 @@ from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import AdaptedWeights, open_adapter
-from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import LiveModel
-from soupkitchen.evaluation.processors import copy_processor
 from soupkitchen.merging import MergeMethod, StackMethod
+from soupkitchen.models.processors import copy_processor
 from soupkitchen.options import check_fields
 from soupkitchen.output.low_rank import (
     changes,
@@ -117,7 +116,7 @@ class Output:
         Args:
             live: the model, filled.
             processor: the folder with the files of the tokenizer or image processor, which are copied.
-            like: the run whose custom code, if it has any, belongs to the model.
+            like: the run that says how tensors are called, and what else belongs to the model.
 
         Returns:
             What was saved, opened.
@@ -126,11 +125,10 @@ class Output:
             SaveError: where it cannot be written.
         """
         with _appearing(folder) as beside:
-            live.save(beside, self.max_shard_size)
+            live.save(beside, like, self.max_shard_size)
             if processor is not None:
                 copy_processor(processor, beside)
-            _copy_code(like, beside)
-        return Checkpoint.open(folder)
+        return live.maker.open(folder)
 
     def save_adapter(
         self,
@@ -213,13 +211,3 @@ def _appearing(folder: Path) -> Iterator[Path]:
             f"the soup could not be written to {folder} ({error}): nothing is left half-written. "
             "Make room, or name another results_dir"
         ) from error
-
-
-def _copy_code(like: Checkpoint, folder: Path) -> None:
-    """Copies the Python files that a model with code of its own comes with; nothing is run.
-
-    Which these are was checked when the run was opened, so this fails only where they changed since.
-    """
-    if like.config.get("auto_map"):
-        for file in code_files(like.architecture):
-            (folder / file.name).write_bytes(read_bytes(file))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.files import WeightFiles
@@ -65,9 +64,7 @@ def rebuild(told: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
     else:
         device = runtime.accelerator().device
         dtype = None if told.recipe.dtype is None else getattr(torch, told.recipe.dtype)
-        live = LiveModel(
-            pool.reference, getattr(transformers, told.model_class), device, runtime.loading(dtype)
-        )
+        live = LiveModel(pool.reference, told.maker(), device, runtime.loading(dtype))
         if told.pad_token_id is not None:
             live.model.config.pad_token_id = told.pad_token_id
         live.fill(Mixer(pool, device, live.dtype_of).tensors(told.recipe))
@@ -80,7 +77,7 @@ def saved_fingerprint(folder: Path) -> str:
     """A digest of the tensors of a soup, a model or an adapter, in `folder`."""
     if (folder / "adapter_config.json").is_file():
         return WeightFiles.open(folder, "adapter_model").fingerprint
-    return Checkpoint.open(folder).fingerprint
+    return WeightFiles.open(folder).fingerprint
 
 
 def opened(told: RecipeFile, moved: Moved) -> Pool:
@@ -92,11 +89,11 @@ def opened(told: RecipeFile, moved: Moved) -> Pool:
     base = moved.base or (None if told.base is None else told.base.path)
     sources = _sources(told, moved)
     for name, source in sources.items():
-        if not source.folder.is_dir():
+        if not source.folder.exists():
             raise CheckpointError(
                 f"{source.folder}, which the recipe calls {name}, is gone: pool.path=… finds it"
             )
-    pool = pool_of(sources, base, like=told.reference, least=1)
+    pool = pool_of(sources, base, like=told.reference, least=1, key=told.key)
     expected: dict[str, tuple[Place, Checkpoint | None]] = {
         name: (place, next((run for run in pool if run.name == name), None))
         for name, place in told.runs.items()

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import transformers
 import yaml
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.models import Built, Function, Maker, Transformers
+from soupkitchen.options.building import build
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write_text
@@ -50,13 +53,15 @@ class RecipeFile:
         runs: the ingredients, and the run that says what the model is, by name.
         reference: the name of the latter.
         base: the model that the runs were fine-tuned from, where the recipe needs it.
-        model_class: the class of transformers that the task loads models as.
+        model_class: the class of transformers that the task loads models as, or the function that makes them.
         processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
         output: how it was saved.
         trust_remote_code: whether code of the model may be run.
         pad_token_id: what the task has given a model without one.
         device: the kind of device that merged.
         soup: a digest of what was saved.
+        model: the tree of options of what makes the models, where that is not transformers.
+        key: of runs that are files, where in them their state dicts are.
     """
 
     recipe: Recipe
@@ -70,6 +75,8 @@ class RecipeFile:
     pad_token_id: int | None = None
     device: str = "cpu"
     soup: str | None = None
+    model: Mapping[str, Any] | None = None
+    key: str | None = None
 
     @classmethod
     def of(
@@ -90,6 +97,7 @@ class RecipeFile:
             None if base is None else Place.of(base),
             model_class,
             None if processor is None else named.get(processor, str(processor.absolute())),
+            key=pool.reference.key or None,
             **more,
         )
 
@@ -126,6 +134,8 @@ class RecipeFile:
                 told["pad_token_id"],
                 saved["device"],
                 saved["fingerprint"],
+                told.get("model"),
+                told.get("key"),
             )
         except OSError as error:
             raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
@@ -157,6 +167,7 @@ class RecipeFile:
             "processor": self.processor,
             "pad_token_id": self.pad_token_id,
             "trust_remote_code": self.trust_remote_code,
+            **({"model": self.model, "key": self.key} if self.model is not None else {}),
             "saved": {
                 "output": {name: vars(output)[name] for name in _SAVED},
                 "device": self.device,
@@ -165,6 +176,13 @@ class RecipeFile:
         }
         text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)
+
+    def maker(self) -> Maker:
+        """What makes the models."""
+        if self.model is None:
+            return Transformers(getattr(transformers, self.model_class))
+        made: Function = build(self.model)
+        return Built(made)
 
     def merge_method(self) -> MergeMethod | StackMethod:
         """The method; a soup of one is that run, whatever the method."""

@@ -48,7 +48,7 @@ def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | No
                 "transformers, slower than in place",
                 type(live.model).__name__,
             )
-            live.fill_through_transformers()
+            live.make_anew()
             return
 
 

@@ -39,6 +39,8 @@ _ADDED = dict.fromkeys(("search.candidates", "search.passes", "search.candidate_
     "report.contributions": False,
 }
 """Options that earlier versions had not, and what they then did."""
+_UNSAID = {"pool.key": None, "model._target_": "soupkitchen.models.Auto"}
+"""The same of options that are told only where they are something else, so that names of runs stay."""
 _NOTHING = "(not there)"
 
 
@@ -47,7 +49,7 @@ def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _MOVED.get(value, value) if isinstance(value, str) else value
         for key, value in flat(config).items()
-        if not is_ignored(key)
+        if not (is_ignored(key) or (key in _UNSAID and value == _UNSAID[key]))
     }
 
 

@@ -32,6 +32,22 @@ def encode_labels(split: datasets.Dataset, column: str, config: PreTrainedConfig
     return [label_number(value, column, config, row_of(split, n)) for n, value in enumerate(values)]
 
 
+def numbered(split: datasets.Dataset, column: str) -> list[int]:
+    """The labels of a split for a model without names for them: whole numbers, or a `ClassLabel` feature's.
+
+    Raises:
+        DataError: for anything else.
+    """
+    values = check_filled(split, "task.label", column)
+    for number, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise DataError(
+                f"task.label={column}: {value!r} (row {row_of(split, number)}) is no number of a label, and "
+                "the model, which a function makes, has no names for them: give whole numbers"
+            )
+    return [int(value) for value in values]
+
+
 def label_number(label: Any, column: str, config: PreTrainedConfig, row: int) -> int:
     """The number of `label`, which is one or a name, as it stands in `row`.
 

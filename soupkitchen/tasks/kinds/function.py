@@ -26,19 +26,21 @@ from soupkitchen.tasks.texts import TextTask, unwrapped
 class Function(TextTask):
     """Scores whatever a function says: ``function(model, tokenizer, examples)``.
 
-    The function gets the model in evaluation mode, the tokenizer, and a list of examples (a
+    The function gets the model in evaluation mode, the tokenizer (with model=function what `model.processor`
+    gives), and a list of examples (a
     mapping by column each), and gives one number an example. The score is their mean.
 
     Attributes:
         data: where the examples are.
         function: where the function is, as ``module.function``.
-        model: the name of the transformers class that loads the model.
+        model: the name of the transformers class that loads the model; of no use with model=function.
         greater_is_better: False where the numbers are losses.
         best: the best number that an example can get, with which candidates can be stopped
             early; None where there is no such.
         name: what tables call the score.
     """
 
+    takes_any_model: ClassVar[bool] = True
     length_column: ClassVar[None] = None
     """A column `length` of the data is the function's, and none that says how long examples are."""
 

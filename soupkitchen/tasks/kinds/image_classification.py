@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -16,14 +16,17 @@ from datasets.fingerprint import Hasher
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
+    BaseImageProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
+    ProcessorMixin,
     default_data_collator,
 )
 
-from soupkitchen.errors import CheckpointError, DataError
+from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
-from soupkitchen.tasks.classification import decided, encode_labels
+from soupkitchen.tasks.classification import decided, encode_labels, numbered
 from soupkitchen.tasks.columns import IMAGE, LABEL, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
 from soupkitchen.tasks.local_files import stamp
@@ -32,7 +35,9 @@ from soupkitchen.tasks.values import check_filled, row_of
 
 @dataclass(frozen=True)
 class ImageClassification:
-    """Scores image-classification models.
+    """Scores image-classification models: those of transformers, and others that put out logits.
+
+    The latter are given, by the name of their first argument, tensors that `model.processor` makes of images.
 
     Attributes:
         data: where the images are.
@@ -41,6 +46,7 @@ class ImageClassification:
         label: the column of the label: its number, or its name in the model's `label2id`.
     """
 
+    takes_any_model: ClassVar[bool] = True
     looked_for: ClassVar[tuple[Wanted, ...]] = (IMAGE, LABEL)
 
     data: Data
@@ -78,7 +84,19 @@ class ImageClassification:
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
         check_columns(split, {"task.image": self.image, "task.label": self.label})
-        encoded_labels = encode_labels(split, self.label, model.config)
+        config = getattr(model, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            encoded_labels = encode_labels(split, self.label, config)
+        else:
+            encoded_labels = numbered(split, self.label)
+        taken = tuple(signature(model.forward).parameters)
+        if processor is None:
+            raise ConfigError(
+                "task=image_classification needs what makes tensors of images: "
+                "model.processor=my_module.transform, which gets the model and gives that"
+            )
+        if not isinstance(processor, BaseImageProcessor | ProcessorMixin):
+            processor = _Transform(processor, taken[0])
         images = self.compared(split)
         check_filled(images, "task.image", self.image)
         options = {
@@ -86,7 +104,7 @@ class ImageClassification:
             "processor": processor,
             "rows": [row_of(split, number) for number in range(len(split))],
             "files": stamp(_files(images, self.image)),
-            "taken": tuple(signature(model.forward).parameters),
+            "taken": taken,
         }
         kept = Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / "images"  # and not beside the data
         kept.mkdir(parents=True, exist_ok=True)
@@ -120,7 +138,24 @@ class ImageClassification:
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return decided(model(**inputs).logits, self.metric)
+        output = model(**inputs)
+        return decided(output if isinstance(output, torch.Tensor) else output.logits, self.metric)
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """An image processor made of what makes a tensor of one image.
+
+    Attributes:
+        of: that, as `torchvision.transforms` has it.
+        name: the model's name for what it makes.
+    """
+
+    of: Callable[[PIL.Image.Image], Any]
+    name: str
+
+    def __call__(self, pictures: Sequence[PIL.Image.Image], return_tensors: str) -> dict[str, Any]:
+        return {self.name: np.stack([np.asarray(self.of(picture)) for picture in pictures])}
 
 
 def _to_inputs(

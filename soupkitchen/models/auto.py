@@ -1,8 +1,8 @@
-"""Loads a model through transformers, and refuses one whose files are not all of it, or not only it."""
+"""Models through transformers; one whose files are not all of it, or not only it, is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,16 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
+from soupkitchen.checkpoints.names import NameMap
 from soupkitchen.checkpoints.parameters import elements
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.models.base import Loading, Maker
+from soupkitchen.models.processors import processor_of
+from soupkitchen.tasks import Several, Task
+from soupkitchen.tasks.base import Processor
 
 _KINDS = {
     "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression",
@@ -31,29 +37,76 @@ _TIMES_STORED, _MADE_UP = 4, 1 << 28
 
 
 @dataclass(frozen=True)
-class Loading:
-    """How transformers is to load models.
+class Auto:
+    """Models as their runs' `config.json` says, through transformers."""
 
-    Attributes:
-        dtype: of the weights; None for that of the files.
-        device_map: None for the one device, or "auto" and what else accelerate takes to spread a
-            model over several.
-        max_memory: bytes by device, where a model is spread; None for what there is.
-        trust_remote_code: whether code that comes with a model may be run.
-    """
+    def maker(self, tasks: Several, pool: Pool) -> Maker:
+        """What loads them as the tasks ask.
 
-    dtype: torch.dtype | None = None
-    device_map: str | Mapping[str, Any] | None = None
-    max_memory: Mapping[int | str, int] | None = None
-    trust_remote_code: bool = False
+        Raises:
+            CheckpointError: where the runs say nothing of their models.
+        """
+        if not pool.reference.config:
+            raise CheckpointError(
+                f"{pool.reference.path} holds weights alone, and no {CONFIG_NAME} that says of which model: "
+                "model=function model.build=my_module.build names the function that makes it"
+            )
+        return Transformers(next(iter(tasks.tasks.values())).model_class)
 
-    def options(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained``, for a folder: nothing that a file names is asked of the hub."""
-        options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
-        options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
-        if self.device_map is not None:
-            options |= {"device_map": self.device_map, "max_memory": self.max_memory}
-        return options
+
+@dataclass(frozen=True)
+class Transformers:
+    """Models of a class of transformers, as ``AutoModelForCausalLM``."""
+
+    model_class: Any
+
+    @property
+    def name(self) -> str:
+        return str(self.model_class.__name__)
+
+    @property
+    def library(self) -> str:
+        return "transformers"
+
+    def snippet(self, folder: str) -> str:
+        return f'from transformers import {self.name}\n\nmodel = {self.name}.from_pretrained("{folder}")'
+
+    def load(self, run: Checkpoint, loading: Loading) -> PreTrainedModel:
+        return load_model(run, self.model_class, loading)
+
+    def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
+        return NameMap.find(run, model)
+
+    def like(self, model: Any) -> Callable[[dict[str, torch.Tensor]], PreTrainedModel]:
+        kind, config, dtype = type(model), model.config, model.dtype
+        generation = getattr(model, "generation_config", None)
+
+        def made(tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+            filled: PreTrainedModel = kind.from_pretrained(
+                None, config=config, state_dict=tensors, dtype=dtype, trust_remote_code=False
+            )
+            if generation is not None:
+                filled.generation_config = generation
+            return filled
+
+        return made
+
+    def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if like.config.get("auto_map"):  # which files these are was checked when the run was opened
+            for file in code_files(like.architecture):
+                (folder / file.name).write_bytes(read_bytes(file))
+
+    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
+        return Checkpoint.open(folder, name)
+
+    def processor(
+        self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
+    ) -> tuple[Processor, Path | None]:
+        return processor_of(run, task, pool, trust_remote_code)
+
+    def identity(self) -> list[str]:
+        return []
 
 
 def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:

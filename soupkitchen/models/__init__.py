@@ -1,0 +1,7 @@
+"""What runs are models of: transformers' own, those of a function, those of sentence-transformers."""
+
+from soupkitchen.models.auto import Auto, Transformers
+from soupkitchen.models.base import Loading, Maker, Models
+from soupkitchen.models.function import Built, Function
+
+__all__ = ["Auto", "Built", "Function", "Loading", "Maker", "Models", "Transformers"]

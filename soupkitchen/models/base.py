@@ -1,0 +1,124 @@
+"""What makes models: the seam between runs on disk and the one live model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.names import NameMap
+from soupkitchen.tasks import Several, Task
+from soupkitchen.tasks.base import Processor
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are to be loaded.
+
+    Attributes:
+        dtype: of the weights; None for that of the files.
+        device_map: None for the one device, or "auto" and what else accelerate takes to spread a
+            model over several.
+        max_memory: bytes by device, where a model is spread; None for what there is.
+        trust_remote_code: whether code that comes with a model may be run.
+    """
+
+    dtype: torch.dtype | None = None
+    device_map: str | Mapping[str, Any] | None = None
+    max_memory: Mapping[int | str, int] | None = None
+    trust_remote_code: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``from_pretrained``, for a folder: nothing that a file names is asked of the hub."""
+        options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
+        options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
+        if self.device_map is not None:
+            options |= {"device_map": self.device_map, "max_memory": self.max_memory}
+        return options
+
+
+class Maker(Protocol):
+    """Makes the live model of a run, and a folder of the live model."""
+
+    @property
+    def name(self) -> str:
+        """What makes them, as tables and recipes say it."""
+        ...
+
+    @property
+    def library(self) -> str:
+        """What the hub calls the library that loads a saved model."""
+        ...
+
+    def snippet(self, folder: str) -> str:
+        """The Python code that loads the model saved in `folder`."""
+        ...
+
+    def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
+        """The model with the weights of `run` or, of an adapter, of its base.
+
+        Raises:
+            CheckpointError: where files and model are not of each other.
+        """
+        ...
+
+    def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
+        """Where the tensors of files lie in a model that was just loaded from `run`.
+
+        Raises:
+            CheckpointError: where `run` has tensors that the model has no place for.
+        """
+        ...
+
+    def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
+        """What makes another model such as `model`, which it does not keep, of tensors named as in files.
+
+        It is for models that cannot be filled in place.
+        """
+        ...
+
+    def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
+        """Writes the model to `folder` as those who use such models load it.
+
+        Args:
+            like: the run that says how tensors are called, and what else is in its files.
+        """
+        ...
+
+    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
+        """What `save` wrote to `folder`.
+
+        Raises:
+            CheckpointError: where that is broken.
+        """
+        ...
+
+    def processor(
+        self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
+    ) -> tuple[Processor, Path | None]:
+        """What prepares inputs of `model`, and the folder whose files are copied beside a saved one.
+
+        Raises:
+            CheckpointError: where there is none.
+        """
+        ...
+
+    def identity(self) -> list[str]:
+        """What predictions depend on beside the run's own files: the user's code and its options."""
+        ...
+
+
+class Models(Protocol):
+    """The option group `model`: how a pool's models are made."""
+
+    def maker(self, tasks: Several, pool: Pool) -> Maker:
+        """What makes the models of `pool` for `tasks`.
+
+        Raises:
+            CheckpointError: where the runs are no such models.
+        """
+        ...

@@ -1,0 +1,224 @@
+"""Any PyTorch model: a function of the user's makes it, and its runs are state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+
+from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.names import NameMap, first_names, layout_of, shapes_of
+from soupkitchen.checkpoints.state_dicts import StateDict, replaced, stem_of, without_prefixes
+from soupkitchen.checkpoints.views import aligned
+from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.models.base import Loading, Maker
+from soupkitchen.options import check_fields
+from soupkitchen.store.provenance import source_of
+from soupkitchen.tasks import Several, Task
+from soupkitchen.tasks.base import Processor
+
+_COUNTED = "num_batches_tracked"
+"""Buffers of batch norm that old files lack, as PyTorch allows."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Function:
+    """Models that a function makes: ``build(**options)`` gives a `torch.nn.Module`, with any weights.
+
+    Attributes:
+        build: where the function is, as ``my_module.build``, ``timm.create_model`` or
+            ``torchvision.models.resnet50``; a class will do.
+        options: what it is called with.
+        processor: where a function is that gets the model and gives what prepares its inputs, as
+            ``my_module.transform``: for images what makes a tensor of a PIL image. None for none, where
+            the task's function does that itself.
+
+    Raises:
+        ConfigError: for a function that is not there.
+    """
+
+    build: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    processor: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model")
+        _found("model.build", self.build)
+        if self.processor is not None:
+            _found("model.processor", self.processor)
+
+    def maker(self, tasks: Several, pool: Pool) -> Maker:
+        """Makes the models itself.
+
+        Raises:
+            ConfigError: for a task that needs a model of transformers.
+        """
+        for task in tasks.tasks.values():
+            own = type(task).__module__.startswith("soupkitchen.")
+            if own and not getattr(task, "takes_any_model", False):
+                raise ConfigError(
+                    f"{type(task).__name__} asks for what only models of transformers have (model=auto); "
+                    "with model=function take task=function, task=image_classification, or a task of your own"
+                )
+        return Built(self)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Makes models by a function."""
+
+    of: Function
+
+    @property
+    def name(self) -> str:
+        return self.of.build
+
+    @property
+    def library(self) -> str:
+        return "pytorch"
+
+    def snippet(self, folder: str) -> str:
+        module, _, function = self.of.build.rpartition(".")
+        options = ", ".join(f"{name}={value!r}" for name, value in self.of.options.items())
+        return (
+            f"from {module} import {function}\nfrom safetensors.torch import load_model\n\n"
+            f'model = {function}({options})\nload_model(model, "{folder}/model.safetensors")'
+        )
+
+    def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
+        if loading.device_map is not None:
+            raise ConfigError("runtime.device_map is for models of transformers: leave it null")
+        model = self._model(loading.dtype)
+        self._fill(model, run.path, dict(run.tensors()))
+        return model
+
+    def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
+        names = self._names(run.header, model, run.path)
+        return NameMap(type(model), shapes_of(run.header), layout_of(model), names, in_place=True)
+
+    def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
+        return partial(self._made, next((x.dtype for x in model.parameters() if x.is_floating_point()), None))
+
+    def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
+        """Writes safetensors and, where `like` is a file of PyTorch's, a file such as that.
+
+        It holds what that file holds beside weights, but for other tensors, so that what loads the runs
+        loads the soup: Lightning's ``load_from_checkpoint`` finds its hyperparameters there.
+        """
+        state, first = model.state_dict(), first_names(model)
+        names = self._names(like.header, model, like.path)
+        dtypes = {first[to]: like.header[name].torch_dtype for name, to in names.items()}
+        tensors = {to: _as_in_file(state[to], dtypes.get(to)) for to in dict.fromkeys(first.values())}
+        once = {first[to]: name for name, to in reversed(names.items())}
+        save_torch_state_dict(
+            {name: tensors[to] for to, name in once.items()}, folder, max_shard_size=max_shard_size
+        )
+        if like.path.is_file() and like.path.suffix != ".safetensors":
+            own = StateDict(like.path, like.key)
+            whole = without_prefixes(own)
+            places = self._names(whole.header, model, like.path)
+            named = {whole.names[name]: tensors[first[to]] for name, to in places.items()}
+            suffix = like.path.name.removeprefix(stem_of(like.path))
+            torch.save(replaced(like.path, own.key, named), folder / f"model{suffix}")
+
+    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
+        return Checkpoint.open(folder, name)
+
+    def processor(
+        self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
+    ) -> tuple[Processor, Path | None]:
+        if self.of.processor is None:
+            return None, None
+        return _found("model.processor", self.of.processor)(model), None
+
+    def identity(self) -> list[str]:
+        functions = [self.of.build, *([self.of.processor] if self.of.processor else [])]
+        sources = [line for one in functions for line in source_of(_found("model.build", one))]
+        return [repr(self.of), *sources]
+
+    def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
+        try:
+            model = _found("model.build", self.of.build)(**self.of.options)
+        except Exception as error:  # it is the user's code that runs here
+            raise ConfigError(
+                f"model.build={self.of.build} with model.options={dict(self.of.options)} fails: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError(
+                f"model.build={self.of.build} gives a {type(model).__name__}, and no torch.nn.Module"
+            )
+        return model if dtype is None else model.to(dtype)
+
+    def _made(self, dtype: torch.dtype | None, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+        model = self._model(dtype)
+        self._fill(model, Path("the soup"), tensors)
+        return model
+
+    @torch.no_grad()
+    def _fill(self, model: torch.nn.Module, told: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        state = model.state_dict(keep_vars=True)
+        for name, to in self._names(tensors, model, told).items():
+            state[to].copy_(tensors[name])
+
+    def _names(self, tensors: Mapping[str, Any], model: torch.nn.Module, told: Path) -> dict[str, str]:
+        """The model's name for each tensor of a file, which are the same but for a prefix of all.
+
+        Args:
+            tensors: by name in the file, something with a shape.
+            told: the file.
+
+        Raises:
+            CheckpointError: where some have no place, or some places no tensor.
+        """
+        state, first = model.state_dict(), first_names(model)
+        names = {name: to for to, name in aligned(tensors, state).items()}
+        filled = {first[to] for to in names.values()}
+        missing = [to for to in state if first[to] not in filled and not to.endswith(_COUNTED)]
+        wrong: list[tuple[list[str], str]] = [
+            ([name for name in tensors if name not in names], "holds {}, for which {} has no place"),
+            (missing, "has no weights for {}, which {} needs"),
+            (
+                [
+                    f"{name} of shape {list(tensors[name].shape)}"
+                    for name, to in names.items()
+                    if tensors[name].shape != state[to].shape
+                ],
+                "has {}, which does not fit the model of {}",
+            ),
+        ]
+        for found, says in wrong:
+            if found:
+                more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+                what = says.format(", ".join(found[:_SHOWN]) + more, f"model.build={self.of.build}")
+                raise CheckpointError(f"{told} {what}: has it other model.options?")
+        return names
+
+
+def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The tensor in the dtype of the runs, where that is narrower and loses nothing."""
+    tensor = tensor.detach().cpu().contiguous()
+    if dtype is None or dtype.itemsize >= tensor.dtype.itemsize or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(dtype) if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) else tensor
+
+
+def _found(option: str, name: str) -> Callable[..., Any]:
+    module, _, function = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as error:  # it is the user's code that runs here
+        raise ConfigError(
+            f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
+            "installed"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{option}={name} cannot be called: it is {found!r}")
+    return found
