@@ -21,8 +21,8 @@ import xxhash
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
-from soupkitchen.checkpoints.names import float32_tensors
-from soupkitchen.checkpoints.parameters import tied_names
+from soupkitchen.checkpoints.names import float32_tensors, parameter_names
+from soupkitchen.checkpoints.parameters import rows_of_labels, tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.checkpoints.views import View, Widened, aligned
@@ -33,7 +33,7 @@ _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
 """Buffers that old files hold and that transformers computes."""
 _FILES = "(files)"
 _HEAD = re.compile(r"(.*\.)?((\w+_)?classifier|score|classification_head)(\.out_proj)?\.(weight|bias)")
-"""The last layer of a classification head, by transformers' names."""
+"""The last layer of a classification head, by transformers' names, of a model that cannot be made."""
 
 
 _COMPUTES = (
@@ -212,9 +212,7 @@ def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
     told = f"its labels (id2label in config.json) are {_shown(ours)}, not {_shown(theirs)}"
     if sorted(ours) != sorted(theirs) or len(set(ours)) < len(ours):
         return f"{told}: the rows of the two heads mean different things"
-    head = [
-        name for name, info in run.header.items() if _HEAD.fullmatch(name) and info.shape[:1] == (len(ours),)
-    ]
+    head = _head_of(reference, len(ours))
     if not head:
         return f"{told}, and which tensors are its head is not known, so they cannot be put in order"
     order = [ours.index(label) for label in theirs]
@@ -224,6 +222,17 @@ def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
         key: reference.config[key] for key in ("id2label", "label2id") if key in reference.config
     }
     return replace(run, config={**run.config, **numbers}, weights=View(run.weights, names, rows))
+
+
+def _head_of(run: Checkpoint, labels: int) -> list[str]:
+    """The tensors of the run that have a row for each of so many labels; none where they are not known."""
+    rows = [name for name, info in run.header.items() if info.shape[:1] == (labels,)]
+    grown = rows_of_labels(run.architecture, labels)
+    if not grown:
+        return [name for name in rows if _HEAD.fullmatch(name)]
+    names = parameter_names(run.architecture, run.header)
+    head = [name for name in rows if names.get(name, name) in grown]
+    return head if len(head) == len(grown) else []
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:

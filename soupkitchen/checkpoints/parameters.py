@@ -38,12 +38,34 @@ def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | N
 
 
 @cache
+def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
+    """Which parameters of the model in `folder` have a row for each of so many labels: its head's.
+
+    They are those that grow by a row where the model is made with one label more, whatever they are called.
+    None are known where something grows otherwise, or where transformers cannot make the model.
+    """
+    models = [_made(folder, number) for number in (labels, labels + 1)]
+    if None in models:
+        return frozenset()
+    few, many = ({name: tuple(x.shape) for name, x in model.state_dict().items()} for model in models)
+    grown = frozenset(name for name in few.keys() | many.keys() if few.get(name) != many.get(name))
+    rows = [name for name in grown & few.keys() if few[name][:1] == (labels,)]
+    by_one = [name for name in rows if many.get(name) == (labels + 1, *few[name][1:])]
+    return grown if len(by_one) == len(grown) else frozenset()
+
+
+@cache
 def architecture(folder: Path) -> Any:
     """The model whose `config.json` is in `folder`, without weights; None if transformers cannot make it.
 
     Code that comes with a model is not run here, whatever the user trusts: a model of such code is none of
     transformers', and is not asked about. Said outright, transformers does not ask the user either.
     """
+    return _made(folder)
+
+
+def _made(folder: Path, labels: int | None = None) -> Any:
+    """The model in `folder`, without weights, with so many labels or its own; None if it cannot be made."""
     if not (folder / CONFIG_NAME).is_file():
         return None
     import transformers
@@ -52,6 +74,8 @@ def architecture(folder: Path) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+        if labels is not None:
+            config.num_labels = labels
         config._attn_implementation = None  # what a configuration names may be downloaded
         model_class = getattr(transformers, (config.architectures or [""])[0])
         if not issubclass(model_class, transformers.PreTrainedModel):
