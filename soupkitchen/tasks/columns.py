@@ -177,6 +177,7 @@ TRIPLET = Wanted(
     (("query", "positive", "negative"), ("query", "pos", "neg"), ("sentence", "positive", "negative")),
     _is_text,
 )
+QUERY = Wanted(("query",), _each("question anchor text"), _is_text)
 LONG_TEXT = Wanted(("text",), _each("content document article body story sentence"), _is_text)
 LABEL = Wanted(("label",), _LABELS, _is_label)
 LABELS = Wanted(
