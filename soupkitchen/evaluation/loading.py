@@ -17,7 +17,8 @@ from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError, ConfigError
 
 _KINDS = {
-    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression",
+    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression, "
+    "reranking (task.architecture=cross)",
     "AutoModelForImageClassification": "image_classification",
     "AutoModelForTokenClassification": "token_classification",
     "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",

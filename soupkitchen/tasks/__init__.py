@@ -22,6 +22,7 @@ CLASSES = {
     "MultilabelClassification": "kinds.multilabel_classification",
     "MultipleChoice": "kinds.multiple_choice",
     "QuestionAnswering": "kinds.question_answering",
+    "Reranking": "kinds.reranking",
     "Retrieval": "kinds.retrieval",
     "Several": "kinds.several",
     "Task": "base",

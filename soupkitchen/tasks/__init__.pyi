@@ -15,6 +15,7 @@ from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
 from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
+from soupkitchen.tasks.kinds.reranking import Reranking
 from soupkitchen.tasks.kinds.retrieval import Retrieval
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.kinds.text_classification import TextClassification
@@ -32,6 +33,7 @@ __all__ = [
     "MultilabelClassification",
     "MultipleChoice",
     "QuestionAnswering",
+    "Reranking",
     "Retrieval",
     "Several",
     "Task",
@@ -49,6 +51,7 @@ __all__ = [
     "multilabel_classification",
     "multiple_choice",
     "question_answering",
+    "reranking",
     "retrieval",
     "several",
     "text_classification",
@@ -424,6 +427,67 @@ def question_answering(
         longest_answer: tokens that an answer may have
         stride: tokens that the windows of a long context overlap by
         max_length: tokens of question and window together; None for the model's limit
+    """
+
+def reranking(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "ndcg_at_10",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    query: str = "query",
+    positive: str = "positive",
+    negative: str = "negative",
+    architecture: Literal["bi", "cross"] = "bi",
+    similarity: str | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> Reranking:
+    """How far up the right ones of a query's passages are put. Models: encoders (AutoModel), or
+    cross-encoders (AutoModelForSequenceClassification).
+    Nogueira and Cho 2019, arXiv 1901.04085
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: ndcg_at_10, or mrr_at_10, recall_at_10, map_at_100; metric.options.k is another number than 10
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        query: the column of queries
+        positive: the column of the passages that are right, one or a list
+        negative: the column of those that are not
+        architecture: encoders, which embed each text for itself; cross for sequence classification with one
+            output
+        similarity: cosine or dot; None for what runs of sentence-transformers say, else cosine
+        query_prompt: what comes before each query; None for what the runs say, else prompt
+        passage_prompt: what comes before each passage; None for what the runs say, else prompt
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text (cross: query and passage together) is cut; None for what the
+            runs say, else the model's limit
     """
 
 def retrieval(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import datasets
@@ -12,24 +12,19 @@ import numpy as np
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.prompts import prompts_of_all
-from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import QUERY, Wanted
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.embedding import Embedding
 from soupkitchen.tasks.prompts import check_template, filled
 from soupkitchen.tasks.relevance import JUDGEMENTS, ids_of, places_of, queries_of, ranks, read_beside
+from soupkitchen.tasks.searching import Searching
 from soupkitchen.tasks.texts import TextTask
 from soupkitchen.tasks.values import is_missing
 
-SIMILARITIES = ("cosine", "dot")
-
 
 @dataclass(frozen=True)
-class Retrieval(TextTask, Embedding):
+class Retrieval(TextTask, Searching):
     """Scores encoders by the ranks of relevant passages. Examples are queries.
 
     Metrics: ndcg_at_10, mrr_at_10, recall_at_10, map_at_100. All passages of the corpus are embedded before
@@ -44,9 +39,7 @@ class Retrieval(TextTask, Embedding):
         id: the column of ids in it; ``_id`` is found, too.
         passage: a template over its columns, such as ``"{title} {text}"``.
         queries: the file of the queries' texts, where the data is judgements.
-        similarity: "cosine" or "dot"; None for what runs of sentence-transformers say, and else the cosine.
-        query_prompt, passage_prompt: what comes before a query and before a passage; None for what the runs
-            say, and else for `prompt`.
+        similarity, query_prompt, passage_prompt: how it is searched; see `soupkitchen.tasks.searching`.
         pooling, prompt, lower, max_length: how an embedding is made; see `soupkitchen.tasks.embedding`.
 
     Source: Thakur et al. 2021, "BEIR", arXiv 2104.08663.
@@ -70,11 +63,6 @@ class Retrieval(TextTask, Embedding):
     lower: bool = False
     max_length: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.similarity not in (None, *SIMILARITIES):
-            raise ConfigError(f"task.similarity={self.similarity}: choose {' or '.join(SIMILARITIES)}")
-
     @property
     def model_class(self) -> type:
         return AutoModel
@@ -82,21 +70,6 @@ class Retrieval(TextTask, Embedding):
     @property
     def content_columns(self) -> tuple[str, ...]:
         return (self.query,)
-
-    def fitted_to(self, runs: Sequence[Checkpoint]) -> Retrieval:
-        """The task with what sentence-transformers' files beside the runs say, where the options say nothing.
-
-        Raises:
-            IncompatibleError: where the runs differ in it.
-            ConfigError: where they compare embeddings in a way that is not known here.
-        """
-        fitted, told = super().fitted_to(runs), prompts_of_all(runs)
-        return replace(
-            fitted,
-            similarity=told.similarity if self.similarity is None else self.similarity,
-            query_prompt=told.query if self.query_prompt is None else self.query_prompt,
-            passage_prompt=told.passage if self.passage_prompt is None else self.passage_prompt,
-        )
 
     def examples_of(self, split: datasets.Dataset) -> datasets.Dataset:
         """The queries of a split: judgements are put together by query."""
@@ -113,13 +86,13 @@ class Retrieval(TextTask, Embedding):
         corpus = read_beside("task.corpus", self.corpus, self.data)
         relevant = places_of(split, "task.relevant", self.relevant, ids_of(corpus, "task.id", self.id))
         check_template("task.passage", self.passage, corpus)
-        queries = self._prompted(self.query_prompt).tokens(split, "query", processor, model)
+        queries = self.with_prompt(self.query_prompt).tokens(split, "query", processor, model)
         texts = [
             filled(self.passage, {n: "" if is_missing(v) else v for n, v in row.items()}).strip()
             for row in corpus
         ]
         table = datasets.Dataset.from_dict({self.passage: texts})
-        passages = self._prompted(self.passage_prompt).tokens(table, "passage", processor, model)
+        passages = self.with_prompt(self.passage_prompt).tokens(table, "passage", processor, model)
         return datasets.Dataset.from_dict(
             {
                 "input_ids": queries + passages,
@@ -138,8 +111,7 @@ class Retrieval(TextTask, Embedding):
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        embedded = self.embedded(model, batch)
-        return embedded if self.similarity == "dot" else torch.nn.functional.normalize(embedded)
+        return self.comparable(self.embedded(model, batch))
 
     def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
         """The ranks of what is relevant to each query, by their embeddings and those of the corpus."""
@@ -149,6 +121,3 @@ class Retrieval(TextTask, Embedding):
             known = not np.isnan(scores).any()
             told.append(ranks(scores[relevant], np.delete(scores, relevant)) if known else math.nan)
         return told
-
-    def _prompted(self, prompt: str | None) -> Retrieval:
-        return self if prompt is None else replace(self, prompt=prompt)
