@@ -293,6 +293,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "text_pair": TEXT,
         **_EMBEDDING,
     },
+    "soupkitchen.tasks.PairClassification": {**_SCORED, **_PAIR, "text_pair": TEXT, **_EMBEDDING},
     "soupkitchen.tasks.QuestionAnswering": {
         **_SCORED,
         **_LENGTH,

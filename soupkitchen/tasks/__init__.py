@@ -21,6 +21,7 @@ CLASSES = {
     "LanguageModeling": "kinds.language_modeling",
     "MultilabelClassification": "kinds.multilabel_classification",
     "MultipleChoice": "kinds.multiple_choice",
+    "PairClassification": "kinds.pair_classification",
     "QuestionAnswering": "kinds.question_answering",
     "Reranking": "kinds.reranking",
     "Retrieval": "kinds.retrieval",

@@ -14,6 +14,7 @@ from soupkitchen.tasks.kinds.image_classification import ImageClassification
 from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
+from soupkitchen.tasks.kinds.pair_classification import PairClassification
 from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
 from soupkitchen.tasks.kinds.reranking import Reranking
 from soupkitchen.tasks.kinds.retrieval import Retrieval
@@ -32,6 +33,7 @@ __all__ = [
     "LanguageModeling",
     "MultilabelClassification",
     "MultipleChoice",
+    "PairClassification",
     "QuestionAnswering",
     "Reranking",
     "Retrieval",
@@ -50,6 +52,7 @@ __all__ = [
     "lm_eval",
     "multilabel_classification",
     "multiple_choice",
+    "pair_classification",
     "question_answering",
     "reranking",
     "retrieval",
@@ -377,6 +380,57 @@ def multiple_choice(
         before_choice: what stands between prompt and choice
         normalize: None: compare log-likelihoods; tokens or bytes: divide them by the choice's length
         max_length: tokens of prompt and choice together; None for the model's limit
+    """
+
+def pair_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "average_precision",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str = "text_pair",
+    label: str = "label",
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> PairClassification:
+    """Whether two texts belong together, by the cosine of their embeddings and the best threshold. Models:
+    encoders (AutoModel).
+    Reimers and Gurevych 2019, arXiv 1908.10084
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: average_precision, or best_accuracy, best_f1
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the one text
+        text_pair: the column of the other
+        label: the column of whether they belong together, 0 or 1
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text is cut; None for what the runs say, else the model's limit
     """
 
 def question_answering(
