@@ -213,7 +213,7 @@ class Evaluator:
             start, end = piece.bounds(name, total_of_task)
             size = self.examples.batch_size
             chosen = [one.listed.order[at : min(at + size, end)] for at in range(start, end, size)]
-            for outputs in forward(split, name, chosen):
+            for outputs in self._predicted(split, name, chosen, forward):
                 batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
                 predictions += list(outputs)
                 done += len(outputs)
@@ -229,6 +229,22 @@ class Evaluator:
                         return replace(ended, parts={**ended.parts, name: told})
             parts[name] = _known(one, predictions, values)
         return Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
+
+    def _predicted(
+        self, split: str, name: str, chosen: Sequence[np.ndarray], forward: Forward
+    ) -> Iterator[Rows]:
+        """The predictions of each batch. A corpus comes before all that is compared with it."""
+        batches = self.examples.corpus(split)[name]
+        if not (batches and chosen):
+            yield from forward(split, name, chosen)
+            return
+        prepared = self._splits[split][name]
+        outputs = forward(split, name, [*batches, *chosen])
+        rows = np.concatenate([np.asarray(next(outputs)) for _ in batches])
+        corpus = rows[np.argsort(np.concatenate(batches))]
+        ranked = prepared.task.ranked  # type: ignore[attr-defined]
+        for batch, some in zip(chosen, outputs, strict=True):
+            yield ranked(some, corpus, take(prepared.listed.references, batch))
 
     @torch.inference_mode()
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
@@ -267,13 +283,15 @@ class Evaluator:
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)
         references, lengths = task.references(data), None
+        size, corpus = len(references), np.arange(len(references), len(data))
         column = getattr(task, "length_column", "length")
         if column in data.column_names:
-            lengths = np.asarray(data[column][:])
+            every = np.asarray(data[column][:])
+            lengths, corpus = every[:size], corpus[np.argsort(-every[size:], kind="stable")]
             data = data.remove_columns(column)
         collate, device = task.collator(self.processor), self.accelerator.device
         batches = Batches(data, collate, device, self._memory, self._workers)
-        return _Prepared(task, data, Listed(references, lengths), batches)
+        return _Prepared(task, data, Listed(references, lengths, corpus), batches)
 
 
 def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = None) -> Part:

@@ -54,11 +54,14 @@ class Listed:
     Attributes:
         references: what predictions are compared with, in the data's order.
         lengths: of each example; None where all are of one length.
+        corpus: numbers of what each example is compared with, in order of length: these rows of the prepared
+            data follow on its examples, and are no examples.
         order: in which they are scored: the longest first, until others are found to be harder.
     """
 
     references: Rows
     lengths: np.ndarray | None = None
+    corpus: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
     order: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +126,16 @@ class Examples:
         return {
             name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
             for name, order in self.order(split).items()
+        }
+
+    def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
+        """For each task, the batches of what its examples are compared with; mostly none."""
+        return {
+            name: [
+                listed.corpus[at : at + self.batch_size]
+                for at in range(0, len(listed.corpus), self.batch_size)
+            ]
+            for name, listed in self.splits[split].items()
         }
 
     def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:

@@ -49,9 +49,11 @@ class Identity:
     def predictions(self, recipe: Recipe, split: str) -> str:
         """A digest of all that predictions depend on; the order of batches has no part in it."""
         accelerator = self._evaluator.accelerator
+        examples = self._evaluator.examples
+        corpus = examples.corpus(split)
         batches = {
-            name: sorted(digest(batch.tobytes()) for batch in batches)
-            for name, batches in self._evaluator.examples.batches(split).items()
+            name: sorted(digest(batch.tobytes()) for batch in [*batches, *corpus[name]])
+            for name, batches in examples.batches(split).items()
         }
         return digest(
             self.asked(recipe, split),

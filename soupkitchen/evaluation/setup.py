@@ -17,6 +17,7 @@ from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
+from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.columns import with_columns
 from soupkitchen.tasks.overlap import count_overlap
 
@@ -62,14 +63,25 @@ def load_splits(tasks: Several, training: bool = False) -> Splits:
     Raises:
         DataError: where one is not there.
     """
-    loaded = {name: task.data.load_splits(task.stratify_column) for name, task in tasks.tasks.items()}
+    loaded = {
+        name: {role: _examples_of(task, split) for role, split in splits.items()}
+        for name, task in tasks.tasks.items()
+        for splits in [task.data.load_splits(task.stratify_column)]
+    }
     roles = [role for role in ("heldout", "test") if all(role in splits for splits in loaded.values())]
     splits = {role: {name: loaded[name][role] for name in loaded} for role in roles}
     if training:
         splits["train"] = {
-            name: task.data.load_training(task.stratify_column) for name, task in tasks.tasks.items()
+            name: _examples_of(task, task.data.load_training(task.stratify_column))
+            for name, task in tasks.tasks.items()
         }
     return splits
+
+
+def _examples_of(task: Task, split: datasets.Dataset) -> datasets.Dataset:
+    """A split with one row an example, where the task makes such of what its source has."""
+    made: datasets.Dataset = task.examples_of(split) if hasattr(task, "examples_of") else split
+    return made
 
 
 def evaluator_of(

@@ -23,7 +23,8 @@ from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 
 _KINDS = {
-    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression",
+    "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression, "
+    "reranking (task.architecture=cross)",
     "AutoModelForImageClassification": "image_classification",
     "AutoModelForTokenClassification": "token_classification",
     "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",

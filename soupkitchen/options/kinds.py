@@ -158,6 +158,12 @@ _DRAWN = {"rescale": or_null(choice("probability", "l1")), "seed": Kind("a whole
 _SCORED = {"data": PART, "metric": PART}
 _LENGTH = {"max_length": or_null(at_least(1))}
 _EMBEDDING = {"pooling": or_null(TEXTS), "prompt": or_null(ANY_TEXT), "lower": FLAG, **_LENGTH}
+_SEARCHING = {
+    "similarity": or_null(choice("cosine", "dot")),
+    "query_prompt": or_null(ANY_TEXT),
+    "passage_prompt": or_null(ANY_TEXT),
+    **_EMBEDDING,
+}
 _PAIR = {"text": TEXT, "text_pair": or_null(TEXT), "label": TEXT}
 _ARCHITECTURE = {"architecture": choice("causal", "seq2seq")}
 _SEVERAL = {
@@ -290,6 +296,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "text_pair": TEXT,
         **_EMBEDDING,
     },
+    "soupkitchen.tasks.PairClassification": {**_SCORED, **_PAIR, "text_pair": TEXT, **_EMBEDDING},
     "soupkitchen.tasks.QuestionAnswering": {
         **_SCORED,
         **_LENGTH,
@@ -305,6 +312,17 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "positive": TEXT,
         "negative": TEXT,
         **_EMBEDDING,
+    },
+    "soupkitchen.tasks.Retrieval": {
+        **_SCORED,
+        **dict.fromkeys(("query", "relevant", "corpus", "id", "passage", "queries"), TEXT),
+        **_SEARCHING,
+    },
+    "soupkitchen.tasks.Reranking": {
+        **_SCORED,
+        **dict.fromkeys(("query", "positive", "negative"), TEXT),
+        "architecture": choice("bi", "cross"),
+        **_SEARCHING,
     },
     "soupkitchen.tasks.ImageClassification": {**_SCORED, "image": TEXT, "label": TEXT},
     "soupkitchen.tasks.LanguageModeling": {**_SCORED, "text": TEXT, **_LENGTH},

@@ -14,7 +14,10 @@ from soupkitchen.tasks.kinds.image_classification import ImageClassification
 from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
+from soupkitchen.tasks.kinds.pair_classification import PairClassification
 from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
+from soupkitchen.tasks.kinds.reranking import Reranking
+from soupkitchen.tasks.kinds.retrieval import Retrieval
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.kinds.text_generation import TextGeneration
@@ -30,7 +33,10 @@ __all__ = [
     "LanguageModeling",
     "MultilabelClassification",
     "MultipleChoice",
+    "PairClassification",
     "QuestionAnswering",
+    "Reranking",
+    "Retrieval",
     "Several",
     "Task",
     "TextClassification",
@@ -46,7 +52,10 @@ __all__ = [
     "lm_eval",
     "multilabel_classification",
     "multiple_choice",
+    "pair_classification",
     "question_answering",
+    "reranking",
+    "retrieval",
     "several",
     "text_classification",
     "text_generation",
@@ -373,6 +382,57 @@ def multiple_choice(
         max_length: tokens of prompt and choice together; None for the model's limit
     """
 
+def pair_classification(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "average_precision",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    text_pair: str = "text_pair",
+    label: str = "label",
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> PairClassification:
+    """Whether two texts belong together, by the cosine of their embeddings and the best threshold. Models:
+    encoders (AutoModel).
+    Reimers and Gurevych 2019, arXiv 1908.10084
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: average_precision, or best_accuracy, best_f1
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the one text
+        text_pair: the column of the other
+        label: the column of whether they belong together, 0 or 1
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text is cut; None for what the runs say, else the model's limit
+    """
+
 def question_answering(
     path: str | Mapping[str, str] | Path = ...,
     *,
@@ -421,6 +481,131 @@ def question_answering(
         longest_answer: tokens that an answer may have
         stride: tokens that the windows of a long context overlap by
         max_length: tokens of question and window together; None for the model's limit
+    """
+
+def reranking(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "ndcg_at_10",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    query: str = "query",
+    positive: str = "positive",
+    negative: str = "negative",
+    architecture: Literal["bi", "cross"] = "bi",
+    similarity: str | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> Reranking:
+    """How far up the right ones of a query's passages are put. Models: encoders (AutoModel), or
+    cross-encoders (AutoModelForSequenceClassification).
+    Nogueira and Cho 2019, arXiv 1901.04085
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: ndcg_at_10, or mrr_at_10, recall_at_10, map_at_100; metric.options.k is another number than 10
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        query: the column of queries
+        positive: the column of the passages that are right, one or a list
+        negative: the column of those that are not
+        architecture: encoders, which embed each text for itself; cross for sequence classification with one
+            output
+        similarity: cosine or dot; None for what runs of sentence-transformers say, else cosine
+        query_prompt: what comes before each query; None for what the runs say, else prompt
+        passage_prompt: what comes before each passage; None for what the runs say, else prompt
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text (cross: query and passage together) is cut; None for what the
+            runs say, else the model's limit
+    """
+
+def retrieval(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "ndcg_at_10",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    query: str = "query",
+    relevant: str = "relevant",
+    corpus: str = "corpus.jsonl",
+    id: str = "id",
+    passage: str = "{text}",
+    queries: str = "queries.jsonl",
+    similarity: str | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
+    pooling: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    lower: bool = False,
+    max_length: int | None = None,
+) -> Retrieval:
+    """How far up the passages that are relevant to a query are among all of a corpus. Models: encoders
+    (AutoModel).
+    Thakur et al. 2021, arXiv 2104.08663
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: ndcg_at_10, or mrr_at_10, recall_at_10, map_at_100; metric.options.k is another number than 10
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        query: the column of queries
+        relevant: the column of the ids of the passages that are relevant, one or a list
+        corpus: the file of all passages, beside the data or anywhere
+        id: the column of ids in it, and in queries; _id is found, too
+        passage: a template over the corpus's columns, as "{title} {text}"
+        queries: the file of the queries' texts, where the data is judgements (query-id, corpus-id, score), as
+            BEIR's
+        similarity: cosine or dot; None for what runs of sentence-transformers say, else cosine
+        query_prompt: what comes before each query; None for what the runs say, else prompt
+        passage_prompt: what comes before each passage; None for what the runs say, else prompt
+        pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
+            weightedmean, or a list; None for what runs of sentence-transformers say, else mean
+        prompt: what comes before each text; None for what the runs say
+        lower: put texts in lower case first
+        max_length: tokens after which a text is cut; None for what the runs say, else the model's limit
     """
 
 def several(

@@ -177,6 +177,18 @@ TRIPLET = Wanted(
     (("query", "positive", "negative"), ("query", "pos", "neg"), ("sentence", "positive", "negative")),
     _is_text,
 )
+RANKED = Wanted(
+    ("query", "positive", "negative"),
+    (
+        ("query", "positives", "negatives"),
+        ("query", "pos", "neg"),
+        ("question", "positive", "negative"),
+        ("anchor", "positive", "negative"),
+    ),
+    lambda feature: _is_text(feature) or _list_of(_is_text)(feature),
+)
+"""A text, and texts, one or a list, that belong to it and that do not."""
+QUERY = Wanted(("query",), _each("question anchor text"), _is_text)
 LONG_TEXT = Wanted(("text",), _each("content document article body story sentence"), _is_text)
 LABEL = Wanted(("label",), _LABELS, _is_label)
 LABELS = Wanted(

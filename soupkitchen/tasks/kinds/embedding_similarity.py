@@ -62,8 +62,12 @@ class EmbeddingSimilarity(TextTask, Embedding):
         one, other = (self.tokens(split, option, processor, model) for option in ("text", "text_pair"))
         lengths = [len(a) + len(b) for a, b in zip(one, other, strict=True)]
         return datasets.Dataset.from_dict(
-            {"one": one, "other": other, "labels": numbers(split, self.label), "length": lengths}
+            {"one": one, "other": other, "labels": self.encode_labels(split), "length": lengths}
         )
+
+    def encode_labels(self, split: datasets.Dataset) -> list[Any]:
+        """The column of labels as `references` gives it, one entry an example."""
+        return numbers(split, self.label)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)

@@ -1,0 +1,346 @@
+"""Retrieval, held against the evaluator of sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command import soupkitchen
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import save_tokenizer, text_classifier
+
+from soupkitchen import metrics, tasks
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.errors import DataError, IncompatibleError, MetricError
+from soupkitchen.evaluation import Identity, Runtime, evaluator_of, fit_to, load_splits
+from soupkitchen.executors import Bench, Request
+from soupkitchen.records import read_csv
+from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.tasks import Several
+from soupkitchen.tasks.relevance import ranks
+
+pytest.importorskip("sentence_transformers")
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+RUNS = ("a", "b", "c")
+METRICS = {
+    "ndcg_at_10": "ndcg@10",
+    "mrr_at_10": "mrr@10",
+    "recall_at_10": "recall@10",
+    "map_at_100": "map@100",
+}
+PROMPTS = {"query": "w3 w4 ", "document": "w5 "}
+
+
+def runs(folder: Path, **told: Any) -> Path:
+    """Three runs, saved by the library."""
+    model = text_classifier().bert
+    torch.manual_seed(0)
+    for name in RUNS:
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        model.save_pretrained(folder / "plain")
+        save_tokenizer(folder / "plain")
+        modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode="mean")]
+        SentenceTransformer(modules=modules, **told).save_pretrained(str(folder / "runs" / name))
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs(tmp_path_factory.mktemp("retrieval"), prompts=PROMPTS)
+
+
+def words(random: np.random.Generator, number: int) -> list[str]:
+    return [f"w{n}" for n in random.integers(0, 60, number)]
+
+
+def lines(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def queries_and_corpus() -> tuple[dict[str, str], dict[str, str], dict[str, set[str]]]:
+    """Queries of words of the passages that are relevant to them, by id."""
+    random = np.random.default_rng(0)
+    corpus = {f"d{n}": words(random, int(random.integers(3, 14))) for n in range(70)}
+    queries, relevant = {}, {}
+    for number in range(25):
+        found = random.choice(list(corpus), int(random.integers(1, 5)), replace=False).tolist()
+        known = [word for one in found for word in corpus[one][:3]]
+        queries[f"q{number}"] = " ".join([*known[:6], *words(random, 2)])
+        relevant[f"q{number}"] = set(found)
+    return queries, {name: " ".join(told) for name, told in corpus.items()}, relevant
+
+
+QUERIES, CORPUS, RELEVANT = queries_and_corpus()
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each query with what is relevant to it, and the corpus beside."""
+    folder = tmp_path_factory.mktemp("lists")
+    rows = [{"query": QUERIES[name], "relevant": sorted(RELEVANT[name])} for name in QUERIES]
+    lines(folder / "dev.jsonl", rows)
+    lines(folder / "corpus.jsonl", [{"id": name, "text": text} for name, text in CORPUS.items()])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as BEIR has it, with a passage that is judged not to be relevant."""
+    folder = tmp_path_factory.mktemp("beir")
+    lines(folder / "queries.jsonl", [{"_id": q, "text": text, "metadata": {}} for q, text in QUERIES.items()])
+    halves = {name: text.partition(" ") for name, text in CORPUS.items()}
+    rows = [
+        {"_id": n, "title": title, "text": text, "metadata": {}} for n, (title, _, text) in halves.items()
+    ]
+    lines(folder / "corpus.jsonl", rows)
+    judged = [(q, d, 1) for q in QUERIES for d in sorted(RELEVANT[q])]
+    judged += [(q, next(d for d in CORPUS if d not in RELEVANT[q]), 0) for q in QUERIES]
+    (folder / "qrels").mkdir()
+    table = pd.DataFrame(judged, columns=["query-id", "corpus-id", "score"])
+    table.to_csv(folder / "qrels" / "dev.tsv", sep="\t", index=False)
+    return folder
+
+
+def bench_of(pool: Path, task: Any, batch_size: int = 8) -> Bench:
+    found = find_pool(str(pool))
+    several = fit_to(Several.of(task), found)
+    runtime = Runtime(device="cpu", batch_size=batch_size, threads=1)
+    evaluator = evaluator_of(found.reference, several, load_splits(several), runtime, pool=found)
+    return Bench(evaluator, Mixer(found))
+
+
+def task(folder: Path, metric: str = "ndcg_at_10", **options: Any) -> Any:
+    return tasks.retrieval(str(folder), metric=metric, **options)
+
+
+def scored(bench: Bench, name: str) -> Any:
+    bench.fill(Recipe.single(name))
+    return bench.evaluator.score("heldout")
+
+
+def by_the_library(model: Path, **told: Any) -> dict[str, float]:
+    evaluator = InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT, write_csv=False, **told)
+    found = evaluator(SentenceTransformer(str(model), device="cpu"))
+    return {name.split("_", 1)[1]: float(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_are_those_of_the_librarys_evaluator(metric: str, pool: Path, lists: Path) -> None:
+    bench = bench_of(pool, task(lists, metric))
+    scores = {name: scored(bench, name).score for name in RUNS}
+    for name, score in scores.items():
+        assert score == pytest.approx(by_the_library(pool / name)[METRICS[metric]], abs=1e-6)
+    assert len(set(scores.values())) == 3
+    assert 0.1 < min(scores.values()) < max(scores.values()) < 0.9
+
+
+def test_options_win_over_what_the_runs_say_of_prompts_and_similarity(
+    pool: Path, lists: Path, tmp_path: Path
+) -> None:
+    dotted = runs(tmp_path, prompts={"query": "w3 ", "document": "w9 w9 "}, similarity_fn_name="dot")
+    task_of_dotted = bench_of(dotted, task(lists)).evaluator.tasks.alone
+    told = task_of_dotted.similarity, task_of_dotted.query_prompt, task_of_dotted.passage_prompt
+    assert told == ("dot", "w3 ", "w9 w9 ")
+    expected = by_the_library(dotted / "b")["ndcg@10"]
+    assert scored(bench_of(dotted, task(lists)), "b").score == pytest.approx(expected, abs=1e-6)
+    options = {"similarity": "dot", "query_prompt": "w3 ", "passage_prompt": "w9 w9 "}
+    assert scored(bench_of(pool, task(lists, **options)), "b").score == pytest.approx(expected, abs=1e-6)
+    assert by_the_library(pool / "b")["ndcg@10"] != pytest.approx(expected, abs=1e-3)
+    file = dotted / "c" / "config_sentence_transformers.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prompts": {"query": "w4 "}}))
+    with pytest.raises(IncompatibleError, match="a and c search in different ways"):
+        bench_of(dotted, task(lists))
+
+
+def test_a_run_decides_on_a_folder_of_beir_as_the_library_would(
+    pool: Path, beir: Path, lists: Path, tmp_path: Path
+) -> None:
+    words = [
+        f"pool.path={pool}/*",
+        "task=retrieval",
+        f"task.data.path={beir}",
+        "task.passage='{title} {text}'",
+    ]
+    soupkitchen(*words, "evaluation.cache=null", "runtime.batch_size=8", "name=x", cwd=tmp_path)
+    results = tmp_path / "results" / "x"
+    scores = read_csv(results / "leaderboard.csv").set_index("model")["heldout_ndcg_at_10"]
+    for name, folder in {**{name: pool / name for name in RUNS}, "soup": results / "soup"}.items():
+        assert scores[name] == pytest.approx(by_the_library(folder)["ndcg@10"], abs=1e-4)
+    steps = read_csv(results / "trajectory.csv")
+    assert set(steps["examples_total"]) == {len(QUERIES)}
+    assert scored(bench_of(pool, task(lists)), "a").score == pytest.approx(scores["a"], abs=1e-4)
+
+
+def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_stays(
+    pool: Path, lists: Path
+) -> None:
+    bench = bench_of(pool, task(lists), batch_size=4)
+    whole = scored(bench, "a").parts[""]
+    asked: list[int] = []
+
+    def stop(so_far: Any) -> Any:
+        asked.append(so_far.examples_scored)
+        return so_far if so_far.examples_scored >= 8 else None
+
+    part = bench.evaluator.score("heldout", stop).parts[""]
+    assert asked == [4, 8]
+    assert (part.examples_scored, part.examples_total) == (8, len(QUERIES))
+    np.testing.assert_array_equal(part.values[part.order], whole.values[part.order])
+    assert whole.score <= part.score
+    assert (np.delete(part.values, part.order) == 1).all()
+
+
+def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool: Path, lists: Path) -> None:
+    bench = bench_of(pool, task(lists), batch_size=4)
+    whole = scored(bench, "a").parts[""].predictions
+    examples = bench.evaluator.examples
+    shuffled = {"": np.random.default_rng(0).permutation(len(QUERIES))}
+    with examples.ordered("heldout", shuffled):
+        assert bench.evaluator.score("heldout").parts[""].predictions == whole
+    large = bench_of(pool, task(lists), batch_size=64)
+    assert scored(large, "a").parts[""].predictions == whole
+    sizes = {len(batch) for batch in large.evaluator.examples.corpus("heldout")[""]}
+    assert sizes == {64, len(CORPUS) - 64}
+
+
+def test_the_corpus_is_embedded_anew_for_each_filling(pool: Path, lists: Path) -> None:
+    bench = bench_of(pool, task(lists))
+    first, second = scored(bench, "a"), scored(bench, "b")
+    assert second.parts[""].predictions != first.parts[""].predictions
+    assert scored(bench, "a").parts[""].predictions == first.parts[""].predictions
+
+
+def test_what_is_kept_is_known_by_the_corpus_and_by_how_it_is_put_into_batches(
+    pool: Path, lists: Path, tmp_path: Path
+) -> None:
+    def known(folder: Path, batch_size: int) -> str:
+        bench = bench_of(pool, task(folder), batch_size)
+        return Identity(bench.evaluator, bench.mixer.pool).predictions(Recipe.single("a"), "heldout")
+
+    for file in ("dev.jsonl", "corpus.jsonl"):
+        (tmp_path / file).write_text((lists / file).read_text())
+    assert known(tmp_path, 30) == known(lists, 30)
+    assert known(lists, 30) != known(lists, 40)  # all queries are one batch in both
+    (tmp_path / "corpus.jsonl").write_text(
+        (lists / "corpus.jsonl").read_text() + '{"id": "x", "text": "w1"}\n'
+    )
+    assert known(tmp_path, 30) != known(lists, 30)
+
+
+def test_a_model_without_finite_embeddings_has_no_score(pool: Path, lists: Path) -> None:
+    bench = bench_of(pool, task(lists))
+    bench.fill(Recipe.single("a"))
+    next(iter(bench.evaluator.live.model.parameters())).data[10] = math.nan  # a word of few passages
+    assert math.isnan(bench.evaluator.score("heldout").score)
+
+
+def test_a_soup_is_scored_by_requests_as_a_model_by_itself(pool: Path, lists: Path) -> None:
+    bench = bench_of(pool, task(lists))
+    scoring = bench.score(Request("c", Recipe.single("c")))
+    assert scoring.evaluation is not None
+    assert scoring.evaluation.score == scored(bench, "c").score
+
+
+# What is wrong is said
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "says"),
+    [
+        ([], {"corpus": "none.jsonl"}, r"task\.corpus=none\.jsonl: there is no such file"),
+        (
+            [{"query": "w1", "relevant": ["nowhere"]}],
+            {},
+            r"row 26 names the passage 'nowhere', whose id is not",
+        ),
+        ([{"query": "w1", "relevant": []}], {}, "row 26 names no relevant passage; leave the row out"),
+        ([], {"id": "text_id"}, r"task\.id=text_id: the data has no such column"),
+        ([], {"passage": "{body}"}, r"body.*the data has no such column"),
+        ([], {"id": "text"}, "is not in the corpus; is task.id the right column"),
+    ],
+)
+def test_data_that_does_not_fit_is_named(
+    rows: list[dict[str, Any]], options: dict[str, str], says: str, pool: Path, lists: Path, tmp_path: Path
+) -> None:
+    for file in ("dev.jsonl", "corpus.jsonl"):
+        (tmp_path / file).write_text((lists / file).read_text())
+    with (tmp_path / "dev.jsonl").open("a") as file:
+        file.write("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match=says):
+        bench_of(pool, task(tmp_path, **options))
+
+
+def test_ids_that_are_there_twice_and_judgements_of_other_queries_are_named(
+    pool: Path, beir: Path, tmp_path: Path
+) -> None:
+    lines(tmp_path / "queries.jsonl", [{"_id": "q0", "text": "w1"}])
+    lines(tmp_path / "corpus.jsonl", [{"_id": "d1", "text": "w1"}, {"_id": "d1", "text": "w2"}])
+    (tmp_path / "qrels").mkdir()
+    file = tmp_path / "qrels" / "dev.tsv"
+    file.write_text("query-id\tcorpus-id\tscore\nq0\td1\t1\n")
+    with pytest.raises(DataError, match="rows 1 and 2 have the same id 'd1'"):
+        bench_of(pool, task(tmp_path))
+    file.write_text("query-id\tcorpus-id\tscore\nq0\td1\t1\nq1\td1\t1\n")
+    with pytest.raises(DataError, match="row 2 judges the query 'q1', whose id is not in the file"):
+        bench_of(pool, task(tmp_path))
+    file.unlink()
+    rows = [f"q0\td{n}\t1\n" for n in range(40)]
+    (tmp_path / "qrels" / "train.tsv").write_text("".join(["query-id\tcorpus-id\tscore\n", *rows]))
+    with pytest.raises(DataError, match="a share of the training judgements was drawn"):
+        bench_of(pool, task(tmp_path))
+
+
+# Ranks, and what is made of them
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=12))
+def test_of_passages_with_the_same_score_the_relevant_ones_come_last(
+    relevant: list[int], others: list[int]
+) -> None:
+    listed = [(-score, True) for score in relevant] + [(-score, False) for score in others]
+    expected = [rank for rank, (_, mine) in enumerate(sorted(listed), start=1) if mine]
+    assert ranks(np.array(relevant, np.float32), np.array(others, np.float32)) == expected
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 100])
+def test_metrics_of_ranks_are_the_librarys(k: int) -> None:
+    random = np.random.default_rng(0)
+    documents = [f"d{n:03}" for n in range(150)]
+    relevant = {f"q{n}": set(random.choice(documents, random.integers(1, 30)).tolist()) for n in range(40)}
+    cuts = {f"{name}_at_k": [k] for name in ("mrr", "ndcg", "accuracy", "precision_recall", "map")}
+    library = InformationRetrievalEvaluator(
+        dict.fromkeys(relevant, "-"), dict.fromkeys(documents, "-"), relevant, **cuts
+    )
+    orders = [random.permutation(documents).tolist() for _ in relevant]
+    hits = [[{"corpus_id": d, "score": -place} for place, d in enumerate(order)] for order in orders]
+    expected = library.compute_metrics(hits)
+    found = [
+        [place for place, d in enumerate(order, start=1) if d in told]
+        for order, told in zip(orders, relevant.values(), strict=True)
+    ]
+    for name, default in METRICS.items():
+        metric = metrics.load(name, options={"k": k})
+        assert metric.name == re.sub(r"\d+$", str(k), name)
+        score = metric.score(found, [sorted(told) for told in relevant.values()])
+        assert score == pytest.approx(expected[re.sub(r"\d+$", "k", default)][k], abs=1e-12)
+
+
+def test_k_is_a_whole_number() -> None:
+    for k in (0, 2.5, True, "ten"):
+        with pytest.raises(MetricError, match=f"k={k} should be a whole number of at least 1"):
+            metrics.load("recall_at_10", options={"k": k})
