@@ -47,8 +47,9 @@ def test_the_shipped_metrics_are_these() -> None:
     assert (
         metrics.shipped()
         == (
-            "accuracy answer_exact answer_f1 bits_per_byte bleu cross_entropy entity_f1 exact_match f1_macro f1_micro mean mse "
-            "pearson perplexity rouge1 rouge2 rouge_l spearman token_accuracy"
+            "accuracy answer_exact answer_f1 bits_per_byte bleu character_error_rate cross_entropy entity_f1 "
+            "exact_match f1_macro f1_micro mean mse pearson perplexity rouge1 rouge2 rouge_l spearman "
+            "token_accuracy word_error_rate"
         ).split()
     )
 
@@ -471,7 +472,9 @@ def test_a_wrong_key_lists_the_right_ones(script: str) -> None:
 
 @pytest.mark.parametrize("name", ["rouge", "hub:accuracy", "no/such/metric"])
 def test_out_of_reach_of_the_hub_the_error_lists_what_works_offline(name: str) -> None:
-    with pytest.raises(MetricError, match=r"hub could not be reached.*accuracy, answer_exact, .*bits_per_byte"):
+    with pytest.raises(
+        MetricError, match=r"hub could not be reached.*accuracy, answer_exact, .*bits_per_byte"
+    ):
         metrics.load(name)
 
 

@@ -23,6 +23,8 @@ _KINDS = {
     "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",
     "AutoModelForQuestionAnswering": "question_answering",
     "AutoModelForSeq2SeqLM": "text_generation",
+    "AutoModelForSpeechSeq2Seq": "speech_recognition",
+    "AutoModelForCTC": "speech_recognition with task.architecture=ctc",
 }
 """Which tasks take what kind of model."""
 _LONGEST = 300

@@ -304,6 +304,17 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         **_EMBEDDING,
     },
     "soupkitchen.tasks.ImageClassification": {**_SCORED, "image": TEXT, "label": TEXT},
+    "soupkitchen.tasks.SpeechRecognition": {
+        **_SCORED,
+        "architecture": choice("seq2seq", "ctc"),
+        "audio": TEXT,
+        "text": TEXT,
+        "normalize": choice("none", "basic"),
+        "sampling_rate": or_null(at_least(1)),
+        "language": or_null(TEXT),
+        "max_new_tokens": or_null(at_least(1)),
+        "num_beams": at_least(1),
+    },
     "soupkitchen.tasks.LanguageModeling": {**_SCORED, "text": TEXT, **_LENGTH},
     "soupkitchen.tasks.TokenClassification": {**_SCORED, "words": TEXT, "label": TEXT, **_LENGTH},
     "soupkitchen.tasks.MultipleChoice": {

@@ -31,6 +31,8 @@ _TASKS = {
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",
+    "AutoModelForCTC": "automatic-speech-recognition",
     "AutoModel": "feature-extraction",
 }
 """What the hub calls tasks, by the class that models of them are loaded as."""

@@ -23,6 +23,7 @@ CLASSES = {
     "MultipleChoice": "kinds.multiple_choice",
     "QuestionAnswering": "kinds.question_answering",
     "Several": "kinds.several",
+    "SpeechRecognition": "kinds.speech_recognition",
     "Task": "base",
     "TextClassification": "kinds.text_classification",
     "TextGeneration": "kinds.text_generation",
