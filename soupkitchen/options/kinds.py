@@ -316,6 +316,13 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "num_beams": at_least(1),
     },
     "soupkitchen.tasks.LanguageModeling": {**_SCORED, "text": TEXT, **_LENGTH},
+    "soupkitchen.tasks.MaskedLanguageModeling": {
+        **_SCORED,
+        **_LENGTH,
+        "text": TEXT,
+        "masked": SHARE,
+        "seed": SEED,
+    },
     "soupkitchen.tasks.TokenClassification": {**_SCORED, "words": TEXT, "label": TEXT, **_LENGTH},
     "soupkitchen.tasks.MultipleChoice": {
         **_SCORED,

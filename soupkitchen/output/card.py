@@ -29,6 +29,7 @@ _TASKS = {
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSeq2SeqLM": "text2text-generation",
     "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",

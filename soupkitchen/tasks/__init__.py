@@ -19,6 +19,7 @@ CLASSES = {
     "Function": "kinds.function",
     "ImageClassification": "kinds.image_classification",
     "LanguageModeling": "kinds.language_modeling",
+    "MaskedLanguageModeling": "kinds.masked_language_modeling",
     "MultilabelClassification": "kinds.multilabel_classification",
     "MultipleChoice": "kinds.multiple_choice",
     "QuestionAnswering": "kinds.question_answering",
