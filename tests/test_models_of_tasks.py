@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_tasks import ENCODER, SIZE, phrase, rows, score, tokenizer
+from scoring import rows, score
+from test_tasks import ENCODER, SIZE, phrase, tokenizer
 from tiny import VOCABULARY, WORDS, make_pictures
 from transformers import (
     AutoModelForCausalLM,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
 import textwrap
@@ -20,6 +19,7 @@ import torch
 from command import soupkitchen
 from conftest import ROOT
 from scipy.stats import spearmanr
+from scoring import rows, score
 from tiny import VOCABULARY, WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -40,9 +40,7 @@ from transformers import (
 )
 
 from soupkitchen import metrics, tasks
-from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
-from soupkitchen.evaluation import Evaluator, LiveModel, Part, Runtime
 from soupkitchen.options.building import build, describe
 from soupkitchen.options.presets import compose
 from soupkitchen.tasks import (
@@ -53,7 +51,6 @@ from soupkitchen.tasks import (
     MultilabelClassification,
     MultipleChoice,
     Several,
-    Task,
     TextGeneration,
     TextRegression,
     TokenClassification,
@@ -95,20 +92,6 @@ def causal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **tokens)
         )
     return save(model, tmp_path_factory.mktemp(request.param))
-
-
-def rows(folder: Path, examples: list[dict[str, Any]]) -> Data:
-    (folder / "validation.jsonl").write_text("\n".join(map(json.dumps, examples)))
-    return Data(str(folder), test=None)
-
-
-def score(task: Task, run: Path, batch_size: int = 3) -> Part:
-    accelerator = Runtime(device="cpu").accelerator()
-    live = LiveModel(Checkpoint.open(run), task.model_class, accelerator.device)
-    splits = {role: {"": split} for role, split in task.data.load_splits().items()}
-    processor = task.load_processor(str(run))
-    evaluator = Evaluator(Several.of(task), live, processor, splits, accelerator, batch_size)
-    return evaluator.score("heldout").parts[""]
 
 
 def phrase(random: np.random.Generator, low: int = 2, high: int = 9) -> str:

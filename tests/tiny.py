@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -26,6 +26,8 @@ from transformers import (
 LABELS = ("apples", "boats", "clouds")
 WORDS = [f"w{i}" for i in range(60)]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+TOKENS = [*VOCABULARY, "[MASK]"]
+"""Of `bert_tokenizer`."""
 
 
 def make_texts(number: int, seed: int) -> pd.DataFrame:
@@ -58,6 +60,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
     )
+
+
+def bert_tokenizer() -> PreTrainedTokenizerFast:
+    """As `tokenizer`, with [CLS] before each text, [SEP] after it, and [MASK]."""
+    numbers = {token: number for number, token in enumerate(TOKENS)}
+    backend = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    named = dict(zip(names, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=32, **named)
 
 
 def save_tokenizer(folder: Path) -> None:

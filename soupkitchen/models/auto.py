@@ -28,8 +28,11 @@ _KINDS = {
     "AutoModelForImageClassification": "image_classification",
     "AutoModelForTokenClassification": "token_classification",
     "AutoModelForCausalLM": "language_modeling, multiple_choice, text_generation, lm_eval",
+    "AutoModelForMaskedLM": "masked_language_modeling",
     "AutoModelForQuestionAnswering": "question_answering",
     "AutoModelForSeq2SeqLM": "text_generation",
+    "AutoModelForSpeechSeq2Seq": "speech_recognition",
+    "AutoModelForCTC": "speech_recognition with task.architecture=ctc",
 }
 """Which tasks take what kind of model."""
 _LONGEST = 300

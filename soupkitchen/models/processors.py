@@ -54,6 +54,7 @@ def processor_of(
         IncompatibleError: where `run` has none, and others differ in theirs.
     """
     wanted = getattr(task, "processor_files", _TOKENIZERS)
+    called = getattr(task, "processor_name", "image processor")
     folders = [folder for folder in _candidates(run, pool) if any(_matching(folder, wanted))]
     if run.path not in folders and pool is not None:
         _check_alike(pool)
@@ -70,11 +71,11 @@ def processor_of(
             log.warning(
                 "%s has no %s of its own: all runs are scored with that of %s, and the soup is saved with it",
                 run.name,
-                "tokenizer" if wanted is _TOKENIZERS else "image processor",
+                "tokenizer" if wanted is _TOKENIZERS else called,
                 folder,
             )
         return processor, folder
-    what = "tokenizer with a vocabulary" if wanted is _TOKENIZERS else "image processor"
+    what = "tokenizer with a vocabulary" if wanted is _TOKENIZERS else called
     raise CheckpointError(
         f"{run.path} has no {what}, and no other run or base that fits has one: copy the base model's files "
         f"({', '.join(wanted[:2])}, …) into the folder of the run, or name the base as pool.base=…"

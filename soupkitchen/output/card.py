@@ -30,8 +30,11 @@ _TASKS = {
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForSpeechSeq2Seq": "automatic-speech-recognition",
+    "AutoModelForCTC": "automatic-speech-recognition",
     "AutoModel": "feature-extraction",
 }
 """What the hub calls tasks, by the class that models of them are loaded as."""

@@ -12,6 +12,7 @@ from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity
 from soupkitchen.tasks.kinds.function import Function
 from soupkitchen.tasks.kinds.image_classification import ImageClassification
 from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
+from soupkitchen.tasks.kinds.masked_language_modeling import MaskedLanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
 from soupkitchen.tasks.kinds.pair_classification import PairClassification
@@ -19,6 +20,7 @@ from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
 from soupkitchen.tasks.kinds.reranking import Reranking
 from soupkitchen.tasks.kinds.retrieval import Retrieval
 from soupkitchen.tasks.kinds.several import Several
+from soupkitchen.tasks.kinds.speech_recognition import SpeechRecognition
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.kinds.text_generation import TextGeneration
 from soupkitchen.tasks.kinds.text_regression import TextRegression
@@ -31,6 +33,7 @@ __all__ = [
     "Function",
     "ImageClassification",
     "LanguageModeling",
+    "MaskedLanguageModeling",
     "MultilabelClassification",
     "MultipleChoice",
     "PairClassification",
@@ -38,6 +41,7 @@ __all__ = [
     "Reranking",
     "Retrieval",
     "Several",
+    "SpeechRecognition",
     "Task",
     "TextClassification",
     "TextGeneration",
@@ -50,6 +54,7 @@ __all__ = [
     "image_classification",
     "language_modeling",
     "lm_eval",
+    "masked_language_modeling",
     "multilabel_classification",
     "multiple_choice",
     "pair_classification",
@@ -57,6 +62,7 @@ __all__ = [
     "reranking",
     "retrieval",
     "several",
+    "speech_recognition",
     "text_classification",
     "text_generation",
     "text_regression",
@@ -289,6 +295,49 @@ def lm_eval(
         aggregate: one score of several tasks: mean, min, or normalized (each divided by the best single
             run's)
         weights: weight by name of task in the mean; None for equal ones
+    """
+
+def masked_language_modeling(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "perplexity",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    text: str = "text",
+    masked: float = 0.15,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> MaskedLanguageModeling:
+    """How well an encoder predicts tokens that are hidden from it, the same for every model. Models:
+    AutoModelForMaskedLM.
+    Devlin et al. 2019, arXiv 1810.04805
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        revision: the dataset's revision, on the hub
+        metric: shipped; or a class, as my_module.Recall; or a path or hub name of `evaluate`'s
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        text: the column of the text
+        masked: the share of tokens that are to be predicted; of ten, eight are hidden, one is another, one
+            stays
+        seed: of which these are
+        max_length: tokens of a window, into which long texts are cut; None for the model's limit
     """
 
 def multilabel_classification(
@@ -621,6 +670,58 @@ def several(
         tasks: by name
         aggregate: one score out of theirs: mean, min, or normalized (each divided by the best single run's)
         weights: weight by name of task in the mean; None for equal ones
+    """
+
+def speech_recognition(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "word_error_rate",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    architecture: Literal["seq2seq", "ctc"] = "seq2seq",
+    audio: str = "audio",
+    text: str = "text",
+    normalize: Literal["none", "basic"] = "none",
+    sampling_rate: int | None = None,
+    language: str | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int = 1,
+) -> SpeechRecognition:
+    """What a model writes down of a recording. Models: AutoModelForSpeechSeq2Seq (Whisper) or AutoModelForCTC
+    (wav2vec 2.0, HuBERT).
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: word_error_rate, or character_error_rate, exact_match
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        architecture: seq2seq: generates (Whisper); ctc: a character for each frame (wav2vec 2.0, HuBERT)
+        audio: the column of recordings: of datasets.Audio, paths, bytes, numbers, or {array, sampling_rate}
+        text: the column of what is said
+        normalize: what is done to both texts first; basic: lower case, no punctuation, nothing in brackets
+        sampling_rate: of columns of numbers, samples in a second; None for the feature extractor's
+        language: that a multilingual Whisper is told; None for what its generation_config.json says, else
+            what it hears
+        max_new_tokens: how much is generated at most; None for the model's limit
+        num_beams: 1 for the likeliest token each time, more for beam search
     """
 
 def text_classification(

@@ -144,6 +144,12 @@ def _is_image(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or _is_text(feature)
 
 
+def _is_audio(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return "array" in feature
+    return isinstance(feature, datasets.Audio) or _is_text(feature) or _list_of(_is_number)(feature)
+
+
 def _each(names: str) -> tuple[tuple[str, ...], ...]:
     return tuple((name,) for name in names.split())
 
@@ -199,6 +205,17 @@ LABELS = Wanted(
 """Any number of labels."""
 NUMBER = Wanted(("label",), _NUMBERS, _is_number)
 IMAGE = Wanted(("image",), _each("img picture photo image_path file_name filename path"), _is_image)
+AUDIO = Wanted(
+    ("audio",),
+    _each("speech recording sound audio_path audio_filepath audio_file file_name filename file path"),
+    _is_audio,
+)
+TRANSCRIPT = Wanted(
+    ("text",),
+    _each("sentence transcription transcript normalized_text raw_transcription"),
+    _is_text,
+)
+"""What is said in a recording."""
 WORDS = Wanted(("words",), _each("words token"), _list_of(_is_text))
 TAGS = Wanted(
     ("label",),

@@ -1,7 +1,7 @@
 """Examples that two splits have in common, found without holding either in memory.
 
-Rows are compared by a digest of their content, of which only the smaller side's are kept. Images
-are compared by the bytes of their files, wherever these lie: two files of different sizes are never
+Rows are compared by a digest of their content, of which only the smaller side's are kept. Images and
+sounds are compared by the bytes of their files, wherever these lie: two files of different sizes are never
 read for it.
 """
 
@@ -20,18 +20,18 @@ _ROWS = 1000
 
 def count_overlap(one: datasets.Dataset, other: datasets.Dataset, columns: Sequence[str]) -> int:
     """How many examples of `other` are in `one` too, by the content of `columns`."""
-    images = [
+    stored = [
         column
         for column in columns
-        if all(isinstance(split.features[column], datasets.Image) for split in (one, other))
+        if all(isinstance(split.features[column], (datasets.Image, datasets.Audio)) for split in (one, other))
     ]
-    sizes = {column: {_size(image) for image in _values(other, column)} for column in images}
+    sizes = {column: {_size(file) for file in _values(other, column)} for column in stored}
 
     def told(column: str, value: Any) -> Any:
-        if column not in images or value is None:
+        if column not in stored or value is None:
             return value
         size = _size(value)
-        return (size, _image(value)) if size in sizes[column] else ("of another size", size)
+        return (size, _content(value)) if size in sizes[column] else ("of another size", size)
 
     wanted = Counter(_digests(other, columns, told))
     found = {digest for digest in _digests(one, columns, told) if digest in wanted}
@@ -53,22 +53,22 @@ def _values(split: datasets.Dataset, column: str) -> Iterator[Any]:
         yield from table[column].to_pylist()
 
 
-def _size(image: dict[str, Any] | None) -> int | None:
-    """The bytes of an image as `datasets` holds it; None where they are not here."""
-    if image is None:
+def _size(file: dict[str, Any] | None) -> int | None:
+    """The bytes of an image or a sound as `datasets` holds it; None where they are not here."""
+    if file is None:
         return None
-    if image["bytes"] is not None:
-        return len(image["bytes"])
+    if file["bytes"] is not None:
+        return len(file["bytes"])
     try:
-        return Path(image["path"]).stat().st_size
+        return Path(file["path"]).stat().st_size
     except OSError:
         return None
 
 
-def _image(image: dict[str, Any]) -> bytes | str:
-    """A digest of the bytes of an image; its path where they are not here."""
+def _content(file: dict[str, Any]) -> bytes | str:
+    """A digest of the bytes of an image or a sound; its path where they are not here."""
     try:
-        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        content = file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
     except OSError:
-        return str(image["path"])
+        return str(file["path"])
     return xxhash.xxh3_128_digest(content)

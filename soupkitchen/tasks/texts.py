@@ -90,7 +90,7 @@ def check_tokens(
         CheckpointError: where the model has no row for what pads.
         DataError: naming the first example of which that is not so.
     """
-    rows = _embedding_rows(model)
+    rows = embedding_rows(model)
     remedy = (
         "the tokenizer is that of another model, or was given tokens that the model was not; put the model's "
         "own tokenizer into the folder of the run"
@@ -113,7 +113,7 @@ def check_tokens(
         )
 
 
-def _embedding_rows(model: PreTrainedModel) -> int | None:
+def embedding_rows(model: PreTrainedModel) -> int | None:
     """For how many tokens the model has an embedding; None where that is not told."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
@@ -173,7 +173,7 @@ def check_causal(model: PreTrainedModel) -> None:
     Raises:
         CheckpointError: where one does, as in a masked language model.
     """
-    rows = _embedding_rows(model) or 2
+    rows = embedding_rows(model) or 2
     texts = [torch.tensor([[0, 1 % rows, 0, last]]).to(model.device) for last in (0, min(rows, 100) - 1)]
     try:
         one, other = (

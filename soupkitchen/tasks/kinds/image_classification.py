@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import PIL.Image
 import torch
-from datasets.fingerprint import Hasher
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -29,8 +27,8 @@ from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels, numbered
 from soupkitchen.tasks.columns import IMAGE, LABEL, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
-from soupkitchen.tasks.local_files import stamp
-from soupkitchen.tasks.values import check_filled, row_of
+from soupkitchen.tasks.media import prepared_once, undecoded
+from soupkitchen.tasks.values import check_filled
 
 
 @dataclass(frozen=True)
@@ -99,36 +97,13 @@ class ImageClassification:
             processor = _Transform(processor, taken[0])
         images = self.compared(split)
         check_filled(images, "task.image", self.image)
-        options = {
-            "column": self.image,
-            "processor": processor,
-            "rows": [row_of(split, number) for number in range(len(split))],
-            "files": stamp(_files(images, self.image)),
-            "taken": taken,
-        }
-        kept = Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / "images"  # and not beside the data
-        kept.mkdir(parents=True, exist_ok=True)
-        digest = Hasher.hash((images._fingerprint, options))
-        prepared = images.map(
-            _to_inputs,
-            batched=True,
-            with_indices=True,
-            batch_size=64,
-            remove_columns=split.column_names,
-            fn_kwargs=options,
-            cache_file_name=str(kept / f"{digest}.arrow") if images.cache_files else None,
-        )
+        options = {"processor": processor, "taken": taken}
+        prepared = prepared_once(images, self.image, _to_inputs, options, folder="images", batch_size=64)
         return prepared.add_column("labels", encoded_labels).with_format("torch")
 
     def compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """The split with its images as such, and not yet decoded: what makes two examples the same."""
-        try:
-            return split.cast_column(self.image, datasets.Image(decode=False))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise DataError(
-                f"task.image={self.image}: the column holds no images ({first_line(error)}); it should hold "
-                "images, or the paths of their files"
-            ) from error
+        return undecoded(split, "task.image", self.image, datasets.Image, "images")
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)
@@ -193,12 +168,3 @@ def _to_inputs(
         f"{type(processor).__name__} gives {', '.join(given)}, of which the model takes none (it takes "
         f"{', '.join(taken)}): the image processor is not the model's"
     )
-
-
-def _files(images: datasets.Dataset, column: str) -> list[str]:
-    """The files in which the images are, or the table that holds them, but for `datasets`' own copies."""
-    table = images.select_columns([column]).with_format("arrow")
-    tables = [Path(file["filename"]) for file in images.cache_files]
-    inside = [str(file) for file in tables if not file.is_relative_to(datasets.config.HF_DATASETS_CACHE)]
-    paths = (image["path"] for part in table.iter(batch_size=1000) for image in part[column].to_pylist())
-    return [*inside, *(path for path in paths if path is not None)]

@@ -1,0 +1,85 @@
+"""Images and sounds: columns of files, or of their bytes, that are prepared once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.fingerprint import Hasher
+
+from soupkitchen.errors import DataError
+from soupkitchen.tasks.data import first_line
+from soupkitchen.tasks.local_files import stamp
+from soupkitchen.tasks.values import row_of
+
+
+def undecoded(split: datasets.Dataset, option: str, column: str, kind: type, what: str) -> datasets.Dataset:
+    """The split with a column of files as such, and not yet decoded: what makes two examples the same.
+
+    Args:
+        option: what names the column.
+        kind: `datasets.Image` or `datasets.Audio`.
+        what: what the column should hold, in words.
+
+    Raises:
+        DataError: where it holds something else.
+    """
+    try:
+        return split.cast_column(column, kind(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"{option}={column}: the column holds no {what} ({first_line(error)}); it should hold {what}, or "
+            "the paths of their files"
+        ) from error
+
+
+def prepared_once(
+    split: datasets.Dataset,
+    column: str,
+    prepare: Callable[..., dict[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    folder: str,
+    batch_size: int,
+) -> datasets.Dataset:
+    """What `prepare` makes of a column, `batch_size` examples at once, and nothing else.
+
+    It is kept in the cache of `datasets`, where the same is not prepared again.
+
+    Args:
+        prepare: takes lists of values by column, and the numbers of these examples; then, by name, `column`,
+            `rows` (their numbers in the source), `files` (another text if a file has changed), and `options`.
+        folder: where in that cache.
+    """
+    told = {
+        "column": column,
+        "rows": [row_of(split, number) for number in range(len(split))],
+        "files": stamp(_files(split, column)),
+        **options,
+    }
+    kept = Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / folder  # and not beside the data
+    kept.mkdir(parents=True, exist_ok=True)
+    digest = Hasher.hash((split._fingerprint, told))
+    return split.map(
+        prepare,
+        batched=True,
+        with_indices=True,
+        batch_size=batch_size,
+        writer_batch_size=batch_size,
+        remove_columns=split.column_names,
+        fn_kwargs=told,
+        cache_file_name=str(kept / f"{digest}.arrow") if split.cache_files else None,
+    )
+
+
+def _files(split: datasets.Dataset, column: str) -> list[str]:
+    """The files that a column names, or the table that holds them, but for `datasets`' own copies."""
+    tables = [Path(file["filename"]) for file in split.cache_files]
+    inside = [str(file) for file in tables if not file.is_relative_to(datasets.config.HF_DATASETS_CACHE)]
+    if not isinstance(split.features[column], (datasets.Image, datasets.Audio)):
+        return inside
+    table = split.select_columns([column]).with_format("arrow")
+    values = (value for part in table.iter(batch_size=1000) for value in part[column].to_pylist())
+    return [*inside, *(value["path"] for value in values if value is not None and value["path"] is not None)]
