@@ -22,24 +22,59 @@ SECONDS = ["merge_seconds", "eval_seconds"]
 """The columns in which two runs that did the same differ."""
 
 
-def soupkitchen(*arguments: str, cwd: Path, fails: bool | int = False) -> subprocess.CompletedProcess:
-    """Runs the command; `fails` is the exit code that it must end with, True for 1."""
+def soupkitchen(
+    *arguments: str,
+    cwd: Path,
+    fails: bool | int = False,
+    before: str = "",
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """Runs the command, in a fork of a process that has imported everything.
+
+    Args:
+        arguments: its words.
+        cwd: where it runs.
+        fails: the exit code that it must end with, True for 1.
+        before: code that runs before it in the same process, to plant a fault.
+        env: what is set in its environment; too late for what modules read when they are imported.
+    """
     words = list(arguments)
     if not any(word.startswith("runtime.threads=") for word in words):
         words.append("runtime.threads=1")
+    code = f"{before}\nfrom soupkitchen.__main__ import main; main()"
+    result = forked(code, *words, cwd=cwd, env=env)
+    assert result.returncode == int(fails), result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def forked(
+    code: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """Runs code as `python -c` does, but in a fork of a process that has imported everything."""
+    words = ["soupkitchen", *arguments]
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-        request = {"arguments": words, "cwd": str(cwd), "stdout": str(stdout), "stderr": str(stderr)}
+        places = {"cwd": str(cwd), "stdout": str(stdout), "stderr": str(stderr)}
+        request = {"code": code, "arguments": words, "env": dict(env or {}), **places}
         process = _zygote()
         assert process.stdin
         assert process.stdout
         process.stdin.write(f"{json.dumps(request)}\n")
         process.stdin.flush()
-        code = int(process.stdout.readline())
-        result = subprocess.CompletedProcess(words, code, stdout.read_text(), stderr.read_text())
-    assert result.returncode == int(fails), result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+        ended = int(process.stdout.readline())
+        return subprocess.CompletedProcess(words, ended, stdout.read_text(), stderr.read_text())
+
+
+def as_module(name: str) -> str:
+    """Code that runs a module, as `python -m` does."""
+    return f"import runpy; runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+
+
+def as_script(file: Path) -> str:
+    """Code that runs a script, as `python` does."""
+    beside = f"import runpy, sys; sys.path[0] = {str(file.parent)!r}"
+    return f"{beside}; runpy.run_path({str(file)!r}, run_name='__main__')"
 
 
 def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.CompletedProcess:

@@ -6,6 +6,7 @@ import copy
 import gc
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 import hypothesis  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
+from starting import starts_processes  # noqa: E402
 from tiny import adapter, llama, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
 
 hypothesis.settings.register_profile("here", deadline=None)  # machines are shared, and noisy
@@ -36,6 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         for kept in ("evaluations", "fingerprints"):
             shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start processes are slow; files with the most slow ones come first, and none is late."""
+    for item in items:
+        if isinstance(item, pytest.Function) and starts_processes(item):
+            item.add_marker("slow")
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import SECONDS, soupkitchen
+from command import SECONDS, forked, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import BertForSequenceClassification
@@ -247,5 +247,5 @@ table = asyncio.run(cell())
 sys.stdout, sys.stderr = said
 print(table["kind"].tolist()[0])
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    told = forked(code, cwd=ROOT)
     assert told.stdout.strip() in ("soup", "uniform"), told.stderr

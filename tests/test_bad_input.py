@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import own, soupkitchen, with_full_disk
+from command import as_module, forked, own, soupkitchen, with_full_disk
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
@@ -247,11 +247,8 @@ def test_options_that_cannot_be_are_named(make: Callable[[], Any], complaint: st
 
 
 def test_a_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "soupkitchen", "pool.path=nowhere"]
-    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
-    result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
+    full = {"HYDRA_FULL_ERROR": "1"}
+    result = forked(as_module("soupkitchen"), "pool.path=nowhere", cwd=tmp_path, env=full)
     assert "Traceback" in result.stderr
     assert result.returncode == 1
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 import sklearn.metrics
 import torch
 from bad import contents
-from command import own, soupkitchen
+from command import as_script, forked, own, soupkitchen
 from conftest import ROOT
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -199,20 +199,12 @@ def test_what_was_there_in_the_results_folder_stays(text_runs: Path, texts: Path
 
 
 def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, texts: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "soupkitchen",
-        *own(text_runs, texts),
-        "name=cooked",
-        "runtime.threads=1",
-    ]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = subprocess.run(
-        command, cwd=finished.parents[1], capture_output=True, check=False, env=environment, timeout=300
+    ascii_only = (
+        "import sys; sys.stdout.reconfigure(encoding='ascii'); sys.stderr.reconfigure(encoding='ascii')"
     )
-    assert result.returncode == 0, result.stderr
-    (wild,) = (line for line in result.stdout.decode("ascii").splitlines() if "wild " in line)
+    words = (*own(text_runs, texts), "name=cooked")
+    result = soupkitchen(*words, cwd=finished.parents[1], before=ascii_only)
+    (wild,) = (line for line in result.stdout.splitlines() if "wild " in line)
     assert wild.split()[5] == "-"  # no test score
 
 
@@ -220,17 +212,15 @@ def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, tex
 def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
     text_runs: Path, texts: Path, tmp_path: Path, seconds: float
 ) -> None:
-    command = [sys.executable, "-m", "soupkitchen", *own(text_runs, texts), "name=x", "runtime.threads=1"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        while not (journal := tmp_path / "results" / "x" / "journal.jsonl").exists():
-            assert process.poll() is None
+    journal = tmp_path / "results" / "x" / "journal.jsonl"
+    with ThreadPoolExecutor() as threads:
+        run = threads.submit(soupkitchen, *own(text_runs, texts), "name=x", cwd=tmp_path, fails=True)
+        while not journal.exists():
+            assert not run.done()
             time.sleep(0.001)
         time.sleep(seconds)
         shutil.rmtree(journal.parent, ignore_errors=True)
-        assert process.stderr
-        said = process.stderr.read()
-    assert process.returncode == 1
-    assert "Traceback" not in said
+        said = run.result().stderr
     assert "is gone: something removed or renamed it" in said
 
 
@@ -425,13 +415,14 @@ def test_label_names_of_the_saved_soup_are_the_runs(finished: Path) -> None:
 
 
 def test_a_sweep_of_ones_own_makes_a_pool(text_runs: Path, texts: Path, tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, str(ROOT / "scripts" / "finetune_pool.py"), f"model={text_runs / 'a'}"),
-        *(f"data.path={texts}", "output=sweep/runs", "arguments={use_cpu: true, num_train_epochs: 1}"),
+    words = [
+        *(f"model={text_runs / 'a'}", f"data.path={texts}", "output=sweep/runs"),
+        "arguments={use_cpu: true, num_train_epochs: 1}",
         "runs={slow: {learning_rate: 1e-4}, fast: {learning_rate: 1e-2, label_smoothing_factor: 0.1}}",
     ]
     for _ in range(2):  # the second time there is nothing to do
-        subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+        trained = forked(as_script(ROOT / "scripts" / "finetune_pool.py"), *words, cwd=tmp_path)
+        assert trained.returncode == 0, trained.stderr
         pool = find_pool(str(tmp_path / "sweep" / "runs"), base=str(tmp_path / "sweep" / "base"))
         assert [run.name for run in pool] == ["fast", "slow"]
         assert pool.base.config["id2label"] == dict(zip("012", LABELS, strict=True))

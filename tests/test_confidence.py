@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from command import own, soupkitchen
+from command import as_module, forked, own, soupkitchen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -520,7 +518,7 @@ def test_a_real_run_says_what_stopped_it_and_is_continued(
     assert set(rows.loc[~rows["stopped_early"], "stopped_by"]) == {""}
     # the tables follow from the journal
     (folder / "trajectory.csv").unlink()
-    subprocess.run([sys.executable, "-m", "soupkitchen.tables", str(folder)], check=True, capture_output=True)
+    assert forked(as_module("soupkitchen.tables"), str(folder), cwd=tmp_path).returncode == 0
     assert (folder / "trajectory.csv").read_text() == first
     # and a run that was cut off after a candidate was stopped ends as it did
     journal = folder / "journal.jsonl"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import signal
 import subprocess
@@ -156,7 +157,9 @@ def test_long_names_are_cut_and_stay_different() -> None:
     assert max(map(len, names)) <= 120
 
 
+@functools.cache
 def composed(*overrides: str) -> DictConfig:
+    """What the words compose to, for tests that leave it as it is."""
     conf.register_resolvers()
     with initialize_config_dir(str(conf.CONF), version_base="1.3"):
         return compose("config", list(overrides), return_hydra_config=True)
@@ -243,15 +246,13 @@ def test_every_option_that_is_true_or_false_refuses_every_other_word() -> None:
     found = 0
     for choice in YAMLS:
         group = choice.split("=")[0]
-        for key, value in settings.flat(
-            OmegaConf.to_container(composed(choice)[group], resolve=False)
-        ).items():
+        tree = OmegaConf.to_container(composed(choice)[group], resolve=False)
+        for key, value in settings.flat(tree).items():
             if not isinstance(value, bool):
                 continue
             found += 1
             for word in ("no", "off", "never", "yes", "maybe", "0", 1, 0, "", None):
-                options = OmegaConf.to_container(composed(choice), resolve=False)
-                options = OmegaConf.create({group: options[group]})
+                options = OmegaConf.create({group: tree})
                 OmegaConf.update(options, f"{group}.{key}", word)
                 plain = OmegaConf.to_container(options, resolve=False)
                 with pytest.raises(ConfigError, match=f"{group}.{key}=.* should be true or false"):

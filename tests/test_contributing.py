@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from command import own
+from command import own, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file
 
@@ -40,11 +37,9 @@ def test_the_example_method_runs_the_whole_job(text_runs: Path, texts: Path, tmp
             "task=text_classification",
         ),
         *(f"task.data.path={texts}", f"pool.path={text_runs}", f"pool.base={text_runs / 'd'}"),
-        *("pool.exclude=[d,wild]", "runtime.threads=1"),
+        "pool.exclude=[d,wild]",
     ]
-    command = [sys.executable, "-m", "soupkitchen", *words]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    subprocess.run(command, cwd=tmp_path, check=True, env=environment, timeout=300)
+    soupkitchen(*words, cwd=tmp_path)
     saved = load_file(tmp_path / "results" / "x" / "soup" / "model.safetensors")
     base = load_file(text_runs / "d" / "model.safetensors")
     for name, tensor in saved.items():
@@ -68,13 +63,8 @@ def own_module(kind: str, folder: Path, name: str) -> list[str]:
 
 def job(text_runs: Path, texts: Path, folder: Path, *words: str, results: str = "results") -> pd.DataFrame:
     """The trajectory of a job with a module of one's own."""
-    words = (*words, *own(text_runs, texts), "runtime.threads=1", "name=x", f"results_dir={results}")
-    command = [sys.executable, "-m", "soupkitchen", *words]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
-    result = subprocess.run(
-        command, cwd=folder, check=False, env=environment, timeout=300, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+    words = (*words, *own(text_runs, texts), "name=x", f"results_dir={results}")
+    result = soupkitchen(*words, cwd=folder)
     (folder / "said").write_text(result.stdout)
     return pd.read_csv(folder / results / "x" / "trajectory.csv")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import events, same, started, wait_for
+from command import as_script, events, forked, same, started, wait_for
 from command import soupkitchen as run
 from conftest import ROOT
 from pages import PAGES, anchors, blocks, commands, has_figures, links, sections, tables
@@ -44,9 +44,7 @@ def test_the_site_builds_without_warnings_and_asks_no_network(tmp_path: Path) ->
 
 @pytest.mark.parametrize("script", WRITERS)
 def test_what_scripts_write_is_what_they_would_write_now(script: str) -> None:
-    words = [sys.executable, str(SCRIPTS / script), "--check"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    ended = forked(as_script(SCRIPTS / script), "--check", cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
 
 

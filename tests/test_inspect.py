@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from command import as_module, forked
 from safetensors.numpy import load_file
 
 from soupkitchen.checkpoints import find_pool
@@ -67,10 +66,9 @@ def test_the_command_prints_a_table_and_writes_a_csv(
     (runs / "b" / "model.safetensors").write_bytes(b"")
     state = {"log_history": [{"loss": 1.0}, {"eval_accuracy": 0.25}, {"eval_accuracy": 0.75}]}
     (runs / "c" / "trainer_state.json").write_text(json.dumps(state))
-    command = [sys.executable, "-m", "soupkitchen.inspect", str(runs), "--base", str(text_runs / "d")]
-    result = subprocess.run(
-        [*command, "--csv", "pool.csv"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
-    )
+    words = (str(runs), "--base", str(text_runs / "d"), "--csv", "pool.csv")
+    result = forked(as_module("soupkitchen.inspect"), *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert "merges well" in result.stdout
     assert f"base: {text_runs / 'd'}" in result.stdout
     assert "b  " in result.stderr  # what cannot be read is named
@@ -78,10 +76,7 @@ def test_the_command_prints_a_table_and_writes_a_csv(
     table = pd.read_csv(tmp_path / "pool.csv")
     assert table["run"].tolist() == ["a", "c"]
     assert table["eval_accuracy"].tolist()[1] == 0.75
-    result = subprocess.run(
-        [sys.executable, "-m", "soupkitchen.inspect", "nowhere"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    result = forked(as_module("soupkitchen.inspect"), "nowhere", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
 
@@ -93,10 +88,8 @@ def test_names_are_printed_without_obeying_them_and_no_cell_of_the_csv_is_a_form
     names = ["=1+1", "NA", "\x1b[31mred"]
     for old, new in zip("abc", names, strict=True):
         (runs / old).rename(runs / new)
-    result = subprocess.run(
-        [sys.executable, "-m", "soupkitchen.inspect", str(runs), "--csv", "pool.csv"],
-        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+    result = forked(as_module("soupkitchen.inspect"), str(runs), "--csv", "pool.csv", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert "\x1b" not in result.stdout + result.stderr
     assert r"\x1b[31mred" in result.stdout
     raw = pd.read_csv(tmp_path / "pool.csv", keep_default_na=False)

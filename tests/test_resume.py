@@ -259,38 +259,23 @@ def test_what_a_kill_left_of_saving_is_put_right(tmp_path: Path) -> None:
 # Candidates that cannot be scored
 
 
-def run_with_odd(name: str, words: tuple[str, ...], cwd: Path, fails: bool = False) -> str:
-    """Runs the command where the run of that name fails from the given number of readings on."""
-    run, after = name.split(":")
-    code = (
-        "import sys, soupkitchen.checkpoints.reader as r, soupkitchen.soup.held as h\n"
-        f"sys.argv[1:] = {[*words, 'runtime.threads=1']!r}\n"
-        "tensors, count = h.Reader.tensors, [0]\n"
-        "def fail(self, read):\n"
-        f"    if read.name == {run!r}:\n"
-        "        count[0] += 1\n"
-        f"        if count[0] > {after}: raise RuntimeError('its tensors are odd')\n"
-        "    return tensors(self, read)\n"
-        "h.Reader.tensors = fail\n"
-        "tensor = r.WeightFiles.tensor\n"
-        "def fail_too(self, name):\n"
-        f"    if count[0] >= {after} and {run!r} == next(iter(self.files)).parent.name:\n"
-        "        raise RuntimeError('its tensors are odd')\n"
-        "    return tensor(self, name)\n"
-        f"if {after}: r.WeightFiles.tensor = fail_too\n"
-        "from soupkitchen.__main__ import main; main()"
+def failing(name: str) -> str:
+    """Code that makes every reading of the run of that name fail."""
+    return (
+        "import soupkitchen.soup.held as h\n"
+        "tensors = h.Reader.tensors\n"
+        "def fail(self, run):\n"
+        f"    if run.name == {name!r}: raise RuntimeError('its tensors are odd')\n"
+        "    return tensors(self, run)\n"
+        "h.Reader.tensors = fail"
     )
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == (1 if fails else 0), result.stderr
-    return result.stderr
 
 
 def test_a_run_that_cannot_be_scored_is_an_error_in_the_table_and_not_the_end(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
-    run_with_odd("c:0", words, tmp_path)
+    soupkitchen(*words, cwd=tmp_path, before=failing("c"))
     trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
     (error,) = trajectory[trajectory["decision"] == "error"].to_dict("records")
     assert (error["stage"], error["candidate"]) == ("rank", "c")
@@ -306,10 +291,11 @@ def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(
     alone: Path, text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
-    code = run_with_odd("c:0", (*words, "search.on_error=stop"), tmp_path, fails=True)
-    assert "RuntimeError: its tensors are odd" in code
+    stop = "search.on_error=stop"
+    error = soupkitchen(*words, stop, cwd=tmp_path, before=failing("c"), fails=True).stderr
+    assert "RuntimeError: its tensors are odd" in error
     assert not any(event["event"] == "error" for event in events(tmp_path / "results" / "x"))
-    soupkitchen(*words, "search.on_error=stop", cwd=tmp_path)  # it can be scored now
+    soupkitchen(*words, stop, cwd=tmp_path)  # it can be scored now
     same(tmp_path / "results" / "x", alone)
     for search in (Greedy, Uniform):
         with pytest.raises(ConfigError, match="choose skip or stop"):
@@ -359,19 +345,14 @@ def test_an_error_that_ended_a_run_may_be_gone_the_next_time(
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
     code = (
-        "import sys, soupkitchen.evaluation.evaluator as e\n"
-        f"sys.argv[1:] = {[*words, 'runtime.threads=1']!r}\n"
+        "import soupkitchen.evaluation.evaluator as e\n"
         "score = e.Evaluator.score\n"
         "def fail(self, split, *more):\n"
         "    if split == 'test': raise OSError(5, 'Input/output error')\n"
         "    return score(self, split, *more)\n"
-        "e.Evaluator.score = fail\n"
-        "from soupkitchen.__main__ import main; main()"
+        "e.Evaluator.score = fail"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert result.returncode == 1
+    soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
     soupkitchen(*words, cwd=tmp_path)
     same(tmp_path / "results" / "x", alone)
 

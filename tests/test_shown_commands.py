@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import as_script, forked
 from conftest import ROOT
 from pages import PAGES, Command, blocks, commands
 
@@ -84,9 +85,8 @@ def test_scripts_that_are_named_answer_help(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if script.endswith("finetune_pool.py"):  # Hydra's, with options of its own
-        words = [sys.executable, script, "--help"]
-        told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
-        assert "runs: ???" in told
+        told = forked(as_script(ROOT / script), "--help", cwd=ROOT)
+        assert "runs: ???" in told.stdout, told.stderr
         return
     assert "argparse" in (ROOT / script).read_text(), "it would run"
     monkeypatch.setattr(sys, "argv", [script, "--help"])

@@ -483,6 +483,14 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def _no_other_harness_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness finds what it is shown, and does not look through the thousands that come with it."""
+    manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+
+
+@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize(
     ("name", "metric", "fewshot"),
     [("choose", "acc", 0), ("choose", "acc_norm", 2), ("write", "exact_match", 0),
@@ -512,6 +520,7 @@ def test_a_harness_task_scores_what_the_harness_itself_says(
     assert alone.metric.binary == (metric in ("acc", "acc_norm", "exact_match"))
 
 
+@pytest.mark.usefixtures("_no_other_harness_tasks")
 def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> None:
     paths = [str(harness / f"{name}.yaml") for name in ("choose", "write")]
     tasks = harness_tasks(paths, limit=10, test_limit=3)
@@ -522,6 +531,7 @@ def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> 
     assert splits["test"]["document"][:] == [10, 11, 12]
 
 
+@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"tasks": []}, "should be a list"), ({"tasks": ["no_such_task"]}, "no_such_task"),
@@ -535,12 +545,11 @@ def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict
         harness_tasks(tasks, **options)
 
 
+@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize("names", [["choose"], ["choose", "write"]])
 def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(
-    harness: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+    harness: Path, names: list[str]
 ) -> None:
-    manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
     files = [str(harness / f"{name}.yaml") for name in names]
     task = tasks.lm_eval(files, limit=3, test_limit=2)
     tree = {**compose("task", "lm_eval"), "tasks": files, "limit": 3, "test_limit": 2}
@@ -678,7 +687,7 @@ def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_ther
         HFLM(pretrained=str(tmp_path / "results/x/soup"), batch_size=1, device="cpu"),
         tasks=["soup_choose"],
         limit=9,
-        task_manager=TaskManager(include_path=str(harness)),
+        task_manager=TaskManager(include_path=str(harness), include_defaults=False),
         bootstrap_iters=0,
     )
     assert table.loc["soup", "heldout_acc_norm"] == theirs["results"]["soup_choose"]["acc_norm,none"]

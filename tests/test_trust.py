@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -63,16 +61,6 @@ CPU = torch.device("cpu")
 
 def trajectory(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "trajectory.csv", keep_default_na=True)
-
-
-def run_with(code: str, words: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess:
-    """Runs the command in a process of its own, after `code`."""
-    whole = (
-        f"import sys\nsys.argv[1:] = {[*words, 'runtime.threads=1']!r}\n{code}\n"
-        "from soupkitchen.__main__ import main; main()"
-    )
-    command = [sys.executable, "-c", whole]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300)
 
 
 # What is not finite
@@ -211,9 +199,7 @@ def test_a_weight_file_that_is_replaced_while_it_is_scored_is_named_and_not_kept
         "e.Evaluator.score = replaced"
     )
     before = file.read_bytes()
-    result = run_with(code, words, tmp_path)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
+    result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
     assert f"{file} changed while this run read it" in result.stderr
     events = [json.loads(line) for line in (tmp_path / "results/x/journal.jsonl").read_text().splitlines()]
     assert [e["what"] for e in events if e["event"] == "score"] == ["ranking a (1 of 3)"]
@@ -552,8 +538,7 @@ def test_there_are_never_two_models(text_runs: Path, texts: Path, tmp_path: Path
         "    print('alive', len(alive)); return load(*more)\n"
         "l.load_model = counted"
     )
-    result = run_with(code, (*own(text_runs, texts), "name=x"), tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = soupkitchen(*own(text_runs, texts), "name=x", cwd=tmp_path, before=code)
     counts = [line for line in result.stdout.splitlines() if line.startswith("alive")]
     assert len(counts) >= 4  # the first, two for the proof of filling, the saved one
     assert set(counts) == {"alive 0"}
@@ -576,8 +561,8 @@ def test_a_saved_soup_of_other_weights_is_not_passed(
         "    return s.Checkpoint.open(folder)\n"
         "s.Output.save = spoilt"
     )
-    result = run_with(code, (*own(text_runs, texts), f"output.verify={verify}", "name=x"), tmp_path)
-    assert result.returncode == 1
+    words = (*own(text_runs, texts), f"output.verify={verify}", "name=x")
+    result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
     assert (
         "position_embeddings.weight, as loaded from the saved soup, is not what was scored" in result.stderr
     )
@@ -628,9 +613,7 @@ def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
         "    return tensors(self, run)\n"
         "h.Reader.tensors = fail"
     )
-    result = run_with(code, words, tmp_path)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
+    result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
     assert "ranking c (3 of 5): [Errno 5] Input/output error" in result.stderr
     assert "the same command continues" in result.stderr
     assert '"event": "error"' not in (tmp_path / "results/x/journal.jsonl").read_text()
