@@ -280,7 +280,7 @@ ROWS = [
         ("b", "2_Dense/model.safetensors", "neither merged nor saved", "move them out"),
         lambda folder: shutil.copytree(folder / "runs/a", folder / "runs/b/2_Dense",
                                        ignore=lambda *_: ["config.json"]) and None),
-    Bad("dense layer that was not copied", (), ("b", "2_Dense (Dense)", "several parts"),
+    Bad("dense layer that was not copied", (), ("b", "lacks 2_Dense (Dense)", "copy the run again"),
         content("modules.json", json.dumps([
             {"path": "", "type": "sentence_transformers.models.Transformer"},
             {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},

@@ -33,8 +33,8 @@ from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel, Runtime
+from soupkitchen.models.auto import copy_code
 from soupkitchen.output import Output
-from soupkitchen.output.model import _copy_code
 
 
 class Bomb:
@@ -334,7 +334,7 @@ def test_code_in_the_hubs_cache_is_a_runs_own(with_code: Path, tmp_path: Path) -
         (snapshot / file.name).symlink_to(f"../../blobs/hash-of-{file.name}")
     checkpoint = Checkpoint.open(snapshot)
     (tmp_path / "soup").mkdir()
-    _copy_code(checkpoint, tmp_path / "soup")
+    copy_code(checkpoint, tmp_path / "soup")
     copied = tmp_path / "soup" / "mine.py"
     assert not copied.is_symlink()
     assert copied.read_text() == (with_code / "a" / "mine.py").read_text()

@@ -14,15 +14,23 @@ import torch
 from command import soupkitchen
 from scipy.stats import spearmanr
 from tiny import save_tokenizer, text_classifier
+from tokenizers import Tokenizer
+from transformers import BertForMaskedLM
 
+import soupkitchen as api
+from soupkitchen.errors import ConfigError
+from soupkitchen.options import presets
+from soupkitchen.output.rebuild import rebuild as rebuilt
+from soupkitchen.output.recipe_file import RecipeFile
 from soupkitchen.records import read_csv
 
 pytest.importorskip("sentence_transformers")
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+UNIFORM = presets.preset("search", "uniform")
 POOLINGS = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "cls"]]
 
 
@@ -53,10 +61,13 @@ def runs(folder: Path, pooling: Any, **told: Any) -> Path:
     return folder / "runs"
 
 
-def by_the_library(model: Path, pairs: Path) -> float:
+def by_the_library(model: Path, pairs: Path, kind: Any = SentenceTransformer) -> float:
     table = pd.read_csv(pairs / "validation.csv")
-    used = SentenceTransformer(str(model), device="cpu")
-    one, other = (used.encode(table[column].tolist()) for column in ("text", "text_pair"))
+    used = kind(str(model), device="cpu")
+    dense = {"convert_to_sparse_tensor": False} if kind is SparseEncoder else {}
+    one, other = (
+        np.asarray(used.encode(table[column].tolist(), **dense)) for column in ("text", "text_pair")
+    )
     cosines = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
     return float(spearmanr(cosines, table["label"]).statistic)
 
@@ -101,14 +112,96 @@ def test_what_the_user_says_comes_first(pairs: Path, tmp_path: Path) -> None:
     assert "task.pooling=median: choose cls, max, mean" in told
 
 
-def test_a_dense_layer_is_refused_by_name(pairs: Path, tmp_path: Path) -> None:
-    pool = runs(tmp_path, "mean")
-    used = SentenceTransformer(str(pool / "a"))
-    used.append(Dense(16, 8))
-    used.save_pretrained(str(pool / "a"))
-    told = soupkitchen(*words(pool, pairs), cwd=tmp_path, fails=True).stderr
-    assert "(Dense)" in told
-    assert "cannot be merged yet" in told
+def dense(folder: Path) -> SentenceTransformer:
+    """Four modules, of which two have weights."""
+    model = text_classifier().bert
+    model.save_pretrained(folder / "plain")
+    save_tokenizer(folder / "plain")
+    parts = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode="cls"), Dense(16, 8), Normalize()]
+    return SentenceTransformer(modules=parts, prompts={"query": "w3 "}, default_prompt_name="query")
+
+
+def static(folder: Path) -> SentenceTransformer:
+    """A table of embeddings, and no transformer."""
+    save_tokenizer(folder / "plain")
+    tokenizer = Tokenizer.from_file(str(folder / "plain" / "tokenizer.json"))
+    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)])
+
+
+def sparse(folder: Path) -> SparseEncoder:
+    """SPLADE: a masked language model's logits, pooled."""
+    config = text_classifier().config
+    BertForMaskedLM(config).save_pretrained(folder / "plain")
+    save_tokenizer(folder / "plain")
+    return SparseEncoder(str(folder / "plain"))
+
+
+@pytest.mark.parametrize("kind", [dense, static, sparse], ids=lambda kind: kind.__name__)
+def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
+    kind: Any, pairs: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, states = kind(tmp_path), {}
+    for name in ("a", "b", "c"):
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        states[name] = {key: x.double() for key, x in model.state_dict().items() if x.is_floating_point()}
+        model.save_pretrained(str(tmp_path / "runs" / name))
+    task = api.tasks.embedding_similarity(str(pairs))
+    result = api.cook(
+        tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
+    )
+    soup = type(model)(str(result.folder / "soup"), device="cpu")
+    found = soup.state_dict()
+    for key in states["a"]:
+        mean = torch.stack([state[key] for state in states.values()]).mean(0)
+        torch.testing.assert_close(found[key].double(), mean, rtol=0, atol=1e-6)
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    assert table["soup"] == pytest.approx(
+        by_the_library(result.folder / "soup", pairs, type(model)), abs=2e-3
+    )
+    for name in states:
+        expected = by_the_library(tmp_path / "runs" / name, pairs, type(model))
+        assert table[name] == pytest.approx(expected, abs=2e-3)
+    assert len(set(table)) > 2
+    again = result.model()
+    assert isinstance(again, type(model))
+    assert all(torch.equal(x, found[key]) for key, x in again.state_dict().items())
+    card = (result.folder / "soup" / "README.md").read_text()
+    assert f"from sentence_transformers import {type(model).__name__}" in card
+    made = rebuilt(RecipeFile.read(result.folder / "recipe.yaml"), tmp_path / "again")
+    assert made
+
+
+def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        model = dense(tmp_path)
+        model[2].linear.weight.data.fill_(number)
+        model.save_pretrained(str(tmp_path / "runs" / name))
+    task = api.tasks.embedding_similarity(str(pairs), pooling="mean")
+    with pytest.raises(ConfigError, match=r"task.pooling=mean: the modules of the runs"):
+        api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
+    with pytest.raises(ConfigError, match=r"is a SentenceTransformer with modules of its own"):
+        api.cook(tmp_path / "runs", api.tasks.text_classification(str(pairs)), results_dir=tmp_path, name="x")
+
+
+def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path) -> None:
+    text_classifier(("score",)).save_pretrained(tmp_path / "plain")
+    save_tokenizer(tmp_path / "plain")
+    model = CrossEncoder(str(tmp_path / "plain"), num_labels=1)
+    for name in ("a", "b", "c"):
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+        model.save_pretrained(str(tmp_path / "runs" / name))
+    task = api.tasks.text_regression(str(pairs), text_pair="text_pair", metric="spearman")
+    result = api.cook(
+        tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
+    )
+    rows = pd.read_csv(pairs / "validation.csv")
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    for name, folder in {"soup": result.folder / "soup", "a": tmp_path / "runs" / "a"}.items():
+        scores = CrossEncoder(str(folder)).predict(list(zip(rows["text"], rows["text_pair"], strict=True)))
+        assert table[name] == pytest.approx(spearmanr(scores, rows["label"]).statistic, abs=2e-3)
 
 
 def test_triplets_are_right_where_the_library_says_so(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ class WeightFiles(Weights):
         self.files = files
         self._stamps = stamps
         self._part, self._handle = "", _handle
+        self._in_file: Mapping[str, str] = {}
         self._found: Findings | None = None
 
     @classmethod
@@ -166,13 +167,33 @@ class WeightFiles(Weights):
             _check_index(index, files)
         return cls(dict(sorted(header.items())), files, stamps)
 
+    @classmethod
+    def together(cls, parts: Mapping[str, WeightFiles]) -> WeightFiles:
+        """The weight files of several folders as those of one model.
+
+        Args:
+            parts: by what comes before the names of their tensors.
+        """
+        header: dict[str, TensorInfo] = {}
+        files: dict[Path, tuple[str, ...]] = {}
+        stamps: dict[Path, Stamp] = {}
+        in_file: dict[str, str] = {}
+        for prefix, part in parts.items():
+            header |= {f"{prefix}{name}": info for name, info in part.header.items()}
+            files |= {file: tuple(f"{prefix}{name}" for name in names) for file, names in part.files.items()}
+            in_file |= {f"{prefix}{name}": name for name in part.header}
+            stamps |= part._stamps
+        whole = cls(dict(sorted(header.items())), files, stamps)
+        whole._in_file = in_file
+        return whole
+
     @property
     def header(self) -> Mapping[str, TensorInfo]:
         return self._header
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor called `name`, memory-mapped."""
-        return self._opened.tensor(self._file_of[name], name)
+        return self._opened.tensor(self._file_of[name], self._in_file.get(name, name))
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +236,9 @@ class WeightFiles(Weights):
 
     def _blocks(self, name: str, raw: RawFiles) -> Iterator[Block]:
         file = self._file_of[name]
-        return raw.blocks(file, name) if file.suffix == _SAFE else blocks_of(self.tensor(name))
+        if file.suffix != _SAFE:
+            return blocks_of(self.tensor(name))
+        return raw.blocks(file, self._in_file.get(name, name))
 
     @property
     def names_twins(self) -> bool:

@@ -1,8 +1,8 @@
 """Weights in a run's folder that are not the model that is merged: known, or parts that would be lost.
 
 A Trainer leaves the state of its optimizer beside a model, an export leaves the same weights in another
-format: neither is missed. But what sentence-transformers keeps in a folder below, as a Dense layer, is part
-of what was fine-tuned.
+format: neither is missed. But what lies in a folder below, as a head that is trained apart, is part of what
+was fine-tuned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.pickles import holds_tensors
-from soupkitchen.checkpoints.sentence import MODULES, modules
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError
 
@@ -42,8 +41,6 @@ _NOT_THE_MODEL = re.compile(
     r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
 )
 """Folders of training's state and logs, of exports, and of the files that a model was converted from."""
-_WITHOUT_WEIGHTS = ("Transformer", "Pooling", "Normalize", "Dropout")
-"""Modules of sentence-transformers beside which nothing is trained."""
 
 
 def check_whole(folder: Path, merged: Collection[Path]) -> None:
@@ -56,14 +53,13 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
     Raises:
         CheckpointError: naming them.
     """
-    parts = _modules(folder)
-    if not parts:
-        own = {file.name for file in merged}
-        same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(name) for name in own) else _SAME_MODEL
-        for file in _weight_files(folder):
-            beside = file.parent == folder
-            if not (beside and (file.name in own or same.fullmatch(file.name))) and not _is_known(file):
-                parts.append(file.relative_to(folder).as_posix())
+    files, parts = set(merged), []
+    folders = {file.parent for file in files}
+    same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(file.name) for file in files) else _SAME_MODEL
+    for file in _weight_files(folder):
+        beside = file.parent in folders and same.fullmatch(file.name)
+        if not (file in files or beside or _is_known(file)):
+            parts.append(file.relative_to(folder).as_posix())
     if parts:
         more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
         raise CheckpointError(
@@ -71,13 +67,6 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
             f"{', '.join(parts[:_SHOWN])}{more}. Models of several parts cannot be merged yet; where "
             "these are no part of the model, move them out of the run's folder"
         )
-
-
-def _modules(folder: Path) -> list[str]:
-    """The modules with weights that sentence-transformers' list of them names besides the model itself."""
-    if not (folder / MODULES).exists():
-        return []
-    return [f"{path} ({kind})" for path, kind in modules(folder) if kind not in _WITHOUT_WEIGHTS]
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:

@@ -72,6 +72,25 @@ class NameMap:
         in_place = traced != same and _fills(traced, shapes, layout) and _holds(model, traced, run)
         return cls(type(model), shapes, layout, traced, in_place)
 
+    @classmethod
+    def given(cls, run: Checkpoint, model: Any, names: Mapping[str, str]) -> NameMap:
+        """The map for a model that was just loaded from `run`, of which the names are known.
+
+        Raises:
+            CheckpointError: where it does not fill the model, or the model holds other values than the files.
+        """
+        shapes, layout = shapes_of(run.header), layout_of(model)
+        if strange := sorted(shapes.keys() - names.keys()) or sorted(set(names.values()) - layout.keys()):
+            raise CheckpointError(
+                f"{run.path} holds {strange[0]}, for which {type(model).__name__} has no place"
+            )
+        if not _fills(names, shapes, layout) or not _holds(model, names, run):
+            raise CheckpointError(
+                f"{run.path}: its files do not fill the {type(model).__name__} that is made of them; copy "
+                "the run again"
+            )
+        return cls(type(model), shapes, layout, names, in_place=True)
+
     def is_for(self, run: Checkpoint, model: Any) -> bool:
         """Whether it is that of `model` and the files of `run` too: names, shapes and ties are the same."""
         return (

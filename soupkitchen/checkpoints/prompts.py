@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soupkitchen.checkpoints.modules import MODULES, modules
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.sentence import MODULES, modules
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, IncompatibleError
 

@@ -18,6 +18,7 @@ import torch
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, check_sizes, read_config
 from soupkitchen.checkpoints.files import TensorInfo, Tensors, WeightFiles, Weights, has_weights
+from soupkitchen.checkpoints.modules import weights_of
 from soupkitchen.checkpoints.state_dicts import StateDict, stem_of, without_prefixes
 from soupkitchen.checkpoints.strangers import check_folder, code_files
 from soupkitchen.errors import CheckpointError
@@ -71,9 +72,9 @@ class Checkpoint:
             )
         if config.get("auto_map"):
             code_files(path)
-        files = WeightFiles.open(path)
-        check_sizes(path / CONFIG_NAME, config, [info.shape for info in files.header.values()])
-        return cls(name or path.name, path, config, files)
+        own = WeightFiles.open(path)
+        check_sizes(path / CONFIG_NAME, config, [info.shape for info in own.header.values()])
+        return cls(name or path.name, path, config, weights_of(path, own))
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:

@@ -1,22 +1,21 @@
-"""Runs of sentence-transformers: what they do beside the model, as far as nothing is trained there.
+"""Runs of sentence-transformers: what they do beside the model, where that is no more than pooling.
 
-`modules.json` names the modules. Of those that have weights (Dense and others) `leftovers` says that they
-cannot be merged; pooling, prompts and lengths are read here, and all these files go with the soup.
+Pooling, prompts and lengths are read here. What other modules do (Dense and others) only the library knows.
+All these files go with the soup.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soupkitchen.checkpoints.modules import MODULES, library_class, modules
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.strangers import read_bytes, read_json
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
-MODULES = "modules.json"
 FILES = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json")
 """What sentence-transformers keeps beside a model, but for weights."""
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -36,7 +35,8 @@ class Sentences:
     """How a model of sentence-transformers makes an embedding of a text.
 
     Attributes:
-        pooling: of the tokens' last hidden states; several are laid side by side.
+        pooling: of the tokens' last hidden states; several are laid side by side. None at all where only the
+            library knows how an embedding is made.
         prompt: what comes before each text.
         max_length: tokens after which a text is cut; None for the model's own limit.
         lower: whether texts are put in lower case first.
@@ -60,7 +60,8 @@ class Sentences:
         for path, kind in modules(folder):
             if kind == "Pooling":
                 pooling = read_json(folder / path / "config.json")
-        if pooling is None:
+        library = library_class(folder) is not None
+        if pooling is None and not library:
             raise CheckpointError(
                 f"{folder / MODULES} names no Pooling, so it is not known what an embedding is"
             )
@@ -68,31 +69,17 @@ class Sentences:
         own = next((read_json(file) for file in sorted(folder.glob("sentence_*_config.json"))), {})
         prompts, name = told.get("prompts") or {}, told.get("default_prompt_name")
         prompt = str(prompts.get(name) or "") if isinstance(prompts, dict) and name else ""
-        if prompt and pooling.get("include_prompt") is False:
+        if prompt and pooling is not None and pooling.get("include_prompt") is False:
             raise CheckpointError(
                 f"{folder} leaves its prompt {prompt!r} out of the pooling, which cannot be done here yet"
             )
         length = own.get("max_seq_length")
         return cls(
-            _pooling(folder, pooling),
+            () if library or pooling is None else _pooling(folder, pooling),
             prompt,
             length if isinstance(length, int) and length > 0 else None,
             own.get("do_lower_case") is True,
         )
-
-
-def modules(folder: Path) -> list[tuple[str, str]]:
-    """Folder and kind of each module that the run in `folder` is made of.
-
-    Raises:
-        CheckpointError: where its list is none.
-    """
-    file = folder / MODULES
-    try:
-        told: Any = json.loads(read_bytes(file))
-        return [(str(module["path"]), str(module["type"]).rsplit(".", 1)[-1]) for module in told]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no list of sentence-transformers' modules ({error})") from error
 
 
 def of_all(runs: Sequence[Checkpoint]) -> Sentences | None:
@@ -131,4 +118,6 @@ def _optional(file: Path) -> dict[str, Any]:
 
 
 def _shown(told: Sentences | None) -> str:
-    return "no such files" if told is None else f"{'+'.join(told.pooling)}, prompt {told.prompt!r}"
+    return (
+        "no such files" if told is None else f"{'+'.join(told.pooling) or 'its own'}, prompt {told.prompt!r}"
+    )

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import last_recipe
-from soupkitchen.models import Built, Function, Loading
-from soupkitchen.options.building import TARGET, build, target_of
+from soupkitchen.models import Auto, Loading, Transformers, maker_named
+from soupkitchen.options.building import TARGET, target_of
 from soupkitchen.records import read_csv, separated, soups_score
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
@@ -72,13 +71,13 @@ class Result:
         Args:
             options: of transformers' ``from_pretrained``.
         """
-        import transformers
-
         begin = journal.read(self.folder / JOURNAL)[0]
         folder = self.folder / SOUP
-        made_by = yaml.safe_load((self.folder / CONFIG).read_bytes()).get("model")
-        if isinstance(made_by, Mapping) and made_by.get(TARGET) == target_of(Function):
-            return Built(build(made_by)).load(Checkpoint.open(folder, "soup"), Loading()).eval()
+        told = yaml.safe_load((self.folder / CONFIG).read_bytes()).get("model")
+        own = isinstance(told, Mapping) and told.get(TARGET) != target_of(Auto)
+        maker = maker_named(begin["model_class"], told if own else None)
+        if not isinstance(maker, Transformers):
+            return maker.load(maker.open(folder), Loading()).eval()
         if (folder / "adapter_config.json").exists():
             try:
                 import peft  # noqa: F401
@@ -86,7 +85,7 @@ class Result:
                 raise ConfigError(
                     f"{folder} is a LoRA adapter, which peft loads: pip install 'soupkitchen[peft]'"
                 ) from error
-        return getattr(transformers, begin["model_class"]).from_pretrained(folder, **options)
+        return maker.model_class.from_pretrained(folder, **options)
 
     @property
     def _soup(self) -> Any:

@@ -2,6 +2,18 @@
 
 from soupkitchen.models.auto import Auto, Transformers
 from soupkitchen.models.base import Loading, Maker, Models
+from soupkitchen.models.by_name import maker_named
 from soupkitchen.models.function import Built, Function
+from soupkitchen.models.sentence import SentenceTransformers
 
-__all__ = ["Auto", "Built", "Function", "Loading", "Maker", "Models", "Transformers"]
+__all__ = [
+    "Auto",
+    "Built",
+    "Function",
+    "Loading",
+    "Maker",
+    "Models",
+    "SentenceTransformers",
+    "Transformers",
+    "maker_named",
+]

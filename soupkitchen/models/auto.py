@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
+from soupkitchen.checkpoints.modules import MODULES, library_class
 from soupkitchen.checkpoints.names import NameMap
 from soupkitchen.checkpoints.parameters import elements
 from soupkitchen.checkpoints.strangers import code_files, read_bytes
 from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.models.base import Loading, Maker
 from soupkitchen.models.processors import processor_of
+from soupkitchen.models.sentence import NAMES, SentenceTransformers
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 
@@ -42,14 +44,23 @@ _TIMES_STORED, _MADE_UP = 4, 1 << 28
 
 @dataclass(frozen=True)
 class Auto:
-    """Models as their runs' `config.json` says, through transformers."""
+    """Models as their runs' files say: through transformers, or sentence-transformers."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
         """What loads them as the tasks ask.
 
         Raises:
             CheckpointError: where the runs say nothing of their models.
+            ConfigError: where the tasks are not for such models.
         """
+        if (library := library_class(pool.reference.path)) is not None:
+            strange = [task for task in tasks.tasks.values() if not getattr(task, "takes_sentences", False)]
+            if strange or library not in NAMES:
+                raise ConfigError(
+                    f"{pool.reference.path} is a {library} with modules of its own ({MODULES}): take a "
+                    "task on embeddings, as task=embedding_similarity, or task=function"
+                )
+            return SentenceTransformers(library)
         if not pool.reference.config:
             raise CheckpointError(
                 f"{pool.reference.path} holds weights alone, and no {CONFIG_NAME} that says of which model: "
@@ -97,9 +108,7 @@ class Transformers:
 
     def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        if like.config.get("auto_map"):  # which files these are was checked when the run was opened
-            for file in code_files(like.architecture):
-                (folder / file.name).write_bytes(read_bytes(file))
+        copy_code(like, folder)
 
     def open(self, folder: Path, name: str = "soup") -> Checkpoint:
         return Checkpoint.open(folder, name)
@@ -111,6 +120,16 @@ class Transformers:
 
     def identity(self) -> list[str]:
         return []
+
+
+def copy_code(like: Checkpoint, folder: Path) -> None:
+    """Copies the Python files that a model with code of its own comes with; nothing is run.
+
+    Which these are was checked when the run was opened, so this fails only where they changed since.
+    """
+    if like.config.get("auto_map"):
+        for file in code_files(like.architecture):
+            (folder / file.name).write_bytes(read_bytes(file))
 
 
 def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTrainedModel:

@@ -16,8 +16,8 @@ from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.compatibility import _FILES, tokens_of
+from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
-from soupkitchen.checkpoints.sentence import MODULES
 from soupkitchen.errors import CheckpointError, IncompatibleError
 from soupkitchen.tasks.base import Processor, Task
 

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import transformers
 import yaml
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
-from soupkitchen.models import Built, Function, Maker, Transformers
-from soupkitchen.options.building import build
+from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write_text
@@ -179,10 +177,7 @@ class RecipeFile:
 
     def maker(self) -> Maker:
         """What makes the models."""
-        if self.model is None:
-            return Transformers(getattr(transformers, self.model_class))
-        made: Function = build(self.model)
-        return Built(made)
+        return maker_named(self.model_class, self.model)
 
     def merge_method(self) -> MergeMethod | StackMethod:
         """The method; a soup of one is that run, whatever the method."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import datasets
 import torch
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.sentence import MODULES, POOLINGS, of_all
+from soupkitchen.checkpoints.modules import MODULES
+from soupkitchen.checkpoints.sentence import POOLINGS, of_all
 from soupkitchen.errors import ConfigError
 from soupkitchen.tasks.base import Processor
-from soupkitchen.tasks.texts import check_tokens, longest
+from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 from soupkitchen.tasks.values import texts_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Embedding:
         lower: whether texts are put in lower case first, as old runs of sentence-transformers say.
         max_length: tokens after which a text is cut; None for what the runs say, and else the model's limit.
     """
+
+    takes_sentences: ClassVar[bool] = True
 
     pooling: str | Sequence[str] | None
     prompt: str | None
@@ -56,14 +59,22 @@ class Embedding:
 
         Raises:
             IncompatibleError: where the runs differ in it.
+            ConfigError: for a pooling where the runs have modules that say what an embedding is.
         """
         told = of_all(runs)
         if told is None:
             return self
-        log.info("embeddings as the runs say (%s): pooling %s", MODULES, "+".join(told.pooling))
+        if not told.pooling and self.pooling is not None:
+            raise ConfigError(
+                f"task.pooling={self.pooling}: the modules of the runs ({MODULES}) say what an embedding is; "
+                "leave it null"
+            )
+        log.info(
+            "embeddings as the runs say (%s): pooling %s", MODULES, "+".join(told.pooling) or "of their own"
+        )
         return replace(  # type: ignore[type-var]
             self,
-            pooling=told.pooling if self.pooling is None else self.pooling,
+            pooling=(told.pooling or None) if self.pooling is None else self.pooling,
             prompt=told.prompt if self.prompt is None else self.prompt,
             lower=self.lower or told.lower,
             max_length=told.max_length if self.max_length is None else self.max_length,
@@ -73,18 +84,44 @@ class Embedding:
         self, split: datasets.Dataset, option: str, processor: Processor, model: PreTrainedModel
     ) -> list[list[int]]:
         """The tokens of the texts in the column that `option` names."""
-        column, limit = getattr(self, option), longest(processor, model, self.max_length)
+        column, inner = getattr(self, option), transformer_in(model)
+        if inner is None:  # a table of embeddings
+            limit, options = self.max_length or 1 << 30, {"add_special_tokens": False}
+        else:
+            limit, options = longest(processor, inner, self.max_length), {}
         texts = [f"{self.prompt or ''}{text}" for text in texts_of(split, f"task.{option}", column)]
         texts = [text.lower() for text in texts] if self.lower else texts
-        tokens: list[list[int]] = processor(texts, truncation=True, max_length=limit)["input_ids"]
-        check_tokens(split, f"task.{option}", column, tokens, model, processor)
+        tokens: list[list[int]] = processor(texts, truncation=True, max_length=limit, **options)["input_ids"]
+        check_tokens(split, f"task.{option}", column, tokens, inner or model, processor)
         return tokens
 
     def embedded(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         """The embeddings of a batch of texts, float32 (texts, width)."""
+        if not isinstance(unwrapped(model), PreTrainedModel):
+            made: torch.Tensor = model(_features(model, batch))["sentence_embedding"]
+            return made.to_dense().float()
         hidden = model(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].unsqueeze(-1)
         return torch.cat([_pooled(hidden, mask, mode) for mode in self.modes], dim=-1)
+
+
+def transformer_in(model: Any) -> PreTrainedModel | None:
+    """The model of transformers in one of sentence-transformers, or itself; None where there is none."""
+    model = unwrapped(model)
+    if isinstance(model, PreTrainedModel):
+        return model
+    first = next(iter(model.children()))
+    return getattr(first, "auto_model", None)
+
+
+def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch as sentence-transformers' modules take it, which write into it what they make."""
+    if transformer_in(model) is not None:
+        return dict(batch)
+    mask = batch["attention_mask"]
+    starts = mask.sum(1).cumsum(0).roll(1)
+    starts[0] = 0
+    return {"input_ids": batch["input_ids"][mask.bool()], "offsets": starts}
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor:

@@ -41,6 +41,7 @@ class Function(TextTask):
     """
 
     takes_any_model: ClassVar[bool] = True
+    takes_sentences: ClassVar[bool] = True
     length_column: ClassVar[None] = None
     """A column `length` of the data is the function's, and none that says how long examples are."""
 
