@@ -183,6 +183,17 @@ def test_two_files_for_one_split_are_an_error_that_the_option_settles(
         assert found(path, **{role: word})[role] == [name]
 
 
+def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "dev.tsv"
+    file.write_text("text\tlabel\na, b\t0\n")
+    for path, split in (
+        (str(file), "train"),
+        ({"validation": str(file)}, "validation"),
+        (str(tmp_path), "dev"),
+    ):
+        assert Data(path).load(split)[0] == {"text": "a, b", "label": 0}
+
+
 def test_several_files_of_one_name_are_one_split(tmp_path: Path) -> None:
     path = laid(tmp_path, "heldout-1.csv", "heldout-2.csv", "train.csv")
     assert found(path) == {"heldout": ["heldout-1.csv", "heldout-2.csv"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,19 @@ def test_cross_encoders_become_a_soup_that_the_library_loads_and_that_scores_as_
     board = result.leaderboard.set_index("model")
     assert board.loc["soup", "heldout_ndcg_at_10"] == pytest.approx(expected, abs=1e-4)
     assert set(result.trajectory["examples_total"]) == {30}
+
+
+def test_mixed_precision_rounds_no_similarity() -> None:
+    query, near, nearer = [1.0, 0.0], [1.0, 0.031], [1.0, 0.03]
+    hidden = torch.tensor([query, nearer, near, near])[:, None, :]
+    batch = {"attention_mask": torch.ones(4, 1, dtype=torch.long), "sizes": torch.tensor([[4, 1]])}
+
+    def model(**inputs: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=hidden)
+
+    task: Any = tasks.reranking("-")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert task.step(model, batch, None) == [[1]]
 
 
 def test_the_batch_has_no_part_in_the_ranks(cross_encoders: Path, encoders: Path, data: Path) -> None:

@@ -81,7 +81,11 @@ class Task(Protocol):
         ...
 
     def references(self, prepared: datasets.Dataset) -> Rows:
-        """What the metric compares predictions with: one entry for each prepared example."""
+        """What the metric compares predictions with: one entry for each prepared example.
+
+        Prepared rows after the last of these are no examples but a corpus. What the model puts out for it is
+        told to the task's ``ranked(outputs, corpus, references)``, which makes predictions of each batch.
+        """
         ...
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:

@@ -210,7 +210,7 @@ class Data:
             files = {plain(name): str(Path(file).expanduser()) for name, file in self.path.items()}
             cache = cache_folder(files.values())
             return datasets.load_dataset(
-                _format(list(files.values())), data_files=files, split=split, cache_dir=cache
+                **_format(list(files.values())), data_files=files, split=split, cache_dir=cache
             )
         path = Path(self.path).expanduser()
         if _is_saved(path):
@@ -221,7 +221,9 @@ class Data:
             return there[split]
         cache = cache_folder([path]) if path.exists() else None
         if path.is_file():
-            return datasets.load_dataset(_format([path]), data_files=str(path), split=split, cache_dir=cache)
+            return datasets.load_dataset(
+                **_format([path]), data_files=str(path), split=split, cache_dir=cache
+            )
         if (named := self._files()) and not is_told_alike(path):
             return datasets.load_dataset(str(path), data_files=named, split=split, cache_dir=cache)
         source = str(path) if path.is_dir() else str(self.path)
@@ -269,13 +271,15 @@ def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
             )
 
 
-def _format(files: Sequence[str | Path]) -> str:
+def _format(files: Sequence[str | Path]) -> dict[str, str]:
+    """What `datasets` is told so that it reads files by themselves; of those in folders it knows it."""
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
         raise DataError(
             f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
         )
-    return FORMATS[suffixes.pop()]
+    suffix = suffixes.pop()
+    return {"path": FORMATS[suffix], **({"sep": "\t"} if suffix == ".tsv" else {})}
 
 
 @contextmanager

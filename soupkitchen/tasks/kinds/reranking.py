@@ -124,7 +124,7 @@ class Reranking(TextTask, Searching):
             scores = model(**inputs, **at_once(model)).logits.float().squeeze(-1).split(sizes)
         else:
             embedded = self.comparable(self.embedded(model, inputs)).split(sizes)
-            scores = tuple(some[1:] @ some[0] for some in embedded)
+            scores = tuple((some[1:] * some[0]).sum(-1) for some in embedded)  # mixed precision rounds no sum
         rows = np.split(torch.cat(scores).cpu().numpy(), np.cumsum([len(some) for some in scores])[:-1])
         pairs = zip(rows, right, strict=True)
         return [math.nan if np.isnan(row).any() else ranks(row[:n], row[n:]) for row, n in pairs]
