@@ -20,17 +20,17 @@ _known: dict[Any, bool] = {}
 def starts_processes(item: pytest.Function) -> bool:
     """Whether the test, a fixture that it uses, or anything of ours that they speak of starts a process."""
     fixtures = [one.func for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
-    return any(_starts(function) for function in (item.function, *fixtures))
+    return any(starts(function) for function in (item.function, *fixtures))
 
 
-def _starts(one: Any) -> bool:
+def starts(one: Any) -> bool:
     if any(one is starter for starter in STARTERS):
         return True
     if not isinstance(one, FunctionType | type) or not _is_ours(one):
         return False
     if one not in _known:
         _known[one] = False  # as far as it speaks of itself
-        _known[one] = any(map(_starts, _spoken_of(one)))
+        _known[one] = any(map(starts, _spoken_of(one)))
     return _known[one]
 
 

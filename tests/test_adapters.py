@@ -558,6 +558,7 @@ expressions = st.lists(st.tuples(atoms, repeats), min_size=1, max_size=5).map(
 modules = st.text("ab.cd019_", max_size=9) | st.sampled_from(["layers.0.q_proj", "layers.10.layers"])
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(expressions | st.sampled_from(["a", r".*\.q_proj", "a.b", r"layers\.\d+\..*"]), modules)
 def test_expressions_match_as_re_has_them_match(pattern: str, module: str) -> None:

@@ -538,6 +538,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return struct.pack("<Q", size) + text + DATA
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutated())
 @example(WHOLE)
@@ -569,6 +570,7 @@ indices = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(indices)
 @example(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode())

@@ -171,6 +171,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 19)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 @pytest.mark.parametrize("accept", RULES, ids=str)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -225,6 +226,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 @pytest.mark.parametrize("search", SEARCHES, ids=repr)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,7 @@ LIMIT = 300
 
 def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=joblib"]
-    words += ["method=linear,slerp,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=6"]
+    words += ["method=linear,slerp,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=3"]
     sweep = started("-m", *words, cwd=tmp_path)
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 0, err

@@ -128,6 +128,7 @@ def test_a_step_that_does_not_come_again_is_refused(tmp_path: Path) -> None:
 scores = st.floats(width=32)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(scores, st.none() | scores, st.none() | st.integers(0, 9)), max_size=5))
 def test_numbers_of_all_kinds_come_back_from_a_journal(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float | None, int | None]]

@@ -50,17 +50,17 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "more"),
+    ("number", "more", "again"),
     [
-        (2, ["method=ties", "pool.base={base}"]),
-        (3, ["task.metric.name=f1_macro"]),  # no mean: every example is scored
-        (2, ["task.metric.name=cross_entropy", "search.ranking={{examples: 0.3}}"]),
-        (3, ["evaluation.early_stopping=false", "search=uniform"]),
+        (2, ["method=ties", "pool.base={base}"], False),
+        (3, ["task.metric.name=f1_macro"], False),  # no mean: every example is scored
+        (2, ["task.metric.name=cross_entropy", "search.ranking={{examples: 0.3}}"], False),
+        (3, ["evaluation.early_stopping=false", "search=uniform"], True),
     ],
     ids=["ties", "macro_f1", "in parts", "in full"],
 )
 def test_decisions_tables_and_weights_are_those_of_one_process(
-    number: int, more: Words, words: Words, text_runs: Path, tmp_path: Path
+    number: int, more: Words, again: bool, words: Words, text_runs: Path, tmp_path: Path
 ) -> None:
     words = [*words, *(word.format(base=text_runs / "d") for word in more), "name=x"]
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
@@ -69,8 +69,9 @@ def test_decisions_tables_and_weights_are_those_of_one_process(
     same(tmp_path / "one" / "x", tmp_path / "several" / "x")
     assert out.count("several/x/leaderboard.csv") == 1  # one process speaks
     assert err.count("saved ") == 1
-    status, again, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
-    assert (status, again) == (0, out), err  # finished: reported, and not repeated
+    if again:
+        status, told, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
+        assert (status, told) == (0, out), err  # finished: reported, and not repeated
 
 
 def workers_of(launcher: subprocess.Popen) -> list[psutil.Process]:

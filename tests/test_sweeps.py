@@ -105,6 +105,7 @@ def test_an_option_goes_to_the_methods_that_have_it_and_the_others_run_once(
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["scale", "sparsifier.density"])
 def test_each_method_is_given_exactly_what_its_yaml_has(hydra: GlobalHydra, option: str) -> None:
     values = ["0.2", "0.5"]

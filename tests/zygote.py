@@ -49,12 +49,14 @@ def import_everything() -> None:
         BertForSequenceClassification,
         DataCollatorWithPadding,
     )
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import soupkitchen.__main__
     import soupkitchen.demo
     import soupkitchen.experiment
     import soupkitchen.trackers  # noqa: F401
 
+    get_checkpoint_conversion_mapping("bert")  # a thousand expressions, of which each loading needs none
     Plugins.instance()
     Image.init()
     gc.freeze()

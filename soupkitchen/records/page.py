@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Table:
     key: str
     folded: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> list[dict[str, Any]]:
         """Names, and whether numbers are in them."""
         return [
@@ -34,7 +34,7 @@ class Table:
             for name in self.frame.columns
         ]
 
-    @property
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Cells as they are shown."""
         told = self.frame.to_dict("records")
