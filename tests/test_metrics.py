@@ -48,8 +48,8 @@ def test_the_shipped_metrics_are_these() -> None:
         metrics.shipped()
         == (
             "accuracy answer_exact answer_f1 bits_per_byte bleu character_error_rate cross_entropy entity_f1 "
-            "exact_match f1_macro f1_micro mean mse pearson perplexity rouge1 rouge2 rouge_l spearman "
-            "token_accuracy word_error_rate"
+            "exact_match f1_macro f1_micro mean mse pearson perplexity retrieval_recall rouge1 rouge2 "
+            "rouge_l spearman token_accuracy word_error_rate"
         ).split()
     )
 
