@@ -18,10 +18,13 @@ from soupkitchen.tasks import (
     Data,
     EmbeddingSimilarity,
     ImageClassification,
+    ImageTextRetrieval,
     LanguageModeling,
+    MaskedLanguageModeling,
     MultilabelClassification,
     MultipleChoice,
     Several,
+    SpeechRecognition,
     TextClassification,
     TextGeneration,
     TextRegression,
@@ -38,7 +41,7 @@ def options(kind: type, columns: dict[str, Any], **named: Any) -> dict[str, Any]
     metric = metrics.load("accuracy")
     task = kind(Data("-"), metric, **named)
     found = with_columns(task, lambda: datasets.Features(columns))
-    names = ("text", "text_pair", "label", "image", "words", "prompt", "answer", "choices")
+    names = ("text", "text_pair", "label", "image", "audio", "words", "prompt", "answer", "choices")
     return {
         name: getattr(found, name)
         for name in names
@@ -76,7 +79,15 @@ CASES = [
         {"words": datasets.List(TEXT), "ner_tags": datasets.List(NAMED)},
         {"words": "words", "label": "ner_tags"},
     ),
+    (ImageTextRetrieval, {"img": datasets.Image(), "caption": TEXT}, {"image": "img", "text": "caption"}),
+    (SpeechRecognition, {"audio": datasets.Audio(), "sentence": TEXT, "id": WHOLE}, {"text": "sentence"}),
+    (
+        SpeechRecognition,
+        {"speech": datasets.List(FLOAT), "transcription": TEXT, "file": WHOLE},
+        {"audio": "speech", "text": "transcription"},
+    ),
     (LanguageModeling, {"content": TEXT, "url": TEXT}, {"text": "content"}),
+    (MaskedLanguageModeling, {"content": TEXT, "url": TEXT}, {"text": "content"}),
     (TextGeneration, {"dialogue": TEXT, "summary": TEXT}, {"prompt": "{dialogue}", "answer": "summary"}),
     (TextGeneration, {"question": TEXT, "answer": TEXT}, {"prompt": "{question}"}),
     (

@@ -49,8 +49,8 @@ def test_the_shipped_metrics_are_these() -> None:
         == (
             "accuracy answer_exact answer_f1 average_precision best_accuracy best_f1 bits_per_byte bleu "
             "character_error_rate cross_entropy entity_f1 exact_match f1_macro f1_micro map_at_100 mean "
-            "mrr_at_10 mse ndcg_at_10 pearson perplexity recall_at_10 rouge1 rouge2 rouge_l spearman "
-            "token_accuracy word_error_rate"
+            "mrr_at_10 mse ndcg_at_10 pearson perplexity recall_at_10 retrieval_recall rouge1 rouge2 rouge_l "
+            "spearman token_accuracy word_error_rate"
         ).split()
     )
 

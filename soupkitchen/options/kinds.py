@@ -336,6 +336,13 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "max_new_tokens": or_null(at_least(1)),
         "num_beams": at_least(1),
     },
+    "soupkitchen.tasks.ImageTextRetrieval": {
+        **_SCORED,
+        **_LENGTH,
+        "image": TEXT,
+        "text": TEXT,
+        "prompt": or_null(ANY_TEXT),
+    },
     "soupkitchen.tasks.LanguageModeling": {**_SCORED, "text": TEXT, **_LENGTH},
     "soupkitchen.tasks.MaskedLanguageModeling": {
         **_SCORED,

@@ -18,6 +18,7 @@ CLASSES = {
     "EmbeddingSimilarity": "kinds.embedding_similarity",
     "Function": "kinds.function",
     "ImageClassification": "kinds.image_classification",
+    "ImageTextRetrieval": "kinds.image_text_retrieval",
     "LanguageModeling": "kinds.language_modeling",
     "MaskedLanguageModeling": "kinds.masked_language_modeling",
     "MultilabelClassification": "kinds.multilabel_classification",

@@ -11,6 +11,7 @@ from soupkitchen.tasks.harness import HarnessTask
 from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity
 from soupkitchen.tasks.kinds.function import Function
 from soupkitchen.tasks.kinds.image_classification import ImageClassification
+from soupkitchen.tasks.kinds.image_text_retrieval import ImageTextRetrieval
 from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.masked_language_modeling import MaskedLanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
@@ -32,6 +33,7 @@ __all__ = [
     "EmbeddingSimilarity",
     "Function",
     "ImageClassification",
+    "ImageTextRetrieval",
     "LanguageModeling",
     "MaskedLanguageModeling",
     "MultilabelClassification",
@@ -52,6 +54,7 @@ __all__ = [
     "embedding_similarity",
     "function",
     "image_classification",
+    "image_text_retrieval",
     "language_modeling",
     "lm_eval",
     "masked_language_modeling",
@@ -232,6 +235,50 @@ def image_classification(
         options: further arguments of the metric's compute, or of its class
         image: the column of the image
         label: the column of the label, by number or by name
+    """
+
+def image_text_retrieval(
+    path: str | Mapping[str, str] | Path = ...,
+    *,
+    data: Data | str | Mapping[str, Any] | Path = ...,
+    heldout: str = "auto",
+    test: str | None = "auto",
+    train: str = "auto",
+    heldout_share: float = 0.2,
+    seed: int = 0,
+    revision: str | None = None,
+    metric: TaskMetric | str | Mapping[str, Any] = "retrieval_recall",
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Literal["labels", "logits", "texts", "values", "likelihoods"] | None = None,
+    options: Mapping[str, Any] | None = None,
+    image: str = "image",
+    text: str = "text",
+    prompt: str | None = None,
+    max_length: int | None = None,
+) -> ImageTextRetrieval:
+    """Whether the text of an image is the nearest of all texts, and the image of a text that of all images.
+    Models: CLIP, SigLIP (AutoModel).
+    Radford et al. 2021, arXiv 2103.00020
+
+    Args:
+        path: a folder of csv, json, parquet or image files by split, one file, a saved dataset, or a hub name
+        heldout: the split that decides; auto for validation, or a share of train
+        test: the split that is scored at the end and decides nothing; auto for test if it is there, None for
+            none
+        train: training data, for what is computed on it (method.recalibrate_batchnorm)
+        heldout_share: how much of train decides where there is no validation split
+        seed: of that draw
+        revision: the dataset's revision, on the hub
+        metric: options={k: 5} for the nearest five, options={direction: text_to_image} for one direction
+        key: which entry of the metric's result is the score; None for the obvious one
+        greater_is_better: False for a loss; None for what the metric says
+        inputs: labels, logits, texts, values or likelihoods; None for what the metric says
+        options: further arguments of the metric's compute, or of its class
+        image: the column of the image
+        text: the column of a text that belongs to it; an image may be in several rows
+        prompt: what comes before each text, as 'a photo of '
+        max_length: tokens after which a text is cut; None for the model's limit
     """
 
 def language_modeling(

@@ -216,6 +216,8 @@ TRANSCRIPT = Wanted(
     _is_text,
 )
 """What is said in a recording."""
+CAPTION = Wanted(("text",), _each("caption captions sentence description title alt_text"), _is_text)
+"""What belongs to an image."""
 WORDS = Wanted(("words",), _each("words token"), _list_of(_is_text))
 TAGS = Wanted(
     ("label",),

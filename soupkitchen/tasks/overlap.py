@@ -31,7 +31,7 @@ def count_overlap(one: datasets.Dataset, other: datasets.Dataset, columns: Seque
         if column not in stored or value is None:
             return value
         size = _size(value)
-        return (size, _content(value)) if size in sizes[column] else ("of another size", size)
+        return (size, content(value)) if size in sizes[column] else ("of another size", size)
 
     wanted = Counter(_digests(other, columns, told))
     found = {digest for digest in _digests(one, columns, told) if digest in wanted}
@@ -65,7 +65,7 @@ def _size(file: dict[str, Any] | None) -> int | None:
         return None
 
 
-def _content(file: dict[str, Any]) -> bytes | str:
+def content(file: dict[str, Any]) -> bytes | str:
     """A digest of the bytes of an image or a sound; its path where they are not here."""
     try:
         content = file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-import PIL.Image
 import torch
 from transformers import (
     AutoImageProcessor,
@@ -21,14 +20,13 @@ from transformers import (
     default_data_collator,
 )
 
-from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.classification import decided, encode_labels, numbered
 from soupkitchen.tasks.columns import IMAGE, LABEL, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
-from soupkitchen.tasks.media import prepared_once, undecoded
-from soupkitchen.tasks.values import check_filled
+from soupkitchen.tasks.images import prepared_images, stored_images
 
 
 @dataclass(frozen=True)
@@ -87,23 +85,20 @@ class ImageClassification:
             encoded_labels = encode_labels(split, self.label, config)
         else:
             encoded_labels = numbered(split, self.label)
-        taken = tuple(signature(model.forward).parameters)
         if processor is None:
             raise ConfigError(
                 "task=image_classification needs what makes tensors of images: "
                 "model.processor=my_module.transform, which gets the model and gives that"
             )
         if not isinstance(processor, BaseImageProcessor | ProcessorMixin):
-            processor = _Transform(processor, taken[0])
+            processor = _Transform(processor, next(iter(signature(model.forward).parameters)))
         images = self.compared(split)
-        check_filled(images, "task.image", self.image)
-        options = {"processor": processor, "taken": taken}
-        prepared = prepared_once(images, self.image, _to_inputs, options, folder="images", batch_size=64)
+        prepared = prepared_images(images, self.image, processor, model)
         return prepared.add_column("labels", encoded_labels).with_format("torch")
 
     def compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """The split with its images as such, and not yet decoded: what makes two examples the same."""
-        return undecoded(split, "task.image", self.image, datasets.Image, "images")
+        return stored_images(split, self.image)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)
@@ -131,40 +126,3 @@ class _Transform:
 
     def __call__(self, pictures: Sequence[PIL.Image.Image], return_tensors: str) -> dict[str, Any]:
         return {self.name: np.stack([np.asarray(self.of(picture)) for picture in pictures])}
-
-
-def _to_inputs(
-    examples: dict[str, list[Any]],
-    numbers: list[int],
-    column: str,
-    processor: Processor,
-    rows: list[int],
-    files: str,
-    taken: tuple[str, ...],
-) -> dict[str, Any]:
-    """What the processor makes of images and the model takes.
-
-    `files` tells `datasets`, which keeps the result, one state of the image files from another.
-    """
-    pictures = []
-    for number, image in zip(numbers, examples[column], strict=True):
-        try:
-            pictures.append(datasets.Image().decode_example(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            raise DataError(
-                f"task.image={column}: the image of row {rows[number]} ({image['path'] or 'not in a file'}) "
-                f"cannot be read ({first_line(error)}); put it right, or leave the row out"
-            ) from error
-    try:
-        given = processor(pictures, return_tensors="np")
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise DataError(
-            f"task.image={column}: {type(processor).__name__} cannot prepare rows {rows[numbers[0]]} to "
-            f"{rows[numbers[-1]]} as one batch ({first_line(error)}); images of one size may help"
-        ) from error
-    if inputs := {name: value for name, value in given.items() if name in taken}:
-        return inputs
-    raise DataError(
-        f"{type(processor).__name__} gives {', '.join(given)}, of which the model takes none (it takes "
-        f"{', '.join(taken)}): the image processor is not the model's"
-    )
