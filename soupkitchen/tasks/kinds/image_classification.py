@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import PIL.Image
 import torch
 from transformers import (
     AutoImageProcessor,
