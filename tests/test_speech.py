@@ -112,6 +112,18 @@ def test_a_batch_is_written_down_as_single_recordings_are(
     assert -characters.score == pytest.approx(total / sum(map(len, said)))
 
 
+def test_frames_of_padding_are_not_read(pool: Path, recorded: Data, said: list[str], tmp_path: Path) -> None:
+    """By a model that never says nothing."""
+    model = AutoModelForCTC.from_pretrained(pool / "ctc" / "a")
+    with torch.no_grad():
+        model.lm_head.bias[0] -= 100
+    model.save_pretrained(tmp_path / "run")
+    AutoProcessor.from_pretrained(pool / "ctc" / "a").save_pretrained(tmp_path / "run")
+    heard = [spoken(text, seed=100 + number) for number, text in enumerate(said)]
+    part = score(task(recorded, "ctc"), tmp_path / "run", batch_size=len(said))
+    assert part.predictions == plain(tmp_path / "run", "ctc", heard)
+
+
 def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(
     pool: Path, recorded: Data, said: list[str], tmp_path: Path
 ) -> None:
