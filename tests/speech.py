@@ -68,9 +68,9 @@ def ctc(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
     return Wav2Vec2ForCTC(config), Wav2Vec2Processor(extractor, tokenizer)
 
 
-def whisper() -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
-    """Hears a second."""
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+def whisper(*more: str) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
+    """Hears a second; `more` are special tokens, numbered from 3 on."""
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", *more]
     vocabulary = {token: number for number, token in enumerate([*special, *LETTERS, "Ġ"])}
     named = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), special[0])
     tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=special[1:], **named)

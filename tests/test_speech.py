@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scoring import rows, score
 from speech import RATE, sentences, spoken
-from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
+from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor, GenerationConfig
 
 from soupkitchen import metrics
 from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
@@ -110,6 +110,18 @@ def test_a_batch_is_written_down_as_single_recordings_are(
     characters = score(task(recorded, architecture, "character_error_rate"), pool / architecture / "a")
     total = sum(map(naive, expected, said))
     assert -characters.score == pytest.approx(total / sum(map(len, said)))
+
+
+def test_frames_of_padding_are_not_read(pool: Path, recorded: Data, said: list[str], tmp_path: Path) -> None:
+    """By a model that never says nothing."""
+    model = AutoModelForCTC.from_pretrained(pool / "ctc" / "a")
+    with torch.no_grad():
+        model.lm_head.bias[0] -= 100
+    model.save_pretrained(tmp_path / "run")
+    AutoProcessor.from_pretrained(pool / "ctc" / "a").save_pretrained(tmp_path / "run")
+    heard = [spoken(text, seed=100 + number) for number, text in enumerate(said)]
+    part = score(task(recorded, "ctc"), tmp_path / "run", batch_size=len(said))
+    assert part.predictions == plain(tmp_path / "run", "ctc", heard)
 
 
 def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(
@@ -268,6 +280,34 @@ def test_that_a_recording_is_cut_is_said(
         part = score(task(data, "seq2seq"), pool / "seq2seq" / "a")
     assert "1 of 2 recordings are longer than the 1 s that the model hears" in caplog.text
     assert part.predictions == plain(pool / "seq2seq" / "a", "seq2seq", [heard[0][:RATE], heard[1]])
+
+
+def test_a_multilingual_model_is_told_the_language(
+    pool: Path, recorded: Data, said: list[str], tmp_path: Path
+) -> None:
+    model, processor = speech.whisper("<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
+    options = {
+        "is_multilingual": True, "lang_to_id": {"<|en|>": 3, "<|de|>": 4}, "no_timestamps_token_id": 2,
+        "task_to_id": {"transcribe": 5, "translate": 6}, "suppress_tokens": list(range(7)), "max_length": 24,
+    }  # fmt: skip
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=1, eos_token_id=0, pad_token_id=0, **options
+    )
+    model.save_pretrained(tmp_path / "run")
+    processor.save_pretrained(tmp_path / "run")
+    heard = [spoken(text, seed=100 + number) for number, text in enumerate(said)]
+    inputs = processor(heard, sampling_rate=RATE, return_tensors="pt")
+    told = {}
+    for language in ("en", "de"):
+        with torch.inference_mode():
+            tokens = model.eval().generate(**inputs, language=language, do_sample=False)
+        told[language] = [text.strip() for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+        part = score(task(recorded, "seq2seq", language=language), tmp_path / "run", batch_size=14)
+        assert part.predictions == told[language]
+    assert told["en"] != told["de"]
 
 
 def test_half_precision_reaches_the_encoder(pool: Path, recorded: Data, tmp_path: Path) -> None:
