@@ -14,6 +14,9 @@ from command import own, soupkitchen
 from tiny import adapter, gpt2, make_pictures, text_classifier, tokenizer
 from transformers import AutoTokenizer, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.models.processors import warn_of_files
+
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -146,3 +149,18 @@ def test_a_run_without_image_processor_is_scored_with_that_of_another(tmp_path: 
     assert [score(tmp_path, name) for name in "abc"] == right
     soup = tmp_path / "results/x/soup/preprocessor_config.json"
     assert soup.read_bytes() == (runs / "b/preprocessor_config.json").read_bytes()
+
+
+def test_a_file_that_nothing_is_known_of_is_named_before_the_work(
+    copy_runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = copy_runs("a")
+    for name in ("trainer_state.json", "README.md", "optimizer.pt", ".gitattributes", "eval_results.json"):
+        (runs / "a" / name).write_text("{}")
+    run = Checkpoint.open(runs / "a")
+    warn_of_files(run)
+    assert not caplog.records
+    (runs / "a" / "labels_of_mine.json").write_text("{}")
+    warn_of_files(run)
+    (record,) = caplog.records
+    assert "holds labels_of_mine.json, of which" in record.getMessage()

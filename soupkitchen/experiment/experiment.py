@@ -42,6 +42,7 @@ from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.models import Auto, Models
+from soupkitchen.models.processors import warn_of_files
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
 from soupkitchen.output.card import CARD, PICTURE
@@ -136,6 +137,7 @@ class Experiment:
         evaluator = self._evaluator(tasks, splits)
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
+        warn_of_files(self.pool.reference)
         own = self._cleared()
         with Display(self._examples_at_most(evaluator)) as display:
             ledger = Ledger(self.folder, [display, *observers])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,7 @@ class Built:
 
     def identity(self) -> list[str]:
         functions = [self.of.build, *([self.of.processor] if self.of.processor else [])]
-        sources = [line for one in functions for line in source_of(_found("model.build", one))]
-        return [repr(self.of), *sources]
+        return [repr(self.of), *(line for one in functions for line in _source(one))]
 
     def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
         try:
@@ -208,6 +207,11 @@ def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor
     if dtype is None or dtype.itemsize >= tensor.dtype.itemsize or not tensor.is_floating_point():
         return tensor
     return tensor.to(dtype) if torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) else tensor
+
+
+@cache
+def _source(name: str) -> tuple[str, ...]:
+    return tuple(source_of(_found("model.build", name)))
 
 
 def _found(option: str, name: str) -> Callable[..., Any]:

@@ -35,6 +35,13 @@ _PATTERNS = (
 )  # fmt: skip
 """What transformers reads and writes as part of tokenizers and processors."""
 _CODE = "*.py"
+_NO_PART = (
+    "config.json", "generation_config.json", "adapter_config.json", "*.index.json", "*.safetensors", "*.bin",
+    "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf", "*.mlmodel", "*.md",
+    "LICENSE*", "NOTICE*", ".*", "trainer_*", "training_args*", "*_results.json", "*.log", "events.out*",
+    "*.csv", "*.png", "*.svg", "*.yaml", "*.yml", "optimizer*", "scheduler*", "rng_state*", "*.py",
+)  # fmt: skip
+"""What else lies beside a model: weights, configuration, what training and exports leave, what is read."""
 _TOKENIZERS = (
     "tokenizer_config.json", "tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.spm",
     "*.codes",
@@ -102,6 +109,27 @@ def check_files(folder: Path) -> list[Path]:
     """
     files = _regular(folder, (*_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ())))
     return [*files, *_regular(folder, (_CODE,))] if _has_code(folder) else files
+
+
+def warn_of_files(run: Checkpoint) -> None:
+    """Names the files of a run that nothing is known of, and that so are not copied with the soup."""
+    if not run.path.is_dir():
+        return
+    copied = set(check_files(run.path))
+    names = [
+        file.name
+        for file in sorted(run.path.iterdir())
+        if file.is_file() and file not in copied and not any(map(file.match, _NO_PART))
+    ]
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        log.warning(
+            "%s holds %s%s, of which it is not known whether the model needs them: they are not copied with "
+            "the soup",
+            run.path,
+            ", ".join(names[:5]),
+            more,
+        )
 
 
 def _regular(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 import datasets
+import numpy as np
 import PIL.Image
 from transformers import PreTrainedModel
 
@@ -57,13 +58,13 @@ def _to_inputs(
                 f"cannot be read ({first_line(error)}); put it right, or leave the row out"
             ) from error
     try:
-        given = processor(pictures, return_tensors="np")
+        given = processor(pictures, return_tensors="pt")  # timm's gives nothing else
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(
             f"task.image={column}: {type(processor).__name__} cannot prepare rows {rows[numbers[0]]} to "
             f"{rows[numbers[-1]]} as one batch ({first_line(error)}); images of one size may help"
         ) from error
-    if inputs := {name: value for name, value in given.items() if name in taken}:
+    if inputs := {name: np.asarray(value) for name, value in given.items() if name in taken}:
         return inputs
     raise DataError(
         f"{type(processor).__name__} gives {', '.join(given)}, of which the model takes none (it takes "
