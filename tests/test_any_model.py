@@ -178,6 +178,11 @@ def test_of_several_state_dicts_in_a_file_one_has_to_be_named(
         find_pool(str(runs), key="emma")
 
 
+def test_a_key_is_for_files(text_runs: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pool.key=ema is for runs that are files"):
+        find_pool(str(text_runs), key="ema")
+
+
 def test_what_a_file_would_run_is_not_opened(nets: dict[str, nn.Module], tmp_path: Path) -> None:
     runs = lay(nets, tmp_path / "runs")
     torch.save({"state_dict": nets["a"].state_dict(), "fn": lay}, runs / "a.pt")

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
 import soupkitchen as api
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.options import presets
 from soupkitchen.output.rebuild import rebuild as rebuilt
 from soupkitchen.output.recipe_file import RecipeFile
@@ -183,6 +183,20 @@ def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs: Path, tmp_path:
         api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
     with pytest.raises(ConfigError, match=r"is a SentenceTransformer with modules of its own"):
         api.cook(tmp_path / "runs", api.tasks.text_classification(str(pairs)), results_dir=tmp_path, name="x")
+
+
+@pytest.mark.parametrize("type", ["os.path.Dense", "sentence_transformers.base.modules.router.Router"])
+def test_modules_that_are_not_known_are_refused_unimported(type: str, pairs: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        model = dense(tmp_path)
+        model[2].linear.weight.data.fill_(number)
+        model.save_pretrained(str(tmp_path / "runs" / name))
+        file = tmp_path / "runs" / name / "modules.json"
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps([*told[:2], told[2] | {"type": type}, *told[3:]]))
+    task = api.tasks.embedding_similarity(str(pairs))
+    with pytest.raises(CheckpointError, match=f"names {type}, and of such modules it is not known"):
+        api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
 
 
 def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path) -> None:

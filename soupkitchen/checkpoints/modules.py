@@ -14,6 +14,8 @@ MODULES = "modules.json"
 TOLD = "config_sentence_transformers.json"
 _PLAIN = ("Transformer", "Pooling", "Normalize", "Dropout")
 """What we do ourselves, without the library."""
+_KNOWN = (*_PLAIN, "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
+_LIBRARY = "sentence_transformers."
 _CLASSES = ("SentenceTransformer", "SparseEncoder", "CrossEncoder")
 
 
@@ -23,10 +25,12 @@ class Module(NamedTuple):
     Attributes:
         path: its folder in the run's; empty for the run's own.
         kind: the name of its class.
+        type: the same with its Python module.
     """
 
     path: str
     kind: str
+    type: str
 
     @property
     def prefix(self) -> str:
@@ -45,9 +49,10 @@ def modules(folder: Path) -> list[Module]:
         return []
     try:
         told: Any = json.loads(read_bytes(file))
-        found = [Module(str(one["path"]), str(one["type"]).rsplit(".", 1)[-1]) for one in told]
+        types = [(str(one["path"]), str(one["type"])) for one in told]
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} is no list of sentence-transformers' modules ({error})") from error
+    found = [Module(path, type.rsplit(".", 1)[-1], type) for path, type in types]
     for module in found:
         if Path(module.path).name != module.path:
             raise CheckpointError(f"{file} names {module.path!r}, which is no folder of its own")
@@ -58,10 +63,17 @@ def library_class(folder: Path) -> str | None:
     """The library's class of the run in `folder`, where only the library knows what it does; else None.
 
     Raises:
-        CheckpointError: for a class that is not known.
+        CheckpointError: for a class, or modules, that are not known.
     """
-    if all(module.kind in _PLAIN for module in modules(folder)):
+    found = modules(folder)
+    if all(module.kind in _PLAIN for module in found):
         return None
+    for module in found:  # the library would import whatever is named there
+        if not module.type.startswith(_LIBRARY) or module.kind not in _KNOWN:
+            raise CheckpointError(
+                f"{folder / MODULES} names {module.type}, and of such modules it is not known how they are "
+                f"merged; known are {', '.join(_KNOWN)} of sentence-transformers"
+            )
     told = read_json(folder / TOLD).get("model_type") if (folder / TOLD).exists() else None
     if told not in (None, *_CLASSES):
         raise CheckpointError(f"{folder / TOLD}: model_type={told} is none of {', '.join(_CLASSES)}")

@@ -153,7 +153,12 @@ def pool_of(
     Raises:
         CheckpointError: where there are fewer.
         IncompatibleError: where some cannot be read or merged.
+        ConfigError: for a key where no run is a file.
     """
+    if key is not None and not any(source.folder.is_file() for source in sources.values()):
+        raise ConfigError(
+            f"pool.key={key} is for runs that are files with state dicts, and these are folders"
+        )
     problems: list[Problem] = []
     base_run = _base(sources, base, key, problems)
     opened = _opened(sources, base_run, key, problems)

@@ -73,6 +73,6 @@ def prompts_of_all(runs: Sequence[Checkpoint]) -> Prompts:
 def _leaves_prompts_out(folder: Path) -> bool:
     return any(
         read_json(folder / path / "config.json").get("include_prompt") is False
-        for path, kind in modules(folder)
+        for path, kind, _ in modules(folder)
         if kind == "Pooling"
     )

@@ -57,7 +57,7 @@ class Sentences:
         if not (folder / MODULES).exists():
             return None
         pooling: dict[str, Any] | None = None
-        for path, kind in modules(folder):
+        for path, kind, _ in modules(folder):
             if kind == "Pooling":
                 pooling = read_json(folder / path / "config.json")
         library = library_class(folder) is not None
