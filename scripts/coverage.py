@@ -69,7 +69,7 @@ def import_everything() -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
-    import family_pools  # noqa: F401
+    import family_pools  # type: ignore[import-not-found]  # noqa: F401
     import torch
     import transformers
 
@@ -85,7 +85,7 @@ def import_everything() -> None:
 
 
 def all_pools(tasks: set[str], types: set[str], ways: set[str]) -> Iterator[tuple[str, str, str]]:
-    from families import KINDS, classes_of
+    from families import KINDS, classes_of  # type: ignore[import-not-found]
 
     for task in KINDS:
         for model_type in classes_of(task):
@@ -96,7 +96,8 @@ def all_pools(tasks: set[str], types: set[str], ways: set[str]) -> Iterator[tupl
 
 
 def cook_all(pools: list[tuple[str, str, str]], jobs: int, seconds: int, lines: Path) -> None:
-    waiting, running = list(reversed(pools)), {}
+    running: dict[int, tuple[str, str, str]] = {}
+    waiting = list(reversed(pools))
     while waiting or running:
         while waiting and len(running) < jobs:
             pool = waiting.pop()
@@ -163,8 +164,8 @@ HEAD = """\
 tasks, three runs and a base each, and holds every tensor of the saved soups to formulas in float64, to one
 unit in the last place:
 
-- **float32**: the uniform soup, and that of TIES with the base; what a model that the soup was written into
-  puts out is what the soup does, as `from_pretrained` loads it, to the bit.
+- **float32**: the uniform soup, and that of TIES with the base. A model that the soup was written into has
+  the weights of the soup as `from_pretrained` loads it, to the bit, and puts out the same.
 - **bfloat16**: the same for the uniform soup of runs in half precision.
 - **cooked**: all that `cook` does, with greedy search, on eight examples, in float32.
 

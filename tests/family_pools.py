@@ -231,10 +231,18 @@ def compare(
 def compare_answers(live: LiveModel, soup: Path, task: str) -> None:
     """Holds what a model that was filled puts out to what the soup does, as transformers loads it."""
     loaded = getattr(transformers, KINDS[task]).from_pretrained(soup, dtype="auto").eval()
+    filled, saved = live.model.state_dict(), loaded.state_dict()
+    if odd := [
+        name for name in saved if not torch.equal(saved[name].nan_to_num(), filled[name].nan_to_num())
+    ]:
+        raise WrongError(f"{odd[0]} of the model is not that of the saved soup, loaded")
     ours, theirs = answers(live.model, task), answers(loaded, task)
     for name, value in theirs.items():
-        if isinstance(value, torch.Tensor) and not torch.equal(value.nan_to_num(), ours[name].nan_to_num()):
-            raise WrongError(f"the model has other {name} than the saved soup, loaded")
+        if isinstance(value, torch.Tensor):
+            try:
+                torch.testing.assert_close(ours[name], value, equal_nan=True)
+            except AssertionError as error:
+                raise WrongError(f"the model has other {name} than the saved soup, loaded") from error
 
 
 def answers(model: Any, task: str) -> Any:

@@ -1,11 +1,14 @@
-"""A sample of the pools of `scripts/coverage.py`: families that transformers ties, fuses, renames or builds oddly."""
+"""A sample of the pools of `scripts/coverage.py`: families that are tied, fused, renamed or odd otherwise."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import family_pools
 import pytest
 from family_pools import check
+
+from soupkitchen.errors import CheckpointError
 
 CLASSIFY, TAG, LIKELY = "text_classification", "token_classification", "language_modeling"
 WRITE, ANSWER, SEE, EMBED = (
@@ -45,3 +48,11 @@ def test_they_are_so_in_half_precision(task: str, model_type: str, tmp_path: Pat
 @pytest.mark.parametrize(("task", "model_type"), COOKED, ids=str)
 def test_a_greedy_soup_is_the_mean_of_its_ingredients(task: str, model_type: str, tmp_path: Path) -> None:
     check(model_type, task, "cooked", tmp_path)
+
+
+def test_a_model_that_needs_more_than_texts_is_told_before_it_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(family_pools, "answers", lambda *told: None)  # which is how pools are tried
+    with pytest.raises(CheckpointError, match=r"BrosForTokenClassification cannot be run .*specify bbox"):
+        check("bros", TAG, "cooked", tmp_path)
