@@ -22,6 +22,7 @@ import soupkitchen
 from soupkitchen import methods, tasks
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import EvaluationOptions, LiveModel, Runtime
+from soupkitchen.evaluation.loading import Loading
 from soupkitchen.experiment.reporting import Report
 from soupkitchen.soup import Soup
 
@@ -59,8 +60,10 @@ def make_pool(model_type: str, task: str, dtype: torch.dtype, folder: Path) -> A
         for number, name in enumerate(("base", *RUNS)):
             torch.manual_seed(number)
             with torch.no_grad():
-                for tensor in (*model.parameters(), *model.buffers()):
-                    if tensor.is_floating_point() and tensor.numel():
+                for key, tensor in model.state_dict().items():
+                    if tensor.is_floating_point() and not key.endswith(
+                        "balancing_biases"
+                    ):  # ZAYA's load as -1
                         tensor.add_((0.02 * torch.rand_like(tensor.float())).to(tensor.dtype))
                 for module in model.modules():
                     if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
@@ -158,7 +161,8 @@ def check(model_type: str, task: str, way: str, folder: Path) -> str:
         compare(soup, {name: mean(files, name, cooked.ingredients) for name in soup}, files["a"])
         return "greedy"
     pool = find_pool([str(folder / run) for run in RUNS], base=str(folder / "base"))
-    live = LiveModel(pool.reference, getattr(transformers, KINDS[task]), torch.device("cpu"))
+    kind, cpu = getattr(transformers, KINDS[task]), torch.device("cpu")
+    live = LiveModel(pool.reference, kind, cpu, Loading(pool.dtype))
     soup = merged(pool, methods.linear(), live, folder / "uniform")
     compare(soup, {name: mean(files, name, RUNS) for name in soup}, files["a"])
     compare_answers(live, folder / "uniform", task)
@@ -170,7 +174,7 @@ def check(model_type: str, task: str, way: str, folder: Path) -> str:
 
 def merged(pool: Pool, method: Any, live: LiveModel, folder: Path) -> dict[str, torch.Tensor]:
     """The tensors of the soup of all runs, written into the model and saved."""
-    soup = Soup(method, base=pool.base)
+    soup = Soup(method, base=pool.base, dtype=pool.dtype)
     live.fill(soup.blend(list(pool)))
     live.save(folder)
     return load(folder)
