@@ -69,15 +69,27 @@ _THETA = {"rope_type": "default", "rope_theta": 10000.0}
 _BOTH = ["linear_attention", "full_attention"]
 _STAGES = {"depths": [1, 1], "num_heads": [2, 2]}
 OWN: dict[str, dict[str, Any]] = {
+    "bamba": {
+        "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
     "bit": {"num_groups": 4, "embedding_size": 8},
     "blt": {"encoder_hash_byte_group_vocab": 32},
     "codegen": {"n_head": 4, "n_embd": 32, "rotary_dim": 4},
+    "cvt": {"depth": [1, 2, 3]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "first_k_dense_replace": 1},
     "donut-swin": _STAGES,
+    "dots1": {
+        "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1,
+    },
     "efficientnet": {
-        "width_coefficient": 0.25, "depth_coefficient": 0.3, "kernel_sizes": [3, 5], "in_channels": [32, 16],
-        "out_channels": [16, 24], "strides": [1, 2], "num_block_repeats": [1, 1], "expand_ratios": [1, 2],
-        "num_hidden_layers": None,
+        "width_coefficient": 0.25, "depth_coefficient": 0.3, "kernel_sizes": [3, 5],
+        "in_channels": [32, 16], "out_channels": [16, 24], "strides": [1, 2], "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2], "hidden_dim": 320, "num_hidden_layers": None,
     },
     "esm": {"vocab_size": VOCABULARY, "mask_token_id": 5},
     "flaubert": {"emb_dim": 16},
@@ -88,39 +100,61 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {"layer_types": _BOTH, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_chunk_size": 8},
     "hgnet_v2": {
         "stem_channels": [3, 8, 8], "stage_in_channels": [8, 8], "stage_mid_channels": [8, 8],
         "stage_out_channels": [8, 16], "stage_num_blocks": [1, 1], "stage_downsample": [False, True],
         "stage_downsample_strides": [2, 2], "stage_light_block": [False, True], "stage_kernel_size": [3, 5],
         "stage_numb_of_layers": [2, 2], "hidden_sizes": [8, 16], "depths": [1, 1],
     },
-    "hiera": {"image_size": [IMAGE, IMAGE], "embed_dim": 8, "num_query_pool": 1, "masked_unit_size": [2, 2],
-              "masked_unit_attention": [True, False], **_STAGES},
+    "hiera": {
+        "image_size": [IMAGE, IMAGE], "embed_dim": 8, "num_query_pool": 1, "masked_unit_size": [2, 2],
+        "masked_unit_attention": [True, False], **_STAGES,
+    },
     "hunyuan_v1_dense": {"rope_parameters": _THETA, "head_dim": 8},
     "hunyuan_v1_moe": {"rope_parameters": _THETA, "head_dim": 8},
     "imagegpt": {"n_positions": IMAGE * IMAGE},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4, "mamba_d_state": 4},
     "layoutlmv3": {"coordinate_size": 2, "shape_size": 4, "input_size": IMAGE},
+    "led": {"attention_window": 4},
+    "levit": {"hidden_sizes": [16, 32, 48], "key_dim": [8, 8, 8], "patch_size": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lilt": {"hidden_size": 48},
+    "longformer": {"attention_window": 4, "sep_token_id": 2, "eos_token_id": 2},
+    "mamba2": {"num_heads": 4, "head_dim": 8, "n_groups": 2, "state_size": 8, "chunk_size": 8},
     "ministral": {"rope_parameters": _THETA, "head_dim": 8},
     "mistral4": {"head_dim": 16, "qk_head_dim": 16},
     "mobilebert": {"intra_bottleneck_size": 16, "true_hidden_size": 16, "num_feedforward_networks": 2},
     "mobilenet_v1": {"depth_multiplier": 0.1},
     "mobilenet_v2": {"depth_multiplier": 0.1},
     "mobilevit": {"hidden_sizes": [8, 12, 16], "neck_hidden_sizes": [4, 8, 8, 8, 8, 8, 16]},
-    "levit": {"hidden_sizes": [16, 32, 48], "key_dim": [8, 8, 8], "patch_size": 16},
-    "mobilevitv2": {"base_attn_unit_dims": [16] * 3, "width_multiplier": 0.25, "n_attn_blocks": [1] * 3},
+    "mobilevitv2": {
+        "base_attn_unit_dims": [16, 16, 16], "width_multiplier": 0.25, "n_attn_blocks": [1, 1, 1],
+        "output_stride": 8,
+    },
     "nemotron": {"num_key_value_heads": 1},
-    "perceiver": {"num_latents": 4, "d_latents": 16, "num_self_attends_per_block": 1,
-                  "num_self_attention_heads": 2, "num_cross_attention_heads": 2},
+    "perceiver": {
+        "num_latents": 4, "d_latents": 16, "num_self_attends_per_block": 1, "num_self_attention_heads": 2,
+        "num_cross_attention_heads": 2,
+    },
     "pp_lcnet": {"scale": 0.1, "class_expand": 32},
     "pvt": {"num_labels": 3},
+    "recurrent_gemma": {"num_hidden_layers": 3, "attention_window_size": 8},
     "reformer": {"axial_pos_embds_dim": [8, 8], "axial_pos_shape": [8, 8]},
     "siglip2_vision_model": {"num_patches": 16},
     "swin": _STAGES,
     "t5": {"decoder_start_token_id": 0},
     "textnet": {"stem_out_channels": 8},
     "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3,
+        "attention_hidden_size": 32, "attention_head_dim": 16, "mamba_dt_rank": 4, "n_mamba_heads": 2,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 8,
+        "mamba_d_state": 8, "chunk_size": 8, "attention_hidden_size": 32, "attention_head_dim": 16,
+        "adapter_rank": 4,
+    },
 }  # fmt: skip
 """What a type needs otherwise."""
 
@@ -212,6 +246,6 @@ def inputs(task: str, config: PreTrainedConfig) -> Mapping[str, torch.Tensor]:
         return {"pixel_values": torch.linspace(-1, 1, 2 * 3 * IMAGE * IMAGE).reshape(2, 3, IMAGE, IMAGE)}
     tokens = torch.arange(4, 18).reshape(2, 7)
     eos = getattr(config.get_text_config(), "eos_token_id", None)
-    tokens[:, -1] = eos if isinstance(eos, int) else 3
+    tokens[:, [2, 3, -1] if task == "question_answering" else [-1]] = eos if isinstance(eos, int) else 3
     both = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     return {**both, "decoder_input_ids": tokens[:, :3]} if task == "text_generation" else both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import GuaranteeError
+from soupkitchen.errors import CheckpointError, GuaranteeError
 from soupkitchen.evaluation import Evaluator, LiveModel
 
 log = logging.getLogger(__name__)
 
+_MODELS = str(Path("transformers", "models"))
+"""Where models lie that say that an input is missing."""
 _EXAMPLES = 4
 """On which a filled model is compared with a loaded one."""
 
@@ -29,12 +32,23 @@ def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | No
     Args:
         first: the run that the live model was loaded from; of an adapter its base is.
         last: another run that transformers can load; None where there is none.
+
+    Raises:
+        CheckpointError: where the model needs other inputs than the task gives.
     """
     live = evaluator.live
     if last is None or not live.in_place:
         return
     examples = {name: order[:_EXAMPLES] for name, order in evaluator.examples.order("heldout").items()}
-    expected = [(first, evaluator.outputs("heldout", examples))]
+    try:
+        expected = [(first, evaluator.outputs("heldout", examples))]
+    except (AttributeError, TypeError, ValueError) as error:
+        if _MODELS not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        raise CheckpointError(
+            f"{first.path}: {type(live.model).__name__} cannot be run on what the task gives it ({error}): "
+            "models that need more than that, as boxes or images beside texts, are none of this task's"
+        ) from error
     evaluator.release()
     live.load(last)
     expected.insert(0, (last, evaluator.outputs("heldout", examples)))

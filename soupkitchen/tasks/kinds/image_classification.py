@@ -109,8 +109,10 @@ class ImageClassification:
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        output = model(**inputs)
-        return decided(output if isinstance(output, torch.Tensor) else output.logits, self.metric)
+        told = model(**inputs)
+        if not isinstance(told, torch.Tensor):  # PP-LCNet calls its logits otherwise
+            told = told.logits if "logits" in told else told.last_hidden_state
+        return decided(told, self.metric)
 
 
 @dataclass(frozen=True)
