@@ -15,6 +15,7 @@ import torch
 import transformers
 from families import IMAGE, KINDS, POSITIONS, VOCABULARY, inputs, small_config
 from safetensors.torch import load_file
+from soupkitchen.evaluation.loading import Loading
 from tiny import make_pictures
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -22,7 +23,6 @@ import soupkitchen
 from soupkitchen import methods, tasks
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import EvaluationOptions, LiveModel, Runtime
-from soupkitchen.evaluation.loading import Loading
 from soupkitchen.experiment.reporting import Report
 from soupkitchen.soup import Soup
 
