@@ -223,10 +223,17 @@ def _why(folder: Path, error: Exception) -> str:
         config = None
     if "Unrecognized configuration class" not in str(error) or config is None:
         return str(error).strip().split("\n")[0][:_LONGEST]
-    kinds = {
-        kind: tasks
-        for kind, tasks in _KINDS.items()
-        if type(config) in getattr(transformers, kind)._model_mapping
-    }
-    fit = f"it would fit task={', '.join(kinds.values())}" if kinds else "no task here takes such models yet"
+    fitting = [kind for kind in _automatic() if type(config) in getattr(transformers, kind)._model_mapping]
+    if kinds := [_KINDS[kind] for kind in _KINDS if kind in fitting]:
+        fit = f"it would fit task={', '.join(kinds)}"
+    elif fitting:
+        fit = f"a function of yours can score it, with task=function task.model={fitting[0]}"
+    else:
+        fit = "no task here takes such models yet"
     return f"a {config.model_type} model is none of these: {fit}"
+
+
+def _automatic() -> list[str]:
+    """The classes by which transformers loads models for something, those without a head last."""
+    names = [name for name in dir(transformers) if name.startswith("AutoModelFor")]
+    return [*(name for name in names if hasattr(getattr(transformers, name), "_model_mapping")), "AutoModel"]
