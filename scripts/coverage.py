@@ -164,8 +164,9 @@ HEAD = """\
 tasks, three runs and a base each, and holds every tensor of the saved soups to formulas in float64, to one
 unit in the last place:
 
-- **float32**: the uniform soup, and that of TIES with the base. A model that the soup was written into has
-  the weights of the soup as `from_pretrained` loads it, to the bit, and puts out the same.
+- **float32**: the uniform soup, and that of TIES with the base, where one entry of a tensor, or two in a
+  thousand, may differ (two changes of nearly one size may change places). A model that the uniform soup was
+  written into puts out what the saved one does, as `from_pretrained` loads it.
 - **bfloat16**: the same for the uniform soup of runs in half precision.
 - **cooked**: all that `cook` does, with greedy search, on eight examples, in float32.
 
