@@ -173,6 +173,24 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
     assert made
 
 
+def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = runs(tmp_path / "first", "cls") / "a"
+    for seed, name in enumerate(("a", "b", "c")):
+        torch.manual_seed(seed)
+        model = SentenceTransformer(str(base))
+        model.add_adapter(peft.LoraConfig(r=4, target_modules=["query", "value"]))
+        for key, parameter in model.named_parameters():
+            if "lora_" in key:
+                parameter.data.normal_(0, 0.3)
+        model.save_pretrained(str(tmp_path / "runs" / name))
+    task = api.tasks.embedding_similarity(str(pairs))
+    result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=UNIFORM)
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    for name, folder in {"soup": result.folder / "soup", "b": tmp_path / "runs" / "b"}.items():
+        assert table[name] == pytest.approx(by_the_library(folder, pairs), abs=2e-3)
+
+
 def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs: Path, tmp_path: Path) -> None:
     for number, name in enumerate(("a", "b")):
         model = dense(tmp_path)
