@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
 
 
-LONGEST = ("demo", "resume", "processes", "bad_inputs", "ray", "launchers", "cli", "trust")
+LONGEST = ("demo", "resume", "processes", "devices", "bad_inputs", "ray", "launchers", "cli", "ranking")
 """The files whose tests take minutes, the longest first."""
 
 
