@@ -40,14 +40,19 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
 
 
+LONGEST = ("demo", "resume", "processes", "devices", "bad_inputs", "ray", "launchers", "cli", "ranking")
+"""The files whose tests take minutes, the longest first."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes are slow; files with the most slow ones come first, and none is late."""
+    """Tests that start processes are slow; files that take long come first, so that no worker ends late."""
     for item in items:
         if isinstance(item, pytest.Function) and starts_processes(item):
             item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    longest = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (longest.get(item.path.name, len(LONGEST)), -slow[item.path]))
 
 
 def pytest_collection_finish() -> None:

@@ -106,6 +106,7 @@ def test_the_same_call_goes_on_where_a_run_was_interrupted(
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_repeated_and_another_gets_a_folder_of_its_own(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def test_texts_with_dollar_signs_are_texts(text_runs: Path, texts: Path, tmp_pat
     assert api.cook(pool, task, search=Uniform(), results_dir=tmp_path / "results").folder == first.folder
 
 
+@pytest.mark.slow
 def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
     text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +180,7 @@ def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
     assert len(cooked(text_runs, texts, tmp_path, search=Uniform(), name="x").ingredients) == 5
 
 
+@pytest.mark.slow
 def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is_cached(
     copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:

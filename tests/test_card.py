@@ -12,8 +12,6 @@ from transformers import AutoModelForSequenceClassification
 
 from soupkitchen.records import read_csv
 
-pytestmark = pytest.mark.xdist_group("card")  # its run is made once
-
 
 @pytest.fixture(scope="module")
 def run(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

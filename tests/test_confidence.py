@@ -437,6 +437,7 @@ def cook(
     return best, rows[rows["stage"] == "merge"][1:], examples
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 def test_only_discarding_is_sped_up() -> None:
     """Over ten searches: hardly any ends otherwise than with full evaluation, and at half of the cost."""
@@ -470,6 +471,7 @@ def test_the_order_is_drawn_once_and_stays() -> None:
     assert abs(np.corrcoef(orders[0], range(400))[0, 1]) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 @pytest.mark.parametrize("metric", ["mse", "accuracy"])
 def test_several_workers_decide_the_same(metric: str) -> None:

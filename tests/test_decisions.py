@@ -204,6 +204,7 @@ def test_early_stopping_changes_no_decision_no_soup_and_no_score(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**20), st.integers(2, 14), st.sampled_from(RULES), st.integers(2, 9))
@@ -248,6 +249,7 @@ def test_every_search_decides_as_with_full_evaluation_and_as_several_workers_do(
         assert stopped.coefficients == whole.coefficients
 
 
+@pytest.mark.slow
 def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
     """With members of the same skill, a third of the examples of those that are no parents is saved."""
     search = Evolve(evaluations=60, population=12, initial="best")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tiny import average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 
 RUNS = 9
 

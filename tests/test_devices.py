@@ -93,6 +93,7 @@ def test_merges_are_those_of_the_cpu(
             torch.testing.assert_close(x.cpu(), expected[tensor], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_nobody_waits_for_each_chunk(
     device: Counts, name: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
@@ -202,6 +203,7 @@ def around(model: Any, folder: Path, processor: Any) -> None:
         processor.save_pretrained(folder / str(number))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "ties", "slerp"])
 @pytest.mark.parametrize("kind", ["texts_of", "images_of", "causal_of", "adapters_of"])
 def test_a_whole_run_is_that_of_the_cpu(

@@ -251,6 +251,7 @@ def _in_a_process(folder: Path) -> str:
     return fingerprint(folder)
 
 
+@pytest.mark.slow
 def test_processes_and_threads_may_share_the_store(
     settled: None, text_runs: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-import pytest
 from command import events, own, soupkitchen, started, wait_for
 
 LIMIT = 300
@@ -27,7 +26,6 @@ def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path
         assert (tmp_path / "results" / run / "soup" / "model.safetensors").is_file()
 
 
-@pytest.mark.xdist_group("ray")
 def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:

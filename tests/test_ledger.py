@@ -21,8 +21,6 @@ from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory
 from soupkitchen.store import journal
 from soupkitchen.store.journal import Journal
 
-pytestmark = pytest.mark.xdist_group("ledger")  # its runs are made once
-
 
 def strict(text: str) -> Any:
     """As JSON's standard has it: no NaN."""

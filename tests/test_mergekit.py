@@ -19,8 +19,6 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
 from soupkitchen.soup import Soup
 
-pytestmark = pytest.mark.xdist_group("mergekit")  # its models are made once
-
 mergekit_api = pytest.importorskip("mergekit.merge_methods.api")
 
 BERT = {"vocab_size": 101, "max_position_embeddings": 32}

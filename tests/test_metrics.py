@@ -526,6 +526,7 @@ def entity_f1(written: list, right: list) -> float:
     return pytest.importorskip("seqeval.metrics").f1_score(right, written, zero_division=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "whole"), [("bleu", bleu), ("entity_f1", entity_f1)])
 def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(
     name: str, whole: Callable[[list, list], float]

@@ -163,6 +163,7 @@ shares = st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9])
 # What a ranking says
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(pools, shares)
 def test_the_best_run_is_that_of_a_full_ranking(pool: Pool, share: float) -> None:
@@ -223,6 +224,7 @@ def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool: Pool, shar
             assert row.stopped_early or at_most == pytest.approx(pool.score(name))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(pools, shares, st.booleans())
 def test_soups_are_never_below_the_best_single_run(pool: Pool, share: float, early: bool) -> None:
@@ -232,6 +234,7 @@ def test_soups_are_never_below_the_best_single_run(pool: Pool, share: float, ear
     assert ranking.best == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(pools, shares, st.integers(2, 9))
 def test_several_workers_change_no_row(pool: Pool, share: float, workers: int) -> None:
@@ -401,6 +404,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return pool, folder
 
 
+@pytest.mark.slow
 def test_a_run_whose_journal_is_cut_anywhere_ends_with_the_same_tables(
     finished: tuple[Pool, Path], tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor, Ray
 from soupkitchen.search import Evolve, Greedy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,6 @@ from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli.rebuild import main
 from soupkitchen.errors import CheckpointError
 
-pytestmark = pytest.mark.xdist_group("rebuild")  # its soups are cooked once
-
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 
 

@@ -29,8 +29,6 @@ from soupkitchen.records.report import page
 from soupkitchen.records.run import Run
 from soupkitchen.records.sweep_charts import parallel_figure
 
-pytestmark = pytest.mark.xdist_group("report")  # its results are made once
-
 
 @pytest.fixture(scope="module")
 def results(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -342,6 +342,7 @@ QUADRATIC = quadratic([0.5, 0.3, 0.0, 0.2], NAMES)
 QUADRATIC_POOL = [Ranked(name, QUADRATIC(Mixture((name,)))) for name in NAMES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("initial", ["greedy", "uniform", "best"])
 def test_evolution_finds_the_optimum_of_a_quadratic(initial: str) -> None:
     search = Evolve(initial=initial, evaluations=600, sigma=0.3)
@@ -355,6 +356,7 @@ def test_evolution_finds_the_optimum_of_a_quadratic(initial: str) -> None:
     assert shares.get("c", 0.0) == pytest.approx(0.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_evolution_searches_options_and_parts_of_the_depth() -> None:
     def score_of(mixture: Mixture) -> float:
         if not mixture.options:

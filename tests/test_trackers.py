@@ -132,6 +132,7 @@ def test_each_name_is_a_file_a_class_and_an_extra() -> None:
         assert getattr(importlib.import_module(f"soupkitchen.trackers.{name}"), made).name == name
 
 
+@pytest.mark.slow
 def test_a_tracker_has_each_step_the_final_table_the_options_and_the_files(name: str, tmp_path: Path) -> None:
     (tmp_path / "x" / "report.html").write_text("<html>")
     cooked(name, tmp_path / "x")
@@ -149,6 +150,7 @@ def test_a_tracker_has_each_step_the_final_table_the_options_and_the_files(name:
         assert one.files["leaderboard.csv"] == (tmp_path / "x" / "leaderboard.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_same_run_and_tells_nothing_twice(name: str, tmp_path: Path) -> None:
     cooked(name, tmp_path / "x", steps=3)
     known = json.loads((tmp_path / "x" / "trackers.json").read_text())[name]
@@ -313,6 +315,7 @@ def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
     same(folder, tmp_path / "results" / "alone")
 
 
+@pytest.mark.slow
 def test_overwriting_begins_another_run(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     task = api.tasks.text_classification(str(texts))
     for overwrite in (False, True):
