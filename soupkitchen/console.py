@@ -54,6 +54,13 @@ class Printable(logging.Formatter):
         return printable(super().format(record), keep="\n\t")
 
 
+def warn_on_stderr() -> None:
+    """Has commands that keep no log of their own show warnings, as plain lines."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 class ConsoleHandler(logging.Handler):
     """Prints log records above the progress bar."""
 

@@ -183,6 +183,16 @@ def test_two_files_for_one_split_are_an_error_that_the_option_settles(
         assert found(path, **{role: word})[role] == [name]
 
 
+def test_of_mnlis_two_splits_one_has_to_be_named(tmp_path: Path) -> None:
+    names = ("train", "validation_matched", "validation_mismatched")
+    rows = {name: datasets.Dataset.from_dict({"text": [name] * 3, "label": [0, 1, 0]}) for name in names}
+    datasets.DatasetDict(rows).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=r"say which is, as task.data.heldout=validation_matched"):
+        Data(str(tmp_path)).load_splits()
+    splits = Data(str(tmp_path), heldout="validation_mismatched", test=None).load_splits()
+    assert set(splits["heldout"]["text"]) == {"validation_mismatched"}
+
+
 def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path: Path) -> None:
     file = tmp_path / "dev.tsv"
     file.write_text("text\tlabel\na, b\t0\n")

@@ -9,10 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from soupkitchen.cli import config as conf
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.store.files import NO_ROOM
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
-    **dict.fromkeys(_NO_ROOM, "Nothing is lost: make room, and the same command continues"),
+    **dict.fromkeys(NO_ROOM, "Nothing is lost: make room, and the same command continues"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
         "Give yourself the right to it, or name another results_dir=. Nothing is lost",
@@ -38,7 +38,7 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return conf.explain(told(error))
     if isinstance(error, OSError) and error.errno in _REMEDIES:
-        cannot = "be written" if error.errno in _NO_ROOM else "be used"
+        cannot = "be written" if error.errno in NO_ROOM else "be used"
         return f"{error.filename or 'a file'} cannot {cannot} ({error.strerror}). {_REMEDIES[error.errno]}"
     return None
 

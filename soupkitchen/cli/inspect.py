@@ -10,7 +10,6 @@ others, or another way, seldom helps a soup. That is a first guess; held-out dat
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import pandas as pd
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.checkpoints.state_dicts import SUFFIXES
 from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.console import Printable, plain_streams, printable, say
+from soupkitchen.console import plain_streams, printable, say, warn_on_stderr
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.records import write_csv
 from soupkitchen.records.display import print_table
@@ -117,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     given = parser.parse_args(arguments)
     plain_streams()
-    handler = logging.StreamHandler()
-    handler.setFormatter(Printable("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warn_on_stderr()
     try:
         pool = find_pool(
             given.pool,

@@ -9,12 +9,11 @@ What is read is held against the recipe's fingerprints. A YAML of mergekit's is 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import Printable, plain_streams, printable, say
+from soupkitchen.console import plain_streams, printable, say, warn_on_stderr
 from soupkitchen.errors import ConfigError, SoupkitchenError
 
 _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
@@ -32,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("options", nargs="*", help=f"{', '.join(f'{option}=…' for option in _OPTIONS)}")
     given = parser.parse_args(arguments)
     plain_streams()
-    handler = logging.StreamHandler()
-    handler.setFormatter(Printable("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    warn_on_stderr()
     try:
         same = _rebuild(given.recipe, given.folder, _options(given.options))
     except (SoupkitchenError, OSError) as error:

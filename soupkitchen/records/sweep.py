@@ -8,7 +8,6 @@ each metric in columns of their own; and what the run took (see `Costs`).
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from soupkitchen.options import is_number, shown
 from soupkitchen.records.runs import PRESETS, Costs, Settings
 from soupkitchen.records.sweep_report import write_sweep_report
 from soupkitchen.records.tables import read_csv, write_csv
-from soupkitchen.store.files import remove_unfinished
+from soupkitchen.store.files import NO_ROOM, remove_unfinished
 from soupkitchen.store.journal import last_event
 from soupkitchen.store.layout import JOURNAL, REPORT, carries_mark
 from soupkitchen.store.layout import LEADERBOARD as NAME
@@ -30,7 +29,6 @@ from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELDOUT = "heldout_"
 _ABSENT = object()
 _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
@@ -60,7 +58,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
             if len(runs) > 1:
                 _report(folder)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in NO_ROOM:
             raise
         log.warning("%s could not be written (%s); the run itself is complete", table, error.strerror)
         return None
@@ -72,7 +70,7 @@ def _report(folder: Path) -> None:
     try:
         write_sweep_report(folder)
     except Exception as error:  # nobody loses a table for how it looks
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         log.warning("%s could not be written (%s); the table is complete", folder / REPORT, error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
+from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks.local_files import cache_folder, local_files
 from soupkitchen.tasks.splits import (
     FORMATS,
@@ -296,7 +296,7 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
         if split is not None and "corresponds to no data" in str(error):
             raise _empty(path, split) from error
-        if getattr(_innermost(error), "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if getattr(_innermost(error), "errno", None) in NO_ROOM:
             raise MachineError(
                 f"`datasets` cannot write its copy of {path} to {datasets.config.HF_DATASETS_CACHE} "
                 f"({_reason(error)}). Nothing is lost: make room, and the same command continues"

@@ -43,8 +43,11 @@ def plain(name: str) -> str:
 
 
 def role_of(name: str) -> str | None:
-    """What a split of that name is for; None where the name does not say."""
-    return _ROLES.get(plain(name).lower())
+    """What a split of that name is for; None where the name does not say.
+
+    MNLI has two of each, ``validation_matched`` and ``validation_mismatched``.
+    """
+    return _ROLES.get(re.sub("_(mis)?matched$", "", plain(name).lower()))
 
 
 def canonical(name: str) -> str:
