@@ -154,26 +154,21 @@ def test_each_single_run_scores_what_its_net_does(
         assert table.loc[name, "heldout_score"] == pytest.approx(np.mean(right(net, None, examples)))
 
 
-@pytest.mark.parametrize("key", ["model", "ema.module"])
+@pytest.mark.parametrize(("key", "other"), [("model", "ema.module"), ("ema.module", "model")])
 def test_of_several_state_dicts_in_a_file_one_has_to_be_named(
-    key: str, nets: dict[str, nn.Module], tmp_path: Path
+    key: str, other: str, nets: dict[str, nn.Module], tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     for name, net in nets.items():
         average = {name: x + 1 for name, x in net.state_dict().items()}
         torch.save({"model": net.state_dict(), "ema": {"module": average, "steps": 3}}, runs / f"{name}.pth")
-    with pytest.raises(
-        IncompatibleError, match=r"several state dicts.*pool.key=model or pool.key=ema.module"
-    ):
+    with pytest.raises(IncompatibleError, match=r"several.*pool.key=model or pool.key=ema.module"):
         find_pool(str(runs))
-    pool, other = (
-        find_pool(str(runs), key=key),
-        find_pool(str(runs), key={"model": "ema.module"}.get(key, "model")),
-    )
+    pool = find_pool(str(runs), key=key)
     bias = nets["a"].state_dict()["head.bias"]
     assert torch.equal(pool["a"].tensor("head.bias"), bias + (key != "model"))
-    assert pool["a"].fingerprint != other["a"].fingerprint
+    assert pool["a"].fingerprint != find_pool(str(runs), key=other)["a"].fingerprint
     with pytest.raises(IncompatibleError, match=r"no state dict called emma .*it has model, ema.module"):
         find_pool(str(runs), key="emma")
 
