@@ -39,12 +39,6 @@ WAITS = 4
 """How often the host may wait for the device, for each tensor of each run that is looked at."""
 
 
-@pytest.fixture
-def device() -> Iterator[Counts]:
-    with stand_in() as counts:
-        yield counts
-
-
 @pytest.fixture(scope="module")
 def pool(text_runs: Path) -> Pool:
     return find_pool(str(text_runs), base=str(text_runs / "d"))
@@ -53,6 +47,13 @@ def pool(text_runs: Path) -> Pool:
 @pytest.fixture(scope="module")
 def adapted(adapters: Path, base: Path) -> Pool:
     return find_pool(str(adapters), base=str(base))
+
+
+@pytest.fixture
+def device(pool: Pool, adapted: Pool) -> Iterator[Counts]:
+    """The stand-in; what lives longer than it is made before."""
+    with stand_in() as counts:
+        yield counts
 
 
 DEVICE = torch.device("privateuseone", 0)  # which the stand-in renames
