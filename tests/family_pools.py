@@ -15,7 +15,6 @@ import torch
 import transformers
 from families import IMAGE, KINDS, POSITIONS, VOCABULARY, inputs, small_config
 from safetensors.torch import load_file
-from soupkitchen.evaluation.loading import Loading
 from tiny import make_pictures
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -24,6 +23,7 @@ from soupkitchen import methods, tasks
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import EvaluationOptions, LiveModel, Runtime
 from soupkitchen.experiment.reporting import Report
+from soupkitchen.models import Loading
 from soupkitchen.soup import Soup
 
 LABELS = ["apples", "boats", "clouds"]
@@ -176,7 +176,7 @@ def merged(pool: Pool, method: Any, live: LiveModel, folder: Path) -> dict[str, 
     """The tensors of the soup of all runs, written into the model and saved."""
     soup = Soup(method, base=pool.base, dtype=pool.dtype)
     live.fill(soup.blend(list(pool)))
-    live.save(folder)
+    live.save(folder, pool.reference)
     return load(folder)
 
 

@@ -222,7 +222,7 @@ def test_an_adapter_may_bring_added_tokens(base: Path, tmp_path: Path) -> None:
         mean = sum(model.state_dict()[name].double() for model in expected.values()) / 2
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-5)
     live.fill(merged.items())
-    live.save(tmp_path / "soup")
+    live.save(tmp_path / "soup", pool.reference)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "soup").get_input_embeddings().num_embeddings == 53
 
 

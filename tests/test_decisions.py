@@ -82,7 +82,12 @@ def accelerator() -> Accelerator:
 def evaluator_of(tasks: dict[str, Table], batch_size: int, aggregate: str = "mean") -> Evaluator:
     tasks = tasks if len(tasks) > 1 else {"": next(iter(tasks.values()))}
     several = Several(tasks, aggregate)
-    live: Any = SimpleNamespace(spread=False, model=torch.nn.Identity(), fill=lambda weights: list(weights))
+    live: Any = SimpleNamespace(
+        spread=False,
+        model=torch.nn.Identity(),
+        fill=lambda weights: list(weights),
+        maker=SimpleNamespace(identity=list),
+    )
     splits = {
         name: datasets.Dataset.from_dict({"index": list(range(len(tasks[name].right)))}) for name in tasks
     }

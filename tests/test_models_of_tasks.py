@@ -137,7 +137,7 @@ def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(
     told = [record.getMessage() for record in caplog.records if "pad_token_id" in record.getMessage()]
     assert len(told) == 1
     assert "'</s>'" in told[0]
-    made.live.save(tmp_path / "soup")
+    made.live.save(tmp_path / "soup", Checkpoint.open(run))
     saved = GPT2ForSequenceClassification.from_pretrained(tmp_path / "soup").eval()
     assert saved.config.pad_token_id == len(VOCABULARY)
 
