@@ -92,7 +92,7 @@ def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
     """What rules a run out whatever its tensors are called."""
     if bool(run.config) != bool(reference.config):
         without = run if reference.config else reference
-        return [f"{without.path} is not a checkpoint such as the others: it has no {CONFIG_NAME}"]
+        return [f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"]
     ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
     if ours != theirs:
         return [f"its model_type is {ours!r}, not {theirs!r}"]
