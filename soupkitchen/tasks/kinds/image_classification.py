@@ -86,6 +86,7 @@ class ImageClassification:
             encoded_labels = encode_labels(split, self.label, config)
         else:
             encoded_labels = numbered(split, self.label)
+        images = self.compared(split)
         if processor is None:
             raise ConfigError(
                 "task=image_classification needs what makes tensors of images: "
@@ -93,7 +94,6 @@ class ImageClassification:
             )
         if not isinstance(processor, BaseImageProcessor | ProcessorMixin):
             processor = _Transform(processor, next(iter(signature(model.forward).parameters)))
-        images = self.compared(split)
         prepared = prepared_images(images, self.image, processor, model)
         return prepared.add_column("labels", encoded_labels).with_format("torch")
 
