@@ -26,7 +26,7 @@ def run(text_runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every look at the content be one at the files, whatever is known of them."""
-    monkeypatch.setattr(files, "findings", lambda files, read: read())
+    monkeypatch.setattr(files, "findings", lambda files, read, part: read())
 
 
 @pytest.fixture
@@ -201,8 +201,12 @@ def test_a_truncated_file_is_named(run: Path, length: int) -> None:
         Checkpoint.open(run)
 
 
-def test_a_folder_without_config_is_no_checkpoint(run: Path) -> None:
+def test_a_folder_without_config_is_weights_alone_and_without_these_no_checkpoint(run: Path) -> None:
     (run / "config.json").unlink()
+    bare = Checkpoint.open(run)
+    assert bare.config == {}
+    assert bare.header
+    (run / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"not a checkpoint.*config\.json"):
         Checkpoint.open(run)
 

@@ -97,7 +97,7 @@ class Embedding:
 
     def embedded(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         """The embeddings of a batch of texts, float32 (texts, width)."""
-        if not isinstance(unwrapped(model), PreTrainedModel):
+        if isinstance(unwrapped(model), torch.nn.Sequential):  # of modules of sentence-transformers
             made: torch.Tensor = model(_features(model, batch))["sentence_embedding"]
             return made.to_dense().float()
         hidden = model(**batch).last_hidden_state.float()
@@ -108,10 +108,9 @@ class Embedding:
 def transformer_in(model: Any) -> PreTrainedModel | None:
     """The model of transformers in one of sentence-transformers, or itself; None where there is none."""
     model = unwrapped(model)
-    if isinstance(model, PreTrainedModel):
+    if not isinstance(model, torch.nn.Sequential):
         return model
-    first = next(iter(model.children()))
-    return getattr(first, "auto_model", None)
+    return getattr(model[0], "auto_model", None)
 
 
 def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
