@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from command import soupkitchen
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from tiny import save_tokenizer, text_classifier
 from tokenizers import Tokenizer
@@ -21,6 +22,7 @@ import soupkitchen as api
 from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.options import presets
 from soupkitchen.output.rebuild import rebuild as rebuilt
+from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
 from soupkitchen.records import read_csv
 
@@ -171,6 +173,10 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
     assert f"from sentence_transformers import {type(model).__name__}" in card
     made = rebuilt(RecipeFile.read(result.folder / "recipe.yaml"), tmp_path / "again")
     assert made
+    for file in sorted((tmp_path / "again").rglob("*.safetensors")):  # each module's has a part in the digest
+        before = saved_fingerprint(tmp_path / "again")
+        save_file({key: x + 1 for key, x in load_file(file).items()}, file, {"format": "pt"})
+        assert saved_fingerprint(tmp_path / "again") != before
 
 
 def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def saved_fingerprint(folder: Path) -> str:
     """A digest of the tensors of a soup, a model or an adapter, in `folder`."""
     if (folder / "adapter_config.json").is_file():
         return WeightFiles.open(folder, "adapter_model").fingerprint
-    return WeightFiles.open(folder).fingerprint
+    return Checkpoint.open(folder).fingerprint
 
 
 def opened(told: RecipeFile, moved: Moved) -> Pool:
