@@ -325,6 +325,13 @@ def _check_index(index: Path, files: Mapping[Path, tuple[str, ...]]) -> None:
             )
 
 
+def infos_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    """What a header would say of tensors that were loaded."""
+    return {
+        name: TensorInfo(tuple(x.shape), SPELLINGS.get(x.dtype, str(x.dtype))) for name, x in tensors.items()
+    }
+
+
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """What the tensors in a file are, by name.
 
@@ -332,11 +339,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         CheckpointError: where it cannot be read.
     """
     if file.suffix == _PICKLE:
-        tensors = load_pickle(file)
-        return {
-            name: TensorInfo(tuple(x.shape), SPELLINGS.get(x.dtype, str(x.dtype)))
-            for name, x in tensors.items()
-        }
+        return infos_of(load_pickle(file))
     open_regular(file).close()
     try:
         with safe_open(file, framework="pt") as handle:

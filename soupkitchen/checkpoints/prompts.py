@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.checkpoints.modules import MODULES, modules
+from soupkitchen.checkpoints.modules import MODULES, TOLD, modules
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
-_CONFIG = "config_sentence_transformers.json"
 _PASSAGE = ("document", "passage", "corpus")
 """What the prompt of passages is called, in the library's order."""
 
@@ -37,9 +36,9 @@ class Prompts:
         Raises:
             CheckpointError: where it does what cannot be done here.
         """
-        if not (folder / MODULES).exists() or not (folder / _CONFIG).exists():
+        if not (folder / MODULES).exists() or not (folder / TOLD).exists():
             return cls()
-        told = read_json(folder / _CONFIG)
+        told = read_json(folder / TOLD)
         prompts: Any = told.get("prompts")
         prompts = prompts if isinstance(prompts, dict) else {}
         passage = next((prompts[name] for name in _PASSAGE if name in prompts), None)
@@ -64,7 +63,7 @@ def prompts_of_all(runs: Sequence[Checkpoint]) -> Prompts:
     for name, found in others:
         if found != expected:
             raise IncompatibleError(
-                f"{first} and {name} search in different ways ({_CONFIG}: {expected}, {found}): put the "
+                f"{first} and {name} search in different ways ({TOLD}: {expected}, {found}): put the "
                 "right file into both, or leave one out with pool.exclude=[…]"
             )
     return expected

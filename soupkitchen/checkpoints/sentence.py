@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.checkpoints.modules import MODULES, library_class, modules
+from soupkitchen.checkpoints.modules import MODULES, TOLD, library_class, modules
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
-FILES = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json")
+FILES = (MODULES, "sentence_*_config.json", TOLD, "[0-9]*_*/config.json")
 """What sentence-transformers keeps beside a model, but for weights."""
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _LEGACY = {
@@ -65,7 +65,7 @@ class Sentences:
             raise CheckpointError(
                 f"{folder / MODULES} names no Pooling, so it is not known what an embedding is"
             )
-        told = _optional(folder / "config_sentence_transformers.json")
+        told = _optional(folder / TOLD)
         own = next((read_json(file) for file in sorted(folder.glob("sentence_*_config.json"))), {})
         prompts, name = told.get("prompts") or {}, told.get("default_prompt_name")
         prompt = str(prompts.get(name) or "") if isinstance(prompts, dict) and name else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints.files import SPELLINGS, TensorInfo, WeightFiles, read_header, stamp
+from soupkitchen.checkpoints.files import WeightFiles, infos_of, read_header, stamp
 from soupkitchen.checkpoints.pickles import load_anything, plain_tensors
 from soupkitchen.checkpoints.views import View
 from soupkitchen.errors import CheckpointError
@@ -53,10 +53,7 @@ class StateDict(WeightFiles):
                 )
         else:
             self.key, tensors = read(file, key)
-            header = {
-                name: TensorInfo(tuple(x.shape), SPELLINGS.get(x.dtype, str(x.dtype)))
-                for name, x in tensors.items()
-            }
+            header = infos_of(tensors)
         super().__init__(dict(sorted(header.items())), {file: tuple(header)}, stamps)
         self.file, self._part = file, self.key
         if file.suffix != ".safetensors":

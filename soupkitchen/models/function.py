@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.models.base import Loading, Maker
 from soupkitchen.options import check_fields
+from soupkitchen.options.building import users_own
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
@@ -50,9 +50,9 @@ class Function:
 
     def __post_init__(self) -> None:
         check_fields(self, "model")
-        _found("model.build", self.build)
+        users_own("model.build", self.build)
         if self.processor is not None:
-            _found("model.processor", self.processor)
+            users_own("model.processor", self.processor)
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
         """Makes the models itself.
@@ -136,7 +136,7 @@ class Built:
     ) -> tuple[Processor, Path | None]:
         if self.of.processor is None:
             return None, None
-        return _found("model.processor", self.of.processor)(model), None
+        return users_own("model.processor", self.of.processor)(model), None
 
     def identity(self) -> list[str]:
         functions = [self.of.build, *([self.of.processor] if self.of.processor else [])]
@@ -144,7 +144,7 @@ class Built:
 
     def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
         try:
-            model = _found("model.build", self.of.build)(**self.of.options)
+            model = users_own("model.build", self.of.build)(**self.of.options)
         except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"model.build={self.of.build} with model.options={dict(self.of.options)} fails: "
@@ -211,18 +211,4 @@ def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor
 
 @cache
 def _source(name: str) -> tuple[str, ...]:
-    return tuple(source_of(_found("model.build", name)))
-
-
-def _found(option: str, name: str) -> Callable[..., Any]:
-    module, _, function = name.rpartition(".")
-    try:
-        found = getattr(import_module(module), function)
-    except Exception as error:  # it is the user's code that runs here
-        raise ConfigError(
-            f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
-            "installed"
-        ) from error
-    if not callable(found):
-        raise ConfigError(f"{option}={name} cannot be called: it is {found!r}")
-    return found
+    return tuple(source_of(users_own("model.build", name)))

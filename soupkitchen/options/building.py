@@ -7,7 +7,7 @@ Such a tree is what a YAML of `conf/` holds, what a recipe says of its merge met
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from numbers import Number
@@ -91,6 +91,25 @@ def target_of(made: Any) -> str:
     module, name = made.__module__, made.__qualname__
     package = ".".join(module.split(".")[:2])
     return f"{package}.{name}" if getattr(import_module(package), name, None) is made else f"{module}.{name}"
+
+
+def users_own(option: str, name: str) -> Callable[..., Any]:
+    """The function, or class, of the user's that an option names as ``module.function``.
+
+    Raises:
+        ConfigError: where it cannot be imported, or cannot be called.
+    """
+    module, _, function = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), function)
+    except Exception as error:  # it is the user's code that runs here
+        raise ConfigError(
+            f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
+            "installed"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"{option}={name} cannot be called: it is {found!r}")
+    return found
 
 
 def named(target: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar
 
 import datasets
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import ConfigError, DataError, did_you_mean
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.numbers import Mean
+from soupkitchen.options.building import users_own
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data
@@ -97,14 +97,4 @@ class Function(TextTask):
             raise DataError(f"{self.function} gave something that is no number ({error})") from error
 
     def _found(self) -> Callable[..., Any]:
-        module, _, name = self.function.rpartition(".")
-        try:
-            found = getattr(import_module(module), name)
-        except Exception as error:  # it is the user's code that runs here
-            raise ConfigError(
-                f"task.function={self.function} cannot be imported ({error}); Python looks in PYTHONPATH "
-                "and in what is installed"
-            ) from error
-        if not callable(found):
-            raise ConfigError(f"task.function={self.function} cannot be called: it is {found!r}")
-        return found
+        return users_own("task.function", self.function)
