@@ -1,39 +1,58 @@
 #!/usr/bin/env python
-"""Measures a whole greedy soup beside what people do today, on the demo's pool.
+"""Measures a whole greedy soup beside what people do today: the same pool, data, machine and decisions.
 
-    python scripts/benchmark_peers.py                    (some 20 minutes; needs mergekit 0.1.5)
-    python scripts/benchmark_peers.py --methods linear --repeats 1
+    python scripts/benchmark_peers.py                    (about 90 minutes; needs Linux and mergekit 0.1.5)
+    python scripts/benchmark_peers.py --pools demo --methods linear --repeats 1
+    python scripts/benchmark_peers.py --sweep            (a sweep of five methods beside five soups)
 
-Three ways make the soup of the same nine runs on the same 400 held-out texts, each in a process of its own,
-in turn: soupkitchen's command as it comes (its controls, test data, report, and proof of what was saved
-included; nothing known beforehand), and the two of `greedy_peers.py`: the paper's algorithm as plainly as it
-can be written, and `mergekit-yaml` with transformers. Their decisions have to be the same. Prints Markdown:
-the median of the repeats, and the least and the most; read ratios, as machines are noisy.
+Two pools: the demo's nine classifiers with 400 held-out texts, and eight Llamas of 102 M parameters
+(`llama_pool.py`) with 48 texts. Soups are made, each in a process of its own, in turn, by soupkitchen's
+command (its control, report and proof of what was saved included; nothing known beforehand), by the same
+with confidence stopping and ranking on a tenth of the data, and by the two of `greedy_peers.py`: the paper's
+algorithm as plainly as it can be written, and `mergekit-yaml` with transformers. All but the second have to
+decide alike. Prints Markdown: the median of the repeats, and the least and the most; read ratios, as machines
+are noisy. Memory is what processes have of their own (no mapped files), sampled, of all that run at a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import llama_pool
 import pandas as pd
+import psutil
 
 SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
     "ours": "soupkitchen",
+    "fast": "soupkitchen, confidence 0.999, ranking on a tenth",
     "plain": "the paper's algorithm, plainly",
     "everyday": "mergekit-yaml, transformers",
 }
+FAST = ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={examples: 0.1}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pool, and how it is scored."""
+
+    folder: Path
+    task: tuple[str, ...]
+    size: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +60,8 @@ class Measured:
     """One making of a soup.
 
     Attributes:
-        told: decisions, score, examples that went through a model, bytes written before the soup.
+        told: decisions, score, examples that went through a model, bytes of weights read, bytes written
+            before the soup.
         wall, cpu: seconds.
         memory: GiB at most.
     """
@@ -54,102 +74,173 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pools", nargs="+", choices=["demo", "llamas"], default=["demo", "llamas"])
     parser.add_argument("--methods", nargs="+", choices=["linear", "ties"], default=["linear", "ties"])
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--seed", type=int, default=0, help="of the demo's pool")
+    parser.add_argument("--folder", type=Path, help="where the Llamas are made and kept (3.7 GB)")
     arguments = parser.parse_args()
+    print(
+        "| pool | method | way | wall, s | CPU, s | examples scored | weights read, GB | written before the "
+        "soup, MB | GiB at most | score |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for pool in arguments.pools:
+            case = case_of(pool, arguments.folder or Path(scratch))
+            for method in arguments.methods:
+                found: dict[str, list[Measured]] = {way: [] for way in arguments.ways}
+                for _ in range(arguments.repeats):
+                    for way in arguments.ways:
+                        found[way].append(measured(way, method, case, arguments.threads))
+                check_alike({way: times for way, times in found.items() if way != "fast"})
+                for way, times in found.items():
+                    print(row(pool, method, way, times, found["ours"]), flush=True)
+
+
+def case_of(pool: str, folder: Path) -> Case:
+    """The pool, made where it is not there; its data has the held-out split alone."""
     from soupkitchen import demo
 
     cache = Path(os.environ.get("SOUPKITCHEN_CACHE") or "~/.cache/soupkitchen").expanduser()
-    folder = demo.cook(cache, arguments.seed)
-    print("| method | way | wall, s | CPU, s | examples scored | GiB at most | MB written before the soup |")
-    print("|---|---|---|---|---|---|---|")
-    for method in arguments.methods:
-        found: dict[str, list[Measured]] = {way: [] for way in WAYS}
-        for _ in range(arguments.repeats):
-            for way in WAYS:
-                found[way].append(measured(way, method, folder, arguments.threads))
-        check_alike(found)
-        for way, times in found.items():
-            print(row(method, way, times, found["ours"]), flush=True)
+    cooked = demo.cook(cache, 0)
+    if pool == "llamas":
+        task = ("task=language_modeling", "task.max_length=256")
+        return Case(llama_pool.make(folder / "llamas", cooked / "data"), task, 8, 256)
+    own = folder / "demo"
+    (own / "data").mkdir(parents=True, exist_ok=True)
+    for name in ("runs", "base", "data/validation.csv"):
+        if not (own / name).exists():
+            (own / name).symlink_to(cooked / name)
+    return Case(own, ("task=text_classification", "task.max_length=16"), 32, 16)
 
 
-def measured(way: str, method: str, folder: Path, threads: int) -> Measured:
+def measured(way: str, method: str, case: Case, threads: int) -> Measured:
     """Makes the soup in a process of its own, which knows nothing of earlier ones."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        if way == "ours":
-            command = [sys.executable, "-m", "soupkitchen", *words(method, folder, out, threads)]
+        if way in ("ours", "fast"):
+            command = [sys.executable, "-m", "soupkitchen", *words(method, case, out, threads)]
+            command += FAST if way == "fast" else ()
         else:
-            script = str(SCRIPTS / "greedy_peers.py")
-            command = [sys.executable, script, way, method, str(folder), scratch, str(threads)]
-        started = time.perf_counter()
+            command = [
+                sys.executable,
+                str(SCRIPTS / "greedy_peers.py"),
+                way,
+                method,
+                str(case.folder),
+                scratch,
+            ]
+            command += [f"--threads={threads}", f"--batch-size={case.size}", f"--max-length={case.length}"]
         environment = {
             **os.environ,
             "SOUPKITCHEN_CACHE": str(out / "cache"),
             "OMP_NUM_THREADS": str(threads),
             "HF_HUB_OFFLINE": "1",
         }
+        started = time.perf_counter()
         with (out / "said").open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
-            _, status, usage = os.wait4(process.pid, 0)
+            with sampled(process.pid) as taken:
+                _, status, usage = os.wait4(process.pid, 0)
+        wall, cpu = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
         if status:
             raise SystemExit(f"{' '.join(command)} failed:\n{(out / 'said').read_text()[-2000:]}")
-        wall, cpu = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
-        told = of_run(out / "results" / "x") if way == "ours" else json.loads((out / "told.json").read_text())
-        unit = 1024 if sys.platform != "darwin" else 1
-        return Measured(told, wall, cpu, usage.ru_maxrss * unit / 2**30)
+        told = of_run(out) if way in ("ours", "fast") else json.loads((out / "told.json").read_text())
+        return Measured(told, wall, cpu, max(taken) / 2**30)
 
 
-def words(method: str, folder: Path, out: Path, threads: int) -> list[str]:
-    base = [f"pool.base={folder / 'base'}"] if method == "ties" else []
+@contextlib.contextmanager
+def sampled(pid: int, every: float = 0.1) -> Iterator[list[int]]:
+    """Bytes that a process and those that it starts have of their own, time and again."""
+    taken, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                taken.append(sum(map(of_its_own, (process, *process.children(recursive=True)))))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        over.set()
+        thread.join()
+
+
+def of_its_own(process: psutil.Process) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def words(method: str, case: Case, out: Path, threads: int) -> list[str]:
     return [
-        f"pool.path={folder / 'runs'}",
-        *base,
-        "task=text_classification",
-        f"task.data.path={folder / 'data'}",
-        "task.max_length=16",
+        f"pool.path={case.folder / 'runs'}",
+        *([f"pool.base={case.folder / 'base'}"] if method == "ties" else ()),
+        *case.task,
+        f"task.data.path={case.folder / 'data'}",
         f"method={method}",
         f"runtime.threads={threads}",
+        f"runtime.batch_size={case.size}",
+        "runtime.profile=true",
         f"results_dir={out / 'results'}",
         "name=x",
     ]
 
 
-def of_run(run: Path) -> dict[str, Any]:
-    """The same of a run of ours, by its table."""
+def of_run(out: Path) -> dict[str, Any]:
+    """The same of a run of ours, by its tables."""
+    run = out / "results" / "x"
     steps = pd.read_csv(run / "trajectory.csv")
     tried = steps[(steps["stage"] == "merge") & (steps["decision"] != "start")]
     pairs = zip(tried["candidate"], tried["decision"], strict=True)
     board = pd.read_csv(run / "leaderboard.csv")
-    kept = [file for file in run.rglob("*") if file.is_file() and "soup" not in file.parent.parts[-1:]]
+    (metric,) = [name for name in board.columns if name.startswith("heldout_")]
+    files = [file for file in out.rglob("*") if file.is_file() and run / "soup" not in file.parents]
+    profile = pd.read_csv(run / "profile.csv").set_index("part")
     return {
         "decisions": [[name, what == "keep"] for name, what in pairs],
-        "score": float(board.loc[board["model"] == "soup", "heldout_accuracy"].iloc[0]),
+        "score": float(board.loc[board["model"] == "soup", metric].iloc[0]),
         "examples": int(steps["examples_scored"].sum()),
-        "written": sum(file.stat().st_size for file in kept),
+        "read": int(profile["bytes"].sum()),
+        "written": sum(file.stat().st_size for file in files),
+        "profile": profile["share"].to_dict(),
     }
 
 
 def check_alike(found: Mapping[str, Sequence[Measured]]) -> None:
     """Has the ways agree on every candidate: else their times say nothing."""
+    ours = found["ours"][0].told
     for way, times in found.items():
         for one in times:
-            ours = found["ours"][0].told
-            if one.told["decisions"] != ours["decisions"] or abs(one.told["score"] - ours["score"]) > 1e-6:
+            near = abs(one.told["score"] - ours["score"]) <= 1e-4 * abs(ours["score"])
+            if one.told["decisions"] != ours["decisions"] or not near:
                 raise SystemExit(f"{WAYS[way]} decides otherwise: {one.told} and not {ours}")
 
 
-def row(method: str, way: str, times: Sequence[Measured], ours: Sequence[Measured]) -> str:
+def row(pool: str, method: str, way: str, times: Sequence[Measured], ours: Sequence[Measured]) -> str:
     wall, cpu = ([getattr(one, what) for one in times] for what in ("wall", "cpu"))
     ratio = median(cpu) / median(one.cpu for one in ours)
     told, memory = times[0].told, median(one.memory for one in times)
-    of_ours = "" if way == "ours" else f" ({ratio:.1f} × ours)"
-    return (
-        f"| {method} | {WAYS[way]} | {spread(wall)} | {spread(cpu)}{of_ours} | {told['examples']:,} | "
-        f"{memory:.2f} | {told['written'] / 1e6:.1f} |"
-    )
+    of_ours = "" if way == "ours" else f", {ratio:.2f} × ours"
+    cells = [
+        pool,
+        method,
+        WAYS[way],
+        spread(wall),
+        spread(cpu) + of_ours,
+        f"{told['examples']:,}",
+        f"{told['read'] / 1e9:.2f}",
+        f"{told['written'] / 1e6:.1f}",
+        f"{memory:.2f}",
+        f"{told['score']:.4f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def spread(values: Sequence[float]) -> str:

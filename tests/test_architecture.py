@@ -12,7 +12,7 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "stopwatch"},
     {"options"},
     {"store", "merging", "search"},
     {"checkpoints", "metrics", "console"},

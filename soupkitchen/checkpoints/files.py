@@ -26,6 +26,7 @@ from soupkitchen.checkpoints.fingerprints import Findings, findings
 from soupkitchen.checkpoints.pickles import load_pickle
 from soupkitchen.checkpoints.strangers import open_regular, read_json
 from soupkitchen.errors import CheckpointError
+from soupkitchen.stopwatch import stopwatch
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
 
@@ -69,6 +70,11 @@ class TensorInfo:
     @property
     def elements(self) -> int:
         return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes; 0 of a dtype that cannot be merged."""
+        return 0 if self.torch_dtype is None else self.elements * self.torch_dtype.itemsize
 
 
 class Weights(ABC):
@@ -227,6 +233,7 @@ class WeightFiles(Weights):
                 number = 0
                 for block in self._blocks(name, raw):
                     digest.update(block)
+                    stopwatch.read += block.nbytes
                     if info.is_floating_point:
                         assert info.torch_dtype is not None
                         number += not_finite(block, info.torch_dtype)
@@ -381,6 +388,7 @@ class _Opened:
                 self._file, self._bytes = file, 0
             tensor: torch.Tensor = self._handle(name)
             self._bytes += tensor.nbytes
+            stopwatch.read += tensor.nbytes
         return tensor
 
 

@@ -15,6 +15,7 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks.base import Batch
 
 
@@ -59,10 +60,12 @@ class Batches:
         ]
         made = iter(self._loader(missing)) if missing else iter(())
         for key in keys:
-            batch = self._kept.get(key)
-            if batch is None:
-                batch = self._keep(key, next(made))
-            yield send_to_device(batch, self._device, non_blocking=True)
+            with stopwatch.part("batches"):
+                batch = self._kept.get(key)
+                if batch is None:
+                    batch = self._keep(key, next(made))
+                batch = send_to_device(batch, self._device, non_blocking=True)
+            yield batch
 
     def _loader(self, chosen: list[list[int]]) -> DataLoader:
         return DataLoader(

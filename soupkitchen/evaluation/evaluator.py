@@ -26,6 +26,7 @@ from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.metrics import Rows, take
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
@@ -123,11 +124,11 @@ class Evaluator:
                 prepared.batches.forget()
         self.live.release()
 
-    def _step(self, task: Task, batch: Batch) -> Predictions:
-        """One forward pass of the live model, whichever that is now."""
+    def _step(self, task: Task, batch: Batch, plain: bool = False) -> Predictions:
+        """One forward pass of the live model, whichever that is now; `plain` if it is not to be compiled."""
         self._follow()
-        with self.accelerator.autocast():
-            return task.step(self._model, batch, self.processor)
+        with stopwatch.part("forward"), self.accelerator.autocast():
+            return task.step(self._of if plain else self._model, batch, self.processor)
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -140,7 +141,7 @@ class Evaluator:
             batch = {n: x.to(device) if isinstance(x, torch.Tensor) else x for n, x in batch.items()}
             self._follow()
             with self._boundary.recording() as recorded:
-                predictions = self._step(prepared.task, batch)
+                predictions = self._step(prepared.task, batch, plain=True)
             told[name] = [*recorded, predictions]
         return told
 
@@ -167,7 +168,9 @@ class Evaluator:
         started = time.perf_counter()
 
         def scored() -> Evaluation:
-            return self._score(split, stop, progress, piece or Piece(), forward or self.predictions, started)
+            forward_passes = forward or self.predictions
+            with stopwatch.part("metric"):
+                return self._score(split, stop, progress, piece or Piece(), forward_passes, started)
 
         def attempt(batch_size: int) -> Evaluation:
             log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
@@ -217,7 +220,8 @@ class Evaluator:
                 batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
                 predictions += list(outputs)
                 done += len(outputs)
-                progress(done, total)
+                with stopwatch.part("bookkeeping"):
+                    progress(done, total)
                 if values is not None:
                     values[batch] = metric.per_example(outputs, take(references, batch))
                 if stop is not None and values is not None and done < total:
@@ -259,9 +263,9 @@ class Evaluator:
             self._boundary.forget()
             waiting.append(OnItsWay(self._step(prepared.task, batch), self._boundary.finite))
             if len(waiting) > ahead:
-                yield waiting.popleft().arrived()
+                yield _arrived(waiting)
         while waiting:
-            yield waiting.popleft().arrived()
+            yield _arrived(waiting)
 
     def recalibrate(self, number: int) -> None:
         """Computes the live model's batch-norm statistics anew on the same `number` training batches."""
@@ -292,6 +296,11 @@ class Evaluator:
         collate, device = task.collator(self.processor), self.accelerator.device
         batches = Batches(data, collate, device, self._memory, self._workers)
         return _Prepared(task, data, Listed(references, lengths, corpus), batches)
+
+
+def _arrived(waiting: deque[OnItsWay]) -> Rows:
+    with stopwatch.part("forward"):
+        return waiting.popleft().arrived()
 
 
 def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = None) -> Part:

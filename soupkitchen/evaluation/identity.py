@@ -8,7 +8,7 @@ of such, the packages that compute, and soupkitchen's own source.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +18,8 @@ from typing import Any
 import datasets
 import pyarrow
 import xxhash
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 
 from soupkitchen.checkpoints import Pool
 from soupkitchen.evaluation.evaluator import Evaluator
@@ -58,7 +60,7 @@ class Identity:
         return digest(
             self.asked(recipe, split),
             batches,
-            [str(accelerator.device.type), accelerator.mixed_precision],
+            [str(accelerator.device.type), accelerator.mixed_precision, *_compiled(accelerator)],
             versions(),
             own_code(),
         )
@@ -93,12 +95,19 @@ def weights(recipe: Recipe, pool: Pool) -> list[Any]:
     return [*told, *foreign_code(method)]
 
 
+def _compiled(accelerator: Accelerator) -> list[str]:
+    """What compiles the model, where something does."""
+    backend = accelerator.state.dynamo_plugin.backend
+    return [] if backend == DynamoBackend.NO else [str(backend)]
+
+
 TRAIN = "train"
 
 PACKAGES = ("soupkitchen", "torch", "transformers", "accelerate", "numpy")
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """The versions of the packages that compute."""
     return {package: version(package) for package in PACKAGES}
 

@@ -27,6 +27,7 @@ from soupkitchen.checkpoints.parameters import kept_in_float32
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Loading, Maker, Transformers
+from soupkitchen.stopwatch import stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class LiveModel:
         """Takes another model, as it is made of `run`; the one before is let go first."""
         self.release()
         model: Any = self.maker.load(run, self._loading)
+        stopwatch.read += sum(info.nbytes for info in run.header.values())
         self.model = model.eval()
         if self._padding is not None and self.pad_token_id is None:
             self.model.config.pad_token_id = self._padding  # a task has chosen it

@@ -38,6 +38,10 @@ class Runtime:
         max_memory: what model and merge states may take, by device ("cpu", or a GPU's number), as
             ``{0: 20GiB, cpu: 60GiB}``; None for what is free. Beyond that, states lie in files.
         offload_folder: where those files are; None for the system's temporary folder.
+        compile: whether the forward pass is compiled by ``torch.compile``, once for each shape of batch and
+            each time that the model is made: for many candidates or much held-out data.
+        profile: whether the run tells where its time went, on the log and in `profile.csv`; devices are
+            then waited for between the parts of the work.
         trust_remote_code: whether Python code that comes with a model may be run.
 
     Raises:
@@ -53,6 +57,8 @@ class Runtime:
     device_map: str | dict[str, Any] | None = None
     max_memory: dict[int | str, int | str] | None = None
     offload_folder: str | None = None
+    compile: bool = False
+    profile: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -125,11 +131,17 @@ class Runtime:
         os.environ.pop(_DEVICE, None)
         if self.device != "auto":
             os.environ[_DEVICE] = str(self._existing_device())
-        accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision=_PRECISION[self.dtype])
+        accelerator = Accelerator(
+            cpu=self.device == "cpu",
+            mixed_precision=_PRECISION[self.dtype],
+            dynamo_backend="inductor" if self.compile else "no",
+        )
         if self.dtype == "float16" and accelerator.device.type == "cpu":
             raise ConfigError(
                 "runtime.dtype=float16 needs a GPU (accelerate has none of it on CPUs); try bfloat16"
             )
+        if self.compile:
+            _check_compiler(accelerator.device)
         return accelerator
 
     def _existing_device(self) -> torch.device:
@@ -143,6 +155,22 @@ class Runtime:
                 "runtime.device=auto takes what there is"
             ) from error
         return device
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compiles next to nothing.
+
+    Raises:
+        ConfigError: where that fails.
+    """
+    try:
+        torch.compile(torch.nn.Softplus())(torch.ones(2, device=device))
+    except Exception as error:  # whatever a compiler, or what looks for one, says
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"runtime.compile=true cannot be used here ({told[0]}): it needs a C++ compiler on a CPU, Triton "
+            "on a GPU"
+        ) from error
 
 
 def _device_key(device: int | str) -> int | str:

@@ -14,6 +14,7 @@ from soupkitchen.evaluation.evaluator import Forward, Progress
 from soupkitchen.evaluation.identity import own_code, versions
 from soupkitchen.executors.base import Request, Scoring
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 
 Announce = Callable[[str], Progress]
@@ -54,7 +55,8 @@ class Bench:
         Raises:
             CheckpointError: where files of the pool have changed meanwhile.
         """
-        self.evaluator.live.fill(self.mixer.tensors(recipe, growing, again))
+        with stopwatch.part("merging"):
+            self.evaluator.live.fill(self.mixer.tensors(recipe, growing, again))
         if recipe.recalibrate:
             self.evaluator.recalibrate(recipe.recalibrate)
         check_unchanged(recipe, self.mixer.pool)

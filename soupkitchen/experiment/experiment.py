@@ -34,6 +34,7 @@ from soupkitchen.experiment.controls import CONTROLS, final_table
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger, Observer
 from soupkitchen.experiment.partial_ranking import by_part
+from soupkitchen.experiment.profiling import watch, write_profile
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
 from soupkitchen.experiment.reporting import Report, describe_soup, report, score_without_each, write_map
@@ -55,6 +56,7 @@ from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
 from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.depth import layers
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover, remove_unfinished
@@ -144,10 +146,13 @@ class Experiment:
             elsewhere = replace(self, executor=Local()).bench
             bench = Bench(evaluator, self._mixer(evaluator), display.scoring, elsewhere)
             self.executor.start(bench)
+            watch(evaluator.accelerator.device, self.runtime.profile)
             try:
                 self._cook(bench, ledger, own, method, search, splits)
             finally:
                 self.executor.stop()
+        if self.runtime.profile:
+            write_profile(self.folder)
 
     def bench(self) -> Bench:
         """The live model and the pool, for a process that scores what another asks for."""
@@ -216,7 +221,8 @@ class Experiment:
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
         if not (saved and has_weights(self.folder / SOUP)):
-            save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
+            with stopwatch.part("saving"):
+                save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
         if not saved:
             ledger.save(soup.recipe.to_data())
         self._write_recipe(soup.recipe, evaluator)

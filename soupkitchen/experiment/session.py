@@ -21,6 +21,7 @@ from soupkitchen.executors.crew import Crew, LostError
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
@@ -45,6 +46,7 @@ def carry_out(
         SoupkitchenError: for whatever the user can put right.
     """
     launch.check()
+    stopwatch.begin_unless_begun()
     crew = Crew.joined()
     if crew is None:
         return _carry_out(config, folder, build, overwrite)

@@ -192,6 +192,8 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "device_map": or_null(Kind("text or a mapping", lambda v: TEXT.fits(v) or MAPPING.fits(v))),
         "max_memory": or_null(DEVICE_SIZES),
         "offload_folder": or_null(TEXT),
+        "compile": FLAG,
+        "profile": FLAG,
         "trust_remote_code": FLAG,
     },
     "soupkitchen.evaluation.EvaluationOptions": {"early_stopping": STOPPING, "cache": or_null(TEXT)},

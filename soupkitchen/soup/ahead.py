@@ -18,6 +18,7 @@ import torch
 
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.soup.held import Reader
+from soupkitchen.stopwatch import stopwatch
 
 _NAMES = 2
 """How many tensors of a run are read ahead."""
@@ -58,9 +59,10 @@ class Ahead(Reader):
             self._taken(run, None)
 
     def _read(self, run: Checkpoint, name: str) -> torch.Tensor:
-        here = self._taken(run, name)
-        self._ask(run, name)
-        return self._fetched(run, name)() if here is None else here.arrives.result()()
+        with stopwatch.part("reading"):
+            here = self._taken(run, name)
+            self._ask(run, name)
+            return self._fetched(run, name)() if here is None else here.arrives.result()()
 
     def _taken(self, run: Checkpoint, name: str | None) -> _Coming | None:
         """What is on its way under that name; what was to come before it was left out."""
@@ -81,9 +83,7 @@ class Ahead(Reader):
         names, places = self._names_of(run)
         after = islice(names, places[last] + 1, None)
         for following in islice(after, _NAMES - len(coming)):
-            info = run.header[following]
-            assert info.torch_dtype is not None
-            size = info.elements * info.torch_dtype.itemsize
+            size = run.header[following].nbytes
             if size > self._left or not run.weights.is_in_files(following):
                 return
             self._left -= size

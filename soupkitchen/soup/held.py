@@ -7,10 +7,13 @@ second copy: its pages need not be looked up again.
 
 from __future__ import annotations
 
+import mmap
+
 import torch
 
 from soupkitchen.checkpoints.reader import Checkpoint, Tensors
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.stopwatch import stopwatch
 
 
 class Reader:
@@ -25,11 +28,13 @@ class Reader:
 
     def exact(self, run: Checkpoint, name: str) -> torch.Tensor:
         """The tensor, wherever it lies, not rounded to its dtype where it is computed. Not to be changed."""
-        return run.weights.exact(name, self.device)
+        with stopwatch.part("reading"):
+            return _fetched(run.weights.exact(name, self.device))
 
     def tensor(self, run: Checkpoint, name: str) -> torch.Tensor:
         """The tensor in its own dtype, wherever it lies. Not to be changed."""
-        return run.tensor(name)
+        with stopwatch.part("reading"):
+            return _fetched(run.tensor(name))
 
     def tensors(self, run: Checkpoint) -> Tensors:
         """Yields (name, tensor) for every tensor of `run`."""
@@ -41,7 +46,8 @@ class Reader:
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
         """What fine-tuning changed, float32, where that is known by itself; else None."""
-        return run.weights.task_vector(name, self.device)
+        with stopwatch.part("reading"):
+            return run.weights.task_vector(name, self.device)
 
 
 class Held(Reader):
@@ -81,3 +87,10 @@ class Held(Reader):
             return read
         held[run, name] = read.to(place)
         return held[run, name]
+
+
+def _fetched(mapped: torch.Tensor) -> torch.Tensor:
+    """The tensor; where somebody looks at the time, its pages are read now, not by who computes with it."""
+    if stopwatch.looks and mapped.device.type == "cpu" and mapped.is_contiguous() and mapped.numel():
+        mapped.flatten().view(torch.uint8)[:: mmap.PAGESIZE].max()
+    return mapped

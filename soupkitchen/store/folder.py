@@ -24,6 +24,7 @@ from soupkitchen.store.layout import (
     MAP,
     MERGEKIT,
     PICTURES,
+    PROFILE,
     RECIPE,
     REPORT,
     SOUP,
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _RESULTS = (
     LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
-    TRACKERS, TENSORBOARD,
+    TRACKERS, TENSORBOARD, PROFILE,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ MERGEKIT = "mergekit.yaml"
 REPORT = "report.html"
 MAP = "map.json"
 PICTURES = ("trajectory.png", "trajectory.svg")
+PROFILE = "profile.csv"
 LOG = "soupkitchen.log"
 TRACKERS = "trackers.json"
 TENSORBOARD = "tensorboard"

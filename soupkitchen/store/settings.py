@@ -17,7 +17,17 @@ CHOICES = "choices"
 NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = {
     f"runtime.{option}"
-    for option in ("device", "batch_size", "workers", "threads", "device_map", "max_memory", "offload_folder")
+    for option in (
+        "device",
+        "batch_size",
+        "workers",
+        "threads",
+        "device_map",
+        "max_memory",
+        "offload_folder",
+        "compile",
+        "profile",
+    )
 } | {
     "evaluation.cache",
     "executor",

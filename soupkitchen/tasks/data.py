@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -149,7 +150,7 @@ class Data:
         if (train := self._of_role(TRAIN)) is None:
             raise DataError(
                 f"task.data.path={self.path} has no validation and no training split, only "
-                f"{', '.join(self._names())}; name the one that decides as task.data.heldout"
+                f"{', '.join(self._names)}; name the one that decides as task.data.heldout"
             )
         return train, True
 
@@ -159,13 +160,13 @@ class Data:
         Raises:
             DataError: where several would do.
         """
-        names, files = self._names(), self._files()
+        names, files = self._names, self._files()
         return of_role(role, names, self.path, files if names and set(names) <= files.keys() else {})
 
     def _called(self, split: str) -> str:
         """A split that is asked for, as `datasets` has it: it may call one otherwise than its files are."""
         files = self._files()
-        return called(split, self._names(), files) if files or isinstance(self.path, Mapping) else split
+        return called(split, self._names, files) if files or isinstance(self.path, Mapping) else split
 
     def _files(self) -> dict[str, list[str]]:
         """The files by split, where the path is a folder of files that are named so."""
@@ -176,6 +177,7 @@ class Data:
             return {}
         return files_by_split(path)
 
+    @cached_property
     def _names(self) -> list[str]:
         """The splits of the source."""
         if isinstance(self.path, Mapping):

@@ -1,0 +1,91 @@
+"""A pool of Llamas of about 100 M parameters, for measurements: nothing of it is worth keeping.
+
+The base has random weights and a tokenizer of the demo's texts. A few steps of training give a direction that
+helps; each run is the base, moved in that direction, and noise of its own, more from run to run. So a soup of
+several is better than each, and the noisiest runs are left out.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+NOISE = (1.0, 1.0, 1.0, 1.1, 1.2, 1.4, 2.0, 4.0)
+"""Of each run, in units of `UNIT`."""
+UNIT, STEPS, WORDS, TEXTS = 0.008, 16, 32, 48
+
+
+def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int = 0) -> Path:
+    """Makes `folder`/{base,runs/*,data/validation.csv}, unless it is there.
+
+    Args:
+        data: a folder with train.csv and validation.csv, with a column "text".
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    if (done := folder / "complete").exists():
+        return folder
+    torch.manual_seed(seed)
+    train, heldout = (_texts(data / f"{split}.csv") for split in ("train", "validation"))
+    tokenizer = _tokenizer(train)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"text": heldout[:TEXTS]}).to_csv(folder / "data" / "validation.csv", index=False)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model: Any = AutoModelForCausalLM.from_config(config)
+    _save(model, tokenizer, folder / "base")
+    _train(model, tokenizer, train)
+    trained = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for number, noise in enumerate(NOISE):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(trained[name] + UNIT * noise * torch.randn_like(parameter))
+        _save(model, tokenizer, folder / "runs" / f"run-{number}")
+    done.touch()
+    return folder
+
+
+def _texts(file: Path) -> list[str]:
+    """The first words of each text that has so many."""
+    words = pd.read_csv(file)["text"].str.split()
+    return [" ".join(some[:WORDS]) for some in words if len(some) >= WORDS // 2]
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(texts, vocab_size=8000, special_tokens=["<s>", "</s>", "<pad>"])
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **special)
+
+
+def _train(model: Any, tokenizer: Any, texts: list[str], size: int = 8) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-4)
+    for start in islice(range(0, len(texts), size), STEPS):
+        batch = tokenizer(texts[start : start + size], return_tensors="pt", padding=True)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+        ).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

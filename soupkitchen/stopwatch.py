@@ -1,0 +1,99 @@
+"""Where the time of a process goes, by part of the work.
+
+Each second counts for one part alone: where one part calls another, as merging calls reading, the caller's
+time stands still meanwhile. What belongs to no part is bookkeeping. Only the thread that began is measured.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+PARTS = {
+    "starting": "imports, options, data, the model, until the first run is scored",
+    "reading": "weights from files, or from what is held of them",
+    "merging": "arithmetic on weights, and filling the model",
+    "batches": "putting examples together",
+    "forward": "the model",
+    "metric": "what predictions score, and whether that is enough",
+    "saving": "the soup, and the proof that its files score what was scored",
+    "bookkeeping": "all else: decisions, tables, journal, cache, report",
+}
+"""What is told apart, in the order in which it is shown."""
+
+
+class Stopwatch:
+    """Seconds by part of the work.
+
+    Args:
+        clock: tells the time, in seconds.
+
+    Attributes:
+        read: bytes of weights that were read, or mapped to be computed with, so far.
+        looks: whether somebody is going to look: only then are devices waited for.
+        settle: waits until devices are done with what they were given; called between parts where somebody
+            looks.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self.looks, self.settle = False, _nothing
+        self.begin()
+        self._begun = False
+
+    def begin(self) -> None:
+        """Starts from nothing, with "starting"."""
+        self._spent = dict.fromkeys(PARTS, 0.0)
+        self.read = 0
+        self._parts = ["bookkeeping", "starting"]
+        self._owner = threading.get_ident()
+        self._since = self._clock()
+        self.looks, self.settle = False, _nothing
+        self._begun = True
+
+    def begin_unless_begun(self) -> None:
+        """Begins, but where that has happened and nothing was done since: a command begins before its run."""
+        if not self._begun:
+            self.begin()
+
+    def started(self) -> None:
+        """Ends "starting"."""
+        self._begun = False
+        self._count()
+        self._parts = self._parts[:1]
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Has the time count for the part `name`, but for what is called in it and is a part of its own."""
+        if threading.get_ident() != self._owner or self._parts[-1] in ("starting", name):
+            yield
+            return
+        self._count()
+        self._parts.append(name)
+        try:
+            yield
+        finally:
+            self._count()
+            self._parts.pop()
+
+    def spent(self) -> dict[str, float]:
+        """Seconds so far, by part, in the order of `PARTS`."""
+        self._count()
+        return dict(self._spent)
+
+    def _count(self) -> None:
+        if self.looks:
+            self.settle()
+        now = self._clock()
+        self._spent[self._parts[-1]] += now - self._since
+        self._since = now
+
+
+def _nothing() -> None:
+    """Waits for nothing."""
+
+
+stopwatch = Stopwatch()
+"""That of this process; a run begins it anew."""
