@@ -17,15 +17,11 @@ are noisy. Memory is what processes have of their own (no mapped files), sampled
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,7 +29,8 @@ from typing import Any
 
 import llama_pool
 import pandas as pd
-import psutil
+from greedy_peers import METHODS
+from measuring import Taken, measure, spread
 
 SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
@@ -62,14 +59,10 @@ class Measured:
     Attributes:
         told: decisions, score, examples that went through a model, bytes of weights read, bytes written
             before the soup.
-        wall, cpu: seconds.
-        memory: GiB at most.
     """
 
     told: Mapping[str, Any]
-    wall: float
-    cpu: float
-    memory: float
+    taken: Taken
 
 
 def main() -> None:
@@ -80,22 +73,50 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--folder", type=Path, help="where the Llamas are made and kept (3.7 GB)")
+    parser.add_argument("--sweep", action="store_true", help="measure a sweep of five methods instead")
     arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        cases = {pool: case_of(pool, arguments.folder or Path(scratch)) for pool in arguments.pools}
+        if arguments.sweep:
+            sweep(cases, arguments.repeats, arguments.threads)
+        else:
+            compare(cases, arguments)
+
+
+def compare(cases: Mapping[str, Case], arguments: argparse.Namespace) -> None:
     print(
         "| pool | method | way | wall, s | CPU, s | examples scored | weights read, GB | written before the "
         "soup, MB | GiB at most | score |\n|---|---|---|---|---|---|---|---|---|---|"
     )
-    with tempfile.TemporaryDirectory() as scratch:
-        for pool in arguments.pools:
-            case = case_of(pool, arguments.folder or Path(scratch))
-            for method in arguments.methods:
-                found: dict[str, list[Measured]] = {way: [] for way in arguments.ways}
-                for _ in range(arguments.repeats):
-                    for way in arguments.ways:
-                        found[way].append(measured(way, method, case, arguments.threads))
-                check_alike({way: times for way, times in found.items() if way != "fast"})
-                for way, times in found.items():
-                    print(row(pool, method, way, times, found["ours"]), flush=True)
+    for pool, case in cases.items():
+        for method in arguments.methods:
+            found: dict[str, list[Measured]] = {way: [] for way in arguments.ways}
+            for _ in range(arguments.repeats):
+                for way in arguments.ways:
+                    found[way].append(measured(way, method, case, arguments.threads))
+            check_alike({way: times for way, times in found.items() if way != "fast"})
+            for way, times in found.items():
+                print(row(pool, method, way, times, found["ours"]), flush=True)
+
+
+def sweep(cases: Mapping[str, Case], repeats: int, threads: int) -> None:
+    """A sweep of five methods by one command, beside a soup by each of them with mergekit."""
+    print("| pool | repeat | soupkitchen: wall, CPU s | mergekit-yaml: wall, CPU s | times less: wall, CPU |")
+    print("|---|---|---|---|---|")
+    for pool, case in cases.items():
+        for repeat in range(repeats):
+            theirs = [measured("everyday", method, case, threads).taken for method in METHODS]
+            with tempfile.TemporaryDirectory() as scratch:
+                ours = cooked(",".join(METHODS), case, Path(scratch), threads, ["-m"])
+            wall, cpu = (sum(getattr(one, what) for one in theirs) for what in ("wall", "cpu"))
+            cells = [
+                pool,
+                repeat,
+                f"{ours.wall:.1f}, {ours.cpu:.1f}",
+                f"{wall:.1f}, {cpu:.1f}",
+                f"{wall / ours.wall:.2f}, {cpu / ours.cpu:.2f}",
+            ]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def case_of(pool: str, folder: Path) -> Case:
@@ -120,68 +141,20 @@ def measured(way: str, method: str, case: Case, threads: int) -> Measured:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
         if way in ("ours", "fast"):
-            command = [sys.executable, "-m", "soupkitchen", *words(method, case, out, threads)]
-            command += FAST if way == "fast" else ()
-        else:
-            command = [
-                sys.executable,
-                str(SCRIPTS / "greedy_peers.py"),
-                way,
-                method,
-                str(case.folder),
-                scratch,
-            ]
-            command += [f"--threads={threads}", f"--batch-size={case.size}", f"--max-length={case.length}"]
-        environment = {
-            **os.environ,
-            "SOUPKITCHEN_CACHE": str(out / "cache"),
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-        }
-        started = time.perf_counter()
-        with (out / "said").open("wb") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
-            with sampled(process.pid) as taken:
-                _, status, usage = os.wait4(process.pid, 0)
-        wall, cpu = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
-        if status:
-            raise SystemExit(f"{' '.join(command)} failed:\n{(out / 'said').read_text()[-2000:]}")
-        told = of_run(out) if way in ("ours", "fast") else json.loads((out / "told.json").read_text())
-        return Measured(told, wall, cpu, max(taken) / 2**30)
+            taken = cooked(method, case, out, threads, FAST if way == "fast" else ())
+            return Measured(of_run(out), taken)
+        script = str(SCRIPTS / "greedy_peers.py")
+        command = [sys.executable, script, way, method, str(case.folder), scratch]
+        command += [f"--threads={threads}", f"--batch-size={case.size}", f"--max-length={case.length}"]
+        taken = measure(command, threads)
+        return Measured(json.loads((out / "told.json").read_text()), taken)
 
 
-@contextlib.contextmanager
-def sampled(pid: int, every: float = 0.1) -> Iterator[list[int]]:
-    """Bytes that a process and those that it starts have of their own, time and again."""
-    taken, over = [0], threading.Event()
-
-    def look() -> None:
-        while not over.wait(every):
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                taken.append(sum(map(of_its_own, (process, *process.children(recursive=True)))))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        over.set()
-        thread.join()
-
-
-def of_its_own(process: psutil.Process) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def words(method: str, case: Case, out: Path, threads: int) -> list[str]:
-    return [
+def cooked(method: str, case: Case, out: Path, threads: int, more: Sequence[str] = ()) -> Taken:
+    """Has soupkitchen make the soup, with a cache of its own."""
+    words = [
         f"pool.path={case.folder / 'runs'}",
-        *([f"pool.base={case.folder / 'base'}"] if method == "ties" else ()),
+        *([] if method == "linear" else [f"pool.base={case.folder / 'base'}"]),
         *case.task,
         f"task.data.path={case.folder / 'data'}",
         f"method={method}",
@@ -189,8 +162,11 @@ def words(method: str, case: Case, out: Path, threads: int) -> list[str]:
         f"runtime.batch_size={case.size}",
         "runtime.profile=true",
         f"results_dir={out / 'results'}",
-        "name=x",
+        *(() if "," in method else ("name=x",)),
+        *more,
     ]
+    command = [sys.executable, "-m", "soupkitchen", *words]
+    return measure(command, threads, {"SOUPKITCHEN_CACHE": str(out / "cache")})
 
 
 def of_run(out: Path) -> dict[str, Any]:
@@ -224,9 +200,9 @@ def check_alike(found: Mapping[str, Sequence[Measured]]) -> None:
 
 
 def row(pool: str, method: str, way: str, times: Sequence[Measured], ours: Sequence[Measured]) -> str:
-    wall, cpu = ([getattr(one, what) for one in times] for what in ("wall", "cpu"))
-    ratio = median(cpu) / median(one.cpu for one in ours)
-    told, memory = times[0].told, median(one.memory for one in times)
+    wall, cpu = ([getattr(one.taken, what) for one in times] for what in ("wall", "cpu"))
+    ratio = median(cpu) / median(one.taken.cpu for one in ours)
+    told, memory = times[0].told, median(one.taken.memory for one in times)
     of_ours = "" if way == "ours" else f", {ratio:.2f} × ours"
     cells = [
         pool,
@@ -241,11 +217,6 @@ def row(pool: str, method: str, way: str, times: Sequence[Measured], ours: Seque
         f"{told['score']:.4f}",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def spread(values: Sequence[float]) -> str:
-    middle = f"{median(values):.1f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
 if __name__ == "__main__":

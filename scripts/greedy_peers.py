@@ -32,6 +32,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 DENSITY = 0.2
+METHODS: dict[str, dict[str, Any]] = {
+    "linear": {"normalize": True},
+    "ties": {"normalize": True, "density": DENSITY},
+    "task_arithmetic": {"normalize": False},
+    "dare_linear": {"normalize": True, "density": 0.5},
+    "dare_ties": {"normalize": True, "density": 0.5},
+}
+"""Methods by mergekit's names, and ours, with the options that ours have by default."""
 State = dict[str, torch.Tensor]
 
 
@@ -122,10 +130,10 @@ class Everyday(Way):
         told: dict[str, Any] = {
             "merge_method": self.method,
             "models": [{"model": str(run), "parameters": {"weight": 1.0}} for run in runs],
-            "parameters": {"normalize": True, **({"density": DENSITY} if self.method == "ties" else {})},
+            "parameters": METHODS[self.method],
             "dtype": "float32",
         }
-        if self.method == "ties":
+        if self.method != "linear":
             told["base_model"] = str(self.folder / "base")
             self.read += _size(self.folder / "base")
         recipe.write_text(yaml.safe_dump(told))
@@ -188,7 +196,7 @@ WAYS: dict[str, type[Way]] = {"plain": Plain, "everyday": Everyday}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("way", choices=list(WAYS))
-    parser.add_argument("method", choices=["linear", "ties"])
+    parser.add_argument("method", choices=list(METHODS), help="plain has linear and ties alone")
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--threads", type=int, default=1)

@@ -57,6 +57,7 @@ def _save_model(
     evaluator, pool = bench.evaluator, bench.mixer.pool
     live, examples = evaluator.live, evaluator.examples
     bench.fill(soup.recipe)
+    bench.mixer.forget()
     state = live.digests()
     saved_run = output.save(live, evaluator.processor_folder, folder, pool.reference)
     batch = {name: batches[0] for name, batches in examples.batches("heldout").items()}
