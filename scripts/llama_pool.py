@@ -26,8 +26,6 @@ def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int
     Args:
         data: a folder with train.csv and validation.csv, with a column "text".
     """
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
     if (done := folder / "complete").exists():
         return folder
     torch.manual_seed(seed)
@@ -35,18 +33,7 @@ def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int
     tokenizer = _tokenizer(train)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"text": heldout[:TEXTS]}).to_csv(folder / "data" / "validation.csv", index=False)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model: Any = AutoModelForCausalLM.from_config(config)
+    model = _llama(tokenizer, layers, width)
     _save(model, tokenizer, folder / "base")
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     _train(model, tokenizer, train)
@@ -58,6 +45,45 @@ def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int
         _save(model, tokenizer, folder / "runs" / f"run-{number}")
     done.touch()
     return folder
+
+
+def make_noise(folder: Path, runs: int, layers: int, width: int, examples: int, seed: int = 0) -> None:
+    """Makes a pool of the same kind whose runs are the base with noise; texts are random words.
+
+    From 300 M parameters on weights are bfloat16.
+    """
+    torch.manual_seed(seed)
+    words = [f"w{number}" for number in range(500)]
+    texts = [" ".join(words[n] for n in torch.randint(500, (12,)).tolist()) for _ in range(examples)]
+    tokenizer = _tokenizer(texts)
+    (folder / "data").mkdir(parents=True)
+    pd.DataFrame({"text": texts}).to_csv(folder / "data" / "validation.csv", index=False)
+    model = _llama(tokenizer, layers, width)
+    if sum(parameter.numel() for parameter in model.parameters()) > 2e8:
+        model.bfloat16()
+    _save(model, tokenizer, folder / "base")
+    for number in range(runs):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=1e-4)
+        _save(model, tokenizer, folder / "runs" / f"run-{number}")
+
+
+def _llama(tokenizer: Any, layers: int, width: int) -> Any:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config)
 
 
 def _texts(file: Path) -> list[str]:

@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import is_compiled_module
 from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
 
 from soupkitchen.errors import ConfigError
@@ -107,6 +108,12 @@ class Evaluator:
         self._model: Any = live.model
         if not live.spread:
             self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` makes the model's forward pass."""
+        self._follow()
+        return is_compiled_module(self._model)
 
     def _follow(self) -> None:
         """Takes the live model that there is now, where that is another than before."""

@@ -18,8 +18,6 @@ from typing import Any
 import datasets
 import pyarrow
 import xxhash
-from accelerate import Accelerator
-from accelerate.utils import DynamoBackend
 
 from soupkitchen.checkpoints import Pool
 from soupkitchen.evaluation.evaluator import Evaluator
@@ -60,7 +58,11 @@ class Identity:
         return digest(
             self.asked(recipe, split),
             batches,
-            [str(accelerator.device.type), accelerator.mixed_precision, *_compiled(accelerator)],
+            [
+                str(accelerator.device.type),
+                accelerator.mixed_precision,
+                *(["compiled"] if self._evaluator.compiled else ()),
+            ],
             versions(),
             own_code(),
         )
@@ -93,12 +95,6 @@ def weights(recipe: Recipe, pool: Pool) -> list[Any]:
     base = pool.base.fingerprint if method.needs_base and pool.base else None
     told = [fingerprints, list(recipe.coefficients), base, recipe.method, recipe.dtype, recipe.recalibrate]
     return [*told, *foreign_code(method)]
-
-
-def _compiled(accelerator: Accelerator) -> list[str]:
-    """What compiles the model, where something does."""
-    backend = accelerator.state.dynamo_plugin.backend
-    return [] if backend == DynamoBackend.NO else [str(backend)]
 
 
 TRAIN = "train"
