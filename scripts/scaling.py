@@ -74,7 +74,7 @@ def main() -> None:
     if arguments.picture is not None:
         arguments.picture.write_text(picture(pd.read_csv(TABLE)))
         return
-    rows = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
+    rows: list[Any] = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
     rows = [row for row in rows if row["what"] not in arguments.what]
     for what in arguments.what:
         for point in points(what, arguments.billions):
