@@ -48,7 +48,7 @@ def measure(command: Sequence[str], threads: int = 1, environment: Mapping[str, 
 
 
 @contextlib.contextmanager
-def _sampled(pid: int, every: float = 0.1) -> Iterator[list[int]]:
+def _sampled(pid: int, every: float = 0.25) -> Iterator[list[int]]:
     """Bytes that a process and those that it starts have of their own, time and again."""
     taken, over = [0], threading.Event()
 
