@@ -6,7 +6,7 @@
     python scripts/scaling.py --picture docs/figures/scaling.svg      (draws results/scaling.csv)
 
 Each point is one greedy soup by the command, in a process of its own, over Llamas with random weights and
-noise. Of the time that `runtime.profile=true` tells, starting (imports) is left out. What grows with x as
+noise. Seconds are what `runtime.profile=true` tells, without starting (imports, most of it). What grows with x as
 x to the power of e has the exponent e: the slope between the last two points. Writes results/scaling.csv and
 prints it as Markdown; read exponents, as machines are noisy. Workers are wall seconds on as many cores as
 there are.
@@ -28,6 +28,7 @@ from measuring import measure
 from method_figures import GREY, INK, RUN_COLOURS, svg, text
 
 WHAT = ("runs", "parameters", "examples", "ray", "torchrun")
+PARTS = ("starting", "merging", "forward", "bookkeeping")
 TABLE = Path("results/scaling.csv")
 
 
@@ -113,7 +114,7 @@ def taken(point: Point, method: str) -> dict[str, Any]:
             "what": point.what,
             "x": point.x,
             "seconds": round(float(profile.sum() - profile["starting"]), 2),
-            **{part: round(float(profile[part]), 2) for part in ("merging", "forward", "bookkeeping")},
+            **{part: round(float(profile[part]), 2) for part in PARTS},
             "gib": round(spent.memory, 2),
         }
 
@@ -125,7 +126,7 @@ def exponent(rows: pd.DataFrame, column: str) -> float:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    columns = ["seconds", "merging", "forward", "bookkeeping", "gib"]
+    columns = ["seconds", *PARTS, "gib"]
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     for what, rows in table.groupby("what", sort=False):
         for row in rows.to_dict("records"):

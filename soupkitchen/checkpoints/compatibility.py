@@ -12,26 +12,21 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import xxhash
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names
 from soupkitchen.checkpoints.parameters import rows_of_labels, tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.strangers import read_bytes, read_json
+from soupkitchen.checkpoints.tokens import difference, tokens_of
 from soupkitchen.checkpoints.views import View, Widened, aligned
-from soupkitchen.errors import CheckpointError
 
 _SHOWN = 3
 _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
 """Buffers that old files hold and that transformers computes."""
-_FILES = "(files)"
 _HEAD = re.compile(r"(.*\.)?((\w+_)?classifier|score|classification_head)(\.out_proj)?\.(weight|bias)")
 """The last layer of a classification head, by transformers' names, of a model that cannot be made."""
 
@@ -53,10 +48,10 @@ class Problem(NamedTuple):
 
 def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
     """The first of the runs that most are like; a whole model rather than an adapter."""
-    kinds = Counter(kind(run) for run in runs)
-    most = max(kinds.values())
-    like = [run for run in runs if kinds[kind(run)] == most]
-    first = [run for run in like if kind(run) == kind(like[0])]
+    kinds = [kind(run) for run in runs]
+    counts = Counter(kinds)
+    commonest = max(counts, key=counts.__getitem__)  # the first of several
+    first = [run for run, own in zip(runs, kinds, strict=True) if own == commonest]
     return next((run for run in first if run.adapted is None), first[0])
 
 
@@ -64,7 +59,7 @@ def kind(run: Checkpoint) -> Any:
     """What runs that can be merged have in common, most often."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
     tokens = tokens_of(run.path)
-    told = frozenset(tokens.items()) if tokens is not None else None
+    told = None if tokens is None else tokens.frozen
     return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), told
 
 
@@ -83,7 +78,7 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Pro
             run = relabelled
     if what := _untied(run):
         problems.append(Problem(run.name, what))
-    if what := _other_tokens(run, reference):
+    if what := difference(tokens_of(run.path), tokens_of(reference.path)):
         problems.append(Problem(run.name, what))
     return run, problems
 
@@ -250,61 +245,6 @@ def _shown(labels: Sequence[str]) -> str:
 
 
 # Tokenizers
-
-
-def _other_tokens(run: Checkpoint, reference: Checkpoint) -> str | None:
-    """What is wrong with the run's tokenizer, where both have one."""
-    ours, theirs = tokens_of(run.path), tokens_of(reference.path)
-    if ours is None or theirs is None or ours == theirs:
-        return None
-    if (_FILES in ours) != (_FILES in theirs):
-        return None  # of different kinds, so they cannot be told apart
-    differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
-    token = differ[0]
-    return (
-        f"its tokenizer gives other numbers to {len(differ)} tokens: {token!r} is "
-        f"{ours.get(token, 'not there')}, not {theirs.get(token, 'not there')}"
-    )
-
-
-@cache
-def tokens_of(folder: Path) -> Mapping[str, Any] | None:
-    """Numbers by token of the tokenizer in `folder`, or digests by file; None where there is none.
-
-    Raises:
-        CheckpointError: where it is no tokenizer.
-    """
-    fast = folder / "tokenizer.json"
-    if fast.exists():
-        return _fast_tokens(fast)
-    if (folder / "vocab.txt").is_file():
-        lines = read_bytes(folder / "vocab.txt").decode("utf-8", "replace").splitlines()
-        return {token: number for number, token in enumerate(lines)}
-    names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-    there = [folder / name for name in names if (folder / name).is_file()]
-    contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
-    return {**contents, _FILES: True} if contents else None
-
-
-def _fast_tokens(file: Path) -> dict[str, int]:
-    content = read_json(file)
-    try:
-        vocabulary = (content.get("model") or {}).get("vocab") or {}
-        if isinstance(vocabulary, list):  # unigram: pairs of token and score
-            vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
-        added = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-        tokens = {**vocabulary, **added}
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(
-            f"{file} is no tokenizer's ({type(error).__name__}: {error}); copy the run again"
-        ) from error
-    for token, number in tokens.items():
-        if not isinstance(token, str) or not isinstance(number, int):
-            raise CheckpointError(
-                f"{file} gives {str(token)[:40]!r} the number {str(number)[:40]!r}, which is none; copy the "
-                "run again"
-            )
-    return tokens
 
 
 # Values

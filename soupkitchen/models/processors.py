@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.compatibility import _FILES, tokens_of
 from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
+from soupkitchen.checkpoints.tokens import Tokens, tokens_of
 from soupkitchen.errors import CheckpointError, IncompatibleError
 from soupkitchen.tasks.base import Processor, Task
 
@@ -170,14 +170,14 @@ def _check_alike(pool: Pool) -> None:
     Raises:
         IncompatibleError: where two differ.
     """
-    first: tuple[str, Any] | None = None
+    first: tuple[str, Tokens] | None = None
     for run in pool:
         tokens = tokens_of(run.path)
         if tokens is None:
             continue
         if first is None:
             first = run.name, tokens
-        elif tokens != first[1] and (_FILES in tokens) == (_FILES in first[1]):
+        elif tokens.unlike(first[1]):
             raise IncompatibleError(
                 f"{pool.reference.name} has no tokenizer, and those of {first[0]} and {run.name} differ: "
                 "copy the right one into each run, or leave runs out with pool.exclude=[…]"

@@ -1,0 +1,53 @@
+"""What tokenizers say is read once where it is the same, and compared by what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soupkitchen.checkpoints.tokens import difference, tokens_of
+from soupkitchen.errors import CheckpointError
+
+
+def write(folder: Path, vocabulary: Any, **more: Any) -> Path:
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, **more}))
+    return folder
+
+
+def test_files_that_are_alike_are_read_into_one(tmp_path: Path) -> None:
+    one, other = (tokens_of(write(tmp_path / name, {"a": 0, "b": 1})) for name in "xy")
+    assert one is other
+    assert one == {"a": 0, "b": 1}
+
+
+def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: Path) -> None:
+    added = [{"content": "c", "id": 2}]
+    one = tokens_of(write(tmp_path / "x", {"a": 0, "b": 1, "c": 2}))
+    other = tokens_of(write(tmp_path / "y", [["a", -1.0], ["b", -2.0]], added_tokens=added))
+    assert one is not None and other is not None
+    assert one is not other
+    assert one.frozen == other.frozen
+    assert difference(one, other) is None
+    third = tokens_of(write(tmp_path / "z", {"a": 0, "b": 2}))
+    assert difference(third, one) == "its tokenizer gives other numbers to 2 tokens: 'b' is 2, not 1"
+
+
+def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "spiece.model").write_bytes(b"pieces")
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "vocab.txt").write_text("a\nb\n")
+    files, plain = tokens_of(tmp_path / "x"), tokens_of(tmp_path / "y")
+    assert plain == {"a": 0, "b": 1}
+    assert difference(files, plain) is None
+    assert difference(files, tokens_of(tmp_path)) is None
+
+
+def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"a": "one"})
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json gives 'a' the number 'one'"):
+        tokens_of(folder)
