@@ -6,10 +6,10 @@
     python scripts/scaling.py --picture docs/figures/scaling.svg      (draws results/scaling.csv)
 
 Each point is one greedy soup by the command, in a process of its own, over Llamas with random weights and
-noise. Seconds are what `runtime.profile=true` tells, without starting (imports, most of it). What grows with x as
-x to the power of e has the exponent e: the slope between the last two points. Writes results/scaling.csv and
-prints it as Markdown; read exponents, as machines are noisy. Workers are wall seconds on as many cores as
-there are.
+noise. Seconds are what `runtime.profile=true` tells, without starting (imports, most of it). What grows with
+x as x to the power of e has the exponent e: the slope between the last two points. Writes results/scaling.csv
+and prints it as Markdown; read exponents, as machines are noisy. Workers are wall seconds on as many cores
+as there are.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: 
     added = [{"content": "c", "id": 2}]
     one = tokens_of(write(tmp_path / "x", {"a": 0, "b": 1, "c": 2}))
     other = tokens_of(write(tmp_path / "y", [["a", -1.0], ["b", -2.0]], added_tokens=added))
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     assert one is not other
     assert one.frozen == other.frozen
     assert difference(one, other) is None
