@@ -32,6 +32,8 @@ import pandas as pd
 from greedy_peers import METHODS
 from measuring import Taken, measure, spread
 
+from soupkitchen.stopwatch import PARTS
+
 SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
     "ours": "soupkitchen",
@@ -75,6 +77,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the Llamas are made and kept (3.7 GB)")
     parser.add_argument("--sweep", action="store_true", help="measure a sweep of five methods instead")
     arguments = parser.parse_args()
+    if "ours" not in arguments.ways:
+        parser.error("--ways: ours is what the others are held against")
     with tempfile.TemporaryDirectory() as scratch:
         cases = {pool: case_of(pool, arguments.folder or Path(scratch)) for pool in arguments.pools}
         if arguments.sweep:
@@ -88,6 +92,7 @@ def compare(cases: Mapping[str, Case], arguments: argparse.Namespace) -> None:
         "| pool | method | way | wall, s | CPU, s | examples scored | weights read, GB | written before the "
         "soup, MB | GiB at most | score |\n|---|---|---|---|---|---|---|---|---|---|"
     )
+    shares: list[str] = []
     for pool, case in cases.items():
         for method in arguments.methods:
             found: dict[str, list[Measured]] = {way: [] for way in arguments.ways}
@@ -97,6 +102,13 @@ def compare(cases: Mapping[str, Case], arguments: argparse.Namespace) -> None:
             check_alike({way: times for way, times in found.items() if way != "fast"})
             for way, times in found.items():
                 print(row(pool, method, way, times, found["ours"]), flush=True)
+            shares.append(profile(pool, method, found["ours"][0].told["profile"]))
+    print("\nWhere the time of soupkitchen's first run went, in %:\n")
+    print("\n".join([f"| | {' | '.join(PARTS)} |", f"|---|{'---|' * len(PARTS)}", *shares]))
+
+
+def profile(pool: str, method: str, told: Mapping[str, float]) -> str:
+    return f"| {pool}, {method} | {' | '.join(f'{100 * told[part]:.1f}' for part in PARTS)} |"
 
 
 def sweep(cases: Mapping[str, Case], repeats: int, threads: int) -> None:
