@@ -292,6 +292,7 @@ def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(
     ahead.exact(run, first)
     with pytest.raises(OSError, match="the disk is gone"):
         ahead.exact(run, second)
+    ahead._thread.shutdown()  # what it still reads is not to be seen by the next test
 
 
 def test_what_an_adapter_changes_is_computed_when_it_is_asked_for(
