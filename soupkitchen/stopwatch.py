@@ -39,7 +39,6 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
-        self.looks, self.settle = False, _nothing
         self.begin()
         self._begun = False
 

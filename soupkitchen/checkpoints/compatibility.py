@@ -244,9 +244,6 @@ def _shown(labels: Sequence[str]) -> str:
     return f"[{', '.join(labels[:_SHOWN])}{', …' if len(labels) > _SHOWN else ''}]"
 
 
-# Tokenizers
-
-
 # Values
 
 
