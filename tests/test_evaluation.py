@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -304,6 +305,18 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         pytest.skip("this machine has the device")
     with pytest.raises(ConfigError, match=r"runtime\.device=cuda cannot be used here"):
         Runtime(device="cuda").accelerator()
+
+
+@pytest.mark.parametrize("before", [None, "cpu"])
+def test_a_device_that_is_chosen_is_not_left_to_other_users_of_accelerate(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    if before:
+        monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", before)
+    assert Runtime(device="meta").accelerator().device.type == "meta"
+    assert os.environ.get("ACCELERATE_TORCH_DEVICE") == before
+    assert Runtime().accelerator().device.type != "meta"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import convert_file_size_to_int, get_max_memory, set_seed
+from accelerate.utils import convert_file_size_to_int, get_max_memory, patch_environment, set_seed
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.models import Loading
@@ -128,14 +127,13 @@ class Runtime:
             torch.set_num_threads(self.threads)
         set_seed(self.seed)
         AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's earlier job may have had another
-        os.environ.pop(_DEVICE, None)
-        if self.device != "auto":
-            os.environ[_DEVICE] = str(self._existing_device())
-        accelerator = Accelerator(
-            cpu=self.device == "cpu",
-            mixed_precision=_PRECISION[self.dtype],
-            dynamo_backend="inductor" if self.compile else "no",
-        )
+        chosen = {} if self.device == "auto" else {_DEVICE: str(self._existing_device())}
+        with patch_environment(**chosen):  # accelerate takes a device from there alone
+            accelerator = Accelerator(
+                cpu=self.device == "cpu",
+                mixed_precision=_PRECISION[self.dtype],
+                dynamo_backend="inductor" if self.compile else "no",
+            )
         if self.dtype == "float16" and accelerator.device.type == "cpu":
             raise ConfigError(
                 "runtime.dtype=float16 needs a GPU (accelerate has none of it on CPUs); try bfloat16"

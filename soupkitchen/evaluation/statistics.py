@@ -7,20 +7,26 @@ McNemar 1947, "Note on the sampling error of the difference between correlated p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.metrics import Rows, TaskMetric, weighted_mean
 from soupkitchen.tasks import Several
 
 RESAMPLES = 1000
 
-Resampled = tuple[np.ndarray, ...]
-"""For each task, the indices of the examples drawn."""
+_AT_ONCE = 1_000_000
+"""Examples that are drawn at a time, for all resamples together."""
+
+Resamples = Sequence[np.ndarray]
+"""For each task the indices of the examples drawn, of shape (resamples, examples)."""
+
+Rescorer = Callable[[Resamples], np.ndarray]
+"""The scores of resamples, of shape (resamples,)."""
 
 References = Mapping[str, Rows]
 """Of one split, by task: what predictions are compared with, in the data's order."""
@@ -119,43 +125,48 @@ def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | N
     return np.concatenate(differences)
 
 
-def _rescorer(
-    evaluation: Evaluation, tasks: Several, references: References
-) -> Callable[[Resampled], float] | None:
-    """What tells the score of a resample of the examples; None where that cannot be had quickly."""
+def _rescorer(evaluation: Evaluation, tasks: Several, references: References) -> Rescorer | None:
+    """What tells the scores of resamples of the examples; None where that cannot be had quickly."""
     by_task = {}
     for name, part in evaluation.parts.items():
         rescored = _of_task(part, tasks.tasks[name].metric, references[name])
         if rescored is None or part.examples_total < 2:
             return None
         by_task[name] = rescored
-    return lambda drawn: tasks.score(
-        {name: score(indices) for (name, score), indices in zip(by_task.items(), drawn, strict=True)}
-    )
+
+    def scores(drawn: Resamples) -> np.ndarray:
+        found = [score(indices) for score, indices in zip(by_task.values(), drawn, strict=True)]
+        return np.array([tasks.score(dict(zip(by_task, one, strict=True))) for one in zip(*found, strict=True)])
+
+    return scores
 
 
-def _of_task(part: Part, metric: TaskMetric, references: Rows) -> Callable[[np.ndarray], float] | None:
+def _of_task(
+    part: Part, metric: TaskMetric, references: Rows
+) -> Callable[[np.ndarray], Sequence[float]] | None:
     if (values := part.values) is not None:
         weights = metric.weights(references)
-        if weights is None:
-            return lambda drawn: metric.of_values(values[drawn])
-        return lambda drawn: metric.of_values(values[drawn], weights[drawn])
+
+        def of_means(drawn: np.ndarray) -> Sequence[float]:
+            means = weighted_mean(values[drawn], None if weights is None else weights[drawn])
+            return [metric.of_mean(mean) for mean in means.tolist()]
+
+        return of_means
     if (statistics := metric.statistics(part.predictions, references)) is not None:
-        return lambda drawn: metric.of_statistics(statistics[drawn].sum(0))
+        return lambda drawn: [metric.of_statistics(statistics[one].sum(0)) for one in drawn]
     if metric.quick(part.predictions, references) is None:
         return None
     predicted, right = _rows(part.predictions), _rows(references)
 
-    def quick(drawn: np.ndarray) -> float:
-        score = metric.quick(predicted[drawn], right[drawn])
-        assert score is not None
-        return score
+    def quick(drawn: np.ndarray) -> Sequence[float]:
+        scores = (metric.quick(predicted[one], right[one]) for one in drawn)
+        return [score for score in scores if score is not None]
 
     return quick
 
 
 def _interval(
-    statistic: Callable[[Resampled], float] | None,
+    statistic: Rescorer | None,
     evaluation: Evaluation,
     plain: np.ndarray | None,
     level: float = 0.95,
@@ -166,12 +177,19 @@ def _interval(
     """
     if statistic is None:
         return None, None
-    options = {"n_resamples": RESAMPLES, "confidence_level": level, "method": "percentile", "rng": 0}
+    sizes = [part.examples_total for part in evaluation.parts.values()]
+    options = {
+        "n_resamples": RESAMPLES,
+        "batch": max(1, _AT_ONCE // max(sizes)),
+        "confidence_level": level,
+        "method": "percentile",
+        "rng": 0,
+    }
     if plain is not None:
-        result = bootstrap((plain,), np.mean, batch=max(1, 1_000_000 // plain.size), **options)
+        result = bootstrap((plain,), np.mean, **options)
     else:
-        indices = tuple(np.arange(part.examples_total) for part in evaluation.parts.values())
-        result = bootstrap(indices, lambda *drawn: statistic(drawn), vectorized=False, **options)
+        drawn = [np.arange(size) for size in sizes]
+        result = bootstrap(drawn, lambda *drawn, axis: statistic(drawn), vectorized=True, **options)
     interval = result.confidence_interval
     return (float(interval.low), float(interval.high)), result.bootstrap_distribution
 

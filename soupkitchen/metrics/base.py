@@ -131,7 +131,10 @@ class TaskMetric:
 
     def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
         """The score that follows from the examples' values. It grows with each of them."""
-        mean = float(np.mean(values) if weights is None else np.sum(values * weights) / np.sum(weights))
+        return self.of_mean(float(weighted_mean(values, weights)))
+
+    def of_mean(self, mean: float) -> Score:
+        """The score that follows from the mean of the examples' values, weighted where these are."""
         if link := self._own("link"):
             mean = self._turned(float(link(self._turned(mean))))
         return Score(mean)
@@ -235,6 +238,13 @@ def _lost(predictions: Rows) -> np.ndarray:
             return np.zeros(len(predictions), bool)
         return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
     return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The mean over the last axis, of the same weight each where there are no weights."""
+    if weights is None:
+        return np.mean(values, axis=-1)
+    return np.sum(values * weights, axis=-1) / np.sum(weights, axis=-1)
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:
