@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from soupkitchen.cli.tables import main, make
 from soupkitchen.errors import JournalError
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory
+from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory, write_csv
 from soupkitchen.store import journal
 from soupkitchen.store.journal import Journal
 
@@ -149,6 +149,8 @@ def test_numbers_of_all_kinds_come_back_from_a_journal(
         for told, expected in ((event["score"], score), (event["gain"], gain), (event["tasks"]["t"], score)):
             assert told == expected or (math.isnan(told) and math.isnan(expected))
     pd.testing.assert_frame_equal(trajectory(events), trajectory(ledger.events))
+    write_csv(folder / "again.csv", trajectory(events))  # rows are appended as they come
+    assert (folder / "trajectory.csv").read_bytes() == (folder / "again.csv").read_bytes()
     pd.testing.assert_frame_equal(leaderboard(events), leaderboard(ledger.events))
 
 

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
-from soupkitchen.records import Entry, Step, leaderboard, trajectory, write_csv
+from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
 from soupkitchen.records.leaderboard import ENTRY
 from soupkitchen.records.run import CONTRIBUTION
-from soupkitchen.records.trajectory import STEP
+from soupkitchen.records.trajectory import STEP, table_of
 from soupkitchen.store.journal import FORMAT, Event, Journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 
@@ -45,6 +45,7 @@ class Ledger:
         self.folder = folder
         self._journal = Journal(None if folder is None else folder / JOURNAL)
         self._observers = tuple(observers)
+        self._rows = 0
 
     @property
     def events(self) -> list[Event]:
@@ -86,7 +87,9 @@ class Ledger:
             for event in self._journal.events:
                 self._tell(event, anew=False)
             log.info("continuing: %d events are in %s", self._journal.events_before, self._journal.file)
-        self._write_trajectory()
+        if self.folder is not None:
+            write_csv(self.folder / TRAJECTORY, trajectory(self.events))
+            self._rows = sum(event["event"] == STEP for event in self.events)
 
     def recall_scoring(self, key: str, split: str) -> Event:
         """What the journal says came of scoring what is known as `key`: a "score" or an "error".
@@ -112,7 +115,10 @@ class Ledger:
         told = asdict(step)
         if not self._journal.recall(event=STEP, **{name: told[name] for name in _CHECKED}):
             self._add(event=STEP, **told)
-            self._write_trajectory()
+            if self.folder is not None:
+                tasks = self.events[0].get("columns", ())
+                append_csv(self.folder / TRAJECTORY, table_of([step], tasks, self._rows))
+                self._rows += 1
 
     def entry(self, entry: Entry) -> None:
         """Notes a row of the leaderboard."""
@@ -153,10 +159,6 @@ class Ledger:
     def _tell(self, event: Event, anew: bool) -> None:
         for observer in self._observers:
             observer.noted(event, anew)
-
-    def _write_trajectory(self) -> None:
-        if self.folder is not None:
-            write_csv(self.folder / TRAJECTORY, trajectory(self.events))
 
 
 def last_recipe(events: list[Event]) -> Mapping[str, Any]:

@@ -2,12 +2,13 @@
 
 from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, soups_score
 from soupkitchen.records.sweep import greater_is_better, update_sweep_leaderboard
-from soupkitchen.records.tables import read_csv, separated, write_csv
+from soupkitchen.records.tables import append_csv, read_csv, separated, write_csv
 from soupkitchen.records.trajectory import Step, trajectory
 
 __all__ = [
     "Entry",
     "Step",
+    "append_csv",
     "greater_is_better",
     "leaderboard",
     "ranking",

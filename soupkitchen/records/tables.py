@@ -34,13 +34,24 @@ _LINE_END = "\r\0\n"
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
     """Writes `table` as CSV, whole or not at all."""
+    write_text(file, _csv(table))
+
+
+def append_csv(file: Path, table: pd.DataFrame) -> None:
+    """Adds the rows of `table` to a table of the same columns that `write_csv` wrote."""
+    rows = _csv(table, header=False).encode("utf-8", "backslashreplace")
+    with file.open("ab", buffering=0) as handle:  # by one call, so that a reader sees no half of a row
+        handle.write(rows)
+
+
+def _csv(table: pd.DataFrame, header: bool = True) -> str:
     text = table.copy()
     text.columns = [_guarded(str(column)) for column in text.columns]
     for column in text.columns:
         if text[column].dtype == object or pd.api.types.is_string_dtype(text[column]):
             text[column] = text[column].map(_guarded)
-    written = text.to_csv(index=False, lineterminator=_LINE_END)
-    write_text(file, written.replace(_LINE_END, "\n"))
+    written = text.to_csv(index=False, header=header, lineterminator=_LINE_END)
+    return written.replace(_LINE_END, "\n")
 
 
 def read_csv(file: Path) -> pd.DataFrame:

@@ -97,8 +97,13 @@ def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table_of([_step(event) for event in events if event["event"] == STEP], begin.get("columns", ()))
 
 
-def table_of(steps: Sequence[Step], tasks: Sequence[str] = ()) -> pd.DataFrame:
-    """The table of some steps; `tasks` are those that have columns of their own."""
+def table_of(steps: Sequence[Step], tasks: Sequence[str] = (), first: int = 0) -> pd.DataFrame:
+    """The table of some steps.
+
+    Args:
+        tasks: those that have columns of their own.
+        first: the number of the first of the steps.
+    """
     rows = [
         {
             "step": number,
@@ -110,7 +115,7 @@ def table_of(steps: Sequence[Step], tasks: Sequence[str] = ()) -> pd.DataFrame:
             "merge_seconds": round(step.merge_seconds, 3),
             "eval_seconds": round(step.eval_seconds, 3),
         }
-        for number, step in enumerate(steps)
+        for number, step in enumerate(steps, first)
     ]
     columns = [*COLUMNS, *(f"score_{task}" for task in tasks)]
     whole = dict.fromkeys(("soup_size", "fixed", "broken"), "Int64")
