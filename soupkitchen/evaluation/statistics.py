@@ -136,7 +136,9 @@ def _rescorer(evaluation: Evaluation, tasks: Several, references: References) ->
 
     def scores(drawn: Resamples) -> np.ndarray:
         found = [score(indices) for score, indices in zip(by_task.values(), drawn, strict=True)]
-        return np.array([tasks.score(dict(zip(by_task, one, strict=True))) for one in zip(*found, strict=True)])
+        return np.array(
+            [tasks.score(dict(zip(by_task, one, strict=True))) for one in zip(*found, strict=True)]
+        )
 
     return scores
 
