@@ -6,7 +6,9 @@
     python scripts/benchmark_merging.py mergekit --millions 100     (some minutes; needs mergekit 0.1.5)
 
 `growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `reading`
-sets the merging of five checkpoints beside the plainest torch loop that reads and sums them. `mergekit`
+sets the merging of five checkpoints beside the plainest torch loop that reads and sums them, and beside
+the floor: each byte of the runs read once, and of the merged float32 weights written once, at the speed at
+which torch copies. `mergekit`
 makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, which differ from
 it by about a hundredth, and merges them with `mergekit-yaml` and with us (`merge_checkpoints.py`), each
 in a process of its own that ends with a loadable model on disk. CPU seconds are the steadier figure on
@@ -145,9 +147,24 @@ def reading(folder: Path, repeats: int = 5) -> None:
             times.setdefault(name, []).append(time.perf_counter() - started)
     print("| | s | times the loop | times linear |")
     print("|---|---|---|---|")
+    times["floor"] = [floor(pool.runs)]
     for name, taken in times.items():
         loop, linear = min(times["plain torch loop"]), min(times["linear"])
         print(f"| {name} | {min(taken):.2f} | {min(taken) / loop:.2f} | {min(taken) / linear:.2f} |")
+
+
+def floor(runs: Sequence[Checkpoint]) -> float:
+    """Seconds for reading the runs' bytes once, and writing as many float32 numbers as a model has."""
+    read = sum(info.nbytes for run in runs for info in run.header.values())
+    written = sum(4 * info.elements for info in runs[0].header.values())
+    source = torch.ones(1 << 28)
+    target = torch.empty_like(source)
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        target.copy_(source)
+        taken.append(time.perf_counter() - started)
+    return (read + written) / (2 * source.nbytes / min(taken))
 
 
 def plain_sum(runs: Sequence[Checkpoint]) -> dict[str, torch.Tensor]:

@@ -52,14 +52,18 @@ class Stopwatch:
         self.looks, self.settle = False, _nothing
         self._begun = True
 
-    def begin_unless_begun(self) -> None:
-        """Begins, but where that has happened and nothing was done since: a command begins before its run."""
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Around a run: begins, but where a command has begun before its run. What comes next begins anew."""
         if not self._begun:
             self.begin()
+        try:
+            yield
+        finally:
+            self._begun = False
 
     def started(self) -> None:
         """Ends "starting"."""
-        self._begun = False
         self._count()
         self._parts = self._parts[:1]
 

@@ -55,15 +55,18 @@ def test_it_begins_once_and_then_anew_for_each_run(clock: Clock, stopwatch: Stop
     clock.now = 100  # somebody thinks about what to run
     stopwatch.begin()
     clock.now = 102
-    stopwatch.begin_unless_begun()  # the command began, now its run does
-    clock.now = 103
-    stopwatch.started()
-    stopwatch.read = 10
-    assert stopwatch.spent()["starting"] == 3
+    with stopwatch.run(), stopwatch.run():  # the command begins, then its run
+        clock.now = 103
+        stopwatch.started()
+        stopwatch.read = 10
+        assert stopwatch.spent()["starting"] == 3
     clock.now = 110
-    stopwatch.begin_unless_begun()
-    clock.now = 111
-    assert (stopwatch.spent()["starting"], stopwatch.spent()["bookkeeping"], stopwatch.read) == (1, 0, 0)
+    with contextlib.suppress(KeyError), stopwatch.run():  # another, which fails before it starts
+        clock.now = 115
+        raise KeyError
+    with stopwatch.run():
+        clock.now = 116
+        assert (stopwatch.spent()["starting"], stopwatch.spent()["bookkeeping"], stopwatch.read) == (1, 0, 0)
 
 
 def test_other_threads_count_for_nothing(clock: Clock, stopwatch: Stopwatch) -> None:

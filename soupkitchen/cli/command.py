@@ -19,6 +19,7 @@ from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.console import say
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
 from soupkitchen.store.layout import LEADERBOARD, REPORT, SOUP, TRAJECTORY, check_is_ours
@@ -50,7 +51,8 @@ def run_all(config: DictConfig) -> float:
         below 0, and the direction is ``maximize`` whatever the metric.
     """
     try:
-        return run(config)
+        with stopwatch.run():
+            return run(config)
     except Exception as error:  # whatever it is, Hydra would put a line above it
         if HydraConfig.get().mode != RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
             raise Failed(error) from error

@@ -46,19 +46,19 @@ def carry_out(
         SoupkitchenError: for whatever the user can put right.
     """
     launch.check()
-    stopwatch.begin_unless_begun()
-    crew = Crew.joined()
-    if crew is None:
-        return _carry_out(config, folder, build, overwrite)
-    if crew.number:
-        with _quiet(), _silent():
-            follow(crew, lambda: build(folder).bench())
-        return Result(folder)
-    try:
-        return _carry_out(config, folder, _for_all(build, crew), overwrite)
-    finally:
-        with suppress(LostError):
-            crew.tell("end")
+    with stopwatch.run():
+        crew = Crew.joined()
+        if crew is None:
+            return _carry_out(config, folder, build, overwrite)
+        if crew.number:
+            with _quiet(), _silent():
+                follow(crew, lambda: build(folder).bench())
+            return Result(folder)
+        try:
+            return _carry_out(config, folder, _for_all(build, crew), overwrite)
+        finally:
+            with suppress(LostError):
+                crew.tell("end")
 
 
 def _for_all(build: Callable[[Path], Experiment], crew: Crew) -> Callable[[Path], Experiment]:

@@ -242,9 +242,7 @@ def _lost(predictions: Rows) -> np.ndarray:
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """The mean over the last axis, of the same weight each where there are no weights."""
-    if weights is None:
-        return np.mean(values, axis=-1)
-    return np.sum(values * weights, axis=-1) / np.sum(weights, axis=-1)
+    return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:
