@@ -205,8 +205,8 @@ def test_a_resample_is_one_of_queries_among_the_same_candidates() -> None:
     part = type("Part", (), {"values": None, "predictions": rows})
     rescored = _of_task(part, metric, numbers)  # type: ignore[arg-type]
     assert rescored is not None
-    assert rescored(np.arange(40)) == metric.score(rows, numbers)
-    halves = [rescored(np.arange(20)), rescored(np.arange(20, 40))]
+    assert rescored(np.arange(40)[None]) == [metric.score(rows, numbers)]
+    halves = rescored(np.arange(40).reshape(2, 20))
     assert np.mean(halves) == pytest.approx(metric.score(rows, numbers))
     assert metric.score(rows[:20], numbers[:20]) > halves[0]  # among fewer candidates
 

@@ -154,6 +154,17 @@ def test_numbers_of_all_kinds_come_back_from_a_journal(
     pd.testing.assert_frame_equal(leaderboard(events), leaderboard(ledger.events))
 
 
+def test_a_trajectory_that_is_taken_away_comes_back_whole(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin({}, {}, metric="m", greater_is_better=True, columns=[])
+    ledger.step(Step("rank", "a"))
+    (tmp_path / "trajectory.csv").unlink()
+    for name in ("b", "c"):
+        ledger.step(Step("rank", name))
+    table = read_csv(tmp_path / "trajectory.csv")
+    assert list(zip(table["step"], table["candidate"], strict=True)) == [(0, "a"), (1, "b"), (2, "c")]
+
+
 class Seen:
     """Notes what it is told of."""
 

@@ -87,9 +87,8 @@ class Ledger:
             for event in self._journal.events:
                 self._tell(event, anew=False)
             log.info("continuing: %d events are in %s", self._journal.events_before, self._journal.file)
-        if self.folder is not None:
-            write_csv(self.folder / TRAJECTORY, trajectory(self.events))
-            self._rows = sum(event["event"] == STEP for event in self.events)
+        self._rows = sum(event["event"] == STEP for event in self.events)
+        self._write_trajectory()
 
     def recall_scoring(self, key: str, split: str) -> Event:
         """What the journal says came of scoring what is known as `key`: a "score" or an "error".
@@ -115,10 +114,7 @@ class Ledger:
         told = asdict(step)
         if not self._journal.recall(event=STEP, **{name: told[name] for name in _CHECKED}):
             self._add(event=STEP, **told)
-            if self.folder is not None:
-                tasks = self.events[0].get("columns", ())
-                append_csv(self.folder / TRAJECTORY, table_of([step], tasks, self._rows))
-                self._rows += 1
+            self._add_row(step)
 
     def entry(self, entry: Entry) -> None:
         """Notes a row of the leaderboard."""
@@ -159,6 +155,19 @@ class Ledger:
     def _tell(self, event: Event, anew: bool) -> None:
         for observer in self._observers:
             observer.noted(event, anew)
+
+    def _add_row(self, step: Step) -> None:
+        if self.folder is None:
+            return
+        if (file := self.folder / TRAJECTORY).exists():
+            append_csv(file, table_of([step], self.events[0].get("columns", ()), self._rows))
+        else:
+            self._write_trajectory()
+        self._rows += 1
+
+    def _write_trajectory(self) -> None:
+        if self.folder is not None:
+            write_csv(self.folder / TRAJECTORY, trajectory(self.events))
 
 
 def last_recipe(events: list[Event]) -> Mapping[str, Any]:
