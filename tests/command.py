@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -52,18 +53,45 @@ def forked(
     code: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess:
     """Runs code as `python -c` does, but in a fork of a process that has imported everything."""
-    words = ["soupkitchen", *arguments]
-    with tempfile.TemporaryDirectory() as folder:
-        stdout, stderr = Path(folder) / "stdout", Path(folder) / "stderr"
-        places = {"cwd": str(cwd), "stdout": str(stdout), "stderr": str(stderr)}
-        request = {"code": code, "arguments": words, "env": dict(env or {}), **places}
-        process = _zygote()
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(f"{json.dumps(request)}\n")
-        process.stdin.flush()
-        ended = int(process.stdout.readline())
-        return subprocess.CompletedProcess(words, ended, stdout.read_text(), stderr.read_text())
+    process = Fork(code, *arguments, cwd=cwd, env=env)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.poll() or 0, out, err)
+
+
+class Fork:
+    """Code that runs as by `python -c` with a session of its own, in a fork; to be asked as a `Popen` is."""
+
+    def __init__(self, code: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self.args = ["soupkitchen", *arguments]
+        self.returncode: int | None = None
+        self._told: list[str] = []
+        self._said = tempfile.TemporaryDirectory()
+        self._files = [str(Path(self._said.name) / name) for name in ("stdout", "stderr")]
+        places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": self._files[1]}
+        self.pid = _ask({"code": code, "arguments": self.args, "env": dict(env or {}), **places})
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask(self.pid)
+        return self.returncode
+
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.005)
+        if Path(self._said.name).exists():
+            self._told = [Path(file).read_text() for file in self._files]
+            self._said.cleanup()
+        out, err = self._told
+        return out, err
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def as_module(name: str) -> str:
@@ -86,13 +114,19 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
     )
 
 
-def started(
+def started(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Fork:
+    """Starts the command, in a fork of a process that has imported everything."""
+    code = "from soupkitchen.__main__ import main; main()"
+    return Fork(code, *arguments, "runtime.threads=1", cwd=cwd, env=env)
+
+
+def started_anew(
     *arguments: str,
     cwd: Path,
     by: Sequence[str] = ("-m", "soupkitchen"),
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen:
-    """Starts the command, as what Python is given `by`, in a session of its own."""
+    """Starts the command, as what a new Python is given `by`, in a session of its own."""
     return subprocess.Popen(
         [sys.executable, *by, *arguments, "runtime.threads=1"],
         cwd=cwd,
@@ -106,7 +140,7 @@ def started(
     )
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | Fork) -> None:
     until = time.monotonic() + 200
     while not condition():
         assert process.poll() is None, process.communicate()[1]
@@ -130,6 +164,20 @@ def same(one: Path, other: Path) -> None:
     assert files == [file.name for file in sorted((other / "soup").iterdir())]
     for name in files:
         assert (one / "soup" / name).read_bytes() == (other / "soup" / name).read_bytes()
+
+
+_asking = threading.Lock()
+
+
+def _ask(request: Any) -> Any:
+    """What the process that forks says to a request."""
+    with _asking:
+        process = _zygote()
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(f"{json.dumps(request)}\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
 
 
 @functools.cache

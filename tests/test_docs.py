@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import as_script, events, forked, same, started, wait_for
+from command import as_script, events, forked, same, started_anew, wait_for
 from command import soupkitchen as run
 from conftest import ROOT
 from pages import PAGES, anchors, blocks, commands, has_figures, links, sections, tables
@@ -130,7 +130,7 @@ def test_the_readmes_runs_in_the_shell_work_and_are_continued(place: Path) -> No
     assert "leaderboard  results/runs-linear-greedy" in result.stdout
     run(*words, "name=alone", "evaluation.cache=null", cwd=place)  # what other tests have scored counts there
     again = ["name=again", "evaluation.cache=null"]
-    process = started(*words, *again, cwd=place)
+    process = started_anew(*words, *again, cwd=place)
     wait_for(lambda: len(events(place / "results" / "again")) >= 4, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import events, own, started
+from command import events, own, started_anew
 from hub import Hub, hub
 
 
@@ -18,7 +18,7 @@ def there() -> Iterator[Hub]:
 
 def run(server: Hub, *words: str, cwd: Path, token: str = "hf_right") -> tuple[int, str]:
     env = {"HF_ENDPOINT": server.url, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    process = started(*words, cwd=cwd, env={**env, "HF_HOME": str(cwd / "hf"), "OMP_NUM_THREADS": "1"})
+    process = started_anew(*words, cwd=cwd, env={**env, "HF_HOME": str(cwd / "hf"), "OMP_NUM_THREADS": "1"})
     _, err = process.communicate(timeout=200)
     assert "Traceback" not in err
     return process.returncode, err

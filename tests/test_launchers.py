@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from command import events, own, soupkitchen, started, wait_for
+from command import events, own, soupkitchen, started_anew, wait_for
 
 LIMIT = 300
 
@@ -17,7 +17,7 @@ LIMIT = 300
 def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=joblib"]
     words += ["method=linear,slerp,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=3"]
-    sweep = started("-m", *words, cwd=tmp_path)
+    sweep = started_anew("-m", *words, cwd=tmp_path)
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 0, err
     table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
@@ -30,7 +30,7 @@ def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=ray"]
-    sweep = started("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
+    sweep = started_anew("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
     results = tmp_path / "results"
 
     def amid() -> list[Path]:
@@ -59,7 +59,7 @@ def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(
     text_runs: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = [*own(text_runs, texts), "hydra/launcher=submitit_local", "method=linear,slerp"]
-    sweep = started("-m", *words, cwd=tmp_path)
+    sweep = started_anew("-m", *words, cwd=tmp_path)
     results = tmp_path / "results"
 
     def amid() -> list[Path]:
@@ -73,7 +73,7 @@ def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode != 0
     done = events(folder)
-    again = started("-m", *words, cwd=tmp_path)
+    again = started_anew("-m", *words, cwd=tmp_path)
     _, err = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, err
     table = pd.read_csv(results / "leaderboard.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import events, same, soupkitchen, started, wait_for
+from command import events, same, soupkitchen, started, started_anew, wait_for
 
 LIMIT = 240
 """Seconds, after which every process says where it stands."""
@@ -33,7 +34,20 @@ def words(text_runs: Path, texts: Path) -> Words:
 def launched(number: int, words: Words, folder: Path) -> subprocess.Popen:
     by = ["-m", "torch.distributed.run", "--nproc_per_node", str(number), "--rdzv_backend", "c10d"]
     by += ["--rdzv_endpoint", "localhost:0", "-m", "soupkitchen"]
-    return started(*words, cwd=folder, by=by, env={"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
+    return started_anew(*words, cwd=folder, by=by, env={"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
+
+
+def forked(number: int, words: Words, folder: Path) -> tuple[int, str, str]:
+    """The same without the launcher: its processes are forks that are told what it tells its own."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        told = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1])}
+    told |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+    processes = [started(*words, cwd=folder, env={**told, **rank}) for rank in ranks]
+    said = [process.communicate(timeout=LIMIT) for process in processes]
+    out, err = ("".join(texts) for texts in zip(*said, strict=True))
+    return max(abs(process.poll() or 0) for process in processes), out, err
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -50,7 +64,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "more", "again"),
+    ("number", "more", "by_torchrun"),
     [
         (2, ["method=ties", "pool.base={base}"], False),
         (3, ["task.metric.name=f1_macro"], False),  # no mean: every example is scored
@@ -60,18 +74,22 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
     ids=["ties", "macro_f1", "in parts", "in full"],
 )
 def test_decisions_tables_and_weights_are_those_of_one_process(
-    number: int, more: Words, again: bool, words: Words, text_runs: Path, tmp_path: Path
+    number: int, more: Words, by_torchrun: bool, words: Words, text_runs: Path, tmp_path: Path
 ) -> None:
     words = [*words, *(word.format(base=text_runs / "d") for word in more), "name=x"]
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
-    status, out, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
+
+    def several() -> tuple[int, str, str]:
+        theirs = [*words, "results_dir=several"]
+        return ended(launched(number, theirs, tmp_path)) if by_torchrun else forked(number, theirs, tmp_path)
+
+    status, out, err = several()
     assert status == 0, err
     same(tmp_path / "one" / "x", tmp_path / "several" / "x")
     assert out.count("several/x/leaderboard.csv") == 1  # one process speaks
     assert err.count("saved ") == 1
-    if again:
-        status, told, err = ended(launched(number, [*words, "results_dir=several"], tmp_path))
-        assert (status, told) == (0, out), err  # finished: reported, and not repeated
+    status, told, err = several()
+    assert (status, told) == (0, out), err  # finished: reported, and not repeated
 
 
 def workers_of(launcher: subprocess.Popen) -> list[psutil.Process]:

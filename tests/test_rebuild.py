@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from command import soupkitchen
+from command import forked, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from tiny import llama, tokenizer
@@ -179,8 +177,9 @@ def test_what_is_no_recipe_is_named(what: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def by_mergekit(config: Path, folder: Path) -> dict[str, torch.Tensor]:
-    script = Path(sys.executable).with_name("mergekit-yaml")
-    subprocess.run([str(script), str(config), str(folder)], check=True, capture_output=True)
+    script = "from mergekit.scripts.run_yaml import main; main()"  # what is installed as mergekit-yaml
+    ended = forked(script, str(config), str(folder), cwd=folder.parent)
+    assert ended.returncode == 0, ended.stderr
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tensors: dict[str, torch.Tensor] = model.state_dict()
     return tensors

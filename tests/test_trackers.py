@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import reading_trackers
-from command import events, own, same, soupkitchen, started, wait_for
+from command import events, own, same, soupkitchen, started_anew, wait_for
 from reading_trackers import Tracked
 
 import soupkitchen as api
@@ -289,11 +289,11 @@ def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
 ) -> None:
     words = (*own(text_runs, texts), "tracker=[tensorboard,mlflow,wandb]")
     folder = tmp_path / "results" / "killed"
-    process = started(*words, "name=killed", cwd=tmp_path)
+    process = started_anew(*words, "name=killed", cwd=tmp_path)
     wait_for(lambda: sum(one["event"] == "step" for one in events(folder)) >= 4, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    process = started(*words, "name=killed", cwd=tmp_path)  # no fork: W&B's own process outlives forks
+    process = started_anew(*words, "name=killed", cwd=tmp_path)  # no fork: W&B's own process outlives forks
     process.communicate()
     assert process.returncode == 0
     expected = of_trajectory(folder)

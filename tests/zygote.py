@@ -1,8 +1,8 @@
 """Runs code in forks of a process that has imported everything, as imports are most of a run's time.
 
-Reads requests from stdin, a JSON object a line (code, arguments, cwd, what is set in the environment,
-and files for stdout and stderr), runs the code as `python -c` does, but in a fork, and answers with its
-exit code.
+Reads requests from stdin, one a line, in JSON. Code (with arguments, cwd, what is set in the environment,
+and files for stdout and stderr) is run as `python -c` does, but in a fork: the answer is the number of its
+process. To such a number the answer is the exit code, null where the process has not ended.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        process = os.fork()
-        if not process:
+        if isinstance(request, int):
+            process, status = os.waitpid(request, os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if process else None), flush=True)
+        elif process := os.fork():
+            print(process, flush=True)
+        else:
             run(request)
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def import_everything() -> None:
@@ -52,9 +54,16 @@ def import_everything() -> None:
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     import soupkitchen.__main__
+    import soupkitchen.cli.command
     import soupkitchen.demo
     import soupkitchen.experiment
+    import soupkitchen.experiment.session
     import soupkitchen.trackers  # noqa: F401
+    from soupkitchen import metrics, tasks
+
+    metrics.shipped()
+    for kind in tasks.CLASSES:
+        getattr(tasks, kind)
 
     get_checkpoint_conversion_mapping("bert")  # a thousand expressions, of which each loading needs none
     Plugins.instance()
@@ -64,7 +73,9 @@ def import_everything() -> None:
 
 
 def run(request: dict[str, Any]) -> NoReturn:
+    os.setsid()
     signal.alarm(LONGEST)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background has ignored
     os.chdir(request["cwd"])
     sys.path[0] = request["cwd"]  # as `python -m` has it
     for number, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
@@ -77,6 +88,9 @@ def run(request: dict[str, Any]) -> NoReturn:
         exec(request["code"], {"__name__": "__main__"})
     except SystemExit as left:
         code = left.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
     except BaseException:
         traceback.print_exc()
         code = 1
