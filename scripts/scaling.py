@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measures how a run's time and memory grow: with runs, parameters, held-out examples, and workers.
 
-    python scripts/scaling.py                  (half an hour; needs Linux, and 8 GB on disk)
-    python scripts/scaling.py --what runs parameters
+    python scripts/scaling.py                  (10 minutes; needs Linux, and 10 GB on disk)
+    python scripts/scaling.py --what parameters --billions 3          (needs 30 GB on disk)
     python scripts/scaling.py --picture docs/figures/scaling.svg      (draws results/scaling.csv)
 
 Each point is one greedy soup by the command, in a process of its own, over Llamas with random weights and
@@ -55,6 +55,7 @@ def points(what: str, largest: float) -> Iterator[Point]:
             (100, 13, 768),
             (300, 22, 1024),
             (1000, 20, 2048),
+            (3000, 35, 2560),
         ):
             if millions <= largest * 1000:
                 yield Point(what, millions, layers=layers, width=width, examples=2)
