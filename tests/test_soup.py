@@ -324,6 +324,32 @@ def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: 
     assert all(torch.equal(x, dict(pool[0].tensors())[name]) for name, x in soup.blend(pool[:1]))
 
 
+@pytest.mark.parametrize("elect", ["mass", "count"])
+@pytest.mark.parametrize(
+    ("weights", "rounds", "stored"),
+    [([1, 2, 3, 1], 1, torch.int8), ([1, 2, 0.5, 1], 2, torch.float32), ([1, 1, 1, 1], 33, torch.float32)],
+    ids=["whole", "not whole", "too many for a byte"],
+)
+def test_weights_of_signs_are_exact_however_they_are_stored(
+    weights: list[float], rounds: int, stored: torch.dtype, elect: Any, tmp_path: Path
+) -> None:
+    base, pool = with_base(tmp_path)
+    by_name = {run.name: weight for run, weight in zip(pool, weights, strict=True)}
+    method = TaskVectors(Magnitude(0.3), elect, normalize=True, weights=by_name)
+    soup = Soup(method, base=base)
+    for ingredient in pool * rounds:
+        tasted = dict(soup.taste(ingredient))
+        soup.keep(ingredient)
+        kept = dict(soup.tensors())
+        assert all(torch.equal(tasted[name], kept[name]) for name in kept)
+    (state,) = [fold._state for name, fold in soup._folds.items() if name == "body"]
+    assert state.positive_weight.dtype == state.negative_weight.dtype == stored
+    start = load_file(base.path / "model.safetensors")["body"].double().numpy()
+    deltas = [naive.trim(x - start, 0.3) for x in arrays(pool, "body")] * rounds
+    expected = start + naive.consensus(deltas, weights * rounds, elect)
+    np.testing.assert_allclose(kept["body"].double().numpy(), expected, atol=2e-6)
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
     tmp_path: Path, together: bool

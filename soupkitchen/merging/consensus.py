@@ -7,7 +7,8 @@ With wᵢ the weights and δ̂ᵢ what a sparsifier leaves of the task vectors, 
   count (of Σ sign vᵢ), + where that is 0; then Σ of the vᵢ of that sign, divided by Σ |wᵢ| over
   these if normalised, 0 where there are none.
 
-All are running sums, so one more task vector costs the same whatever came before.
+All are running sums, so one more task vector costs the same whatever came before. Sums of weights are whole
+numbers while all weights are, as 1 is: they then take a byte.
 
 Yadav et al. 2023, "TIES-Merging", arXiv 2306.01708, section 3.
 """
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 _NO_WEIGHT = torch.finfo(torch.float32).tiny
+_MOST = torch.iinfo(torch.int8).max
 
 
 class Consensus(Protocol):
@@ -69,7 +71,7 @@ class Sum:
 
 
 class MassState(NamedTuple):
-    """Σ vᵢ and Σ |vᵢ|; where normalised, the weights of positive and of negative entries.
+    """Σ vᵢ and Σ |vᵢ|; where normalised, the weights of positive and of negative entries; Σ |wᵢ|.
 
     The entries of one sign sum to half of the second plus or minus the first. The sign that
     mass elects has the larger sum, so nothing is lost by cancellation.
@@ -79,6 +81,7 @@ class MassState(NamedTuple):
     magnitude: torch.Tensor
     positive_weight: torch.Tensor
     negative_weight: torch.Tensor
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,7 @@ class Mass:
     normalize: bool
 
     def init(self, like: torch.Tensor) -> MassState:
-        used = like if self.normalize else like.new_empty(0)
-        return MassState(*(torch.zeros_like(x) for x in (like, like, used, used)))
+        return MassState(torch.zeros_like(like), torch.zeros_like(like), *_no_weights(like, self.normalize))
 
     def add(
         self,
@@ -114,13 +116,14 @@ class Mass:
 
 
 class CountState(NamedTuple):
-    """Sums of positive and of negative entries; their weights where normalised; votes."""
+    """Sums of positive and of negative entries; votes; the entries' weights where normalised; Σ |wᵢ|."""
 
     positive: torch.Tensor
     negative: torch.Tensor
+    votes: torch.Tensor
     positive_weight: torch.Tensor
     negative_weight: torch.Tensor
-    votes: torch.Tensor
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,8 @@ class Count:
     normalize: bool
 
     def init(self, like: torch.Tensor) -> CountState:
-        used = like if self.normalize else like.new_empty(0)
-        return CountState(*(torch.zeros_like(x) for x in (like, like, used, used, like)))
+        positive, negative, votes = (torch.zeros_like(like) for _ in range(3))
+        return CountState(positive, negative, votes, *_no_weights(like, self.normalize))
 
     def add(
         self,
@@ -146,7 +149,7 @@ class Count:
         votes = torch.add(state.votes, sign, out=out and out.votes)
         if not self.normalize:
             return state._replace(positive=positive, negative=negative, votes=votes)
-        return CountState(positive, negative, *_weights(state, sign, weight, out), votes)
+        return CountState(positive, negative, votes, *_weights(state, sign, weight, out))
 
     def merged(self, state: CountState) -> torch.Tensor:
         plus = _elected(state.votes)
@@ -156,17 +159,34 @@ class Count:
         return _normalized(merged, state, plus)
 
 
+def _no_weights(like: torch.Tensor, used: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The weights of positive and of negative entries of nothing, and their sum; empty if not `used`."""
+    size = like.numel() if used else 0
+    positive, negative = (torch.zeros(size, dtype=torch.int8, device=like.device) for _ in range(2))
+    return positive, negative, 0.0
+
+
 def _weights(
     state: MassState | CountState, sign: torch.Tensor, weight: float, out: MassState | CountState | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights of positive and of negative entries with one more's, whose `sign` is overwritten."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The weights of positive and of negative entries with one more's, whose `sign` is overwritten.
+
+    From the first one on that is not whole, or no room for in a byte, they are float32.
+    """
+    step, total = abs(weight), state.weight + abs(weight)
+    alpha: float = step
+    if state.positive_weight.dtype == torch.int8:
+        if step.is_integer() and total <= _MOST:
+            sign, alpha = sign.to(torch.int8), int(step)
+        else:
+            out = None
     positive = torch.add(
-        state.positive_weight, sign.relu(), alpha=abs(weight), out=out and out.positive_weight
+        state.positive_weight, sign.clamp(min=0), alpha=alpha, out=out and out.positive_weight
     )
     negative = torch.sub(
-        state.negative_weight, sign.clamp_(max=0), alpha=abs(weight), out=out and out.negative_weight
+        state.negative_weight, sign.clamp_(max=0), alpha=alpha, out=out and out.negative_weight
     )
-    return positive, negative
+    return positive, negative, total
 
 
 def _elected(votes: torch.Tensor) -> torch.Tensor:
@@ -176,5 +196,10 @@ def _elected(votes: torch.Tensor) -> torch.Tensor:
 
 def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch.Tensor) -> torch.Tensor:
     """`merged`, divided in place by the weight of the sign that is elected."""
-    weight = torch.lerp(state.negative_weight, state.positive_weight, plus)
-    return merged.div_(weight.clamp_(min=_NO_WEIGHT))  # where no run agrees, 0 is divided
+    positive, negative = state.positive_weight, state.negative_weight
+    if positive.dtype == torch.int8:
+        least: float = 1
+        weight = torch.addcmul(negative, plus.to(torch.int8), positive - negative)
+    else:
+        least, weight = _NO_WEIGHT, torch.lerp(negative, positive, plus)
+    return merged.div_(weight.clamp_(min=least))  # where no run agrees, 0 is divided

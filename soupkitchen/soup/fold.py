@@ -114,17 +114,23 @@ class Fold:
         if self._state is None:
             self._state = self._memory.state(self.method, self._elements)
         vector, measure = self._measure(operand, remarks)
-        state, folded = self._state, self._state
+        folded = self._state
         for part in chunks(self._elements, self._device):
             sliced = self._slice(part)
             folded = self.method.add_(sliced, vector[part], measure, part.start)
-            for field, old, new in zip(state, sliced, folded, strict=True):
-                if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
-                    field[part] = new
+            triples = zip(self._state, sliced, folded, strict=True)
+            self._state = type(folded)(*(self._stored(part, *triple) for triple in triples))
         # tensors were written in place; plain numbers are those of the fold
-        self._state = type(state)(
-            *(old if isinstance(old, torch.Tensor) else new for old, new in zip(state, folded, strict=True))
-        )
+        pairs = zip(self._state, folded, strict=True)
+        self._state = type(folded)(*(old if isinstance(old, torch.Tensor) else new for old, new in pairs))
+
+    def _stored(self, part: slice, field: Any, old: Any, new: Any) -> Any:
+        """A field of the state with `new` as a part of it, which was `old`, in the dtype of the new."""
+        if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
+            if field.dtype != new.dtype:
+                field = self._memory.converted(field, new.dtype)
+            field[part] = new
+        return field
 
     def blend(
         self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks | None = None

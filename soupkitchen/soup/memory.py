@@ -1,7 +1,7 @@
 """Where the running state of a soup is kept: on the device, in the host's memory, or in mapped files.
 
-A soup's state is a few float32 values for each parameter: 4 bytes for an average, 8 for model
-stock, 16 for TIES. Where that exceeds what the device may give, the rest lies in the host's
+A soup's state is a few numbers for each parameter: 4 bytes for an average, 8 for model stock, 10 for TIES
+(16 where weights are not whole). Where that exceeds what the device may give, the rest lies in the host's
 memory, and where it exceeds that too, in memory-mapped files that vanish with the process.
 """
 
@@ -56,6 +56,10 @@ class StateMemory:
         if state is None:
             return method.init(torch.empty(0, dtype=torch.float32, device=self.device))
         return type(state)(*fields)
+
+    def converted(self, field: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A field of a state, in another dtype."""
+        return self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor that is looked at time and again: on the device if there is room, else where it lies."""
