@@ -199,7 +199,7 @@ def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch
     positive, negative = state.positive_weight, state.negative_weight
     if positive.dtype == torch.int8:
         least: float = 1
-        weight = torch.addcmul(negative, plus.to(torch.int8), positive - negative)
+        weight = (positive - negative).mul_(plus.to(torch.int8)).add_(negative)
     else:
         least, weight = _NO_WEIGHT, torch.lerp(negative, positive, plus)
     return merged.div_(weight.clamp_(min=least))  # where no run agrees, 0 is divided
