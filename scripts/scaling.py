@@ -43,6 +43,7 @@ class Point(NamedTuple):
     examples: int = 32
     executor: str = "local"
     workers: int = 1
+    batch_size: int = 64
 
 
 def points(what: str, largest: float) -> Iterator[Point]:
@@ -63,7 +64,7 @@ def points(what: str, largest: float) -> Iterator[Point]:
         yield from (Point(what, n, examples=n) for n in (250, 500, 1000, 2000, 4000))
     else:
         for n in (1, 2):
-            yield Point(what, n, runs=8, layers=6, width=256, examples=64, executor=what, workers=n)
+            yield Point(what, n, 8, layers=6, width=256, examples=512, executor=what, workers=n, batch_size=16)
 
 
 def main() -> None:
@@ -99,6 +100,7 @@ def taken(point: Point, method: str) -> dict[str, Any]:
             f"method={method}",
             "runtime.profile=true",
             "runtime.threads=1",
+            f"runtime.batch_size={point.batch_size}",
             "evaluation.cache=null",
             "report.write=false",
             "name=x",
