@@ -64,7 +64,7 @@ def points(what: str, largest: float) -> Iterator[Point]:
         yield from (Point(what, n, examples=n) for n in (250, 500, 1000, 2000, 4000))
     else:
         for n in (1, 2):
-            yield Point(what, n, 8, layers=6, width=256, examples=512, executor=what, workers=n, batch_size=16)
+            yield Point(what, n, 8, 6, 256, examples=512, executor=what, workers=n, batch_size=16)
 
 
 def main() -> None:
