@@ -25,10 +25,10 @@ def task_vector_gram(runs: Sequence[Checkpoint], base: Checkpoint | None) -> tup
             continue
         tensors = [run.weights.exact(name, device).reshape(-1) for run in runs]
         start = base.tensor(name).reshape(-1) if base else None
-        for part in chunks(info.elements, device):
+        for part in chunks(info.elements, device, beside=len(runs) + 1):
             values = torch.stack([tensor[part].float() for tensor in tensors])
             center = values.mean(0) if start is None else start[part].float()
             squares += float(center.double().square().sum())
-            vectors = values - center
+            vectors = values.sub_(center)
             gram += (vectors @ vectors.T).double()
     return gram.numpy(), squares**0.5
