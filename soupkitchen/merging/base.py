@@ -1,8 +1,9 @@
 """What a merge method is: a fold over ingredients, on one tensor at a time.
 
 A method is a frozen dataclass whose fields are its options. Its state is a
-NamedTuple of flat float32 tensors, one element for each element of the merged
-tensor, and of plain numbers. The laws, which one test holds every method to:
+NamedTuple of flat tensors, float32 or smaller, one element for each element of the
+merged tensor, and of plain numbers. A dtype may change when an ingredient is added.
+The laws, which one test holds every method to:
 
 1. `add` changes neither the state nor the tensor that it is given. (`add_` may change the
    state, and gives the same.)

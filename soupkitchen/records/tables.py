@@ -40,7 +40,7 @@ def write_csv(file: Path, table: pd.DataFrame) -> None:
 def append_csv(file: Path, table: pd.DataFrame) -> None:
     """Adds the rows of `table` to a table of the same columns that `write_csv` wrote."""
     rows = _csv(table, header=False).encode("utf-8", "backslashreplace")
-    with file.open("ab", buffering=0) as handle:  # by one call, so that a reader sees no half of a row
+    with file.open("ab") as handle:
         handle.write(rows)
 
 
