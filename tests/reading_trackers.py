@@ -46,7 +46,8 @@ def tensorboard(folder: Path) -> list[Tracked]:
         one = Tracked()
         reader = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
         for name in reader.Tags()["scalars"]:
-            for event in reader.Scalars(name):
+            # files of one second are read in the order of their names, which need not be that of their writing
+            for event in sorted(reader.Scalars(name), key=lambda event: event.wall_time):
                 one.add(name, event.step, event.value)
         for name in reader.Tags()["tensors"]:
             one.table += reader.Tensors(name)[-1].tensor_proto.string_val[0].decode()
