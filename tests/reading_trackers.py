@@ -46,7 +46,7 @@ def tensorboard(folder: Path) -> list[Tracked]:
         one = Tracked()
         reader = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
         for name in reader.Tags()["scalars"]:
-            # files of one second are read in the order of their names, which need not be that of their writing
+            # files of one second are read in the order of their names, which is not that of their writing
             for event in sorted(reader.Scalars(name), key=lambda event: event.wall_time):
                 one.add(name, event.step, event.value)
         for name in reader.Tags()["tensors"]:
