@@ -7,12 +7,11 @@
 
 `growth` times the tasting of one candidate at soup sizes 2 and 32, for each method. `reading`
 sets the merging of five checkpoints beside the plainest torch loop that reads and sums them, and beside
-the floor: each byte of the runs read once, and of the merged float32 weights written once, at the speed at
-which torch copies. `mergekit`
-makes a base and five bfloat16 checkpoints of a Llama of about the size asked for, which differ from
-it by about a hundredth, and merges them with `mergekit-yaml` and with us (`merge_checkpoints.py`), each
-in a process of its own that ends with a loadable model on disk. CPU seconds are the steadier figure on
-a busy machine. All print Markdown; read ratios, not seconds.
+the floor: each byte of the runs read once, and of the merged float32 weights written once, at the speed
+at which torch copies. `mergekit` makes a base and five bfloat16 checkpoints of a Llama of about the size
+asked for, which differ from it by about a hundredth, and merges them with `mergekit-yaml` and with us
+(`merge_checkpoints.py`), each in a process of its own that ends with a loadable model on disk. CPU seconds
+are the steadier figure on a busy machine. All print Markdown; read ratios, not seconds.
 """
 
 from __future__ import annotations

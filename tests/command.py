@@ -21,6 +21,7 @@ import pandas as pd
 
 SECONDS = ["merge_seconds", "eval_seconds"]
 """The columns in which two runs that did the same differ."""
+_COMMAND = "from soupkitchen.__main__ import main; main()"
 
 
 def soupkitchen(
@@ -42,8 +43,7 @@ def soupkitchen(
     words = list(arguments)
     if not any(word.startswith("runtime.threads=") for word in words):
         words.append("runtime.threads=1")
-    code = f"{before}\nfrom soupkitchen.__main__ import main; main()"
-    result = forked(code, *words, cwd=cwd, env=env)
+    result = forked(f"{before}\n{_COMMAND}", *words, cwd=cwd, env=env)
     assert result.returncode == int(fails), result.stderr
     assert "Traceback" not in result.stderr
     return result
@@ -81,7 +81,7 @@ class Fork:
             if time.monotonic() > until:
                 raise subprocess.TimeoutExpired(self.args, timeout)
             time.sleep(0.005)
-        if Path(self._said.name).exists():
+        if not self._told:
             self._told = [Path(file).read_text() for file in self._files]
             self._said.cleanup()
         out, err = self._told
@@ -116,8 +116,7 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
 
 def started(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Fork:
     """Starts the command, in a fork of a process that has imported everything."""
-    code = "from soupkitchen.__main__ import main; main()"
-    return Fork(code, *arguments, "runtime.threads=1", cwd=cwd, env=env)
+    return Fork(_COMMAND, *arguments, "runtime.threads=1", cwd=cwd, env=env)
 
 
 def started_anew(

@@ -219,7 +219,7 @@ def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
             assert not run.done()
             time.sleep(0.001)
         time.sleep(seconds)
-        journal.parent.rename(tmp_path / "elsewhere")  # at once, as nobody removes a whole folder
+        shutil.rmtree(journal.parent.rename(tmp_path / "gone"), ignore_errors=True)  # at once, then for good
         said = run.result().stderr
     assert "is gone: something removed or renamed it" in said
 

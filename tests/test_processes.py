@@ -37,7 +37,7 @@ def launched(number: int, words: Words, folder: Path) -> subprocess.Popen:
     return started_anew(*words, cwd=folder, by=by, env={"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
 
 
-def forked(number: int, words: Words, folder: Path) -> tuple[int, str, str]:
+def unlaunched(number: int, words: Words, folder: Path) -> tuple[int, str, str]:
     """The same without the launcher: its processes are forks that are told what it tells its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -81,7 +81,9 @@ def test_decisions_tables_and_weights_are_those_of_one_process(
 
     def several() -> tuple[int, str, str]:
         theirs = [*words, "results_dir=several"]
-        return ended(launched(number, theirs, tmp_path)) if by_torchrun else forked(number, theirs, tmp_path)
+        return (
+            ended(launched(number, theirs, tmp_path)) if by_torchrun else unlaunched(number, theirs, tmp_path)
+        )
 
     status, out, err = several()
     assert status == 0, err

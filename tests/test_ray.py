@@ -52,7 +52,7 @@ def cooked(
 
 
 SEARCHES = {
-    "greedy": (api.methods.ties, Greedy(passes=2), 3),
+    "greedy": (api.methods.ties, Greedy(passes=2), 4),
     "evolve": (api.methods.linear, Evolve(evaluations=18), 2),
 }
 

@@ -160,11 +160,12 @@ def _of_task(
         return None
     predicted, right = _rows(part.predictions), _rows(references)
 
-    def quick(drawn: np.ndarray) -> Sequence[float]:
-        scores = (metric.quick(predicted[one], right[one]) for one in drawn)
-        return [score for score in scores if score is not None]
+    def quick(drawn: np.ndarray) -> float:
+        score = metric.quick(predicted[drawn], right[drawn])
+        assert score is not None
+        return score
 
-    return quick
+    return lambda drawn: [quick(one) for one in drawn]
 
 
 def _interval(
@@ -190,8 +191,8 @@ def _interval(
     if plain is not None:
         result = bootstrap((plain,), np.mean, **options)
     else:
-        drawn = [np.arange(size) for size in sizes]
-        result = bootstrap(drawn, lambda *drawn, axis: statistic(drawn), vectorized=True, **options)
+        indices = [np.arange(size) for size in sizes]
+        result = bootstrap(indices, lambda *drawn, axis: statistic(drawn), vectorized=True, **options)
     interval = result.confidence_interval
     return (float(interval.low), float(interval.high)), result.bootstrap_distribution
 

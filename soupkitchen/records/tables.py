@@ -39,9 +39,8 @@ def write_csv(file: Path, table: pd.DataFrame) -> None:
 
 def append_csv(file: Path, table: pd.DataFrame) -> None:
     """Adds the rows of `table` to a table of the same columns that `write_csv` wrote."""
-    rows = _csv(table, header=False).encode("utf-8", "backslashreplace")
-    with file.open("ab") as handle:
-        handle.write(rows)
+    with file.open("a", encoding="utf-8", errors="backslashreplace", newline="") as handle:
+        handle.write(_csv(table, header=False))
 
 
 def _csv(table: pd.DataFrame, header: bool = True) -> str:
