@@ -8,8 +8,9 @@
 Two pools: the demo's nine classifiers with 400 held-out texts, and eight Llamas of 102 M parameters
 (`llama_pool.py`) with 48 texts. Soups are made, each in a process of its own, in turn, by soupkitchen's
 command (its control, report and proof of what was saved included; nothing known beforehand), by the same
-with confidence stopping and ranking on a tenth of the data, and by the two of `greedy_peers.py`: the paper's
-algorithm as plainly as it can be written, and `mergekit-yaml` with transformers. All but the second have to
+with the running state in a file that has no name (`runtime.max_memory`), by the same with confidence stopping
+and ranking on a tenth of the data, and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
+it can be written, and `mergekit-yaml` with transformers. All but the one with confidence stopping have to
 decide alike. Prints Markdown: the median of the repeats, and the least and the most; read ratios, as machines
 are noisy. Memory is what processes have of their own (no mapped files), sampled, of all that run at a time.
 """
@@ -37,11 +38,17 @@ from soupkitchen.stopwatch import PARTS
 SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
     "ours": "soupkitchen",
+    "lean": "soupkitchen, state in files",
     "fast": "soupkitchen, confidence 0.999, ranking on a tenth",
     "plain": "the paper's algorithm, plainly",
     "everyday": "mergekit-yaml, transformers",
 }
-FAST = ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={examples: 0.1}")
+MORE = {
+    "ours": (),
+    "lean": ("runtime.max_memory={cpu: 100MB}",),
+    "fast": ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={examples: 0.1}"),
+}
+"""What our command is told besides."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,8 @@ def measured(way: str, method: str, case: Case, threads: int) -> Measured:
     """Makes the soup in a process of its own, which knows nothing of earlier ones."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch)
-        if way in ("ours", "fast"):
-            taken = cooked(method, case, out, threads, FAST if way == "fast" else ())
+        if way in MORE:
+            taken = cooked(method, case, out, threads, MORE[way])
             return Measured(of_run(out), taken)
         script = str(SCRIPTS / "greedy_peers.py")
         command = [sys.executable, script, way, method, str(case.folder), scratch]

@@ -44,5 +44,8 @@ class Linear(MergeMethod):
     def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
         return LinearState(torch.add(state.total, x, alpha=measure), state.weight + measure)
 
+    def add_(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
+        return LinearState(state.total.add_(x, alpha=measure), state.weight + measure)
+
     def result(self, state: LinearState) -> torch.Tensor:
         return state.total / state.weight if self.normalize and state.weight else state.total
