@@ -19,11 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gains
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
-from scipy.stats import bootstrap
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen import demo
@@ -46,10 +45,7 @@ def main() -> None:
         for seed in sorted(RUNS, reverse=True):
             train(arguments.folder / f"seed-{seed}", seed)
         return
-    print(
-        "| seed | runs | | best single | uniform | greedy soup | of | their ensemble | soup − best, on test |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(gains.HEAD)
     for seed in RUNS:
         print(row(arguments.folder / f"seed-{seed}", seed), flush=True)
 
@@ -94,56 +90,12 @@ def row(folder: Path, seed: int) -> str:
         "task": "text_classification",
         "task.data.path": folder / "data",
         "task.max_length": LENGTH,
-        "results_dir": folder / "results",
-        "name": "careful",
     }
-    command = [sys.executable, "-m", "soupkitchen", *(f"{key}={value}" for key, value in words.items())]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    results = folder / "results" / "careful"
-    board = pd.read_csv(results / "leaderboard.csv", keep_default_na=False)
-    best, uniform, soup = (
-        board[board["kind"] == kind].sort_values("heldout_accuracy", kind="stable").iloc[-1]
-        for kind in ("single", "uniform", "soup")
-    )
-    uniform = board[board["model"] == "uniform"].iloc[0]
-    kept = soup["ingredients"].split(";")
-    single, merged = (
-        right(path, folder / "data") for path in (folder / "runs" / best["model"], results / "soup")
-    )
-    together = ensemble([folder / "runs" / name for name in kept], folder / "data")
-    gain = merged[1] - single[1]
-    interval = bootstrap((gain,), np.mean, method="percentile", rng=0, batch=100).confidence_interval
-    told = [
-        seed,
-        RUNS[seed],
-        "held-out / test",
-        *(
-            f"{100 * float(one['heldout_accuracy']):.1f} / {100 * float(one['test_accuracy']):.1f}"
-            for one in (best, uniform, soup)
-        ),
-        len(kept),
-        " / ".join(f"{100 * part.mean():.1f}" for part in together),
-        f"{100 * gain.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]",
-    ]
-    return f"| {' | '.join(map(str, told))} |"
-
-
-def right(model: Path, data: Path) -> list[np.ndarray]:
-    """Which held-out and which test examples `model` gets right: float, one for each."""
-    return [(logits.argmax(-1) == labels).astype(float) for logits, labels in answers(model, data)]
-
-
-def ensemble(models: list[Path], data: Path) -> list[np.ndarray]:
-    """The same of the mean of what several think probable."""
-    told = [answers(model, data) for model in models]
-    return [
-        (sum(softmax(logits, axis=-1) for logits, _ in split).argmax(-1) == split[0][1]).astype(float)
-        for split in zip(*told, strict=True)
-    ]
+    return gains.row(folder, seed, words, answers)
 
 
 @torch.inference_mode()
-def answers(model: Path, data: Path, size: int = 64) -> list[tuple[np.ndarray, np.ndarray]]:
+def answers(model: Path, data: Path, size: int = 64) -> list[gains.Answers]:
     """Logits and labels of the held-out and the test split, by transformers alone."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded: Any = AutoModelForSequenceClassification.from_pretrained(model).eval()

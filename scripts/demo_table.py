@@ -17,10 +17,10 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import gains
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
-from scipy.stats import bootstrap
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
@@ -59,10 +59,7 @@ def row(seed: int, folder: Path) -> str:
     before, after = (
         right(run, cooked / "data") for run in (cooked / "runs" / best["model"], folder / "soup")
     )
-    gain = after - before
-    interval = bootstrap((gain,), np.mean, method="percentile", rng=0, batch=100).confidence_interval
-    paired = f"{100 * gain.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
-    return f"| {seed} | {cells} | {size} of {len(singles)} | {paired} |"
+    return f"| {seed} | {cells} | {size} of {len(singles)} | {gains.paired(before, after)} |"
 
 
 def cell(model: dict[Hashable, Any]) -> str:

@@ -173,7 +173,8 @@ def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
         raise RuntimeError("libfoo is missing")
 
     with monkeypatch.context() as broken:
-        broken.setattr("soupkitchen.merging.Linear.add", missing)
+        for way in ("add", "add_"):
+            broken.setattr(f"soupkitchen.merging.Linear.{way}", missing)
         with pytest.raises(CandidateError, match="libfoo is missing"):
             cooked(text_runs, texts, tmp_path, search=Uniform(), name="x")
     assert "libfoo" not in (tmp_path / "x" / "journal.jsonl").read_text()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
 from soupkitchen.store.files import NO_ROOM
@@ -247,6 +246,8 @@ def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None
     """Which examples make up a share of `split`, in order, and what to say of how they were drawn."""
     size = max(1, round(share * len(split)))
     if stratify in split.column_names:
+        from sklearn.model_selection import train_test_split  # whoever has a held-out split need not wait
+
         values = list(map(str, split[stratify][:]))
         try:
             _, chosen = train_test_split(

@@ -1,0 +1,91 @@
+"""What soups gain, as rows of tables: over the best of their runs, and beside their ingredients' ensemble."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from scipy.stats import bootstrap
+
+Answers = tuple[np.ndarray, np.ndarray]
+"""Of a split: logits (n, labels) and the right labels' numbers (n,)."""
+
+HEAD = (
+    "| seed | runs | | best single | uniform | greedy soup | of | their ensemble | soup − best, on test |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def row(
+    folder: Path,
+    seed: int,
+    words: Mapping[str, Any],
+    answers: Callable[[Path, Path], list[Answers]],
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Makes the greedy soup of `folder`/runs by our command, and tells what it gains.
+
+    Args:
+        words: what the command is told, as the pool and the task.
+        answers: what a run, or the saved soup, answers on held-out and on test of `folder`/data, without us.
+        environment: what is set for the command.
+    """
+    words = {**words, "results_dir": folder / "results", "name": "careful"}
+    command = [sys.executable, "-m", "soupkitchen", *(f"{key}={value}" for key, value in words.items())]
+    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})})
+    results = folder / "results" / "careful"
+    board = pd.read_csv(results / "leaderboard.csv", keep_default_na=False)
+    singles = board[board["kind"] == "single"]
+    best = singles.sort_values("heldout_accuracy", kind="stable").iloc[-1]
+    uniform, soup = (board[board["model"] == name].iloc[0] for name in ("uniform", "soup"))
+    kept = soup["ingredients"].split(";")
+    alone = {name: answers(_run(folder, name), folder / "data") for name in {best["model"], *kept}}
+    merged = answers(_saved(results, _run(folder, kept[0])), folder / "data")
+    together = [_together([alone[name][split] for name in kept]) for split in range(2)]
+    cells = [
+        seed,
+        len(singles),
+        "held-out / test",
+        *(
+            f"{100 * float(one['heldout_accuracy']):.1f} / {100 * float(one['test_accuracy']):.1f}"
+            for one in (best, uniform, soup)
+        ),
+        len(kept),
+        " / ".join(f"{100 * part.mean():.1f}" for part in together),
+        paired(_right(alone[best["model"]][1]), _right(merged[1])),
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def paired(before: np.ndarray, after: np.ndarray) -> str:
+    """The mean gain in points, and its 95 % bootstrap interval, of scores of the same examples."""
+    gain = after - before
+    interval = bootstrap((gain,), np.mean, method="percentile", rng=0, batch=100).confidence_interval
+    return f"{100 * gain.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _run(folder: Path, name: str) -> Path:
+    run = folder / "runs" / name
+    return run if run.exists() else run.with_name(f"{name}.pt")
+
+
+def _saved(results: Path, like: Path) -> Path:
+    """The soup: a folder or a file, as `like` is."""
+    return results / "soup" / (f"model{like.suffix}" if like.is_file() else "")
+
+
+def _right(answers: Answers) -> np.ndarray:
+    logits, labels = answers
+    return (logits.argmax(-1) == labels).astype(float)
+
+
+def _together(answers: list[Answers]) -> np.ndarray:
+    """Which examples the mean of what several think probable gets right."""
+    return _right((np.mean([softmax(logits, axis=-1) for logits, _ in answers], axis=0), answers[0][1]))
