@@ -463,6 +463,18 @@ def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
     assert list(tmp_path.iterdir()) == []  # files are deleted as soon as they are mapped
 
 
+@pytest.mark.parametrize(("on_host", "left"), [(1000, 600), (500, 100), (450, 450), (99, 99)])
+def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(
+    on_host: int, left: int, tmp_path: Path
+) -> None:
+    memory = StateMemory(torch.device("cpu"), on_host=on_host, folder=tmp_path)
+    empty = torch.empty(0, dtype=torch.int8)
+    field = memory._place(empty, 100).fill_(3)
+    assert memory.converted(field, torch.float32).tolist() == [3.0] * 100
+    assert memory.room(left + 1) is None
+    assert memory.room(left) is not None
+
+
 def test_a_full_disk_for_states_is_named(text_runs: Path, tmp_path: Path) -> None:
     memory = StateMemory(torch.device("cpu"), on_host=0, folder=tmp_path / "gone")
     with pytest.raises(ConfigError, match=r"runtime\.max_memory"):

@@ -58,8 +58,13 @@ class StateMemory:
         return type(state)(*fields)
 
     def converted(self, field: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A field of a state, in another dtype."""
-        return self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
+        """A field of a state, in another dtype; the room that it took is free again."""
+        converted = self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
+        if field.untyped_storage().filename is None:  # else it lies in a file
+            self.give_back(
+                field.nbytes, next(place for place in self._left if place.type == field.device.type)
+            )
+        return converted
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor that is looked at time and again: on the device if there is room, else where it lies."""
