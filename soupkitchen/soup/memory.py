@@ -61,9 +61,8 @@ class StateMemory:
         """A field of a state, in another dtype; the room that it took is free again."""
         converted = self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
         if field.untyped_storage().filename is None:  # else it lies in a file
-            self.give_back(
-                field.nbytes, next(place for place in self._left if place.type == field.device.type)
-            )
+            place = next(place for place in self._left if place.type == field.device.type)
+            self.give_back(field.nbytes, place)
         return converted
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
