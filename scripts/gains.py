@@ -25,7 +25,7 @@ HEAD = (
 
 def row(
     folder: Path,
-    seed: int,
+    told: object,
     words: Mapping[str, Any],
     answers: Callable[[Path, Path], list[Answers]],
     environment: Mapping[str, str] | None = None,
@@ -33,14 +33,15 @@ def row(
     """Makes the greedy soup of `folder`/runs by our command, and tells what it gains.
 
     Args:
+        told: the seed, and what else the row is about.
         words: what the command is told, as the pool and the task.
         answers: what a run, or the saved soup, answers on held-out and on test of `folder`/data, without us.
         environment: what is set for the command.
     """
-    words = {**words, "results_dir": folder / "results", "name": "careful"}
+    words = {"results_dir": folder / "results", "name": "careful", **words}
     command = [sys.executable, "-m", "soupkitchen", *(f"{key}={value}" for key, value in words.items())]
     subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})})
-    results = folder / "results" / "careful"
+    results = Path(words["results_dir"]) / words["name"]
     board = pd.read_csv(results / "leaderboard.csv", keep_default_na=False)
     singles = board[board["kind"] == "single"]
     best = singles.sort_values("heldout_accuracy", kind="stable").iloc[-1]
@@ -50,7 +51,7 @@ def row(
     merged = answers(_saved(results, _run(folder, kept[0])), folder / "data")
     together = [_together([alone[name][split] for name in kept]) for split in range(2)]
     cells = [
-        seed,
+        told,
         len(singles),
         "held-out / test",
         *(

