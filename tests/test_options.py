@@ -95,9 +95,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_batch_norm_is_recalibrated_on_training_batches(pictures: Path, tmp_path: Path) -> None:
     words = (
         f"pool.path={pictures}/runs/*", "task=image_classification", f"task.data.path={pictures}/data",
-        "evaluation.cache=null", "runtime.batch_size=8", "search=uniform", "name=x",
+        "evaluation.cache=null", "runtime.batch_size=8", "search=uniform",
     )  # fmt: skip
-    soupkitchen(*words, "method.recalibrate_batchnorm=4", cwd=tmp_path)
+    advised = "method.recalibrate_batchnorm=20"
+    assert advised not in soupkitchen(*words, "name=x", "method.recalibrate_batchnorm=4", cwd=tmp_path).stderr
+    assert advised in soupkitchen(*words, "name=averaged", cwd=tmp_path).stderr
     saved = load_file(tmp_path / "results/x/soup/model.safetensors")
     # the same by hand: average the weights, then one pass over the same 32 training images
     model = AutoModelForImageClassification.from_pretrained(pictures / "runs" / "run0")

@@ -14,6 +14,7 @@ from soupkitchen.evaluation.setup import (
     find_columns,
     fit_to,
     load_splits,
+    warn_of_batchnorm,
     warn_of_splits,
 )
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
@@ -38,5 +39,6 @@ __all__ = [
     "fit_to",
     "identity",
     "load_splits",
+    "warn_of_batchnorm",
     "warn_of_splits",
 ]

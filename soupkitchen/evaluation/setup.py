@@ -117,6 +117,15 @@ def evaluator_of(
     return evaluator
 
 
+def warn_of_batchnorm(evaluator: Evaluator, recalibrate: int) -> None:
+    """Warns of statistics that are averaged although they fit no model but their own."""
+    if not recalibrate and evaluator.live.batchnorms():
+        log.warning(
+            "The models have batch norm, whose running statistics are merged as weights are: "
+            "method.recalibrate_batchnorm=20 computes them anew on training data, which is often far better"
+        )
+
+
 def warn_of_splits(tasks: Several, splits: Splits) -> None:
     """Warns of scores that will look better than they are."""
     if "test" not in splits:

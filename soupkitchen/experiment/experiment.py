@@ -24,6 +24,7 @@ from soupkitchen.evaluation import (
     fit_to,
     identity,
     load_splits,
+    warn_of_batchnorm,
     warn_of_splits,
 )
 from soupkitchen.evaluation.peaks import peak, reset_peak
@@ -139,6 +140,7 @@ class Experiment:
         evaluator = self._evaluator(tasks, splits)
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
+        warn_of_batchnorm(evaluator, self.method.recalibrate_batchnorm)
         warn_of_files(self.pool.reference)
         own = self._cleared()
         with Display(self._examples_at_most(evaluator)) as display:
