@@ -13,7 +13,6 @@ Prints Markdown.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +34,7 @@ SCRIPTS = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["train", "table"])
-    parser.add_argument("--folder", type=Path, required=True, help="where the runs are kept")
-    arguments = parser.parse_args()
+    arguments = gains.arguments(__doc__)
     if arguments.what == "train":
         for seed in sorted(RUNS, reverse=True):
             train(arguments.folder / f"seed-{seed}", seed)

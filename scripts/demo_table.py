@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import gains
 import numpy as np
@@ -51,7 +49,7 @@ def row(seed: int, folder: Path) -> str:
     )
     (soup,) = (model for model in models if model["kind"] == "soup")
     best = max(singles, key=lambda model: model["heldout_accuracy"])
-    cells = " | ".join(cell(model) for model in (best, uniform, same_size, soup))
+    cells = " | ".join(gains.cell(model) for model in (best, uniform, same_size, soup))
     size = len(soup["ingredients"].split(";"))
 
     cache = Path(OmegaConf.load(folder / "config.yaml").cache_dir).expanduser()
@@ -60,10 +58,6 @@ def row(seed: int, folder: Path) -> str:
         right(run, cooked / "data") for run in (cooked / "runs" / best["model"], folder / "soup")
     )
     return f"| {seed} | {cells} | {size} of {len(singles)} | {gains.paired(before, after)} |"
-
-
-def cell(model: dict[Hashable, Any]) -> str:
-    return f"{100 * model['heldout_accuracy']:.1f} / {100 * model['test_accuracy']:.1f}"
 
 
 def right(model: Path, data: Path) -> np.ndarray:

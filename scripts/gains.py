@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ HEAD = (
     "| seed | runs | | best single | uniform | greedy soup | of | their ensemble | soup − best, on test |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
+
+
+def arguments(told: str | None) -> argparse.Namespace:
+    """`what`, which is train or table, and `folder`; `told` is what the script says of itself."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "table"])
+    parser.add_argument("--folder", type=Path, required=True, help="where the runs are kept")
+    return parser.parse_args()
 
 
 def row(
@@ -54,15 +63,17 @@ def row(
         told,
         len(singles),
         "held-out / test",
-        *(
-            f"{100 * float(one['heldout_accuracy']):.1f} / {100 * float(one['test_accuracy']):.1f}"
-            for one in (best, uniform, soup)
-        ),
+        *map(cell, (best, uniform, soup)),
         len(kept),
         " / ".join(f"{100 * part.mean():.1f}" for part in together),
         paired(_right(alone[best["model"]][1]), _right(merged[1])),
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def cell(model: Mapping[Hashable, Any] | pd.Series) -> str:
+    """The held-out and the test accuracy in a row of a leaderboard, in %."""
+    return f"{100 * float(model['heldout_accuracy']):.1f} / {100 * float(model['test_accuracy']):.1f}"
 
 
 def paired(before: np.ndarray, after: np.ndarray) -> str:

