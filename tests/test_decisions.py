@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import Accelerator
 from command import own, soupkitchen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from transformers import AutoModelForCausalLM
 from soupkitchen import metrics
 from soupkitchen.cli.cache import main
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, compare, statistics
+from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.executors import Fake
@@ -75,8 +74,8 @@ class Table:
 
 
 @functools.cache
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
+def accelerator() -> Any:
+    return Runtime(device="cpu").accelerator()
 
 
 def evaluator_of(tasks: dict[str, Table], batch_size: int, aggregate: str = "mean") -> Evaluator:
