@@ -15,7 +15,6 @@ from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "standin"
@@ -118,7 +117,9 @@ class _Mode(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         packet, target = func.overloadpacket, kwargs.get("device")
         operands: list[torch.Tensor] = []
-        hosts, host_kwargs = tree_map_only(torch.Tensor, _host_of(operands), (args, kwargs))
+        host = _host_of(operands)
+        hosts = _mapped(host, args)
+        host_kwargs = {name: _mapped(host, value) for name, value in kwargs.items()}
         ours = [x for x in operands if isinstance(x, _OnDevice)]
         if not ours and not _is_ours(target):
             return func(*args, **kwargs)
@@ -141,9 +142,7 @@ class _Mode(TorchDispatchMode):
         def ours_again(x: torch.Tensor) -> torch.Tensor:
             return known[id(x)] if id(x) in known else _OnDevice(x) if stays_there else x
 
-        if isinstance(result, torch.Tensor):
-            return ours_again(result)
-        return tree_map_only(torch.Tensor, ours_again, result)
+        return _mapped(ours_again, result)
 
     def _count(self, source: torch.Tensor, to_device: bool) -> None:
         if isinstance(source, _OnDevice) == to_device:
@@ -155,6 +154,13 @@ class _Mode(TorchDispatchMode):
         else:
             self.counts.to_host += 1
             self.counts.bytes_to_host += size
+
+
+def _mapped(function: Callable[[torch.Tensor], torch.Tensor], one: Any) -> Any:
+    """`one` with the tensors that it is, or has in lists, replaced; torch's for all containers is slow."""
+    if isinstance(one, torch.Tensor):
+        return function(one)
+    return type(one)(_mapped(function, part) for part in one) if isinstance(one, list | tuple) else one
 
 
 def _host_of(seen: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -16,12 +16,12 @@ LIMIT = 300
 
 def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=joblib"]
-    words += ["method=linear,slerp,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=3"]
+    words += ["method=linear,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=2"]
     sweep = started_anew("-m", *words, cwd=tmp_path)
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 0, err
     table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
-    assert table.groupby("method").size().to_dict() == {"linear": 2, "slerp": 2, "ties": 2}
+    assert table.groupby("method").size().to_dict() == {"linear": 2, "ties": 2}
     for run in table["run"]:
         assert (tmp_path / "results" / run / "soup" / "model.safetensors").is_file()
 

@@ -52,7 +52,7 @@ def cooked(
 
 
 SEARCHES = {
-    "greedy": (api.methods.ties, Greedy(passes=2), 4),
+    "greedy": (api.methods.ties, Greedy(passes=2), 3),
     "evolve": (api.methods.linear, Evolve(evaluations=18), 2),
 }
 
@@ -96,7 +96,7 @@ def test_a_driver_that_is_killed_and_started_again_continues(
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert not (tmp_path / "ray" / "x" / "leaderboard.csv").exists()
-    soupkitchen(*words, cwd=tmp_path)
+    soupkitchen(*words, "executor.workers=1", cwd=tmp_path)  # however many are left
     same(tmp_path / "one" / "x", tmp_path / "ray" / "x")
 
 

@@ -118,14 +118,18 @@ class Evaluator:
     def _follow(self) -> None:
         """Takes the live model that there is now, where that is another than before."""
         if self._of is not self.live.model:
+            self._detach()
+            self._attach()
+
+    def _detach(self) -> None:
+        """Forgets the model, and has accelerate forget it: which collects garbage, and so takes a while."""
+        if self._of is not None:
             self._model = self._of = None
             self.accelerator.free_memory()
-            self._attach()
 
     def release(self) -> None:
         """Lets the live model go: its memory is free until `live.load` loads one."""
-        self._model = self._of = None
-        self.accelerator.free_memory()
+        self._detach()
         for by_task in self._splits.values():
             for prepared in by_task.values():
                 prepared.batches.forget()

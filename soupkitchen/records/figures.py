@@ -117,11 +117,8 @@ class Figure:
         draw = ImageDraw.Draw(image)
         for mark in self.marks:
             _draw(draw, mark, scale)
-        image = image.resize(
-            (round(self.width * _SCALE), round(self.height * _SCALE)), Image.Resampling.LANCZOS
-        )
         file = BytesIO()
-        image.save(file, "PNG", optimize=True)
+        image.reduce(_SMOOTH).save(file, "PNG")
         return file.getvalue()
 
 

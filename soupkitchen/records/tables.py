@@ -44,11 +44,10 @@ def append_csv(file: Path, table: pd.DataFrame) -> None:
 
 
 def _csv(table: pd.DataFrame, header: bool = True) -> str:
-    text = table.copy()
-    text.columns = [_guarded(str(column)) for column in text.columns]
-    for column in text.columns:
-        if text[column].dtype == object or pd.api.types.is_string_dtype(text[column]):
-            text[column] = text[column].map(_guarded)
+    text = table.rename(columns=lambda column: _guarded(str(column)))
+    for column, cells in text.items():
+        if any(_guarded(cell) is not cell for cell in cells):
+            text[column] = cells.map(_guarded)
     written = text.to_csv(index=False, header=header, lineterminator=_LINE_END)
     return written.replace(_LINE_END, "\n")
 

@@ -118,8 +118,10 @@ def table_of(steps: Sequence[Step], tasks: Sequence[str] = (), first: int = 0) -
         for number, step in enumerate(steps, first)
     ]
     columns = [*COLUMNS, *(f"score_{task}" for task in tasks)]
-    whole = dict.fromkeys(("soup_size", "fixed", "broken"), "Int64")
-    return pd.DataFrame(rows, columns=columns).astype(whole)
+    table = pd.DataFrame(rows, columns=columns)
+    for column in ("soup_size", "fixed", "broken"):  # whole numbers, of which some are missing
+        table[column] = table[column].astype("Int64")
+    return table
 
 
 def _step(event: Mapping[str, Any]) -> Step:
