@@ -154,7 +154,7 @@ def install(pins: Path, folder: Path) -> None:
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
     _run(
         ["-m", "pip", "install", *options, "--require-hashes", "--target", str(folder), "-r", str(pins)],
-        "the demo's materials could not be installed; it needs pip and the package index",
+        f"what {pins.name} lists could not be installed; that needs pip and the package index",
     )
 
 

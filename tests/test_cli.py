@@ -224,6 +224,27 @@ def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
     assert "is gone: something removed or renamed it" in said
 
 
+REMOVED_ONCE_SAVED = """
+import shutil
+from soupkitchen.output.model import Output
+save = Output.save
+def removed(self, live, processor, folder, *more):
+    saved = save(self, live, processor, folder, *more)
+    shutil.rmtree(folder.parent)
+    return saved
+Output.save = removed
+"""
+
+
+def test_a_results_folder_that_vanishes_with_the_soup_is_what_is_named(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    told = soupkitchen(*words, cwd=tmp_path, before=REMOVED_ONCE_SAVED, fails=True).stderr.splitlines()
+    folder = tmp_path / "results" / "x"
+    assert told[-1] == f"error: {folder} is gone: something removed or renamed it while the run worked"
+
+
 def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(
     copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
 ) -> None:

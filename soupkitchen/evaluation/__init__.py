@@ -10,11 +10,11 @@ from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.evaluation.setup import (
     Splits,
+    check_batchnorm,
     evaluator_of,
     find_columns,
     fit_to,
     load_splits,
-    warn_of_batchnorm,
     warn_of_splits,
 )
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
@@ -32,6 +32,7 @@ __all__ = [
     "Runtime",
     "Splits",
     "Stopping",
+    "check_batchnorm",
     "compare",
     "confidence_interval",
     "evaluator_of",
@@ -39,6 +40,5 @@ __all__ = [
     "fit_to",
     "identity",
     "load_splits",
-    "warn_of_batchnorm",
     "warn_of_splits",
 ]

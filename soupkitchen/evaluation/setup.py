@@ -11,6 +11,7 @@ import datasets
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.runtime import Runtime
@@ -117,9 +118,18 @@ def evaluator_of(
     return evaluator
 
 
-def warn_of_batchnorm(evaluator: Evaluator, recalibrate: int) -> None:
-    """Warns of statistics that are averaged although they fit no model but their own."""
-    if not recalibrate and evaluator.live.batchnorms():
+def check_batchnorm(evaluator: Evaluator, recalibrate: int) -> None:
+    """Warns of statistics that are averaged although they fit no model but their own.
+
+    Raises:
+        ConfigError: where statistics shall be computed anew, and the model has none.
+    """
+    has = bool(evaluator.live.batchnorms())
+    if recalibrate and not has:
+        raise ConfigError(
+            "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
+        )
+    if has and not recalibrate:
         log.warning(
             "The models have batch norm, whose running statistics are merged as weights are: "
             "method.recalibrate_batchnorm=20 computes them anew on training data, which is often far better"

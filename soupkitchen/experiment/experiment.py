@@ -19,12 +19,12 @@ from soupkitchen.evaluation import (
     Identity,
     Runtime,
     Splits,
+    check_batchnorm,
     evaluator_of,
     find_columns,
     fit_to,
     identity,
     load_splits,
-    warn_of_batchnorm,
     warn_of_splits,
 )
 from soupkitchen.evaluation.peaks import peak, reset_peak
@@ -140,7 +140,7 @@ class Experiment:
         evaluator = self._evaluator(tasks, splits)
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
-        warn_of_batchnorm(evaluator, self.method.recalibrate_batchnorm)
+        check_batchnorm(evaluator, self.method.recalibrate_batchnorm)
         warn_of_files(self.pool.reference)
         own = self._cleared()
         with Display(self._examples_at_most(evaluator)) as display:
@@ -166,19 +166,11 @@ class Experiment:
         return load_splits(tasks, training=self.method.recalibrate_batchnorm > 0)
 
     def _evaluator(self, tasks: Several, splits: Splits) -> Evaluator:
-        """What scores the pool's models.
-
-        Raises:
-            ConfigError: where the method asks for something that the model does not have.
-        """
+        """What scores the pool's models."""
         maker = self.model.maker(tasks, self.pool)
         evaluator = evaluator_of(
             self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool, maker=maker
         )
-        if self.method.recalibrate_batchnorm and not evaluator.live.batchnorms():
-            raise ConfigError(
-                "method.recalibrate_batchnorm: this model has no batch norm to recalibrate; leave it at 0"
-            )
         prove_filling(evaluator, self.pool.reference, self._loadable_last())
         return evaluator
 

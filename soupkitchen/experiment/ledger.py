@@ -13,7 +13,7 @@ from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
 from soupkitchen.records.leaderboard import ENTRY
 from soupkitchen.records.run import CONTRIBUTION
-from soupkitchen.records.trajectory import STEP, table_of
+from soupkitchen.records.trajectory import STEP, table_of, tasks_of
 from soupkitchen.store.journal import FORMAT, Event, Journal
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 
@@ -160,7 +160,7 @@ class Ledger:
         if self.folder is None:
             return
         if (file := self.folder / TRAJECTORY).exists():
-            append_csv(file, table_of([step], self.events[0].get("columns", ()), self._rows))
+            append_csv(file, table_of([step], tasks_of(self.events), self._rows))
         else:
             self._write_trajectory()
         self._rows += 1

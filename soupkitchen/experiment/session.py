@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import transformers
 
-from soupkitchen.errors import SaveError
+from soupkitchen.errors import SaveError, SoupkitchenError
 from soupkitchen.executors import Local, Spmd
 from soupkitchen.executors.crew import Crew, LostError
 from soupkitchen.executors.spmd import follow
@@ -83,20 +83,24 @@ def _carry_out(
         run = RunFolder(folder)
         if run.is_to_be_run(config, overwrite):
             trackers = Trackers(config.get("tracker"), folder, config)
-            try:
-                with run.begun(config, overwrite), _quiet():
-                    experiment = build(folder)
-                    run.write(config)
-                    with trackers:
-                        experiment.run([trackers])
-            except (OSError, SaveError) as error:
-                if not folder.is_dir():
-                    raise SaveError(
-                        f"{folder} is gone: something removed or renamed it while the run worked"
-                    ) from error
-                raise
+            with run.begun(config, overwrite), _still_there(folder), _quiet():
+                experiment = build(folder)
+                run.write(config)
+                with trackers:
+                    experiment.run([trackers])
             _say(Result(folder))
         return Result(folder)
+
+
+@contextmanager
+def _still_there(folder: Path) -> Iterator[None]:
+    """Has what fails where somebody removed the folder meanwhile say that."""
+    try:
+        yield
+    except (OSError, SoupkitchenError) as error:
+        if folder.is_dir():
+            raise
+        raise SaveError(f"{folder} is gone: something removed or renamed it while the run worked") from error
 
 
 def _say(result: Result) -> None:

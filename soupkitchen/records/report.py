@@ -18,6 +18,7 @@ from soupkitchen.records.charts import short
 from soupkitchen.records.page import Page, Section, Table, Text
 from soupkitchen.records.run import CONTRIBUTION, Run
 from soupkitchen.records.tables import separated
+from soupkitchen.records.trajectory import tasks_of
 from soupkitchen.store.files import write, write_text
 from soupkitchen.store.layout import CONFIG, JOURNAL, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
 
@@ -120,7 +121,7 @@ def _models(run: Run) -> Section | None:
 
 
 def _tasks(run: Run) -> Section | None:
-    columns = list(run.events[0].get("columns", ()))
+    columns = tasks_of(run.events)
     if run.models is None or not columns or run.soup is None or run.best is None:
         return None
     figures = []

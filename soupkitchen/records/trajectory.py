@@ -93,8 +93,12 @@ COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "t
 def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table that a journal's events make."""
     events = list(events)
-    begin = events[0] if events else {}
-    return table_of([_step(event) for event in events if event["event"] == STEP], begin.get("columns", ()))
+    return table_of([_step(event) for event in events if event["event"] == STEP], tasks_of(events))
+
+
+def tasks_of(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The tasks that have columns of their own, as a journal's first event says."""
+    return tuple(events[0].get("columns", ())) if events else ()
 
 
 def table_of(steps: Sequence[Step], tasks: Sequence[str] = (), first: int = 0) -> pd.DataFrame:
