@@ -6,7 +6,6 @@ import atexit
 import functools
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -59,20 +58,32 @@ def forked(
 
 
 class Fork:
-    """Code that runs as by `python -c` with a session of its own, in a fork; to be asked as a `Popen` is."""
+    """Code that runs as by `python -c` with a session of its own, in a fork; to be asked as a `Popen` is.
 
-    def __init__(self, code: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    `env` is set too late for what modules read when they are imported: what is set `early` makes another
+    process to fork from.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        early: Mapping[str, str] | None = None,
+    ) -> None:
         self.args = ["soupkitchen", *arguments]
         self.returncode: int | None = None
         self._told: list[str] = []
         self._said = tempfile.TemporaryDirectory()
         self._files = [str(Path(self._said.name) / name) for name in ("stdout", "stderr")]
         places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": self._files[1]}
-        self.pid = _ask({"code": code, "arguments": self.args, "env": dict(env or {}), **places})
+        self._early = tuple(sorted((early or {}).items()))
+        self.pid = _ask({"code": code, "arguments": self.args, "env": dict(env or {}), **places}, self._early)
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = _ask(self.pid)
+            self.returncode = _ask(self.pid, self._early)
         return self.returncode
 
     def communicate(self, timeout: float = 600) -> tuple[str, str]:
@@ -107,16 +118,18 @@ def as_script(file: Path) -> str:
 
 def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.CompletedProcess:
     """Runs the command where no file may grow beyond `size` bytes, as on a disk that is full."""
-    command = [sys.executable, "-m", "soupkitchen", *arguments]
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit
-    )
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
+    return forked(f"{limit}\n{_COMMAND}", *arguments, "runtime.threads=1", cwd=cwd)
 
 
-def started(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Fork:
+def started(
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    early: Mapping[str, str] | None = None,
+) -> Fork:
     """Starts the command, in a fork of a process that has imported everything."""
-    return Fork(_COMMAND, *arguments, "runtime.threads=1", cwd=cwd, env=env)
+    return Fork(_COMMAND, *arguments, "runtime.threads=1", cwd=cwd, env=env, early=early)
 
 
 def started_anew(
@@ -168,10 +181,10 @@ def same(one: Path, other: Path) -> None:
 _asking = threading.Lock()
 
 
-def _ask(request: Any) -> Any:
+def _ask(request: Any, early: tuple[tuple[str, str], ...]) -> Any:
     """What the process that forks says to a request."""
     with _asking:
-        process = _zygote()
+        process = _zygote(early)
         assert process.stdin
         assert process.stdout
         process.stdin.write(f"{json.dumps(request)}\n")
@@ -180,10 +193,11 @@ def _ask(request: Any) -> Any:
 
 
 @functools.cache
-def _zygote() -> subprocess.Popen:
-    """The process that runs are forked from."""
+def _zygote(early: tuple[tuple[str, str], ...]) -> subprocess.Popen:
+    """The process that runs are forked from, with that much set in its environment."""
     process = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+        env={**os.environ, **dict(early)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

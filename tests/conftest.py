@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
 
 
-LONGEST = ("demo", "resume", "processes", "devices", "bad_inputs", "ray", "launchers", "cli", "ranking")
+LONGEST = ("demo", "ray", "resume", "bad_inputs", "launchers", "sweeps", "processes", "cli", "devices")
 """The files whose tests take minutes, the longest first."""
 
 

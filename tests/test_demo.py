@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,11 +42,16 @@ def cooked() -> Path:
     return Path(os.environ["SOUPKITCHEN_CACHE"]) / "demo" / "seed-0"
 
 
+@functools.cache
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """A model and its tokenizer."""
+    return AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
 def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame) -> float:
     """Plain transformers, scikit-learn's metric."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model, tokenizer = loaded(folder)
     model.load_state_dict(weights)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     labels = []
     for texts in np.array_split(frame["text"].to_numpy(), 10):
         batch = tokenizer(list(texts), truncation=True, max_length=16, padding=True, return_tensors="pt")

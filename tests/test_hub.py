@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import events, own, started_anew
+from command import events, own, started
 from hub import Hub, hub
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def there() -> Iterator[Hub]:
     with hub() as server:
         yield server
 
 
 def run(server: Hub, *words: str, cwd: Path, token: str = "hf_right") -> tuple[int, str]:
-    env = {"HF_ENDPOINT": server.url, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    process = started_anew(*words, cwd=cwd, env={**env, "HF_HOME": str(cwd / "hf"), "OMP_NUM_THREADS": "1"})
+    early = {"HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    process = started(*words, cwd=cwd, env={"HF_TOKEN": token}, early=early)
     _, err = process.communicate(timeout=200)
     assert "Traceback" not in err
-    return process.returncode, err
+    return process.poll() or 0, err
 
 
 def test_a_soup_is_pushed_private_and_goes_on_where_it_broke_off(
