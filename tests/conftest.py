@@ -40,8 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
             shutil.rmtree(Path(os.environ["SOUPKITCHEN_CACHE"]) / kept, ignore_errors=True)
 
 
-LONGEST = ("demo", "ray", "resume", "bad_inputs", "launchers", "sweeps", "processes", "cli", "devices")
-"""The files whose tests take minutes, the longest first."""
+LONGEST = (
+    "demo ray resume bad_inputs sweeps launchers devices processes decisions cli ranking sentence window "
+    "trust trackers coverage tasks any_model compile report rebuild"
+).split()
+"""The files whose tests take most of the time, the longest first."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from command import own, soupkitchen
+from command import own, soupkitchen, started
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
@@ -342,13 +342,9 @@ def test_what_a_run_took_from_the_cache_is_no_forward_pass_of_its_own(
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_write_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
-    words = (*own(text_runs, texts), "pool.exclude=[c,d]", "runtime.threads=1")
-    command = [sys.executable, "-m", "soupkitchen", "-m", *words]
+    words = ("-m", *own(text_runs, texts), "pool.exclude=[c,d]")
     sweeps = ("search=uniform,greedy", "method=linear"), ("search=greedy,uniform", "method=slerp,karcher")
-    processes = [
-        subprocess.Popen([*command, *sweep], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        for sweep in sweeps
-    ]
+    processes = [started(*words, *sweep, cwd=tmp_path) for sweep in sweeps]
     for process in processes:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said
