@@ -117,9 +117,9 @@ def as_script(file: Path) -> str:
 
 
 def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.CompletedProcess:
-    """Runs the command where no file may grow beyond `size` bytes, as on a disk that is full."""
+    """Runs the command, which must fail, where no file may grow beyond `size` bytes, as on a full disk."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))"
-    return forked(f"{limit}\n{_COMMAND}", *arguments, "runtime.threads=1", cwd=cwd)
+    return soupkitchen(*arguments, cwd=cwd, fails=True, before=limit)
 
 
 def started(

@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (longest.get(item.path.name, len(LONGEST)), -slow[item.path]))
 
 
-def pytest_collection_finish() -> None:
-    """Modules stay: nobody need look through them for garbage, as in the command's own process."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _modules_stay() -> Iterator[None]:
-    """So do those that a file's tests import: runs let models go, and look through everything for garbage."""
-    yield
+def _modules_stay() -> None:
+    """What was imported so far is not looked through for garbage again, as in the command's own process."""
     gc.collect()
     gc.freeze()
 

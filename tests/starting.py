@@ -12,7 +12,7 @@ from typing import Any
 import command
 import pytest
 
-STARTERS = (command.Fork, command.with_full_disk, subprocess.run, subprocess.Popen)
+STARTERS = (command.Fork, subprocess.run, subprocess.Popen)
 
 _known: dict[Any, bool] = {}
 

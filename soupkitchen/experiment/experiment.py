@@ -138,9 +138,10 @@ class Experiment:
         examples = sum(map(len, splits["heldout"].values()))
         self.search.rule.check(least_p(tasks, examples))
         evaluator = self._evaluator(tasks, splits)
+        check_batchnorm(evaluator, self.method.recalibrate_batchnorm)
+        self._prove(evaluator)
         reset_peak(evaluator.accelerator.device)
         warn_of_splits(tasks, splits)
-        check_batchnorm(evaluator, self.method.recalibrate_batchnorm)
         warn_of_files(self.pool.reference)
         own = self._cleared()
         with Display(self._examples_at_most(evaluator)) as display:
@@ -160,6 +161,7 @@ class Experiment:
         """The live model and the pool, for a process that scores what another asks for."""
         tasks = fit_to(find_columns(Several.of(self.task)), self.pool)
         evaluator = self._evaluator(tasks, self._splits(tasks))
+        self._prove(evaluator)
         return Bench(evaluator, self._mixer(evaluator))
 
     def _splits(self, tasks: Several) -> Splits:
@@ -168,11 +170,13 @@ class Experiment:
     def _evaluator(self, tasks: Several, splits: Splits) -> Evaluator:
         """What scores the pool's models."""
         maker = self.model.maker(tasks, self.pool)
-        evaluator = evaluator_of(
+        return evaluator_of(
             self.pool.reference, tasks, splits, self.runtime, self.dtype, pool=self.pool, maker=maker
         )
+
+    def _prove(self, evaluator: Evaluator) -> None:
+        """Sees to it that filled models answer as loaded ones do; takes two loadings."""
         prove_filling(evaluator, self.pool.reference, self._loadable_last())
-        return evaluator
 
     def _cook(
         self,
