@@ -212,7 +212,7 @@ ROWS = [
     Bad("weights are a named pipe", (), ("b/model.safetensors", "a named pipe", NO_FILE), pipe(WEIGHTS)),
     Bad("weights are endless", (), ("b/model.safetensors", "a device"), link(WEIGHTS, "/dev/zero")),
     Bad("weights are a link to nothing", (),
-        ("b/model.safetensors is missing", "a link to ../blobs/1", "copy the run again"),
+        ("b/model.safetensors is missing", "a link to ../blobs/1", "copy it again"),
         link(WEIGHTS, "../blobs/1")),
     Bad("header without end", (), ("b/model.safetensors cannot be read", "copy the run again"),
         content(WEIGHTS, LONG_HEADER)),

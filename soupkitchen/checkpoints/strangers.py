@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import CheckpointError
+from soupkitchen.store import documents
 
 MOST = 256 << 20
 """Bytes of a text file at most; the largest tokenizers have about a tenth of that."""
@@ -28,57 +29,16 @@ _OBJECTS = (
 )  # fmt: skip
 """What transformers reads with a run and takes for a JSON object, whatever it is."""
 _CODE = 4 << 20
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def open_regular(file: Path) -> BufferedReader:
-    """`file`, opened for reading without waiting for anybody who may write to it.
-
-    Raises:
-        CheckpointError: where it is no regular file, or may not be read.
-    """
-    try:
-        handle = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
-    except FileNotFoundError:
-        target = f": it is a link to {file.readlink()}, which is not there" if file.is_symlink() else ""
-        raise CheckpointError(f"{file} is missing{target}; copy the run again") from None
-    except PermissionError:
-        raise CheckpointError(
-            f"{file} cannot be read: you are not allowed to (permission denied); chmod u+r allows you to"
-        ) from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{file} cannot be read: it is a folder, where a file should be") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error})") from error
-    mode = os.fstat(handle.fileno()).st_mode
-    if not stat.S_ISREG(mode):
-        handle.close()
-        raise CheckpointError(f"{file} cannot be read: {_no_regular_file(mode)}")
-    return handle
+    """`file`, opened for reading; see `documents.open_regular`. Raises a `CheckpointError`."""
+    return documents.open_regular(file, CheckpointError)
 
 
 def read_bytes(file: Path, most: int = MOST) -> bytes:
-    """The content of `file`.
-
-    Raises:
-        CheckpointError: where it is no regular file, may not be read, or has more than `most` bytes.
-    """
-    with open_regular(file) as handle:
-        try:
-            content = handle.read(most + 1)
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read ({error})") from error
-    if len(content) > most:
-        raise CheckpointError(
-            f"{file} cannot be read: it has more than the {most >> 20} MiB that such files have"
-        )
-    return content
+    """The content of `file`; see `documents.read_bytes`. Raises a `CheckpointError`."""
+    return documents.read_bytes(file, most, CheckpointError)
 
 
 def read_json(file: Path, if_missing: str | None = None) -> dict[str, Any]:
@@ -121,7 +81,7 @@ def check_folder(folder: Path) -> None:
                         "copy the run again"
                     )
             elif not stat.S_ISDIR(told.st_mode):
-                raise CheckpointError(f"{entry.path} cannot be read: {_no_regular_file(told.st_mode)}")
+                raise CheckpointError(f"{entry.path} cannot be read: {documents.not_regular(told.st_mode)}")
     for name in _OBJECTS:
         if (folder / name).exists():
             read_json(folder / name)
@@ -166,12 +126,3 @@ def _homes(folder: Path) -> list[Path]:
     if folder.parent.name == "snapshots" and (repository := folder.parents[1]).name.startswith("models--"):
         return [folder, repository / "blobs"]
     return [folder]
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _no_regular_file(mode: int) -> str:
-    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-    return f"it is {kind} and no regular file; put the file itself in its place, or remove it"

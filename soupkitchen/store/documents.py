@@ -1,0 +1,173 @@
+"""Reads small files that others may have made: regular files of a bounded size, JSON or YAML, as typed records.
+
+A results' folder, a recipe or a configuration may come from a stranger. Nothing that such a file says is
+used before it has the type that its reader expects; a wrong one is an error that names file and field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from functools import cache
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from soupkitchen.errors import ConfigError, SoupkitchenError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Record = TypeVar("Record")
+
+MOST = 64 << 20
+"""Bytes of a document at most."""
+_DEEPEST, _MOST_PARTS = 64, 1_000_000
+_SHOWN = 3
+"""Wrong fields that a message names."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> BufferedReader:
+    """Opens `file` for reading, without waiting for anybody who may write to it.
+
+    Raises:
+        error: if it is no regular file, or may not be read.
+    """
+    try:
+        handle = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+    except FileNotFoundError:
+        target = f": it is a link to {file.readlink()}, which is not there" if file.is_symlink() else ""
+        raise error(f"{file} is missing{target}; copy it again") from None
+    except PermissionError:
+        raise error(
+            f"{file} cannot be read: you are not allowed to (permission denied); chmod u+r allows you to"
+        ) from None
+    except IsADirectoryError:
+        raise error(f"{file} cannot be read: it is a folder, where a file should be") from None
+    except (OSError, ValueError) as cause:
+        raise error(f"{file} cannot be read ({cause})") from cause
+    mode = os.fstat(handle.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        handle.close()
+        raise error(f"{file} cannot be read: {not_regular(mode)}")
+    return handle
+
+
+def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = ConfigError) -> bytes:
+    """The content of `file`.
+
+    Raises:
+        error: if it is no regular file, may not be read, or has more than `most` bytes.
+    """
+    with open_regular(file, error) as handle:
+        try:
+            content = handle.read(most + 1)
+        except OSError as cause:
+            raise error(f"{file} cannot be read ({cause})") from cause
+    if len(content) > most:
+        raise error(f"{file} cannot be read: it has more than the {most >> 20} MiB that such files have")
+    return content
+
+
+def read_json(
+    file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """The JSON in `file`, as a `record`: any type that pydantic knows, such as a dataclass or `dict[str, int]`.
+
+    Raises:
+        error: if the file cannot be read, is no JSON, or says something else; the message names the field.
+    """
+    try:
+        tree = json.loads(read_bytes(file, most, error))
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{file} cannot be read: it is no JSON ({_first_line(cause)})") from cause
+    return checked(tree, record, file, error)
+
+
+def read_yaml(
+    file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """The YAML in `file`, one document, as a `record`; see `read_json`."""
+    try:
+        tree = yaml.safe_load(read_bytes(file, most, error))
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:
+        raise error(f"{file} cannot be read: it is no YAML ({' '.join(str(cause).split())})") from cause
+    return checked(tree, record, file, error)
+
+
+def checked(
+    tree: Any, record: type[Record], where: object, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """Plain data as a `record`.
+
+    Args:
+        tree: what JSON or YAML was parsed to; it may hold itself, as YAML's aliases can.
+        record: any type that pydantic knows.
+        where: what a message begins with: the file, and where in it if it has parts.
+        error: what is raised.
+
+    Raises:
+        error: if `tree` is something else, or too deep or large; the message names the fields.
+    """
+    from pydantic import ValidationError
+
+    if not _is_small(tree):
+        raise error(
+            f"{where}: it is nested deeper than {_DEEPEST} levels or has over {_MOST_PARTS:,} parts, "
+            "which no such file has"
+        )
+    try:
+        return _adapter(record).validate_python(tree)
+    except ValidationError as cause:
+        wrong = [
+            f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}"
+            for told in cause.errors(include_url=False, include_context=False)
+        ]
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise error(f"{where}: {'; '.join(wrong[:_SHOWN])}{more}") from None
+
+
+def not_regular(mode: int) -> str:
+    """What a message says of a file whose `st_mode` is no regular file's."""
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
+
+
+@cache
+def _adapter(record: type[Record]) -> TypeAdapter[Record]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(record)
+
+
+def _is_small(tree: Any) -> bool:
+    waiting, parts = [(tree, 1)], 0
+    while waiting:
+        part, depth = waiting.pop()
+        parts += 1
+        if depth > _DEEPEST or parts > _MOST_PARTS:
+            return False
+        if isinstance(part, Mapping):
+            waiting += ((inner, depth + 1) for inner in part.values())
+        elif isinstance(part, (list, tuple)):
+            waiting += ((inner, depth + 1) for inner in part)
+    return True
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
