@@ -6,15 +6,13 @@ heavy is imported before there is something to run.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shlex
 import sys
 import time
-from typing import NoReturn
 
-from soupkitchen.cli.startup import end, end_when_asked, importing
+from soupkitchen.cli.startup import end, end_when_asked, importing, standard_streams
 from soupkitchen.errors import SoupkitchenError
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
@@ -23,6 +21,7 @@ _SAID = 5
 """Seconds in which it has."""
 
 
+@standard_streams()
 def main() -> None:
     """Runs the command line; exits with 1 and a message for what the user can put right."""
     stopwatch.begin()
@@ -38,26 +37,22 @@ def main() -> None:
         from soupkitchen.cli import command
         from soupkitchen.cli import config as conf
         from soupkitchen.cli.errors import explained
-        from soupkitchen.console import plain_streams, say
-    plain_streams()
+        from soupkitchen.console import say
     error: Exception | None = None
     try:
         conf.check_words(words)
         sys.argv[1:] = conf.sweepable(conf.in_our_words(words))
         command.run_all()
-        sys.stdout.flush()
     except KeyboardInterrupt as stop:
         again = [word for word in words if not word.startswith("overwrite=")]  # that would start anew
         command_line = f"{launch.again()} {shlex.join(again)}".rstrip()
         end(stop, f"; what was done is kept. To continue:\n{command_line}")
-    except BrokenPipeError:
-        _end_unread()
     except command.Failed as failed:
         error = failed.error
     except (HydraException, OmegaConfBaseException, SoupkitchenError, OSError) as raised:
         error = raised
     if isinstance(error, BrokenPipeError):
-        _end_unread()
+        raise error
     if error is not None:
         if launch.number():  # the first process says what is wrong, and the launcher then ends the others
             time.sleep(_SAID)
@@ -66,13 +61,6 @@ def main() -> None:
             raise error
         say(f"error: {message}")
         sys.exit(1)
-
-
-def _end_unread() -> NoReturn:
-    """Ends as other commands do whose output nobody reads any more, as in ``… | head``."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more
-    os._exit(141)
 
 
 if __name__ == "__main__":

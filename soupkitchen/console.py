@@ -6,7 +6,6 @@ a terminal.
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 import unicodedata
@@ -16,7 +15,15 @@ from rich.console import Console
 
 from soupkitchen.store.layout import carries_mark
 
-console = Console(stderr=True, highlight=False)
+
+class Screen(Console):
+    """rich's console; if its reader has gone, that is a `BrokenPipeError`, where rich ends the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+console = Screen(stderr=True, highlight=False)
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 """Unicode's categories of what a terminal obeys and does not show: control characters, and those that
@@ -33,13 +40,6 @@ def printable(text: str, keep: str = "") -> str:
         else character
         for character in text
     )
-
-
-def plain_streams() -> None:
-    """Has stdout and stderr write out what their encoding does not have, where it would be an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

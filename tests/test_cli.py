@@ -18,7 +18,7 @@ import pytest
 import sklearn.metrics
 import torch
 from bad import contents
-from command import as_script, forked, own, soupkitchen
+from command import as_script, events, forked, own, soupkitchen
 from conftest import ROOT
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -138,6 +138,23 @@ def test_other_options_in_the_same_folder_are_refused_with_the_difference(
     result = soupkitchen(*words, cwd=finished.parents[1], fails=True)
     assert "search.accept: better before, not_worse now" in result.stderr
     assert "overwrite=true" in result.stderr
+
+
+def test_a_finished_runs_table_may_go_unread(finished: Path, text_runs: Path, texts: Path) -> None:
+    unread = "import os; there, here = os.pipe(); os.close(there); os.dup2(here, 1)"
+    words = (*own(text_runs, texts), "name=cooked")
+    told = soupkitchen(*words, cwd=finished.parents[1], fails=141, before=unread)
+    assert "Broken" not in told.stderr
+
+
+def test_a_command_whose_streams_are_closed_keeps_its_files_whole(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    closed = "import os, sys; [os.close(fd) for fd in (0, 1, 2)]; sys.stdout = sys.stderr = None"
+    soupkitchen(*own(text_runs, texts), "pool.exclude=[c,d,wild]", "name=x", cwd=tmp_path, before=closed)
+    folder = tmp_path / "results" / "x"
+    assert events(folder)[-1]["event"] == "finish"
+    assert (folder / "soup" / "config.json").is_file()
 
 
 def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable
+from soupkitchen.cli.startup import standard_streams
+from soupkitchen.console import printable
 from soupkitchen.store.evaluations import Entry, EvaluationCache
 
 
+@standard_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Lists or clears the cache from the command line."""
     parser = argparse.ArgumentParser(
@@ -26,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
     parser.add_argument("--yes", action="store_true", help="clear without asking")
     given = parser.parse_args(arguments)
-    plain_streams()
     cache = EvaluationCache(given.folder.expanduser())
     entries = list(cache.entries())
     total = f"{sum(entry.size for entry in entries) / 2**20:.1f} MiB"

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable, say
+from soupkitchen.cli.startup import standard_streams
+from soupkitchen.console import printable, say
 from soupkitchen.errors import SoupkitchenError
 
 
+@standard_streams()
 def make_in_each(
     command: str,
     about: str | None,
@@ -30,7 +32,6 @@ def make_in_each(
     )
     parser.add_argument("folder", nargs="+", type=Path, help=folder)
     given = parser.parse_args(arguments)
-    plain_streams()
     for place in given.folder:
         try:
             for file in make(place):

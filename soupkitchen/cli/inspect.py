@@ -20,7 +20,8 @@ import pandas as pd
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.checkpoints.state_dicts import SUFFIXES
 from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.console import plain_streams, printable, say, warn_on_stderr
+from soupkitchen.cli.startup import standard_streams
+from soupkitchen.console import printable, say, warn_on_stderr
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.records import write_csv
 from soupkitchen.records.display import print_table
@@ -103,6 +104,7 @@ def _guess(length: float, median: float, mean_cosine: float | None) -> str:
     return "merges well"
 
 
+@standard_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table; exits with 1 and a message where the pool cannot be read."""
     parser = argparse.ArgumentParser(
@@ -115,7 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--key", help="of files with several state dicts, which of them")
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     given = parser.parse_args(arguments)
-    plain_streams()
     warn_on_stderr()
     try:
         pool = find_pool(

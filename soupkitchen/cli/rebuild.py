@@ -13,12 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable, say, warn_on_stderr
+from soupkitchen.cli.startup import standard_streams
+from soupkitchen.console import printable, say, warn_on_stderr
 from soupkitchen.errors import ConfigError, SoupkitchenError
 
 _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
 
 
+@standard_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rebuilds from the command line; exits with 1 and a message where that cannot be done."""
     parser = argparse.ArgumentParser(
@@ -30,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="where the soup goes; it must not be there yet")
     parser.add_argument("options", nargs="*", help=f"{', '.join(f'{option}=…' for option in _OPTIONS)}")
     given = parser.parse_args(arguments)
-    plain_streams()
     warn_on_stderr()
     try:
         same = _rebuild(given.recipe, given.folder, _options(given.options))

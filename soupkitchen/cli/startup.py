@@ -1,9 +1,10 @@
-"""Starting up: importing large libraries in less time, and ending at once when that is asked for."""
+"""Starting up and ending: standard streams, faster imports, and ending at once when that is asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import signal
 import sys
@@ -18,6 +19,29 @@ _importing = False
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as SLURM and container runtimes send it."""
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Has a command print whatever its streams are: closed (``>&-``), or unread (``| head``).
+
+    If nobody reads its stdout any more, the process ends with 141, as other commands do.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file of ours would be stdout
+        pass
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what its encoding lacks is written out
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # or Python finds out while it ends, and says so
+    except BrokenPipeError:
+        os._exit(141)
 
 
 def end_when_asked() -> None:

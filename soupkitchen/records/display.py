@@ -21,7 +21,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from soupkitchen.console import console, printable
+from soupkitchen.console import Screen, console, printable
 from soupkitchen.records import separated
 from soupkitchen.records.live import View
 from soupkitchen.records.progress import Known
@@ -138,9 +138,9 @@ def print_table(shown: pd.DataFrame) -> None:
         grid.add_column(
             escape(printable(str(column))), justify="right" if numeric else "left", overflow="fold"
         )
-    out = Console(highlight=False)
+    out = Screen(highlight=False)
     if not out.is_terminal:
-        out = Console(highlight=False, width=250)
+        out = Screen(highlight=False, width=250)
     for row in shown.itertuples(index=False):
         style = "bold" if getattr(row, "kind", None) == "soup" else None
         grid.add_row(*(escape(_cell(value, out)) for value in row), style=style)

@@ -1,4 +1,4 @@
-"""Reads small files that others may have made: regular files of a bounded size, JSON or YAML, as typed records.
+"""Reads small files that others may have made, of a bounded size, JSON or YAML, as typed records.
 
 A results' folder, a recipe or a configuration may come from a stranger. Nothing that such a file says is
 used before it has the type that its reader expects; a wrong one is an error that names file and field.
@@ -83,7 +83,7 @@ def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = Con
 def read_json(
     file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
-    """The JSON in `file`, as a `record`: any type that pydantic knows, such as a dataclass or `dict[str, int]`.
+    """The JSON in `file`, as a `record`: any type that pydantic knows, as a dataclass or `dict[str, int]`.
 
     Raises:
         error: if the file cannot be read, is no JSON, or says something else; the message names the field.
@@ -128,7 +128,8 @@ def checked(
             "which no such file has"
         )
     try:
-        return _adapter(record).validate_python(tree)
+        wanted: Any = record
+        return _adapter(wanted).validate_python(tree)
     except ValidationError as cause:
         wrong = [
             f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}"
@@ -145,7 +146,7 @@ def not_regular(mode: int) -> str:
 
 
 @cache
-def _adapter(record: type[Record]) -> TypeAdapter[Record]:
+def _adapter(record: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(record)
