@@ -65,11 +65,12 @@ class Bench:
         """Digests of what is scored and of what scores it, by kind: alike where processes can share work."""
         evaluator, pool = self.evaluator, self.mixer.pool
         known = Identity(evaluator, pool)
-        runs = [
-            [run.name, {name: [*info.shape, info.dtype] for name, info in run.header.items()}] for run in pool
-        ]
+        headers = {
+            run.name: {name: [*info.shape, info.dtype] for name, info in run.header.items()} for run in pool
+        }
+        others = [str(file) for run in pool for file in run.changed_files()]  # than the first process opened
         return {
-            "runs": digest(runs),
+            "runs": digest([headers, others]),
             "data": digest([known.examples(split) for split in evaluator.examples.splits]),
             "model": known.model(),
             "packages": digest(versions(), own_code()),
@@ -89,7 +90,7 @@ class Bench:
             if different := [what for what, value in theirs.items() if value != here[what]]:
                 raise MachineError(
                     f"{who} has other {' and '.join(different)} than this process: all have to see the same "
-                    "files"
+                    "files, on storage that they share"
                 )
 
     def score(

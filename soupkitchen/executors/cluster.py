@@ -47,7 +47,7 @@ def connect(address: str | None, option: str, workers: int = 1) -> None:
             name, port = host.rsplit(":", 1)
             socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray tries for minutes
         imported().init(address, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{option}={address} cannot be reached ({error})") from error
 
 

@@ -73,6 +73,7 @@ class Ray(Executor):
                 f"executor.workers={self.workers} need {needed[short[0]]:g} {short[0]}s, and the cluster has "
                 f"{has.get(short[0], 0):g}"
             )
+        ray.method(concurrency_group="control")(_Worker.drop)  # so that it is heard amid a scoring
         needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
         kind = ray.remote(**needs, max_restarts=-1, concurrency_groups={"control": 1})(_Worker)
         self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
@@ -97,7 +98,7 @@ class Ray(Executor):
                 yield scoring
         finally:  # nobody asks for the rest
             for worker in self._crew[: len(requests)]:
-                worker.drop.options(concurrency_group="control").remote(self._asked)
+                worker.drop.remote(self._asked)
 
     def learn(self, tasks: Several) -> None:
         super().learn(tasks)
@@ -184,6 +185,8 @@ class _Worker:
         self._dropped = max(number, self._dropped)
 
     def score(self, request: Request, tasks: Several, number: int) -> Scoring:
+        if self._error:
+            raise MachineError(f"the worker on {socket.gethostname()} cannot begin: {self._error}")
         self._now, self._bench.evaluator.tasks = number, tasks
         try:
             scoring: Scoring = self._bench.score(request)
