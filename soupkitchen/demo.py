@@ -10,6 +10,7 @@ own sweep would be.
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -113,19 +114,16 @@ def cook(cache: Path, seed: int) -> Path:
 
 
 def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model: Path) -> None:
-    options = {
-        "sweep": sweep,
-        "model": model,
-        "data.path": data,
-        "output": output,
-        "base": base,
-        "seed": seed,
-    }
+    folders = {"model": model, "data.path": data, "output": output, "base": base}
+    quoted = (f"{option}={_quoted(str(folder))}" for option, folder in folders.items())
     script = str(resources.folder("scripts") / "finetune_pool.py")
-    _run(
-        [script, *(f"{option}={value}" for option, value in options.items())],
-        "the demo's runs could not be fine-tuned",
-    )
+    _run([script, f"sweep={sweep}", f"seed={seed}", *quoted], "the demo's runs could not be fine-tuned")
+
+
+def _quoted(text: str) -> str:
+    """`text` as Hydra's grammar has it, in which a backslash is one unless a quote follows."""
+    escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + '\\"' * bool(end[2]), text)
+    return f'"{escaped}"'
 
 
 def _write_task(data: Path, folder: Path, task: str) -> None:
