@@ -88,8 +88,14 @@ class Evaluator:
         self._workers = workers
         self._memory = memory or StateMemory(accelerator.device, 0, 0)
         self._training: list[tuple[Task, Batch]] = []
+        read = {
+            name: task.with_labels({role: by_task[name] for role, by_task in splits.items()}, live.model)
+            if hasattr(task, "with_labels")
+            else task
+            for name, task in tasks.tasks.items()
+        }
         self._splits = {
-            role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
+            role: {name: self._prepare(read[name], split) for name, split in by_task.items()}
             for role, by_task in splits.items()
         }
         self.examples = Examples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from typing import Any
 
 import datasets
@@ -60,6 +61,7 @@ def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | Non
     """
     rows = check_filled(split, option, column)
     for number, row in enumerate(rows):
+        row = rows[number] = _literal(row)
         if not isinstance(row, list):
             raise DataError(
                 f"{option}={column}: row {row_of(split, number)} holds {_shown(row)}, which should be a list "
@@ -72,6 +74,16 @@ def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | Non
                     f"which should be one of {what}"
                 )
     return rows
+
+
+def _literal(cell: Any) -> Any:
+    """What a cell holds; a list that is written out, as a table of text has it, is that list."""
+    if not isinstance(cell, str) or not cell.strip().startswith("["):
+        return cell
+    try:
+        return literal_eval(cell.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return cell
 
 
 def _shown(value: Any) -> str:
