@@ -169,12 +169,14 @@ class ModelLabels:
         config = getattr(model, "config", None)
         if not isinstance(config, PreTrainedConfig):
             return cls(None, None)
-        by_number, by_name = config.id2label or {}, config.label2id or {}
+        by_number = config.id2label or {}
+        by_name = {str(name): _number(number) for name, number in (config.label2id or {}).items()}
         if set(by_number) != set(range(len(by_number))):
             raise DataError(f"id2label in config.json should count from 0, not {_listed(by_number)}")
         names = [str(by_number[number]) for number in range(len(by_number))]
-        if _is_counted(names) and sorted(by_name.values()) == list(range(len(names))):
-            names = sorted(by_name, key=lambda name: by_name[name])  # the only names that say something
+        named = {number: name for name, number in by_name.items()}
+        if _is_counted(names) and len(by_name) == len(names) and all(n in named for n in range(len(names))):
+            names = [named[Decimal(number)] for number in range(len(names))]
         differing = [name for number, name in enumerate(names) if by_name.get(name, number) != number]
         return cls(
             names,

@@ -71,20 +71,14 @@ class MultipleChoice(TextTask, Labelled):
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
         reading = self.read_as(split, model)
         check_template("task.prompt", self.prompt, split)
         check_causal(model)
         limit = longest(processor, model, self.max_length)
-        options = lists_of(split, "task.choices", self.choices, str, "texts")
-        answers = values_of(split, self.answer, option="task.answer")
         rows: dict[str, list[Any]] = {
             name: [] for name in ("passages", "scored", "divisors", "labels", "length")
         }
-        for number, (prompt, choices) in enumerate(zip(prompts(self.prompt, split), options, strict=True)):
-            if not choices:
-                row = row_of(split, number)
-                raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
+        for prompt, (answer, choices) in zip(prompts(self.prompt, split), self._rows(split), strict=True):
             passages, scored = zip(
                 *(self._passage(processor, prompt, choice, limit) for choice in choices), strict=True
             )
@@ -94,7 +88,7 @@ class MultipleChoice(TextTask, Labelled):
             rows["divisors"].append(
                 [max(1, d) for d in divisors.get(self.normalize or "", [1] * len(choices))]
             )
-            rows["labels"].append(self._right(answers[number], choices, reading))
+            rows["labels"].append(self._right(answer, choices, reading))
             rows["length"].append(max(map(len, passages)))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
         check_tokens(split, "task.choices", self.choices, tokens, model)
@@ -132,6 +126,15 @@ class MultipleChoice(TextTask, Labelled):
             )
         return whole[-limit:], scored
 
+    def _rows(self, split: datasets.Dataset) -> list[tuple[Any, list[str]]]:
+        """Of each example the answer, and the choices."""
+        check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
+        options = lists_of(split, "task.choices", self.choices, str, "texts")
+        if [] in options:
+            row = row_of(split, options.index([]))
+            raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
+        return list(zip(values_of(split, self.answer, option="task.answer"), options, strict=True))
+
     def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
         """`labels`, or the one of "names" and "indices" that fits all answers.
 
@@ -140,11 +143,7 @@ class MultipleChoice(TextTask, Labelled):
         """
         if self.labels is not None:
             return self.labels
-        rows: list[tuple[Any, list[str]]] = []
-        for split in splits.values():
-            check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
-            options = lists_of(split, "task.choices", self.choices, str, "texts")
-            rows += zip(values_of(split, self.answer, option="task.answer"), options, strict=True)
+        rows = [row for split in splits.values() for row in self._rows(split)]
         named = [_named(answer, choices) for answer, choices in rows]
         numbers = [_numbered(answer, choices) for answer, choices in rows]
         if None in numbers and None in named:
