@@ -54,9 +54,13 @@ class Labelled:
     def with_labels(self: AnyTask, splits: Splits, model: Any) -> AnyTask:
         """The task that reads the labels of all `splits`, by role, in the one way that fits all of them.
 
+        A task that has read some reads others in the same way.
+
         Raises:
             DataError: if there is none, or more than one.
         """
+        if self._reading is not None:
+            return self
         read = copy(self)
         object.__setattr__(read, "_reading", self.reading(splits, model))
         return read
@@ -103,11 +107,11 @@ class Column:
             where = f" of {role}" if role not in ("", "heldout") else ""
             check_columns(split, {"task.label": column})
             for number, cell in enumerate(values_of(split, column, what)):
-                cell = set(cell) if isinstance(cell, list) else {cell}
-                rows.update(cell)
-                for value in cell - first.keys():
-                    first[value] = f"row {row_of(split, number)}{where}"
-                kinds |= {next(kind for kind in (str, bool, object) if isinstance(v, kind)) for v in cell}
+                for value in dict.fromkeys(cell if isinstance(cell, list) else [cell]):
+                    if not rows[value]:
+                        first[value] = f"row {row_of(split, number)}{where}"
+                    rows[value] += 1
+                    kinds.add(next(kind for kind in (str, bool, object) if isinstance(value, kind)))
             named.append(getattr(_class_label(split.features[column]), "names", None))
         if len(kinds) > 1:
             raise DataError(f"task.label={column}: names, numbers, true and false are mixed; choose one kind")
@@ -312,7 +316,7 @@ class Reader:
                 first = min(read, key=lambda value: read[value])
                 self.refuse(first, f"counted from 1 (no row has 0) it is {model.shown(read[first] - 1)}")
         if model.names and not counted:
-            self.say("numbers of the model's labels", read)
+            self.say("taken as numbers of the model's", read)
         return read
 
     def complete(self, reading: Mapping[Value, int | None]) -> dict[Value, int]:
@@ -334,10 +338,11 @@ class Reader:
         raise DataError(f"{self.column.name}: {what}; {ways}")
 
     def refuse(self, value: Value, other: str) -> NoReturn:
+        by_name = "task.labels=names or " if self.named[value] is not None else ""
         raise DataError(
-            f"{self.column.name}: {self.column.shown(value)} can be read in two ways: {other}, and by number "
-            f"{self.model.shown(self.numbered[value])}. task.labels=names or task.labels=indices decides, or "
-            f"a mapping by hand, as task.labels={{{value}: …}}"
+            f"{self.column.name}: {self.column.shown(value)} can be read in two ways: {other}, and by "
+            f"number {self.model.shown(self.numbered[value])}. {by_name}task.labels=indices decides, or a mapping by "
+            f"hand, as task.labels={{{value}: …}}"
         )
 
     def say(self, how: str, read: Mapping[Value, int]) -> None:
