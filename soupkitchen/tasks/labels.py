@@ -339,10 +339,10 @@ class Reader:
 
     def refuse(self, value: Value, other: str) -> NoReturn:
         by_name = "task.labels=names or " if self.named[value] is not None else ""
+        what = f"{self.column.name}: {self.column.shown(value)} can be read in two ways"
         raise DataError(
-            f"{self.column.name}: {self.column.shown(value)} can be read in two ways: {other}, and by "
-            f"number {self.model.shown(self.numbered[value])}. {by_name}task.labels=indices decides, or a mapping by "
-            f"hand, as task.labels={{{value}: …}}"
+            f"{what}: {other}, and by number {self.model.shown(self.numbered[value])}. {by_name}"
+            f"task.labels=indices decides, or a mapping by hand, as task.labels={{{value}: …}}"
         )
 
     def say(self, how: str, read: Mapping[Value, int]) -> None:
