@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.tasks.data import check_columns
-from soupkitchen.tasks.values import check_filled, lists_of, row_of
+from soupkitchen.tasks.values import check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,9 @@ class Column:
     def shown(self, value: Value) -> str:
         """A value, and where it is."""
         rows = self.rows[value]
-        return f"{value!r} ({f'{rows} rows, the first is ' if rows > 1 else '1 row, '}{self.first[value]})"
+        return (
+            f"{shown(value)} ({f'{rows} rows, the first is ' if rows > 1 else '1 row, '}{self.first[value]})"
+        )
 
     def number(self, value: Value, count: int | None) -> int | None:
         """The number of a label that a value is, of so many; None if it is none."""
@@ -326,13 +328,15 @@ class Reader:
         if not lacking:
             return read
         first, *others = map(self.column.shown, lacking[:_SHOWN])
-        shown = ", nor ".join([first, *others, *[f"{len(lacking) - _SHOWN} more"] * (len(lacking) > _SHOWN)])
+        which = ", nor ".join([first, *others, *[f"{len(lacking) - _SHOWN} more"] * (len(lacking) > _SHOWN)])
         if isinstance(lacking[0], str):
-            what = f"the model has no label {shown}; {self.model}"
+            what = f"the model has no label {which}; {self.model}"
         else:
-            shown = shown.replace(" (", " is no label of the model (", 1)
-            what = f"{shown}; {self.model}; give whole numbers, or names"
-        ways = f"task.labels={{{lacking[0]}: …}} says which of the model's labels one of the data's is"
+            which = which.replace(" (", " is no label of the model (", 1)
+            what = f"{which}; {self.model}; give whole numbers, or names"
+        ways = (
+            f"task.labels={{{str(lacking[0])[:40]}: …}} says which of the model's labels one of the data's is"
+        )
         if reading != self.numbered and None not in self.numbered.values():
             ways += ", and task.labels=indices takes labels as numbers"
         raise DataError(f"{self.column.name}: {what}; {ways}")
@@ -404,5 +408,5 @@ def _number(value: Value) -> Decimal | None:
 
 
 def _listed(names: Iterable[Any]) -> str:
-    shown = list(map(str, names))
-    return ", ".join(shown[:20]) + f", … ({len(shown)} in all)" * (len(shown) > 20)
+    texts = list(map(str, names))
+    return ", ".join(texts[:20]) + f", … ({len(texts)} in all)" * (len(texts) > 20)

@@ -46,7 +46,7 @@ def texts_of(split: datasets.Dataset, option: str, column: str) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(text)}, which is no text; "
+                f"{option}={column}: row {row_of(split, number)} holds {shown(text)}, which is no text; "
                 "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what "
                 "looks like numbers is read as numbers)"
             )
@@ -64,13 +64,13 @@ def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | Non
         row = rows[number] = _literal(row)
         if not isinstance(row, list):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(row)}, which should be a list "
+                f"{option}={column}: row {row_of(split, number)} holds {shown(row)}, which should be a list "
                 f"of {what}"
             )
         for entry in row:
             if is_missing(entry) or (kind is not None and not isinstance(entry, kind)):
                 raise DataError(
-                    f"{option}={column}: row {row_of(split, number)} holds {_shown(entry)} in its list, "
+                    f"{option}={column}: row {row_of(split, number)} holds {shown(entry)} in its list, "
                     f"which should be one of {what}"
                 )
     return rows
@@ -86,6 +86,7 @@ def _literal(cell: Any) -> Any:
         return cell
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages show it: the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
