@@ -45,6 +45,7 @@ LONGER = {
     "store/journal.py": "the journal and what its events may hold",
     "tasks/data.py": "all that task.data.path may name",
     "tasks/harness.py": "an adapter to another harness",
+    "tasks/labels.py": "the one rule of what labels mean, with its messages",
 }
 """Why a module has more lines than `LONGEST`."""
 

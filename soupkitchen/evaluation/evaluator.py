@@ -78,7 +78,7 @@ class Evaluator:
         Raises:
             DataError: where their columns or labels are not what task and model need.
         """
-        self.tasks = tasks
+        self.tasks = tasks.with_labels(splits, live.model)
         self.live = live
         self.processor = processor
         self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
@@ -89,7 +89,7 @@ class Evaluator:
         self._memory = memory or StateMemory(accelerator.device, 0, 0)
         self._training: list[tuple[Task, Batch]] = []
         self._splits = {
-            role: {name: self._prepare(tasks.tasks[name], split) for name, split in by_task.items()}
+            role: {name: self._prepare(self.tasks.tasks[name], split) for name, split in by_task.items()}
             for role, by_task in splits.items()
         }
         self.examples = Examples(

@@ -123,6 +123,10 @@ def _is_confidence(value: Any) -> bool:
     return is_number(value["confidence"]) and 0.5 < value["confidence"] < 1
 
 
+def _is_map(value: Any) -> bool:
+    return MAPPING.fits(value) and bool(value) and all(TEXT.fits(v) or is_whole(v) for v in value.values())
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
@@ -164,6 +168,14 @@ _SEARCHING = {
     "passage_prompt": or_null(ANY_TEXT),
     **_EMBEDDING,
 }
+_READ = "or the model's label by the data's, as {neg: NEGATIVE}"
+LABELS = or_null(Kind(f"choose names or indices, {_READ}", lambda v: v in ("names", "indices") or _is_map(v)))
+VECTORS = or_null(
+    Kind(
+        f"choose names, indices or vectors, {_READ}, or a list of columns of 0 and 1, as [toxic, obscene]",
+        lambda v: LABELS.fits(v) or v == "vectors" or (_is_list(v) and len(v) > 0 and all(map(TEXT.fits, v))),
+    )
+)
 _PAIR = {"text": TEXT, "text_pair": or_null(TEXT), "label": TEXT}
 _ARCHITECTURE = {"architecture": choice("causal", "seq2seq")}
 _SEVERAL = {
@@ -283,12 +295,13 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "name": or_null(TEXT),
         "revision": or_null(TEXT),
     },
-    "soupkitchen.tasks.TextClassification": {**_SCORED, **_PAIR, **_LENGTH},
+    "soupkitchen.tasks.TextClassification": {**_SCORED, **_PAIR, "labels": LABELS, **_LENGTH},
     "soupkitchen.tasks.TextRegression": {**_SCORED, **_PAIR, **_LENGTH},
     "soupkitchen.tasks.MultilabelClassification": {
         **_SCORED,
         **_PAIR,
         **_LENGTH,
+        "labels": VECTORS,
         "threshold": between(0, 1),
     },
     "soupkitchen.tasks.EmbeddingSimilarity": {
@@ -298,7 +311,13 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "text_pair": TEXT,
         **_EMBEDDING,
     },
-    "soupkitchen.tasks.PairClassification": {**_SCORED, **_PAIR, "text_pair": TEXT, **_EMBEDDING},
+    "soupkitchen.tasks.PairClassification": {
+        **_SCORED,
+        **_PAIR,
+        "text_pair": TEXT,
+        "labels": LABELS,
+        **_EMBEDDING,
+    },
     "soupkitchen.tasks.QuestionAnswering": {
         **_SCORED,
         **_LENGTH,
@@ -326,7 +345,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "architecture": choice("bi", "cross"),
         **_SEARCHING,
     },
-    "soupkitchen.tasks.ImageClassification": {**_SCORED, "image": TEXT, "label": TEXT},
+    "soupkitchen.tasks.ImageClassification": {**_SCORED, "image": TEXT, "label": TEXT, "labels": LABELS},
     "soupkitchen.tasks.SpeechRecognition": {
         **_SCORED,
         "architecture": choice("seq2seq", "ctc"),
@@ -353,13 +372,20 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "masked": SHARE,
         "seed": SEED,
     },
-    "soupkitchen.tasks.TokenClassification": {**_SCORED, "words": TEXT, "label": TEXT, **_LENGTH},
+    "soupkitchen.tasks.TokenClassification": {
+        **_SCORED,
+        "words": TEXT,
+        "label": TEXT,
+        "labels": LABELS,
+        **_LENGTH,
+    },
     "soupkitchen.tasks.MultipleChoice": {
         **_SCORED,
         **_LENGTH,
         "prompt": TEXT,
         "choices": TEXT,
         "answer": TEXT,
+        "labels": LABELS,
         "before_choice": ANY_TEXT,
         "normalize": or_null(choice("tokens", "bytes")),
     },

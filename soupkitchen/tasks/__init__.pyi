@@ -91,6 +91,7 @@ def demo(
     text: str = "text",
     text_pair: str | None = None,
     label: str = "label",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     max_length: int | None = 16,
 ) -> TextClassification:
     """The demo's task: the topic, one of 20, of a newsgroup posting by its first 16 tokens.
@@ -111,7 +112,9 @@ def demo(
         options: further arguments of the metric's compute, or of its class
         text: the column of the text
         text_pair: the column of a second text
-        label: the column of the label, by number or by name
+        label: the column of the label
+        labels: names, indices, or the model's label by the data's, as {neg: NEGATIVE}; None: names, and
+            numbers if there are none
         max_length: tokens after which a text is cut; None for the model's limit
     """
 
@@ -216,6 +219,7 @@ def image_classification(
     options: Mapping[str, Any] | None = None,
     image: str = "image",
     label: str = "label",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
 ) -> ImageClassification:
     """One label for an image. Models: AutoModelForImageClassification.
 
@@ -234,7 +238,9 @@ def image_classification(
         inputs: labels, logits, texts, values or likelihoods; None for what the metric says
         options: further arguments of the metric's compute, or of its class
         image: the column of the image
-        label: the column of the label, by number or by name
+        label: the column of the label
+        labels: names, indices, or the model's label by the data's, as {neg: NEGATIVE}; None: names, and
+            numbers if there are none
     """
 
 def image_text_retrieval(
@@ -405,6 +411,7 @@ def multilabel_classification(
     text: str = "text",
     text_pair: str | None = None,
     label: str = "labels",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     max_length: int | None = None,
     threshold: float = 0.5,
 ) -> MultilabelClassification:
@@ -426,7 +433,9 @@ def multilabel_classification(
         options: further arguments of the metric's compute, or of its class
         text: the column of the text
         text_pair: the column of a second text
-        label: the column of the labels: a list of numbers or names
+        label: the column of the labels: a list of some, or of a 0 or 1 for each
+        labels: names, indices, vectors (lists of a 0 or 1 for each label), the model's label by the data's,
+            or columns of 0 and 1, as [toxic, obscene]; None: what fits all rows
         max_length: tokens after which a text is cut; None for the model's limit
         threshold: the probability from which a label is taken to be there
     """
@@ -449,6 +458,7 @@ def multiple_choice(
     prompt: str = "{question}",
     choices: str = "choices",
     answer: str = "answer",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     before_choice: str = " ",
     normalize: Literal["tokens", "bytes"] | None = None,
     max_length: int | None = None,
@@ -473,6 +483,8 @@ def multiple_choice(
         prompt: a template over the columns; \n for a new line
         choices: the column of the choices, a list of texts
         answer: the column of the right one: its number from 0, a letter, or its text
+        labels: names (texts of choices), indices (numbers from 0, or letters), or the number by the data's
+            answer, as {1: 0, 2: 1}; None: what fits all rows
         before_choice: what stands between prompt and choice
         normalize: None: compare log-likelihoods; tokens or bytes: divide them by the choice's length
         max_length: tokens of prompt and choice together; None for the model's limit
@@ -496,6 +508,7 @@ def pair_classification(
     text: str = "text",
     text_pair: str = "text_pair",
     label: str = "label",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     pooling: str | Sequence[str] | None = None,
     prompt: str | None = None,
     lower: bool = False,
@@ -522,6 +535,8 @@ def pair_classification(
         text: the column of the one text
         text_pair: the column of the other
         label: the column of whether they belong together, 0 or 1
+        labels: indices, or 0 or 1 by the data's label, as {same: 1, other: 0}; None: numbers, or the one of
+            two words that says no
         pooling: mean of the tokens' last hidden states, cls, lasttoken, max, mean_sqrt_len_tokens,
             weightedmean, or a list; None for what runs of sentence-transformers say, else mean
         prompt: what comes before each text; None for what the runs say
@@ -789,6 +804,7 @@ def text_classification(
     text: str = "text",
     text_pair: str | None = None,
     label: str = "label",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     max_length: int | None = None,
 ) -> TextClassification:
     """One label for a text, or for a pair of texts. Models: AutoModelForSequenceClassification.
@@ -809,7 +825,9 @@ def text_classification(
         options: further arguments of the metric's compute, or of its class
         text: the column of the text
         text_pair: the column of a second text
-        label: the column of the label, by number or by name
+        label: the column of the label
+        labels: names, indices, or the model's label by the data's, as {neg: NEGATIVE}; None: names, and
+            numbers if there are none
         max_length: tokens after which a text is cut; None for the model's limit
     """
 
@@ -925,6 +943,7 @@ def token_classification(
     options: Mapping[str, Any] | None = None,
     words: str = "tokens",
     label: str = "tags",
+    labels: str | Mapping[Any, Any] | Sequence[str] | None = None,
     max_length: int | None = None,
 ) -> TokenClassification:
     """A tag for each word, as in named-entity recognition. Models: AutoModelForTokenClassification.
@@ -944,7 +963,9 @@ def token_classification(
         inputs: labels, logits, texts, values or likelihoods; None for what the metric says
         options: further arguments of the metric's compute, or of its class
         words: the column of the words, a list
-        label: the column of their tags, a list of numbers or names
+        label: the column of their tags, a list
+        labels: names, indices, or the model's tag by the data's, as {PERSON: B-PER}; None: names, and numbers
+            if there are none
         max_length: tokens after which a text is cut; None for the model's limit
     """
 

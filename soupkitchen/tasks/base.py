@@ -100,3 +100,8 @@ class Task(Protocol):
 def labels(prepared: datasets.Dataset) -> np.ndarray:
     """The column `labels` as an array."""
     return np.asarray(prepared.with_format("numpy")["labels"][:])
+
+
+def decided(logits: torch.Tensor, metric: TaskMetric) -> torch.Tensor:
+    """Logits of shape (batch, labels) as `metric` takes them: float32, or the likeliest label."""
+    return logits.float() if metric.inputs == "logits" else logits.argmax(dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from typing import Any
 
 import datasets
@@ -45,7 +46,7 @@ def texts_of(split: datasets.Dataset, option: str, column: str) -> list[str]:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(text)}, which is no text; "
+                f"{option}={column}: row {row_of(split, number)} holds {shown(text)}, which is no text; "
                 "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what "
                 "looks like numbers is read as numbers)"
             )
@@ -60,20 +61,32 @@ def lists_of(split: datasets.Dataset, option: str, column: str, kind: type | Non
     """
     rows = check_filled(split, option, column)
     for number, row in enumerate(rows):
+        row = rows[number] = _literal(row)
         if not isinstance(row, list):
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} holds {_shown(row)}, which should be a list "
+                f"{option}={column}: row {row_of(split, number)} holds {shown(row)}, which should be a list "
                 f"of {what}"
             )
         for entry in row:
             if is_missing(entry) or (kind is not None and not isinstance(entry, kind)):
                 raise DataError(
-                    f"{option}={column}: row {row_of(split, number)} holds {_shown(entry)} in its list, "
+                    f"{option}={column}: row {row_of(split, number)} holds {shown(entry)} in its list, "
                     f"which should be one of {what}"
                 )
     return rows
 
 
-def _shown(value: Any) -> str:
+def _literal(cell: Any) -> Any:
+    """What a cell holds; a list that is written out, as a table of text has it, is that list."""
+    if not isinstance(cell, str) or not cell.strip().startswith("["):
+        return cell
+    try:
+        return literal_eval(cell.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return cell
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it: the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -15,7 +15,6 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     BaseImageProcessor,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     default_data_collator,
@@ -23,15 +22,15 @@ from transformers import (
 
 from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Processor, labels
-from soupkitchen.tasks.classification import decided, encode_labels, numbered
+from soupkitchen.tasks.base import Batch, Processor, decided, labels
 from soupkitchen.tasks.columns import IMAGE, LABEL, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
 from soupkitchen.tasks.images import prepared_images, stored_images
+from soupkitchen.tasks.labels import Labelled
 
 
 @dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(Labelled):
     """Scores image-classification models: those of transformers, and others that put out logits.
 
     The latter are given, by the name of their first argument, tensors that `model.processor` makes of images.
@@ -40,7 +39,8 @@ class ImageClassification:
         data: where the images are.
         metric: accuracy, f1_macro, cross_entropy, …
         image: the column of the image, a `datasets.Image` feature; paths in a column of text will do.
-        label: the column of the label: its number, or its name in the model's `label2id`.
+        label: the column of the label.
+        labels: how labels are read; see `soupkitchen.tasks.labels`.
     """
 
     takes_any_model: ClassVar[bool] = True
@@ -80,12 +80,8 @@ class ImageClassification:
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        check_columns(split, {"task.image": self.image, "task.label": self.label})
-        config = getattr(model, "config", None)
-        if isinstance(config, PreTrainedConfig):
-            encoded_labels = encode_labels(split, self.label, config)
-        else:
-            encoded_labels = numbered(split, self.label)
+        check_columns(split, {"task.image": self.image})
+        encoded_labels = self.encoded(split, model)
         images = self.compared(split)
         if processor is None:
             raise ConfigError(

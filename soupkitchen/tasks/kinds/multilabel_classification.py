@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,11 +10,16 @@ import datasets
 import torch
 from transformers import PreTrainedModel
 
+from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.classification import label_number
 from soupkitchen.tasks.columns import LABELS, TEXTS, Wanted
+from soupkitchen.tasks.data import check_columns
 from soupkitchen.tasks.kinds.text_classification import TextClassification
-from soupkitchen.tasks.values import lists_of, row_of
+from soupkitchen.tasks.labels import Column, ModelLabels, Names, Reader, Splits, values_of
+from soupkitchen.tasks.values import row_of
+
+_LABELS = 'labels, as ["toxic", "obscene"], or task.labels=[toxic,obscene] for columns of 0 and 1'
+_FLAGS = {0, 1, "0", "1"}
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,9 @@ class MultilabelClassification(TextClassification):
     """Scores sequence-classification models whose labels exclude nothing.
 
     Attributes:
-        label: the column of the labels: a list of their numbers or names.
+        label: the column of the labels: a list of some, or of a 0 or 1 for each of the model's.
+        labels: how labels are read, see `soupkitchen.tasks.labels`; "vectors" if lists hold a 0 or 1 for each
+            label; or a list of columns, one a label, that hold 0 or 1.
         threshold: the probability from which a label is taken to be there.
     """
 
@@ -34,16 +42,81 @@ class MultilabelClassification(TextClassification):
     def stratify_column(self) -> str | None:
         return None
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that hold 0 or 1, one a label; none if one column holds lists."""
+        return () if self.labels is None or isinstance(self.labels, (str, Mapping)) else self.labels
+
+    def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
+        """The model's number of each label, "vectors" for lists of 0 and 1, or the column of each label."""
+        known = ModelLabels.of(model)
+        if self.columns:
+            return _columns_of(known, self.columns)
+        column = Column.of(splits, self.label, _LABELS)
+        if self.labels in (None, "vectors") and self._are_vectors(column, splits, model.config.num_labels):
+            return "vectors"
+        return Reader(column, known).read(self.labels)
+
     def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
-        rows = []
-        what = "labels, by number or name; for one label a text there is task=text_classification"
-        for number, labels in enumerate(lists_of(split, "task.label", self.label, None, what)):
-            row = [0] * model.config.num_labels
-            for label in labels:
-                row[label_number(label, self.label, model.config, row_of(split, number))] = 1
-            rows.append(row)
-        return rows
+        reading = self.read_as(split, model)
+        if self.columns:
+            return [list(row) for row in zip(*(_flags(split, column) for column in reading), strict=True)]
+        rows = values_of(split, self.label, _LABELS)
+        if reading == "vectors":
+            return [[int(flag) for flag in row] for row in rows]
+        there = [{reading[value] for value in row} for row in rows]
+        return [[int(number in row) for number in range(model.config.num_labels)] for row in there]
+
+    def _are_vectors(self, column: Column, splits: Splits, size: int) -> bool:
+        """Whether all lists hold a 0 or 1 for each of `size` labels."""
+        rows = [row for split in splits.values() for row in values_of(split, self.label, _LABELS)]
+        flags, whole = column.rows.keys() <= _FLAGS, all(len(row) == size for row in rows)
+        no_numbers = any(isinstance(v, bool) for v in column.rows) or any(len(set(r)) < len(r) for r in rows)
+        if flags and whole and (no_numbers or self.labels == "vectors" or (size == 1 and 1 in column.rows)):
+            return True
+        if self.labels == "vectors" or (flags and no_numbers):
+            raise DataError(
+                f"{column.name}: lists of 0 and 1 should have one for each of the model's {size} labels, and "
+                "not all do"
+            )
+        if flags and whole:
+            raise DataError(
+                f"{column.name}: {rows[0]} (row 1) can be read in two ways, and so can all others: as a 0 "
+                f"or 1 for each of the model's {size} labels, and as a list of numbers of labels; "
+                "task.labels=vectors or task.labels=indices decides"
+            )
+        return False
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         logits = self.logits(model, batch).float()
         return logits if self.metric.inputs == "logits" else (logits.sigmoid() >= self.threshold).long()
+
+
+def _columns_of(model: ModelLabels, columns: Sequence[str]) -> list[str]:
+    """The column of each of the model's labels.
+
+    Raises:
+        ConfigError: if a label has no column, or a column no label.
+    """
+    names = Names(columns)
+    places = [names.find(name) for name in model.names or ()]
+    if model.is_counted and len(places) == len(columns) and not any(isinstance(p, int) for p in places):
+        return list(columns)
+    without = [name for name, place in zip(model.names or (), places, strict=True) if place is None]
+    beyond = [column for place, column in enumerate(columns) if place not in places]
+    if without or beyond or len(set(places)) < len(places):
+        what = f"the label {without[0]!r} has no column" if without else f"{beyond[0]!r} is none"
+        raise ConfigError(f"task.labels={','.join(columns)}: {what}; name a column for each label: {model}")
+    return [columns[place] for place in places if place is not None]
+
+
+def _flags(split: datasets.Dataset, column: str) -> list[int]:
+    check_columns(split, {"task.labels": column})
+    values = values_of(split, column, option="task.labels")
+    for number, value in enumerate(values):
+        if value not in _FLAGS:
+            raise DataError(
+                f"task.labels: row {row_of(split, number)} of the column {column} holds {value!r}, which "
+                "should be 0 or 1"
+            )
+    return [int(value) for value in values]

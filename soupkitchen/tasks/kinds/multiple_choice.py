@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,13 +18,14 @@ from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, Wanted
 from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
 from soupkitchen.tasks.prompts import check_template, prompts
 from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
-from soupkitchen.tasks.values import check_filled, lists_of, row_of
+from soupkitchen.tasks.values import lists_of, row_of
 
 
 @dataclass(frozen=True)
-class MultipleChoice(TextTask):
+class MultipleChoice(TextTask, Labelled):
     """Scores causal models by the choice whose tokens are likeliest after the prompt.
 
     As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special
@@ -39,6 +41,8 @@ class MultipleChoice(TextTask):
         normalize: None compares log-likelihoods; "tokens" or "bytes" divides them by the
             choice's length.
         max_length: tokens of prompt and choice together; None for the model's own limit.
+        labels: how answers are read: "names" (texts of choices), "indices" (numbers from 0, or letters), or
+            the number of a choice by the data's answer; None for the way that fits all rows.
     """
 
     looked_for: ClassVar[tuple[Wanted, ...]] = (QUESTION, CHOICES, CHOSEN)
@@ -67,19 +71,14 @@ class MultipleChoice(TextTask):
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
+        reading = self.read_as(split, model)
         check_template("task.prompt", self.prompt, split)
         check_causal(model)
         limit = longest(processor, model, self.max_length)
-        options = lists_of(split, "task.choices", self.choices, str, "texts")
-        answers = check_filled(split, "task.answer", self.answer)
         rows: dict[str, list[Any]] = {
             name: [] for name in ("passages", "scored", "divisors", "labels", "length")
         }
-        for number, (prompt, choices) in enumerate(zip(prompts(self.prompt, split), options, strict=True)):
-            if not choices:
-                row = row_of(split, number)
-                raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
+        for prompt, (answer, choices) in zip(prompts(self.prompt, split), self._rows(split), strict=True):
             passages, scored = zip(
                 *(self._passage(processor, prompt, choice, limit) for choice in choices), strict=True
             )
@@ -89,7 +88,7 @@ class MultipleChoice(TextTask):
             rows["divisors"].append(
                 [max(1, d) for d in divisors.get(self.normalize or "", [1] * len(choices))]
             )
-            rows["labels"].append(self._right(answers[number], choices))
+            rows["labels"].append(self._right(answer, choices, reading))
             rows["length"].append(max(map(len, passages)))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
         check_tokens(split, "task.choices", self.choices, tokens, model)
@@ -127,14 +126,71 @@ class MultipleChoice(TextTask):
             )
         return whole[-limit:], scored
 
-    def _right(self, answer: Any, choices: list[str]) -> int:
+    def _rows(self, split: datasets.Dataset) -> list[tuple[Any, list[str]]]:
+        """Of each example the answer, and the choices."""
+        check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
+        options = lists_of(split, "task.choices", self.choices, str, "texts")
+        if [] in options:
+            row = row_of(split, options.index([]))
+            raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
+        return list(zip(values_of(split, self.answer, option="task.answer"), options, strict=True))
+
+    def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
+        """`labels`, or the one of "names" and "indices" that fits all answers.
+
+        Raises:
+            DataError: if both do and differ, or neither does.
+        """
+        if self.labels is not None:
+            return self.labels
+        rows = [row for split in splits.values() for row in self._rows(split)]
+        named = [_named(answer, choices) for answer, choices in rows]
+        numbers = [_numbered(answer, choices) for answer, choices in rows]
+        if None in numbers and None in named:
+            answer, choices = rows[numbers.index(None)]
+            self._right(answer, choices, "indices")
+        if None in numbers:
+            return "names"
+        two_ways = None
+        if None not in named and named != numbers:
+            place = next(n for n in range(len(rows)) if named[n] != numbers[n])
+            two_ways = place, f"by its text choice {named[place]}"
+        elif any(by_digits := [str(answer).strip().isdigit() for answer, _ in rows]) and not any(
+            digits and number == 0 for digits, number in zip(by_digits, numbers, strict=True)
+        ):
+            place = by_digits.index(True)
+            two_ways = place, f"counted from 1 (no answer is 0) choice {int(rows[place][0]) - 1}"
+        if two_ways is not None and named != numbers:
+            place, other = two_ways
+            raise DataError(
+                f"task.answer={self.answer}: {rows[place][0]!r} (of the choices {rows[place][1]}) can be "
+                f"read in two ways: {other}, and by number choice {numbers[place]}, the first being 0. "
+                "task.labels=names or task.labels=indices decides, or a mapping by hand, as {1: 0, 2: 1}"
+            )
+        return "indices"
+
+    def _right(self, answer: Any, choices: list[str], reading: Any = None) -> int:
         """The number of the right choice."""
-        number = answer
-        if isinstance(answer, str):
-            if answer in choices:
-                return choices.index(answer)
-            number = ord(answer.upper()) - ord("A") if len(answer) == 1 and answer.isalpha() else answer
-            number = int(answer) if answer.isdigit() else number
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(choices):
+        if isinstance(reading, Mapping):
+            place = Names(reading).find(answer)
+            answer = answer if place is None else list(reading.values())[place]
+            reading = "names" if isinstance(answer, str) or place is None else "indices"
+        number = None if reading == "indices" else _named(answer, choices)
+        if number is None and reading != "names":
+            number = _numbered(answer, choices)
+        if number is None:
             raise DataError(f"task.answer={self.answer}: {answer!r} is none of the choices {choices}")
         return number
+
+
+def _named(answer: Any, choices: list[str]) -> int | None:
+    """The number of the choice whose text is the answer."""
+    return choices.index(str(answer)) if str(answer) in choices and not isinstance(answer, bool) else None
+
+
+def _numbered(answer: Any, choices: list[str]) -> int | None:
+    """The number of the choice that the answer gives, from 0, or by a letter."""
+    text = str(answer).strip()
+    number = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else None
+    number = int(text) if re.fullmatch("[0-9]{1,9}", text) else number
+    return number if number is not None and number < len(choices) else None

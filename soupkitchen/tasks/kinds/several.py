@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import datasets
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.tasks.base import Task
@@ -58,6 +60,22 @@ class Several:
     def of(cls, task: Task | Several) -> Several:
         """`task` itself, or as the only one of several."""
         return task if isinstance(task, Several) else cls({SINGLE: task})
+
+    def with_labels(self, splits: Mapping[str, Mapping[str, datasets.Dataset]], model: Any) -> Several:
+        """The tasks, each of which reads its labels in the one way that fits all `splits`, by role and task.
+
+        Raises:
+            DataError: if there is none, or more than one.
+        """
+        read = copy(self)
+        tasks = {
+            name: task.with_labels({role: by_task[name] for role, by_task in splits.items()}, model)
+            if hasattr(task, "with_labels")
+            else task
+            for name, task in self.tasks.items()
+        }
+        object.__setattr__(read, "tasks", tasks)
+        return read
 
     @property
     def alone(self) -> Task | None:

@@ -12,26 +12,17 @@ import torch
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Processor, labels
-from soupkitchen.tasks.classification import decided, encode_labels
+from soupkitchen.tasks.base import Batch, Processor, decided, labels
 from soupkitchen.tasks.columns import LABEL, TEXTS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.labels import Labelled
 from soupkitchen.tasks.texts import TextTask, at_once, check_tokens, longest, pad_alike
 from soupkitchen.tasks.values import texts_of
 
 
 @dataclass(frozen=True)
-class TextClassification(TextTask):
-    """Scores sequence-classification models.
-
-    Attributes:
-        data: where the texts are.
-        metric: accuracy, f1_macro, cross_entropy, …
-        text: the column of the text.
-        text_pair: the column of a second text, for pairs; None for none.
-        label: the column of the label: its number, or its name in the model's `label2id`.
-        max_length: tokens after which a text is cut; None for the model's own limit.
-    """
+class SequenceTask(TextTask):
+    """What tasks for sequence-classification models have in common."""
 
     looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABEL)
 
@@ -50,14 +41,10 @@ class TextClassification(TextTask):
     def content_columns(self) -> tuple[str, ...]:
         return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
 
-    @property
-    def stratify_column(self) -> str | None:
-        return self.label
-
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        options = {"task.text": self.text, "task.text_pair": self.text_pair, "task.label": self.label}
+        options = {"task.text": self.text, "task.text_pair": self.text_pair}
         check_columns(split, {option: column for option, column in options.items() if column is not None})
         encoded_labels = self.encode_labels(split, model)
         limit = longest(processor, model, self.max_length)
@@ -71,7 +58,7 @@ class TextClassification(TextTask):
 
     def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
         """The column of labels as `references` gives it, one entry an example."""
-        return encode_labels(split, self.label, model.config)
+        raise NotImplementedError
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)
@@ -86,3 +73,25 @@ class TextClassification(TextTask):
         """The model's logits, (batch, labels)."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         return model(**inputs, **at_once(model)).logits
+
+
+@dataclass(frozen=True)
+class TextClassification(SequenceTask, Labelled):
+    """Scores sequence-classification models.
+
+    Attributes:
+        data: where the texts are.
+        metric: accuracy, f1_macro, cross_entropy, …
+        text: the column of the text.
+        text_pair: the column of a second text, for pairs; None for none.
+        label: the column of the label.
+        max_length: tokens after which a text is cut; None for the model's own limit.
+        labels: how labels are read; see `soupkitchen.tasks.labels`.
+    """
+
+    @property
+    def stratify_column(self) -> str | None:
+        return self.label
+
+    def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
+        return self.encoded(split, model)

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import NUMBER, TEXTS, Wanted
-from soupkitchen.tasks.kinds.text_classification import TextClassification
-from soupkitchen.tasks.values import check_filled, row_of
+from soupkitchen.tasks.data import check_columns
+from soupkitchen.tasks.kinds.text_classification import SequenceTask
+from soupkitchen.tasks.labels import values_of
+from soupkitchen.tasks.values import row_of
 
 
 @dataclass(frozen=True)
-class TextRegression(TextClassification):
+class TextRegression(SequenceTask):
     """Scores sequence-classification models with one output.
 
     Attributes:
@@ -27,15 +29,12 @@ class TextRegression(TextClassification):
 
     looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, NUMBER)
 
-    @property
-    def stratify_column(self) -> str | None:
-        return None
-
     def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
         if model.config.num_labels != 1:
             raise DataError(
                 f"the model has {model.config.num_labels} outputs; regression needs one (num_labels=1)"
             )
+        check_columns(split, {"task.label": self.label})
         return numbers(split, self.label)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
@@ -48,10 +47,15 @@ def numbers(split: datasets.Dataset, column: str) -> list[float]:
     Raises:
         DataError: where an entry is no number.
     """
-    values = check_filled(split, "task.label", column)
-    for number, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    is_named = isinstance(split.features[column], datasets.ClassLabel)  # whose own numbers are but places
+    numbers = []
+    for number, value in enumerate(values_of(split, column)):
+        try:
+            numbers.append(float(value) if is_named or not isinstance(value, (bool, str)) else math.nan)
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
             raise DataError(
                 f"task.label={column}: {value!r} (row {row_of(split, number)}) is no number to compare with"
             )
-    return [float(value) for value in values]
+    return numbers

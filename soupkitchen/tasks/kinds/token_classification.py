@@ -13,9 +13,9 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.classification import label_number
 from soupkitchen.tasks.columns import TAGS, WORDS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.labels import Column, Labelled, ModelLabels, Reader, Splits, values_of
 from soupkitchen.tasks.texts import TextTask, check_tokens, longest, unwrapped
 from soupkitchen.tasks.values import lists_of, row_of
 
@@ -23,7 +23,7 @@ _IGNORED = -100
 
 
 @dataclass(frozen=True)
-class TokenClassification(TextTask):
+class TokenClassification(TextTask, Labelled):
     """Scores token-classification models. The first token of a word decides its tag.
 
     Words beyond the model's limit are left out of predictions and references alike.
@@ -32,7 +32,8 @@ class TokenClassification(TextTask):
         data: where the texts are.
         metric: entity_f1, token_accuracy.
         words: the column of the words, a list.
-        label: the column of their tags, a list of numbers, or of names in the model's `label2id`.
+        label: the column of their tags, a list.
+        labels: how tags are read; see `soupkitchen.tasks.labels`.
         max_length: tokens after which a text is cut; None for the model's own limit.
     """
 
@@ -55,13 +56,14 @@ class TokenClassification(TextTask):
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
     ) -> datasets.Dataset:
-        check_columns(split, {"task.words": self.words, "task.label": self.label})
+        check_columns(split, {"task.words": self.words})
+        numbers, names = self.read_as(split, model), ModelLabels.of(model).names or ()
         limit = longest(processor, model, self.max_length)
         texts = lists_of(split, "task.words", self.words, str, "words")
         encoded = processor(texts, is_split_into_words=True, truncation=True, max_length=limit)
         check_tokens(split, "task.words", self.words, encoded["input_ids"], model, processor)
-        names, rows, tags = self._names(split), [], []
-        for number, wanted in enumerate(lists_of(split, "task.label", self.label, None, "tags")):
+        rows, tags = [], []
+        for number, wanted in enumerate(values_of(split, self.label, "tags")):
             if len(wanted) != len(texts[number]):
                 raise DataError(
                     f"task.label={self.label}: row {row_of(split, number)} has {len(texts[number])} words "
@@ -70,12 +72,10 @@ class TokenClassification(TextTask):
             row, before = [], None
             for word in encoded.word_ids(number):
                 first = word is not None and word != before
-                row.append(
-                    self._tag(wanted[word], names, model, row_of(split, number)) if first else _IGNORED
-                )
+                row.append(numbers[wanted[word]] if first else _IGNORED)
                 before = word
             rows.append(row)
-            tags.append([model.config.id2label[tag] for tag in row if tag != _IGNORED])
+            tags.append([names[tag] for tag in row if tag != _IGNORED])
         lengths = [len(row) for row in rows]
         return datasets.Dataset.from_dict(
             {
@@ -95,7 +95,7 @@ class TokenClassification(TextTask):
         return lambda examples: pad([{k: v for k, v in e.items() if k != "tags"} for e in examples])
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[list[str]]:
-        names: dict[int, str] = unwrapped(model).config.id2label
+        names = ModelLabels.of(unwrapped(model)).names or ()
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         likeliest = model(**inputs).logits.argmax(-1)
         return [
@@ -103,12 +103,5 @@ class TokenClassification(TextTask):
             for row, wanted in zip(likeliest, batch["labels"], strict=True)
         ]
 
-    def _names(self, split: datasets.Dataset) -> list[str] | None:
-        """What the data calls its tags, where it numbers them."""
-        feature = getattr(split.features[self.label], "feature", None)
-        return feature.names if isinstance(feature, datasets.ClassLabel) else None
-
-    def _tag(self, tag: Any, names: list[str] | None, model: PreTrainedModel, row: int) -> int:
-        if names is not None and tag >= 0 and set(names) <= set(model.config.label2id):
-            tag = names[tag]
-        return label_number(tag, self.label, model.config, row)
+    def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
+        return Reader(Column.of(splits, self.label, "tags"), ModelLabels.of(model)).read(self.labels)
