@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from soupkitchen.checkpoints import compatibility as compatible
-from soupkitchen.checkpoints.adapters import AdaptedWeights, base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.compatibility import Problem
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.leftovers import check_whole

@@ -130,7 +130,7 @@ def of_all(runs: Sequence[Checkpoint]) -> Sentences | None:
     without = [run for run in runs if not (run.path / MODULES).exists()]
     if without and len(without) < len(runs):
         raise IncompatibleError(
-            f"{without[0].name} has no {MODULES}, as others have, so it is not known how it makes embeddings: "
+            f"{without[0].name} has no {MODULES}, as others have, so how it makes embeddings is not known: "
             "put that of its base into its folder, or leave it out with pool.exclude=[…]"
         )
     return Sentences.of(runs[0].path)
