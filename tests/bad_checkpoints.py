@@ -310,7 +310,7 @@ ROWS = [
         as_adapter({"alpha_pattern": {f"(x+)+{number}": 3 for number in range(10_000)}})),
     Bad("adapter with patterns in a list", (), ("b", "adapter_config.json: rank_pattern: Input should be"),
         as_adapter({"rank_pattern": ["query"]})),
-    Bad("adapter whose whole modules are a number", (), ("b", "adapter_config.json: modules_to_save: Input should be a valid list"),
+    Bad("adapter whose whole modules are a number", (), ("b", "adapter_config.json: modules_to_save: Input should be"),
         as_adapter({"modules_to_save": 3})),
     Bad("adapter of a rank without end", (), ("b", "has rank 2", "says 1000"), as_adapter({"r": 10**300})),
     Bad("base is an adapter", ("pool.base=runs/b",), ("pool.base=runs/b", "is an adapter itself"),

@@ -79,7 +79,7 @@ def merged_by_peft(base: Path, folder: Path) -> dict[str, torch.Tensor]:
 KINDS: dict[str, dict[str, Any]] = {
     "all linear": {"r": 2, "target_modules": "all-linear"},
     "expression": {"r": 2, "target_modules": r".*layers\.1\..*(q|up)_proj"},
-    "excluded": {"r": 2, "target_modules": ["q_proj", "v_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]},
+    "excluded": {"r": 2, "target_modules": ["q_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]},
     "layers": {"r": 2, "target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
     "orthogonal": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},
     "eva": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "eva"},
@@ -95,7 +95,8 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "tokens": {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 40]},
     "tokens of the head": {
-        "r": 2, "target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4], "lm_head": [2, 1]},
+        "r": 2, "target_modules": ["q_proj"],
+        "trainable_token_indices": {"embed_tokens": [4], "lm_head": [2, 1]},
     },
     "parameters": {"r": 2, "target_modules": ["k_proj"], "target_parameters": ["q_proj.weight"]},
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},

@@ -343,7 +343,8 @@ def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
         fits = own == shape if isinstance(edit, Shift) else own[1:] == shape[1:] and max(edit.rows) < shape[0]
         if not fits:
             raise IncompatibleError(
-                f"its {edit.key} has shape {list(own)}, which does not fit {name} of {base.path}, {list(shape)}"
+                f"its {edit.key} has shape {list(own)}, which does not fit {name} of {base.path}, "
+                f"{list(shape)}"
             )
 
 

@@ -57,7 +57,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of an embedding that were trained whole (`trainable_token_indices`): the tensor `key` holds them."""
+    """Rows of an embedding that were trained whole (`trainable_token_indices`): the tensor `key`."""
 
     key: str
     rows: tuple[int, ...]

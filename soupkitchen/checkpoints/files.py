@@ -303,7 +303,15 @@ def _single(folder: Path, stem: str) -> Path:
             return file
     safe, _ = _names(stem, _SAFE)
     pickled, _ = _names(stem, _PICKLE)
-    raise CheckpointError(f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards")
+    told = f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards"
+    variants = sorted(
+        file.name
+        for name in (safe, pickled, f"diffusion_pytorch_{safe}")
+        for file in folder.glob(f"{Path(name).stem}.*{Path(name).suffix}")
+    )
+    if variants:
+        told += f", but the variant {variants[0]}: call it {safe if variants[0].endswith(_SAFE) else pickled}"
+    raise CheckpointError(told)
 
 
 def _shards(index: Path) -> list[Path]:

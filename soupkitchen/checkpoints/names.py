@@ -132,8 +132,8 @@ Place = tuple[int, tuple[int, int]]
 def tensors_of(folder: Path, header: Mapping[str, TensorInfo], parameter: str) -> dict[str, Place | None]:
     """Which tensors of files make up a parameter of the model whose `config.json` is in `folder`.
 
-    None for a tensor that is the parameter. Of a mixture files may hold each expert by itself, and each half of
-    its inputs; where transformers puts these is seen by having it take apart a tensor of numbers of places.
+    None for a tensor that is the parameter. Of a mixture files may hold each expert by itself, and in two
+    halves; where transformers puts these is seen by having it take apart a tensor of numbers of places.
     Nothing at all if that does not give tensors of the files.
     """
     model = architecture(folder)

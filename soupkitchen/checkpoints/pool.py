@@ -107,7 +107,8 @@ def find_pool(
         on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves
             that run out.
         trust_scores: rank by the scores that the list of runs gives, and don't score every run.
-        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module".
+        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module"; with a
+            dot at its end, what the names of the tensors begin with, as "ema_model.".
 
     Raises:
         CheckpointError: where there are fewer than two runs.
