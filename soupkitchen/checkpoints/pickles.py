@@ -96,10 +96,10 @@ def load_anything(file: Path, inert: bool = False) -> Any:
     try:
         if mapped:
             _check_stored(file)
-        with _one_at_a_time, torch.serialization.safe_globals(_HARMLESS):
-            if mapped and inert:
-                torch.serialization.add_safe_globals(_stand_ins(file))  # until the `with` ends
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with _one_at_a_time:
+            stand_ins = _stand_ins(file) if mapped and inert else []
+            with torch.serialization.safe_globals([*stand_ins, *_HARMLESS]):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
@@ -120,7 +120,14 @@ def _stand_ins(file: Path) -> list[Any]:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     if len(names) > _MOST_NAMES:
         raise CheckpointError(f"{file} names {len(names)} classes, which no checkpoint does")
-    return [(_InertDict if name.rsplit(".", 1)[-1] in _DICTS else Inert, name) for name in names]
+    harmless = {
+        one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}" for one in _HARMLESS
+    }
+    return [
+        (_InertDict if name.rsplit(".", 1)[-1] in _DICTS else Inert, name)
+        for name in names
+        if name not in harmless
+    ]
 
 
 def holds_tensors(file: Path) -> bool:

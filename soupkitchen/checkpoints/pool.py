@@ -15,6 +15,7 @@ import torch
 
 from soupkitchen.checkpoints import compatibility as compatible
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.beside import warn_of_differences
 from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.compatibility import Problem
 from soupkitchen.checkpoints.files import WeightFiles
@@ -194,6 +195,7 @@ def pool_of(
         log.info("the runs differ in dtype: all are taken as %s", dtype)
         fit = [compatible.widened(run, dtype) for run in fit]
     reference = next(run for run in fit if run.name == reference.name)
+    warn_of_differences(fit, reference)
     listed = {run.name: sources[run.name] for run in fit}
     fitted_base = _fitted_base(base_run, reference, given=base)
     if fitted_base is not None and base is None:

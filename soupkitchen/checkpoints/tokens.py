@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from soupkitchen.checkpoints.files import cached_by
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError
 
 _FILES = "(files)"
+_PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
 
 class Tokens(dict[str, Any]):
@@ -36,7 +38,7 @@ _read: dict[tuple[str, str], Tokens] = {}
 """What was made of files, by content: the tokenizers of a pool are one, as a rule, and large."""
 
 
-@cache
+@cached_by("tokenizer.json", "vocab.txt", *_PARTS)
 def tokens_of(folder: Path) -> Tokens | None:
     """What the tokenizer in `folder` says; None where there is none.
 
@@ -47,8 +49,7 @@ def tokens_of(folder: Path) -> Tokens | None:
         return _once(_fast, fast)
     if (plain := folder / "vocab.txt").is_file():
         return _once(_plain, plain)
-    names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-    there = [folder / name for name in names if (folder / name).is_file()]
+    there = [folder / name for name in _PARTS if (folder / name).is_file()]
     contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
     return Tokens({**contents, _FILES: True}) if contents else None
 
