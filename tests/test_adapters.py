@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from transformers import (
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
+from soupkitchen.checkpoints.adapter_config import _NOT_FOLLOWED, _SAYS_NOTHING, AdapterConfig
 from soupkitchen.checkpoints.adapters import open_adapter
 from soupkitchen.checkpoints.patterns import ends_with
 from soupkitchen.errors import CheckpointError, IncompatibleError
@@ -126,6 +128,12 @@ def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind: str, base: Path,
         if run.weights.leaves(name):
             assert torch.equal(read[name], load_file(base / "model.safetensors")[name])
     assert changed
+
+
+def test_every_option_of_peft_is_known() -> None:
+    """An option that is not is refused, so those of a new version of peft are looked at here first."""
+    known = {one.name for one in fields(AdapterConfig)} | {*_SAYS_NOTHING, *_NOT_FOLLOWED}
+    assert {one.name for one in fields(LoraConfig)} <= known
 
 
 EDITS: dict[str, dict[str, Any]] = {

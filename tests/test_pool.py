@@ -177,7 +177,9 @@ def test_settings_that_differ_are_named_and_whose_go_with_the_soup(
         told = {"temperature": heat, "transformers_version": name}
         (runs / name / "generation_config.json").write_text(json.dumps(told))
         (runs / name / "chat_template.jinja").write_text(template)
-        (runs / name / "tokenizer_config.json").write_text("{}")
+        (runs / name / "tokenizer_config.json").write_text('{"model_max_length": 9}')
+    cased = json.loads((runs / "d" / "tokenizer.json").read_text()) | {"normalizer": {"type": "Lowercase"}}
+    (runs / "d" / "tokenizer.json").write_text(json.dumps(cased))
     (runs / "d" / "chat_template.jinja").unlink()
     (runs / "d" / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     find_pool(str(runs))
@@ -185,6 +187,8 @@ def test_settings_that_differ_are_named_and_whose_go_with_the_soup(
     assert told == [
         "b differs from a in temperature (generation_config.json): what a says goes with the soup",
         "c differs from a in chat_template: what a says goes with the soup",
+        "d differs from a in normalizer (tokenizer.json), model_max_length (tokenizer_config.json): what a "
+        "says goes with the soup",
     ]
 
 

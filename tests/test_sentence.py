@@ -157,6 +157,8 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
     result = api.cook(
         tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
     )
+    for file in (result.folder / "soup").rglob("*"):  # safetensors writes for its owner alone
+        assert file.stat().st_mode & 0o777 == (0o755 if file.is_dir() else 0o644), file
     soup = type(model)(str(result.folder / "soup"), device="cpu")
     found = soup.state_dict()
     for key in states["a"]:

@@ -1,4 +1,4 @@
-"""What lies beside a run's weights and goes with the soup: how a model writes, and how it is talked to."""
+"""What lies beside a run's weights and goes with the soup: how texts and images are prepared and written."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import own_files, read_bytes, read_json
+from soupkitchen.checkpoints.tokens import tokens_of
 from soupkitchen.errors import IncompatibleError
 
 log = logging.getLogger(__name__)
 
 _GENERATION, _TOKENIZER, _TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template"
+_IMAGES = "preprocessor_config.json"
+_CUTS = ("add_bos_token", "add_eos_token", "do_lower_case", "model_max_length", "truncation_side")
 _OF_VERSIONS = ("transformers_version", "_from_model_config")
 _IN_CONFIG = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 """What transformers takes from `config.json` if there is no file for it."""
@@ -27,9 +30,10 @@ def warn_of_differences(runs: Sequence[Checkpoint], reference: Checkpoint) -> No
     for run in runs:
         found = _settings(run)
         differ = [
-            what
-            for what in sorted(found.keys() | expected.keys())
-            if found.get(what) != expected.get(what) and not (what == _TEMPLATE and not _has_tokenizer(run))
+            f"{key} ({file})" if file != key else key
+            for file in sorted(found.keys() & expected.keys())
+            for key in sorted(found[file].keys() | expected[file].keys())
+            if found[file].get(key) != expected[file].get(key)
         ]
         if differ:
             more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
@@ -63,10 +67,20 @@ def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = No
                 )
 
 
-def _settings(run: Checkpoint) -> dict[str, Any]:
-    settings = {f"{key} ({_GENERATION})": value for key, value in _generation(run).items()}
-    if (templates := _templates(run.path)) is not None:
-        settings[_TEMPLATE] = templates
+def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:
+    """What a run says beside its weights, by file; without the files that it does not have."""
+    settings, folder = {_GENERATION: _generation(run)}, run.path
+    if (folder / _IMAGES).is_file():
+        told = read_json(folder / _IMAGES)
+        settings[_IMAGES] = {
+            key: told[key] for key in told if not key.endswith(("_type", "_class", "_version"))
+        }
+    if (folder / _TOKENIZER).is_file():
+        told = read_json(folder / _TOKENIZER)
+        settings[_TOKENIZER] = {key: told[key] for key in _CUTS if key in told}
+        settings[_TEMPLATE] = {_TEMPLATE: _templates(folder) or told.get(_TEMPLATE)}
+    if tokens := tokens_of(folder):
+        settings["tokenizer.json"] = dict(tokens.rules)
     return settings
 
 
@@ -76,16 +90,11 @@ def _generation(run: Checkpoint) -> dict[str, Any]:
     return {key: value for key, value in told.items() if key not in _OF_VERSIONS and value is not None}
 
 
-def _has_tokenizer(run: Checkpoint) -> bool:
-    return (run.path / _TOKENIZER).is_file()
-
-
 def _templates(folder: Path) -> Any:
-    """The chat templates in `folder`, by any of their places; None without."""
-    if not folder.is_dir():
-        return None
-    files = {file.name: read_bytes(file) for pattern in _FILES for file in own_files(folder, pattern)}
-    if f"{_TEMPLATE}.jinja" in files and len(files) == 1:
-        return files[f"{_TEMPLATE}.jinja"].decode("utf-8", "replace")
-    told = read_json(folder / _TOKENIZER).get(_TEMPLATE) if (folder / _TOKENIZER).is_file() else None
-    return files or told
+    """The chat templates that have a file of their own."""
+    files = {
+        file.name: read_bytes(file).decode("utf-8", "replace")
+        for pattern in _FILES
+        for file in own_files(folder, pattern)
+    }
+    return files[f"{_TEMPLATE}.jinja"] if files.keys() == {f"{_TEMPLATE}.jinja"} else files

@@ -173,8 +173,8 @@ def difference(run: Path, reference: Path, name: str) -> str | None:
             if own.get(key) != other.get(key) and not (since and (key in own) != (key in other)):
                 return f"its {file} says {key}={own.get(key)!r}, and that of {name} {other.get(key)!r}"
     for one, other_one in zip(modules(run), modules(reference), strict=False):
-        if what := of_tokens(tokens_of(run / one.path), tokens_of(reference / other_one.path)):
-            return f"{one.path or '.'}: {what}"
+        if one.path and (what := of_tokens(tokens_of(run / one.path), tokens_of(reference / other_one.path))):
+            return f"{one.path}: {what}"
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
@@ -20,6 +21,9 @@ _PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_
 class Tokens(dict[str, Any]):
     """Numbers by token or, of tokenizers that are not looked into, digests by file."""
 
+    rules: Mapping[str, Any] = MappingProxyType({})
+    """What else `tokenizer.json` says of how a text is cut, by the name of the part."""
+
     @property
     def are_files(self) -> bool:
         return _FILES in self
@@ -34,6 +38,7 @@ class Tokens(dict[str, Any]):
         return self is not other and self.are_files == other.are_files and self != other
 
 
+_RULES = ("normalizer", "pre_tokenizer", "post_processor")
 _read: dict[tuple[str, str], Tokens] = {}
 """What was made of files, by content: the tokenizers of a pool are one, as a rule, and large."""
 
@@ -96,4 +101,6 @@ def _fast(file: Path) -> Tokens:
                 f"{file} gives {str(token)[:40]!r} the number {str(number)[:40]!r}, which is none; copy the "
                 "run again"
             )
-    return Tokens(tokens)
+    found = Tokens(tokens)
+    found.rules = {part: content.get(part) for part in _RULES}
+    return found

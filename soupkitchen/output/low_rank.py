@@ -137,6 +137,7 @@ def write_adapter(
         "use_rslora": False,
         "use_dora": False,
         "use_bdlora": None,
+        "init_lora_weights": True,
         "fan_in_fan_out": any(config.get("fan_in_fan_out") for config in configs),
         "inference_mode": True,
     }
