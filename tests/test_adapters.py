@@ -19,7 +19,7 @@ import torch
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import (
     LABELS,
@@ -57,7 +57,12 @@ from transformers import (
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.checkpoints.adapter_config import _NOT_FOLLOWED, _SAYS_NOTHING, AdapterConfig
+from soupkitchen.checkpoints.adapter_config import (
+    _NOT_FOLLOWED,
+    _SAYS_NOTHING,
+    ADAPTER_CONFIG_NAME,
+    AdapterConfig,
+)
 from soupkitchen.checkpoints.adapters import open_adapter
 from soupkitchen.checkpoints.patterns import ends_with
 from soupkitchen.errors import CheckpointError, IncompatibleError
@@ -571,6 +576,13 @@ def test_adapters_that_cannot_be_merged_are_named(
         find_pool(str(spoiled))
 
 
+@pytest.mark.parametrize("kind", [kind.value for kind in PeftType if kind != PeftType.LORA])
+def test_adapters_of_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps({"peft_type": kind, "target_modules": ["q"]}))
+    with pytest.raises(CheckpointError, match=f"an adapter of type {kind} is no low-rank task vector"):
+        AdapterConfig.read(tmp_path, "llama")
+
+
 def test_an_adapter_of_another_base_is_named(spoiled: Path, base: Path, tmp_path: Path) -> None:
     shutil.copytree(spoiled / "a", spoiled / "c")
     other = llama()
@@ -717,7 +729,7 @@ def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(
         open_adapter(folder, "a", Checkpoint.open(tied))
 
 
-@pytest.mark.parametrize("how", ["tied", "resized", "elsewhere"])
+@pytest.mark.parametrize("how", ["tied", "resized", "elsewhere", "rows", "resized, rows"])
 def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
     how: str, tied: Path, tmp_path: Path
 ) -> None:
@@ -725,9 +737,13 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
     if how == "tied":
         options |= {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
 
+    if "rows" in how:
+        options |= {"trainable_token_indices": [3, 49] if how == "rows" else [3, 51, 52]}
+
     def fresh() -> Any:
+        torch.manual_seed(4)  # new rows are drawn
         model = AutoModelForCausalLM.from_pretrained(tied)
-        if how == "resized":
+        if "resized" in how:
             model.resize_token_embeddings(53)
         return model
 
@@ -738,7 +754,7 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
             if parameter.requires_grad:
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "a")
-    tokens = torch.arange(20)[None]
+    tokens = torch.tensor([[*range(18), 49, 52 if "resized" in how else 48]])
     model = PeftModel.from_pretrained(fresh(), tmp_path / "a").eval()
     run = open_adapter(tmp_path / "a", "a", Checkpoint.open(tied))
     live = LiveModel(run, AutoModelForCausalLM, CPU)

@@ -33,7 +33,7 @@ from torch.optim import swa_utils
 import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.checkpoints.state_dicts import _tell_average
+from soupkitchen.checkpoints.state_dicts import _tell
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.models import Function
 from soupkitchen.options import presets
@@ -217,14 +217,14 @@ def test_weights_are_read_as_training_leaves_them(
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
         torch.save(lay_out(net.state_dict()), tmp_path / "runs" / f"{name}.pt")
-    _tell_average.cache_clear()
+    _tell.cache_clear()
     with caplog.at_level("INFO"):
         pool = find_pool(str(tmp_path / "runs"))
     expected = nets["a"].state_dict()
     read = {name: pool["a"].tensor(name) for name in pool["a"].header}
     assert read.keys() == expected.keys()
     assert all(torch.equal(read[name], x) for name, x in expected.items())
-    assert ("averaged weights" in caplog.text) == bool(key)
+    assert ("averaged weights" in caplog.text) == ("the averaged (" in caplog.text) == bool(key)
     if key:
         assert f"pool.key={key} takes the others" in caplog.text
         other = find_pool(str(tmp_path / "runs"), key=key)
@@ -232,6 +232,23 @@ def test_weights_are_read_as_training_leaves_them(
         assert (
             find_pool(str(tmp_path / "runs"), key=other["a"].key)["a"].fingerprint == other["a"].fingerprint
         )
+
+
+def test_an_average_that_a_callback_of_lightning_keeps_is_named(
+    nets: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "runs").mkdir()
+    for name, net in nets.items():
+        kept = {"n_averaged": 3, "average_model_state": net.state_dict()}
+        held = {"state_dict": live(net.state_dict()), "callbacks": {"StochasticWeightAveraging": kept}}
+        torch.save(held, tmp_path / "runs" / f"{name}.ckpt")
+    _tell.cache_clear()
+    bias = nets["a"].state_dict()["head.bias"]
+    with caplog.at_level("INFO"):
+        assert torch.equal(find_pool(str(tmp_path / "runs"))["a"].tensor("head.bias"), bias + 1)
+    key = "callbacks.StochasticWeightAveraging.average_model_state"
+    assert f"the live (state_dict) are taken; pool.key={key} takes the others" in caplog.text
+    assert torch.equal(find_pool(str(tmp_path / "runs"), key=key)["a"].tensor("head.bias"), bias)
 
 
 @pytest.mark.parametrize("kind", ["torch", "ema-pytorch", "ema-pytorch in Lightning"])

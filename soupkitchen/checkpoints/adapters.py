@@ -109,6 +109,7 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
         # adapters call modules as the model does, which may be otherwise than the files do
         files_of = {name: file for file, name in parameter_names(base.path, base.header).items()} | files_of
     found = {inner: files_of[name] for name, inner in aligned([*wanted, *biases, *rows], files_of).items()}
+    found |= {name: name for name in rows.keys() & whole.keys() - found.keys()}  # a tied head is saved twice
     if lost := sorted((wanted.keys() | rows.keys()) - found.keys()):
         if (source := tied_names(base.path).get(lost[0])) is not None:
             raise _apart(config.file, lost[0], source)

@@ -118,7 +118,7 @@ class Naming(NamedTuple):
         if weights.prefix is None and left:
             if len(others) < len(left):  # not of the same model: somebody has to say what they are
                 return cls(_unwrapped(weights.file, named), {}, counts)
-            _tell_average(prefix, str(live))
+            _tell(f"the averaged ({prefix})", str(live))
         return cls(taken, others, counts)
 
 
@@ -163,13 +163,11 @@ def _live(taken: Collection[str], left: Collection[str]) -> str | None:
 
 
 @cache
-def _tell_average(taken: str, left: str) -> None:
-    """Once for each pair."""
+def _tell(taken: str, left: str) -> None:
+    """Says once which of the weights in the pool's files are taken."""
     log.info(
-        "the files hold averaged weights (%s) and live ones (%s): the averaged are taken; pool.key=%s takes "
-        "the others",
+        "the files hold averaged weights and live ones: %s are taken; pool.key=%s takes the others",
         taken,
-        left,
         left,
     )
 
@@ -199,7 +197,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
         there = ", ".join(state_dicts) or "none"
         raise CheckpointError(f"{file} has no state dict called {key} (pool.key); it has {there}")
     if both:
-        _tell_average(_LIGHTNING, _LIVE)
+        _tell(f"the averaged ({_LIGHTNING})", _LIVE)
     state_dicts = of_all
     if not state_dicts:
         raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
@@ -211,11 +209,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
     if isinstance(content.get("callbacks"), Mapping):
         for name, state in content["callbacks"].items():
             if isinstance(state, Mapping) and _is_state_dict(state.get("average_model_state")):
-                log.info(
-                    "%s holds averaged weights, too: pool.key=callbacks.%s.average_model_state takes these",
-                    file,
-                    name,
-                )
+                _tell(f"the live ({path})", f"callbacks.{name}.average_model_state")
     return path, None, plain_tensors(file, found)
 
 
