@@ -115,6 +115,8 @@ class AdapterConfig:
         )
         if config.target_modules is None:
             config = replace(config, target_modules=_usual(config, model_type))
+        if config.use_bdlora is not None and config.use_bdlora.nblocks < 1:
+            raise CheckpointError(f"{file}: nblocks={config.use_bdlora.nblocks} should be at least 1")
         initial = str(config.init_lora_weights).lower()
         if initial.startswith(_CHANGES_THE_BASE):
             raise CheckpointError(

@@ -117,7 +117,7 @@ class Naming(NamedTuple):
         others = {name: left[live + name] for name in taken} if live is not None else {}
         if weights.prefix is None and left:
             if len(others) < len(left):  # not of the same model: somebody has to say what they are
-                return cls(_unwrapped(weights.file, named), {}, counts)
+                return cls(_unwrapped(weights.file, list(weights.header)), {}, [])
             _tell(f"the averaged ({prefix})", str(live))
         return cls(taken, others, counts)
 
@@ -180,10 +180,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
     """
     content = load_anything(file, inert=True)
     state_dicts = {"": content} if _is_state_dict(content) else _state_dicts(content)
-    both = state_dicts.keys() == {
-        _LIGHTNING,
-        _LIVE,
-    }  # its WeightAveraging puts the average in the usual place
+    both = state_dicts.keys() == {_LIGHTNING, _LIVE}  # WeightAveraging's: the average is in the usual place
     of_all = {_LIGHTNING: state_dicts[_LIGHTNING]} if both else state_dicts
     if key is not None:
         for path, prefix in _readings(key):
@@ -198,14 +195,13 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
         raise CheckpointError(f"{file} has no state dict called {key} (pool.key); it has {there}")
     if both:
         _tell(f"the averaged ({_LIGHTNING})", _LIVE)
-    state_dicts = of_all
-    if not state_dicts:
+    if not of_all:
         raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
-    if len(state_dicts) > 1:
+    if len(of_all) > 1:
         raise CheckpointError(
             f"{file} holds several state dicts: say which as pool.key={' or pool.key='.join(state_dicts)}"
         )
-    ((path, found),) = state_dicts.items()
+    ((path, found),) = of_all.items()
     if isinstance(content.get("callbacks"), Mapping):
         for name, state in content["callbacks"].items():
             if isinstance(state, Mapping) and _is_state_dict(state.get("average_model_state")):
