@@ -132,6 +132,14 @@ class AdapterConfig:
             raise CheckpointError(f"{self.file}: r={rank} should be a whole number of at least 1")
         return rank
 
+    def check_rank(self, module: str, rows: int, experts: int = 1) -> None:
+        """Refuses a file whose A of the module has so many rows, if the configuration says otherwise."""
+        if rows != self.rank(module) * experts:
+            raise CheckpointError(
+                f"{self.file.parent}: {module!r} has rank {rows // experts}, where {ADAPTER_CONFIG_NAME} "
+                f"says {self.rank(module)}"
+            )
+
     def scale(self, module: str) -> float:
         """What the module's change is multiplied by."""
         alpha, rank = self._by_pattern("alpha_pattern", module, self.lora_alpha), self.rank(module)

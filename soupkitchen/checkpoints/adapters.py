@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME, AdapterConfig, BlockDiagonal
 from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank, Rows, Shift
 from soupkitchen.checkpoints.files import WeightFiles, Weights
-from soupkitchen.checkpoints.names import parameter_names, tensors_of
+from soupkitchen.checkpoints.mixtures import WRAPPED, changes_of_parameters
+from soupkitchen.checkpoints.names import parameter_names
 from soupkitchen.checkpoints.parameters import architecture, tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import check_folder, read_json
@@ -45,8 +45,6 @@ _OF_TRAINING = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler\..+)"
 _HEADS = ("lm_head.weight", "decoder.weight", "embed_out.weight")
 _HEADLESS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """peft's kinds of task whose models have no head that is tied to an embedding."""
-_WRAPPED = ".base_layer"
-"""What peft puts after the name of a module of which another parameter is adapted, too."""
 
 
 def is_adapter(folder: Path) -> bool:
@@ -99,7 +97,7 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
             )
         else:
             whole[inner] = key
-    plans = dict(_parameters(config, parts, files, base)) if config.target_parameters else {}
+    plans = dict(changes_of_parameters(config, parts, files, base)) if config.target_parameters else {}
     _select(config, parts, whole, rows, base)
     _check_whole(config, whole, base)
     wanted = {f"{module}.weight": module for module in parts}
@@ -160,7 +158,7 @@ def _select(
         if not selected:
             left.append(module)
             del parts[module]
-    for name in [name for name, key in whole.items() if f"{_WRAPPED}." in key]:
+    for name in [name for name, key in whole.items() if f"{WRAPPED}." in key]:
         if name.rpartition(".")[0] in left:
             del whole[name]
     if left and not parts:
@@ -178,7 +176,7 @@ def _select(
             f" and {len(left) - 1} more modules" if len(left) > 1 else "",
         )
     for name, key in whole.items():
-        if name.rpartition(".")[0] in parts and f"{_WRAPPED}." not in key:
+        if name.rpartition(".")[0] in parts and f"{WRAPPED}." not in key:
             raise CheckpointError(
                 f"{config.file.parent}: the tensor {key!r} is called as old versions of peft called it, and "
                 "newer ones leave it out; load the adapter with the version that saved it, and save it merged"
@@ -231,19 +229,11 @@ def _low_rank(
             f"{path}: {module!r} {what} lora_B.bias, but {ADAPTER_CONFIG_NAME} says "
             f"lora_bias={config.lora_bias}"
         )
-    _check_rank(config, module, files.header[parts[down]].shape[0], 1)
+    config.check_rank(module, files.header[parts[down]].shape[0])
     blocks = (config.use_bdlora or BlockDiagonal()).blocks(module)
     up_shape = files.header[parts[up]].shape
     transposed = embedding or _is_transposed(config, base, name, up_shape[0])
     return LowRank(parts[down], parts[up], config.scale(module), transposed, magnitude, blocks)
-
-
-def _check_rank(config: AdapterConfig, module: str, rows: int, experts: int) -> None:
-    if rows != config.rank(module) * experts:
-        raise CheckpointError(
-            f"{config.file.parent}: {module!r} has rank {rows // experts}, where {ADAPTER_CONFIG_NAME} says "
-            f"{config.rank(module)}"
-        )
 
 
 def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: int) -> bool:
@@ -263,54 +253,6 @@ def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: 
     if module not in modules:
         module = parameter_names(base.path, base.header).get(name, name).rpartition(".")[0]
     return type(modules.get(module)).__name__ == "Conv1D"
-
-
-def _parameters(
-    config: AdapterConfig, parts: dict[str, dict[str, str]], files: Weights, base: Checkpoint
-) -> Iterator[tuple[str, LowRank]]:
-    """The changes of single parameters (`target_parameters`), by name of the base's tensor; out of `parts`.
-
-    peft wraps a module once for each of its parameters, the first innermost.
-    """
-    model = architecture(base.path)
-    if model is None:
-        raise CheckpointError(
-            f"{config.file}: target_parameters needs a model that transformers can make without foreign code"
-        )
-    wrapped: dict[str, list[str]] = {}
-    for place, module in model.named_modules():
-        for short, _ in module.named_parameters(recurse=False):
-            if config.names_parameter(f"{place}.{short}"):
-                wrapped.setdefault(place, []).append(short)
-    named = {module.replace(_WRAPPED, "") for module in parts}
-    for place, module in aligned(list(named), wrapped).items():
-        wrappers = [module + _WRAPPED * depth for depth in range(len(wrapped[place]))]
-        for short, wrapper in zip(reversed(wrapped[place]), wrappers, strict=True):
-            if wrapper not in parts:
-                continue  # peft makes one that changes nothing
-            yield from _of_parameter(config, base, model, f"{place}.{short}", parts.pop(wrapper), files)
-
-
-def _of_parameter(
-    config: AdapterConfig, base: Checkpoint, model: Any, name: str, parts: Mapping[str, str], files: Weights
-) -> Iterator[tuple[str, LowRank]]:
-    """The change of one parameter, or of each tensor of files that is a part of it."""
-    if parts.keys() != {"lora_A", "lora_B"}:
-        raise CheckpointError(f"{config.file.parent}: of {name!r} {', '.join(sorted(parts))} is there")
-    parameter, owner = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
-    experts = parameter.shape[0] if parameter.ndim == 3 else 1
-    _check_rank(config, name, files.header[parts["lora_A"]].shape[0], experts)
-    transposed = experts > 1 and bool(getattr(owner, "is_transposed", False))
-    plan = LowRank(parts["lora_A"], parts["lora_B"], config.scale(name), transposed, experts=experts)
-    places = tensors_of(base.path, base.header, name)
-    if not places or (transposed and any(place is not None for place in places.values())):
-        raise CheckpointError(
-            f"{config.file}: which tensors of {base.path} the parameter {name} (target_parameters) is made "
-            "of is not known, so adapters of it cannot be merged here yet"
-        )
-    for tensor, place in places.items():
-        expert, rows = place or (None, None)
-        yield tensor, replace(plan, expert=expert, rows=rows)
 
 
 def _rows(config: AdapterConfig, inner: str, key: str, files: Weights, base: Checkpoint) -> Rows:

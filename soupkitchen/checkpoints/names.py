@@ -125,39 +125,6 @@ def float32_tensors(folder: Path, dtype: torch.dtype, header: Mapping[str, Tenso
     return frozenset(name for name in header if kept(names.get(name, name)))
 
 
-Place = tuple[int, tuple[int, int]]
-"""Which expert's a tensor of files is, and which of its outputs: the first, and the one after the last."""
-
-
-def tensors_of(folder: Path, header: Mapping[str, TensorInfo], parameter: str) -> dict[str, Place | None]:
-    """Which tensors of files make up a parameter of the model whose `config.json` is in `folder`.
-
-    None for a tensor that is the parameter. Of a mixture files may hold each expert by itself, and in two
-    halves; where transformers puts these is seen by having it take apart a tensor of numbers of places.
-    Nothing at all if that does not give tensors of the files.
-    """
-    model = architecture(folder)
-    whole = [file for file, name in parameter_names(folder, header).items() if name == parameter]
-    if model is None or whole:
-        return dict.fromkeys(whole)
-    from transformers.core_model_loading import revert_weight_conversion
-
-    shape = model.get_parameter(parameter).shape
-    if len(shape) != 3:
-        return {}
-    experts, outputs = (torch.arange(number) for number in shape[:2])
-    places = torch.stack(torch.meshgrid(experts, outputs, indexing="ij"), dim=-1)
-    found: dict[str, Place | None] = {}
-    for name, part in revert_weight_conversion(model, {parameter: places}).items():
-        if part.ndim != 2 or header.get(name, TensorInfo((), "")).shape != (len(part), shape[2]):
-            return {}
-        (expert, first), last = part[0].tolist(), int(part[-1, 1])
-        found[name] = expert, (first, last + 1)
-        if not torch.equal(part, places[expert, first : last + 1]):
-            return {}
-    return found
-
-
 @cached_by(CONFIG_NAME)
 def _parameter_names(folder: Path, header: tuple[tuple[str, TensorInfo], ...]) -> Mapping[str, str]:
     model = architecture(folder)

@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, infos_of, read_header, stamp
+from soupkitchen.checkpoints.files import WeightFiles, infos_of, read_header, stamp
 from soupkitchen.checkpoints.pickles import Inert, load_anything, plain_tensors
 from soupkitchen.checkpoints.views import View
+from soupkitchen.checkpoints.wrappers import Naming, tell
 from soupkitchen.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pt.tar", ".pth.tar")
-_PARALLEL, _COMPILED = "module.", "_orig_mod."
-_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
-)
-_AVERAGE = re.compile(r"([^.]+\.)*?(ema_model|model_ema|ema|swa_model|averaged?_model)\.")
 _TRAINING = re.compile("optim|sched|callback|loop|scaler|rng|sampler|averaging_state", re.IGNORECASE)
 _LIGHTNING, _LIVE = "state_dict", "current_model_state"
 _DEEP, _SHOWN = 3, 3
@@ -69,6 +65,11 @@ class StateDict(WeightFiles):
             self._handle = partial(_getter, key=self.path)
 
     @property
+    def naming(self) -> Naming:
+        """Which of the tensors are the model's, and what it calls them."""
+        return Naming.of(self.file, self.header, self.prefix)
+
+    @property
     def key(self) -> str:
         """What finds the same again: path and prefix."""
         return ".".join(part for part in (self.path, self.prefix) if part)
@@ -85,91 +86,9 @@ def stem_of(file: Path) -> str:
     return file.name.removesuffix(suffix)
 
 
-class Naming(NamedTuple):
-    """Which of the tensors in a file are the model's.
-
-    Attributes:
-        names: the file's name by the model's, without what wrappers of modules put before it.
-        others: the file's names of other weights of the same model, live ones beside their average, by the
-            model's.
-        counts: what wrappers count, as the number of models in an average.
-    """
-
-    names: dict[str, str]
-    others: dict[str, str]
-    counts: list[str]
-
-    @classmethod
-    def of(cls, weights: StateDict) -> Naming:
-        """That of the file.
-
-        An average of weights is taken, if the file has both that and the weights themselves.
-
-        Raises:
-            CheckpointError: for names that only differ in what wrappers put there.
-        """
-        counts = [name for name, info in weights.header.items() if _counts(name, info, weights.header)]
-        named = [name for name in weights.header if name not in counts]
-        prefix = _averaged(named, counts) if weights.prefix is None else weights.prefix
-        taken = _unwrapped(weights.file, [name for name in named if name.startswith(prefix)], prefix)
-        left = {_WRAPPERS.sub("", name): name for name in named if not name.startswith(prefix)}
-        live = _live(taken, left)
-        others = {name: left[live + name] for name in taken} if live is not None else {}
-        if weights.prefix is None and left:
-            if len(others) < len(left):  # not of the same model: somebody has to say what they are
-                return cls(_unwrapped(weights.file, list(weights.header)), {}, [])
-            _tell(f"the averaged ({prefix})", str(live))
-        return cls(taken, others, counts)
-
-
 def without_prefixes(weights: StateDict) -> View:
     """The tensors of the model in the file, by names without what wrappers of modules put before them."""
-    return View(weights, Naming.of(weights).names)
-
-
-def _unwrapped(file: Path, names: Sequence[str], prefix: str = "") -> dict[str, str]:
-    told = {_WRAPPERS.sub("", name.removeprefix(prefix)): name for name in names}
-    if len(told) < len(names):
-        raise CheckpointError(f"{file} has tensors whose names differ by {_COMPILED} only")
-    while told and all(name.startswith(_PARALLEL) for name in told):
-        told = {name.removeprefix(_PARALLEL): own for name, own in told.items()}
-    return told
-
-
-def _counts(name: str, info: TensorInfo, names: Collection[str]) -> bool:
-    """Whether the tensor is what a wrapper of the other tensors counts: `AveragedModel`, ema-pytorch."""
-    above, _, last = name.rpartition(".")
-    wrapped = {"n_averaged": _PARALLEL, "initted": "ema_model.", "step": "ema_model."}.get(last)
-    if wrapped is None or info.elements != 1:
-        return False
-    return any(one.startswith(f"{above}.{wrapped}" if above else wrapped) for one in names)
-
-
-def _averaged(names: Sequence[str], counts: Sequence[str]) -> str:
-    """What comes before the names of averaged weights, if it is certain; else nothing."""
-    of_counts = {
-        f"{count.removesuffix('n_averaged')}{_PARALLEL}" for count in counts if count.endswith("n_averaged")
-    }
-    of_ema = {f"{count.removesuffix('initted')}ema_model." for count in counts if count.endswith("initted")}
-    of_names = {match[0] for name in names if (match := _AVERAGE.match(name))}
-    return next((min(found) for found in (of_counts, of_ema, of_names) if len(found) == 1), "")
-
-
-def _live(taken: Collection[str], left: Collection[str]) -> str | None:
-    """What comes before the names in `left` that are those in `taken`; None if these are not all there."""
-    longest = max(taken, key=len, default="")
-    prefixes = (name.removesuffix(longest) for name in left if name.endswith(longest))
-    return next((one for one in prefixes if all(one + name in left for name in taken)), None)
-
-
-@cache
-def _tell(taken: str, left: str) -> None:
-    """Says once which of the weights in the pool's files are taken."""
-    log.info(
-        "the files hold averaged weights and live ones: %s are taken; pool.key=%s takes the others",
-        taken,
-        left,
-    )
+    return View(weights, weights.naming.names)
 
 
 def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str, torch.Tensor]]:
@@ -194,7 +113,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
         there = ", ".join(state_dicts) or "none"
         raise CheckpointError(f"{file} has no state dict called {key} (pool.key); it has {there}")
     if both:
-        _tell(f"the averaged ({_LIGHTNING})", _LIVE)
+        tell(f"the averaged ({_LIGHTNING})", _LIVE)
     if not of_all:
         raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
     if len(of_all) > 1:
@@ -205,7 +124,7 @@ def read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str,
     if isinstance(content.get("callbacks"), Mapping):
         for name, state in content["callbacks"].items():
             if isinstance(state, Mapping) and _is_state_dict(state.get("average_model_state")):
-                _tell(f"the live ({path})", f"callbacks.{name}.average_model_state")
+                tell(f"the live ({path})", f"callbacks.{name}.average_model_state")
     return path, None, plain_tensors(file, found)
 
 
@@ -225,7 +144,7 @@ def replaced(own: StateDict, tensors: Mapping[str, torch.Tensor]) -> Any:
     The state of an optimizer is that of one run, and none of a soup's. What stands for classes that are not
     known cannot be written.
     """
-    naming = Naming.of(own)
+    naming = own.naming
     named = {name: own.tensor(name) for name in naming.counts}
     named |= {file: tensors[name] for names in (naming.others, naming.names) for name, file in names.items()}
     if not own.path:
