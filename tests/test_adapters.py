@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import (
     LABELS,
@@ -36,13 +37,32 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertModel,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SpeechEncoderDecoderConfig,
+    SpeechEncoderDecoderModel,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
+    Wav2Vec2Config,
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
+from soupkitchen.checkpoints.adapter_config import (
+    _NOT_FOLLOWED,
+    _SAYS_NOTHING,
+    ADAPTER_CONFIG_NAME,
+    AdapterConfig,
+)
 from soupkitchen.checkpoints.adapters import open_adapter
 from soupkitchen.checkpoints.patterns import ends_with
 from soupkitchen.errors import CheckpointError, IncompatibleError
@@ -50,7 +70,11 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear, Magnitude, TaskVectors
 from soupkitchen.soup import Soup
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # peft's
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning",
+    "ignore::FutureWarning",
+    "ignore::RuntimeWarning:peft",  # peft's
+)
 CPU = torch.device("cpu")
 
 
@@ -60,6 +84,28 @@ def merged_by_peft(base: Path, folder: Path) -> dict[str, torch.Tensor]:
 
 
 KINDS: dict[str, dict[str, Any]] = {
+    "all linear": {"r": 2, "target_modules": "all-linear"},
+    "expression": {"r": 2, "target_modules": r".*layers\.1\..*(q|up)_proj"},
+    "excluded": {"r": 2, "target_modules": ["q_proj"], "exclude_modules": ["layers.0.self_attn.q_proj"]},
+    "layers": {"r": 2, "target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    "orthogonal": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "orthogonal"},
+    "eva": {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": "eva"},
+    "mica": {"r": 2, "target_modules": ["q_proj", "embed_tokens"], "init_lora_weights": "mica"},
+    "velora": {"r": 2, "target_modules": ["q_proj"], "velora_config": {"num_groups": 4}},
+    "monteclora": {"r": 2, "target_modules": ["q_proj"], "monteclora_config": {}},
+    "blocks": {
+        "r": 4, "target_modules": ["q_proj", "o_proj", "v_proj"], "use_rslora": True,
+        "use_bdlora": {
+            "target_modules_bd_a": ["o_proj"], "target_modules_bd_b": ["q_proj"], "nblocks": 2,
+            "match_strict": False,
+        },
+    },
+    "tokens": {"r": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 40]},
+    "tokens of the head": {
+        "r": 2, "target_modules": ["q_proj"],
+        "trainable_token_indices": {"embed_tokens": [4], "lm_head": [2, 1]},
+    },
+    "parameters": {"r": 2, "target_modules": ["k_proj"], "target_parameters": ["q_proj.weight"]},
     "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
     "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": "all-linear"},
     "dora": {"r": 2, "use_dora": True, "target_modules": ["q_proj", "down_proj"]},
@@ -87,6 +133,158 @@ def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind: str, base: Path,
         if run.weights.leaves(name):
             assert torch.equal(read[name], load_file(base / "model.safetensors")[name])
     assert changed
+
+
+def test_every_option_of_peft_is_known() -> None:
+    """An option that is not is refused, so those of a new version of peft are looked at here first."""
+    known = {one.name for one in fields(AdapterConfig)} | {*_SAYS_NOTHING, *_NOT_FOLLOWED}
+    assert {one.name for one in fields(LoraConfig)} <= known
+
+
+EDITS: dict[str, dict[str, Any]] = {
+    "what is usual": {"target_modules": None},
+    "other modules": {"target_modules": ["q_proj"]},
+    "a module by its path": {"target_modules": ["model.layers.1.self_attn.v_proj"]},
+    "an expression": {"target_modules": r"model\.layers\.\d+\.self_attn\.(q|o)_proj"},
+    "all linear ones": {"target_modules": "ALL-linear"},
+    "one layer": {"layers_to_transform": 1},
+    "some layers": {"layers_to_transform": [0], "layers_pattern": ["h", "layers"]},
+    "no layers": {"layers_to_transform": []},
+    "no such layers": {"target_modules": ["q_proj", "model.layers.0.self_attn.v_proj"], "layers_pattern": "h",
+                       "layers_to_transform": [1]},
+    "excluded": {"exclude_modules": ["self_attn.q_proj"]},
+    "excluded by an expression": {"exclude_modules": r".*\.0\..*"},
+    "nothing saved whole": {"modules_to_save": None},
+    "another rank": {"alpha_pattern": {r".*\.0\..*": 9}},
+    "the default scale": {"lora_alpha": 3, "use_rslora": True},
+    "no trained rows": {"trainable_token_indices": None},
+    "other rows": {"trainable_token_indices": [9, 4]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def edited(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options: dict[str, Any] = {
+        "target_modules": ["q_proj", "v_proj", "embed_tokens"],
+        "modules_to_save": ["lm_head"],
+    }
+    return adapter(base, tmp_path_factory.mktemp("edited") / "a", seed=1, r=2, **options)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_configuration_selects_what_peft_selects_by_it(
+    edit: str, edited: Path, base: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(edited, tmp_path / "a")
+    if "rows" in edit:
+        options = {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}
+        folder = adapter(base, tmp_path / "b", seed=1, r=2, **options)
+    _edit(folder, **EDITS[edit])
+    expected = merged_by_peft(base, folder)
+    read = dict(open_adapter(folder, "a", Checkpoint.open(base)).tensors())
+    assert read.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_biases_of_an_adapter_are_merged_as_by_peft(tmp_path: Path) -> None:
+    text_classifier().save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["query", "value"], "lora_bias": True, "bias": "lora_only"}
+    of = AutoModelForSequenceClassification
+    folder = adapter(tmp_path / "base", tmp_path / "a", 1, of=of, task_type="SEQ_CLS", r=2, **options)
+    expected = PeftModel.from_pretrained(of.from_pretrained(tmp_path / "base"), folder).merge_and_unload()
+    run = open_adapter(folder, "a", Checkpoint.open(tmp_path / "base"))
+    read, start = dict(run.tensors()), load_file(tmp_path / "base" / "model.safetensors")
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+    assert sum(not torch.equal(read[name], start[name]) for name in start if name.endswith("query.bias")) == 1
+
+
+def mixture(kind: str) -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "mixtral":  # files hold each expert by itself
+        return MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=3))
+    if kind == "qwen":
+        return Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(**sizes, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+        )
+    return GptOssForCausalLM(GptOssConfig(**sizes | {"intermediate_size": 16}, num_local_experts=3))
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen", "gpt-oss"])
+@pytest.mark.parametrize("parameters", [["gate_up_proj", "down_proj"], ["down_proj"]], ids=len)
+def test_parameters_of_mixtures_are_adapted_as_by_peft(
+    parameters: list[str], kind: str, tmp_path: Path
+) -> None:
+    mixture(kind).save_pretrained(tmp_path / "base")
+    options: dict[str, Any] = {
+        "target_modules": ["q_proj"], "target_parameters": [f"mlp.experts.{name}" for name in parameters],
+        "rank_pattern": {"experts.down_proj": 3}, "lora_dropout": 0.0,
+    }  # fmt: skip
+    folder = adapter(tmp_path / "base", tmp_path / "a", 1, r=2, **options)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), folder)
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    expected, start = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "base"))
+    run = open_adapter(folder, "a", Checkpoint.open(tmp_path / "base"))
+    read = dict(run.tensors())
+    assert read.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
+        assert run.weights.leaves(name) == torch.equal(tensor, start[name])
+
+
+def composite(kind: str) -> Any:
+    """A model with GPT-2 inside, whose attention is square."""
+    torch.manual_seed(0)
+    decoder = gpt2().config
+    decoder.is_decoder, decoder.add_cross_attention = True, True
+    if kind == "speech":
+        encoder: Any = Wav2Vec2Config(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, conv_dim=(8,),
+            conv_stride=(2,), conv_kernel=(3,), num_feat_extract_layers=1, num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+        )  # fmt: skip
+        return SpeechEncoderDecoderModel(
+            SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        )
+    if kind == "text":
+        encoder = text_classifier().config
+        return EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
+    encoder = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+    )
+    return VisionEncoderDecoderModel(
+        VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    )
+
+
+@pytest.mark.parametrize("kind", ["text", "vision", "speech"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_conv1d_inside_of_a_composite_model_is_turned_as_by_peft(
+    dora: bool, kind: str, tmp_path: Path
+) -> None:
+    model = composite(kind)
+    model.save_pretrained(tmp_path / "base")
+    query = "query" if kind == "text" else "q_proj"
+    options = {"target_modules": ["c_proj", "c_attn", "q_attn", query], "use_dora": dora}
+    of = type(model)
+    folder = adapter(tmp_path / "base", tmp_path / "a", 1, of=of, task_type=None, r=3, **options)
+    merged = PeftModel.from_pretrained(of.from_pretrained(tmp_path / "base"), folder).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    expected = load_file(tmp_path / "merged" / "model.safetensors")
+    run = open_adapter(folder, "a", Checkpoint.open(tmp_path / "base"))
+    assert len(run.weights.changed) >= 8
+    for name, tensor in run.tensors():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -354,7 +552,23 @@ def spoiled(base: Path, adapters: Path, tmp_path: Path) -> Iterator[Path]:
     [
         ({"peft_type": "IA3"}, "type IA3 is no low-rank task vector"),
         ({"init_lora_weights": "pissa_niter_4"}, "changed the base model when training began"),
-        ({"target_parameters": ["experts.w"]}, "target_parameters"),
+        ({"kasa_config": {"beta": 0.1}}, "kasa_config cannot be merged"),
+        ({"arrow_config": {"top_k": 3}}, "arrow_config cannot be merged"),
+        ({"use_qalora": True}, "use_qalora cannot be merged"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens cannot be merged"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication cannot be merged"),
+        ({"use_bdlora": {"nblocks": 0}}, "nblocks=0 should be at least 1"),
+        ({"use_bdlora": 3}, "adapter_config.json: use_bdlora"),
+        ({"trainable_token_indices": {"a": "b"}}, "adapter_config.json: trainable_token_indices"),
+        ({"target_modules": {"a": "b"}}, "adapter_config.json: target_modules"),
+        ({"layers_to_transform": "all"}, "adapter_config.json: layers_to_transform"),
+        ({"alpha_pattern": {"q_proj": [1]}}, r"adapter_config.json: alpha_pattern\.q_proj"),
+        ({"r": 0}, "r=0 should be a whole number of at least 1"),
+        ({"use_tomorrow": 3}, "the option use_tomorrow is not known here"),
+        ({"target_modules": ["nothing"]}, "selects none of the modules"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, but its files hold no"),
+        ({"trainable_token_indices": [1]}, "names rows that its files do not hold"),
+        ({"lora_bias": True}, "has no lora_B.bias"),
         ({"r": 5}, "has rank 2, where adapter_config.json says 5"),
         ({"use_dora": True}, "no lora_magnitude_vector"),
         ({"base_model_name_or_path": None}, "does not say what it was trained on"),
@@ -367,6 +581,13 @@ def test_adapters_that_cannot_be_merged_are_named(
     _edit(spoiled / "b", **values)
     with pytest.raises(IncompatibleError, match=f"b +.*{complaint}"):
         find_pool(str(spoiled))
+
+
+@pytest.mark.parametrize("kind", [kind.value for kind in PeftType if kind != PeftType.LORA])
+def test_adapters_of_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps({"peft_type": kind, "target_modules": ["q"]}))
+    with pytest.raises(CheckpointError, match=f"an adapter of type {kind} is no low-rank task vector"):
+        AdapterConfig.read(tmp_path, "llama")
 
 
 def test_an_adapter_of_another_base_is_named(spoiled: Path, base: Path, tmp_path: Path) -> None:
@@ -401,7 +622,7 @@ def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled: Path) -> None
     file = spoiled / "b" / "adapter_model.safetensors"
     tensors = load_file(file)
     name = next(iter(tensors))
-    save_file({**tensors, name.replace("lora_A.weight", "lora_B.bias"): torch.zeros(2)}, file)
+    save_file({**tensors, name.replace("lora_A.weight", "lora_diag"): torch.zeros(2)}, file)
     with pytest.raises(IncompatibleError, match="of a kind of adapter that cannot be merged"):
         find_pool(str(spoiled))
     save_file({name: tensors[name]}, file)
@@ -515,7 +736,7 @@ def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(
         open_adapter(folder, "a", Checkpoint.open(tied))
 
 
-@pytest.mark.parametrize("how", ["tied", "resized", "elsewhere"])
+@pytest.mark.parametrize("how", ["tied", "resized", "elsewhere", "rows", "resized, rows"])
 def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
     how: str, tied: Path, tmp_path: Path
 ) -> None:
@@ -523,9 +744,13 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
     if how == "tied":
         options |= {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
 
+    if "rows" in how:
+        options |= {"trainable_token_indices": [3, 49] if how == "rows" else [3, 51, 52]}
+
     def fresh() -> Any:
+        torch.manual_seed(4)  # new rows are drawn
         model = AutoModelForCausalLM.from_pretrained(tied)
-        if how == "resized":
+        if "resized" in how:
             model.resize_token_embeddings(53)
         return model
 
@@ -536,7 +761,7 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
             if parameter.requires_grad:
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path / "a")
-    tokens = torch.arange(20)[None]
+    tokens = torch.tensor([[*range(18), 49, 52 if "resized" in how else 48]])
     model = PeftModel.from_pretrained(fresh(), tmp_path / "a").eval()
     run = open_adapter(tmp_path / "a", "a", Checkpoint.open(tied))
     live = LiveModel(run, AutoModelForCausalLM, CPU)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -18,15 +24,19 @@ import pytest
 import torch
 from any_models import build, right
 from command import soupkitchen
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim import swa_utils
 
 import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import Checkpoint, find_pool
+from soupkitchen.checkpoints.wrappers import tell
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.models import Function
+from soupkitchen.options import presets
 from soupkitchen.output import Output
 
 NAMES = ("a", "b", "c")
@@ -154,6 +164,133 @@ def test_each_single_run_scores_what_its_net_does(
         assert table.loc[name, "heldout_score"] == pytest.approx(np.mean(right(net, None, examples)))
 
 
+def averaged(net: nn.Module) -> swa_utils.AveragedModel:
+    model = swa_utils.AveragedModel(net, use_buffers=True)
+    model.update_parameters(net)
+    return model
+
+
+def live(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x + 1 for name, x in state.items()}
+
+
+COUNT = {"n_averaged": torch.tensor(3)}
+AVERAGED: dict[str, tuple[str, Any]] = {
+    "swa": ("", lambda state: COUNT | {f"module.{n}": x for n, x in state.items()}),
+    "swa of data parallel": ("", lambda state: COUNT | {f"module.module.{n}": x for n, x in state.items()}),
+    "swa, compiled": ("", lambda state: COUNT | {f"module._orig_mod.{n}": x for n, x in state.items()}),
+    "fully sharded": ("", lambda state: {f"_fsdp_wrapped_module.{n.replace('.', '._fsdp_wrapped_module.')}": x
+                                         for n, x in state.items()}),
+    "DeepSpeed": ("", lambda state: {"module": dict(state), "ds_version": "0.15", "optimizer": None}),
+    "Fabric": ("", lambda state: {"model": {f"_forward_module.{n}": x for n, x in state.items()}}),
+    "ema-pytorch": ("online_model.", lambda state: {
+        "initted": torch.tensor([True]), "step": torch.tensor([7]),
+        **{f"online_model.{n}": x for n, x in live(state).items()},
+        **{f"ema_model.{n}": x for n, x in state.items()},
+    }),
+    "ema-pytorch alone": ("", lambda state: {"initted": torch.tensor([True]), "step": torch.tensor([7]),
+                                             **{f"ema_model.{n}": x for n, x in state.items()}}),
+    "ema-pytorch in Lightning": ("ema.online_model.", lambda state: {"state_dict": {
+        "ema.initted": torch.tensor([True]), "ema.step": torch.tensor([7]),
+        **{f"ema.online_model.{n}": x for n, x in live(state).items()},
+        **{f"ema.ema_model.{n}": x for n, x in state.items()},
+    }}),
+    "swa in Lightning": ("model.", lambda state: {"state_dict": {
+        "swa.n_averaged": torch.tensor(3), **{f"model.{n}": x for n, x in live(state).items()},
+        **{f"swa.module.{n}": x for n, x in state.items()},
+    }}),
+    "a copy in Lightning": ("model.", lambda state: {"state_dict": {
+        **{f"model.{n}": x for n, x in live(state).items()},
+        **{f"ema_model.{n}": x for n, x in state.items()},
+    }}),
+    "Lightning's WeightAveraging": ("current_model_state", lambda state: {
+        "state_dict": dict(state), "current_model_state": live(state), "averaging_state": COUNT,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_weights_are_read_as_training_leaves_them(
+    kind: str, nets: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, lay_out = AVERAGED[kind]
+    (tmp_path / "runs").mkdir()
+    for name, net in nets.items():
+        torch.save(lay_out(net.state_dict()), tmp_path / "runs" / f"{name}.pt")
+    tell.cache_clear()
+    with caplog.at_level("INFO"):
+        pool = find_pool(str(tmp_path / "runs"))
+    expected = nets["a"].state_dict()
+    read = {name: pool["a"].tensor(name) for name in pool["a"].header}
+    assert read.keys() == expected.keys()
+    assert all(torch.equal(read[name], x) for name, x in expected.items())
+    assert ("averaged weights" in caplog.text) == ("the averaged (" in caplog.text) == bool(key)
+    if key:
+        assert f"pool.key={key} takes the others" in caplog.text
+        other = find_pool(str(tmp_path / "runs"), key=key)
+        assert torch.equal(other["a"].tensor("head.bias"), expected["head.bias"] + 1)
+        assert (
+            find_pool(str(tmp_path / "runs"), key=other["a"].key)["a"].fingerprint == other["a"].fingerprint
+        )
+
+
+def test_an_average_that_a_callback_of_lightning_keeps_is_named(
+    nets: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "runs").mkdir()
+    for name, net in nets.items():
+        kept = {"n_averaged": 3, "average_model_state": net.state_dict()}
+        held = {"state_dict": live(net.state_dict()), "callbacks": {"StochasticWeightAveraging": kept}}
+        torch.save(held, tmp_path / "runs" / f"{name}.ckpt")
+    tell.cache_clear()
+    bias = nets["a"].state_dict()["head.bias"]
+    with caplog.at_level("INFO"):
+        assert torch.equal(find_pool(str(tmp_path / "runs"))["a"].tensor("head.bias"), bias + 1)
+    key = "callbacks.StochasticWeightAveraging.average_model_state"
+    assert f"the live (state_dict) are taken; pool.key={key} takes the others" in caplog.text
+    assert torch.equal(find_pool(str(tmp_path / "runs"), key=key)["a"].tensor("head.bias"), bias)
+
+
+@pytest.mark.parametrize("kind", ["torch", "ema-pytorch", "ema-pytorch in Lightning"])
+def test_the_soup_of_averages_is_one_that_loads_as_the_runs_do(
+    kind: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    for name, net in nets.items():
+        state = averaged(net).state_dict() if kind == "torch" else AVERAGED[kind][1](net.state_dict())
+        torch.save(state, tmp_path / "runs" / f"{name}.pt")
+    result = cook(tmp_path / "runs", data, tmp_path, search=presets.preset("search", "uniform"))
+    saved = torch.load(result.folder / "soup" / "model.pt", weights_only=True)
+    like = torch.load(tmp_path / "runs" / "a.pt", weights_only=True)
+    assert saved.keys() == like.keys()
+    mean = mean_of(nets, tuple(nets))["head.bias"]
+    if kind == "torch":
+        model = swa_utils.AveragedModel(build())
+        model.load_state_dict(saved)
+        torch.testing.assert_close(model.module.head.bias.double(), mean)
+    else:
+        ((_, inner),) = {"": saved}.items() if kind == "ema-pytorch" else saved.items()
+        biases = [x for name, x in inner.items() if name.endswith("head.bias")]
+        assert len(biases) == 2
+        assert all(torch.allclose(x.double(), mean) for x in biases)
+
+
+def test_a_parameter_called_step_is_one(nets: dict[str, nn.Module], tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    for number, (name, net) in enumerate(nets.items()):
+        torch.save(net.state_dict() | {"step": torch.tensor([number])}, tmp_path / "runs" / f"{name}.pt")
+    assert "step" in find_pool(str(tmp_path / "runs")).reference.header
+
+
+def test_a_prefix_that_is_not_there_is_named(nets: dict[str, nn.Module], tmp_path: Path) -> None:
+    runs = lay(nets, tmp_path / "runs", "Lightning")
+    assert find_pool(str(runs), key="model.")["a"].key == "state_dict.model."
+    with pytest.raises(
+        IncompatibleError, match=r"no state dict called ema_model\. \(pool.key\); it has state_dict"
+    ):
+        find_pool(str(runs), key="ema_model.")
+
+
 @pytest.mark.parametrize(("key", "other"), [("model", "ema.module"), ("ema.module", "model")])
 def test_of_several_state_dicts_in_a_file_one_has_to_be_named(
     key: str, other: str, nets: dict[str, nn.Module], tmp_path: Path
@@ -178,11 +315,78 @@ def test_a_key_is_for_files(text_runs: Path) -> None:
         find_pool(str(text_runs), key="ema")
 
 
-def test_what_a_file_would_run_is_not_opened(nets: dict[str, nn.Module], tmp_path: Path) -> None:
+@dataclass
+class Options:
+    lr: float = 0.1
+
+
+class Optimizer(Enum):
+    ADAM = "adam"
+
+
+class Trap:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, file: Path, how: str) -> None:
+        self.file, self.how = file, how
+
+    def __reduce__(self) -> Any:
+        if self.how == "function":
+            return os.mknod, (str(self.file),)
+        if self.how == "method":
+            return self.file.touch, ()
+        return exec, (f"open({str(self.file)!r}, 'w')",)
+
+
+HYPER: dict[str, Any] = {
+    "OmegaConf": OmegaConf.create({"width": 4, "sizes": [1, 2], "deep": {"lr": "${width}"}}),
+    "partial": {"width": 4, "optimizer": functools.partial(torch.optim.Adam, lr=0.1)},
+    "dataclass": {"width": 4, "options": Options()},
+    "enum": {"width": 4, "optimizer": Optimizer.ADAM},
+    "paths": {"width": 4, "folder": Path("x"), "other": PurePosixPath("y"), "windows": PureWindowsPath("z")},
+    "namespace": Namespace(width=4, inner=Namespace(options=Options())),
+    "defaultdict": {"width": 4, "sizes": defaultdict(list, {"a": [1]})},
+    "a class": {"width": 4, "net": nn.Linear, "activation": nn.ReLU()},
+    "time": {"width": 4, "at": datetime(2026, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("hyper", HYPER)
+def test_classes_in_hyperparameters_are_neither_imported_nor_made(
+    hyper: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    for name, net in nets.items():
+        held = FORMATS["Lightning"](net.state_dict()) | {"hyper_parameters": HYPER[hyper]}
+        torch.save(held, tmp_path / "runs" / f"{name}.ckpt")
+    pool = find_pool(str(tmp_path / "runs"))
+    assert torch.equal(pool["a"].tensor("model.head.bias"), nets["a"].state_dict()["head.bias"])
+    if hyper in ("OmegaConf", "dataclass"):
+        result = cook(tmp_path / "runs", data, tmp_path, search=presets.preset("search", "uniform"))
+        saved = torch.load(result.folder / "soup" / "model.ckpt", weights_only=True)
+        assert saved["pytorch-lightning_version"] == "2.5"
+        assert saved.get("hyper_parameters") == (None if hyper == "OmegaConf" else {"width": 4})
+        assert find_pool([str(result.folder / "soup" / "model.ckpt"), str(tmp_path / "runs")]).runs
+
+
+@pytest.mark.parametrize("how", ["function", "method", "exec"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_a_file_would_run_is_not_run(
+    legacy: bool, how: str, nets: dict[str, nn.Module], tmp_path: Path
+) -> None:
     runs = lay(nets, tmp_path / "runs")
-    torch.save({"state_dict": nets["a"].state_dict(), "fn": lay}, runs / "a.pt")
-    with pytest.raises(IncompatibleError, match="could run code: it was not opened"):
-        find_pool(str(runs))
+    held = {"state_dict": nets["a"].state_dict(), "fn": Trap(tmp_path / "trap", how)}
+    torch.save(held, runs / "a.pt", _use_new_zipfile_serialization=not legacy)
+    if legacy or how != "exec":  # what getattr gives is nothing to call, and modules such as os are not named
+        with pytest.raises(IncompatibleError, match="could run code: it was not opened"):
+            find_pool(str(runs))
+    else:
+        bias = find_pool(str(runs))["a"].tensor("head.bias")
+        assert torch.equal(bias, nets["a"].state_dict()["head.bias"])
+    assert not (tmp_path / "trap").exists()
+    assert not any(
+        name == "builtins.exec" for name in torch._weights_only_unpickler._get_user_allowed_globals()
+    )
 
 
 @pytest.mark.parametrize(

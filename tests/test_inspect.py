@@ -43,6 +43,18 @@ def test_distances_and_cosines_are_those_of_numpy(text_runs: Path) -> None:
     assert table.loc["b", "guess"] == "merges well"
 
 
+def test_a_run_that_equals_its_base_leaves_the_others_cosines(text_runs: Path) -> None:
+    names = ["a", "b", "c"]
+    pool = find_pool(str(text_runs), exclude=["d", "wild"], base=str(text_runs / "a"))
+    table = inspect(pool).set_index("run")
+    vectors = {name: flat(text_runs / name) - flat(text_runs / "a") for name in names}
+    cosine = vectors["b"] @ vectors["c"] / np.linalg.norm(vectors["b"]) / np.linalg.norm(vectors["c"])
+    assert table.loc["b", "mean_cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert table.loc["c", "mean_cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert np.isnan(table.loc["a", "mean_cosine"])
+    assert table["guess"].tolist()[0] == "is the base itself"
+
+
 def test_without_a_base_distances_are_from_the_mean(text_runs: Path) -> None:
     table = inspect(find_pool(str(text_runs), exclude=["wild"])).set_index("run")
     runs = {run: flat(text_runs / run) for run in "abcd"}

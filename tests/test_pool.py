@@ -15,6 +15,7 @@ from tiny import text_classifier
 
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.tasks import speech_recognition, text_generation
 
 
 def _names(pool: object) -> list[str]:
@@ -166,3 +167,50 @@ def test_all_problems_of_all_runs_are_reported_at_once(
     assert "two-labels  classifier.weight has shape [2, 16], not [3, 16]" in message
     assert "z-no-head   lacks" in message
     assert "pool.exclude" in message
+
+
+def test_settings_that_differ_are_named_and_whose_go_with_the_soup(
+    copy_runs: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = copy_runs("a", "b", "c", "d")
+    for name, heat, template in (("a", 0.5, "x"), ("b", 0.7, "x"), ("c", 0.5, "y"), ("d", 0.5, "x")):
+        told = {"temperature": heat, "transformers_version": name}
+        (runs / name / "generation_config.json").write_text(json.dumps(told))
+        (runs / name / "chat_template.jinja").write_text(template)
+        (runs / name / "tokenizer_config.json").write_text('{"model_max_length": 9}')
+    cased = json.loads((runs / "d" / "tokenizer.json").read_text()) | {"normalizer": {"type": "Lowercase"}}
+    (runs / "d" / "tokenizer.json").write_text(json.dumps(cased))
+    (runs / "d" / "chat_template.jinja").unlink()
+    (runs / "d" / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    find_pool(str(runs))
+    told = [record.getMessage() for record in caplog.records if "goes with the soup" in record.getMessage()]
+    assert told == [
+        "b differs from a in temperature (generation_config.json): what a says goes with the soup",
+        "c differs from a in chat_template: what a says goes with the soup",
+        "d differs from a in normalizer (tokenizer.json), model_max_length (tokenizer_config.json): what a "
+        "says goes with the soup",
+    ]
+
+
+def test_tasks_that_generate_refuse_runs_that_end_with_other_tokens(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    (runs / "a" / "generation_config.json").write_text('{"eos_token_id": 3, "top_p": 0.5}')
+    (runs / "b" / "generation_config.json").write_text('{"eos_token_id": 4}')
+    pool = find_pool(str(runs))
+    with pytest.raises(
+        IncompatibleError, match=r"a and b generate in different ways: eos_token_id .* is 3 and 4"
+    ):
+        text_generation("data").fitted_to(pool.runs)
+    (runs / "b" / "generation_config.json").write_text('{"eos_token_id": 3}')
+    assert text_generation("data").fitted_to(pool.runs)
+    with pytest.raises(IncompatibleError, match=r"top_p .* is 0.5 and None"):
+        speech_recognition("data").fitted_to(pool.runs)
+
+
+def test_a_variant_of_the_weights_is_named(copy_runs: Callable[..., Path]) -> None:
+    runs = copy_runs("a", "b")
+    (runs / "b" / "model.safetensors").rename(runs / "b" / "model.fp16.safetensors")
+    with pytest.raises(
+        IncompatibleError, match=r"but the variant model\.fp16\.safetensors: call it model\.safetensors"
+    ):
+        find_pool(str(runs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
 import soupkitchen as api
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.checkpoints import find_pool
+from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.options import presets
 from soupkitchen.output.rebuild import rebuild as rebuilt
 from soupkitchen.output.rebuild import saved_fingerprint
@@ -98,12 +100,14 @@ def test_runs_that_pool_in_other_ways_are_named(pairs: Path, tmp_path: Path) -> 
     file = pool / "b" / "1_Pooling" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pooling_mode": "mean"}))
     told = soupkitchen(*words(pool, pairs), cwd=tmp_path, fails=True).stderr
-    assert "a and b make embeddings in different ways" in told
+    assert re.search(
+        r"  b +its 1_Pooling/config.json says pooling_mode=\('mean',\), and that of a \('cls',\)", told
+    )
     file.write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_cls_token": True}))  # before 6
     soupkitchen(*words(pool, pairs), cwd=tmp_path)
     (pool / "c" / "modules.json").unlink()
     told = soupkitchen(*words(pool, pairs), "name=y", cwd=tmp_path, fails=True).stderr
-    assert "no such files" in told
+    assert "c has no modules.json, as others have" in told
 
 
 def test_what_the_user_says_comes_first(pairs: Path, tmp_path: Path) -> None:
@@ -153,6 +157,8 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
     result = api.cook(
         tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
     )
+    for file in (result.folder / "soup").rglob("*"):  # safetensors writes for its owner alone
+        assert file.stat().st_mode & 0o777 == (0o755 if file.is_dir() else 0o644), file
     soup = type(model)(str(result.folder / "soup"), device="cpu")
     found = soup.state_dict()
     for key in states["a"]:
@@ -221,6 +227,137 @@ def test_modules_that_are_not_known_are_refused_unimported(type: str, pairs: Pat
     task = api.tasks.embedding_similarity(str(pairs))
     with pytest.raises(CheckpointError, match=f"names {type}, and of such modules it is not known"):
         api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
+
+
+CHANGES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "pooling": ("1_Pooling/config.json", {"pooling_mode": "mean"},
+                "pooling_mode=('mean',), and that of a ('cls',)"),
+    "prompt in the pooling": ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt=False"),
+    "activation": ("2_Dense/config.json", {"activation_function": "torch.nn.modules.linear.Identity"},
+                   "activation_function='torch.nn.modules.linear.Identity', and that of a None"),
+    "bias": ("2_Dense/config.json", {"bias": False}, "bias=False"),
+    "residual": ("2_Dense/config.json", {"use_residual": True}, "use_residual=True"),
+    "input": ("2_Dense/config.json", {"module_input_name": "x"}, "module_input_name='x'"),
+    "output": ("2_Dense/config.json", {"module_output_name": "x"}, "module_output_name='x'"),
+    "normalisation": ("3_Normalize/config.json", {"module_input_name": "x"}, "module_input_name='x'"),
+    "prompts": ("config_sentence_transformers.json", {"prompts": {"query": "w4 "}}, "{'query': 'w4 '}"),
+    "default prompt": ("config_sentence_transformers.json", {"default_prompt_name": None}, "=None, and"),
+    "similarity": ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}, "'dot'"),
+    "dimensions": ("config_sentence_transformers.json", {"truncate_dim": 4}, "truncate_dim=4"),
+    "length": ("sentence_bert_config.json", {"max_seq_length": 5}, "max_seq_length=5"),
+    "case": ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case=True"),
+    "kind": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
+}  # fmt: skip
+
+
+def edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | values))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs with modules of their own that say the same."""
+    folder = tmp_path_factory.mktemp("two")
+    model = dense(folder)
+    for name in ("a", "b"):
+        model[2].linear.weight.data.add_(0.5)
+        model.save_pretrained(str(folder / "runs" / name))
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_whatever_their_modules_say_otherwise_is_refused_with_both_values(
+    what: str, two: Path, tmp_path: Path
+) -> None:
+    pool = shutil.copytree(two, tmp_path / "runs")
+    file, values, told = CHANGES[what]
+    edit(pool / "b" / file, **values)
+    with pytest.raises(IncompatibleError, match=rf"  b  its {file} says .*{re.escape(told)}"):
+        find_pool(str(pool))
+
+
+def test_modules_in_another_order_are_refused(two: Path, tmp_path: Path) -> None:
+    pool = shutil.copytree(two, tmp_path / "runs")
+    file = pool / "b" / "modules.json"
+    first, second, third, fourth = json.loads(file.read_text())
+    file.write_text(json.dumps([first, second, fourth, third]))
+    with pytest.raises(
+        IncompatibleError,
+        match=r"b +its modules\.json says modules=\[.*'Normalize', 'Dense'\], and that of a",
+    ):
+        find_pool(str(pool))
+
+
+def test_what_the_library_takes_for_the_same_is_the_same(two: Path, tmp_path: Path) -> None:
+    """Files of version 3: fewer keys, other names for them."""
+    pool = shutil.copytree(two, tmp_path / "runs")
+    told = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (pool / "b/1_Pooling/config.json").write_text(json.dumps(told))
+    tanh = "torch.nn.modules.activation.Tanh"
+    told = {"in_features": 16, "out_features": 8, "bias": True, "activation_function": tanh}
+    (pool / "b/2_Dense/config.json").write_text(json.dumps(told))
+    shutil.rmtree(pool / "b/3_Normalize")
+    (pool / "b/sentence_bert_config.json").write_text('{"do_lower_case": false}')
+    told = {"__version__": {}, "prompts": {"query": "w3 "}, "default_prompt_name": "query"}
+    (pool / "b/config_sentence_transformers.json").write_text(json.dumps(told))
+    texts = ["w1 w2", "w5"]
+    of_a, of_b = (SentenceTransformer(str(pool / name), device="cpu") for name in "ab")
+    of_b[2].linear.load_state_dict(of_a[2].linear.state_dict())
+    assert np.array_equal(of_a.encode(texts), of_b.encode(texts))
+    assert [run.name for run in find_pool(str(pool))] == ["a", "b"]
+
+
+def test_a_normalisation_before_the_pooling_is_the_librarys(pairs: Path, tmp_path: Path) -> None:
+    model = text_classifier().bert
+    model.save_pretrained(tmp_path / "plain")
+    save_tokenizer(tmp_path / "plain")
+    tokens = Normalize(module_input_name="token_embeddings")
+    used = SentenceTransformer(modules=[Transformer(str(tmp_path / "plain")), tokens, Pooling(16)])
+    for name in ("a", "b"):
+        for parameter in used.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        used.save_pretrained(str(tmp_path / "runs" / name))
+    task = api.tasks.embedding_similarity(str(pairs))
+    result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=UNIFORM)
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    assert table["b"] == pytest.approx(by_the_library(tmp_path / "runs" / "b", pairs), abs=2e-3)
+
+
+def test_embeddings_that_the_library_cuts_are_refused(two: Path, pairs: Path, tmp_path: Path) -> None:
+    pool = shutil.copytree(two, tmp_path / "runs")
+    for name in ("a", "b"):
+        edit(pool / name / "config_sentence_transformers.json", truncate_dim=4)
+    with pytest.raises(CheckpointError, match=r"cuts embeddings to 4 numbers \(truncate_dim"):
+        api.cook(pool, api.tasks.embedding_similarity(str(pairs)), results_dir=tmp_path, name="x")
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("modules.json", "{}", "modules.json: all of it"),
+        ("modules.json", DEEP, "modules.json cannot be read"),
+        ("modules.json", '[{"path": 3, "type": "x"}]', r"modules.json: 0\.path"),
+        ("modules.json", '[{"path": "", "type": null}]', r"modules.json: 0\.type"),
+        ("1_Pooling/config.json", '{"pooling_mode": {"a": 1}}', "1_Pooling/config.json: pooling_mode"),
+        ("1_Pooling/config.json", "[]", "1_Pooling/config.json should hold a JSON object"),
+        ("2_Dense/config.json", DEEP, "2_Dense/config.json cannot be read"),
+        ("2_Dense/config.json", "3", "2_Dense/config.json should hold a JSON object"),
+        ("config_sentence_transformers.json", '{"prompts": ["x"]}', "transformers.json: prompts"),
+        ("config_sentence_transformers.json", '{"default_prompt_name": {}}', "json: default_prompt_name"),
+        ("config_sentence_transformers.json", '{"model_type": "Router"}', "json: model_type"),
+        ("sentence_bert_config.json", '{"max_seq_length": "many"}', "config.json: max_seq_length"),
+    ],
+)
+def test_files_of_modules_with_something_else_in_them_are_named(
+    file: str, text: str, told: str, two: Path, tmp_path: Path
+) -> None:
+    pool = shutil.copytree(two, tmp_path / "runs")
+    (pool / "b" / file).write_text(text)
+    with pytest.raises(IncompatibleError, match=rf"  b  \S*{told}"):
+        find_pool(str(pool))
 
 
 def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path) -> None:

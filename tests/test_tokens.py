@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import llama, text_classifier
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.names import parameter_names
+from soupkitchen.checkpoints.parameters import architecture, rows_of_labels
 from soupkitchen.checkpoints.tokens import difference, tokens_of
 from soupkitchen.errors import CheckpointError
 
@@ -52,3 +56,25 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", {"a": "one"})
     with pytest.raises(CheckpointError, match=r"tokenizer\.json gives 'a' the number 'one'"):
         tokens_of(folder)
+
+
+def test_another_tokenizer_in_the_same_folder_is_read_anew(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", {"a": 0, "b": 1})
+    first = tokens_of(folder)
+    assert tokens_of(folder) is first
+    (tmp_path / "new").write_text(json.dumps({"model": {"vocab": {"b": 0, "a": 1}}}))
+    (tmp_path / "new").replace(folder / "tokenizer.json")
+    assert tokens_of(folder) == {"b": 0, "a": 1}
+
+
+def test_another_model_in_the_same_folder_is_another_architecture(tmp_path: Path) -> None:
+    text_classifier().save_pretrained(tmp_path)
+    first, heads = architecture(tmp_path), rows_of_labels(tmp_path, 3)
+    assert architecture(tmp_path) is first
+    assert heads == {"classifier.weight", "classifier.bias"}
+    header = Checkpoint.open(tmp_path).header
+    names = parameter_names(tmp_path, header)
+    llama().save_pretrained(tmp_path)
+    assert type(architecture(tmp_path)).__name__ == "LlamaForCausalLM"
+    assert rows_of_labels(tmp_path, 3) == frozenset()
+    assert parameter_names(tmp_path, header) != names

@@ -1,151 +1,50 @@
 """LoRA adapters as runs: low-rank task vectors on the model that they were trained on.
 
-What an adapter changes of a weight W is Δ = s·B·A, with s = α/r (α/√r for rsLoRA); with
-DoRA it is Δ = m·(W + s·B·A)/‖W + s·B·A‖ − W, a norm for each output. Modules trained whole
-(`modules_to_save`, biases) replace the model's. No merged copy is ever written.
-
-Hu et al. 2021, "LoRA", arXiv 2106.09685. Kalajdzievski 2023, "rsLoRA", arXiv 2312.03732.
-Liu et al. 2024, "DoRA", arXiv 2402.09353. File format: peft.
+Which module of the model a tensor of an adapter's files belongs to, and how it changes that, is decided here,
+as peft decides it. Modules trained whole (`modules_to_save`, biases) replace the model's. No merged copy is
+ever written.
 """
 
 from __future__ import annotations
 
-import math
+import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 
-from soupkitchen.checkpoints.files import TensorInfo, WeightFiles, Weights
+from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME, AdapterConfig, BlockDiagonal
+from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank, Rows, Shift
+from soupkitchen.checkpoints.files import WeightFiles, Weights
+from soupkitchen.checkpoints.mixtures import WRAPPED, changes_of_parameters
 from soupkitchen.checkpoints.names import parameter_names
-from soupkitchen.checkpoints.parameters import tied_names
-from soupkitchen.checkpoints.patterns import ends_with, is_simple
+from soupkitchen.checkpoints.parameters import architecture, tied_names
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.checkpoints.strangers import check_folder, read_json
 from soupkitchen.checkpoints.views import aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
-ADAPTER_CONFIG_NAME = "adapter_config.json"
+log = logging.getLogger(__name__)
+
 ADAPTER_STEM = "adapter_model"
 
 PREFIX = "base_model.model."
 """What peft puts before the name of each module."""
 _PART = re.compile(
-    r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(\.weight)?"
+    r"(?P<module>.+)\.(?P<part>lora_B\.bias"
+    r"|(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=$|\.weight$))(\.weight)?"
 )
-_WHOLE = re.compile(r"(?P<module>.+)\.(base_layer|modules_to_save(\.default)?)\.(?P<parameter>[^.]+)")
-_CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gptsan-japanese")
-_CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
-_CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-_MOST_EXPRESSIONS = 64
+_ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta")
+_WHOLE = re.compile(
+    r"(?P<module>.+?)(\.token_adapter)?\.(base_layer|modules_to_save(\.default)?)\.(?P<parameter>[^.]+)"
+)
+_OF_TRAINING = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler\..+)")
+"""What VeLoRA and MonteCLoRA train with; their models are those of plain LoRA."""
 _HEADS = ("lm_head.weight", "decoder.weight", "embed_out.weight")
 _HEADLESS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """peft's kinds of task whose models have no head that is tied to an embedding."""
-_NOT_FOLLOWED = ("alora_invocation_tokens", "layer_replication", "target_parameters", "use_qalora")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The factors of one weight's change, as names in the adapter's file.
-
-    Attributes:
-        down: A, (r, in).
-        up: B, (out, r).
-        scale: s.
-        transposed: whether the weight is (in, out), as an embedding or GPT-2's Conv1D.
-        magnitude: DoRA's m, one for each output; None without.
-    """
-
-    down: str
-    up: str
-    scale: float
-    transposed: bool
-    magnitude: str | None = None
-
-
-class AdaptedWeights(Weights):
-    """The weights that an adapter gives its base: formed one tensor at a time."""
-
-    def __init__(
-        self, base: Weights, files: Weights, changed: Mapping[str, LowRank], replaced: Mapping[str, str]
-    ) -> None:
-        """`changed` and `replaced` are by name of the base's tensor."""
-        self.base, self.files, self.changed, self.replaced = base, files, changed, replaced
-
-    @cached_property
-    def header(self) -> Mapping[str, TensorInfo]:
-        own = {name: self.files.header[key] for name, key in self.replaced.items()}
-        kept = {name: self.base.header[name] for name in own.keys() & self.base.header.keys()}
-        own |= {name: TensorInfo(own[name].shape, info.dtype) for name, info in kept.items()}
-        return dict(sorted({**self.base.header, **own}.items()))
-
-    def is_in_files(self, name: str) -> bool:
-        return name not in self.changed
-
-    def leaves(self, name: str) -> bool:
-        return name not in self.changed and name not in self.replaced
-
-    def tensor(self, name: str) -> torch.Tensor:
-        return self.exact(name, torch.device("cpu")).to(self.header[name].torch_dtype)
-
-    def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
-        alone = name in self.changed and name not in self.replaced
-        return self._change(name, device) if alone else None
-
-    def exact(self, name: str, device: torch.device) -> torch.Tensor:
-        if name not in self.changed:
-            return self._unchanged(name)
-        return self._change(name, device).add_(self._unchanged(name).to(device, torch.float32))
-
-    def _unchanged(self, name: str) -> torch.Tensor:
-        """What the low-rank change, if there is one, is of."""
-        key = self.replaced.get(name)
-        return self.base.tensor(name) if key is None else self.files.tensor(key)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        parts = [
-            self.base.fingerprint,
-            self.files.fingerprint,
-            repr(sorted(self.changed.items())),
-            repr(sorted(self.replaced.items())),
-        ]
-        return xxhash.xxh3_128("\0".join(parts).encode()).hexdigest()
-
-    @property
-    def not_finite(self) -> Mapping[str, int]:
-        return self.files.not_finite
-
-    def changed_files(self) -> list[Path]:
-        return [*self.base.changed_files(), *self.files.changed_files()]
-
-    def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """A, (r, in), and s·B, (out, r), of the tensor `name`: float32, flat but for these two axes."""
-        plan = self.changed[name]
-        down = self.files.tensor(plan.down).to(device, torch.float32).flatten(1)
-        up = self.files.tensor(plan.up).to(device, torch.float32).flatten(1)
-        return down, up * plan.scale
-
-    def _change(self, name: str, device: torch.device) -> torch.Tensor:
-        plan, shape = self.changed[name], self.header[name].shape
-        down, up = self.factors(name, device)
-        change = up @ down
-        change = (change.T if plan.transposed else change).reshape(shape)
-        if plan.magnitude is None:
-            return change
-        weight = self._unchanged(name).to(device, torch.float32)
-        outputs = len(shape) - 1 if plan.transposed else 0
-        others = [axis for axis in range(len(shape)) if axis != outputs]
-        moved = weight + change
-        norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
-        magnitude = self.files.tensor(plan.magnitude).to(device, torch.float32).reshape(norm.shape)
-        return moved.mul_(magnitude / norm).sub_(weight)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -157,9 +56,9 @@ def base_of(folder: Path) -> str:
     """What the adapter in `folder` says that it was trained on: a folder or a hub name.
 
     Raises:
-        CheckpointError: where it does not say.
+        CheckpointError: if it does not say.
     """
-    config = read_json(folder / ADAPTER_CONFIG_NAME)
+    config: dict[str, Any] = read_json(folder / ADAPTER_CONFIG_NAME)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not name or not isinstance(name, str):
         raise CheckpointError(
@@ -174,22 +73,23 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
 
     Raises:
         CheckpointError: for an adapter that is broken, or of a kind that is no task vector.
-        IncompatibleError: where it does not fit `base`.
+        IncompatibleError: if it does not fit `base`.
     """
-    file = path / ADAPTER_CONFIG_NAME
     check_folder(path)
-    config = read_json(file)
-    _check_kind(file, config)
+    config = AdapterConfig.read(path, base.config.get("model_type"))
     files = WeightFiles.open(path, ADAPTER_STEM)
     parts: dict[str, dict[str, str]] = {}
     whole: dict[str, str] = {}
+    rows: dict[str, str] = {}
     for key in files.header:
         inner = key.removeprefix(PREFIX)
         if match := _PART.fullmatch(inner):
             parts.setdefault(match["module"], {})[match["part"]] = key
+        elif match := _ROWS.fullmatch(inner):
+            rows[f"{match['module']}.weight"] = key
         elif match := _WHOLE.fullmatch(inner):
             whole[f"{match['module']}.{match['parameter']}"] = key
-        elif ".original_module." in inner:
+        elif ".original_module." in inner or _OF_TRAINING.fullmatch(inner):
             continue  # what a module trained whole was before
         elif "lora_" in inner or "trainable_tokens" in inner:
             raise CheckpointError(
@@ -197,132 +97,202 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
             )
         else:
             whole[inner] = key
-    header = base.header
+    plans = dict(changes_of_parameters(config, parts, files, base)) if config.target_parameters else {}
+    _select(config, parts, whole, rows, base)
+    _check_whole(config, whole, base)
     wanted = {f"{module}.weight": module for module in parts}
-    files_of = {name: name for name in header}
-    if len(aligned([*wanted, *whole], files_of)) < len(wanted) + len(whole):
+    biases = {f"{module}.bias": module for module, found in parts.items() if "lora_B.bias" in found}
+    files_of = {name: name for name in base.header}
+    if len(aligned([*wanted, *whole, *rows], files_of)) < len(wanted) + len(whole) + len(rows):
         # adapters call modules as the model does, which may be otherwise than the files do
-        files_of = {name: file for file, name in parameter_names(base.path, header).items()} | files_of
-    found = {inner: files_of[name] for name, inner in aligned(list(wanted), files_of).items()}
-    if lost := sorted(wanted.keys() - found.keys()):
+        files_of = {name: file for file, name in parameter_names(base.path, base.header).items()} | files_of
+    found = {inner: files_of[name] for name, inner in aligned([*wanted, *biases, *rows], files_of).items()}
+    found |= {name: name for name in rows.keys() & whole.keys() - found.keys()}  # a tied head is saved twice
+    if lost := sorted((wanted.keys() | rows.keys()) - found.keys()):
         if (source := tied_names(base.path).get(lost[0])) is not None:
-            raise _apart(file, lost[0], source)
+            raise _apart(config.file, lost[0], source)
         raise IncompatibleError(f"it adapts {lost[0]!r}, which {base.path} does not have: is that its base?")
-    changed = {
-        found[inner]: _low_rank(path, config, module, parts[module], files, _transposed(base, module))
+    changed = plans | {
+        found[inner]: _low_rank(config, module, parts[module], files, base, found[inner])
         for inner, module in wanted.items()
     }
+    edited: dict[str, Shift | Rows] = {}
+    for inner, module in biases.items():
+        if inner not in found:
+            raise IncompatibleError(
+                f"it has a bias for {module!r} (lora_bias), but that has none in {base.path}, so the two "
+                "cannot be merged"
+            )
+        edited[found[inner]] = Shift(parts[module]["lora_B.bias"], config.scale(module))
+    edited |= {found[inner]: _rows(config, inner, key, files, base) for inner, key in rows.items()}
+    if config.trainable_token_indices and not rows:
+        raise CheckpointError(f"{path}: trainable_token_indices names rows that its files do not hold")
     replaced = {files_of[name]: whole[inner] for name, inner in aligned(list(whole), files_of).items()}
     replaced |= {name: key for name, key in whole.items() if key not in replaced.values()}
     for adapted in replaced.keys() & changed.keys():  # an adapted embedding is saved beside its adapter
-        if adapted in header and torch.equal(files.tensor(replaced[adapted]), base.tensor(adapted)):
+        if adapted in base.header and torch.equal(files.tensor(replaced[adapted]), base.tensor(adapted)):
             del replaced[adapted]
-    weights = AdaptedWeights(base.weights, files, changed, replaced)
+    if twice := sorted(edited.keys() & changed.keys()):
+        raise CheckpointError(f"{path}: {twice[0]} has rows of its own and an adapter, too")
+    weights = AdaptedWeights(base.weights, files, changed, replaced, edited)
     _check_shapes(weights, base)
-    _check_ties(file, config, weights, base, files_of)
+    _check_ties(config, weights, base, files_of)
     return Checkpoint(name, path, _config(base, weights), weights, adapted=base)
 
 
-def _check_kind(file: Path, config: Mapping[str, Any]) -> None:
-    kind = str(config.get("peft_type")).upper()
-    if kind != "LORA":
+def _select(
+    config: AdapterConfig,
+    parts: dict[str, dict[str, str]],
+    whole: dict[str, str],
+    rows: dict[str, str],
+    base: Checkpoint,
+) -> None:
+    """Takes out what peft leaves in the files: of modules that the configuration does not select."""
+    left = [module for name in rows if not config.trained_rows(module := name.rpartition(".")[0])]
+    for module in left:
+        del rows[f"{module}.weight"]
+    for module in list(parts):
+        selected = config.selects(module)
+        if selected is None:
+            selected = "lora_A" in parts[module] and _is_inner(base, module)
+        if not selected:
+            left.append(module)
+            del parts[module]
+    for name in [name for name, key in whole.items() if f"{WRAPPED}." in key]:
+        if name.rpartition(".")[0] in left:
+            del whole[name]
+    if left and not parts:
         raise CheckpointError(
-            f"{file}: an adapter of type {kind} is no low-rank task vector; LoRA (rsLoRA, DoRA) is merged"
+            f"{config.file} selects none of the modules that its files adapt, as {left[0]} (target_modules, "
+            "exclude_modules, layers_to_transform, modules_to_save); put back what it was trained with"
         )
-    initial = str(config.get("init_lora_weights")).lower()
-    if initial.startswith(_CHANGES_THE_BASE):
-        raise CheckpointError(
-            f"{file}: init_lora_weights={initial} changed the base model when training began; have peft "
-            "convert it to plain LoRA when saving (path_initial_model_for_weight_conversion)"
+    if left:
+        log.warning(
+            "%s: the files hold an adapter of %s%s, which the configuration does not select (target_modules, "
+            "exclude_modules, layers_to_transform, modules_to_save, trainable_token_indices): it is "
+            "left out, as peft does",
+            config.file,
+            left[0],
+            f" and {len(left) - 1} more modules" if len(left) > 1 else "",
         )
-    saved = config.get("modules_to_save")
-    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
-        raise CheckpointError(f"{file}: modules_to_save={str(saved)[:80]} should be a list of names")
-    for option in _NOT_FOLLOWED:
-        if config.get(option):
-            raise CheckpointError(f"{file}: adapters with {option} cannot be merged here yet")
+    for name, key in whole.items():
+        if name.rpartition(".")[0] in parts and f"{WRAPPED}." not in key:
+            raise CheckpointError(
+                f"{config.file.parent}: the tensor {key!r} is called as old versions of peft called it, and "
+                "newer ones leave it out; load the adapter with the version that saved it, and save it merged"
+            )
+
+
+def _is_inner(base: Checkpoint, module: str) -> bool:
+    """Whether "all-linear" means the module: a linear one, and not the one that puts out tokens."""
+    model = architecture(base.path)
+    head = model.get_output_embeddings() if model is not None else None
+    heads = (
+        {f"{name}.weight" for name, part in model.named_modules() if part is head}
+        if head is not None
+        else _HEADS
+    )
+    return not f"{module}.weight".endswith(tuple(heads))
+
+
+def _check_whole(config: AdapterConfig, whole: Collection[str], base: Checkpoint) -> None:
+    """Refuses files that lack a module that was trained whole: peft cannot load them either."""
+    for module in config.modules_to_save or ():
+        there = [name for name in base.header if f".{module}." in f".{name}"]
+        if there and not any(f".{module}." in f".{name}" for name in whole):
+            raise CheckpointError(
+                f"{config.file}: modules_to_save names {module}, but its files hold no {there[0]}; copy "
+                "the run again, or take the name out"
+            )
 
 
 def _low_rank(
-    path: Path,
-    config: Mapping[str, Any],
-    module: str,
-    parts: Mapping[str, str],
-    files: Weights,
-    transposed: bool,
+    config: AdapterConfig, module: str, parts: Mapping[str, str], files: Weights, base: Checkpoint, name: str
 ) -> LowRank:
-    embedding = "lora_embedding_A" in parts
+    path, embedding = config.file.parent, "lora_embedding_A" in parts
     down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if down not in parts or up not in parts:
         raise CheckpointError(
             f"{path}: of {module!r} only {', '.join(sorted(parts))} is there; copy it again"
         )
     magnitude = parts.get("lora_magnitude_vector")
-    if config.get("use_dora") and magnitude is None:
-        raise CheckpointError(f"{path}: {module!r} has no lora_magnitude_vector, which DoRA needs")
-    rank = _by_pattern(config, "rank_pattern", module, config.get("r"))
-    alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if not (isinstance(rank, int) and rank > 0 and _is_number(alpha)):
-        raise CheckpointError(
-            f"{path / ADAPTER_CONFIG_NAME}: r={rank} and lora_alpha={alpha} should be numbers"
+    if (magnitude is not None) != bool(config.use_dora):
+        what = (
+            "has no lora_magnitude_vector, which DoRA needs"
+            if config.use_dora
+            else (f"has a lora_magnitude_vector, but {ADAPTER_CONFIG_NAME} says use_dora=false")
         )
-    if files.header[parts[down]].shape[0] != rank:
+        raise CheckpointError(f"{path}: {module!r} {what}")
+    if bool(config.lora_bias) != ("lora_B.bias" in parts) and not embedding:
+        what = "has no" if config.lora_bias else "has a"
         raise CheckpointError(
-            f"{path}: {module!r} has rank {files.header[parts[down]].shape[0]}, where {ADAPTER_CONFIG_NAME} "
-            f"says {rank}"
+            f"{path}: {module!r} {what} lora_B.bias, but {ADAPTER_CONFIG_NAME} says "
+            f"lora_bias={config.lora_bias}"
         )
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    return LowRank(parts[down], parts[up], scale, embedding or transposed, magnitude)
+    config.check_rank(module, files.header[parts[down]].shape[0])
+    blocks = (config.use_bdlora or BlockDiagonal()).blocks(module)
+    up_shape = files.header[parts[up]].shape
+    transposed = embedding or _is_transposed(config, base, name, up_shape[0])
+    return LowRank(parts[down], parts[up], config.scale(module), transposed, magnitude, blocks)
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    except OverflowError:
-        return False
+def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: int) -> bool:
+    """Whether the tensor `name` of the base is (in, out), as the weight of transformers' Conv1D is.
 
-
-def _transposed(base: Checkpoint, module: str) -> bool:
-    """Whether the module is one of transformers' Conv1D, whose weight is (in, out).
-
-    peft's own `fan_in_fan_out` is that of the last module it came by, so it does not tell.
+    The shape tells, but for a square. peft's own `fan_in_fan_out` is that of the last module it came by, so
+    it is asked only if transformers cannot make the model.
     """
-    return base.config.get("model_type") in _CONV1D_MODELS and module.rsplit(".", 1)[-1] in _CONV1D
+    shape = base.header[name].shape
+    if len(shape) != 2 or shape[0] != shape[1]:
+        return len(shape) == 2 and shape[0] != outputs
+    model = architecture(base.path)
+    if model is None:
+        return bool(config.fan_in_fan_out)
+    modules = dict(model.named_modules())
+    module = name.rpartition(".")[0]
+    if module not in modules:
+        module = parameter_names(base.path, base.header).get(name, name).rpartition(".")[0]
+    return type(modules.get(module)).__name__ == "Conv1D"
 
 
-def _by_pattern(config: Mapping[str, Any], option: str, module: str, default: Any) -> Any:
-    """What `option` says of `module`: as in peft, a regular expression for the end of its path."""
-    patterns = config.get(option) or {}
-    try:
-        if sum(not is_simple(pattern) for pattern in patterns) > _MOST_EXPRESSIONS:
-            raise re.error(f"more than {_MOST_EXPRESSIONS} regular expressions")
-        for pattern, value in patterns.items():
-            if ends_with(module, pattern):
-                return value
-    except (AttributeError, TypeError, re.error, RecursionError, OverflowError) as error:
+def _rows(config: AdapterConfig, inner: str, key: str, files: Weights, base: Checkpoint) -> Rows:
+    """The rows of the embedding `inner` that were trained, and where they are."""
+    rows, number = config.trained_rows(inner.rpartition(".")[0]), files.header[key].shape[0]
+    if len(set(rows)) != number or len(rows) != number or min(rows) < 0:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG_NAME}: {option}={str(patterns)[:200]} cannot be understood ({error}); give it "
-            "the modules by name"
-        ) from error
-    return default
+            f"{config.file}: trainable_token_indices should name the {number} rows that {key!r} "
+            "holds, each once"
+        )
+    return Rows(key, tuple(rows))
 
 
 def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
+    header, files = weights.header, weights.files.header
     for name, plan in weights.changed.items():
-        down, up = weights.files.header[plan.down].shape, weights.files.header[plan.up].shape
-        shape = weights.header[name].shape
-        made = (up[0], *down[1:]) if len(shape) > 1 else ()
-        made = (made[1], made[0]) if plan.transposed and len(made) == 2 else made
-        if down[0] != up[1] or torch.Size(made).numel() != torch.Size(shape).numel() or made[0] != shape[0]:
+        down, up = files[plan.down].shape, files[plan.up].shape
+        shape, (of_a, of_b) = header[name].shape, plan.blocks
+        outputs = up[0] if plan.rows is None else plan.rows[1] - plan.rows[0]
+        made = (outputs, down[1] * of_a, *down[2:]) if len(shape) > 1 else ()
+        made = (*made[1::-1], *made[2:]) if plan.transposed else made
+        made = (plan.experts, *made) if plan.experts > 1 and plan.expert is None else made
+        fits = torch.Size(made).numel() == torch.Size(shape).numel() and made[:1] == shape[:1]
+        if down[0] != up[1] * of_b or down[0] % of_a or up[0] % of_b or not fits:
             raise IncompatibleError(
                 f"its change of {name} is {list(up)} times {list(down)}, but in {base.path} that has shape "
                 f"{list(shape)}: is that its base?"
             )
+    for name, edit in weights.edited.items():
+        own, shape = files[edit.key].shape, header[name].shape
+        fits = own == shape if isinstance(edit, Shift) else own[1:] == shape[1:] and max(edit.rows) < shape[0]
+        if not fits:
+            raise IncompatibleError(
+                f"its {edit.key} has shape {list(own)}, which does not fit {name} of {base.path}, "
+                f"{list(shape)}"
+            )
 
 
 def _check_ties(
-    file: Path,
-    config: Mapping[str, Any],
+    config: AdapterConfig,
     weights: AdaptedWeights,
     base: Checkpoint,
     files_of: Mapping[str, str],
@@ -333,7 +303,7 @@ def _check_ties(
     (`ensure_weight_tying`): the model that it makes has no ties any more, which its configuration
     does not say.
     """
-    saved = config.get("modules_to_save") or []
+    saved = config.modules_to_save or []
     trained = [
         name
         for name in (*weights.changed, *weights.replaced)
@@ -341,7 +311,7 @@ def _check_ties(
     ]
     if not trained or base.config.get("tie_word_embeddings") is False:
         return
-    headless = str(config.get("task_type")) in _HEADLESS
+    headless = str(config.task_type) in _HEADLESS
     for name, source in tied_names(base.path).items():
         tied = {files_of.get(name, name), files_of.get(source, source)}
         if headless and name.endswith(_HEADS):
@@ -349,7 +319,7 @@ def _check_ties(
         for one in tied.intersection(trained):
             (other,) = tied - {one} or {one}
             if one in weights.changed or other in weights.changed or other not in weights.replaced:
-                raise _apart(file, one, other)
+                raise _apart(config.file, one, other)
 
 
 def _apart(file: Path, one: str, other: str) -> CheckpointError:

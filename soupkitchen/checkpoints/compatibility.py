@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from soupkitchen.checkpoints import sentence
 from soupkitchen.checkpoints.configuration import CONFIG_NAME, named_dtypes
 from soupkitchen.checkpoints.files import TensorInfo
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names
@@ -60,7 +61,8 @@ def kind(run: Checkpoint) -> Any:
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
     tokens = tokens_of(run.path)
     told = None if tokens is None else tokens.frozen
-    return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), told
+    modules = str(sentence.said(run.path))
+    return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), told, modules
 
 
 def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Problem]]:
@@ -80,6 +82,8 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Pro
         problems.append(Problem(run.name, what))
     if what := difference(tokens_of(run.path), tokens_of(reference.path)):
         problems.append(Problem(run.name, what))
+    if what := sentence.difference(run.path, reference.path, reference.name):
+        problems.append(Problem(run.name, f"{what}: they make embeddings in different ways"))
     return run, problems
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import xxhash
@@ -29,6 +29,8 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.stopwatch import stopwatch
 
 Tensors = Iterator[tuple[str, torch.Tensor]]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Stamp = tuple[int, int, int] | None
 """Size, time of the last change in ns and inode of a file; None where there is none."""
@@ -269,6 +271,23 @@ def stamp(file: Path) -> Stamp:
     return told.st_size, told.st_mtime_ns, told.st_ino
 
 
+def cached_by(*names: str) -> Callable[[F], F]:
+    """Keeps what a function finds in its first argument, a folder, while the files called so are the same."""
+
+    def decorated(function: F) -> F:
+        @cache
+        def known(stamps: tuple[Stamp, ...], folder: Path, *others: Hashable) -> Any:
+            return function(folder, *others)
+
+        @wraps(function)
+        def found(folder: Path, *others: Hashable) -> Any:
+            return known(tuple(stamp(folder / name) for name in names), folder, *others)
+
+        return cast("F", found)
+
+    return decorated
+
+
 def has_weights(folder: Path, stem: str = "model") -> bool:
     """Whether `folder` holds weight files of that stem."""
     names = [_names(stem, suffix) for suffix in (_SAFE, _PICKLE)]
@@ -303,7 +322,15 @@ def _single(folder: Path, stem: str) -> Path:
             return file
     safe, _ = _names(stem, _SAFE)
     pickled, _ = _names(stem, _PICKLE)
-    raise CheckpointError(f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards")
+    told = f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards"
+    variants = sorted(
+        file.name
+        for name in (safe, pickled, f"diffusion_pytorch_{safe}")
+        for file in folder.glob(f"{Path(name).stem}.*{Path(name).suffix}")
+    )
+    if variants:
+        told += f", but the variant {variants[0]}: call it {safe if variants[0].endswith(_SAFE) else pickled}"
+    raise CheckpointError(told)
 
 
 def _shards(index: Path) -> list[Path]:

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.files import WeightFiles, has_weights
-from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError
+from soupkitchen.store.documents import read_json
 
 MODULES = "modules.json"
 TOLD = "config_sentence_transformers.json"
-_PLAIN = ("Transformer", "Pooling", "Normalize", "Dropout")
-"""What we do ourselves, without the library."""
-_KNOWN = (*_PLAIN, "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
+_PLAIN = ("Transformer", "Pooling", "Normalize")
+"""What we do ourselves, without the library, in this order."""
+_KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
 _LIBRARY = "sentence_transformers."
-_CLASSES = ("SentenceTransformer", "SparseEncoder", "CrossEncoder")
 
 
-class Module(NamedTuple):
-    """A module.
+@dataclass(frozen=True)
+class Module:
+    """A module, as `modules.json` lists it.
 
     Attributes:
         path: its folder in the run's; empty for the run's own.
-        kind: the name of its class.
-        type: the same with its Python module.
+        type: its class, with the Python module of that.
+        kwargs: what the library hands it with each batch, by name.
     """
 
     path: str
-    kind: str
     type: str
+    kwargs: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return self.type.rsplit(".", 1)[-1]
 
     @property
     def prefix(self) -> str:
@@ -38,21 +45,33 @@ class Module(NamedTuple):
         return f"{self.path}." if self.path else ""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What `config_sentence_transformers.json` says."""
+
+    model_type: Literal["SentenceTransformer", "SparseEncoder", "CrossEncoder"] | None = None
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = None
+    max_active_dims: int | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> Told:
+        """That of the run in `folder`; nothing if it has no such file."""
+        return read_json(folder / TOLD, cls, error=CheckpointError) if (folder / TOLD).exists() else cls()
+
+
 def modules(folder: Path) -> list[Module]:
-    """The modules that the run in `folder` is made of; none where it is none of sentence-transformers'.
+    """The modules that the run in `folder` is made of; none if it is no run of sentence-transformers.
 
     Raises:
-        CheckpointError: where its list is none.
+        CheckpointError: if its list is none.
     """
     file = folder / MODULES
     if not file.exists():
         return []
-    try:
-        told: Any = json.loads(read_bytes(file))
-        types = [(str(one["path"]), str(one["type"])) for one in told]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is no list of sentence-transformers' modules ({error})") from error
-    found = [Module(path, type.rsplit(".", 1)[-1], type) for path, type in types]
+    found = read_json(file, list[Module], error=CheckpointError)
     for module in found:
         if Path(module.path).name != module.path:
             raise CheckpointError(f"{file} names {module.path!r}, which is no folder of its own")
@@ -66,7 +85,7 @@ def library_class(folder: Path) -> str | None:
         CheckpointError: for a class, or modules, that are not known.
     """
     found = modules(folder)
-    if all(module.kind in _PLAIN for module in found):
+    if _is_plain(folder, found):
         return None
     for module in found:  # the library would import whatever is named there
         if not module.type.startswith(_LIBRARY) or module.kind not in _KNOWN:
@@ -74,10 +93,21 @@ def library_class(folder: Path) -> str | None:
                 f"{folder / MODULES} names {module.type}, and of such modules it is not known how they are "
                 f"merged; known are {', '.join(_KNOWN)} of sentence-transformers"
             )
-    told = read_json(folder / TOLD).get("model_type") if (folder / TOLD).exists() else None
-    if told not in (None, *_CLASSES):
-        raise CheckpointError(f"{folder / TOLD}: model_type={told} is none of {', '.join(_CLASSES)}")
-    return str(told or _CLASSES[0])
+    return Told.of(folder).model_type or "SentenceTransformer"
+
+
+def _is_plain(folder: Path, found: Sequence[Module]) -> bool:
+    """Whether the modules pool what a model says, and do nothing else but normalise that."""
+    kinds = [module.kind for module in found if module.kind != "Dropout"]
+    if kinds != list(_PLAIN[: len(kinds)]):
+        return False
+    files = [folder / module.path / CONFIG_NAME for module in found if module.kind == "Normalize"]
+    names = [_read_object(file).get(f"module_{way}_name") for file in files for way in ("input", "output")]
+    return set(names) <= {None, "sentence_embedding"}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    return read_json(file, dict[str, Any], error=CheckpointError) if file.exists() else {}
 
 
 def weights_of(folder: Path, own: WeightFiles) -> WeightFiles:
@@ -89,7 +119,7 @@ def weights_of(folder: Path, own: WeightFiles) -> WeightFiles:
     parts = {}
     for module in modules(folder):
         place = folder / module.path
-        if module.kind not in _PLAIN and not place.is_dir():
+        if module.kind not in (*_PLAIN, "Dropout") and not place.is_dir():
             raise CheckpointError(
                 f"{folder} lacks {module.path} ({module.kind}), which {MODULES} names; copy the run again"
             )

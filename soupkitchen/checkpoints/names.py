@@ -14,13 +14,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints.files import TensorInfo
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.files import TensorInfo, cached_by
 from soupkitchen.checkpoints.parameters import architecture, kept_in_float32
 from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.errors import CheckpointError
@@ -125,7 +125,7 @@ def float32_tensors(folder: Path, dtype: torch.dtype, header: Mapping[str, Tenso
     return frozenset(name for name in header if kept(names.get(name, name)))
 
 
-@cache
+@cached_by(CONFIG_NAME)
 def _parameter_names(folder: Path, header: tuple[tuple[str, TensorInfo], ...]) -> Mapping[str, str]:
     model = architecture(folder)
     return _trace(type(model), model.config, dict(header))[0] if model is not None else {}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.files import cached_by
 
 
 def tied_names(folder: Path) -> Mapping[str, str]:
@@ -37,7 +37,7 @@ def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | N
     return lambda name: pattern.search(name) is not None
 
 
-@cache
+@cached_by(CONFIG_NAME)
 def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
     """Which parameters of the model in `folder` have a row for each of so many labels: its head's.
 
@@ -54,7 +54,7 @@ def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
     return grown if len(by_one) == len(grown) else frozenset()
 
 
-@cache
+@cached_by(CONFIG_NAME)
 def architecture(folder: Path) -> Any:
     """The model whose `config.json` is in `folder`, without weights; None if transformers cannot make it.
 

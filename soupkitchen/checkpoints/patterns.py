@@ -41,12 +41,25 @@ def ends_with(module: str, pattern: str) -> bool:
         re.error: for what is no regular expression, or goes beyond characters, classes,
             groups, alternatives, repetitions and looking ahead.
     """
-    if len(module) > _LONGEST:
-        raise re.error(f"the name {module[:40]}… is longer than any module's")
-    whole = rf"(.*\.)?({pattern})$"
-    if is_simple(pattern):
-        return re.match(whole, module) is not None
-    return bool(_Walk(module).after(_parsed(whole), 0))
+    return _matches(rf"(.*\.)?({pattern})$", module, is_simple(pattern))
+
+
+def is_all(text: str, pattern: str) -> bool:
+    """Whether `text` is as `pattern` says. Raises as `ends_with` does."""
+    return _matches(rf"({pattern})$", text, is_simple(pattern))
+
+
+def is_part(module: str, pattern: str) -> bool:
+    """Whether some of the names in the path `module` are as `pattern` says. Raises as `ends_with` does."""
+    return _matches(rf"(^|.*\.){pattern}($|\..*)", module, is_simple(pattern))
+
+
+def _matches(whole: str, text: str, simple: bool) -> bool:
+    if len(text) > _LONGEST:
+        raise re.error(f"the name {text[:40]}… is longer than any module's")
+    if simple:
+        return re.match(whole, text) is not None
+    return bool(_Walk(text).after(_parsed(whole), 0))
 
 
 @cache

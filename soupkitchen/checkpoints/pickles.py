@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path, PosixPath, PurePosixPath
@@ -39,6 +40,9 @@ _HARMLESS: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
 ]
 """Classes without any code that making one of them runs."""
+_DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
+"""Names of kinds of dictionaries, as options are kept in."""
+_MOST_NAMES = 10_000
 _one_at_a_time = Lock()
 """torch has one list of such classes for all threads."""
 
@@ -58,22 +62,44 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
     return plain_tensors(file, content)
 
 
-def load_anything(file: Path) -> Any:
+class Inert:
+    """Stands for what a file says by the name of a class or function: neither is imported or called."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _InertDict(Inert):
+    """Stands for a kind of dictionary: it is one."""
+
+    def __new__(cls, *given: Any) -> Any:
+        return OrderedDict()
+
+
+def load_anything(file: Path, inert: bool = False) -> Any:
     """What a PyTorch file holds, as far as it is tensors, numbers, texts, and collections of these.
 
     Options of a command line (`argparse.Namespace`), paths and numpy's numbers, as trainers leave them beside
     a model, are plain data, too.
 
+    Args:
+        inert: whether something else, as hyperparameters of OmegaConf, becomes `Inert`.
+
     Raises:
-        CheckpointError: where there is anything else in it. Nothing of that is run.
+        CheckpointError: for anything else in it. Nothing of that is run.
     """
     with open_regular(file) as handle:
         mapped = handle.read(len(_ZIP)) == _ZIP  # files as before PyTorch 1.6 cannot be mapped
     try:
         if mapped:
             _check_stored(file)
-        with _one_at_a_time, torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+        with _one_at_a_time:
+            stand_ins = _stand_ins(file) if mapped and inert else []
+            with torch.serialization.safe_globals([*stand_ins, *_HARMLESS]):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
@@ -87,6 +113,21 @@ def load_anything(file: Path) -> Any:
         raise CheckpointError(
             f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
         ) from error
+
+
+def _stand_ins(file: Path) -> list[Any]:
+    """For each name in the file that is none of the harmless ones, what stands for it."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    if len(names) > _MOST_NAMES:
+        raise CheckpointError(f"{file} names {len(names)} classes, which no checkpoint does")
+    harmless = {
+        one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}" for one in _HARMLESS
+    }
+    return [
+        (_InertDict if name.rsplit(".", 1)[-1] in _DICTS else Inert, name)
+        for name in names
+        if name not in harmless
+    ]
 
 
 def holds_tensors(file: Path) -> bool:

@@ -14,7 +14,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from soupkitchen.checkpoints import compatibility as compatible
-from soupkitchen.checkpoints.adapters import AdaptedWeights, base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
+from soupkitchen.checkpoints.beside import warn_of_differences
+from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.compatibility import Problem
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.leftovers import check_whole
@@ -106,7 +108,8 @@ def find_pool(
         on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves
             that run out.
         trust_scores: rank by the scores that the list of runs gives, and don't score every run.
-        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module".
+        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module"; with a
+            dot at its end, what the names of the tensors begin with, as "ema_model.".
 
     Raises:
         CheckpointError: where there are fewer than two runs.
@@ -192,6 +195,7 @@ def pool_of(
         log.info("the runs differ in dtype: all are taken as %s", dtype)
         fit = [compatible.widened(run, dtype) for run in fit]
     reference = next(run for run in fit if run.name == reference.name)
+    warn_of_differences(fit, reference)
     listed = {run.name: sources[run.name] for run in fit}
     fitted_base = _fitted_base(base_run, reference, given=base)
     if fitted_base is not None and base is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from soupkitchen.checkpoints.modules import MODULES, TOLD, modules
-from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.modules import MODULES, Told, modules
+from soupkitchen.checkpoints.sentence import Pooling
+from soupkitchen.errors import CheckpointError
+from soupkitchen.store.documents import read_json
 
 _PASSAGE = ("document", "passage", "corpus")
 """What the prompt of passages is called, in the library's order."""
@@ -36,13 +35,12 @@ class Prompts:
         Raises:
             CheckpointError: where it does what cannot be done here.
         """
-        if not (folder / MODULES).exists() or not (folder / TOLD).exists():
+        if not (folder / MODULES).exists():
             return cls()
-        told = read_json(folder / TOLD)
-        prompts: Any = told.get("prompts")
-        prompts = prompts if isinstance(prompts, dict) else {}
+        told = Told.of(folder)
+        prompts = told.prompts or {}
         passage = next((prompts[name] for name in _PASSAGE if name in prompts), None)
-        found = cls(prompts.get("query"), passage, told.get("similarity_fn_name"))
+        found = cls(prompts.get("query"), passage, told.similarity_fn_name)
         if (found.query or found.passage) and _leaves_prompts_out(folder):
             raise CheckpointError(
                 f"{folder} leaves its prompts {found.query!r} and {found.passage!r} out of the pooling, "
@@ -51,27 +49,6 @@ class Prompts:
         return found
 
 
-def prompts_of_all(runs: Sequence[Checkpoint]) -> Prompts:
-    """How all runs of a pool search.
-
-    Raises:
-        IncompatibleError: where two differ.
-        CheckpointError: where one does what cannot be done here.
-    """
-    told = {run.name: Prompts.of(run.path) for run in runs}
-    (first, expected), *others = told.items()
-    for name, found in others:
-        if found != expected:
-            raise IncompatibleError(
-                f"{first} and {name} search in different ways ({TOLD}: {expected}, {found}): put the "
-                "right file into both, or leave one out with pool.exclude=[…]"
-            )
-    return expected
-
-
 def _leaves_prompts_out(folder: Path) -> bool:
-    return any(
-        read_json(folder / path / "config.json").get("include_prompt") is False
-        for path, kind, _ in modules(folder)
-        if kind == "Pooling"
-    )
+    poolings = [folder / module.path / CONFIG_NAME for module in modules(folder) if module.kind == "Pooling"]
+    return not all(read_json(file, Pooling, error=CheckpointError).include_prompt for file in poolings)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
 
+from soupkitchen.checkpoints.files import cached_by
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError
 
 _FILES = "(files)"
+_PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
 
 class Tokens(dict[str, Any]):
     """Numbers by token or, of tokenizers that are not looked into, digests by file."""
+
+    rules: Mapping[str, Any] = MappingProxyType({})
+    """What else `tokenizer.json` says of how a text is cut, by the name of the part."""
 
     @property
     def are_files(self) -> bool:
@@ -32,11 +38,12 @@ class Tokens(dict[str, Any]):
         return self is not other and self.are_files == other.are_files and self != other
 
 
+_RULES = ("normalizer", "pre_tokenizer", "post_processor")
 _read: dict[tuple[str, str], Tokens] = {}
 """What was made of files, by content: the tokenizers of a pool are one, as a rule, and large."""
 
 
-@cache
+@cached_by("tokenizer.json", "vocab.txt", *_PARTS)
 def tokens_of(folder: Path) -> Tokens | None:
     """What the tokenizer in `folder` says; None where there is none.
 
@@ -47,8 +54,7 @@ def tokens_of(folder: Path) -> Tokens | None:
         return _once(_fast, fast)
     if (plain := folder / "vocab.txt").is_file():
         return _once(_plain, plain)
-    names = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-    there = [folder / name for name in names if (folder / name).is_file()]
+    there = [folder / name for name in _PARTS if (folder / name).is_file()]
     contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
     return Tokens({**contents, _FILES: True}) if contents else None
 
@@ -95,4 +101,6 @@ def _fast(file: Path) -> Tokens:
                 f"{file} gives {str(token)[:40]!r} the number {str(number)[:40]!r}, which is none; copy the "
                 "run again"
             )
-    return Tokens(tokens)
+    found = Tokens(tokens)
+    found.rules = {part: content.get(part) for part in _RULES}
+    return found

@@ -41,21 +41,24 @@ def inspect(pool: Pool) -> pd.DataFrame:
 
     - `distance`: ‖θ − θ₀‖ / ‖θ₀‖ over the tensors that runs and base share; without a base, from
       the mean of the runs;
-    - `mean_cosine`: with the other runs' task vectors; empty without a base;
+    - `mean_cosine`: with the other runs' task vectors, but those that are none; empty without a base;
     - `guess`: what these two say.
     """
     gram, origin = task_vector_gram(pool.runs, pool.base)
     lengths = np.sqrt(np.diag(gram))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosines = gram / np.outer(lengths, lengths)
-    others = (cosines.sum(1) - np.diag(cosines)) / (len(pool) - 1)
+    np.fill_diagonal(cosines, np.nan)
+    apart = np.isfinite(cosines)  # a run that equals its base goes no way
+    others = np.nansum(cosines, 1) / np.where(apart.any(1), apart.sum(1), np.nan)
+    median = float(np.median(lengths[lengths > 0])) if lengths.any() else 0.0
     rows = []
     for number, run in enumerate(pool):
-        mean_cosine = float(others[number]) if pool.base else None
+        mean_cosine = float(others[number]) if pool.base and apart[number].any() else None
         row = {**_about(run, pool), **known_scores(run, pool)}
         row["distance"] = float(lengths[number] / origin) if origin else float("nan")
         row["mean_cosine"] = mean_cosine
-        row["guess"] = _guess(lengths[number], float(np.median(lengths)), mean_cosine)
+        row["guess"] = _guess(lengths[number], median, mean_cosine)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -23,7 +23,7 @@ from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 
-_COUNTED = "num_batches_tracked"
+_COUNTED = ("num_batches_tracked", "n_averaged")
 """Buffers of batch norm that old files lack, as PyTorch allows."""
 _SHOWN = 3
 
@@ -121,12 +121,11 @@ class Built:
             {name: tensors[to] for to, name in once.items()}, folder, max_shard_size=max_shard_size
         )
         if like.path.is_file() and like.path.suffix != ".safetensors":
-            own = StateDict(like.path, like.key)
-            whole = without_prefixes(own)
-            places = self._names(whole.header, model, like.path)
-            named = {whole.names[name]: tensors[first[to]] for name, to in places.items()}
+            own = StateDict(like.path, like.key or None)
+            places = self._names(without_prefixes(own).header, model, like.path)
+            named = {name: tensors[first[to]] for name, to in places.items()}
             suffix = like.path.name.removeprefix(stem_of(like.path))
-            torch.save(replaced(like.path, own.key, named), folder / f"model{suffix}")
+            torch.save(replaced(own, named), folder / f"model{suffix}")
 
     def open(self, folder: Path, name: str = "soup") -> Checkpoint:
         return Checkpoint.open(folder, name)

@@ -19,13 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.adapters import (
-    ADAPTER_CONFIG_NAME,
-    ADAPTER_STEM,
-    PREFIX,
-    AdaptedWeights,
-    LowRank,
-)
+from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
+from soupkitchen.checkpoints.adapters import ADAPTER_STEM, PREFIX
+from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
@@ -140,6 +136,8 @@ def write_adapter(
         **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
         "use_rslora": False,
         "use_dora": False,
+        "use_bdlora": None,
+        "init_lora_weights": True,
         "fan_in_fan_out": any(config.get("fan_in_fan_out") for config in configs),
         "inference_mode": True,
     }
@@ -189,6 +187,17 @@ def is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> b
     """Whether the soup of `runs` is one adapter, without loss: a sum of such, and no DoRA."""
     plans = [plan for run in runs for plan in adapted(run).changed.values()]
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
+
+
+def unlike_plain(runs: Sequence[Checkpoint]) -> str | None:
+    """What some of `runs` change that is no product of two matrices; None if nothing."""
+    for run in runs:
+        if edited := sorted(adapted(run).edited):
+            return f"{run.name} trained biases or rows of {edited[0]}"
+        of_mixtures = sorted(name for name, plan in adapted(run).changed.items() if plan.experts > 1)
+        if of_mixtures:
+            return f"{run.name} adapts {of_mixtures[0]}, a parameter of a mixture"
+    return None
 
 
 def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:

@@ -15,7 +15,8 @@ from accelerate.utils import convert_file_size_to_int
 from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.adapters import AdaptedWeights, open_adapter
+from soupkitchen.checkpoints.adapters import open_adapter
+from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod
@@ -26,6 +27,7 @@ from soupkitchen.output.low_rank import (
     concatenated,
     is_exact,
     truncated,
+    unlike_plain,
     whole_tensors,
     write_adapter,
 )
@@ -96,6 +98,11 @@ class Output:
             raise ConfigError(
                 "adapters that differ in dtype or in the order of labels cannot be saved as one adapter yet; "
                 "output.format=full saves their soup"
+            )
+        if what := unlike_plain(runs):
+            raise ConfigError(
+                f"output.format=adapter: {what}, which is not written as one adapter yet; output.format=full "
+                "saves their soup"
             )
         if not method.keeps_untouched:
             raise ConfigError(

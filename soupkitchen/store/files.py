@@ -59,7 +59,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         yield beside
         beside.chmod(0o755)
-        for file in beside.iterdir():  # safetensors writes for its owner alone
+        for file in beside.rglob("*"):  # safetensors writes for its owner alone
             file.chmod(0o755 if file.is_dir() else 0o644)
         old = beside.with_name(f"{beside.name}.old")
         if folder.exists():

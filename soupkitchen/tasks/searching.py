@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.prompts import prompts_of_all
+from soupkitchen.checkpoints.prompts import Prompts
 from soupkitchen.errors import ConfigError
 from soupkitchen.tasks.embedding import Embedding
 
@@ -43,7 +43,7 @@ class Searching(Embedding):
             IncompatibleError: where the runs differ in it.
             ConfigError: where they compare embeddings in a way that is not known here.
         """
-        fitted, told = super().fitted_to(runs), prompts_of_all(runs)
+        fitted, told = super().fitted_to(runs), Prompts.of(runs[0].path)
         return replace(  # type: ignore[type-var]
             fitted,
             similarity=told.similarity if self.similarity is None else self.similarity,

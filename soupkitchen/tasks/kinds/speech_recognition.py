@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -15,6 +15,8 @@ import torch
 from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.beside import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
@@ -199,6 +201,12 @@ class SpeechRecognition:
         generated = generator.generate(**inputs, do_sample=False, num_beams=self.num_beams, **told)
         written = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
         return [self._compared(text) for text in written]
+
+    def fitted_to(self, runs: Sequence[Checkpoint]) -> SpeechRecognition:
+        """The task itself; runs that generate in other ways are refused."""
+        if self.architecture != "ctc":
+            check_generation(runs)
+        return self
 
     def _compared(self, text: str) -> str:
         return (BasicTextNormalizer()(text) if self.normalize == "basic" else text).strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,8 @@ import datasets
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.beside import check_generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
@@ -19,6 +21,9 @@ from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, prompts, template_columns
 from soupkitchen.tasks.texts import TextTask, check_start, check_tokens, longest, unwrapped
 from soupkitchen.tasks.values import check_filled
+
+_TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
+"""What of a model's own settings is kept."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,11 @@ class TextGeneration(TextTask):
             }
         )
 
+    def fitted_to(self, runs: Sequence[Checkpoint]) -> TextGeneration:
+        """The task itself; runs that begin or end with other tokens are refused."""
+        check_generation(runs, _TOKENS)
+        return self
+
     def references(self, prepared: datasets.Dataset) -> list[str]:
         return prepared["answer"][:]
 
@@ -122,7 +132,7 @@ class TextGeneration(TextTask):
         )
         generator = unwrapped(model)
         own = generator.generation_config
-        for token in ("bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        for token in _TOKENS:
             setattr(plain, token, getattr(own, token))
         generated = generator.generate(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=plain
