@@ -21,7 +21,7 @@ from soupkitchen.checkpoints.leftovers import check_whole
 from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.checkpoints.views import View, aligned
+from soupkitchen.checkpoints.views import Apart, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 
 log = logging.getLogger(__name__)
@@ -214,13 +214,17 @@ def _opened(
     for name, source in sources.items():
         if any(problem.run == name for problem in problems):
             continue
-        run = _look(name, problems, partial(_open, source.folder, name, base, key))
+        run = _look(name, problems, partial(_open, source, name, base, key))
         runs += [run] if run is not None else []
     return runs
 
 
-def _open(folder: Path, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
+def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
     """The run in that folder or file; None for an adapter without a base, which is a problem already."""
+    folder, on = source.folder, source.on
+    apart = on is not None and (base is None or on.resolve() != base.path.resolve())
+    if on is not None and apart:
+        base = _once(_open_base(on, f"the model that {folder} is put into"))
     if folder.is_file():
         return Checkpoint.open(folder, name, key)
     if not is_adapter(folder):
@@ -234,7 +238,7 @@ def _open(folder: Path, name: str, base: Checkpoint | None, key: str | None) -> 
         return None
     assert isinstance(own, WeightFiles)
     check_whole(folder, own.files)
-    return run
+    return replace(run, weights=Apart(run.weights, {n: n for n in run.header})) if apart else run
 
 
 def _wrong_with(run: Checkpoint) -> list[Problem]:
@@ -265,7 +269,11 @@ def _base(
     sources: Mapping[str, Source], given: str | None, key: str | None, problems: list[Problem]
 ) -> Checkpoint | None:
     """The base model: given, named by the adapters, or by all runs alike."""
-    adapters = {name: source.folder for name, source in sources.items() if is_adapter(source.folder)}
+    adapters = {
+        name: source.folder
+        for name, source in sources.items()
+        if is_adapter(source.folder) and source.on is None
+    }
     if given is not None:
         base = _open_base(resolve(given), f"pool.base={given}", key)
         for name, folder in adapters.items():

@@ -1,99 +1,254 @@
-"""YAMLs of mergekit's as recipes, where both mean the same."""
+"""Makes recipes of mergekit's YAMLs: a key means what it does to mergekit 0.1.5, or is refused by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from soupkitchen import methods
+from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
-from soupkitchen.checkpoints.mergekit import Config, read
-from soupkitchen.checkpoints.sources import resolve
-from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.errors import ConfigError
-from soupkitchen.merging import Karcher, Linear, MergeMethod, ModelStock, Slerp, StackMethod
-from soupkitchen.output.mergekit import NAMES
+from soupkitchen.checkpoints.mergekit import AVERAGING, Config, read
+from soupkitchen.checkpoints.sources import base_of_mergekit, of_mergekit
+from soupkitchen.checkpoints.strangers import read_bytes, read_json
+from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.merging import Karcher, Linear, MagnitudeOutliers, ModelStock, RankRandom, Slerp
+from soupkitchen.models.processors import check_files
+from soupkitchen.output.mergekit import NAMES, RANDOM
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_READ: dict[str, tuple[set[str], set[str]]] = {
+    "linear": ({"normalize"}, {"weight"}),
+    "slerp": ({"t"}, set()),
+    "karcher": ({"max_iter", "tol"}, set()),
+    "model_stock": ({"filter_wise"}, set()),
+    **{
+        name: (
+            {"int8_mask", "normalize", "rescale", "lambda"},
+            {"weight", "density", *(["gamma"] if kind is MagnitudeOutliers else [])}
+            | ({"epsilon"} if kind is RankRandom else set()),
+        )
+        for (kind, _), name in NAMES.items()
+    },
+}
+"""The parameters that a method reads: those for all models, and those that each model may have its own of."""
+_ELSEWHERE = (
+    "alpha", "eps", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "scale", "select_topk",
+)  # fmt: skip
+"""Parameters of mergekit's other methods."""
 _NORMALIZED = ("ties", "della")
-"""Which divide by the weights where the YAML does not say."""
+"""Methods that divide by the weights if the YAML does not say."""
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
+_COARSE = 1e-4
+"""A `tol` from which mergekit's Karcher mean leaves out what ours does not."""
 
 
 def recipe_file(file: Path) -> RecipeFile:
     """The recipe that a YAML of mergekit's says.
 
     Raises:
-        CheckpointError: where it cannot be read, or names what is not there.
-        ConfigError: where soupkitchen has no words for it.
+        CheckpointError: if it cannot be read, or names what is not there.
+        ConfigError: if soupkitchen has no words for it.
     """
     config = read(file)
-    folders = [resolve(model) for model in config.models]
-    method, weights, kept = _ours(file, config)
-    names = [f"{number}-{folders[number].name}" for number in kept]
-    runs = {name: Place(str(folders[number]), "") for name, number in zip(names, kept, strict=True)}
-    recipe = Recipe.of(names, method, weights, config.dtype)
-    needs_base = method.needs_base and config.base is not None
-    base = Place(str(resolve(config.base)), "") if needs_base and config.base else None
-    described = read_json(folders[kept[0]] / CONFIG_NAME) if (folders[kept[0]] / CONFIG_NAME).exists() else {}
-    if base and not described:  # adapters
-        described = read_json(Path(base.path) / CONFIG_NAME)
-    kind = (described.get("architectures") or [None])[0]
+    if config.unknown:
+        raise ConfigError(f"{file}: mergekit 0.1.5 reads no {', '.join(config.unknown)} in a YAML: remove it")
+    dtype = _dtype(config)
+    method, weights = _ours(config)
+    _say_what_is_not_read(config)
+    numbers = config.ingredients
+    places = [_place(config, number) for number in range(len(config.models))]
+    on_disk = [Path(place.on or place.path) for place in places]
+    names = [f"{number}-{Path(places[number].path).name}" for number in numbers]
+    runs = {name: places[number] for name, number in zip(names, numbers, strict=True)}
+    if (
+        len(names) == 1
+    ):  # a recipe of one is that run, whatever the method; so there is a second that counts 0
+        names, weights = names * 2, [weights[0] if weights else 1.0, 0.0]
+    recipe = _made(file, lambda: Recipe.of(names, method, weights, dtype))
+    homes = {place.on for place in places}
+    home = homes.pop() if len(homes) == 1 else None  # of adapters, what they all are put into
+    base = str(base_of_mergekit(config)) if method.needs_base else home
+    donor = on_disk[0 if config.base is None else config.models.index(config.base)]
+    _check_tokenizer(config, on_disk, donor)
+    described = on_disk[numbers[0]] / CONFIG_NAME
+    if not described.exists() and base is not None:  # an adapter by itself
+        described = Path(base) / CONFIG_NAME
+    kind = (read_json(described).get("architectures") or [None])[0] if described.exists() else None
     if not isinstance(kind, str):
-        raise ConfigError(
-            f"{folders[kept[0]]}/{CONFIG_NAME} does not name the class of the model (architectures)"
+        raise ConfigError(f"{described} does not name the class of the model (architectures)")
+    processor = str(donor) if donor.is_dir() and check_files(donor) else names[0]
+    return RecipeFile(recipe, runs, names[0], Place(base, "") if base else None, kind, processor)
+
+
+def _place(config: Config, number: int) -> Place:
+    model = config.models[number]
+    folder = of_mergekit(model.model)
+    if model.lora is None:
+        return Place(str(folder), "")
+    adapter = of_mergekit(model.lora)
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
+    return Place(str(adapter), "", str(folder))
+
+
+def _dtype(config: Config) -> str | None:
+    """The dtype to save in."""
+    names = {"dtype": config.dtype, "out_dtype": config.out_dtype}
+    for key, name in names.items():
+        if name is not None and name.removeprefix("torch.") not in _DTYPES:
+            raise ConfigError(f"{config.file}: {key}={name} should be {', '.join(_DTYPES)}, as in mergekit")
+    computed, saved = ((name or "").removeprefix("torch.") or None for name in names.values())
+    if computed in ("bfloat16", "float16"):
+        log.warning(
+            "%s: mergekit rounds the models to dtype=%s before it merges them; here they are merged in "
+            "float32, and only what is saved is rounded",
+            config.file,
+            computed,
         )
-    return RecipeFile(recipe, runs, names[0], base, kind, names[0])
+    return saved or computed
 
 
-def _ours(file: Path, config: Config) -> tuple[MergeMethod | StackMethod, list[float] | None, list[int]]:
-    """The method, the weights, and which of the models are ingredients."""
-    others = [number for number, model in enumerate(config.models) if model != config.base]
-    everything = list(range(len(config.models)))
-    if config.method == "linear":
-        return Linear(config.flag("normalize", True)), _weights(file, config, everything), everything
-    if config.method == "karcher":
-        tolerance, iterations = config.number("tol", 1e-5), config.number("max_iter", 10)
-        method = Karcher(iterations=int(iterations or 10), tolerance=tolerance or 1e-5)
-        return method, None, everything
-    if config.method == "slerp":
-        if len(config.models) != 2 or config.base not in config.models:
-            raise ConfigError(f"{file}: slerp takes two models, of which base_model is one")
-        return Slerp(t=config.number("t", None)), None, [config.models.index(str(config.base)), *others]
-    if config.base is None:
+def _ours(config: Config) -> tuple[Any, list[float] | None]:
+    """The method, and the weights of the ingredients."""
+    file = config.file
+    if config.method not in _READ:
+        raise ConfigError(
+            f"{file}: merge_method {config.method} is not known here; there are {', '.join(_READ)}"
+        )
+    if config.method not in ("linear", "karcher") and config.base is None:
         raise ConfigError(f"{file}: {config.method} needs base_model")
+    if not config.ingredients:
+        raise ConfigError(f"{file}: models has nothing but base_model")
+    if config.method == "linear":
+        weights, normalize = _weights(config), config.value("normalize", bool, True)
+        if min(weights) < 0:
+            raise ConfigError(f"{file}: weight={min(weights):g}: linear subtracts no model here")
+        return Linear(bool(normalize)), weights
+    if config.method == "karcher":
+        iterations, tolerance = config.value("max_iter", int, 10), config.value("tol", float, 1e-5)
+        if not tolerance or not 0 < tolerance < _COARSE:
+            raise ConfigError(f"{file}: tol={tolerance} should be above 0 and below {_COARSE}")
+        return _made(file, lambda: Karcher(iterations=iterations or 0, tolerance=tolerance)), None
+    if config.method == "slerp":
+        t = config.value("t", float)
+        if len(config.models) != 2:
+            raise ConfigError(f"{file}: slerp takes two models, of which base_model is one")
+        if t is None:
+            raise ConfigError(f"{file}: slerp needs t among the parameters for all models")
+        return _made(file, lambda: Slerp(t if config.models[0] == config.base else 1 - t)), None
     if config.method == "model_stock":
-        if config.flag("filter_wise", False):
+        if config.value("filter_wise", bool):
             raise ConfigError(f"{file}: filter_wise cannot be taken")
-        return ModelStock(), None, others
-    if config.method not in NAMES.values():
-        known = ", ".join(["linear", "slerp", "karcher", "model_stock", *NAMES.values()])
-        raise ConfigError(f"{file}: merge_method {config.method} is not known here; there are {known}")
-    return _task_method(file, config, others), _weights(file, config, others), others
+        if len(config.ingredients) < 2:
+            raise ConfigError(f"{file}: model_stock needs two models beside base_model")
+        return ModelStock(), None
+    return _task_vectors(config), _weights(config)
 
 
-def _task_method(file: Path, config: Config, models: Sequence[int]) -> Any:
-    options: dict[str, Any] = {
-        "normalize": config.flag("normalize", config.method in _NORMALIZED),
-        "scale": config.number("lambda", 1.0),
-    }
-    defaults: Mapping[str, float] = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
-    preset = getattr(methods, config.method)
-    sparsifier = preset().sparsifier
-    for name in ("density", "gamma", "epsilon"):
-        if hasattr(sparsifier, name):
-            values = {config.number(name, defaults[name], model) for model in models}
+def _task_vectors(config: Config) -> Any:
+    file, preset = config.file, getattr(methods, config.method)
+    normalize = bool(config.value("normalize", bool, config.method in _NORMALIZED))
+    scaled = {"normalize": normalize, "scale": config.value("lambda", float, 1.0)}
+    config.value("int8_mask", bool)  # it only has mergekit hold masks in fewer bytes
+    weights, elects = _weights(config), preset().consensus is not None
+    if normalize and (abs(sum(weights)) < 1e-6 or (elects and min(weights) < 0)):
+        what = "below 0" if elects else "that sum to 0"
+        raise ConfigError(f"{file}: normalize=true cannot be taken with a weight {what}")
+    sparsifier: dict[str, Any] = {}
+    for name, default in {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}.items():
+        if name in _READ[config.method][1]:
+            values = {config.value(name, float, default, model) for model in config.ingredients}
             if len(values) > 1:
                 raise ConfigError(f"{file}: {name} has to be the same for all models")
-            options[name] = values.pop()
-    if hasattr(sparsifier, "rescale"):
-        options["rescale"] = "l1" if config.flag("rescale", True) else None
-    return preset(**options)
+            sparsifier[name] = values.pop()
+    rescale = config.value("rescale", bool, config.method.startswith(("dare", "della")))
+    if sparsifier["density"] >= 1 or config.method == "task_arithmetic":
+        return _made(file, lambda: replace(preset(), sparsifier=None, **scaled))
+    if hasattr(preset().sparsifier, "rescale"):
+        log.warning("%s: %s", file, RANDOM)
+        sparsifier["rescale"] = "l1" if rescale else None
+    elif rescale:
+        raise ConfigError(f"{file}: rescale=true cannot be taken with {config.method}")
+    return _made(file, lambda: preset(**scaled, **sparsifier))
 
 
-def _weights(file: Path, config: Config, models: Sequence[int]) -> list[float]:
-    weights = [config.number("weight", None, model) for model in models]
-    if None in weights:
-        raise ConfigError(f"{file}: {config.models[models[weights.index(None)]]} has no weight")
-    return [weight for weight in weights if weight is not None]
+def _weights(config: Config) -> list[float]:
+    weights = []
+    for number in config.ingredients:
+        weight = config.value("weight", float, None, number)
+        if weight is None:
+            raise ConfigError(f"{config.file}: {config.models[number]} has no weight")
+        weights.append(weight)
+    return weights
+
+
+def _say_what_is_not_read(config: Config) -> None:
+    """Names parameters that mergekit does not read here either; refuses those that it never reads."""
+    shared, own = _READ[config.method]
+    ignored = set(config.shared) - shared - own
+    for model, settings in zip(config.models, config.parameters, strict=True):
+        counts = model != config.base or config.method in AVERAGING
+        ignored |= set(settings) - (own if counts else set())
+    known = set(_ELSEWHERE).union(*(one for pair in _READ.values() for one in pair))
+    if strange := sorted(ignored - known):
+        raise ConfigError(f"{config.file}: mergekit 0.1.5 has no parameter {', '.join(strange)}: remove it")
+    if ignored:
+        log.warning(
+            "%s: mergekit's %s does not read %s where it stands; so it is left out here, too",
+            config.file,
+            config.method,
+            ", ".join(sorted(ignored)),
+        )
+
+
+def _check_tokenizer(config: Config, folders: Sequence[Path], donor: Path) -> None:
+    """Checks that what the file says of tokenizers and chat templates changes nothing.
+
+    Raises:
+        ConfigError: if it does, or that cannot be seen.
+    """
+    file, asked = config.file, config.tokenizer
+    if config.chat_template not in (None, "auto"):
+        raise ConfigError(f"{file}: chat_template cannot be taken: put it into the soup's tokenizer yourself")
+    if asked is None and config.chat_template is None:
+        return
+    key = next(key for key in ("tokenizer_source", "tokenizer", "chat_template") if key in config.keys)
+    if asked and (asked.tokens or asked.pad_to_multiple_of):
+        raise ConfigError(f"{file}: tokens and pad_to_multiple_of of tokenizer cannot be taken")
+    sources = [of_mergekit(config.source.model)] if config.source else []
+    contents = {
+        tuple((one.relative_to(folder), read_bytes(one)) for one in check_files(folder))
+        for folder in (*folders, *sources)
+    }
+    if len(contents) > 1:
+        raise ConfigError(
+            f"{file}: {key} cannot be taken: the tokenizers of the models differ in their files"
+        )
+    if asked:
+        from soupkitchen.tasks.texts import TextTask  # it imports datasets, and few files ask for it
+
+        numbers = sorted(TextTask().load_processor(str(donor)).get_vocab().values())
+        for folder in folders:
+            rows = read_json(folder / CONFIG_NAME).get("vocab_size")
+            if numbers != list(range(rows if isinstance(rows, int) else -1)):
+                raise ConfigError(
+                    f"{file}: {key} cannot be taken: mergekit cuts the embedding to the {len(numbers)} "
+                    f"tokens of the tokenizer, and that of {folder} has {rows} rows"
+                )
+
+
+def _made(file: Path, make: Callable[[], T]) -> T:
+    """What `make` makes; an option of ours that it refuses is one that the file says."""
+    try:
+        return make()
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error

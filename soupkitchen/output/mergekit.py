@@ -40,7 +40,7 @@ NAMES = {
     (RankRandom, "mass"): "della",
 }
 """What mergekit calls a sparsifier and a consensus."""
-_RANDOM = "its random masks are others, so the weights differ where these do; shares and scales are the same"
+RANDOM = "its random masks are others, so the weights differ where these do; shares and scales are the same"
 
 
 class CannotSayError(ConfigError):
@@ -86,7 +86,7 @@ def in_mergekits_words(told: RecipeFile) -> tuple[dict[str, Any], list[str]]:
         config["base_model"] = models[0]["model"]
     elif method.needs_base or name == "model_stock":
         assert told.base is not None
-        config["base_model"] = told.base.path
+        config["base_model"] = _named(told.base.path)
     config |= {"models": models, **({"parameters": shared} if shared else {})}
     config["dtype"] = "float32"  # mergekit computes in it; ours is always float32
     if told.recipe.dtype is not None:
@@ -145,7 +145,7 @@ def _task_vectors(method: TaskVectors) -> Said:
 
 
 def _rescale(rescale: str | None) -> tuple[dict[str, Any], list[str]]:
-    remarks = [_RANDOM]
+    remarks = [RANDOM]
     if rescale == "probability":
         remarks.append("it rescales what survives by the sum of magnitudes, and this soup by the probability")
     return {"rescale": rescale is not None}, remarks
@@ -162,8 +162,12 @@ def _is_adapter(told: RecipeFile) -> bool:
 
 
 def _model(told: RecipeFile, run: str) -> Any:
-    path = told.runs[run].path
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path
-    assert told.base is not None
-    return {"model": {"path": told.base.path}, "lora": {"path": path}}
+    path, on = told.runs[run].path, told.runs[run].on or (told.base and told.base.path)
+    if (Path(path) / "adapter_config.json").is_file():
+        return {"model": {"path": on}, "lora": {"path": path}}
+    return _named(path)
+
+
+def _named(path: str) -> Any:
+    """A folder by the name that mergekit finds it by: in text, '+' and '@' have a meaning there."""
+    return {"model": {"path": path}} if "+" in path or "@" in path else path
