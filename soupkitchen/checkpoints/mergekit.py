@@ -24,6 +24,7 @@ _IS_MERGEKITS = re.compile(rb"""(?m)^[\s{"'-]*merge_method["']?\s*:""")
 
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=Scalar)
+D = TypeVar("D")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Config:
             if model != self.base or self.method in AVERAGING
         ]
 
-    def value(self, name: str, kind: type[T], default: T | None = None, model: int | None = None) -> T | None:
+    def value(self, name: str, kind: type[T], default: D, model: int | None = None) -> T | D:
         """A setting as a `kind`: that of one model or else that of all; with no `model`, that of all.
 
         Raises:

@@ -127,9 +127,12 @@ def listed(name: str) -> Path:
     return resolve(name, ask_hub=name.startswith(HUB))
 
 
-def of_mergekit(name: mergekit.Named) -> Path:
+def of_mergekit(config: mergekit.Config, name: mergekit.Named) -> Path:
     """What a YAML of mergekit's names; as there, a folder has no revisions."""
-    return _here(name.path) or listed(str(name))
+    try:
+        return _here(name.path) or listed(str(name))
+    except CheckpointError as error:
+        raise CheckpointError(f"{config.file}: {error}") from error
 
 
 def base_of_mergekit(config: mergekit.Config) -> Path:
@@ -139,7 +142,7 @@ def base_of_mergekit(config: mergekit.Config) -> Path:
         raise CheckpointError(
             f"{config.file}: base_model={config.base} is a model with an adapter; merge the two"
         )
-    return of_mergekit(config.base.model)
+    return of_mergekit(config, config.base.model)
 
 
 def _here(name: str) -> Path | None:
@@ -217,11 +220,11 @@ def _merged_by_mergekit(file: Path) -> Iterator[Source]:
         log.warning("%s: no weight is taken", error)
     for number in config.ingredients:
         model, weight = config.models[number], weights[number]
-        folder = of_mergekit(model.model)
+        folder = of_mergekit(config, model.model)
         if model.lora is None:
             yield Source(folder, weight=weight)
         else:
-            adapter = of_mergekit(model.lora)
+            adapter = of_mergekit(config, model.lora)
             yield Source(adapter, f"{folder.name}-{adapter.name}", weight, on=folder)
 
 
@@ -343,7 +346,10 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
     """The names given, or the folders' own, where these differ, else their paths below the common parent."""
-    short = [source.name or _own_name(source.folder) or source.folder.resolve().name for source in sources]
+    short = [
+        source.name or _on_hub(source.folder) or _own_name(source.folder) or source.folder.resolve().name
+        for source in sources
+    ]
     if len(set(short)) == len(short):
         return short
     parent = os.path.commonpath([source.folder.resolve() for source in sources])
@@ -352,6 +358,14 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
         path.with_name(_own_name(source.folder)).as_posix()
         for path, source in zip(paths, sources, strict=True)
     ]
+
+
+def _on_hub(folder: Path) -> str | None:
+    """The name on the hub of what lies in the hub's cache."""
+    repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
+    return (
+        repository.removeprefix("models--").replace("--", "/") if repository.startswith("models--") else None
+    )
 
 
 def _own_name(path: Path) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from soupkitchen import methods
+from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.mergekit import AVERAGING, Config, read
@@ -25,17 +29,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SPARSE: dict[Any, tuple[str, ...]] = {MagnitudeOutliers: ("gamma",), RankRandom: ("epsilon",)}
 _READ: dict[str, tuple[set[str], set[str]]] = {
     "linear": ({"normalize"}, {"weight"}),
     "slerp": ({"t"}, set()),
     "karcher": ({"max_iter", "tol"}, set()),
     "model_stock": ({"filter_wise"}, set()),
     **{
-        name: (
-            {"int8_mask", "normalize", "rescale", "lambda"},
-            {"weight", "density", *(["gamma"] if kind is MagnitudeOutliers else [])}
-            | ({"epsilon"} if kind is RankRandom else set()),
-        )
+        name: ({"int8_mask", "normalize", "rescale", "lambda"}, {"weight", "density", *_SPARSE.get(kind, ())})
         for (kind, _), name in NAMES.items()
     },
 }
@@ -69,32 +70,51 @@ def recipe_file(file: Path) -> RecipeFile:
     on_disk = [Path(place.on or place.path) for place in places]
     names = [f"{number}-{Path(places[number].path).name}" for number in numbers]
     runs = {name: places[number] for name, number in zip(names, numbers, strict=True)}
-    if (
-        len(names) == 1
-    ):  # a recipe of one is that run, whatever the method; so there is a second that counts 0
+    donor = 0 if config.base is None else config.models.index(config.base)
+    like = donor if donor in numbers else numbers[0]
+    reference = names[numbers.index(like)]
+    if len(names) == 1:  # one run by itself would be copied; beside one that counts 0 it is merged
         names, weights = names * 2, [weights[0] if weights else 1.0, 0.0]
-    recipe = _made(file, lambda: Recipe.of(names, method, weights, dtype))
     homes = {place.on for place in places}
     home = homes.pop() if len(homes) == 1 else None  # of adapters, what they all are put into
     base = str(base_of_mergekit(config)) if method.needs_base else home
-    donor = on_disk[0 if config.base is None else config.models.index(config.base)]
-    _check_tokenizer(config, on_disk, donor)
-    described = on_disk[numbers[0]] / CONFIG_NAME
+    if method.needs_base and dtype is None:
+        whole = [
+            Checkpoint.open(folder)
+            for folder in (on_disk[number] for number in numbers)
+            if not is_adapter(folder)
+        ]
+        dtype = _wider(Checkpoint.open(on_disk[donor]), whole)
+    recipe = _made(file, lambda: Recipe.of(names, method, weights, dtype))
+    _check_tokenizer(config, on_disk)
+    if len({_files(on_disk[number]) for number in (donor, like)}) > 1:
+        log.warning(
+            "%s: tokenizer and configuration are those of %s; mergekit takes those of %s",
+            file,
+            on_disk[like],
+            on_disk[donor],
+        )
+    described = on_disk[like] / CONFIG_NAME
     if not described.exists() and base is not None:  # an adapter by itself
         described = Path(base) / CONFIG_NAME
     kind = (read_json(described).get("architectures") or [None])[0] if described.exists() else None
     if not isinstance(kind, str):
         raise ConfigError(f"{described} does not name the class of the model (architectures)")
-    processor = str(donor) if donor.is_dir() and check_files(donor) else names[0]
-    return RecipeFile(recipe, runs, names[0], Place(base, "") if base else None, kind, processor)
+    place = Place(base, "") if base else None
+    return RecipeFile(recipe, runs, reference, place, kind, str(on_disk[like]))
+
+
+def _files(folder: Path) -> tuple[tuple[str, bytes], ...]:
+    """The files of the tokenizer in `folder`."""
+    return tuple((str(file.relative_to(folder)), read_bytes(file)) for file in check_files(folder))
 
 
 def _place(config: Config, number: int) -> Place:
     model = config.models[number]
-    folder = of_mergekit(model.model)
+    folder = of_mergekit(config, model.model)
     if model.lora is None:
         return Place(str(folder), "")
-    adapter = of_mergekit(model.lora)
+    adapter = of_mergekit(config, model.lora)
     if not is_adapter(adapter):
         raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
     return Place(str(adapter), "", str(folder))
@@ -117,6 +137,17 @@ def _dtype(config: Config) -> str | None:
     return saved or computed
 
 
+def _wider(base: Checkpoint, models: Sequence[Checkpoint]) -> str | None:
+    """The dtype that mergekit merges and saves in if the base has a wider one than the models; else None."""
+    dtypes = [
+        {info.torch_dtype for info in one.header.values() if info.torch_dtype and info.is_floating_point}
+        for one in (base, *models)
+    ]
+    if dtypes[0] <= set().union(*dtypes[1:]):
+        return None
+    return str(reduce(torch.promote_types, set().union(*dtypes))).removeprefix("torch.")
+
+
 def _ours(config: Config) -> tuple[Any, list[float] | None]:
     """The method, and the weights of the ingredients."""
     file = config.file
@@ -132,21 +163,22 @@ def _ours(config: Config) -> tuple[Any, list[float] | None]:
         weights, normalize = _weights(config), config.value("normalize", bool, True)
         if min(weights) < 0:
             raise ConfigError(f"{file}: weight={min(weights):g}: linear subtracts no model here")
-        return Linear(bool(normalize)), weights
+        return Linear(normalize), weights
     if config.method == "karcher":
         iterations, tolerance = config.value("max_iter", int, 10), config.value("tol", float, 1e-5)
-        if not tolerance or not 0 < tolerance < _COARSE:
-            raise ConfigError(f"{file}: tol={tolerance} should be above 0 and below {_COARSE}")
-        return _made(file, lambda: Karcher(iterations=iterations or 0, tolerance=tolerance)), None
+        if not (iterations >= 1 and 0 < tolerance < _COARSE):
+            limits = f"max_iter at least 1, and tol between 0 and {_COARSE}"
+            raise ConfigError(f"{file}: max_iter={iterations} and tol={tolerance} should be {limits}")
+        return Karcher(iterations=iterations, tolerance=tolerance), None
     if config.method == "slerp":
-        t = config.value("t", float)
+        t = config.value("t", float, None)
         if len(config.models) != 2:
             raise ConfigError(f"{file}: slerp takes two models, of which base_model is one")
         if t is None:
             raise ConfigError(f"{file}: slerp needs t among the parameters for all models")
         return _made(file, lambda: Slerp(t if config.models[0] == config.base else 1 - t)), None
     if config.method == "model_stock":
-        if config.value("filter_wise", bool):
+        if config.value("filter_wise", bool, False):
             raise ConfigError(f"{file}: filter_wise cannot be taken")
         if len(config.ingredients) < 2:
             raise ConfigError(f"{file}: model_stock needs two models beside base_model")
@@ -156,9 +188,9 @@ def _ours(config: Config) -> tuple[Any, list[float] | None]:
 
 def _task_vectors(config: Config) -> Any:
     file, preset = config.file, getattr(methods, config.method)
-    normalize = bool(config.value("normalize", bool, config.method in _NORMALIZED))
-    scaled = {"normalize": normalize, "scale": config.value("lambda", float, 1.0)}
-    config.value("int8_mask", bool)  # it only has mergekit hold masks in fewer bytes
+    normalize = config.value("normalize", bool, config.method in _NORMALIZED)
+    scaled: dict[str, Any] = {"normalize": normalize, "scale": config.value("lambda", float, 1.0)}
+    config.value("int8_mask", bool, False)  # it only has mergekit hold masks in fewer bytes
     weights, elects = _weights(config), preset().consensus is not None
     if normalize and (abs(sum(weights)) < 1e-6 or (elects and min(weights) < 0)):
         what = "below 0" if elects else "that sum to 0"
@@ -182,13 +214,13 @@ def _task_vectors(config: Config) -> Any:
 
 
 def _weights(config: Config) -> list[float]:
-    weights = []
-    for number in config.ingredients:
-        weight = config.value("weight", float, None, number)
+    weights = {number: config.value("weight", float, None, number) for number in config.ingredients}
+    for number, weight in weights.items():
         if weight is None:
             raise ConfigError(f"{config.file}: {config.models[number]} has no weight")
-        weights.append(weight)
-    return weights
+    if not any(weights.values()):
+        raise ConfigError(f"{config.file}: weight is 0 for all models")
+    return [weight for weight in weights.values() if weight is not None]
 
 
 def _say_what_is_not_read(config: Config) -> None:
@@ -210,7 +242,7 @@ def _say_what_is_not_read(config: Config) -> None:
         )
 
 
-def _check_tokenizer(config: Config, folders: Sequence[Path], donor: Path) -> None:
+def _check_tokenizer(config: Config, folders: Sequence[Path]) -> None:
     """Checks that what the file says of tokenizers and chat templates changes nothing.
 
     Raises:
@@ -224,19 +256,13 @@ def _check_tokenizer(config: Config, folders: Sequence[Path], donor: Path) -> No
     key = next(key for key in ("tokenizer_source", "tokenizer", "chat_template") if key in config.keys)
     if asked and (asked.tokens or asked.pad_to_multiple_of):
         raise ConfigError(f"{file}: tokens and pad_to_multiple_of of tokenizer cannot be taken")
-    sources = [of_mergekit(config.source.model)] if config.source else []
-    contents = {
-        tuple((one.relative_to(folder), read_bytes(one)) for one in check_files(folder))
-        for folder in (*folders, *sources)
-    }
-    if len(contents) > 1:
-        raise ConfigError(
-            f"{file}: {key} cannot be taken: the tokenizers of the models differ in their files"
-        )
+    sources = [of_mergekit(config, config.source.model)] if config.source else []
+    if len({_files(folder) for folder in (*folders, *sources)}) > 1:
+        raise ConfigError(f"{file}: {key} cannot be taken: the models' tokenizers differ in their files")
     if asked:
         from soupkitchen.tasks.texts import TextTask  # it imports datasets, and few files ask for it
 
-        numbers = sorted(TextTask().load_processor(str(donor)).get_vocab().values())
+        numbers = sorted(TextTask().load_processor(str(folders[0])).get_vocab().values())
         for folder in folders:
             rows = read_json(folder / CONFIG_NAME).get("vocab_size")
             if numbers != list(range(rows if isinstance(rows, int) else -1)):
