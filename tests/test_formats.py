@@ -294,7 +294,9 @@ def as_mergekit(name: str, file: Path) -> None:
 
 
 def as_base_of_mergekit(name: str, file: Path) -> None:
-    file.write_text(f"merge_method: ties\nbase_model: {name}\nmodels: [{{model: {file.parent}}}]\n")
+    models = [{"model": str(file.parent)}, {"model": f"{file.parent}-2"}]
+    told = {"merge_method": "ties", "base_model": name, "models": models, "parameters": {"weight": 1}}
+    file.write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize(
@@ -305,12 +307,13 @@ def as_base_of_mergekit(name: str, file: Path) -> None:
 def test_of_what_a_list_names_the_hub_is_asked_for_what_begins_with_hf(
     write: Callable[[str, Path], None], kind: str, asked: list[str], base: Path, tmp_path: Path
 ) -> None:
-    runs = shutil.copytree(base, tmp_path / "list")
-    file = runs / f"runs.{kind}"
+    for name in ("list", "list-2"):
+        shutil.copytree(base, tmp_path / name)
+    file = tmp_path / "list" / f"runs.{kind}"
     write("results/run-1", file)
-    for find in (find_pool, made_again) if kind == "yaml" else (find_pool,):
+    for taken in (find_pool, made_again) if kind == "yaml" else (find_pool,):
         with pytest.raises(CheckpointError, match="as hf://results/run-1 in a list, or by: hf download"):
-            find(str(file))
+            taken(str(file))
     assert asked == []
     write("hf://ann/llama", file)
     with pytest.raises(CheckpointError, match="ann/llama is no folder here, and as a name on the hub"):

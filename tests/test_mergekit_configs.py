@@ -1,4 +1,4 @@
-"""mergekit's YAMLs in the shapes in which people publish them: ours merges as mergekit 0.1.5, or names the key."""
+"""YAMLs of mergekit in the shapes that people publish: merged as mergekit 0.1.5 does, or refused by the key."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny import VOCABULARY, llama, tokenizer
 
+from soupkitchen import methods
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli.rebuild import main
 from soupkitchen.errors import CheckpointError
+from soupkitchen.merging import Karcher, Linear, ModelStock, Slerp, TaskVectors
+from soupkitchen.output.mergekit import write
+from soupkitchen.output.recipe_file import Place, RecipeFile
+from soupkitchen.soup import Recipe
 
 mergekit = pytest.importorskip("mergekit.merge")
 from mergekit.config import MergeConfiguration  # noqa: E402
@@ -271,7 +276,7 @@ REFUSED = {
     "ties that subtracts and divides": (
         "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -0.5}}]\n"
         "merge_method: ties\n" + BASED,
-        "normalize=true cannot be taken with a weight below 0",
+        "normalize=true cannot be taken with weights below 0",
     ),
     "weights that sum to nothing": (
         "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n"
@@ -497,3 +502,80 @@ def test_what_mergekit_does_not_take_either_is_named(
     assert said.startswith("error: ")
     assert "merge.yaml" in said
     assert key in said
+
+
+POOL = """
+models:
+  - {model: a+lora-a, parameters: {weight: 0.5, density: [1, 0.5]}}
+  - {model: b, parameters: {weight: 0.25}}
+  - {model: base}
+merge_method: ties
+base_model: base
+parameters: {normalize: true}
+chat_template: chatml
+swapping: true
+"""
+
+
+def test_a_pool_takes_the_models_and_the_log_says_what_it_leaves(
+    models: Path, tmp_path: Path, theirs: Merge, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pool.yaml").write_text(POOL)
+    pool = find_pool(str(tmp_path / "pool.yaml"))
+    assert [run.name for run in pool] == ["a-lora-a", "b"]
+    assert pool.weights == {"a-lora-a": 0.5, "b": 0.25}
+    assert pool.base is not None
+    assert pool.base.path == Path("base")
+    told = "are taken, not merge_method, chat_template, swapping, density, normalize"
+    assert told in caplog.text
+    wanted = theirs("models: [{model: a+lora-a, parameters: {weight: 1}}]\nmerge_method: linear\n")
+    assert farthest(dict(pool["a-lora-a"].tensors()), wanted) < 1e-6
+    (tmp_path / "pool.yaml").write_text(POOL.replace("weight: 0.25", "weight: [0, 1]"))
+    assert find_pool(str(tmp_path / "pool.yaml")).weights == {}
+    assert (
+        "weight is not one number; settings by layer or by tensor cannot be taken: no weight" in caplog.text
+    )
+    (tmp_path / "pool.yaml").write_text(POOL.replace("base_model: base", "base_model: base+lora-b"))
+    with pytest.raises(CheckpointError, match=r"base_model=base\+lora-b is a model with an adapter"):
+        find_pool(str(tmp_path / "pool.yaml"))
+
+
+def test_an_adapter_on_a_finetune_is_remembered_by_recipes_and_said_to_mergekit(
+    models: Path, tmp_path: Path, ours: Merge, theirs: Merge
+) -> None:
+    (tmp_path / "pool.yaml").write_text(POOL)
+    pool = find_pool(str(tmp_path / "pool.yaml"))
+    recipe = Recipe.of(["a-lora-a", "b"], TaskVectors(weights=pool.weights))
+    told = RecipeFile.of(recipe, pool, "LlamaForCausalLM", None)
+    told.write(tmp_path / "recipe.yaml")
+    assert write(told, tmp_path / "said.yaml") is None
+    main([str(tmp_path / "recipe.yaml"), str(tmp_path / "again"), "runtime.device=cpu"])
+    wanted = theirs((tmp_path / "said.yaml").read_text())
+    assert farthest(load_file(tmp_path / "again" / "model.safetensors"), wanted) < 1e-6
+    assert farthest(ours((tmp_path / "said.yaml").read_text()), wanted) < 1e-6
+
+
+def test_folders_whose_names_mergekit_would_take_apart_are_said_so_that_it_does_not(
+    models: Path, tmp_path: Path, ours: Merge, theirs: Merge
+) -> None:
+    folder = shutil.copytree(models / "a", tmp_path / "lr=1e+2@5")
+    runs = {"a": Place(str(folder), ""), "b": Place(str(models / "b"), "")}
+    recipe = Recipe.of(["a", "b"], Linear(), [1, 2])
+    assert write(RecipeFile(recipe, runs, "a", None, "LlamaForCausalLM"), tmp_path / "said.yaml") is None
+    text = (tmp_path / "said.yaml").read_text()
+    assert farthest(ours(text), theirs(text)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [(methods.ties(), [1, -1]), (methods.breadcrumbs(), [1, -1]), (ModelStock(), [1, 0]), (Slerp(0.5), [1, 0]),
+     (Karcher(tolerance=0.1), [1, 1])],
+)  # fmt: skip
+def test_what_mergekit_would_merge_otherwise_is_not_said_to_it(
+    method: Any, weights: list[float], models: Path, tmp_path: Path
+) -> None:
+    runs = {name: Place(str(models / name), "") for name in ("a", "b")}
+    recipe = Recipe.of(["a", "b"], method, weights)
+    told = RecipeFile(recipe, runs, "a", Place(str(models / "base"), ""), "LlamaForCausalLM")
+    assert write(told, tmp_path / "said.yaml") is not None
+    assert not (tmp_path / "said.yaml").exists()

@@ -149,6 +149,7 @@ def test_a_recipe_of_labels_in_another_order_and_of_one_run(
         run = tmp_path / "results" / name
         main([str(run / "recipe.yaml"), str(tmp_path / name)])
         same_soups(run / "soup", tmp_path / name)
+    assert not (tmp_path / "results" / "x" / "mergekit.yaml").exists()  # it would not see the order
 
 
 @pytest.mark.parametrize("format", ["full", "adapter"])

@@ -21,7 +21,7 @@ from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError, ConfigError
 from soupkitchen.merging import Karcher, Linear, MagnitudeOutliers, ModelStock, RankRandom, Slerp
 from soupkitchen.models.processors import check_files
-from soupkitchen.output.mergekit import NAMES, RANDOM
+from soupkitchen.output.mergekit import COARSE, NAMES, RANDOM, divides_otherwise
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
 
@@ -48,8 +48,6 @@ _ELSEWHERE = (
 _NORMALIZED = ("ties", "della")
 """Methods that divide by the weights if the YAML does not say."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
-_COARSE = 1e-4
-"""A `tol` from which mergekit's Karcher mean leaves out what ours does not."""
 
 
 def recipe_file(file: Path) -> RecipeFile:
@@ -166,8 +164,8 @@ def _ours(config: Config) -> tuple[Any, list[float] | None]:
         return Linear(normalize), weights
     if config.method == "karcher":
         iterations, tolerance = config.value("max_iter", int, 10), config.value("tol", float, 1e-5)
-        if not (iterations >= 1 and 0 < tolerance < _COARSE):
-            limits = f"max_iter at least 1, and tol between 0 and {_COARSE}"
+        if not (iterations >= 1 and 0 < tolerance < COARSE):
+            limits = f"max_iter at least 1, and tol between 0 and {COARSE}"
             raise ConfigError(f"{file}: max_iter={iterations} and tol={tolerance} should be {limits}")
         return Karcher(iterations=iterations, tolerance=tolerance), None
     if config.method == "slerp":
@@ -191,10 +189,8 @@ def _task_vectors(config: Config) -> Any:
     normalize = config.value("normalize", bool, config.method in _NORMALIZED)
     scaled: dict[str, Any] = {"normalize": normalize, "scale": config.value("lambda", float, 1.0)}
     config.value("int8_mask", bool, False)  # it only has mergekit hold masks in fewer bytes
-    weights, elects = _weights(config), preset().consensus is not None
-    if normalize and (abs(sum(weights)) < 1e-6 or (elects and min(weights) < 0)):
-        what = "below 0" if elects else "that sum to 0"
-        raise ConfigError(f"{file}: normalize=true cannot be taken with a weight {what}")
+    if divides_otherwise(replace(preset(), normalize=normalize), _weights(config)):
+        raise ConfigError(f"{file}: normalize=true cannot be taken with weights below 0, or that sum to 0")
     sparsifier: dict[str, Any] = {}
     for name, default in {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}.items():
         if name in _READ[config.method][1]:
