@@ -1,4 +1,4 @@
-"""YAMLs of mergekit in the shapes that people publish: merged as mergekit 0.1.5 does, or refused by the key."""
+"""YAMLs of mergekit in the shapes that people publish: merged as mergekit 0.1.5 does, or refused by key."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # peft's and mergekit's
 
 TWO = "models: [{model: a, parameters: {weight: 0.6}}, {model: b, parameters: {weight: 0.3}}]\n"
 PLAIN = "models: [{model: a}, {model: b}]\n"
+PADDED = TWO.replace("a,", "padded,").replace("b,", "padded-too,")
+HALF = TWO.replace("a,", "half,").replace("b,", "half-too,")
+SUBTRACTED = TWO.replace("0.3", "-0.6")
 BASED = "base_model: base\n"
 
 EQUAL = {
@@ -101,7 +104,8 @@ parameters:
   t: 0.4
 dtype: float32
 """,
-    "slerp, of gradients that are none": PLAIN + """
+    "slerp, of gradients that are none": PLAIN
+    + """
 merge_method: slerp
 base_model: a
 parameters:
@@ -165,7 +169,8 @@ parameters: {normalize: false}
 """,
     "breadcrumbs": TWO + BASED + "merge_method: breadcrumbs\nparameters: {density: 0.8, gamma: 0.05}\n",
     "breadcrumbs without a word": TWO + BASED + "merge_method: breadcrumbs\n",
-    "breadcrumbs with ties": TWO + BASED
+    "breadcrumbs with ties": TWO
+    + BASED
     + "merge_method: breadcrumbs_ties\nparameters: {density: 0.9, normalize: true}\n",
     "dare with ties, where nothing is dropped": TWO + BASED + "merge_method: dare_ties\n",
     "della, where nothing is dropped": TWO + BASED + "merge_method: della\nparameters: {lambda: 1.1}\n",
@@ -177,6 +182,14 @@ models:
 merge_method: model_stock
 base_model: base
 dtype: float32
+""",
+    "model stock, with adapters that leave most tensors": """
+models:
+  - {model: a}
+  - {model: base+lora-a}
+  - {model: base+lora-b}
+merge_method: model_stock
+base_model: base
 """,
     "karcher": PLAIN + "merge_method: karcher\nparameters: {max_iter: 50, tol: 1e-9}\n",
     "karcher, whose base is one of them": PLAIN + "merge_method: karcher\n" + BASED,
@@ -202,15 +215,16 @@ models:
   - {model: b+lora-a, parameters: {weight: 0.5}}
 merge_method: linear
 """,
-    "the base's tokenizer, which is that of all": TWO + BASED
+    "the base's tokenizer, which is that of all": TWO
+    + BASED
     + "merge_method: ties\nparameters: {density: 0.5}\ntokenizer_source: base\nchat_template: auto\n",
     "a union of tokenizers that are one": TWO + "merge_method: linear\ntokenizer: {source: union}\n",
     "a tokenizer by the name of its model": TWO + "merge_method: linear\ntokenizer: {source: b}\n",
-    "a base in a wider dtype": (TWO + BASED + "merge_method: task_arithmetic\n").replace("a,", "half,").replace("b,", "half-too,"),
+    "a base in a wider dtype": HALF + BASED + "merge_method: task_arithmetic\n",
     "null for what is not said": TWO
     + "merge_method: linear\nbase_model: null\nslices: []\ntokenizer_source:\nchat_template: ''\n",
     "float32 by its longer name": TWO + "merge_method: linear\ndtype: torch.float32\n",
-}  # fmt: skip
+}
 ROUNDED = {
     "bfloat16, as most are": TWO + BASED + "merge_method: task_arithmetic\ndtype: bfloat16\n",
     "float16, saved as float32": TWO + "merge_method: linear\ndtype: float16\nout_dtype: float32\n",
@@ -234,13 +248,15 @@ parameters: {t: 0.5}
 REFUSED = {
     "slices": (SLICES, "slices"),
     "a frankenmerge": (
-        "slices: [{sources: [{model: a, layer_range: [0, 1]}]}, {sources: [{model: b, layer_range: [0, 2]}]}]\n"
+        "slices: [{sources: [{model: a, layer_range: [0, 1]}]}, {sources: [{model: b, layer_range: [0, 2]}]}]"
+        "\n"
         "merge_method: passthrough\n",
         "slices",
     ),
     "modules": ("modules: {text_decoder: {models: [{model: a}]}}\nmerge_method: linear\n", "modules"),
     "slerp by layer": (
-        PLAIN + "merge_method: slerp\nbase_model: a\nparameters:\n  t:\n    - {filter: self_attn, value: [0, 0.5, 1]}"
+        PLAIN + "merge_method: slerp\nbase_model: a\nparameters:\n  t:"
+        "\n    - {filter: self_attn, value: [0, 0.5, 1]}"
         "\n    - {filter: mlp, value: [1, 0.5, 0]}\n    - value: 0.5\n",
         "t is not one number",
     ),
@@ -249,7 +265,8 @@ REFUSED = {
         "t is not one number",
     ),
     "density by layer": (
-        TWO + BASED + "merge_method: ties\nparameters: {density: [1, 0.7, 0.1]}\n", "density is not one number",
+        TWO + BASED + "merge_method: ties\nparameters: {density: [1, 0.7, 0.1]}\n",
+        "density is not one number",
     ),
     "weight by layer": (
         "models: [{model: a, parameters: {weight: [0, 0.3, 0.7, 1]}}, {model: b, parameters: {weight: 1}}]\n"
@@ -257,77 +274,91 @@ REFUSED = {
         "weight is not one number",
     ),
     "densities that differ": (
-        "models: [{model: a, parameters: {weight: 1, density: 0.5}}, {model: b, parameters: {weight: 1, density: 0.3}}]\n"
+        "models: [{model: a, parameters: {density: 0.5}}, {model: b, parameters: {density: 0.3}}]\n"
+        "parameters: {weight: 1}\n"
         "merge_method: ties\n" + BASED,
         "density has to be the same",
     ),
     "ties with rescale": (
-        TWO + BASED + "merge_method: ties\nparameters: {density: 0.5, rescale: true}\n", "rescale",
+        TWO + BASED + "merge_method: ties\nparameters: {density: 0.5, rescale: true}\n",
+        "rescale",
     ),
     "della without room": (
-        TWO + BASED + "merge_method: della\nparameters: {density: 0.9, epsilon: 0.2}\n", "epsilon",
+        TWO + BASED + "merge_method: della\nparameters: {density: 0.9, epsilon: 0.2}\n",
+        "epsilon",
     ),
     "breadcrumbs without room": (
-        TWO + BASED + "merge_method: breadcrumbs\nparameters: {density: 0.99, gamma: 0.2}\n", "gamma",
+        TWO + BASED + "merge_method: breadcrumbs\nparameters: {density: 0.99, gamma: 0.2}\n",
+        "gamma",
     ),
     "ties that keeps nothing": (
-        TWO + BASED + "merge_method: ties\nparameters: {density: 0}\n", "density",
+        TWO + BASED + "merge_method: ties\nparameters: {density: 0}\n",
+        "density",
     ),
     "ties that subtracts and divides": (
-        "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -0.5}}]\n"
-        "merge_method: ties\n" + BASED,
+        SUBTRACTED + "merge_method: ties\n" + BASED,
         "normalize=true cannot be taken with weights below 0",
     ),
     "weights that sum to nothing": (
-        "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -1}}]\n"
-        "merge_method: task_arithmetic\nparameters: {normalize: true}\n" + BASED,
+        SUBTRACTED + "merge_method: task_arithmetic\nparameters: {normalize: true}\n" + BASED,
         "normalize=true",
     ),
     "linear that subtracts": (
-        "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: -0.5}}]\n"
-        "merge_method: linear\n",
-        "weight=-0.5",
+        SUBTRACTED + "merge_method: linear\n",
+        "weight=-0.6",
     ),
     "model stock by filter": (
-        "models: [{model: a}, {model: b}]\nmerge_method: model_stock\nparameters: {filter_wise: true}\n" + BASED,
+        "models: [{model: a}, {model: b}]\nmerge_method: model_stock\nparameters: {filter_wise: true}\n"
+        + BASED,
         "filter_wise",
     ),
     "another tokenizer": (
-        TWO.replace("b,", "other,") + "merge_method: linear\ntokenizer_source: union\n", "tokenizer_source",
+        TWO.replace("b,", "other,") + "merge_method: linear\ntokenizer_source: union\n",
+        "tokenizer_source",
     ),
     "a tokenizer with fewer tokens than rows": (
-        TWO.replace("a,", "padded,").replace("b,", "padded-too,") + "merge_method: linear\ntokenizer_source: base\n",
+        PADDED + "merge_method: linear\ntokenizer_source: base\n",
         "tokenizer_source",
     ),
     "a tokenizer with new tokens": (
-        TWO + "merge_method: linear\ntokenizer: {source: base, tokens: {<x>: {source: a}}}\n", "tokens",
+        TWO + "merge_method: linear\ntokenizer: {source: base, tokens: {<x>: {source: a}}}\n",
+        "tokens",
     ),
     "a padded embedding": (
-        TWO + "merge_method: linear\ntokenizer: {source: union, pad_to_multiple_of: 80}\n", "pad_to_multiple_of",
+        TWO + "merge_method: linear\ntokenizer: {source: union, pad_to_multiple_of: 80}\n",
+        "pad_to_multiple_of",
     ),
     "a chat template": (TWO + "merge_method: linear\nchat_template: chatml\n", "chat_template"),
     "a key of nobody's": (TWO + "merge_method: linear\nswapping: true\n", "swapping"),
     "an option of the command's": (TWO + "merge_method: linear\nrandom_seed: 0\n", "random_seed"),
     "a parameter of nobody's": (TWO + "merge_method: linear\nparameters: {normalise: false}\n", "normalise"),
     "an architecture": (
-        "models: [{model: {model: a, override_architecture: X}}]\nmerge_method: linear\n", "override_architecture",
+        "models: [{model: {model: a, override_architecture: X}}]\nmerge_method: linear\n",
+        "override_architecture",
     ),
     "nuslerp": (
-        TWO + "merge_method: nuslerp\nparameters: {nuslerp_flatten: false, nuslerp_row_wise: true}\n", "nuslerp",
+        TWO + "merge_method: nuslerp\nparameters: {nuslerp_flatten: false, nuslerp_row_wise: true}\n",
+        "nuslerp",
     ),
     "sce": (PLAIN + BASED + "merge_method: sce\nparameters: {select_topk: 0.7}\n", "sce"),
-    "passthrough": ("models: [{model: a, parameters: {scale: 0.5}}]\nmerge_method: passthrough\n", "passthrough"),
+    "passthrough": (
+        "models: [{model: a, parameters: {scale: 0.5}}]\nmerge_method: passthrough\n",
+        "passthrough",
+    ),
     "ties on an adapter": (
-        "models: [{model: a, parameters: {weight: 1}}]\nbase_model: base+lora-a\nmerge_method: ties\n", "base_model",
+        "models: [{model: a, parameters: {weight: 1}}]\nbase_model: base+lora-a\nmerge_method: ties\n",
+        "base_model",
     ),
     "a coarse karcher": (PLAIN + "merge_method: karcher\nparameters: {tol: 0.01}\n", "tol"),
     "karcher that takes no step": (
-        PLAIN + "merge_method: karcher\nparameters: {max_iter: 0}\n", "max_iter=0",
+        PLAIN + "merge_method: karcher\nparameters: {max_iter: 0}\n",
+        "max_iter=0",
     ),
     "more than all the way": (
-        PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 1.5}\n", "method.t=1.5",
+        PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 1.5}\n",
+        "method.t=1.5",
     ),
-}  # fmt: skip
+}
 REFUSED_BY_BOTH = {
     "bf16": (TWO + "merge_method: linear\ndtype: bf16\n", "dtype=bf16"),
     "auto": (TWO + "merge_method: linear\nout_dtype: auto\n", "out_dtype=auto"),
@@ -337,7 +368,8 @@ REFUSED_BY_BOTH = {
         "needs t",
     ),
     "slerp of three": (
-        "models: [{model: a}, {model: b}, {model: c}]\nmerge_method: slerp\nbase_model: a\nparameters: {t: 0.5}\n",
+        "models: [{model: a}, {model: b}, {model: c}]\nmerge_method: slerp\nbase_model: a\n"
+        "parameters: {t: 0.5}\n",
         "takes two models",
     ),
     "slerp without a base": (PLAIN + "merge_method: slerp\nparameters: {t: 0.5}\n", "needs base_model"),
@@ -354,17 +386,27 @@ REFUSED_BY_BOTH = {
     "text for models": ("models: a\nmerge_method: linear\n", "models"),
     "a list for a method": (TWO + "merge_method: [linear]\n", "merge_method"),
     "a number for a base": (TWO + "merge_method: ties\nbase_model: 3\n", "base_model"),
-    "a model without a name": ("models: [{parameters: {weight: 1}}]\nmerge_method: linear\n", "models.0.model"),
-    "two tokenizers": (
-        TWO + "merge_method: linear\ntokenizer: {source: base}\ntokenizer_source: base\n", "tokenizer_source",
+    "a model without a name": (
+        "models: [{parameters: {weight: 1}}]\nmerge_method: linear\n",
+        "models.0.model",
     ),
-    "several documents": (TWO + "merge_method: linear\n---\n" + TWO + "merge_method: linear\n", "several documents"),
+    "two tokenizers": (
+        TWO + "merge_method: linear\ntokenizer: {source: base}\ntokenizer_source: base\n",
+        "tokenizer_source",
+    ),
+    "several documents": (
+        TWO + "merge_method: linear\n---\n" + TWO + "merge_method: linear\n",
+        "several documents",
+    ),
     "itself": ("models: &x [{model: a, parameters: *x}]\nmerge_method: linear\n", "nested deeper"),
     "too deep": (TWO + "merge_method: linear\nparameters: " + "[" * 70 + "]" * 70 + "\n", "nested deeper"),
     "two adapters": ("models: [{model: a+lora-a+lora-b}]\nmerge_method: linear\n", "more than one '+'"),
     "two revisions": ("models: [{model: a@b@c}]\nmerge_method: linear\n", "more than one '@'"),
-    "an adapter that is none": (TWO.replace("b,", "a+b,") + "merge_method: linear\n", "no adapter_config.json"),
-}  # fmt: skip
+    "an adapter that is none": (
+        TWO.replace("b,", "a+b,") + "merge_method: linear\n",
+        "no adapter_config.json",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -444,9 +486,7 @@ def farthest(one: Merged, other: Merged) -> float:
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_what_is_taken_is_merged_as_mergekit_merges_it(
-    name: str, ours: Merge, theirs: Merge, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_taken_is_merged_as_mergekit_merges_it(name: str, ours: Merge, theirs: Merge) -> None:
     wanted, made = theirs(EQUAL[name]), ours(EQUAL[name])
     assert farthest(made, wanted) < 1e-6
     assert {x.dtype for x in made.values()} == {x.dtype for x in wanted.values()}
@@ -568,9 +608,14 @@ def test_folders_whose_names_mergekit_would_take_apart_are_said_so_that_it_does_
 
 @pytest.mark.parametrize(
     ("method", "weights"),
-    [(methods.ties(), [1, -1]), (methods.breadcrumbs(), [1, -1]), (ModelStock(), [1, 0]), (Slerp(0.5), [1, 0]),
-     (Karcher(tolerance=0.1), [1, 1])],
-)  # fmt: skip
+    [
+        (methods.ties(), [1, -1]),
+        (methods.breadcrumbs(), [1, -1]),
+        (ModelStock(), [1, 0]),
+        (Slerp(0.5), [1, 0]),
+        (Karcher(tolerance=0.1), [1, 1]),
+    ],
+)
 def test_what_mergekit_would_merge_otherwise_is_not_said_to_it(
     method: Any, weights: list[float], models: Path, tmp_path: Path
 ) -> None:

@@ -96,7 +96,8 @@ def find_pool(
         path: a folder of runs, a glob of folders or of files with state dicts, a ``.csv`` or ``.jsonl``
             list of runs (columns `path`, and optionally `name`, `weight` and scores by metric), a YAML of
             mergekit's, a hub name as ``org/name@revision``, or a list of those. Each item's runs are sorted
-            by path, those of a list file keep its order.
+            by path, those of a list file keep its order. In a list or a YAML, a name on the hub begins with
+            ``hf://``.
         exclude: names of runs to leave out, or one; globs are allowed.
         base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
             that the runs' configurations name, if all name the same.

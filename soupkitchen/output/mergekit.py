@@ -152,6 +152,8 @@ def _task_vectors(method: TaskVectors, weights: Sequence[float]) -> Said:
     if isinstance(sparsifier, RankRandom):
         rescale, remarks = _rescale(sparsifier.rescale)
         own = {"density": sparsifier.density, "epsilon": sparsifier.epsilon}
+        if sparsifier.density + sparsifier.epsilon >= 1:
+            raise CannotSayError("its density and epsilon have to be less than 1 together")
         return name, shared | rescale, own, remarks
     return name, shared, {}, []
 
