@@ -93,6 +93,13 @@ models:
 merge_method: linear
 parameters: {int8_mask: true, lambda: 0.5}
 """,
+    "linear, of one model by two names": """
+models:
+  - {model: a, parameters: {weight: 0.5}}
+  - {model: ./a, parameters: {weight: 0.2}}
+  - {model: b, parameters: {weight: 0.3}}
+merge_method: linear
+""",
     "slerp, with the base first": PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\n",
     "slerp, with the base second": PLAIN + "merge_method: slerp\nbase_model: b\nparameters: {t: 0.3}\n",
     "slerp, with the base elsewhere": """

@@ -141,6 +141,7 @@ def pool_of(
     key: str | None = None,
     like: str | None = None,
     least: int = 2,
+    copies: bool = False,
 ) -> Pool:
     """Opens and checks the runs at `sources`.
 
@@ -150,6 +151,7 @@ def pool_of(
         key: of runs that are files, which of several state dicts in each.
         like: the run that says what the model is; None for the first of those that most are like.
         least: how many have to be left.
+        copies: whether runs of the same content stay.
 
     Raises:
         CheckpointError: where there are fewer.
@@ -183,7 +185,7 @@ def pool_of(
         raise IncompatibleError(_told(problems))
     if problems:
         log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
-    fit = _without_copies(fit, reference.name)
+    fit = fit if copies else _without_copies(fit, reference.name)
     if len(fit) < least:
         raise CheckpointError(
             f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"

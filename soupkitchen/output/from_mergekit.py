@@ -97,7 +97,7 @@ def recipe_file(file: Path) -> RecipeFile:
         described = Path(base) / CONFIG_NAME
     kind = (read_json(described).get("architectures") or [None])[0] if described.exists() else None
     if not isinstance(kind, str):
-        raise ConfigError(f"{described} does not name the class of the model (architectures)")
+        raise ConfigError(f"{file}: {described} does not name the class of the model (architectures)")
     place = Place(base, "") if base else None
     return RecipeFile(recipe, runs, reference, place, kind, str(on_disk[like]))
 

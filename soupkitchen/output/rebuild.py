@@ -95,7 +95,7 @@ def opened(told: RecipeFile, moved: Moved) -> Pool:
             )
     if moved.base is None and base is not None and not Path(base).exists():  # never asked of the hub
         raise CheckpointError(f"{base}, the base in the recipe, is gone: pool.base=… finds it")
-    pool = pool_of(sources, base, like=told.reference, least=1, key=told.key)
+    pool = pool_of(sources, base, like=told.reference, least=1, key=told.key, copies=True)
     expected: dict[str, tuple[Place, Checkpoint | None]] = {
         name: (place, next((run for run in pool if run.name == name), None))
         for name, place in told.runs.items()
