@@ -202,7 +202,7 @@ def _task_vectors(config: Config) -> Any:
     if sparsifier["density"] >= 1 or config.method == "task_arithmetic":
         return _made(file, lambda: replace(preset(), sparsifier=None, **scaled))
     if hasattr(preset().sparsifier, "rescale"):
-        log.warning("%s: %s", file, RANDOM)
+        log.warning("%s: mergekit's %s", file, RANDOM)
         sparsifier["rescale"] = "l1" if rescale else None
     elif rescale:
         raise ConfigError(f"{file}: rescale=true cannot be taken with {config.method}")

@@ -46,7 +46,7 @@ NAMES = {
 COARSE = 1e-4
 """A tolerance from which mergekit's Karcher mean leaves out what ours does not."""
 _NOTHING = 1e-6
-RANDOM = "its random masks are others, so the weights differ where these do; shares and scales are the same"
+RANDOM = "random masks are others, so the weights differ where these do; shares and scales are the same"
 
 
 class CannotSayError(ConfigError):
@@ -165,7 +165,7 @@ def divides_otherwise(method: TaskVectors, weights: Sequence[float]) -> bool:
 
 
 def _rescale(rescale: str | None) -> tuple[dict[str, Any], list[str]]:
-    remarks = [RANDOM]
+    remarks = [f"its {RANDOM}"]
     if rescale == "probability":
         remarks.append("it rescales what survives by the sum of magnitudes, and this soup by the probability")
     return {"rescale": rescale is not None}, remarks
