@@ -39,16 +39,21 @@ Settings = dict[str, Setting]
 
 
 @dataclass(frozen=True)
-class _Path:
+class Named:
+    """A folder or a name on the hub, and its revision there."""
+
     path: str
     revision: str | None = None
     __pydantic_config__: ClassVar[Any] = _STRICT
 
+    def __str__(self) -> str:
+        return f"{self.path}@{self.revision}" if self.revision else self.path
+
 
 @dataclass(frozen=True)
 class _Model:
-    model: str | _Path
-    lora: str | _Path | None = None
+    model: str | Named
+    lora: str | Named | None = None
     __pydantic_config__: ClassVar[Any] = _STRICT
 
 
@@ -70,7 +75,9 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
-class _Document:
+class Document:
+    """The keys that mergekit reads and that we may take."""
+
     merge_method: str
     models: list[_Input]
     base_model: str | _Model | None = None
@@ -80,16 +87,6 @@ class _Document:
     tokenizer_source: str | _Model | None = None
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
-
-
-class Named(NamedTuple):
-    """A folder or a name on the hub, and its revision there."""
-
-    path: str
-    revision: str | None
-
-    def __str__(self) -> str:
-        return f"{self.path}@{self.revision}" if self.revision else self.path
 
 
 class Reference(NamedTuple):
@@ -107,29 +104,31 @@ class Config:
     """What the file says.
 
     Attributes:
+        said: the keys, as they are written.
         models: what is merged, in order; a base that is not among `models` there comes last, as in mergekit.
         parameters: for each model, its own settings.
-        shared: settings for all models.
-        dtype: what mergekit computes in; None for the dtype of the models.
-        out_dtype: what it saves in; None for `dtype`.
-        source: the model whose tokenizer `tokenizer` asks for.
+        tokenizer: what `tokenizer` or `tokenizer_source` says.
         keys: all keys of the file that say something.
         unknown: keys that mergekit does not read.
     """
 
     file: Path
-    method: str
+    said: Document
     models: tuple[Reference, ...]
     parameters: tuple[Settings, ...]
     base: Reference | None
-    shared: Settings
-    dtype: str | None
-    out_dtype: str | None
     tokenizer: Tokenizer | None
-    source: Reference | None
-    chat_template: str | None
     keys: tuple[str, ...]
     unknown: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        return self.said.merge_method
+
+    @property
+    def shared(self) -> Settings:
+        """Settings for all models."""
+        return self.said.parameters or {}
 
     @property
     def ingredients(self) -> list[int]:
@@ -176,35 +175,20 @@ def read(file: Path) -> Config:
     for part in ("slices", "modules"):
         if part in said:
             raise CheckpointError(f"{file}: {part} cannot be taken, only whole models ('models:')")
-    known = {field.name for field in fields(_Document)}
-    told = checked({key: said[key] for key in said if key in known}, _Document, file, CheckpointError)
+    known = {field.name for field in fields(Document)}
+    told = checked({key: said[key] for key in said if key in known}, Document, file, CheckpointError)
     if told.tokenizer and told.tokenizer_source:
         raise CheckpointError(f"{file}: tokenizer_source and tokenizer say the same: remove one of them")
     tokenizer = told.tokenizer or (Tokenizer(told.tokenizer_source) if told.tokenizer_source else None)
-    models = [_reference(file, each.model) for each in told.models]
+    models = [reference(file, each.model) for each in told.models]
     parameters = [each.parameters or {} for each in told.models]
-    base = _reference(file, told.base_model) if told.base_model else None
+    base = reference(file, told.base_model) if told.base_model else None
     if base and base not in models:
         models, parameters = [*models, base], [*parameters, {}]
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise CheckpointError(f"{file}: {twice[0]} is there twice, which mergekit does not take either")
-    return Config(
-        file,
-        told.merge_method,
-        tuple(models),
-        tuple(parameters),
-        base,
-        told.parameters or {},
-        told.dtype,
-        told.out_dtype,
-        tokenizer,
-        None
-        if not tokenizer or tokenizer.source in ("union", "base")
-        else _reference(file, tokenizer.source),
-        told.chat_template,
-        tuple(said),
-        tuple(key for key in said if key not in known),
-    )
+    unknown = tuple(key for key in said if key not in known)
+    return Config(file, told, tuple(models), tuple(parameters), base, tokenizer, tuple(said), unknown)
 
 
 def _constant(file: Path, name: str, setting: Setting) -> Scalar:
@@ -227,7 +211,7 @@ def _constant(file: Path, name: str, setting: Setting) -> Scalar:
     return values[0]
 
 
-def _reference(file: Path, model: str | _Model) -> Reference:
+def reference(file: Path, model: str | _Model) -> Reference:
     """What mergekit understands by ``model``, ``model@revision``, ``model+adapter`` or a mapping of these."""
     if isinstance(model, str):
         name, *lora = model.split("+")
@@ -237,10 +221,10 @@ def _reference(file: Path, model: str | _Model) -> Reference:
     return Reference(_named(file, model.model), _named(file, model.lora) if model.lora else None)
 
 
-def _named(file: Path, name: str | _Path) -> Named:
+def _named(file: Path, name: str | Named) -> Named:
     if isinstance(name, str):
         path, *revision = name.split("@")
         if len(revision) > 1:
             raise CheckpointError(f"{file}: {name} has more than one '@'; write {{path: …, revision: …}}")
-        name = _Path(path, revision[0] if revision else None)
-    return Named(name.path, name.revision)
+        name = Named(path, revision[0] if revision else None)
+    return name

@@ -116,7 +116,10 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
         return folder
     if not _HUB_NAME.fullmatch(on_hub):
         raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
-    return _snapshot(on_hub, ask_hub)
+    snapshot = _snapshot(on_hub, ask_hub)
+    if not ask_hub:
+        log.info("%s is no folder here: it is taken from the hub's cache on this machine", name)
+    return snapshot
 
 
 def listed(name: str) -> Path:

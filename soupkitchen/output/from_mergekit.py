@@ -15,7 +15,7 @@ from soupkitchen import methods
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
-from soupkitchen.checkpoints.mergekit import AVERAGING, Config, read
+from soupkitchen.checkpoints.mergekit import AVERAGING, Config, read, reference
 from soupkitchen.checkpoints.sources import base_of_mergekit, of_mergekit
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
 from soupkitchen.errors import CheckpointError, ConfigError
@@ -70,19 +70,14 @@ def recipe_file(file: Path) -> RecipeFile:
     runs = {name: places[number] for name, number in zip(names, numbers, strict=True)}
     donor = 0 if config.base is None else config.models.index(config.base)
     like = donor if donor in numbers else numbers[0]
-    reference = names[numbers.index(like)]
+    first = names[numbers.index(like)]
     if len(names) == 1:  # one run by itself would be copied; beside one that counts 0 it is merged
         names, weights = names * 2, [weights[0] if weights else 1.0, 0.0]
     homes = {place.on for place in places}
     home = homes.pop() if len(homes) == 1 else None  # of adapters, what they all are put into
     base = str(base_of_mergekit(config)) if method.needs_base else home
     if method.needs_base and dtype is None:
-        whole = [
-            Checkpoint.open(folder)
-            for folder in (on_disk[number] for number in numbers)
-            if not is_adapter(folder)
-        ]
-        dtype = _wider(Checkpoint.open(on_disk[donor]), whole)
+        dtype = _wider(on_disk[donor], [on_disk[number] for number in numbers])
     recipe = _made(file, lambda: Recipe.of(names, method, weights, dtype))
     _check_tokenizer(config, on_disk)
     if len({_files(on_disk[number]) for number in (donor, like)}) > 1:
@@ -99,7 +94,7 @@ def recipe_file(file: Path) -> RecipeFile:
     if not isinstance(kind, str):
         raise ConfigError(f"{file}: {described} does not name the class of the model (architectures)")
     place = Place(base, "") if base else None
-    return RecipeFile(recipe, runs, reference, place, kind, str(on_disk[like]))
+    return RecipeFile(recipe, runs, first, place, kind, str(on_disk[like]))
 
 
 def _files(folder: Path) -> tuple[tuple[str, bytes], ...]:
@@ -120,7 +115,7 @@ def _place(config: Config, number: int) -> Place:
 
 def _dtype(config: Config) -> str | None:
     """The dtype to save in."""
-    names = {"dtype": config.dtype, "out_dtype": config.out_dtype}
+    names = {"dtype": config.said.dtype, "out_dtype": config.said.out_dtype}
     for key, name in names.items():
         if name is not None and name.removeprefix("torch.") not in _DTYPES:
             raise ConfigError(f"{config.file}: {key}={name} should be {', '.join(_DTYPES)}, as in mergekit")
@@ -135,15 +130,15 @@ def _dtype(config: Config) -> str | None:
     return saved or computed
 
 
-def _wider(base: Checkpoint, models: Sequence[Checkpoint]) -> str | None:
+def _wider(base: Path, models: Sequence[Path]) -> str | None:
     """The dtype that mergekit merges and saves in if the base has a wider one than the models; else None."""
-    dtypes = [
-        {info.torch_dtype for info in one.header.values() if info.torch_dtype and info.is_floating_point}
-        for one in (base, *models)
-    ]
-    if dtypes[0] <= set().union(*dtypes[1:]):
-        return None
-    return str(reduce(torch.promote_types, set().union(*dtypes))).removeprefix("torch.")
+    whole = [folder for folder in models if not is_adapter(folder)]
+    of_base, *others = (
+        {info.torch_dtype for info in Checkpoint.open(one).header.values()} for one in (base, *whole)
+    )
+    every = {dtype for dtype in of_base.union(*others) if dtype and dtype.is_floating_point}
+    wider = not of_base & every <= set().union(*others)
+    return str(reduce(torch.promote_types, every)).removeprefix("torch.") if wider else None
 
 
 def _ours(config: Config) -> tuple[Any, list[float] | None]:
@@ -245,14 +240,16 @@ def _check_tokenizer(config: Config, folders: Sequence[Path]) -> None:
         ConfigError: if it does, or that cannot be seen.
     """
     file, asked = config.file, config.tokenizer
-    if config.chat_template not in (None, "auto"):
+    if config.said.chat_template not in (None, "auto"):
         raise ConfigError(f"{file}: chat_template cannot be taken: put it into the soup's tokenizer yourself")
-    if asked is None and config.chat_template is None:
+    if asked is None and config.said.chat_template is None:
         return
     key = next(key for key in ("tokenizer_source", "tokenizer", "chat_template") if key in config.keys)
     if asked and (asked.tokens or asked.pad_to_multiple_of):
         raise ConfigError(f"{file}: tokens and pad_to_multiple_of of tokenizer cannot be taken")
-    sources = [of_mergekit(config, config.source.model)] if config.source else []
+    sources = []
+    if asked and asked.source not in ("union", "base"):
+        sources = [of_mergekit(config, reference(file, asked.source).model)]
     if len({_files(folder) for folder in (*folders, *sources)}) > 1:
         raise ConfigError(f"{file}: {key} cannot be taken: the models' tokenizers differ in their files")
     if asked:
