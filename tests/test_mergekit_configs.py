@@ -582,6 +582,9 @@ def test_a_pool_takes_the_models_and_the_log_says_what_it_leaves(
     assert (
         "weight is not one number; settings by layer or by tensor cannot be taken: no weight" in caplog.text
     )
+    (tmp_path / "pool.yaml").write_text(POOL.replace("a+lora-a", "a+b"))
+    with pytest.raises(CheckpointError, match=r"b, the adapter of a\+b, has no adapter_config\.json"):
+        find_pool(str(tmp_path / "pool.yaml"))
     (tmp_path / "pool.yaml").write_text(POOL.replace("base_model: base", "base_model: base+lora-b"))
     with pytest.raises(CheckpointError, match=r"base_model=base\+lora-b is a model with an adapter"):
         find_pool(str(tmp_path / "pool.yaml"))

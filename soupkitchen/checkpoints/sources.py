@@ -138,6 +138,17 @@ def of_mergekit(config: mergekit.Config, name: mergekit.Named) -> Path:
         raise CheckpointError(f"{config.file}: {error}") from error
 
 
+def adapted_by_mergekit(config: mergekit.Config, model: mergekit.Reference) -> tuple[Path, Path | None]:
+    """The folder of a model; of an adapter that is put into a model, those of the two."""
+    folder = of_mergekit(config, model.model)
+    if model.lora is None:
+        return folder, None
+    adapter = of_mergekit(config, model.lora)
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
+    return adapter, folder
+
+
 def base_of_mergekit(config: mergekit.Config) -> Path:
     """The folder of the base that a YAML of mergekit's names."""
     assert config.base is not None
@@ -222,13 +233,9 @@ def _merged_by_mergekit(file: Path) -> Iterator[Source]:
     except CheckpointError as error:
         log.warning("%s: no weight is taken", error)
     for number in config.ingredients:
-        model, weight = config.models[number], weights[number]
-        folder = of_mergekit(config, model.model)
-        if model.lora is None:
-            yield Source(folder, weight=weight)
-        else:
-            adapter = of_mergekit(config, model.lora)
-            yield Source(adapter, f"{folder.name}-{adapter.name}", weight, on=folder)
+        folder, on = adapted_by_mergekit(config, config.models[number])
+        name = f"{on.name}-{folder.name}" if on else None
+        yield Source(folder, name, weights[number], on=on)
 
 
 def _listed(file: Path) -> Iterator[Source]:

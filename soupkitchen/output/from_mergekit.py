@@ -16,9 +16,9 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.mergekit import AVERAGING, Config, read, reference
-from soupkitchen.checkpoints.sources import base_of_mergekit, of_mergekit
+from soupkitchen.checkpoints.sources import adapted_by_mergekit, base_of_mergekit, of_mergekit
 from soupkitchen.checkpoints.strangers import read_bytes, read_json
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Karcher, Linear, MagnitudeOutliers, ModelStock, RankRandom, Slerp
 from soupkitchen.models.processors import check_files
 from soupkitchen.output.mergekit import COARSE, NAMES, RANDOM, divides_otherwise
@@ -64,8 +64,9 @@ def recipe_file(file: Path) -> RecipeFile:
     method, weights = _ours(config)
     _say_what_is_not_read(config)
     numbers = config.ingredients
-    places = [_place(config, number) for number in range(len(config.models))]
-    on_disk = [Path(place.on or place.path) for place in places]
+    found = [adapted_by_mergekit(config, model) for model in config.models]
+    places = [Place(str(folder), "", str(on) if on else None) for folder, on in found]
+    on_disk = [on or folder for folder, on in found]
     names = [f"{number}-{Path(places[number].path).name}" for number in numbers]
     runs = {name: places[number] for name, number in zip(names, numbers, strict=True)}
     donor = 0 if config.base is None else config.models.index(config.base)
@@ -100,17 +101,6 @@ def recipe_file(file: Path) -> RecipeFile:
 def _files(folder: Path) -> tuple[tuple[str, bytes], ...]:
     """The files of the tokenizer in `folder`."""
     return tuple((str(file.relative_to(folder)), read_bytes(file)) for file in check_files(folder))
-
-
-def _place(config: Config, number: int) -> Place:
-    model = config.models[number]
-    folder = of_mergekit(config, model.model)
-    if model.lora is None:
-        return Place(str(folder), "")
-    adapter = of_mergekit(config, model.lora)
-    if not is_adapter(adapter):
-        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
-    return Place(str(adapter), "", str(folder))
 
 
 def _dtype(config: Config) -> str | None:
