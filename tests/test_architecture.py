@@ -39,6 +39,7 @@ LONGER = {
     "checkpoints/sources.py": "all that pool.path may name",
     "evaluation/evaluator.py": "preparing and scoring share one state, that of the splits",
     "merging/sparsifiers.py": "four short classes that are read side by side",
+    "output/from_mergekit.py": "what each key of mergekit's means here",
     "options/kinds.py": "the table of all options",
     "options/presets.py": "a YAML as a function: composing it, its signature, its errors",
     "soup/soup.py": "the soup",

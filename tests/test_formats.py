@@ -25,11 +25,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from soupkitchen.checkpoints import Pool, find_pool
+from soupkitchen.checkpoints import Pool, find_pool, tracked
 from soupkitchen.checkpoints.sources import find
+from soupkitchen.checkpoints.tracked import Tracked
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear
+from soupkitchen.output.from_mergekit import recipe_file
 from soupkitchen.soup import Soup
 
 CPU = torch.device("cpu")
@@ -273,6 +275,70 @@ def test_the_hub_is_asked_for_what_the_user_names_and_not_for_what_files_name(
     with pytest.raises(CheckpointError, match="ann/llama is no folder here, and as a name on the hub"):
         find_pool(str(tmp_path / "runs"), base="ann/llama")
     assert any("ann/llama" in path for path in asked)
+
+
+def as_csv(name: str, file: Path) -> None:
+    file.write_text(f"path\n{name}\n")
+
+
+def as_jsonl(name: str, file: Path) -> None:
+    file.write_text(json.dumps({"path": name}) + "\n")
+
+
+def as_wandb_exports(name: str, file: Path) -> None:
+    file.write_text(f"Name,State,output_dir\nx,finished,{name}\n")
+
+
+def as_mergekit(name: str, file: Path) -> None:
+    file.write_text(f"merge_method: linear\nmodels: [{{model: {name}, parameters: {{weight: 1}}}}]\n")
+
+
+def as_base_of_mergekit(name: str, file: Path) -> None:
+    models = [{"model": str(file.parent)}, {"model": f"{file.parent}-2"}]
+    told = {"merge_method": "ties", "base_model": name, "models": models, "parameters": {"weight": 1}}
+    file.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"),
+    [(as_csv, "csv"), (as_jsonl, "jsonl"), (as_wandb_exports, "csv"), (as_mergekit, "yaml"),
+     (as_base_of_mergekit, "yaml")],
+)  # fmt: skip
+def test_of_what_a_list_names_the_hub_is_asked_for_what_begins_with_hf(
+    write: Callable[[str, Path], None], kind: str, asked: list[str], base: Path, tmp_path: Path
+) -> None:
+    for name in ("list", "list-2"):
+        shutil.copytree(base, tmp_path / name)
+    file = tmp_path / "list" / f"runs.{kind}"
+    write("results/run-1", file)
+    for taken in (find_pool, made_again) if kind == "yaml" else (find_pool,):
+        with pytest.raises(CheckpointError, match="as hf://results/run-1 in a list, or by: hf download"):
+            taken(str(file))
+    assert asked == []
+    write("hf://ann/llama", file)
+    with pytest.raises(CheckpointError, match="ann/llama is no folder here, and as a name on the hub"):
+        find_pool(str(file))
+    assert any("ann/llama" in path for path in asked)
+
+
+def made_again(file: str) -> None:
+    recipe_file(Path(file))
+
+
+def test_an_experiments_folder_is_not_asked_of_the_hub(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [Tracked("results/run-1", "x", {})]
+    monkeypatch.setattr(tracked, "of_mlflow", lambda experiment: runs)
+    with pytest.raises(CheckpointError, match=r"results/run-1 is no folder here"):
+        find_pool("mlflow:sweep")
+    assert asked == []
+
+
+def test_what_is_in_the_hubs_cache_is_taken_by_its_name_in_a_list(hub: None, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("path\nann/x\nhf://bob/y\n")
+    assert names(find_pool(str(tmp_path / "runs.csv"))) == ["ann/x", "bob/y"]
+    assert names(find_pool(["hf://ann/x@v2", "bob/y"], base="hf://ann/x")) == ["ann/x@v2", "bob/y"]
 
 
 def test_a_name_that_the_hub_cannot_give_is_named(hub: None) -> None:

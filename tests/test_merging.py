@@ -339,6 +339,8 @@ def test_model_stock(seeds, shape) -> None:
 def test_model_stock_of_ingredients_that_cancel_is_the_base() -> None:
     x = torch.tensor([1.0, 2.0])
     assert torch.equal(merge(ModelStock(), [x, -x]), torch.zeros(2))
+    assert torch.equal(merge(ModelStock(), [x, 0 * x]), torch.zeros(2))  # as orthogonal ones
+    torch.testing.assert_close(merge(ModelStock(), [x, x, 0 * x]), 0.6 * x * 2 / 3)  # 3c / (1 + 2c), c = 1/3
 
 
 def test_karcher_is_where_the_steps_along_the_sphere_cancel() -> None:

@@ -94,14 +94,18 @@ def test_a_recipe_is_followed_where_the_runs_have_moved(
     run = cooked("ties", "output.dtype=bfloat16", "output.max_shard_size=20KB")
     told = yaml.safe_load((run / "recipe.yaml").read_text())
     shutil.copytree(llamas, tmp_path / "moved")
-    for one in [*told["ingredients"], told["base"]]:
+    for one in told["ingredients"]:
         one["path"] = "/gone/away"
+    told["base"]["path"] = "gone/away"  # nor is the hub asked for it
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(told))
     here = [str(tmp_path / "recipe.yaml"), str(tmp_path / "again")]
     with pytest.raises(SystemExit):
         main(here)
     assert "/gone/away, which the recipe calls r0, is gone: pool.path=… finds it" in capsys.readouterr().err
     moved = [f"pool.path={tmp_path}/moved/runs/*", f"pool.base={tmp_path}/moved/base"]
+    with pytest.raises(SystemExit):
+        main([*here, moved[0]])
+    assert "gone/away, the base in the recipe, is gone: pool.base=… finds it" in capsys.readouterr().err
     main([*here, *moved])
     assert "differ" not in capsys.readouterr().err
     same_soups(run / "soup", tmp_path / "again")
@@ -145,6 +149,7 @@ def test_a_recipe_of_labels_in_another_order_and_of_one_run(
         run = tmp_path / "results" / name
         main([str(run / "recipe.yaml"), str(tmp_path / name)])
         same_soups(run / "soup", tmp_path / name)
+    assert not (tmp_path / "results" / "x" / "mergekit.yaml").exists()  # it would not see the order
 
 
 @pytest.mark.parametrize("format", ["full", "adapter"])
@@ -243,8 +248,7 @@ def test_a_yaml_of_mergekits_is_a_pool(llamas: Path, tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"slices": [{}]}, "slices cannot be taken"),
-        ({"models": "x"}, "should be a list"),
-        ({"parameters": {"density": [0.1, 0.9]}}, "by layer or by tensor cannot be taken"),
+        ({"models": "x"}, "models: Input should be a valid list"),
         ({"models": [{"model": "nowhere/at-all"}]}, "nowhere/at-all"),
     ],
 )

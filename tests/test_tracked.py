@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from soupkitchen.checkpoints import find_pool
+from soupkitchen.checkpoints import find_pool, tracked
 from soupkitchen.errors import CheckpointError
 
 # MLflow's, with SQLAlchemy 2.1
@@ -30,7 +30,10 @@ def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_an_experiment_of_mlflows_is_a_pool(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracked, "_PAGE", 2)
     pool = find_pool("mlflow:sweep")
     assert [run.name for run in pool] == ["run c", "run a", "run b"]
     assert pool.scores == {"run c": {"accuracy": 0.5}, "run a": {"accuracy": 0.6}, "run b": {"accuracy": 0.7}}
@@ -39,13 +42,17 @@ def test_an_experiment_of_mlflows_is_a_pool(store: Path, caplog: pytest.LogCaptu
         find_pool("mlflow:swep")
 
 
-def test_a_table_that_wandb_exports_is_a_pool(text_runs: Path, tmp_path: Path) -> None:
+def test_a_table_that_wandb_exports_is_a_pool(
+    text_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [
         {"Name": f"sunny-{name}", "State": state, "output_dir": str(text_runs / name), "eval/accuracy": 0.5,
          "Created": "2026-01-01T00:00:00.000Z"}
         for name, state in {"a": "finished", "b": "finished", "c": "crashed", "d": "finished"}.items()
     ]  # fmt: skip
+    rows += [rows[0] | {"Name": "nowhere", "output_dir": None}]
     pd.DataFrame(rows).to_csv(tmp_path / "export.csv", index=False)
     pool = find_pool(str(tmp_path / "export.csv"))
     assert [run.name for run in pool] == ["sunny-a", "sunny-b", "sunny-d"]
     assert pool.scores["sunny-a"] == {"accuracy": 0.5}
+    assert "2 rows are of no finished run, or have no output_dir: left out" in caplog.text

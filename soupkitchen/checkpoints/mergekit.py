@@ -1,21 +1,102 @@
-"""A YAML of mergekit's, as far as it merges whole models: which, by what, from which base.
+"""Reads a YAML of mergekit, each key as mergekit 0.1.5 reads it: which models, by what, from which base.
 
-What it says of slices of layers, of modules and of tensors by their names cannot be taken, and is an error.
+Slices of layers and modules are refused, and so is a setting that differs between layers or tensors when
+it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from soupkitchen.errors import CheckpointError
+from soupkitchen.store.documents import checked, read_bytes, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
+AVERAGING = ("linear", "karcher", "slerp", "passthrough")
+"""Methods to which the base is a model like the others."""
 _LONGEST = 1 << 20
+_STRICT: Any = {"extra": "forbid"}
+_IS_MERGEKITS = re.compile(rb"""(?m)^[\s{"'-]*merge_method["']?\s*:""")
+
+Scalar = bool | int | float | str
+T = TypeVar("T", bound=Scalar)
+D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class _Condition:
+    value: Scalar | list[Scalar]
+    filter: str | None = None
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+
+Setting = Scalar | list[Scalar] | _Condition | list[_Condition]
+Settings = dict[str, Setting]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A folder or a name on the hub, and its revision there."""
+
+    path: str
+    revision: str | None = None
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+    def __str__(self) -> str:
+        return f"{self.path}@{self.revision}" if self.revision else self.path
+
+
+@dataclass(frozen=True)
+class _Model:
+    model: str | Named
+    lora: str | Named | None = None
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+
+@dataclass(frozen=True)
+class _Input:
+    model: str | _Model
+    parameters: Settings | None = None
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What `tokenizer` says; `source` may name a model."""
+
+    source: str | _Model = "union"
+    tokens: dict[str, Any] | None = None
+    pad_to_multiple_of: int | None = None
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+
+@dataclass(frozen=True)
+class Document:
+    """The keys that mergekit reads and that we may take."""
+
+    merge_method: str
+    models: list[_Input]
+    base_model: str | _Model | None = None
+    parameters: Settings | None = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | _Model | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
+
+
+class Reference(NamedTuple):
+    """A model, and the adapter that is put into it."""
+
+    model: Named
+    lora: Named | None
+
+    def __str__(self) -> str:
+        return f"{self.model}+{self.lora}" if self.lora else str(self.model)
 
 
 @dataclass(frozen=True)
@@ -23,95 +104,127 @@ class Config:
     """What the file says.
 
     Attributes:
-        models: names of folders, or of the hub, in order; of adapters, those of the adapters.
+        said: the keys, as they are written.
+        models: what is merged, in order; a base that is not among `models` there comes last, as in mergekit.
         parameters: for each model, its own settings.
-        base: the model that the others were fine-tuned from, or the first of two for slerp.
-        shared: settings for all models.
-        dtype: that in which mergekit saves; None for that of the models.
+        tokenizer: what `tokenizer` or `tokenizer_source` says.
+        keys: all keys of the file that say something.
+        unknown: keys that mergekit does not read.
     """
 
-    method: str
-    models: tuple[str, ...]
-    parameters: tuple[Mapping[str, Any], ...]
-    base: str | None
-    shared: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str | None = None
+    file: Path
+    said: Document
+    models: tuple[Reference, ...]
+    parameters: tuple[Settings, ...]
+    base: Reference | None
+    tokenizer: Tokenizer | None
+    keys: tuple[str, ...]
+    unknown: tuple[str, ...]
 
-    def number(self, name: str, default: float | None, model: int | None = None) -> float | None:
-        """A setting that is a number, for one model or for all."""
-        own = {} if model is None else self.parameters[model]
-        value = own.get(name, self.shared.get(name, default))
-        return value if value is None else float(value)
+    @property
+    def method(self) -> str:
+        return self.said.merge_method
 
-    def flag(self, name: str, default: bool) -> bool:
-        """A setting that is true or false."""
-        return bool(self.shared.get(name, default))
+    @property
+    def shared(self) -> Settings:
+        """Settings for all models."""
+        return self.said.parameters or {}
+
+    @property
+    def ingredients(self) -> list[int]:
+        """The numbers of the models that are merged: without the base if the method merges task vectors."""
+        return [
+            number
+            for number, model in enumerate(self.models)
+            if model != self.base or self.method in AVERAGING
+        ]
+
+    def value(self, name: str, kind: type[T], default: D, model: int | None = None) -> T | D:
+        """A setting as a `kind`: that of one model or else that of all; with no `model`, that of all.
+
+        Raises:
+            CheckpointError: if it is something else, or differs between layers or tensors.
+        """
+        own = [] if model is None else [self.parameters[model]]
+        for settings in (*own, self.shared):
+            if name in settings:
+                plain = {name: _constant(self.file, name, settings[name])}
+                value = checked(plain, dict[str, kind], self.file, CheckpointError)[name]  # type: ignore[valid-type]
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise CheckpointError(f"{self.file}: {name} is {value}, which is no finite number")
+                return value
+        return default
 
 
 def is_mergekits(file: Path) -> bool:
     """Whether `file` is a YAML that says how mergekit is to merge."""
     try:
-        return file.suffix in SUFFIXES and file.is_file() and "merge_method" in _mapping(file)
+        return file.suffix in SUFFIXES and bool(_IS_MERGEKITS.search(read_bytes(file, _LONGEST)))
     except CheckpointError:
         return False
 
 
 def read(file: Path) -> Config:
     """Raises:
-    CheckpointError: where the file cannot be read, or says what cannot be taken.
+    CheckpointError: if the file cannot be read, or says what mergekit or we cannot take.
     """
-    told = _mapping(file)
-    if "merge_method" not in told:
+    tree = read_yaml(file, dict[str, Any], _LONGEST, CheckpointError)
+    if "merge_method" not in tree:
         raise CheckpointError(f"{file} has no merge_method: it is no YAML of mergekit's")
+    said = {key: value for key, value in tree.items() if value not in (None, "", [], {})}
     for part in ("slices", "modules"):
-        if told.get(part):
+        if part in said:
             raise CheckpointError(f"{file}: {part} cannot be taken, only whole models ('models:')")
-    models = told.get("models")
-    if not isinstance(models, list) or not all(isinstance(one, dict) and "model" in one for one in models):
-        raise CheckpointError(f"{file}: 'models' should be a list of {{model: …, parameters: …}}")
-    own = [_settings(file, one.get("parameters")) for one in models]
-    base = told.get("base_model")
-    dtype = told.get("out_dtype") or told.get("dtype")
-    return Config(
-        str(told["merge_method"]),
-        tuple(_name(file, one["model"]) for one in models),
-        tuple(own),
-        None if base is None else _name(file, base),
-        _settings(file, told.get("parameters")),
-        None if dtype is None else str(dtype),
-    )
+    known = {field.name for field in fields(Document)}
+    told = checked({key: said[key] for key in said if key in known}, Document, file, CheckpointError)
+    if told.tokenizer and told.tokenizer_source:
+        raise CheckpointError(f"{file}: tokenizer_source and tokenizer say the same: remove one of them")
+    tokenizer = told.tokenizer or (Tokenizer(told.tokenizer_source) if told.tokenizer_source else None)
+    models = [reference(file, each.model) for each in told.models]
+    parameters = [each.parameters or {} for each in told.models]
+    base = reference(file, told.base_model) if told.base_model else None
+    if base and base not in models:
+        models, parameters = [*models, base], [*parameters, {}]
+    if twice := [str(model) for model in models if models.count(model) > 1]:
+        raise CheckpointError(f"{file}: {twice[0]} is there twice, which mergekit does not take either")
+    unknown = tuple(key for key in said if key not in known)
+    return Config(file, told, tuple(models), tuple(parameters), base, tokenizer, tuple(said), unknown)
 
 
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > _LONGEST:
-            raise CheckpointError(f"{file} is too large for a YAML of mergekit's")
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{file} cannot be read as YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(told, dict):
-        raise CheckpointError(f"{file} is no mapping, as YAMLs of mergekit are")
-    return told
+def _constant(file: Path, name: str, setting: Setting) -> Scalar:
+    """The one value that a setting has in all layers and tensors."""
+    values: list[Scalar] = []
+    whole = False
+    for part in setting if isinstance(setting, list) else [setting]:
+        if isinstance(part, _Condition):
+            values.append(_constant(file, name, part.value))
+            whole = part.filter in (None, "*")
+        else:
+            values.append(part)
+            whole = True
+        if isinstance(part, _Condition) and whole:  # mergekit looks no further
+            break
+    if not whole or any(value != values[0] for value in values):
+        raise CheckpointError(
+            f"{file}: {name} is not one number; settings by layer or by tensor cannot be taken"
+        )
+    return values[0]
 
 
-def _settings(file: Path, told: Any) -> Mapping[str, Any]:
-    if not isinstance(told or {}, dict):
-        raise CheckpointError(f"{file}: 'parameters' should be a mapping")
-    for name, value in (told or {}).items():
-        if not isinstance(value, (bool, int, float)):
-            raise CheckpointError(
-                f"{file}: {name}={value!r} is not one number; settings by layer or by tensor cannot be taken"
-            )
-    return told or {}
-
-
-def _name(file: Path, model: Any) -> str:
-    """The folder that a reference of mergekit's names: text, ``base+adapter``, or a mapping."""
+def reference(file: Path, model: str | _Model) -> Reference:
+    """What mergekit understands by ``model``, ``model@revision``, ``model+adapter`` or a mapping of these."""
     if isinstance(model, str):
-        return model.rsplit("+", 1)[-1] if "+" in model and not Path(model).exists() else model
-    try:
-        part = model.get("lora") or model["model"]
-        path, revision = (part, None) if isinstance(part, str) else (part["path"], part.get("revision"))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: {model!r} names no model") from error
-    return f"{path}@{revision}" if revision else str(path)
+        name, *lora = model.split("+")
+        if len(lora) > 1:
+            raise CheckpointError(f"{file}: {model} has more than one '+'; write {{model: …, lora: …}}")
+        model = _Model(name, lora[0] if lora else None)
+    return Reference(_named(file, model.model), _named(file, model.lora) if model.lora else None)
+
+
+def _named(file: Path, name: str | Named) -> Named:
+    if isinstance(name, str):
+        path, *revision = name.split("@")
+        if len(revision) > 1:
+            raise CheckpointError(f"{file}: {name} has more than one '@'; write {{path: …, revision: …}}")
+        name = Named(path, revision[0] if revision else None)
+    return name

@@ -23,7 +23,7 @@ from soupkitchen.checkpoints.leftovers import check_whole
 from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.checkpoints.views import View, aligned
+from soupkitchen.checkpoints.views import Apart, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ def find_pool(
         path: a folder of runs, a glob of folders or of files with state dicts, a ``.csv`` or ``.jsonl``
             list of runs (columns `path`, and optionally `name`, `weight` and scores by metric), a YAML of
             mergekit's, a hub name as ``org/name@revision``, or a list of those. Each item's runs are sorted
-            by path, those of a list file keep its order.
+            by path, those of a list file keep its order. In a list or a YAML, a name on the hub begins with
+            ``hf://``.
         exclude: names of runs to leave out, or one; globs are allowed.
         base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
             that the runs' configurations name, if all name the same.
@@ -143,6 +144,7 @@ def pool_of(
     key: str | None = None,
     like: str | None = None,
     least: int = 2,
+    copies: bool = False,
 ) -> Pool:
     """Opens and checks the runs at `sources`.
 
@@ -152,6 +154,7 @@ def pool_of(
         key: of runs that are files, which of several state dicts in each.
         like: the run that says what the model is; None for the first of those that most are like.
         least: how many have to be left.
+        copies: whether runs of the same content stay.
 
     Raises:
         CheckpointError: where there are fewer.
@@ -185,7 +188,7 @@ def pool_of(
         raise IncompatibleError(_told(problems))
     if problems:
         log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
-    fit = _without_copies(fit, reference.name)
+    fit = fit if copies else _without_copies(fit, reference.name)
     if len(fit) < least:
         raise CheckpointError(
             f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"
@@ -218,13 +221,17 @@ def _opened(
     for name, source in sources.items():
         if any(problem.run == name for problem in problems):
             continue
-        run = _look(name, problems, partial(_open, source.folder, name, base, key))
+        run = _look(name, problems, partial(_open, source, name, base, key))
         runs += [run] if run is not None else []
     return runs
 
 
-def _open(folder: Path, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
+def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
     """The run in that folder or file; None for an adapter without a base, which is a problem already."""
+    folder, on = source.folder, source.on
+    apart = on is not None and (base is None or on.resolve() != base.path.resolve())
+    if on is not None and apart:
+        base = _once(_open_base(on, f"the model that {folder} is put into"))
     if folder.is_file():
         return Checkpoint.open(folder, name, key)
     if not is_adapter(folder):
@@ -238,7 +245,7 @@ def _open(folder: Path, name: str, base: Checkpoint | None, key: str | None) -> 
         return None
     assert isinstance(own, WeightFiles)
     check_whole(folder, own.files)
-    return run
+    return replace(run, weights=Apart(run.weights, {n: n for n in run.header})) if apart else run
 
 
 def _wrong_with(run: Checkpoint) -> list[Problem]:
@@ -269,7 +276,11 @@ def _base(
     sources: Mapping[str, Source], given: str | None, key: str | None, problems: list[Problem]
 ) -> Checkpoint | None:
     """The base model: given, named by the adapters, or by all runs alike."""
-    adapters = {name: source.folder for name, source in sources.items() if is_adapter(source.folder)}
+    adapters = {
+        name: source.folder
+        for name, source in sources.items()
+        if is_adapter(source.folder) and source.on is None
+    }
     if given is not None:
         base = _open_base(resolve(given), f"pool.base={given}", key)
         for name, folder in adapters.items():

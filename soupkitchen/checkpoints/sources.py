@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 Checkpoints = Literal["best", "last", "all"]
 
 _LISTS = (".csv", ".jsonl")
+HUB = "hf://"
+"""What comes before a name on the hub, where it could be a folder's."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 TRAINER_STATE = "trainer_state.json"
 
@@ -38,6 +40,7 @@ class Source:
 
     Attributes:
         folder: where it is; of a run that is one file, that file.
+        on: of an adapter, the model that it is put into; None for the pool's base, or the one that it names.
         name: what it is called where it was named; None for its folder's or its file's name.
         weight: what a list says of its weight; None where it says nothing.
         scores: what a list says of its scores, by column.
@@ -47,6 +50,7 @@ class Source:
     name: str | None = None
     weight: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    on: Path | None = None
 
 
 def find(
@@ -71,11 +75,11 @@ def find(
         raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
     exclude = [exclude] if isinstance(exclude, str) else exclude
-    sources: dict[Path, Source] = {}
+    sources: dict[tuple[Path, Path | None], Source] = {}
     for pattern in patterns:
         for source in _named_by(pattern):
             for run in _of_trainer(source, checkpoints):
-                sources.setdefault(run.folder, run)
+                sources.setdefault((run.folder, run.on), run)
     named = dict(zip(_unique_names(list(sources.values())), sources.values(), strict=True))
     kept = {
         name: source
@@ -98,6 +102,8 @@ def find(
 def resolve(name: str, ask_hub: bool = True) -> Path:
     """The folder, or file with a state dict, called `name`; or a snapshot of the hub's ``org/name@revision``.
 
+    With ``hf://`` before it, it is a name on the hub whatever folders there are.
+
     Args:
         ask_hub: whether it may be downloaded, as what the user named; what a file names is only
             looked up in the hub's cache on this machine.
@@ -105,15 +111,61 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
     Raises:
         CheckpointError: where there is neither.
     """
+    on_hub = name.removeprefix(HUB)
+    if on_hub == name and (folder := _here(name)):
+        return folder
+    if not _HUB_NAME.fullmatch(on_hub):
+        raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
+    snapshot = _snapshot(on_hub, ask_hub)
+    if not ask_hub:
+        log.info("%s is no folder here: it is taken from the hub's cache on this machine", name)
+    return snapshot
+
+
+def listed(name: str) -> Path:
+    """What a list names: as `resolve`, but the hub is asked only for ``hf://org/name``.
+
+    A relative folder of a list may not be there, and whoever owns its name on the hub would deliver a run.
+    """
+    return resolve(name, ask_hub=name.startswith(HUB))
+
+
+def of_mergekit(config: mergekit.Config, name: mergekit.Named) -> Path:
+    """What a YAML of mergekit's names; as there, a folder has no revisions."""
+    try:
+        return _here(name.path) or listed(str(name))
+    except CheckpointError as error:
+        raise CheckpointError(f"{config.file}: {error}") from error
+
+
+def adapted_by_mergekit(config: mergekit.Config, model: mergekit.Reference) -> tuple[Path, Path | None]:
+    """The folder of a model; of an adapter that is put into a model, those of the two."""
+    folder = of_mergekit(config, model.model)
+    if model.lora is None:
+        return folder, None
+    adapter = of_mergekit(config, model.lora)
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
+    return adapter, folder
+
+
+def base_of_mergekit(config: mergekit.Config) -> Path:
+    """The folder of the base that a YAML of mergekit's names."""
+    assert config.base is not None
+    if config.base.lora is not None:
+        raise CheckpointError(
+            f"{config.file}: base_model={config.base} is a model with an adapter; merge the two"
+        )
+    return of_mergekit(config, config.base.model)
+
+
+def _here(name: str) -> Path | None:
+    """The folder, or file with a state dict, called `name`; None where there is none."""
     try:
         folder = Path(name).expanduser()
-        if folder.is_dir() or is_state_dict(folder):
-            return folder
+        return folder if folder.is_dir() or is_state_dict(folder) else None
     except (OSError, ValueError, RuntimeError):  # a name that is none
-        pass
-    if not _HUB_NAME.fullmatch(name):
-        raise CheckpointError(f"{name} is no folder (the working directory is {Path.cwd()})")
-    return _snapshot(name, ask_hub)
+        return None
 
 
 def _is_called(name: str, pattern: str) -> bool:
@@ -123,9 +175,12 @@ def _is_called(name: str, pattern: str) -> bool:
 
 def _named_by(pattern: str) -> Iterator[Source]:
     """The runs that one item of `path` names."""
+    if pattern.startswith(HUB):
+        yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
+        return
     if pattern.startswith(tracked.MLFLOW):
         for run in tracked.of_mlflow(pattern.removeprefix(tracked.MLFLOW)):
-            yield Source(resolve(str(run.folder)), run.name, None, run.scores)
+            yield Source(listed(run.folder), run.name, None, run.scores)
         return
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
@@ -158,20 +213,29 @@ def _named_by(pattern: str) -> Iterator[Source]:
 
 
 def base_named_by(path: str | Sequence[str]) -> str | None:
-    """The base that a YAML of mergekit's among what `path` names says."""
+    """The base that a YAML of mergekit's among what `path` names says; its folder."""
     for item in [path] if isinstance(path, str) else path:
         file = Path(item).expanduser()
         if file.suffix in mergekit.SUFFIXES and file.is_file() and (config := mergekit.read(file)).base:
-            return config.base if config.method != "slerp" else None
+            return str(base_of_mergekit(config)) if config.method != "slerp" else None
     return None
 
 
 def _merged_by_mergekit(file: Path) -> Iterator[Source]:
-    """The models that a YAML of mergekit's merges, without the base, and their weights."""
+    """The models that a YAML of mergekit's merges, and their weights; the log says what else it says."""
     config = mergekit.read(file)
-    for number, model in enumerate(config.models):
-        if model != config.base or config.method == "slerp":
-            yield Source(resolve(model), weight=config.number("weight", None, number))
+    left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
+    left_out += sorted({name for part in (config.shared, *config.parameters) for name in part} - {"weight"})
+    log.warning("%s: only models, weights and base_model are taken, not %s", file, ", ".join(left_out))
+    weights: list[float | None] = [None] * len(config.models)
+    try:
+        weights = [config.value("weight", float, None, number) for number in range(len(config.models))]
+    except CheckpointError as error:
+        log.warning("%s: no weight is taken", error)
+    for number in config.ingredients:
+        folder, on = adapted_by_mergekit(config, config.models[number])
+        name = f"{on.name}-{folder.name}" if on else None
+        yield Source(folder, name, weights[number], on=on)
 
 
 def _listed(file: Path) -> Iterator[Source]:
@@ -203,7 +267,7 @@ def _listed(file: Path) -> Iterator[Source]:
         scores = {column: float(row[column]) for column in numbers if column != "weight"}
         name = row.get("name")
         yield Source(
-            folder if folder.is_dir() or is_state_dict(folder) else resolve(path),
+            _here(str(folder)) or listed(path),
             str(name) if name is not None and not pd.isna(name) else None,
             None if weight is None or pd.isna(weight) else float(weight),
             {column: score for column, score in scores.items() if not pd.isna(score)},
@@ -279,8 +343,9 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if not ask_hub:
             raise CheckpointError(
-                f"{name} is no folder here, and it is not in the hub's cache on this machine; the hub is "
-                f"asked only for what you name yourself, as pool.base={name}"
+                f"{name} is no folder here (the working directory is {Path.cwd()}), and it is not in the "
+                "hub's cache on this machine; the hub is asked only for what you name yourself, as "
+                f"pool.base={name}, as {HUB}{name} in a list, or by: hf download {name}"
             ) from error
         first_line = str(error).strip().split("\n")[0]
         raise CheckpointError(
@@ -291,7 +356,10 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
     """The names given, or the folders' own, where these differ, else their paths below the common parent."""
-    short = [source.name or _own_name(source.folder) or source.folder.resolve().name for source in sources]
+    short = [
+        source.name or _on_hub(source.folder) or _own_name(source.folder) or source.folder.resolve().name
+        for source in sources
+    ]
     if len(set(short)) == len(short):
         return short
     parent = os.path.commonpath([source.folder.resolve() for source in sources])
@@ -300,6 +368,14 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
         path.with_name(_own_name(source.folder)).as_posix()
         for path, source in zip(paths, sources, strict=True)
     ]
+
+
+def _on_hub(folder: Path) -> str | None:
+    """The name on the hub of what lies in the hub's cache."""
+    repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
+    return (
+        repository.removeprefix("models--").replace("--", "/") if repository.startswith("models--") else None
+    )
 
 
 def _own_name(path: Path) -> str:

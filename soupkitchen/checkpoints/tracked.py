@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from soupkitchen.errors import CheckpointError, ConfigError
@@ -15,13 +14,14 @@ MLFLOW = "mlflow:"
 """What comes before the name of an experiment of MLflow's."""
 OUTPUT_DIR = "output_dir"
 """What the Trainer calls its folder, in all trackers."""
+_PAGE = 1000
 _PREFIXES = ("eval/", "eval_")
 
 
 class Tracked(NamedTuple):
     """A run, as a tracker knows it."""
 
-    folder: Path
+    folder: str
     name: str
     scores: Mapping[str, float]
 
@@ -48,12 +48,13 @@ def of_mlflow(experiment: str) -> Iterator[Tracked]:
         if found is None:
             there = ", ".join(sorted(one.name for one in client.search_experiments()))
             raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
-        runs = client.search_runs(
-            [found.experiment_id],
-            "attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1000,
-        )
+        finished, oldest_first = "attributes.status = 'FINISHED'", ["attributes.start_time ASC"]
+        runs: list[Any] = []
+        page: str | None = ""
+        while page is not None:  # a store gives so many at once
+            more = client.search_runs([found.experiment_id], finished, 1, _PAGE, oldest_first, page or None)
+            runs += more
+            page = more.token or None
     except MlflowException as error:
         raise CheckpointError(
             f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({str(error).splitlines()[0]}); "
@@ -68,16 +69,21 @@ def of_mlflow(experiment: str) -> Iterator[Tracked]:
     if len(known) < len(runs):
         log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(known), experiment)
     for run in known:
-        folder = Path(run.data.params[OUTPUT_DIR]).expanduser()
-        yield Tracked(folder, str(run.info.run_name), scores_of(run.data.metrics))
+        yield Tracked(run.data.params[OUTPUT_DIR], str(run.info.run_name), scores_of(run.data.metrics))
 
 
 def as_list(table: Any) -> Any:
     """A table as W&B exports it, with the columns of a list of runs; any other table as it is."""
     if "path" in table.columns or OUTPUT_DIR not in table.columns:
         return table
+    kept = table[table[OUTPUT_DIR].notna()]
     if "State" in table.columns:
-        table = table[table["State"] == "finished"]
+        kept = kept[kept["State"] == "finished"]
+    if len(kept) < len(table):
+        log.warning(
+            "%d rows are of no finished run, or have no %s: left out", len(table) - len(kept), OUTPUT_DIR
+        )
+    table = kept
     return table.rename(columns={OUTPUT_DIR: "path", "Name": "name"} | _renamed(table.columns))
 
 

@@ -74,6 +74,16 @@ class View(Weights):
         return tensor[list(self._rows[name])] if name in self._rows else tensor
 
 
+class Apart(View):
+    """Weights that an adapter gave another model than the base: what it changed of that is no task vector."""
+
+    def leaves(self, name: str) -> bool:
+        return False
+
+    def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
+        return None
+
+
 class Widened(Weights):
     """Other weights with floating-point tensors of a wider dtype, which changes no value."""
 

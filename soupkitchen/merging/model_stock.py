@@ -22,7 +22,10 @@ from soupkitchen.merging.geometry import gram
 
 
 class StockState(NamedTuple):
-    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, `number` that of ingredients."""
+    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, `number` that of ingredients.
+
+    In `length` a task vector of zeros is a unit vector that is orthogonal to all others.
+    """
 
     total: torch.Tensor
     units: torch.Tensor
@@ -60,7 +63,7 @@ class ModelStock(MergeMethod):
         (_, inner), (_, square) = gram([state.units, x], x.device)
         length = math.sqrt(square)
         scale = 1 / length if length else 0.0
-        return StockMeasure(scale, state.length + 2 * inner * scale + (1.0 if length else 0.0))
+        return StockMeasure(scale, state.length + 2 * inner * scale + 1.0)
 
     def add(self, state: StockState, x: torch.Tensor, measure: StockMeasure, start: int) -> StockState:
         units = torch.add(state.units, x, alpha=measure.scale)

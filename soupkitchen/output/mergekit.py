@@ -12,6 +12,9 @@ from typing import Any
 
 import yaml
 
+from soupkitchen.checkpoints.compatibility import labels_of
+from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import (
     Karcher,
@@ -40,7 +43,10 @@ NAMES = {
     (RankRandom, "mass"): "della",
 }
 """What mergekit calls a sparsifier and a consensus."""
-_RANDOM = "its random masks are others, so the weights differ where these do; shares and scales are the same"
+COARSE = 1e-4
+"""A tolerance from which mergekit's Karcher mean leaves out what ours does not."""
+_NOTHING = 1e-6
+RANDOM = "random masks are others, so the weights differ where these do; shares and scales are the same"
 
 
 class CannotSayError(ConfigError):
@@ -75,6 +81,8 @@ def in_mergekits_words(told: RecipeFile) -> tuple[dict[str, Any], list[str]]:
         raise CannotSayError("its weights by depth are interpolated between layers, and ours are not")
     if len(set(recipe.ingredients)) < recipe.size:
         raise CannotSayError("a run is in the soup more than once")
+    if len({tuple(labels) for labels in _labels(told)}) > 1:
+        raise CannotSayError("it does not see that the runs have their labels in another order")
     weights = [float(one) for one in recipe.coefficients if isinstance(one, (int, float))]
     name, shared, own, remarks = _method(method, weights)
     models = [
@@ -86,7 +94,7 @@ def in_mergekits_words(told: RecipeFile) -> tuple[dict[str, Any], list[str]]:
         config["base_model"] = models[0]["model"]
     elif method.needs_base or name == "model_stock":
         assert told.base is not None
-        config["base_model"] = told.base.path
+        config["base_model"] = _named(told.base.path)
     config |= {"models": models, **({"parameters": shared} if shared else {})}
     config["dtype"] = "float32"  # mergekit computes in it; ours is always float32
     if told.recipe.dtype is not None:
@@ -106,27 +114,31 @@ def _method(method: MergeMethod | StackMethod, weights: Sequence[float]) -> Said
     if isinstance(method, Linear):
         return "linear", {"normalize": method.normalize}, {}, []
     if isinstance(method, Slerp):
-        if len(weights) != 2 or method.space != "weights":
+        if len(weights) != 2 or method.space != "weights" or 0 in weights:
             raise CannotSayError("its slerp is of two models' weights")
         t = weights[1] / sum(weights) if method.t is None else method.t
         return "slerp", {"t": t}, {}, []
     if isinstance(method, ModelStock):
+        if 0 in weights:
+            raise CannotSayError("its model stock leaves out no run")
         return "model_stock", {"filter_wise": False}, {}, []
     if isinstance(method, Karcher):
-        if len(set(weights)) > 1:
-            raise CannotSayError("its Karcher mean has no weights")
+        if len(set(weights)) > 1 or method.tolerance >= COARSE:
+            raise CannotSayError(f"its Karcher mean has no weights, and leaves out more from tol={COARSE} on")
         return "karcher", {"max_iter": method.iterations, "tol": method.tolerance}, {}, []
     if isinstance(method, TaskVectors):
-        return _task_vectors(method)
+        return _task_vectors(method, weights)
     raise CannotSayError(f"it has no {type(method).__name__}")
 
 
-def _task_vectors(method: TaskVectors) -> Said:
+def _task_vectors(method: TaskVectors, weights: Sequence[float]) -> Said:
     sparsifier = method.sparsifier
     kind: Any = None if sparsifier is None else type(sparsifier)
     name = NAMES.get((kind, method.consensus))
     if name is None:
         raise CannotSayError(f"it has no {method.consensus or 'plain sum'} of signs beside that sparsifier")
+    if divides_otherwise(method, weights):
+        raise CannotSayError("it divides by weights with their signs")
     shared: dict[str, Any] = {"normalize": method.normalize, "lambda": method.scale}
     if isinstance(sparsifier, Magnitude):
         if sparsifier.trim == "model":
@@ -140,12 +152,20 @@ def _task_vectors(method: TaskVectors) -> Said:
     if isinstance(sparsifier, RankRandom):
         rescale, remarks = _rescale(sparsifier.rescale)
         own = {"density": sparsifier.density, "epsilon": sparsifier.epsilon}
+        if sparsifier.density + sparsifier.epsilon >= 1:
+            raise CannotSayError("its density and epsilon have to be less than 1 together")
         return name, shared | rescale, own, remarks
     return name, shared, {}, []
 
 
+def divides_otherwise(method: TaskVectors, weights: Sequence[float]) -> bool:
+    """Whether mergekit's `normalize` divides by another sum of weights than ours."""
+    signs = method.consensus is not None and min(weights) < 0  # ours are magnitudes there
+    return method.normalize and (signs or abs(sum(weights)) < _NOTHING)
+
+
 def _rescale(rescale: str | None) -> tuple[dict[str, Any], list[str]]:
-    remarks = [_RANDOM]
+    remarks = [f"its {RANDOM}"]
     if rescale == "probability":
         remarks.append("it rescales what survives by the sum of magnitudes, and this soup by the probability")
     return {"rescale": rescale is not None}, remarks
@@ -157,13 +177,22 @@ def _weighed(name: str, weights: Sequence[float]) -> list[dict[str, Any]]:
     return [{"weight": weight} for weight in weights]
 
 
+def _labels(told: RecipeFile) -> list[list[str]]:
+    files = [Path(place.path) / CONFIG_NAME for place in told.runs.values()]
+    return [labels_of(read_json(file)) for file in files if file.is_file()]
+
+
 def _is_adapter(told: RecipeFile) -> bool:
     return any((Path(place.path) / "adapter_config.json").is_file() for place in told.runs.values())
 
 
 def _model(told: RecipeFile, run: str) -> Any:
-    path = told.runs[run].path
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path
-    assert told.base is not None
-    return {"model": {"path": told.base.path}, "lora": {"path": path}}
+    path, on = told.runs[run].path, told.runs[run].on or (told.base and told.base.path)
+    if (Path(path) / "adapter_config.json").is_file():
+        return {"model": {"path": on}, "lora": {"path": path}}
+    return _named(path)
+
+
+def _named(path: str) -> Any:
+    """A folder by the name that mergekit finds it by: in text, '+' and '@' have a meaning there."""
+    return {"model": {"path": path}} if "+" in path or "@" in path else path

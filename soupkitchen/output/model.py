@@ -96,8 +96,8 @@ class Output:
             )
         if not all(isinstance(run.weights, AdaptedWeights) for run in runs):
             raise ConfigError(
-                "adapters that differ in dtype or in the order of labels cannot be saved as one adapter yet; "
-                "output.format=full saves their soup"
+                "adapters that differ in dtype, in the order of labels or in the model that they are for "
+                "cannot be saved as one adapter yet; output.format=full saves their soup"
             )
         if what := unlike_plain(runs):
             raise ConfigError(

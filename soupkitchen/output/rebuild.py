@@ -93,7 +93,9 @@ def opened(told: RecipeFile, moved: Moved) -> Pool:
             raise CheckpointError(
                 f"{source.folder}, which the recipe calls {name}, is gone: pool.path=… finds it"
             )
-    pool = pool_of(sources, base, like=told.reference, least=1, key=told.key)
+    if moved.base is None and base is not None and not Path(base).exists():  # never asked of the hub
+        raise CheckpointError(f"{base}, the base in the recipe, is gone: pool.base=… finds it")
+    pool = pool_of(sources, base, like=told.reference, least=1, key=told.key, copies=True)
     expected: dict[str, tuple[Place, Checkpoint | None]] = {
         name: (place, next((run for run in pool if run.name == name), None))
         for name, place in told.runs.items()
@@ -112,7 +114,10 @@ def opened(told: RecipeFile, moved: Moved) -> Pool:
 
 def _sources(told: RecipeFile, moved: Moved) -> Mapping[str, Source]:
     if moved.path is None:
-        return {name: Source(Path(place.path), name) for name, place in told.runs.items()}
+        return {
+            name: Source(Path(place.path), name, on=Path(place.on) if place.on else None)
+            for name, place in told.runs.items()
+        }
     found = find(moved.path, least=1)
     if lacking := [name for name in told.runs if name not in found]:
         raise CheckpointError(

@@ -32,14 +32,21 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model lies, and a digest of its tensors."""
+    """Where a model lies, and a digest of its tensors; of an adapter, what it is put `on` if not the base."""
 
     path: str
     fingerprint: str
+    on: str | None = None
 
     @classmethod
-    def of(cls, run: Checkpoint) -> Place:
-        return cls(str(run.path.absolute()), run.fingerprint)
+    def of(cls, run: Checkpoint, base: Checkpoint | None) -> Place:
+        on = run.adapted.path.absolute() if run.adapted else None
+        apart = on and not (base and on == base.path.absolute())
+        return cls(str(run.path.absolute()), run.fingerprint, str(on) if apart else None)
+
+    def to_data(self) -> dict[str, str]:
+        """What YAML has words for."""
+        return {name: part for name, part in vars(self).items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,9 @@ class RecipeFile:
         base = pool.base if needs_base or adapted else None
         return cls(
             recipe,
-            {name: Place.of(pool[name]) for name in names},
+            {name: Place.of(pool[name], pool.base) for name in names},
             pool.reference.name,
-            None if base is None else Place.of(base),
+            None if base is None else Place.of(base, None),
             model_class,
             None if processor is None else named.get(processor, str(processor.absolute())),
             key=pool.reference.key or None,
@@ -117,7 +124,8 @@ class RecipeFile:
                 }
             )
             places = {
-                one["name"]: Place(one["path"], one["fingerprint"]) for one in [*ingredients, *told["beside"]]
+                one["name"]: Place(one["path"], one["fingerprint"], one.get("on"))
+                for one in [*ingredients, *told["beside"]]
             }
             saved = told["saved"]
             return cls(
@@ -152,15 +160,15 @@ class RecipeFile:
             "format": FORMAT,
             "method": recipe["method"],
             "ingredients": [
-                {"name": name, "coefficient": coefficient, **vars(self.runs[name])}
+                {"name": name, "coefficient": coefficient, **self.runs[name].to_data()}
                 for name, coefficient in named
             ],
-            "base": self.base and vars(self.base),
+            "base": self.base and self.base.to_data(),
             "dtype": recipe["dtype"],
             "recalibrate": recipe["recalibrate"],
             "variant": recipe["variant"],
             "reference": self.reference,
-            "beside": [{"name": name, **vars(self.runs[name])} for name in beside],
+            "beside": [{"name": name, **self.runs[name].to_data()} for name in beside],
             "model_class": self.model_class,
             "processor": self.processor,
             "pad_token_id": self.pad_token_id,

@@ -102,7 +102,10 @@ def read_yaml(
     try:
         tree = yaml.safe_load(read_bytes(file, most, error))
     except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        raise error(f"{file} cannot be read: it is no YAML ({' '.join(str(cause).split())})") from cause
+        told = " ".join(str(cause).split())
+        several = "expected a single document" in told
+        what = "it has several documents, and should have one" if several else f"it is no YAML ({told})"
+        raise error(f"{file} cannot be read: {what}") from cause
     return checked(tree, record, file, error)
 
 
