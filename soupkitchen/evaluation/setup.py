@@ -19,8 +19,9 @@ from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.columns import with_columns
+from soupkitchen.tasks.columns import columns_of, with_columns
 from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.values import is_unknown
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,16 @@ Splits = Mapping[str, Mapping[str, datasets.Dataset]]
 
 
 def find_columns(tasks: Several) -> Several:
-    """The tasks with the columns that they have in the data, where these are called by well-known names.
+    """The tasks with the columns that they have in the data, where these are called by well-known names, and
+    without a test split that was found by its name and cannot be scored.
 
     Raises:
         DataError: where several columns may be meant, or the data is not there.
     """
     found = {
-        name: with_columns(task, task.data.features, name) if hasattr(task.data, "features") else task
+        name: _with_answers(with_columns(task, task.data.features, name))
+        if hasattr(task.data, "features")
+        else task
         for name, task in tasks.tasks.items()
     }
     return (
@@ -43,6 +47,26 @@ def find_columns(tasks: Several) -> Several:
         if all(found[name] is task for name, task in tasks.tasks.items())
         else replace(tasks, tasks=found)
     )
+
+
+def _with_answers(task: Any) -> Any:
+    """The task, without its test split if a column of it is not there, or is empty or -1 in all rows.
+
+    Competitions and the hub publish such splits.
+    """
+    if (test := task.data.found_test()) is None:
+        return task
+    needed = set(columns_of(task)) & set(task.data.features())
+    missing = sorted(needed - set(test.column_names))
+    empty = sorted(column for column in needed - set(missing) if is_unknown(test, column))
+    if not missing and not empty:
+        return task
+    log.warning(
+        "the test split of task.data.path=%s is left out: %s; task.data.test=null says that there is none",
+        task.data.path,
+        f"it has no column {', '.join(missing)}" if missing else f"its {', '.join(empty)} is empty or -1",
+    )
+    return replace(task, data=replace(task.data, test=None))
 
 
 def fit_to(tasks: Several, pool: Pool) -> Several:
