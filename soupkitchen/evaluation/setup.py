@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -19,8 +20,9 @@ from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.columns import columns_of, with_columns
+from soupkitchen.tasks.columns import with_columns
 from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.prompts import template_columns
 from soupkitchen.tasks.values import is_unknown
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def _with_answers(task: Any) -> Any:
     """
     if (test := task.data.found_test()) is None:
         return task
-    needed = set(columns_of(task)) & set(task.data.features())
+    needed = _columns_of(task) & set(task.data.features())
     missing = sorted(needed - set(test.column_names))
     empty = sorted(column for column in needed - set(missing) if is_unknown(test, column))
     if not missing and not empty:
@@ -67,6 +69,17 @@ def _with_answers(task: Any) -> Any:
         f"it has no column {', '.join(missing)}" if missing else f"its {', '.join(empty)} is empty or -1",
     )
     return replace(task, data=replace(task.data, test=None))
+
+
+def _columns_of(task: Any) -> set[str]:
+    """The columns that the task needs, of those that it looks for by well-known names."""
+    named = [
+        (one, getattr(task, option)) for one in getattr(task, "looked_for", ()) for option in one.options
+    ]
+    parts = [
+        template_columns("", name) if one.template else [name] for one, name in named if name is not None
+    ]
+    return set(chain.from_iterable(parts))
 
 
 def fit_to(tasks: Several, pool: Pool) -> Several:

@@ -7,7 +7,6 @@ is taken then stands in the task's options as if the user had named it, and the 
 from __future__ import annotations
 
 import logging
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -69,14 +68,6 @@ def with_columns(task: AnyTask, features: Callable[[], datasets.Features], name:
         ", ".join(f"task.{option}={column}" for option, column in taken.items()),
     )
     return replace(task, **taken)  # type: ignore[type-var]
-
-
-def columns_of(task: Any) -> list[str]:
-    """The columns that a task needs, of those that it looks for by well-known names."""
-    wanted: Sequence[Wanted] = getattr(type(task), "looked_for", ())
-    named = [(getattr(task, option), one.template) for one in wanted for option in one.options]
-    parts = [string.Formatter().parse(name) if is_template else [("", name)] for name, is_template in named]
-    return [part[1] for some in parts for part in some if part[1] is not None]
 
 
 def _default(task: Any, option: str) -> Any:

@@ -11,7 +11,6 @@ import csv
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from soupkitchen.errors import DataError
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import write
 from soupkitchen.tasks.local_files import cache_folder
+from soupkitchen.tasks.quotes import BREAKS, look
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
-_BREAKS = re.compile(rb"[\r\n]+")
 _BLOCK = 1 << 20
 _SURROGATE, _NOT_ASCII = re.compile("[\ud800-\udfff]"), re.compile("[^\0-\x7f\ud800-\udfff]")
 _EXACT = 2.0**53
@@ -93,25 +92,25 @@ def _joined(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
 def _read(file: Path) -> tuple[pa.Table, str]:
     """The cells of a file as texts, empty ones null, and what the log is to say of how it was read."""
     content, encoding = _as_utf8(file)
-    content = content.slice(len(match[0]) if (match := _BREAKS.match(content)) else 0)
+    content = content.slice(len(match[0]) if (match := BREAKS.match(content)) else 0)
     if not len(content):
         raise DataError(f"{file} is empty: it has no line; fill it, or leave it out")
-    break_ = _BREAKS.search(content)
+    break_ = BREAKS.search(content)
     first_line = break_.end() if break_ else len(content)
     header = bytes(content.slice(0, first_line)).decode()
     delimiters = _DELIMITERS[file.suffix.lower()]
     usual, cells = delimiters[0], {one: len(next(csv.reader([header], delimiter=one))) for one in delimiters}
     delimiter = usual if cells[usual] > 1 else max(cells, key=lambda one: cells[one])
-    quotes = _look_at_quotes(content, delimiter)
-    if (wrong := quotes.wrong(delimiter, cells[delimiter])) is not None:
+    found = look(content, delimiter)
+    if (wrong := found.wrong(delimiter, cells[delimiter])) is not None:
         raise DataError(
             f"{file}: the quotes of line {_line_of(content, wrong)} do not balance, so where its cells end "
             'is in doubt; double the quotes inside of a quoted cell ("say ""hi"""), or save the data as '
             ".jsonl or .parquet"
         )
-    ways = quotes.ways(delimiter)
+    ways = found.ways(delimiter)
     for is_quoted in ways:
-        end = quotes.first_record if is_quoted else first_line
+        end = found.first_record if is_quoted else first_line
         names = _names(file, bytes(content.slice(0, end)).decode().rstrip("\r\n"), delimiter, is_quoted)
         try:
             table = _parsed(content.slice(end), names, delimiter, is_quoted)
@@ -121,7 +120,7 @@ def _read(file: Path) -> tuple[pa.Table, str]:
                 raise DataError(f"{file}: {why}") from error
             continue
         break
-    if table.num_rows != (rows := (quotes.records if is_quoted else quotes.lines) - 1):
+    if table.num_rows != (rows := (found.records if is_quoted else found.lines) - 1):
         raise DataError(f"{file}: {table.num_rows} of {rows} rows were read; save it as .jsonl or .parquet")
     told = [f"read as {encoding}"] * (encoding != "utf-8")
     told += [f"its cells are separated by {delimiter!r}"] * (delimiter != usual)
@@ -183,83 +182,6 @@ def _is_utf8(content: pa.Buffer) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-@dataclass
-class _Quotes:
-    """What a look at all quotes of a file tells.
-
-    Attributes:
-        number: how many cells are in quotes, or have a quote in them that is not doubled.
-        records, lines: how many there are, but for empty lines: a quoted cell may hold line breaks.
-        first_record: where the header ends, in bytes.
-        unclosed: where the first quote is that begins a cell and does not end it.
-        stray: where the first quote is that no program would have written that quotes cells.
-        spanning: where the first cell in quotes is that has a line break.
-        of_a_writer: whether a cell in quotes has doubled quotes, and neither delimiter nor line break; or the
-            header begins with a cell in quotes; or all cells with a comma are in quotes, and no others, as
-            Excel has it.
-    """
-
-    number: int = 0
-    records: int = 0
-    lines: int = 0
-    first_record: int = 0
-    unclosed: int | None = None
-    stray: int | None = None
-    spanning: int | None = None
-    of_a_writer: bool = False
-
-    def wrong(self, delimiter: str, columns: int) -> int | None:
-        """Where a quote is that makes it doubtful what is a cell; with tabs, quotes may be text."""
-        if delimiter != "\t":
-            return self.unclosed
-        if self.of_a_writer:
-            return self.stray
-        return self.spanning if columns == 1 and self.stray is None else None
-
-    def ways(self, delimiter: str) -> tuple[bool, ...]:
-        """Whether quotes quote cells, or are text; both where the first is right that gives regular rows.
-
-        MRPC, QNLI and others are published with tabs and without quoting.
-        """
-        if delimiter != "\t" or not self.number or self.of_a_writer:
-            return (True,)
-        return (False,) if self.stray is not None else (False, True)
-
-
-def _look_at_quotes(content: pa.Buffer, delimiter: str) -> _Quotes:
-    ends = rb"\r\n" + re.escape(delimiter.encode())
-    pattern = re.compile(rb'"(?<![^%b]")([^"]*+(?:""[^"]*+)*+)"(?![^%b])|([\r\n]+)|"' % (ends, ends))
-    found, view, end = _Quotes(), memoryview(content), 0
-    commas, without = 0, False
-    for match in pattern.finditer(view):
-        if match[2] is not None:
-            found.records += match.start() > 0
-            found.lines += match.start() > 0
-            found.first_record = found.first_record or match.end()
-            end = match.end()
-            continue
-        found.number += 1
-        start = match.start()
-        if (inside := match[1]) is None:
-            found.stray = start if found.stray is None else found.stray
-            if found.unclosed is None and (start == 0 or view[start - 1] in delimiter.encode() + b"\r\n"):
-                found.unclosed = start
-            continue
-        breaks = len(_BREAKS.findall(inside))
-        found.lines += breaks
-        if breaks and found.spanning is None:
-            found.spanning = start
-        is_doubled = not breaks and delimiter.encode() not in inside and b'""' in inside
-        found.of_a_writer |= start == 0 or is_doubled
-        commas, without = commas + inside.count(b","), without or b"," not in inside
-    if end < len(content):
-        found.records, found.lines = found.records + 1, found.lines + 1
-    found.first_record = found.first_record or len(content)
-    if commas and not without and found.stray is None:
-        found.of_a_writer |= commas == len(re.findall(b",", view))
-    return found
 
 
 def _names(file: Path, header: str, delimiter: str, is_quoted: bool) -> list[str]:
