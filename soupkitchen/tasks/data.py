@@ -297,6 +297,15 @@ def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None
     return sorted(map(int, chosen)), ""
 
 
+def folders_of(data: object) -> list[Path]:
+    """Where files that data names are looked for: beside its tables, and in the working directory."""
+    if not isinstance(data, Data):
+        return [Path.cwd()]
+    root = [] if isinstance(data.path, Mapping) else [Path(data.path).expanduser()]
+    files = [file.parent for files in data._tables.values() for file in files]
+    return list(dict.fromkeys([*(one for one in root if one.is_dir()), *files, Path.cwd()]))
+
+
 def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
     """Checks that each column exists; `columns` maps the option that names it to its name.
 

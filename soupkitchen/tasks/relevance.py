@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from soupkitchen.errors import DataError
-from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.data import Data, check_columns, folders_of
 from soupkitchen.tasks.values import check_filled, is_missing, row_of
 
 JUDGEMENTS = ("query-id", "corpus-id", "score")
@@ -38,11 +38,7 @@ def read_beside(option: str, name: str, data: Data) -> datasets.Dataset:
     Raises:
         DataError: where it is not there. `option` is what names it.
     """
-    folders = []
-    if isinstance(data.path, str):
-        path = Path(data.path).expanduser()
-        folders = [path.parent if path.is_file() else path]
-    folders.append(Path.cwd())
+    folders = folders_of(data)
     for folder in folders:
         if (file := folder / Path(name).expanduser()).is_file():
             return Data(str(file)).load("train")
