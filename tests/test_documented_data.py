@@ -159,9 +159,8 @@ def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, 
     else:
         path = write(tmp_path, rows, form)
     tree = composed(words)
-    options = (
-        {"path": str(path)} if form != "folder" else {"path": str(path), "heldout": "auto", "test": "auto"}
-    )
+    is_file = form not in ("folder", "saved")  # slices are of files
+    options = {"path": str(path)} | ({} if is_file else {"heldout": "auto", "test": "auto"})
     if kind == "image_classification":
         tree = {**tree, "metric": {**tree["metric"], "name": "accuracy"}}
     task = find_columns(Several.of(build({**tree, "data": {**tree["data"], **options}}))).tasks[""]

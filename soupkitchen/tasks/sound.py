@@ -19,7 +19,6 @@ import numpy as np
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.data import first_line
 
-
 _FASTEST = 1_000_000
 """Samples a second: more than any recording has. The filter that changes a rate grows with it."""
 _MOST = 1 << 28
@@ -98,7 +97,7 @@ def resampled(heard: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """Samples of `rate` a second as those of `wanted`: put through a filter that keeps what both can hold."""
     if rate == wanted:
         return heard
-    if not (1 <= min(rate, wanted) and max(rate, wanted) <= _FASTEST and len(heard) / rate * wanted <= _MOST):
+    if not (min(rate, wanted) >= 1 and max(rate, wanted) <= _FASTEST and len(heard) / rate * wanted <= _MOST):
         raise ValueError(
             f"it says that it has {rate:,} samples a second, and lasts {len(heard) / max(rate, 1):,.6g} s; "
             f"1 to {_FASTEST:,} a second are read, and as much as becomes {_MOST:,} samples"
