@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ def ranks(relevant: np.ndarray, others: np.ndarray) -> list[int]:
     above = len(others) - np.searchsorted(np.sort(others), np.sort(relevant)[::-1], "left")
     found: list[int] = (above + np.arange(1, len(relevant) + 1)).tolist()
     return found
+
+
+def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """The texts, of tokens, each once; and for each text, which of these it is.
+
+    A model answers the same text in two batches with a difference of rounding, which would order equals.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    which = [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
+    return [list(text) for text in numbers], which
 
 
 def read_beside(option: str, name: str, data: Data) -> datasets.Dataset:
