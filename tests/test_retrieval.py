@@ -221,7 +221,7 @@ def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool
 def test_a_passage_that_is_there_several_times_is_a_tie_whatever_the_batch(
     pool: Path, tmp_path: Path
 ) -> None:
-    """Each passage has a copy that is not relevant, and some have five: the relevant one comes last of them."""
+    """Each passage has a copy that is not relevant, some have five: the relevant one comes last."""
     copies = {name: 5 if number % 7 == 0 else 1 for number, name in enumerate(CORPUS)}
     more = [{"id": f"{name}-{n}", "text": CORPUS[name]} for name in CORPUS for n in range(copies[name])]
     ranked = {}
