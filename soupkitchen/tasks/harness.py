@@ -33,6 +33,7 @@ from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.kinds.several import Several
+from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ def harness_tasks(
 def _load(name: str) -> tuple[dict[str, Any], Any]:
     """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
+    used = installed("lm_eval.utils", "lm-eval")
+    used.env = used.env if isinstance(used.env, Bounded) else Bounded.like(used.env)
     path = Path(name).expanduser()
     try:
         if path.suffix in (".yaml", ".yml"):
