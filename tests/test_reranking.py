@@ -152,7 +152,8 @@ def test_cross_encoders_become_a_soup_that_the_library_loads_and_that_scores_as_
 def test_mixed_precision_rounds_no_similarity() -> None:
     query, near, nearer = [1.0, 0.0], [1.0, 0.031], [1.0, 0.03]
     hidden = torch.tensor([query, nearer, near, near])[:, None, :]
-    batch = {"attention_mask": torch.ones(4, 1, dtype=torch.long), "sizes": torch.tensor([[4, 1]])}
+    batch = {"attention_mask": torch.ones(4, 1, dtype=torch.long), "sizes": torch.tensor([[4, 3, 1]])}
+    batch["which"] = torch.arange(3)
 
     def model(**inputs: Any) -> Any:
         return SimpleNamespace(last_hidden_state=hidden)
@@ -166,6 +167,27 @@ def test_the_batch_has_no_part_in_the_ranks(cross_encoders: Path, encoders: Path
     for pool, architecture in ((cross_encoders, "cross"), (encoders, "bi")):
         task: Any = tasks.reranking(str(data), architecture=architecture)
         assert scored(bench_of(pool, task, 1), "a") == pytest.approx(scored(bench_of(pool, task, 30), "a"))
+
+
+@pytest.mark.parametrize("architecture", ["bi", "cross"])
+def test_a_passage_that_is_there_twice_is_a_tie_whatever_the_batch(
+    architecture: str, cross_encoders: Path, encoders: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A right passage that is among the wrong ones, too, comes after all of its copies."""
+    twice = [{**row, "negative": [*row["negative"], *row["positive"], *row["positive"]]} for row in rows]
+    pool = encoders if architecture == "bi" else cross_encoders
+    ranked = []
+    for name, examples in {"once": rows, "twice": twice}.items():
+        (tmp_path / name).mkdir()
+        pd.DataFrame(examples).to_json(tmp_path / name / "dev.jsonl", orient="records", lines=True)
+        for size in (1, 3, 30):
+            task: Any = tasks.reranking(str(tmp_path / name), architecture=architecture)
+            bench = bench_of(pool, task, size)
+            bench.fill(Recipe.single("a"))
+            ranked.append(bench.evaluator.score("heldout").parts[""].predictions)
+    assert ranked[3] == ranked[4] == ranked[5]
+    for once, again in zip(ranked[0], ranked[3], strict=True):
+        assert again == [rank + 2 * (place + 1) for place, rank in enumerate(once)]
 
 
 def test_a_cell_may_hold_one_text_and_columns_may_have_the_names_of_other_data(

@@ -218,6 +218,34 @@ def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool
     assert sizes == {64, len(CORPUS) - 64}
 
 
+def test_a_passage_that_is_there_several_times_is_a_tie_whatever_the_batch(
+    pool: Path, tmp_path: Path
+) -> None:
+    """Each passage has a copy that is not relevant, some have five: the relevant one comes last."""
+    copies = {name: 5 if number % 7 == 0 else 1 for number, name in enumerate(CORPUS)}
+    more = [{"id": f"{name}-{n}", "text": CORPUS[name]} for name in CORPUS for n in range(copies[name])]
+    ranked = {}
+    for folder, extra in {"once": [], "more": more}.items():
+        queries = [{"query": QUERIES[name], "relevant": sorted(RELEVANT[name])} for name in QUERIES]
+        lines(tmp_path / folder / "dev.jsonl", queries)
+        corpus = [*({"id": name, "text": text} for name, text in CORPUS.items()), *extra]
+        random = np.random.default_rng(3)
+        lines(tmp_path / folder / "corpus.jsonl", [corpus[at] for at in random.permutation(len(corpus))])
+        for size in (3, 16, 64):
+            bench = bench_of(pool, task(tmp_path / folder), batch_size=size)
+            ranked[folder, size] = scored(bench, "a").parts[""].predictions
+    assert ranked["more", 3] == ranked["more", 16] == ranked["more", 64]
+    assert ranked["once", 3] == ranked["once", 64]
+    model = SentenceTransformer(str(pool / "a"), device="cpu")
+    passages = model.encode_document(list(CORPUS.values()), normalize_embeddings=True)
+    for query, found in zip(QUERIES, ranked["more", 16], strict=True):
+        scores = model.encode_query(QUERIES[query], normalize_embeddings=True) @ passages.T
+        of_name = dict(zip(CORPUS, scores.tolist(), strict=True))
+        relevant = sorted((of_name[name] for name in RELEVANT[query]), reverse=True)
+        others = [of_name[n] for n in CORPUS for _ in range(1 + copies[n] - (n in RELEVANT[query]))]
+        assert found == [sum(o >= one for o in others) + n for n, one in enumerate(relevant, start=1)]
+
+
 def test_the_corpus_is_embedded_anew_for_each_filling(pool: Path, lists: Path) -> None:
     bench = bench_of(pool, task(lists))
     first, second = scored(bench, "a"), scored(bench, "b")

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from command import soupkitchen
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from tiny import save_tokenizer, text_classifier
+from tiny import save_tokenizer, text_classifier, tokenizer
 from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
 import soupkitchen as api
+from soupkitchen import tasks
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.options import presets
@@ -377,6 +379,20 @@ def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path
     for name, folder in {"soup": result.folder / "soup", "a": tmp_path / "runs" / "a"}.items():
         scores = CrossEncoder(str(folder)).predict(list(zip(rows["text"], rows["text_pair"], strict=True)))
         assert table[name] == pytest.approx(spearmanr(scores, rows["label"]).statistic, abs=2e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 17])
+def test_rounding_does_not_choose_between_two_texts_that_are_equal(rows: int) -> None:
+    """A forward pass that gives each row another rounding, as kernels for the rest of a batch do."""
+
+    def model(input_ids: torch.Tensor, **inputs: Any) -> Any:
+        noise = torch.linspace(0, 1e-6, len(input_ids)).flip(0)[:, None, None]
+        return SimpleNamespace(last_hidden_state=torch.nn.functional.one_hot(input_ids, 9) + noise)
+
+    task, encode = tasks.triplets("-"), tokenizer()
+    tokens = [{"anchor": [1, 2], "positive": [3], "negative": [3]}] * rows
+    batch = task.collator(encode)(tokens)
+    assert task.step(model, batch, encode).tolist() == [0] * rows
 
 
 def test_triplets_are_right_where_the_library_says_so(tmp_path: Path) -> None:

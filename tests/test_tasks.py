@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import re
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import lm_eval.tasks
 import numpy as np
 import pandas as pd
@@ -57,6 +60,7 @@ from soupkitchen.tasks import (
 )
 from soupkitchen.tasks.harness import harness_tasks
 from soupkitchen.tasks.prompts import filled
+from soupkitchen.tasks.templates import Bounded
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ENCODER = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **SIZE}
@@ -558,6 +562,158 @@ def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(
     if isinstance(task, Several):
         assert [describe(one)["tasks"] for one in task.tasks.values()] == [[file] for file in files]
         assert describe(task.ranked({"a": dict.fromkeys(task.tasks, 1.0)})) == tree
+
+
+FILTERS = """filter_list:
+  - {name: strict-match, filter: [{function: regex, regex_pattern: "#### (w)"}, {function: take_first}]}
+  - {name: flexible-extract, filter: [{function: regex, regex_pattern: "(w)"}, {function: take_first}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks of 4 and 9 documents, with two filters; groups of them; and a task with one filter."""
+    folder = tmp_path_factory.mktemp("grouped")
+    random = np.random.default_rng(11)
+    for name, number in {"one": 4, "two": 9}.items():
+        answers = [{"q": phrase(random), "a": "wx"[n % 3 == 0]} for n in range(number)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, answers)))
+        (folder / f"{name}.yaml").write_text(
+            f"include: shared.yml\ntask: soup_{name}\ntag: soup_tag\n"
+            f"dataset_kwargs: {{data_files: {{test: {folder}/{name}.jsonl}}}}\n"
+        )
+    (folder / "shared.yml").write_text(
+        "dataset_path: json\ntest_split: test\noutput_type: generate_until\n"
+        'doc_to_text: "{{q}}"\ndoc_to_target: "{{a}}"\n'
+        'generation_kwargs: {until: ["#"], max_gen_toks: 4}\n'
+        f"metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]\n{FILTERS}"
+    )
+    aggregate = "aggregate_metric_list:\n  - {metric: exact_match, filter_list: flexible-extract"
+    for name, more in {
+        "plain": "",
+        "by_size": f"{aggregate}}}\n",
+        "alike": f"{aggregate}, weight_by_size: false}}\n",
+    }.items():
+        text = f"group: soup_{name}\ntask: [soup_one, soup_two]\n{more}"
+        (folder / f"group_{name}.yaml").write_text(text)
+    (folder / "group_tag.yaml").write_text("group: soup_tagged\ntask:\n  - soup_tag\n")
+    (folder / "group_bad.yaml").write_text("group: soup_bad\ntask: [soup_nowhere]\n")
+    (folder / "group_twice.yaml").write_text("group: soup_plain\ntask: [soup_one]\n")
+    return folder
+
+
+@pytest.mark.usefixtures("_no_other_harness_tasks")
+@pytest.mark.parametrize("name", ["by_size", "alike", "tagged"])
+@pytest.mark.parametrize("causal", ["gpt2"], indirect=True)
+def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(
+    causal: Path, grouped: Path, name: str
+) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    file = grouped / ("group_tag.yaml" if name == "tagged" else f"group_{name}.yaml")
+    filtered = {} if name in ("by_size", "alike") else {"filter": "flexible-extract"}
+    tasks = harness_tasks([str(file)], **filtered)  # type: ignore[arg-type]
+    assert isinstance(tasks, Several)
+    scores = {name: score(task, causal).score for name, task in tasks.tasks.items()}
+    theirs = simple_evaluate(
+        HFLM(pretrained=str(causal), batch_size=1, device="cpu"),
+        tasks=[f"soup_{name}"],
+        task_manager=TaskManager(include_path=str(grouped)),
+        bootstrap_iters=0,
+    )["results"]
+    for task, ours in scores.items():
+        assert ours == pytest.approx(theirs[task]["exact_match,flexible-extract"])
+        assert theirs[task]["exact_match,strict-match"] != theirs[task]["exact_match,flexible-extract"]
+    means = [np.mean(list(scores.values())), np.average(list(scores.values()), weights=[4, 9])]
+    assert abs(means[0] - means[1]) > 1e-3
+    assert tasks.score(scores) == pytest.approx(means[name == "by_size"])
+    if filtered == {}:
+        assert tasks.score(scores) == pytest.approx(theirs[f"soup_{name}"]["exact_match,flexible-extract"])
+
+
+@pytest.mark.usefixtures("_no_other_harness_tasks")
+def test_the_first_filter_decides_and_is_said(grouped: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    file = str(grouped / "one.yaml")
+    first, other, written = (
+        harness_tasks([file], **options)  # type: ignore[arg-type]
+        for options in ({}, {"filter": "flexible-extract"}, {"metric": "exact_match,flexible-extract"})
+    )
+    assert [task.filter for task in (first, other, written)] == [  # type: ignore[union-attr]
+        "strict-match", "flexible-extract", "flexible-extract",
+    ]  # fmt: skip
+    assert caplog.text.count("soup_one: the filter strict-match decides; task.filter names another") == 1
+    assert first.identity() != other.identity() == written.identity()  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("_no_other_harness_tasks")
+def test_a_task_with_one_filter_stands_beside_one_that_has_several(grouped: Path, harness: Path) -> None:
+    files = [str(grouped / "one.yaml"), str(harness / "choose.yaml")]
+    tasks = harness_tasks(files, filter="flexible-extract")
+    assert [task.filter for task in tasks.tasks.values()] == ["flexible-extract", "none"]  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("_no_other_harness_tasks")
+@pytest.mark.parametrize(
+    ("file", "options", "complaint"),
+    [
+        (
+            "one.yaml",
+            {"filter": "flexible"},
+            "task.filter=flexible: soup_one has strict-match, flexible-extract",
+        ),
+        ("group_by_size.yaml", {"filter": "none"}, "has strict-match, flexible-extract"),
+        ("one.yaml", {"metric": "exact_match,a", "filter": "b"}, "name two filters"),
+        ("group_bad.yaml", {}, "cannot load .*group_bad.yaml"),
+        ("group_twice.yaml", {}, "are both called soup_plain; rename one"),
+        ("shared.yml", {}, "no line 'task: NAME' or 'group: NAME'"),
+    ],
+)
+def test_groups_and_filters_that_cannot_be_are_refused(
+    grouped: Path, file: str, options: dict, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        harness_tasks([str(grouped / file)], **options)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(10**9) %}w1{% endfor %}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}w{% endfor %}{% endfor %}",
+        "{{ range(10**10) | list | length }}",
+        "{{ 'w' * 10**10 }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{{ [1] * 9999999 }}",
+    ],
+)
+@pytest.mark.usefixtures("_no_other_harness_tasks")
+def test_templates_that_never_end_end(harness: Path, tmp_path: Path, template: str) -> None:
+    text = (harness / "write.yaml").read_text().replace('"{{question}}"', json.dumps(template))
+    (tmp_path / "endless.yaml").write_text(text)
+    with pytest.raises(DataError, match="does not end in time"):
+        harness_tasks([str(tmp_path / "endless.yaml")])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for w in words %}{{ loop.index }}/{{ loop.length }}: {{ w }}{{ loop.last }}{% endfor %}",
+        "{% set n = 3 * 2 ** 4 + 1 %}{{ '=' * n }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 0 * 5 }}\n",
+        "{% for i in range(3) %}{% for w in words if w != 'b' %}{{ w }}{% else %}no{% endfor %}{% endfor %}",
+        "{{ words | join(' ') | regex_replace('a', 'b') }}{{ text.strip().split()[0] }}",
+    ],
+)
+def test_templates_that_end_are_rendered_as_ever(template: str) -> None:
+    from lm_eval import utils
+
+    plain = utils.env.overlay() if type(utils.env) is jinja2.Environment else jinja2.Environment()
+    plain.filters["regex_replace"] = utils.regex_replace
+    plain.keep_trailing_newline = True
+    told = {"words": ["a", "b", "c"], "text": " one two "}
+    assert Bounded.like(plain).from_string(template).render(told) == plain.from_string(template).render(told)
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

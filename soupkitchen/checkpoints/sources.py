@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import json
 import logging
@@ -22,6 +23,7 @@ from soupkitchen.checkpoints.leftovers import is_of_training
 from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.options import words
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +90,9 @@ def find(
     }
     for pattern in exclude:
         if not any(_is_called(name, pattern) for name in named):
-            log.warning("pool.exclude: no run is called %s; there are %s", pattern, ", ".join(named))
+            near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
+            how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
+            log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
     if len(kept) < least:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
         raise CheckpointError(

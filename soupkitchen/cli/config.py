@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import check_tree, resources, shown, unknown
+from soupkitchen.options.words import mended
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
@@ -157,7 +158,7 @@ def explain(message: str) -> str:
         return f"{match[1]!r} is no option: write NAME=VALUE. 'python -m soupkitchen --help' shows them."
     if "override_grammar" in message:
         first = message.splitlines()[0]
-        return f"{first}\nA value with [ ] {{ }} , or : needs quotes of its own, as in \"key='value[1]'\"."
+        return f"{first}\nA value with [ ] {{ }} , = or : needs quotes of its own, as in \"key='value[1]'\"."
     return message
 
 
@@ -190,14 +191,21 @@ def check_words(words: Sequence[str]) -> None:
     """Checks what Hydra has no words for.
 
     Raises:
-        ConfigError: where a group is taken away, or given no name.
+        ConfigError: where a group is taken away, or given no name; or where a value needs quotes.
     """
     for word in words:
-        if word.lstrip("~+").split("=")[0] not in PARTS:
+        if "=" not in word and word.lstrip("~+") not in PARTS:
             continue
         try:
             override = OverridesParser.create().parse_override(word)
-        except HydraException:  # it is told when Hydra comes by
+        except HydraException as error:
+            if not re.match(r"[~+]*[\w.@/]+=", word):  # it is told when Hydra comes by
+                continue
+            raise ConfigError(
+                f"{word}: {str(error).splitlines()[0]}. A value with [ ] {{ }} , = or : needs quotes of its "
+                f"own; if it is one name, write {mended(word)}"
+            ) from error
+        if override.key_or_group not in PARTS:
             continue
         value = None if override.is_delete() else override.value()
         if value is None or value == "" or isinstance(value, (bool, int, float, list, dict)):

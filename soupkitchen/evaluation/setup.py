@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import datasets
@@ -21,6 +22,8 @@ from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.columns import with_columns
 from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.prompts import template_columns
+from soupkitchen.tasks.values import is_unknown
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +32,16 @@ Splits = Mapping[str, Mapping[str, datasets.Dataset]]
 
 
 def find_columns(tasks: Several) -> Several:
-    """The tasks with the columns that they have in the data, where these are called by well-known names.
+    """The tasks with the columns that they have in the data, where these are called by well-known names, and
+    without a test split that was found by its name and cannot be scored.
 
     Raises:
         DataError: where several columns may be meant, or the data is not there.
     """
     found = {
-        name: with_columns(task, task.data.features, name) if hasattr(task.data, "features") else task
+        name: _with_answers(with_columns(task, task.data.features, name))
+        if hasattr(task.data, "features")
+        else task
         for name, task in tasks.tasks.items()
     }
     return (
@@ -43,6 +49,37 @@ def find_columns(tasks: Several) -> Several:
         if all(found[name] is task for name, task in tasks.tasks.items())
         else replace(tasks, tasks=found)
     )
+
+
+def _with_answers(task: Any) -> Any:
+    """The task, without its test split if a column of it is not there, or is empty or -1 in all rows.
+
+    Competitions and the hub publish such splits.
+    """
+    if (test := task.data.found_test()) is None:
+        return task
+    needed = _columns_of(task) & set(task.data.features())
+    missing = sorted(needed - set(test.column_names))
+    empty = sorted(column for column in needed - set(missing) if is_unknown(test, column))
+    if not missing and not empty:
+        return task
+    log.warning(
+        "the test split of task.data.path=%s is left out: %s; task.data.test=null says that there is none",
+        task.data.path,
+        f"it has no column {', '.join(missing)}" if missing else f"its {', '.join(empty)} is empty or -1",
+    )
+    return replace(task, data=replace(task.data, test=None))
+
+
+def _columns_of(task: Any) -> set[str]:
+    """The columns that the task needs, of those that it looks for by well-known names."""
+    named = [
+        (one, getattr(task, option)) for one in getattr(task, "looked_for", ()) for option in one.options
+    ]
+    parts = [
+        template_columns("", name) if one.template else [name] for one, name in named if name is not None
+    ]
+    return set(chain.from_iterable(parts))
 
 
 def fit_to(tasks: Several, pool: Pool) -> Several:

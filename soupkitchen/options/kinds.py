@@ -415,6 +415,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         "limit": or_null(at_least(1)),
         "test_limit": or_null(at_least(1)),
         "metric": or_null(TEXT),
+        "filter": or_null(TEXT),
         **_ARCHITECTURE,
         **_SEVERAL,
     },

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.store import settings
+from soupkitchen.store import journal, settings
 from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import (
     CONFIG,
@@ -66,6 +66,9 @@ class RunFolder:
         if overwrite or not self.holds_results:
             return True
         before, now = settings.what_was_run(self.path / CONFIG), settings.what_is_run(config)
+        if not self._has_test:  # "auto" found none that can be scored: null says the same
+            same = {key for key in before if key.endswith("data.test") and now.get(key, "") is None}
+            before = {**before, **{key: None for key in same if before[key] == "auto"}}
         if changed := settings.difference(before, now):
             raise ConfigError(
                 f"{self.path} holds another run's results:\n  "
@@ -75,6 +78,11 @@ class RunFolder:
         if (self.path / LEADERBOARD).is_file() and not has_weights(self.path / SOUP):
             log.warning("%s is gone: the soup is merged and saved again", shown(self.path / SOUP))
         return not self.is_finished
+
+    @property
+    def _has_test(self) -> bool:
+        begun = next(iter(journal.read(self.path / JOURNAL)), {})
+        return "test" in begun.get("data", {})
 
     def write(self, config: Mapping[str, Any]) -> None:
         """Writes down what is run."""

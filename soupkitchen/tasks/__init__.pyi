@@ -332,6 +332,7 @@ def lm_eval(
     limit: int | None = None,
     test_limit: int | None = None,
     metric: str | None = None,
+    filter: str | None = None,
     architecture: Literal["causal", "seq2seq"] = "causal",
     aggregate: Literal["mean", "min", "normalized"] = "mean",
     weights: Mapping[str, float] | None = None,
@@ -344,6 +345,7 @@ def lm_eval(
         limit: how many documents of each task decide, the first ones; None for all
         test_limit: how many documents after these are scored at the end and decide nothing; None for no test
         metric: which of the task's metrics is the score, as acc_norm; None for its first
+        filter: which of the task's filters makes answers of texts, as flexible-extract; None for its first
         architecture: causal or seq2seq models
         aggregate: one score of several tasks: mean, min, or normalized (each divided by the best single
             run's)

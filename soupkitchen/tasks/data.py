@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
 from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
+from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
+from soupkitchen.tasks import delimited
 from soupkitchen.tasks.local_files import cache_folder, local_files
 from soupkitchen.tasks.splits import (
     FORMATS,
@@ -25,8 +29,11 @@ from soupkitchen.tasks.splits import (
     files_by_split,
     is_told_alike,
     of_role,
+    paths_by_split,
     plain,
     says_itself,
+    splits_in,
+    tables_of,
 )
 
 log = logging.getLogger(__name__)
@@ -86,10 +93,13 @@ class Data:
             DataError: where the source or a split is not there, or is empty.
         """
         splits = {"heldout": self._heldout(stratify)}
-        test = self._of_role(TEST) if self.test == AUTO else self.test
-        if test is not None:
-            splits["test"] = self.load(test)
-        return splits
+        test = self.test if self.test != AUTO else self._of_role(TEST)
+        return splits if test is None else {**splits, "test": self.load(test)}
+
+    def found_test(self) -> datasets.Dataset | None:
+        """The test split that "auto" finds; None if there is none, or the option says something else."""
+        name = self._of_role(TEST) if self.test == AUTO else None
+        return None if name is None else self.load(name)
 
     def load_training(self, stratify: str | None = None) -> datasets.Dataset:
         """The training data, without what `load_splits` draws from it.
@@ -179,6 +189,8 @@ class Data:
     @cached_property
     def _names(self) -> list[str]:
         """The splits of the source."""
+        if self._tables:
+            return list(self._tables)
         if isinstance(self.path, Mapping):
             return [plain(name) for name in self.path]
         path = Path(self.path).expanduser()
@@ -187,8 +199,6 @@ class Data:
                 return list(datasets.load_from_disk(str(path)))
             if (path / "state.json").exists():
                 return [_name_of(datasets.load_from_disk(str(path)))]
-            if path.is_file():
-                return [TRAIN]
             if (files := self._files()) and not is_told_alike(path):
                 return list(files)
             source = str(path) if path.is_dir() else str(self.path)
@@ -206,14 +216,35 @@ class Data:
             raise _empty(self.path, split)
         return loaded
 
-    def _load(self, split: str) -> datasets.Dataset:
+    @cached_property
+    def _tables(self) -> dict[str, list[Path]]:
+        """The local files of tables by split; none if the source is something else."""
         if isinstance(self.path, Mapping):
-            files = {plain(name): str(Path(file).expanduser()) for name, file in self.path.items()}
-            cache = cache_folder(files.values())
-            return datasets.load_dataset(
-                **_format(list(files.values())), data_files=files, split=split, cache_dir=cache
-            )
+            named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
+            is_local = not any("://" in str(file) for file in self.path.values())
+            return {name: tables_of(files) or files for name, files in named.items()} if is_local else {}
         path = Path(self.path).expanduser()
+        if path.is_file():
+            return {TRAIN: [path]}
+        if self.name is not None or not path.is_dir() or _is_saved(path) or says_itself(path):
+            return {}
+        tables = {n: tables_of(p) for n, p in (paths_by_split(path) or {TRAIN: [path]}).items()}
+        return tables if all(tables.values()) else {}
+
+    def _load(self, split: str) -> datasets.Dataset:
+        names = splits_in(split)
+        path = Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
+        if self._tables and (names <= self._tables.keys() or not path.is_dir()):
+            loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
+            sizes = {name: len(table) for name, table in loaded.items()}
+            parts = [
+                loaded[part.splitname].select(range(part.from_, part.to))
+                for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+            ]
+            return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+        if isinstance(self.path, Mapping):  # of addresses
+            files = {plain(name): str(file) for name, file in self.path.items()}
+            return datasets.load_dataset(**_format(list(files.values())), data_files=files, split=split)
         if _is_saved(path):
             saved = datasets.load_from_disk(str(path))
             there = saved if isinstance(saved, datasets.DatasetDict) else {_name_of(saved): saved}
@@ -221,14 +252,20 @@ class Data:
                 raise KeyError(f"it was saved with {', '.join(there)}, of which no slices can be taken")
             return there[split]
         cache = cache_folder([path]) if path.exists() else None
-        if path.is_file():
-            return datasets.load_dataset(
-                **_format([path]), data_files=str(path), split=split, cache_dir=cache
-            )
         if (named := self._files()) and not is_told_alike(path):
             return datasets.load_dataset(str(path), data_files=named, split=split, cache_dir=cache)
         source = str(path) if path.is_dir() else str(self.path)
         return datasets.load_dataset(source, self.name, revision=self.revision, split=split, cache_dir=cache)
+
+
+def _read(files: Sequence[Path]) -> datasets.Dataset:
+    """The rows of tables that are one split."""
+    for file in files:
+        open_regular(file, DataError).close()
+    if all(file.suffix.lower() in delimited.SUFFIXES for file in files):
+        return delimited.load(files)
+    told = {"data_files": [escape(str(file)) for file in files], "cache_dir": cache_folder(files)}
+    return datasets.load_dataset(**_format(files), split=TRAIN, **told)
 
 
 def _is_saved(path: Path) -> bool:
@@ -260,6 +297,15 @@ def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None
     return sorted(map(int, chosen)), ""
 
 
+def folders_of(data: object) -> list[Path]:
+    """Where files that data names are looked for: beside its tables, and in the working directory."""
+    if not isinstance(data, Data):
+        return [Path.cwd()]
+    root = [] if isinstance(data.path, Mapping) else [Path(data.path).expanduser()]
+    files = [file.parent for files in data._tables.values() for file in files]
+    return list(dict.fromkeys([*(one for one in root if one.is_dir()), *files, Path.cwd()]))
+
+
 def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
     """Checks that each column exists; `columns` maps the option that names it to its name.
 
@@ -274,7 +320,7 @@ def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
             )
 
 
-def _format(files: Sequence[str | Path]) -> dict[str, str]:
+def _format(files: Sequence[str | Path]) -> dict[str, Any]:
     """What `datasets` is told so that it reads files by themselves; of those in folders it knows it."""
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
@@ -282,7 +328,9 @@ def _format(files: Sequence[str | Path]) -> dict[str, str]:
             f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
         )
     suffix = suffixes.pop()
-    return {"path": FORMATS[suffix], **({"sep": "\t"} if suffix == ".tsv" else {})}
+    sep = {"sep": "\t"} if suffix == ".tsv" else {}
+    empty = {"keep_default_na": False, "na_values": [""]} if suffix in delimited.SUFFIXES else {}
+    return {"path": FORMATS[suffix], **sep, **empty}
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Source: https://github.com/EleutherAI/lm-evaluation-harness
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +26,17 @@ import torch
 import xxhash
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.extras import installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.kinds.several import Several
+from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
+
+log = logging.getLogger(__name__)
 
 SEED = 1234
 """Of few-shot examples: the harness's own default."""
@@ -46,6 +50,7 @@ def harness_tasks(
     limit: int | None = None,
     test_limit: int | None = None,
     metric: str | None = None,
+    filter: str | None = None,
     architecture: Literal["causal", "seq2seq"] = "causal",
     aggregate: Literal["mean", "min", "normalized"] = "mean",
     weights: Mapping[str, float] | None = None,
@@ -58,7 +63,10 @@ def harness_tasks(
         limit: how many documents of each task decide, the first ones; None for all.
         test_limit: how many documents after these are scored at the end and decide
             nothing; None for no test.
-        metric: which of the task's metrics is the score; None for its first.
+        metric: which of the task's metrics is the score; None for its first. The harness's own way to write a
+            metric and a filter, ``exact_match,flexible-extract``, is taken, too.
+        filter: which of the task's filters makes answers of what the model writes; None for what the YAML of
+            a group says, and else for its first. A task with one filter has that one.
         architecture: "causal" or "seq2seq" models.
         aggregate, weights: as in `Several`.
 
@@ -76,41 +84,96 @@ def harness_tasks(
         "limit": limit,
         "test_limit": test_limit,
         "metric": metric,
+        "filter": filter,
         "architecture": architecture,
         "aggregate": aggregate,
         "weights": weights,
     }
+    metric, comma, named = (metric or "").partition(",")
+    if comma and filter not in (None, named):
+        raise ConfigError(f"task.metric={metric},{named} and task.filter={filter} name two filters; drop one")
+    filter = named if comma else filter
+    loaded = {asked: _load(asked) for asked in tasks}
+    groups = [group for _, group in loaded.values() if group is not None and group.aggregate_metric_list]
+    how = None
+    if len(groups) == len(tasks) == 1:
+        how = next((one for one in groups[0].aggregate_metric_list if metric in ("", one.metric)), None)
+    elif groups:
+        names = ", ".join(group.name for group in groups)
+        log.info(
+            "aggregate_metric_list of %s has no part in the score: task.aggregate and task.weights", names
+        )
+    if how is not None:
+        metric = how.metric
+        filter = filter or next(iter(how.filter_list or ()), None)
     ours = {
         name: HarnessTask(
-            name, num_fewshot, limit, test_limit, metric, architecture, task, {**options, "tasks": [asked]}
+            name,
+            num_fewshot,
+            limit,
+            test_limit,
+            metric or None,
+            filter,
+            architecture,
+            task,
+            {**options, "tasks": [asked]},
         )
-        for asked in tasks
-        for name, task in _load(asked).items()
+        for asked, (found, _) in loaded.items()
+        for name, task in found.items()
     }
+    if filter is not None and all(filter not in task.filters for task in ours.values()):
+        there = dict.fromkeys(name for task in ours.values() for name in task.filters)
+        raise ConfigError(f"task.filter={filter}: {', '.join(ours)} has {', '.join(there)}")
+    for name, task in ours.items():
+        if filter is None and len(task.filters) > 1:
+            first, *others = task.filters
+            log.info(
+                "%s: the filter %s decides; task.filter names another: %s", name, first, ", ".join(others)
+            )
     if len(ours) == 1:
         return replace(next(iter(ours.values())), _made_of=options)
+    if how is not None and how.weight_by_size and weights is None and aggregate == "mean":
+        weights = {name: len(task.data.load_splits()["heldout"]) for name, task in ours.items()}
+        log.info("tasks of %s count by their size, as its aggregate_metric_list says", groups[0].name)
     return HarnessTasks(ours, aggregate, weights, options)
 
 
-def _load(name: str) -> dict[str, Any]:
-    """The harness's task objects of a name, by name."""
+def _load(name: str) -> tuple[dict[str, Any], Any]:
+    """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
+    used = installed("lm_eval.utils", "lm-eval")
+    used.env = used.env if isinstance(used.env, Bounded) else Bounded.like(used.env)
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise ConfigError(f"task.tasks: there is no file {name}")
-        match = re.search(r"^task:\s*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if match is None:
-            raise ConfigError(f"task.tasks: {name} has no line 'task: NAME'")
-        found, name = manager(include_path=str(path.parent)), match[1]
-    else:
-        found = manager()
     try:
-        return found.load([name])["tasks"]
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"task.tasks: the harness has no task {name!r} ({error})") from error
+        if path.suffix in (".yaml", ".yml"):
+            asked, found = _name_in(path), manager(include_path=str(path.parent))
+            other = getattr(found.task_index.get(asked), "yaml_path", None) or path
+            if Path(other).resolve() != path.resolve():
+                raise ConfigError(f"task.tasks: {path} and {other} are both called {asked}; rename one")
+        else:
+            asked, found = name, manager()
+        loaded = found.load([asked])
+    except SoupkitchenError:
+        raise
     except (OSError, ConnectionError) as error:
         raise DataError(f"task.tasks: the data of {name!r} cannot be loaded ({error})") from error
+    except Exception as error:  # whatever comes of a YAML and of the code that it names
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"task.tasks: the harness cannot load {name!r} ({said})") from error
+    if not loaded["tasks"]:
+        raise ConfigError(f"task.tasks: {name!r} is a group without tasks")
+    return loaded["tasks"], next(iter(loaded.get("groups", {}).values()), None)
+
+
+def _name_in(path: Path) -> str:
+    """The name of the task or the group that a YAML is of."""
+    if not path.is_file():
+        raise ConfigError(f"task.tasks: there is no file {path}")
+    told = installed("lm_eval.tasks._yaml_loader", "lm-eval").load_yaml(path, resolve_func=False)
+    name = told.get("group", told.get("task"))
+    if not isinstance(name, str):
+        raise ConfigError(f"task.tasks: {path} has no line 'task: NAME' or 'group: NAME' with one name")
+    return name
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,6 +241,7 @@ class HarnessTask(TextTask):
     limit: int | None
     test_limit: int | None
     metric_name: str | None
+    filter_name: str | None
     architecture: Literal["causal", "seq2seq"]
     _task: Any = field(repr=False, compare=False)
     _made_of: Mapping[str, Any] = field(repr=False, compare=False)
@@ -189,6 +253,18 @@ class HarnessTask(TextTask):
             raise ConfigError(
                 f"task.metric={self.metric_name}: {self.name} has {', '.join(self._task.aggregation())}"
             )
+        if self.filter_name not in (None, *self.filters) and len(self.filters) > 1:
+            raise ConfigError(f"task.filter={self.filter_name}: {self.name} has {', '.join(self.filters)}")
+
+    @property
+    def filters(self) -> list[str]:
+        """The names of the filters, in the order in which the task lists them."""
+        return [one.name for one in self._task._filters]
+
+    @property
+    def filter(self) -> str:
+        """The name of the filter that decides."""
+        return self.filter_name if self.filter_name in self.filters else self.filters[0]
 
     @property
     def data(self) -> _Documents:
@@ -230,6 +306,7 @@ class HarnessTask(TextTask):
             *(source for thing in (type(self._task), *functions) for source in source_of(thing)),
             f"documents {state.hexdigest()}",
             f"metric {self.metric.name}, {self.num_fewshot} examples",
+            *([f"filter {self.filter}"] if len(self.filters) > 1 else []),
         ]
 
     def prepare(
@@ -264,10 +341,9 @@ class HarnessTask(TextTask):
                 request.resps.append(answer)
         self._task._instances = requests
         self._task.apply_filters()
-        first_filter = next(iter(requests[0].filtered_resps))
         results = []
         for number in numbers:
-            answers = [request.filtered_resps[first_filter] for request in self._requests[number]]
+            answers = [request.filtered_resps[self.filter] for request in self._requests[number]]
             results.append(self._task.process_results(self._documents[number], answers)[self.metric.name])
         return results
 

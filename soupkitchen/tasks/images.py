@@ -11,15 +11,15 @@ import PIL.Image
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.tasks.base import Processor
-from soupkitchen.tasks.data import first_line
+from soupkitchen.tasks.base import Processor, Source
+from soupkitchen.tasks.data import first_line, folders_of
 from soupkitchen.tasks.media import prepared_once, undecoded
 from soupkitchen.tasks.values import check_filled
 
 
-def stored_images(split: datasets.Dataset, column: str) -> datasets.Dataset:
+def stored_images(split: datasets.Dataset, column: str, data: Source) -> datasets.Dataset:
     """The split with its images as such, and not yet decoded: what makes two examples the same."""
-    return undecoded(split, "task.image", column, datasets.Image, "images")
+    return undecoded(split, "task.image", column, datasets.Image, "images", folders_of(data))
 
 
 def prepared_images(

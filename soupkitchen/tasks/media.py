@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from soupkitchen.errors import DataError
@@ -15,17 +16,22 @@ from soupkitchen.tasks.local_files import stamp
 from soupkitchen.tasks.values import row_of
 
 
-def undecoded(split: datasets.Dataset, option: str, column: str, kind: type, what: str) -> datasets.Dataset:
+def undecoded(
+    split: datasets.Dataset, option: str, column: str, kind: type, what: str, folders: Sequence[Path]
+) -> datasets.Dataset:
     """The split with a column of files as such, and not yet decoded: what makes two examples the same.
 
     Args:
         option: what names the column.
         kind: `datasets.Image` or `datasets.Audio`.
         what: what the column should hold, in words.
+        folders: where relative paths are looked for; what is in none of them stays as it is.
 
     Raises:
         DataError: where it holds something else.
     """
+    if isinstance(split.features[column], datasets.Value):
+        split = _with_whole_paths(split, column, folders)
     try:
         return split.cast_column(column, kind(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -33,6 +39,28 @@ def undecoded(split: datasets.Dataset, option: str, column: str, kind: type, wha
             f"{option}={column}: the column holds no {what} ({first_line(error)}); it should hold {what}, or "
             "the paths of their files"
         ) from error
+
+
+def _with_whole_paths(split: datasets.Dataset, column: str, folders: Sequence[Path]) -> datasets.Dataset:
+    """The split with the paths of a column of texts, of any type that Arrow has, as they are found."""
+    paths = split.data.column(column)
+    if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
+        return split
+    whole = [path and _found(path, folders) for path in paths.to_pylist()]
+    place = split.data.column_names.index(column)
+    table = split.data.table.set_column(place, column, pa.array(whole, pa.string()))
+    features = datasets.Features({**split.features, column: datasets.Value("string")})
+    made = datasets.Dataset(
+        table,
+        info=datasets.DatasetInfo(features=features),
+        fingerprint=Hasher.hash((split._fingerprint, column, whole)),
+    )
+    rows = getattr(split, "_indices", None)
+    return made if rows is None else made.select(rows.column(0).to_pylist())
+
+
+def _found(path: str, folders: Sequence[Path]) -> str:
+    return next((str(folder / path) for folder in folders if (folder / path).is_file()), path)
 
 
 def prepared_once(
@@ -70,7 +98,7 @@ def prepared_once(
         writer_batch_size=batch_size,
         remove_columns=split.column_names,
         fn_kwargs=told,
-        cache_file_name=str(kept / f"{digest}.arrow") if split.cache_files else None,
+        cache_file_name=str(kept / f"{digest}.arrow"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from soupkitchen.errors import DataError
-from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.data import Data, check_columns, folders_of
 from soupkitchen.tasks.values import check_filled, is_missing, row_of
 
 JUDGEMENTS = ("query-id", "corpus-id", "score")
@@ -32,17 +32,23 @@ def ranks(relevant: np.ndarray, others: np.ndarray) -> list[int]:
     return found
 
 
+def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """The texts, of tokens, each once; and for each text, which of these it is.
+
+    A model answers the same text in two batches with a difference of rounding, which would order equals.
+    """
+    numbers: dict[tuple[int, ...], int] = {}
+    which = [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
+    return [list(text) for text in numbers], which
+
+
 def read_beside(option: str, name: str, data: Data) -> datasets.Dataset:
     """The table in a file that lies beside the data, or wherever its path says.
 
     Raises:
         DataError: where it is not there. `option` is what names it.
     """
-    folders = []
-    if isinstance(data.path, str):
-        path = Path(data.path).expanduser()
-        folders = [path.parent if path.is_file() else path]
-    folders.append(Path.cwd())
+    folders = folders_of(data)
     for folder in folders:
         if (file := folder / Path(name).expanduser()).is_file():
             return Data(str(file)).load("train")

@@ -19,6 +19,12 @@ import numpy as np
 from soupkitchen.errors import DataError
 from soupkitchen.tasks.data import first_line
 
+_FASTEST = 1_000_000
+"""Samples a second: more than any recording has. The filter that changes a rate grows with it."""
+_MOST = 1 << 28
+"""Samples of a recording, of all its channels: 4.6 hours at 16 kHz; files may claim any number."""
+_BLOCK = 1 << 16
+
 
 def to_inputs(
     examples: dict[str, list[Any]],
@@ -91,6 +97,11 @@ def resampled(heard: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """Samples of `rate` a second as those of `wanted`: put through a filter that keeps what both can hold."""
     if rate == wanted:
         return heard
+    if not (min(rate, wanted) >= 1 and max(rate, wanted) <= _FASTEST and len(heard) / rate * wanted <= _MOST):
+        raise ValueError(
+            f"it says that it has {rate:,} samples a second, and lasts {len(heard) / max(rate, 1):,.6g} s; "
+            f"1 to {_FASTEST:,} a second are read, and as much as becomes {_MOST:,} samples"
+        )
     from scipy.signal import resample_poly  # whoever has another kind of task need not wait for scipy
 
     common = math.gcd(rate, wanted)
@@ -105,10 +116,15 @@ def _read(content: bytes) -> tuple[np.ndarray, int]:
     except (ImportError, OSError):  # it is there, but the library that it needs is not
         return _wav(content)
     try:
-        channels, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            heard, most = [], _MOST // file.channels
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                heard.append(block.mean(1))
+                if len(heard) * _BLOCK > most:
+                    raise ValueError(f"it has more than {_MOST:,} samples; cut it")
+            return np.concatenate([np.zeros(0, np.float32), *heard]), file.samplerate
     except RuntimeError as error:
         raise ValueError(f"soundfile cannot read it: {error}") from error
-    return channels.mean(1), rate
 
 
 def _wav(content: bytes) -> tuple[np.ndarray, int]:

@@ -6,6 +6,7 @@ for test data, and does not see `heldout.csv` at all: there the files are told t
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from soupkitchen.errors import DataError
+from soupkitchen.tasks.local_files import local_files
 
 HELDOUT, TEST, TRAIN = "heldout", "test", "train"
 
@@ -34,6 +36,7 @@ _WORD = re.compile(
     + ")(?![^\\W\\d_])",
     re.IGNORECASE,
 )
+_ASKED = re.compile(r"(^|\+)([\w-]+)")
 _DEEPEST = 4
 
 
@@ -61,11 +64,33 @@ def files_by_split(folder: Path) -> dict[str, list[str]]:
     A folder is named for all that is in it. The split is called as the files are, in small letters: "dev",
     "held_out".
     """
-    found: dict[str, list[str]] = {}
+    return {
+        name: [escape(str(path.relative_to(folder))) + "/**" * path.is_dir() for path in paths]
+        for name, paths in paths_by_split(folder).items()
+    }
+
+
+def paths_by_split(folder: Path) -> dict[str, list[Path]]:
+    """The files and folders in `folder` by the split that they are named for, as in `files_by_split`."""
+    found: dict[str, list[Path]] = {}
     for path, name in _named(folder, _DEEPEST):
-        pattern = escape(str(path.relative_to(folder)))
-        found.setdefault(plain(name.lower()), []).append(f"{pattern}/**" if path.is_dir() else pattern)
+        found.setdefault(plain(name.lower()), []).append(path)
     return found
+
+
+def tables_of(paths: Sequence[Path]) -> list[Path]:
+    """The files of tables at `paths` and in folders there; none if images or sounds are there.
+
+    A folder beside a table of that name (``train.csv``, ``train/``) is what the table speaks of.
+    """
+    tables = []
+    for file in local_files([path for path in paths if not path.is_dir()] or paths):
+        kind, _ = mimetypes.guess_type(file.name)
+        if kind is not None and kind.startswith(("image/", "audio/", "video/")):
+            return []
+        if file.suffix.lower() in FORMATS and not file.name.startswith((".", "__")):
+            tables.append(file)
+    return tables
 
 
 def is_told_alike(folder: Path) -> bool:
@@ -131,6 +156,11 @@ def _shown(patterns: Sequence[str]) -> list[str]:
     return shown if len(shown) <= 2 else [shown[0], "…", shown[-1]]
 
 
+def splits_in(split: str) -> set[str]:
+    """The names of splits in what is asked for, such as ``train[:20%]+dev``."""
+    return {name for _, name in _ASKED.findall(split)}
+
+
 def called(split: str, names: Sequence[str], files: Mapping[str, list[str]]) -> str:
     """A split, or a slice of one, that the user asks for, by the name that `datasets` has for it."""
 
@@ -148,4 +178,4 @@ def called(split: str, names: Sequence[str], files: Mapping[str, list[str]]) -> 
             return f"{match[1]}{there[0]}" if len(there) == 1 else match[0]
         return match[0]
 
-    return re.sub(r"(^|\+)([\w-]+)", one, split)
+    return _ASKED.sub(one, split)

@@ -21,6 +21,13 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def is_unknown(split: datasets.Dataset, column: str) -> bool:
+    """Whether all cells of a column are empty, or -1, which stands for a label that is kept secret."""
+    if not isinstance(split.features[column], (datasets.Value, datasets.ClassLabel)):
+        return False
+    return all(is_missing(value) or value in (-1, "") for value in split[column])
+
+
 def check_filled(split: datasets.Dataset, option: str, column: str) -> list[Any]:
     """The values of the column `column`, which `option` names, none of them missing.
 

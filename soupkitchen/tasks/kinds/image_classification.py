@@ -95,7 +95,7 @@ class ImageClassification(Labelled):
 
     def compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """The split with its images as such, and not yet decoded: what makes two examples the same."""
-        return stored_images(split, self.image)
+        return stored_images(split, self.image, self.data)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return labels(prepared)

@@ -112,7 +112,7 @@ class ImageTextRetrieval:
 
     def compared(self, split: datasets.Dataset) -> datasets.Dataset:
         """The split with its images as such, and not yet decoded: what makes two examples the same."""
-        return stored_images(split, self.image)
+        return stored_images(split, self.image, self.data)
 
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         """The numbers of each row's image and text: int64 (examples, 2)."""

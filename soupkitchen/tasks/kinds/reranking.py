@@ -19,7 +19,7 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import RANKED, Wanted
 from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.relevance import ranks
+from soupkitchen.tasks.relevance import distinct, ranks
 from soupkitchen.tasks.searching import Searching
 from soupkitchen.tasks.texts import TextTask, at_once, check_tokens, longest, pad_alike
 from soupkitchen.tasks.values import check_filled, row_of, texts_of
@@ -96,10 +96,17 @@ class Reranking(TextTask, Searching):
         right, wrong = self._passages(split, "positive"), self._passages(split, "negative")
         passages = [[*some, *others] for some, others in zip(right, wrong, strict=True)]
         read = self._for_encoder if self.architecture == "bi" else self._for_cross_encoder
-        texts = read(split, passages, processor, model)
+        texts, which = [], []
+        for some in read(split, passages, processor, model):
+            query = len(some) - len(passages[len(texts)])
+            _, places = distinct([text["input_ids"] for text in some[query:]])
+            firsts = [places.index(number) for number in range(max(places) + 1)]
+            texts.append([*some[:query], *(some[query + first] for first in firsts)])
+            which.append(places)
         return datasets.Dataset.from_dict(
             {
                 "texts": texts,
+                "which": which,
                 "right": [len(some) for some in right],
                 "length": [max(len(one["input_ids"]) for one in some) for some in texts],
             }
@@ -111,23 +118,26 @@ class Reranking(TextTask, Searching):
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         def collate(examples: list[dict[str, Any]]) -> Batch:
             texts = [text for example in examples for text in example["texts"]]
-            sizes = [[len(example["texts"]), example["right"]] for example in examples]
-            return {**processor.pad(texts, return_tensors="pt"), "sizes": torch.tensor(sizes)}
+            sizes = [[len(e["texts"]), len(e["which"]), e["right"]] for e in examples]
+            which = [number for example in examples for number in example["which"]]
+            told = {"sizes": torch.tensor(sizes), "which": torch.tensor(which)}
+            return {**processor.pad(texts, return_tensors="pt"), **told}
 
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
         """For each query the ranks of its right passages."""
-        inputs = {name: value for name, value in batch.items() if name != "sizes"}
-        sizes, right = batch["sizes"].T.tolist()
+        inputs = {name: value for name, value in batch.items() if name not in ("sizes", "which")}
+        sizes, numbers, right = batch["sizes"].T.tolist()
         if self.architecture == "cross":
             scores = model(**inputs, **at_once(model)).logits.float().squeeze(-1).split(sizes)
         else:
             embedded = self.comparable(self.embedded(model, inputs)).split(sizes)
             scores = tuple((some[1:] * some[0]).sum(-1) for some in embedded)  # mixed precision rounds no sum
         rows = np.split(torch.cat(scores).cpu().numpy(), np.cumsum([len(some) for some in scores])[:-1])
-        pairs = zip(rows, right, strict=True)
-        return [math.nan if np.isnan(row).any() else ranks(row[:n], row[n:]) for row, n in pairs]
+        which = (some.tolist() for some in batch["which"].split(numbers))
+        passages = [(row[places], number) for row, places, number in zip(rows, which, right, strict=True)]
+        return [math.nan if np.isnan(row).any() else ranks(row[:n], row[n:]) for row, n in passages]
 
     def _for_encoder(
         self,

@@ -17,7 +17,15 @@ from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import QUERY, Wanted
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.prompts import check_template, filled
-from soupkitchen.tasks.relevance import JUDGEMENTS, ids_of, places_of, queries_of, ranks, read_beside
+from soupkitchen.tasks.relevance import (
+    JUDGEMENTS,
+    distinct,
+    ids_of,
+    places_of,
+    queries_of,
+    ranks,
+    read_beside,
+)
 from soupkitchen.tasks.searching import Searching
 from soupkitchen.tasks.texts import TextTask
 from soupkitchen.tasks.values import is_missing
@@ -28,7 +36,8 @@ class Retrieval(TextTask, Searching):
     """Scores encoders by the ranks of relevant passages. Examples are queries.
 
     Metrics: ndcg_at_10, mrr_at_10, recall_at_10, map_at_100. All passages of the corpus are embedded before
-    the first query, anew for each candidate. Of passages with the same score the relevant ones come last.
+    the first query, anew for each candidate; equal ones once. Of passages with the same score the relevant
+    ones come last.
 
     Attributes:
         data: where the queries are; or, in the layout of BEIR, the judgements (``qrels/test.tsv``).
@@ -92,11 +101,13 @@ class Retrieval(TextTask, Searching):
             for row in corpus
         ]
         table = datasets.Dataset.from_dict({self.passage: texts})
-        passages = self.with_prompt(self.passage_prompt).tokens(table, "passage", processor, model)
+        tokens = self.with_prompt(self.passage_prompt).tokens(table, "passage", processor, model)
+        passages, which = distinct(tokens)
         return datasets.Dataset.from_dict(
             {
                 "input_ids": queries + passages,
-                "relevant": relevant + [[]] * len(passages),
+                "relevant": [[which[place] for place in some] for some in relevant] + [[]] * len(passages),
+                "copies": [1] * len(queries) + np.bincount(which).tolist(),
                 "length": [len(tokens) for tokens in queries + passages],
             }
         )
@@ -106,18 +117,24 @@ class Retrieval(TextTask, Searching):
 
     def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
         def collate(examples: list[dict[str, Any]]) -> Batch:
-            return dict(processor.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt"))
+            padded = processor.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt")
+            return {**padded, "copies": torch.tensor([[example["copies"]] for example in examples])}
 
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        return self.comparable(self.embedded(model, batch))
+        """Embeddings; beside each, how many passages of the corpus have that text."""
+        inputs = {name: value for name, value in batch.items() if name != "copies"}
+        return torch.cat([self.comparable(self.embedded(model, inputs)), batch["copies"].float()], dim=1)
 
     def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
         """The ranks of what is relevant to each query, by their embeddings and those of the corpus."""
-        passages = np.asarray(corpus)
+        passages, copies = np.split(np.asarray(corpus), [-1], axis=1)
+        copies = np.nan_to_num(copies[:, 0]).astype(int)
         told: list[Any] = []
-        for scores, relevant in zip(np.asarray(outputs) @ passages.T, references, strict=True):
+        for scores, relevant in zip(np.asarray(outputs)[:, :-1] @ passages.T, references, strict=True):
+            others = copies.copy()
+            np.subtract.at(others, relevant, 1)
             known = not np.isnan(scores).any()
-            told.append(ranks(scores[relevant], np.delete(scores, relevant)) if known else math.nan)
+            told.append(ranks(scores[relevant], np.repeat(scores, others)) if known else math.nan)
         return told

@@ -21,7 +21,7 @@ from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, Wanted
-from soupkitchen.tasks.data import Data, check_columns, first_line
+from soupkitchen.tasks.data import Data, check_columns, first_line, folders_of
 from soupkitchen.tasks.media import prepared_once, undecoded
 from soupkitchen.tasks.sound import to_inputs
 from soupkitchen.tasks.texts import has_vocabulary, unwrapped
@@ -165,9 +165,10 @@ class SpeechRecognition:
         is_numbers = not isinstance(feature, (datasets.Audio, datasets.Value, dict)) or (
             isinstance(feature, dict) and "array" in feature
         )
-        return (
-            split if is_numbers else undecoded(split, "task.audio", self.audio, datasets.Audio, "recordings")
-        )
+        if is_numbers:
+            return split
+        folders = folders_of(self.data)
+        return undecoded(split, "task.audio", self.audio, datasets.Audio, "recordings", folders)
 
     def references(self, prepared: datasets.Dataset) -> list[str]:
         return prepared["reference"][:]

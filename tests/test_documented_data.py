@@ -1,0 +1,224 @@
+"""Each command of docs/tasks.md takes its data in each of the formats that the page names."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+import wave
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import speech
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from pages import commands
+from PIL import Image
+from speech import RATE, spoken
+from tiny import bert_tokenizer, llama, text_classifier, tokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from soupkitchen.cli.config import CONF
+from soupkitchen.errors import DataError
+from soupkitchen.evaluation import find_columns, load_splits
+from soupkitchen.options.building import build
+from soupkitchen.tasks import Several
+from soupkitchen.tasks.sound import _wav, samples
+
+PAGE = ROOT / "docs" / "tasks.md"
+COMMANDS = {
+    str(command): command.words
+    for command in commands(PAGE)
+    if any(word.startswith("task.data.path=") for word in command.words)
+}
+TASK = re.compile(r"\btask=(\w+)")
+SIZE: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
+
+
+def encoder(**options: Any) -> BertConfig:
+    return BertConfig(vocab_size=99, max_position_embeddings=32, **SIZE, **options)
+
+
+def photos(folder: Path) -> list[dict[str, Any]]:
+    (folder / "images").mkdir(exist_ok=True)
+    for number in range(10):
+        pixels = np.full((8, 8, 3), 20 * number, np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/{number}.png")
+    return [{"image": f"images/{number}.png", "label": number % 2} for number in range(10)]
+
+
+def calls(folder: Path) -> list[dict[str, Any]]:
+    for number in range(10):
+        speech.write(folder / f"{number}.wav", spoken("ab", seed=number))
+    return [{"audio": f"{number}.wav", "text": "ab"} for number in range(10)]
+
+
+def questions(folder: Path) -> list[dict[str, Any]]:
+    corpus = [{"id": f"p{number}", "title": "w1", "text": f"w{number}"} for number in range(5)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    return [{"query": f"w{number}", "relevant": f"p{number % 5}"} for number in range(10)]
+
+
+def bert(kind: Any, **options: Any) -> Callable[[Path], tuple[Any, Any]]:
+    return lambda folder: (bert_tokenizer(), kind(encoder(**options)).eval())
+
+
+def vit(folder: Path) -> tuple[Any, Any]:
+    config = ViTConfig(image_size=8, patch_size=4, num_labels=2, **SIZE)
+    return ViTImageProcessor(size={"height": 8, "width": 8}), ViTForImageClassification(config).eval()
+
+
+TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Callable[[Path], tuple[Any, Any]]]] = {
+    "image_classification": (photos, vit),
+    "multiple_choice": (
+        lambda folder: [{"question": "w1", "choices": ["w2", "w3"], "answer": 1}] * 10,
+        lambda folder: (tokenizer(), llama(99)),
+    ),
+    "speech_recognition": (calls, lambda folder: speech.whisper()[::-1]),
+    "speech_recognition ctc": (calls, lambda folder: speech.ctc(folder)[::-1]),
+    "retrieval": (questions, bert(BertModel)),
+    "reranking": (
+        lambda folder: [{"query": f"w{n}", "positive": "w2", "negative": "w3"} for n in range(10)],
+        bert(BertForSequenceClassification, num_labels=1),
+    ),
+    "text_classification": (
+        lambda folder: [{"body": f"w{n}", "stars": ("apples", "boats", "clouds")[n % 3]} for n in range(10)],
+        lambda folder: (tokenizer(), text_classifier()),
+    ),
+}
+
+
+@cache
+def composed(words: tuple[str, ...]) -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [word for word in words if word.lstrip("+").startswith("task")])
+    return OmegaConf.to_container(config.task)
+
+
+@cache
+def made(kind: str) -> tuple[Any, PreTrainedModel]:
+    torch.manual_seed(0)
+    return TASKS[kind][1](Path(tempfile.mkdtemp()))
+
+
+def write(folder: Path, rows: list[dict[str, Any]], form: str) -> Path:
+    """The rows in a file or folder of that format."""
+    frame, file = pd.DataFrame(rows), folder / f"data.{form}"
+    if form == "saved":
+        datasets.Dataset.from_list(rows).save_to_disk(folder)
+        return folder
+    if form == "large.parquet":
+        table = datasets.Dataset.from_list(rows)
+        strings = {
+            n: datasets.Value("large_string")
+            for n, f in table.features.items()
+            if getattr(f, "dtype", "") == "string"
+        }
+        table.cast(datasets.Features({**table.features, **strings})).to_parquet(file)
+    elif form == "parquet":
+        frame.to_parquet(file)
+    elif form == "jsonl":
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        frame.to_csv(file, index=False, sep="\t" if form == "tsv" else ",")
+    return file
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "large.parquet", "saved", "folder"])
+@pytest.mark.parametrize("shown", COMMANDS)
+def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, form: str) -> None:
+    words = COMMANDS[shown]
+    kind = TASK.findall(shown)[0]
+    if kind in ("function", "several"):
+        pytest.skip("a function of the user's, or tasks that are tested by themselves")
+    kind += " ctc" if "task.architecture=ctc" in words else ""
+    rows = TASKS[kind][0](tmp_path)
+    if form == "folder":
+        write(tmp_path, rows, "jsonl").rename(tmp_path / "validation.jsonl")
+        path = tmp_path
+    else:
+        path = write(tmp_path, rows, form)
+    tree = composed(words)
+    is_file = form not in ("folder", "saved")  # slices are of files
+    options = {"path": str(path)} | ({} if is_file else {"heldout": "auto", "test": "auto"})
+    if kind == "image_classification":
+        tree = {**tree, "metric": {**tree["metric"], "name": "accuracy"}}
+    task = find_columns(Several.of(build({**tree, "data": {**tree["data"], **options}}))).tasks[""]
+    split = load_splits(Several.of(task))["heldout"][""]
+    processor, model = made(kind)
+    if kind == "multiple_choice" and form in ("csv", "tsv"):
+        with pytest.raises(DataError, match="should be a list"):  # a cell holds one text
+            task.prepare(split, processor, model)
+        return
+    prepared = task.prepare(split, processor, model)
+    assert len(task.references(prepared)) == len(split)
+    task.collator(processor)([prepared[number] for number in range(2)])
+
+
+def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = photos(data)
+    (tmp_path / "images").mkdir()
+    for number in range(10):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"images/{number}.png")
+    write(data, rows, "csv")
+    write(tmp_path, [{**row, "image": str(data / str(row["image"]))} for row in rows], "csv")
+    monkeypatch.chdir(tmp_path)
+    tree = composed(("task=image_classification",))
+    pixels = []
+    for path in ("data/data.csv", "data.csv"):
+        task = build({**tree, "data": {**tree["data"], "path": path, "heldout": "train", "test": None}})
+        prepared = task.prepare(task.data.load("train"), *made("image_classification"))
+        pixels.append(np.asarray(prepared["pixel_values"]))
+    np.testing.assert_array_equal(*pixels)
+    assert len(np.unique(pixels[0])) == 10
+
+
+@pytest.mark.parametrize("rate", [2_000_000_000, 1, 1_000_003])
+def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate: int) -> None:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        sound.writeframes(b"\0\1" * 100_000)
+    with pytest.raises(ValueError, match=f"{rate:,} samples a second"):
+        samples({"bytes": out.getvalue(), "path": None}, RATE if rate > 1 else 16_000, None)
+    assert len(_wav(out.getvalue())[0]) == 100_000
+
+
+def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    monkeypatch.setattr("soupkitchen.tasks.sound._MOST", 100_000)
+    for length, fits in ((60_000, True), (300_000, False)):
+        out = io.BytesIO()
+        soundfile.write(out, np.zeros(length), RATE, format="FLAC")
+        audio = {"bytes": out.getvalue(), "path": None}
+        if fits:
+            assert len(samples(audio, RATE, None)) == length
+        else:
+            with pytest.raises(ValueError, match="more than 100,000 samples"):
+                samples(audio, RATE, None)
