@@ -101,12 +101,12 @@ class TaskMetric:
             return Score(math.nan)
         with self._computing():
             computed = self.module.compute(predictions=predictions, references=references, **self.options)
-        if not computed or self.key not in computed:
-            raise MetricError(
-                f"the metric {self.name!r} gives {', '.join(computed or {}) or 'nothing'}, not {self.key!r}; "
-                "set task.metric.key to one of them"
-            )
-        return self._turned(float(computed[self.key]))
+            if computed and self.key in computed:
+                return self._turned(float(computed[self.key]))
+        raise MetricError(
+            f"the metric {self.name!r} gives {', '.join(computed or {}) or 'nothing'}, not {self.key!r}; "
+            "set task.metric.key to one of them"
+        )
 
     def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
         """One value an example, higher better, of which the score follows by `of_values`; or None.
@@ -121,13 +121,13 @@ class TaskMetric:
             predictions, references = take(predictions, found), take(references, found)
         if found.size:
             with self._computing():
-                values[found] = np.asarray(self.module.per_example(predictions, references), np.float64)
+                values[found] = _numbers(self.module.per_example(predictions, references), found.shape)
         return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
         """What the examples' values weigh in the score; None where all weigh the same."""
         weights = self._own("weights")
-        return weights and np.asarray(weights(references), np.float64)
+        return weights and _numbers(weights(references), (len(references),))
 
     def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
         """The score that follows from the examples' values. It grows with each of them."""
@@ -149,7 +149,7 @@ class TaskMetric:
             score = self.of_statistics(statistics.sum(0))
         else:
             with self._computing():
-                score = self._turned(self.module.of(predictions, references))
+                score = self._turned(float(self.module.of(predictions, references)))
         self._checked(np.array([score]))
         return score
 
@@ -158,7 +158,7 @@ class TaskMetric:
         if not self._own("statistics"):
             return None
         with self._computing():
-            return np.asarray(self.module.statistics(predictions, references), np.float64)
+            return _numbers(self.module.statistics(predictions, references))
 
     def of_statistics(self, total: np.ndarray) -> Score:
         """The score that follows from the sum of examples' statistics."""
@@ -183,7 +183,7 @@ class TaskMetric:
     def best(self) -> float:
         """The most that an example's value can be, or the score where there are no such; higher better."""
         best = self._own("best")
-        return math.inf if best is None else self._turned(best)
+        return math.inf if best is None else self._turned(float(best))
 
     @property
     def binary(self) -> bool:
@@ -238,6 +238,21 @@ def _lost(predictions: Rows) -> np.ndarray:
             return np.zeros(len(predictions), bool)
         return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
     return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
+
+
+def _numbers(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """What a metric gives, numbers of any kind or a tensor on any device, as float64.
+
+    Raises:
+        ValueError: if it is of another shape than `shape`.
+    """
+    if not isinstance(values, np.ndarray):
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    numbers = np.asarray(values, np.float64)
+    if shape is not None and numbers.shape != shape:
+        raise ValueError(f"it gives numbers of shape {numbers.shape} for {shape[0]} examples")
+    return numbers
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
