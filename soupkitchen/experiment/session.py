@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import transformers
 
-from soupkitchen.errors import SaveError, SoupkitchenError
+from soupkitchen.errors import SaveError, SoupkitchenError, calling
 from soupkitchen.executors import Local, Spmd
 from soupkitchen.executors.crew import Crew, LostError
 from soupkitchen.executors.spmd import follow
@@ -83,7 +83,7 @@ def _carry_out(
         run = RunFolder(folder)
         if run.is_to_be_run(config, overwrite):
             trackers = Trackers(config.get("tracker"), folder, config)
-            with run.begun(config, overwrite), _still_there(folder), _quiet():
+            with run.begun(config, overwrite), _still_there(folder), _quiet(), calling():
                 experiment = build(folder)
                 run.write(config)
                 with trackers:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NewType
 
 import numpy as np
 
-from soupkitchen.errors import ConfigError, MetricError
+from soupkitchen.errors import ConfigError, MetricError, calling
 from soupkitchen.options.building import TARGET
 from soupkitchen.store.provenance import source_of
 
@@ -217,7 +217,8 @@ class TaskMetric:
     def _computing(self) -> Iterator[None]:
         """Says in plain words that the metric refuses its input."""
         try:
-            yield
+            with calling(f"task.metric={self.name}"):
+                yield
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 

@@ -145,6 +145,8 @@ class Built:
     def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
         try:
             model = users_own("model.build", self.of.build)(**self.of.options)
+        except ConfigError:
+            raise
         except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"model.build={self.of.build} with model.options={dict(self.of.options)} fails: "
