@@ -84,12 +84,14 @@ def calling(what: str = "") -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        library = ("<", os.path.dirname(os.__file__))
+        library = ("<", os.__file__.removesuffix("os.py"))
         frames = traceback.extract_tb(stop.__traceback__)
-        where = next(frame for frame in reversed(frames) if not frame.filename.startswith(library))
+        where = next(
+            (frame for frame in reversed(frames) if not frame.filename.startswith(library)), frames[-1]
+        )
         raise ConfigError(
-            f"{what}{': ' if what else ''}{where.name} ({where.filename}, line {where.lineno}) ends the process "
-            f"by sys.exit({stop.code!r}), and there would be no soup; return a value or raise an error there"
+            f"{what}{': ' if what else ''}{where.name} ({where.filename}, line {where.lineno}) ends the "
+            f"process by sys.exit({stop.code!r}), and there would be no soup; return a value or raise an error"
         ) from stop
 
 

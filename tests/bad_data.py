@@ -608,9 +608,9 @@ ROWS = [
     Bad(
         "a metric that ends the process",
         ("task.metric.name=mine.Metric",),
-        ("task.metric=Metric", "per_example", "mine.py, line 3", "sys.exit(0)"),
+        ("task.metric=Metric", "per_example", "mine.py, line 3", "sys.exit(None)"),
         function(
-            "class Metric:\n    def per_example(self, predictions, references):\n        raise SystemExit(0)\n"
+            "class Metric:\n    def per_example(self, predictions, references):\n        raise SystemExit\n"
         ),
         scored=True,
     ),
