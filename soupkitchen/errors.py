@@ -91,7 +91,7 @@ def calling(what: str = "") -> Iterator[None]:
         )
         raise ConfigError(
             f"{what}{': ' if what else ''}{where.name} ({where.filename}, line {where.lineno}) ends the "
-            f"process by sys.exit({stop.code!r}), and there would be no soup; return a value or raise an error"
+            f"process by sys.exit({stop.code!r}), and there would be no soup; return, or raise an error"
         ) from stop
 
 
