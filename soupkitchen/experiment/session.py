@@ -25,7 +25,7 @@ from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
-from soupkitchen.store.lock import only_process
+from soupkitchen.store.lock import only_process, soft_if_refused
 from soupkitchen.trackers import Trackers
 
 log = logging.getLogger("soupkitchen")
@@ -46,7 +46,7 @@ def carry_out(
         SoupkitchenError: for whatever the user can put right.
     """
     launch.check()
-    with stopwatch.run():
+    with stopwatch.run(), soft_if_refused():
         crew = Crew.joined()
         if crew is None:
             return _carry_out(config, folder, build, overwrite)
