@@ -254,9 +254,12 @@ def test_a_lock_that_is_a_file_keeps_others_out_and_is_taken_over_from_the_dead(
     assert forked(dying, cwd=tmp_path).returncode == -signal.SIGKILL
     lock = tmp_path / ".x.lock.soft"
     assert lock.exists()
-    with only_process(tmp_path / "x"), pytest.raises(LockError, match=f"remove {lock}"):
-        with only_process(tmp_path / "x"):
-            pass
+    with (
+        only_process(tmp_path / "x"),
+        pytest.raises(LockError, match=f"remove {lock}"),
+        only_process(tmp_path / "x"),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
     elsewhere = "import socket; socket.gethostname = lambda: 'elsewhere'\n"
     assert forked(elsewhere + dying, cwd=tmp_path).returncode == -signal.SIGKILL
