@@ -21,9 +21,10 @@ from scipy.stats import norm
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli.report import main, make
 from soupkitchen.errors import JournalError
-from soupkitchen.experiment.reporting import report, write_map
+from soupkitchen.experiment.reporting import write_map
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
+from soupkitchen.records.derived import report
 from soupkitchen.records.figures import ticks
 from soupkitchen.records.report import page
 from soupkitchen.records.run import Run
@@ -222,7 +223,7 @@ def test_a_report_that_fails_is_not_the_end_of_a_run(
     def fail(folder: Path) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("soupkitchen.experiment.reporting.write_report", fail)
+    monkeypatch.setattr("soupkitchen.records.derived.write_report", fail)
     report(results / "x")
     assert "report.html could not be written (no ink); the run itself is complete" in caplog.text
 

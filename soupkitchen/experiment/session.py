@@ -21,6 +21,7 @@ from soupkitchen.executors.crew import Crew, LostError
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
+from soupkitchen.records.derived import make_again
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
@@ -82,6 +83,9 @@ def _carry_out(
         check_is_ours(folder)  # it may have changed meanwhile
         run = RunFolder(folder)
         if run.is_to_be_run(config, overwrite):
+            if run.is_finished and not overwrite:
+                for name, what in run.lost(config).items():
+                    log.warning("%s %s: it is made again", folder / name, what)
             trackers = Trackers(config.get("tracker"), folder, config)
             with run.begun(config, overwrite), _still_there(folder), _quiet(), calling():
                 experiment = build(folder)
@@ -89,6 +93,8 @@ def _carry_out(
                 with trackers:
                     experiment.run([trackers])
             _say(Result(folder))
+        elif lost := run.lost(config):
+            make_again(folder, lost)
         return Result(folder)
 
 

@@ -118,7 +118,7 @@ def soft_if_refused() -> Iterator[None]:
         else:
             release(self, *arguments, **options)
 
-    FileLock.acquire, FileLock.release = acquired, released  # type: ignore[method-assign, assignment]
+    FileLock.acquire, FileLock.release = acquired, released  # type: ignore[method-assign]
     try:
         yield
     finally:
