@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -343,6 +344,23 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -
     find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), judge, steps)
     assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
+
+
+@pytest.mark.parametrize(
+    ("search", "variants", "alternatives"),
+    [(Greedy(), 1, 1), (Greedy(), 3, 3), (Greedy(candidate_scale=(0.5, 1.0)), 1, 2), (Exhaustive(), 1, None)],
+    ids=str,
+)
+def test_steps_say_of_which_candidates_one_at_most_was_taken(
+    search: Search, variants: int, alternatives: int | None
+) -> None:
+    merges = cook(5, "better", False, 8, "accuracy", variants, 1, search=search)[-1]
+    choices = Counter(row.choice for row in merges if row.decision in ("keep", "discard"))
+    assert len(merges) > 3
+    if alternatives is None:
+        assert set(choices) == {"subsets"}
+    else:
+        assert set(choices.values()) == {alternatives}
 
 
 def test_early_stopping_saves_forward_passes() -> None:

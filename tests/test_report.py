@@ -185,6 +185,25 @@ def test_chance_is_that_of_fair_coins() -> None:
     assert by_chance(pd.DataFrame([row | {"gain_low": None}]), 0.03, binary=True) is None
 
 
+def test_of_alternatives_the_best_counts_once_and_no_more_than_is_left() -> None:
+    """E max(0, G_1, …, G_k) of normal gains, by its integral ∫ 1 - Φ(x)^k dx."""
+    spread = 0.08 / (2 * 1.96)
+    row: dict[str, Any] = {"stage": "merge", "decision": "discard", "gain": 0.0, "fixed": 30, "broken": 34,
+                           "examples_total": 400, "gain_low": -0.04, "gain_high": 0.04}  # fmt: skip
+    rows = [row | {"choice": "one"} for _ in range(40)] + [row | {"choice": "two"}]
+    rows[3]["gain_low"] = None
+    x = np.linspace(0, 8, 4001)
+    once = [float((1 - norm.cdf(x) ** k).sum() * (x[1] - x[0])) for k in (40, 1)]
+    chance = by_chance(pd.DataFrame(rows), 0.03, binary=False)
+    assert chance is not None
+    assert chance.mean == pytest.approx(spread * sum(once), rel=0.03)
+    capped = by_chance(pd.DataFrame(rows), 0.03, binary=False, left=0.02)
+    assert capped is not None
+    assert capped.high == 0.02
+    assert capped.mean <= 0.02
+    assert capped.share == 0.0
+
+
 def test_a_sweep_has_a_report_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = outline(results / "report.html")
     assert len(told.titles) == 3  # accuracy, cross-entropy, and both at once

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import count, groupby
 
 from soupkitchen.errors import CandidateError, GuaranteeError
 from soupkitchen.executors import Request
@@ -33,13 +33,14 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     pool = ranking.runs
     soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []
+    choices = count(1)
     while proposed := search.propose(pool, soup, trials):
         for verdicts in judge.decide(proposed, best, before=len(trials)):
             kept = next((verdict for verdict in verdicts if verdict.kept), None)
             before = best
             if kept and kept.scored:
                 soup, best = kept.member.proposal.mixture, kept.scored
-            _tell(verdicts, before, len(soup.ingredients), judge, steps)
+            _tell(verdicts, before, len(soup.ingredients), judge, steps, next(choices))
             trials += _trials(verdicts)
             if kept:  # what was proposed after it was proposed for another soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
@@ -98,8 +99,10 @@ def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
     return trials
 
 
-def _tell(verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, steps: Steps) -> None:
-    """Notes what became of proposals."""
+def _tell(
+    verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, steps: Steps, choice: int
+) -> None:
+    """Notes what became of proposals, of which one at most was kept: the `choice` of that number."""
     for verdict in verdicts:
         proposal = verdict.member.proposal
         ingredients = proposal.mixture.ingredients
@@ -109,4 +112,5 @@ def _tell(verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, 
             steps.failed("merge", proposal.candidate, ingredients, verdict.error, size)
         elif verdict.scored is not None:
             judge.scores.refuse_nan(f"the soup with {proposal.candidate}", verdict.scored)
-            steps.decided(proposal, verdict.scored, verdict.kept, verdict.comparison, before, size)
+            among = proposal.among or str(choice)
+            steps.decided(proposal, verdict.scored, verdict.kept, verdict.comparison, before, size, among)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -336,6 +337,7 @@ class Experiment:
             depends,
             metric=tasks.name,
             greater_is_better=tasks.greater_is_better,
+            best=tasks.best if math.isfinite(tasks.best) else None,
             columns=[name for name in tasks.tasks if name],
             model_class=evaluator.live.maker.name,
         )

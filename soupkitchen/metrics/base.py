@@ -184,6 +184,11 @@ class TaskMetric:
         return math.inf if best is None else self._turned(float(best))
 
     @property
+    def best_score(self) -> float:
+        """The most that the score can be, higher better."""
+        return self.of_mean(self.best) if self.is_mean and math.isfinite(self.best) else self.best
+
+    @property
     def binary(self) -> bool:
         """Whether each example's value is 0 or 1."""
         return bool(self._own("binary"))
