@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -617,6 +619,37 @@ def test_the_cache_is_listed_and_cleared_from_the_command_line(
     assert "1 evaluations deleted" in said
     assert "1 cannot be read, and may not be ours" in said
     assert [file.name for file in tmp_path.iterdir()] == [f"{'1' * 32}.safetensors"]
+
+
+def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_a_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, now = EvaluationCache(tmp_path), time.time()
+    keys = [str(number) * 32 for number in range(5)]
+    for days, key in enumerate(reversed(keys)):  # 4 is of today, 0 four days old
+        cache.put(key, {"": np.full(1000, days)}, "soup")
+        os.utime(tmp_path / f"{key}.safetensors", (now, now - 86400 * days))
+    half, damaged = tmp_path / f".{keys[0]}.safetensors.abcdefgh", tmp_path / f"{'f' * 32}.safetensors"
+    for file in (half, damaged):
+        file.write_text("x")
+        os.utime(file, (now, now - 86400 * 9))
+    assert cache.get(keys[0]) is not None  # which is a use
+
+    def left() -> list[str]:
+        return [entry.key[0] for entry in cache.entries() if entry.label is not None]
+
+    main(["prune", "--older", "2.5d", "--folder", str(tmp_path)])
+    assert left() == ["2", "3", "4", "0"]
+    assert "1 of 6 evaluations" in capsys.readouterr().out
+    assert (half.exists(), damaged.exists()) == (False, True)
+    size = (tmp_path / f"{keys[2]}.safetensors").stat().st_size
+    main(["prune", "--size", f"{2 * size / 1000 + 0.01:.3f}KB", "--older", "8w", "--folder", str(tmp_path)])
+    assert left() == ["4", "0"]
+    for wrong in (["prune"], ["list", "--size", "1GB"], ["prune", "--older", "30"], ["prune", "--size", "ten"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*wrong, "--folder", str(tmp_path)])
+        assert ended.value.code == 2
+    assert left() == ["4", "0"]
 
 
 def test_clearing_touches_nothing_but_evaluations_and_asks_first(

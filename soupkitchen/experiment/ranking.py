@@ -176,7 +176,7 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
     sizes = [abs(run.score) for run in runs if run.score]
     if abs(listed - ours) > _WILD * max(abs(listed), abs(ours)):
         log.warning(
-            "the list says %g of %s, and it scores %g: are the listed scores of other data, or in another unit?",
+            "the list says %g of %s, and it scores %g: are listed scores of other data, or in another unit?",
             *(listed, first, ours),
         )
     if sizes and max(sizes) > _UNITS * min(sizes):

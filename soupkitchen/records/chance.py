@@ -1,8 +1,8 @@
 """What a search would have gained by chance alone: candidates that are no better, told better by luck.
 
 For each candidate the paired outcomes are permuted: of the examples on which it and the soup differ, a fair
-coin says which of the two is right. If examples are not right or wrong, the interval of the gain says how far
-it goes. A search that keeps whatever seems better adds up what such candidates seem to gain; of candidates among
+coin says which of the two is right. If examples are not right or wrong, the interval of the gain says how
+far it goes. A search that keeps whatever seems better adds up what such candidates seem to gain; of those of
 which it takes the best, the largest gain counts once. All together is no more than there is left to gain.
 """
 
