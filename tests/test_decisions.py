@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from soupkitchen.cli.cache import main
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.identity import PREDICTING, own_code
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
@@ -645,7 +647,12 @@ def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_
     size = (tmp_path / f"{keys[2]}.safetensors").stat().st_size
     main(["prune", "--size", f"{2 * size / 1000 + 0.01:.3f}KB", "--older", "8w", "--folder", str(tmp_path)])
     assert left() == ["4", "0"]
-    for wrong in (["prune"], ["list", "--size", "1GB"], ["prune", "--older", "30"], ["prune", "--size", "ten"]):
+    for wrong in (
+        ["prune"],
+        ["list", "--size", "1GB"],
+        ["prune", "--older", "30"],
+        ["prune", "--size", "ten"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*wrong, "--folder", str(tmp_path)])
         assert ended.value.code == 2
@@ -771,6 +778,36 @@ def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch
     assert known.predictions(recipe, "heldout") == before
     monkeypatch.setattr("soupkitchen.evaluation.identity.own_code", lambda: "other")
     assert known.predictions(recipe, "heldout") != before
+
+
+def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path: Path) -> None:
+    package = Path(metrics.__file__).parents[1]
+    before = own_code(package)
+    for name, old, new, same in (
+        ("records/report.py", "import json", "import json, csv", True),
+        ("search/greedy.py", "class Greedy", "# greedy\nclass Greedy", True),
+        ("evaluation/evaluator.py", '"""Scores the live model', '"""Has the live model scored', True),
+        ("soup/mixer.py", "import torch\n", "import torch  # for tensors\n\n", True),
+        ("tasks/base.py", '"""A tokenizer or an image', '"""An image', True),
+        ("soup/fold.py", "values = values + base", "values = base + values", False),
+        ("metrics/numbers.py", "** 2", "** 3", False),
+        ("store/evaluations.py", "np.uint8", "np.int8", False),
+    ):
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(package, folder)
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+        assert (own_code(folder) == before) == same, name
+
+
+def test_what_predicts_imports_nothing_that_is_not_looked_at() -> None:
+    package = Path(metrics.__file__).parents[1]
+    said = r"^\s*(?:from|import) soupkitchen\.(\w+)"
+    files = [file for part in PREDICTING for file in (package / part).rglob("*.py")]
+    used = {name for file in files for name in re.findall(said, file.read_text(), re.MULTILINE)}
+    others = {"console", "errors", "search", "stopwatch", "store"}  # messages, types and digests
+    assert used <= {*PREDICTING, *others}
 
 
 class Opaque:

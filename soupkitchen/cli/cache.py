@@ -3,7 +3,7 @@
 python -m soupkitchen.cache list      what is there
 python -m soupkitchen.cache clear     deletes it, once you have said yes; pools of the demo stay
 python -m soupkitchen.cache prune --older 30d --size 10GB
-                                      deletes what was not used for so long, and the longest unused beyond that size
+                                      deletes what was not used for so long, and what is beyond that size
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, 
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
     if match is None or match[2] not in units:
-        raise argparse.ArgumentTypeError(f"{text} should be a number and one of {', '.join(units)}: {example}")
+        raise argparse.ArgumentTypeError(
+            f"{text} should be a number and one of {', '.join(units)}: {example}"
+        )
     return float(match[1]), units[match[2]]
 
 

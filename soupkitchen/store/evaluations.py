@@ -20,8 +20,8 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ class EvaluationCache:
         return len(self.prune(size=-1))
 
     def prune(self, before: datetime = datetime.min, size: float = math.inf) -> list[Entry]:
-        """Deletes entries that were not used since `before`, and the longest unused beyond `size` bytes in all.
+        """Deletes entries not used since `before`, and the longest unused beyond `size` bytes in all.
 
         Runs that are under way do without, and score again. Damaged entries stay, as with `clear`.
         """
