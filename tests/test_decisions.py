@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.cli.cache import main
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import CandidateError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.identity import PREDICTING, own_code
@@ -365,6 +365,29 @@ def test_steps_say_of_which_candidates_one_at_most_was_taken(
         assert set(choices) == {"subsets"}
     else:
         assert set(choices.values()) == {alternatives}
+
+
+@pytest.mark.parametrize("fails", [("b", "c"), ("b",)])
+def test_where_all_candidates_fail_the_run_does_and_says_why(fails: tuple[str, ...]) -> None:
+    right = np.ones(8, int)
+
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        if recipe.size > 1 and recipe.ingredients[-1] in fails:
+            raise ValueError("a fault in common")
+        return {"": right}
+
+    several = Several({"": Table("accuracy", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    executor = Fake(answers, several, examples)
+    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    recipes, steps = Recipes(Linear()), Steps(scores, "")
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    told = Greedy(), by_scoring(pool, scores, recipes, steps), Judge(Greedy().rule, scores, recipes), steps
+    if len(fails) == 1:
+        assert find_soup(*told)[0].recipe.ingredients == ("a",)
+        return
+    with pytest.raises(CandidateError, match=r"all 2 candidates failed, the first with: .*a fault in common"):
+        find_soup(*told)
 
 
 def test_early_stopping_saves_forward_passes() -> None:

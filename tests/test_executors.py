@@ -258,11 +258,11 @@ def test_each_process_of_a_launch_makes_its_batches_once() -> None:
             )
         )
 
-    followers = [_Follower(cast(Any, SimpleNamespace(number=n, size=4)), bench(n)) for n in (1, 2, 3)]
+    followers = [_Follower(cast("Any", SimpleNamespace(number=n, size=4)), bench(n)) for n in (1, 2, 3)]
     executor = Spmd()
     executor.bench = bench(0)
     executor._crew = cast(
-        Any,
+        "Any",
         SimpleNamespace(size=4, do=lambda message, own: [own(), *(one.answer(message) for one in followers)]),
     )
     for _ in range(3):

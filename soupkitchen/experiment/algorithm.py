@@ -23,6 +23,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     """The soup that a search ends with, and the ranking as it was when the search began.
 
     Raises:
+        CandidateError: if all candidates failed.
         GuaranteeError: where the soup is worse on held-out than the best single run, and may not be.
     """
     if judge.early_stopping and search.guaranteed:
@@ -34,6 +35,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []
     choices = count(1)
+    errors: list[CandidateError | None] = []
     while proposed := search.propose(pool, soup, trials):
         for verdicts in judge.decide(proposed, best, before=len(trials)):
             kept = next((verdict for verdict in verdicts if verdict.kept), None)
@@ -42,9 +44,15 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
                 soup, best = kept.member.proposal.mixture, kept.scored
             _tell(verdicts, before, len(soup.ingredients), judge, steps, next(choices))
             trials += _trials(verdicts)
+            errors += [verdict.error for verdict in verdicts]
             if kept:  # what was proposed after it was proposed for another soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
                 break
+    if errors and all(errors):
+        raise CandidateError(
+            f"all {len(errors)} candidates failed, the first with: {errors[0]}. The fault is likely not in "
+            "the weights; when it is put right, start anew with overwrite=true"
+        )
     if search.guaranteed and best.evaluation.score < ranking.best:
         best = _best_single(ranking, judge)
         steps.returned(best, "the search ended below the best single run")
