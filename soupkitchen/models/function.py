@@ -213,4 +213,4 @@ def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor
 
 @cache
 def _source(name: str) -> tuple[str, ...]:
-    return tuple(source_of(users_own("model.build", name)))
+    return tuple(source_of(users_own("model.build", name), name))
