@@ -766,7 +766,8 @@ def test_relative_imports_by_a_call_and_makers_of_functions_are_part_of_it(
         "score, half = make(0.5), partial(plain, 0.5)\n",
         "kit/near.py": "",
         "kit/far.py": "",
-        "maker.py": "def make(x):\n    def score(*told): return x\n    return score\ndef plain(x, *told): ...\n",
+        "maker.py": "def make(x):\n    def score(*told): return x\n    return score\n"
+        "def plain(x, *told): ...\n",
         "other.py": "",
     }
     for name, source in files.items():
