@@ -108,8 +108,8 @@ class Method:
     keeps_untouched = True
     """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
     keeps_equal = False
-    """Whether a tensor that is the same in all runs, whatever the base has, stays as it is, whatever they weigh
-    above 0: it is then taken as it is, and not merged."""
+    """Whether a tensor that is the same in all runs, whatever the base has, stays as it is if all weigh more
+    than 0: it is then not merged."""
 
     def __post_init__(self) -> None:
         check_fields(self, "method")

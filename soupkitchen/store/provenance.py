@@ -1,7 +1,8 @@
 """What the user's own code is, told by its source: a result that it gave is not that of what it is now.
 
-The source of a module is its file, and those of all modules that it imports, wherever in it an `import` stands
-or a function that imports is called, but for what is installed: that has versions. Nothing is run to find them.
+The source of a module is its file, and those of all modules that it imports, wherever in it an `import`
+stands or a function that imports is called, but for what is installed: that has versions. Nothing is run to
+find them.
 """
 
 from __future__ import annotations
