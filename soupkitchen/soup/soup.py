@@ -376,7 +376,7 @@ def _are_equal(name: str, shares: Sequence[Share]) -> bool:
     first, *others = (share.run for share in shares)
     if any(run.adapted is not None for run in (first, *others)):
         return False
-    tensor = first.tensor(name) if others else None
+    tensor = first.tensor(name)
     return all(
         run.header[name].dtype == first.header[name].dtype and torch.equal(run.tensor(name), tensor)
         for run in others
