@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock
 
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
 from soupkitchen.options import resources
+from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def two_tasks_pool(
     cache = Path(cache_dir).expanduser()
     folder, base = cook(cache, seed), cook(cache, seed) / "base"
     runs, done = folder / "two_tasks" / "runs", folder / "two_tasks" / "runs.complete"
-    with FileLock(cache / "demo" / ".lock"):
+    with locked(cache / "demo" / ".lock"):
         if not done.exists():
             log.info("fine-tuning the runs of two tasks once, into %s (about a minute)", runs)
             for task in TASKS:
@@ -102,7 +102,7 @@ def cook(cache: Path, seed: int) -> Path:
     if done.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / "demo" / ".lock"):
+    with locked(cache / "demo" / ".lock"):
         if done.exists():
             return folder
         fetched = materials(cache / "demo" / "materials")

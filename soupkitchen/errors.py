@@ -8,7 +8,10 @@ traceback, by the entry point.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class SoupkitchenError(Exception):
@@ -69,6 +72,27 @@ class SweepError(SoupkitchenError):
 
 class GuaranteeError(SoupkitchenError):
     """A promise that did not hold when it was checked. Please report it."""
+
+
+@contextmanager
+def calling(what: str = "") -> Iterator[None]:
+    """Around calls of the user's own code, named by the option `what`: an exit there is an error here.
+
+    Raises:
+        ConfigError: if that code ends the process, which would look as if the run had succeeded.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        library = ("<", os.__file__.removesuffix("os.py"))
+        frames = traceback.extract_tb(stop.__traceback__)
+        where = next(
+            (frame for frame in reversed(frames) if not frame.filename.startswith(library)), frames[-1]
+        )
+        raise ConfigError(
+            f"{what}{': ' if what else ''}{where.name} ({where.filename}, line {where.lineno}) ends the "
+            f"process by sys.exit({stop.code!r}), and there would be no soup; return, or raise an error"
+        ) from stop
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

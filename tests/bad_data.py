@@ -578,6 +578,33 @@ ROWS = [
         scored=True,
     ),
     Bad(
+        "a function that ends the process",
+        (*OF_ONES_OWN, "task.function=mine.score"),
+        ("task.function=mine.score", "score (", "mine.py, line 3", "sys.exit(0)", "no soup"),
+        function("import sys\ndef score(model, tokenizer, examples):\n    sys.exit(0)\n"),
+    ),
+    Bad(
+        "a module that ends the process",
+        (*OF_ONES_OWN, "task.function=mine.score"),
+        ("task.function=mine.score", "cannot be imported", "sys.exit(None)"),
+        function("def score(model, tokenizer, examples): ...\nquit()\n"),
+    ),
+    Bad(
+        "a metric that ends the process",
+        ("task.metric.name=mine.Metric",),
+        ("task.metric=Metric", "per_example", "mine.py, line 3", "sys.exit(None)"),
+        function(
+            "class Metric:\n    def per_example(self, predictions, references):\n        raise SystemExit\n"
+        ),
+        scored=True,
+    ),
+    Bad(
+        "a method of one's own that ends the process",
+        ("method._target_=mine.Method",),
+        ("__init__", "mine.py, line 3", "sys.exit(0)"),
+        function("class Method:\n    def __init__(self, **options):\n        exit(0)\n"),
+    ),
+    Bad(
         "a metric that there is not",
         ("task.metric.name=accurracy",),
         ("task.metric.name=accurracy", "accuracy, answer_exact", "did you mean accuracy?"),

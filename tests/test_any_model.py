@@ -35,9 +35,11 @@ from soupkitchen import tasks
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.checkpoints.wrappers import tell
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.evaluation import Runtime
 from soupkitchen.models import Function
 from soupkitchen.options import presets
 from soupkitchen.output import Output
+from soupkitchen.search import Uniform
 
 NAMES = ("a", "b", "c")
 MODULE = "any_models"
@@ -423,6 +425,7 @@ def test_files_and_model_that_are_not_of_each_other_are_refused(
             {"build": f"{MODULE}.build", "options": {"depth": 3}},
             "with model.options=.*fails: TypeError.*depth",
         ),
+        ({"build": "sys.exit", "options": {}}, r"model.build=sys.exit: .* by sys.exit\(None\)"),
         ({"build": f"{MODULE}.build", "processor": f"{MODULE}.gone"}, "model.processor=.*cannot be imported"),
     ],
 )
@@ -516,3 +519,29 @@ def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(
     card = (tmp_path / "results/x/soup/README.md").read_text()
     assert "library_name: pytorch" in card
     assert "from mine import build" in card
+
+
+def test_batch_norm_is_recalibrated_with_a_function_of_the_users(
+    nets: dict[str, nn.Module], data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    pixels, labels = _drawn(96, 5)
+    rows = [{"x": x.flatten().tolist(), "y": int(y)} for x, y in zip(pixels, labels, strict=True)]
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    runs = lay(nets, tmp_path / "runs")
+    more = {
+        "method": api.methods.linear(recalibrate_batchnorm=20),
+        "search": Uniform(),
+        "runtime": Runtime(batch_size=48),
+    }
+    soup: Any = cook(runs, tmp_path / "data", tmp_path, **more).model()
+    net: Any = build()
+    net.load_state_dict(mean_of(nets, NAMES))
+    with torch.no_grad():
+        convolved = net.conv(pixels)
+    torch.testing.assert_close(soup.norm.running_mean, convolved.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    task = tasks.function(
+        data=tasks.Data(str(tmp_path / "data")), function=f"{MODULE}.right_in_evaluation_mode"
+    )
+    with pytest.raises(ConfigError, match=r"recalibrate_batchnorm: no forward pass .* model\.eval\(\)"):
+        api.cook(runs, task, model=Function(f"{MODULE}.build"), results_dir=tmp_path, name="y", **more)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from command import own, soupkitchen
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification
 
+from soupkitchen.output.card import _said
 from soupkitchen.records import read_csv
+from soupkitchen.records.tables import joined
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,12 @@ def test_people_read_what_is_in_it_and_how_to_load_it(run: Path) -> None:
     names: dict[str, object] = {}
     exec(code, names)
     assert isinstance(names["model"], type(AutoModelForSequenceClassification.from_pretrained(run / "soup")))
+
+
+def test_a_run_with_a_semicolon_in_its_name_is_one() -> None:
+    soup = {"ingredients": joined(("a;b",)), "delta_vs_best_single": 0.0}
+    said = _said(SimpleNamespace(soup=soup, best={"model": "a;b"}, metric="accuracy"))  # type: ignore[arg-type]
+    assert said == "No merge improved on the best single run, a;b: this is that run."
 
 
 def test_without_a_base_on_the_hub_none_is_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:

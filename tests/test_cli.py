@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import sklearn.metrics
 import torch
 from bad import contents
-from command import as_script, events, forked, own, soupkitchen
+from command import as_module, as_script, events, forked, own, soupkitchen
 from conftest import ROOT
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -187,6 +188,97 @@ def test_a_soup_that_was_deleted_is_saved_again(
     result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=tmp_path / "work")
     assert "results/cooked/soup is gone: the soup is merged and saved again" in result.stderr
     assert contents(soup) == before
+
+
+def lost_by(folder: Path, *names: str) -> None:
+    for name in names:
+        if name.startswith("!"):
+            file = folder / name[1:]
+            file.write_bytes(file.read_bytes().replace(b"1", b"2"))
+        else:
+            (folder / name).unlink()
+
+
+WITHOUT_RUNS = "import sys; sys.modules['soupkitchen.experiment.session'] = None"
+
+
+def test_what_follows_from_the_journal_is_made_again_without_runs(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path / "work")
+    folder = tmp_path / "work" / "results" / "cooked"
+    before = contents(folder)
+    names = ("leaderboard.csv", "report.html", "trajectory.png", "!trajectory.csv")
+    lost_by(folder, *names)
+    words = (*own(text_runs, texts), "name=cooked")
+    error = soupkitchen(*words, cwd=tmp_path / "work", before=WITHOUT_RUNS).stderr
+    for name in names[:3]:
+        assert f"cooked/{name} is missing: it is made again" in error
+    assert "cooked/trajectory.csv was changed: it is made again" in error
+    after = contents(folder)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed <= {"checksums.json", "soupkitchen.log"}
+    assert [name.split("/")[1] for name in after.keys() - before.keys() if "/" in name] == ["trajectory.csv"]
+    assert "again" not in soupkitchen(*words, cwd=tmp_path / "work", before=WITHOUT_RUNS).stderr
+
+
+def test_what_takes_the_runs_is_made_again_by_the_same_command(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path / "work")
+    folder = tmp_path / "work" / "results" / "cooked"
+    before = contents(folder)
+    (folder / "soup" / "README.md").write_text("my own card")
+    words, work = (*own(text_runs, texts), "name=cooked"), tmp_path / "work"
+    lost_by(folder, "map.json", "recipe.yaml")
+    error = soupkitchen(*words, cwd=work).stderr
+    assert "map.json is missing: it is made again" in error
+    assert (folder / "soup" / "README.md").read_text() == "my own card"
+    lost_by(folder, "!soup/config.json")
+    error = soupkitchen(*words, cwd=work).stderr
+    assert "soup/config.json was changed: it is made again" in error
+    assert "soup: what was there is in" in error
+    after = contents(folder)
+    assert {name for name in before if before[name] != after.get(name)} <= {
+        "checksums.json", "soupkitchen.log", "report.html",
+    }  # fmt: skip
+    assert "again" not in soupkitchen(*words, cwd=work, before=WITHOUT_RUNS).stderr
+
+
+def test_a_flipped_bit_is_found_by_a_check_and_put_right_by_the_same_command(
+    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(finished.parents[1], work)
+    folder, words = work / "results" / "cooked", (*own(text_runs, texts), "name=cooked")
+    check = ("--check", str(folder))
+    assert forked(as_module("soupkitchen.report"), *check, cwd=tmp_path).returncode == 0
+    weights = folder / "soup" / "model.safetensors"
+    before, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "again" not in soupkitchen(*words, cwd=work, before=WITHOUT_RUNS).stderr
+    found = forked(as_module("soupkitchen.report"), *check, cwd=tmp_path)
+    assert found.returncode == 1
+    assert "soup/model.safetensors was changed" in found.stderr
+    assert "soup/model.safetensors was changed: it is made again" in soupkitchen(*words, cwd=work).stderr
+    assert weights.read_bytes() == before
+    assert forked(as_module("soupkitchen.report"), *check, cwd=tmp_path).returncode == 0
+
+
+def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(
+    text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x", "search=uniform", "pool.exclude=[c,d,wild]")
+    full = (
+        "import soupkitchen.records.derived as derived\n"
+        "def write_report(folder): raise OSError(28, 'No space left on device')\n"
+        "derived.write_report = write_report"
+    )
+    assert "report.html could not be written" in soupkitchen(*words, cwd=tmp_path, before=full).stderr
+    assert not (tmp_path / "results" / "x" / "report.html").exists()
+    soupkitchen(*words, cwd=tmp_path, before=WITHOUT_RUNS)
+    assert (tmp_path / "results" / "x" / "report.html").exists()
 
 
 def test_the_table_of_all_runs_is_right_side_up_for_accuracies_and_losses(

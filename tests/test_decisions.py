@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 import zlib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +29,10 @@ from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.cli.cache import main
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import CandidateError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.identity import PREDICTING, own_code
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
@@ -345,6 +350,46 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
 
 
+@pytest.mark.parametrize(
+    ("search", "variants", "alternatives"),
+    [(Greedy(), 1, 1), (Greedy(), 3, 3), (Greedy(candidate_scale=(0.5, 1.0)), 1, 2), (Exhaustive(), 1, None)],
+    ids=str,
+)
+def test_steps_say_of_which_candidates_one_at_most_was_taken(
+    search: Search, variants: int, alternatives: int | None
+) -> None:
+    merges = cook(5, "better", False, 8, "accuracy", variants, 1, search=search)[-1]
+    choices = Counter(row.choice for row in merges if row.decision in ("keep", "discard"))
+    assert len(merges) > 3
+    if alternatives is None:
+        assert set(choices) == {"subsets"}
+    else:
+        assert set(choices.values()) == {alternatives}
+
+
+@pytest.mark.parametrize("fails", [("b", "c"), ("b",)])
+def test_where_all_candidates_fail_the_run_does_and_says_why(fails: tuple[str, ...]) -> None:
+    right = np.ones(8, int)
+
+    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
+        if recipe.size > 1 and recipe.ingredients[-1] in fails:
+            raise ValueError("a fault in common")
+        return {"": right}
+
+    several = Several({"": Table("accuracy", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    executor = Fake(answers, several, examples)
+    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    recipes, steps = Recipes(Linear()), Steps(scores, "")
+    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
+    told = Greedy(), by_scoring(pool, scores, recipes, steps), Judge(Greedy().rule, scores, recipes), steps
+    if len(fails) == 1:
+        assert find_soup(*told)[0].recipe.ingredients == ("a",)
+        return
+    with pytest.raises(CandidateError, match=r"all 2 candidates failed, the first with: .*a fault in common"):
+        find_soup(*told)
+
+
 def test_early_stopping_saves_forward_passes() -> None:
     scored = {
         early: sum(cook(seed, "better", early, 4, "accuracy", 1, 1)[3] for seed in range(30))
@@ -601,6 +646,42 @@ def test_the_cache_is_listed_and_cleared_from_the_command_line(
     assert [file.name for file in tmp_path.iterdir()] == [f"{'1' * 32}.safetensors"]
 
 
+def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_a_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, now = EvaluationCache(tmp_path), time.time()
+    keys = [str(number) * 32 for number in range(5)]
+    for days, key in enumerate(reversed(keys)):  # 4 is of today, 0 four days old
+        cache.put(key, {"": np.full(1000, days)}, "soup")
+        os.utime(tmp_path / f"{key}.safetensors", (now, now - 86400 * days))
+    half, damaged = tmp_path / f".{keys[0]}.safetensors.abcdefgh", tmp_path / f"{'f' * 32}.safetensors"
+    for file in (half, damaged):
+        file.write_text("x")
+        os.utime(file, (now, now - 86400 * 9))
+    assert cache.get(keys[0]) is not None  # which is a use
+
+    def left() -> list[str]:
+        return [entry.key[0] for entry in cache.entries() if entry.label is not None]
+
+    main(["prune", "--older", "2.5d", "--folder", str(tmp_path)])
+    assert left() == ["2", "3", "4", "0"]
+    assert "1 of 6 evaluations" in capsys.readouterr().out
+    assert (half.exists(), damaged.exists()) == (False, True)
+    size = (tmp_path / f"{keys[2]}.safetensors").stat().st_size
+    main(["prune", "--size", f"{2 * size / 1000 + 0.01:.3f}KB", "--older", "8w", "--folder", str(tmp_path)])
+    assert left() == ["4", "0"]
+    for wrong in (
+        ["prune"],
+        ["list", "--size", "1GB"],
+        ["prune", "--older", "30"],
+        ["prune", "--size", "ten"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*wrong, "--folder", str(tmp_path)])
+        assert ended.value.code == 2
+    assert left() == ["4", "0"]
+
+
 def test_clearing_touches_nothing_but_evaluations_and_asks_first(
     text_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -720,6 +801,36 @@ def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch
     assert known.predictions(recipe, "heldout") == before
     monkeypatch.setattr("soupkitchen.evaluation.identity.own_code", lambda: "other")
     assert known.predictions(recipe, "heldout") != before
+
+
+def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path: Path) -> None:
+    package = Path(metrics.__file__).parents[1]
+    before = own_code(package)
+    for name, old, new, same in (
+        ("records/report.py", "import json", "import json, csv", True),
+        ("search/greedy.py", "class Greedy", "# greedy\nclass Greedy", True),
+        ("evaluation/evaluator.py", '"""Scores the live model', '"""Has the live model scored', True),
+        ("soup/mixer.py", "import torch\n", "import torch  # for tensors\n\n", True),
+        ("tasks/base.py", '"""A tokenizer or an image', '"""An image', True),
+        ("soup/fold.py", "values = values + base", "values = base + values", False),
+        ("metrics/numbers.py", "** 2", "** 3", False),
+        ("store/evaluations.py", "np.uint8", "np.int8", False),
+    ):
+        folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(package, folder)
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+        assert (own_code(folder) == before) == same, name
+
+
+def test_what_predicts_imports_nothing_that_is_not_looked_at() -> None:
+    package = Path(metrics.__file__).parents[1]
+    said = r"^\s*(?:from|import) soupkitchen\.(\w+)"
+    files = [file for part in PREDICTING for file in (package / part).rglob("*.py")]
+    used = {name for file in files for name in re.findall(said, file.read_text(), re.MULTILINE)}
+    others = {"console", "errors", "search", "stopwatch", "store"}  # messages, types and digests
+    assert used <= {*PREDICTING, *others}
 
 
 class Opaque:

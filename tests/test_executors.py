@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import datasets
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from soupkitchen import metrics
 from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.evaluation import Bar, Evaluation, Part, compare
+from soupkitchen.evaluation.batches import Batches
 from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
+from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring, Spmd
+from soupkitchen.executors.spmd import _Follower
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.merging import Linear
 from soupkitchen.search import AcceptRule
 from soupkitchen.soup import Recipe
+from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 
 RULES = [AcceptRule.of(option) for option in ("better", "not_worse", {"margin": 0.1}, {"significant": 0.2})]
@@ -230,3 +236,37 @@ def test_an_executor_of_ones_own_scores_the_same(bench: Bench) -> None:
     local.start(bench)
     ours = [scoring.evaluation.score for scoring in executor.score(requests)]
     assert ours == [scoring.evaluation.score for scoring in local.score(requests)]
+
+
+# Several processes
+
+
+def test_each_process_of_a_launch_makes_its_batches_once() -> None:
+    cpu, made = torch.device("cpu"), Counter[int]()
+    data = datasets.Dataset.from_dict({"x": list(range(22))})
+    asked = [np.arange(start, min(start + 4, 22)) for start in range(0, 22, 4)]
+
+    def bench(number: int) -> Any:
+        def collate(examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+            made[number] += 1
+            return {"x": torch.tensor([example["x"] for example in examples])}
+
+        batches = Batches(data, collate, cpu, StateMemory(cpu, 0, 1 << 20))
+        return SimpleNamespace(
+            evaluator=SimpleNamespace(
+                predictions=lambda split, name, some: (batch["x"].numpy() for batch in batches.of(some))
+            )
+        )
+
+    followers = [_Follower(cast("Any", SimpleNamespace(number=n, size=4)), bench(n)) for n in (1, 2, 3)]
+    executor = Spmd()
+    executor.bench = bench(0)
+    executor._crew = cast(
+        "Any",
+        SimpleNamespace(size=4, do=lambda message, own: [own(), *(one.answer(message) for one in followers)]),
+    )
+    for _ in range(3):
+        rows = list(executor._predictions("heldout", "", asked))
+        assert np.concatenate(rows).tolist() == list(range(22))
+        next(executor._predictions("heldout", "", asked))  # a candidate that falls at once
+    assert made == {0: 2, 1: 2, 2: 1, 3: 1}

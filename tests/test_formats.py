@@ -102,6 +102,42 @@ def test_scores_of_a_list_rank_the_pool_where_they_are_trusted(
     assert "gives no f1_macro for wild; it has heldout_accuracy" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("score", "metric", "says"),
+    [
+        ("35.0", "accuracy", "35 for b, which is no accuracy, of which the best is 1: is it in percent"),
+        ("inf", "accuracy", "inf for b, which is no accuracy"),
+        ("-inf", "cross_entropy", "-inf for b, which is no cross_entropy"),
+        ("-0.2", "cross_entropy", "-0.2 for b, which is no cross_entropy, of which the best is"),
+        ("inf", "mine.Sum", "inf for b, which is no Sum"),
+        ("", "accuracy", "gives no accuracy for b"),
+    ],
+)
+def test_listed_scores_that_the_metric_cannot_give_are_refused(
+    score: str, metric: str, says: str, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    name = metric.removeprefix("mine.")
+    (tmp_path / "runs.csv").write_text(f"path,{name}\n{text_runs}/a,0.4\n{text_runs}/b,{score}\n")
+    (tmp_path / "mine.py").write_text("class Sum:\n    def of(self, predictions, references): return 0.5\n")
+    words = ("task=text_classification", f"task.data.path={texts}", f"task.metric.name={metric}", "name=x")
+    words = (*words, f"pool.path={tmp_path}/runs.csv", "pool.trust_scores=true", "evaluation.cache=null")
+    assert says in soupkitchen(*words, cwd=tmp_path, fails=True).stderr
+
+
+def test_listed_scores_in_another_unit_are_warned_of(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text(f"path,cross_entropy\n{text_runs}/a,40.0\n{text_runs}/b,0.01\n")
+    words = (
+        "task=text_classification",
+        f"task.data.path={texts}",
+        "task.metric.name=cross_entropy",
+        "name=x",
+    )
+    words = (*words, f"pool.path={tmp_path}/runs.csv", "pool.trust_scores=true", "evaluation.cache=null")
+    error = soupkitchen(*words, cwd=tmp_path).stderr
+    assert "the list says 0.01 of b, and it scores" in error
+    assert "the listed scores differ by a factor of 4000" in error
+
+
 def test_weights_of_a_list_are_the_methods(text_runs: Path, texts: Path, tmp_path: Path) -> None:
     frame = pd.DataFrame({"path": [str(text_runs / "a"), str(text_runs / "b")], "weight": [3.0, 1.0]})
     frame.to_csv(tmp_path / "runs.csv", index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import subprocess
@@ -569,3 +570,44 @@ def test_a_shipped_metrics_best_is_checked_too(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(type(metric.module), "best", 0.5)
     with pytest.raises(MetricError, match=r"f1_micro.*its `best` is wrong"):
         metric.score(np.ones((2, 2), int), np.ones((2, 2), int))
+
+
+KINDS_OF_NUMBERS: dict[str, Callable[[list[float]], Any]] = {
+    "ints": lambda values: [int(value) for value in values],
+    "bools": lambda values: [bool(value) for value in values],
+    "float16": lambda values: np.array(values, np.float16),
+    "0-dimensional": lambda values: [np.array(value) for value in values],
+    "a tensor": lambda values: torch.tensor(values, dtype=torch.bfloat16),
+    "tensors": lambda values: [torch.tensor(value, requires_grad=True) for value in values],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_NUMBERS)
+@pytest.mark.parametrize("best", [1, np.float32(1)])
+def test_numbers_of_any_kind_are_values_and_best_ones_in_float64(kind: str, best: Any) -> None:
+    given = KINDS_OF_NUMBERS[kind]
+    module = SimpleNamespace(best=best, per_example=lambda predictions, references: given(list(predictions)))
+    metric = metrics.TaskMetric("score", module, "score")
+    values = metric.per_example(np.array([1.0, 0.0, 1.0]), np.zeros(3))
+    assert values is not None
+    assert (values.dtype, values.tolist()) == (np.float64, [1.0, 0.0, 1.0])
+    assert type(metric.best) is float
+    assert type(metric.score(np.array([1.0, 0.0]), np.zeros(2))) is float
+
+
+@pytest.mark.parametrize("best", [1, 1.0, np.float32(1)])
+def test_a_whole_number_as_best_cuts_no_values(best: Any) -> None:
+    metric = metrics.TaskMetric("score", Mean(best), "mean", True, "values")
+    part = Part.of_first(metric, [0.9143, math.nan], np.zeros(4), np.array([2, 0, 1, 3]))
+    assert part.values is not None
+    np.testing.assert_array_equal(part.values, [math.nan, 1.0, 0.9143, 1.0])
+    assert math.isnan(part.score)
+    with pytest.raises(AssertionError):
+        Part(0.0, np.full(2, 1), (), 2, 2)
+
+
+@pytest.mark.parametrize("given", [0.5, [0.5], [[0.5], [0.5]], [0.5] * 3], ids=str)
+def test_a_metric_that_gives_another_number_of_values_is_refused(given: Any) -> None:
+    module = SimpleNamespace(per_example=lambda predictions, references: given)
+    with pytest.raises(MetricError, match="could not be computed"):
+        metrics.TaskMetric("score", module, "score").score(np.zeros(2), np.zeros(2))

@@ -21,9 +21,10 @@ from scipy.stats import norm
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli.report import main, make
 from soupkitchen.errors import JournalError
-from soupkitchen.experiment.reporting import report, write_map
+from soupkitchen.experiment.reporting import write_map
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
+from soupkitchen.records.derived import report
 from soupkitchen.records.figures import ticks
 from soupkitchen.records.report import page
 from soupkitchen.records.run import Run
@@ -184,6 +185,25 @@ def test_chance_is_that_of_fair_coins() -> None:
     assert by_chance(pd.DataFrame([row | {"gain_low": None}]), 0.03, binary=True) is None
 
 
+def test_of_alternatives_the_best_counts_once_and_no_more_than_is_left() -> None:
+    """E max(0, G_1, …, G_k) of normal gains, by its integral ∫ 1 - Φ(x)^k dx."""
+    spread = 0.08 / (2 * 1.96)
+    row: dict[str, Any] = {"stage": "merge", "decision": "discard", "gain": 0.0, "fixed": 30, "broken": 34,
+                           "examples_total": 400, "gain_low": -0.04, "gain_high": 0.04}  # fmt: skip
+    rows = [row | {"choice": "one"} for _ in range(40)] + [row | {"choice": "two"}]
+    rows[3]["gain_low"] = None
+    x = np.linspace(0, 8, 4001)
+    once = [float((1 - norm.cdf(x) ** k).sum() * (x[1] - x[0])) for k in (40, 1)]
+    chance = by_chance(pd.DataFrame(rows), 0.03, binary=False)
+    assert chance is not None
+    assert chance.mean == pytest.approx(spread * sum(once), rel=0.03)
+    capped = by_chance(pd.DataFrame(rows), 0.03, binary=False, left=0.02)
+    assert capped is not None
+    assert capped.high == 0.02
+    assert capped.mean <= 0.02
+    assert capped.share == 0.0
+
+
 def test_a_sweep_has_a_report_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = outline(results / "report.html")
     assert len(told.titles) == 3  # accuracy, cross-entropy, and both at once
@@ -222,7 +242,7 @@ def test_a_report_that_fails_is_not_the_end_of_a_run(
     def fail(folder: Path) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("soupkitchen.experiment.reporting.write_report", fail)
+    monkeypatch.setattr("soupkitchen.records.derived.write_report", fail)
     report(results / "x")
     assert "report.html could not be written (no ink); the run itself is complete" in caplog.text
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import SECONDS, events, own, same, soupkitchen, started, wait_for, with_full_disk
+from command import SECONDS, events, forked, own, same, soupkitchen, started, wait_for, with_full_disk
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
@@ -211,6 +214,60 @@ def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
         result = subprocess.run([sys.executable, "-c", other], check=False, capture_output=True, text=True)
         assert f"{tmp_path / 'x'} is in use by process" in result.stderr
     with only_process(tmp_path / "x"), pytest.raises(LockError), only_process(tmp_path / "x"):
+        pass
+
+
+REFUSALS = ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL")
+REFUSING = """
+import errno, fcntl, os
+def refuse(*arguments):
+    raise OSError(errno.{0}, os.strerror(errno.{0}))
+fcntl.flock = os.fsync = refuse
+"""
+DYING = """
+from pathlib import Path
+from soupkitchen.store.lock import only_process
+with only_process(Path("x").absolute()):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_where_locks_and_syncs_are_refused_a_run_is_the_same_and_says_so(
+    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
+) -> None:
+    words = (*own(text_runs, texts), "name=x")
+    error = soupkitchen(*words, cwd=tmp_path, before=REFUSING.format("ENOLCK")).stderr
+    assert f"{tmp_path / 'results'}: its file system refuses locks (No locks available)" in error
+    same(tmp_path / "results" / "x", alone)
+    assert not list((tmp_path / "results").glob(".*"))
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_lock_that_is_a_file_keeps_others_out_and_is_taken_over_from_the_dead(
+    refusal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(getattr(errno, refusal), os.strerror(getattr(errno, refusal)))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    dying = REFUSING.format(refusal) + DYING
+    assert forked(dying, cwd=tmp_path).returncode == -signal.SIGKILL
+    lock = tmp_path / ".x.lock.soft"
+    assert lock.exists()
+    with (
+        only_process(tmp_path / "x"),
+        pytest.raises(LockError, match=f"remove {lock}"),
+        only_process(tmp_path / "x"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+    elsewhere = "import socket; socket.gethostname = lambda: 'elsewhere'\n"
+    assert forked(elsewhere + dying, cwd=tmp_path).returncode == -signal.SIGKILL
+    said = rf"process \d+ on elsewhere, since .* If that process has ended, remove {lock}"
+    with pytest.raises(LockError, match=said), only_process(tmp_path / "x"):
+        pass
+    lock.unlink()
+    with only_process(tmp_path / "x"):
         pass
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import naive
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
@@ -126,6 +129,63 @@ def test_arithmetic_is_float32_and_rounds_once(tmp_path: Path, dtype: torch.dtyp
             torch.testing.assert_close(merged[name], rounded, rtol=1e-6, atol=1e-7)
         else:  # a float32 sum may fall to the other side of a rounding boundary, rarely
             assert (merged[name] == rounded).double().mean().nan_to_num(1.0) > 0.99
+
+
+KEEPING = [
+    Linear(), Linear(weights={"run0": 3.0, "run2": 0.3}), Slerp(), Slerp(t=0.3), Slerp(space="task_vectors"),
+    Karcher(), ModelStock(), TaskVectors(normalize=True), TaskVectors(consensus="mass", normalize=True),
+    TaskVectors(Magnitude(1.0), "count", normalize=True, weights={"run1": 7.0}),
+]  # fmt: skip
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(
+    seed: int, number: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(seed)
+    equal = torch.randn(40).exp().to(dtype)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = run(folder, "base", equal=torch.randn(40).exp().to(dtype), own=torch.randn(40).to(dtype))
+        own = [torch.randn(40).to(dtype) for _ in range(number + 1)]
+        pool = [run(folder, f"run{i}", equal=equal, own=x) for i, x in enumerate(own[:-1])]
+        other = run(folder, "other", equal=own[-1], own=own[0])
+        for method in KEEPING:
+            soup = Soup(method, base=base)
+            for one in pool[:-1]:
+                soup.keep(one)
+            tasted = dict(soup.taste(pool[-1]))
+            spoilt = dict(soup.taste(other))
+            soup.keep(pool[-1])
+            for tensors in (tasted, dict(soup.tensors()), dict(Soup(method, base=base).blend(pool))):
+                assert torch.equal(tensors["equal"], equal), method
+                assert torch.equal(tensors["own"], tasted["own"])
+                assert not torch.equal(tensors["own"], own[0])
+            assert not torch.equal(spoilt["equal"], equal), method
+            soup.keep(other)
+            again = dict(Soup(method, base=base).blend([*pool, other]))
+            assert all(torch.equal(tensor, again[name]) for name, tensor in soup.tensors())
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
+def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weights: list[float]) -> None:
+    torch.manual_seed(seed)
+    method, state = Linear(), Linear().init(torch.empty(50))
+    equal = torch.randn(25).exp() * 1e3
+    for weight in weights:
+        state = method.add(state, torch.cat([equal, torch.randn(25)]), weight, 0)
+    assert torch.equal(method.result(state)[:25], equal)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)],
+)
+def test_methods_that_change_what_is_equal_still_do(method: Any, tmp_path: Path) -> None:
+    x = torch.randn(40)
+    base, pool = run(tmp_path, "base", x=torch.randn(40)), [run(tmp_path, name, x=x) for name in "ab"]
+    assert not torch.equal(dict(Soup(method, base=base).blend(pool))["x"], x)
 
 
 def test_weights_are_looked_up_by_name(tmp_path: Path) -> None:

@@ -881,6 +881,67 @@ def test_a_function_is_known_by_its_source_and_by_that_of_what_it_imports(
     del sys.modules["judge"]
 
 
+DYNAMIC = {
+    "import_module": "import importlib\nhelper = importlib.import_module('helper')\n",
+    "of a name": "from importlib import import_module\nhelper = import_module('helper')\n",
+    "__import__": "helper = __import__('helper')\n",
+    "inside": "def late():\n    from importlib import import_module as find\n    import importlib\n"
+    "    return importlib.import_module('helper')\n",
+    "computed": "import importlib\nhelper = importlib.import_module('hel' + 'per')\n",
+    "in a loop": "import importlib\nfor name in ('helper',):\n    importlib.import_module(name)\n",
+    "run": "from pathlib import Path\nexec(Path(__file__).with_name('helper.py').read_text())\n",
+    "by file": "from importlib import util\n"
+    "util.spec_from_file_location('h', __file__.replace('judge', 'helper'))\n",
+}
+
+
+@pytest.mark.parametrize("how", DYNAMIC)
+def test_what_a_function_imports_by_a_call_is_part_of_it(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "judge.py").write_text(f"{DYNAMIC[how]}def score(model, tokenizer, examples): ...\n")
+    (tmp_path / "helper.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "judge", raising=False)
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    task = Function(Data("-"), "judge.score")
+    before = task.identity()
+    assert task.identity() == before
+    (tmp_path / "helper.py").write_text("X = 2\n")
+    assert task.identity() != before
+    monkeypatch.delitem(sys.modules, "judge")
+
+
+def test_relative_imports_by_a_call_and_makers_of_functions_are_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "kit/__init__.py": "",
+        "kit/judge.py": "from functools import partial\nfrom importlib import import_module\n"
+        "from maker import make, plain\nimport_module('.near', __package__)\nimport_module('.far', 'kit')\n"
+        "score, half = make(0.5), partial(plain, 0.5)\n",
+        "kit/near.py": "",
+        "kit/far.py": "",
+        "maker.py": "def make(x):\n    def score(*told): return x\n    return score\n"
+        "def plain(x, *told): ...\n",
+        "other.py": "",
+    }
+    for name, source in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    for function in ("kit.judge.score", "kit.judge.half"):
+        task = Function(Data("-"), function)
+        known = {tuple(task.identity())}
+        for name in files:
+            (tmp_path / name).write_text(f"{files[name]}# changed for {function}\n")
+            again = tuple(task.identity())
+            assert (again in known) == (name == "other.py"), name
+            known.add(again)
+    for name in ("kit", "kit.judge", "kit.near", "kit.far", "maker"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_a_function_without_source_is_known_by_its_name() -> None:
     assert Function(Data("-"), "math.fsum").identity() == ["math.fsum"]
 

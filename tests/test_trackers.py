@@ -22,6 +22,7 @@ from command import events, own, same, soupkitchen, started_anew, wait_for
 from reading_trackers import Tracked
 
 import soupkitchen as api
+from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.options import kinds
@@ -250,6 +251,22 @@ def test_an_absent_package_is_said_with_its_extra_before_any_work(
     with pytest.raises(ConfigError, match=rf"tracker={tracker} .*pip install 'soupkitchen\[{tracker}\]'"):
         api.cook(f"{text_runs}/*", task, results_dir=tmp_path, name="new", tracker=["tensorboard", tracker])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("database", "why"),
+    [("folder", "no file"), ("text", "not a database"), ("nowhere/mlflow.db", "folder is not there")],
+)
+def test_what_cannot_be_mlflows_database_is_refused_at_once(
+    database: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("not a database, for longer than the header of one would be" * 9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / database}")
+    with pytest.raises(ConfigError, match=f"tracker=mlflow: .*{database} cannot be .* {why}.*MLFLOW_TRACK"):
+        Trackers("mlflow", tmp_path, {})
+    with pytest.raises(ConfigError, match=f"pool.path=mlflow:x: .*{database} cannot be MLflow's database"):
+        find_pool("mlflow:x")
 
 
 @pytest.mark.parametrize("wrong", ["tensorbord", ["mlflow", "aim"], 5, True])

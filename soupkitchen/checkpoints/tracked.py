@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from soupkitchen.errors import CheckpointError, ConfigError
@@ -16,6 +19,31 @@ OUTPUT_DIR = "output_dir"
 """What the Trainer calls its folder, in all trackers."""
 _PAGE = 1000
 _PREFIXES = ("eval/", "eval_")
+
+
+def check_store(option: str) -> None:
+    """Checks that MLflow can open its database, if that is a file: MLflow itself tries for minutes.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    from mlflow import get_tracking_uri
+
+    kind, _, rest = get_tracking_uri().partition(":///")
+    file = Path(rest.partition("?")[0])
+    if kind != "sqlite" or (not file.exists() and file.parent.is_dir()):
+        return
+    try:
+        if not file.is_file():
+            raise sqlite3.OperationalError("it is no file" if file.exists() else "its folder is not there")
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):
+            raise ConfigError(
+                f"{option}: {file} cannot be MLflow's database ({error}): move it, or have "
+                "MLFLOW_TRACKING_URI say where MLflow's store is"
+            ) from error
 
 
 class Tracked(NamedTuple):
@@ -42,6 +70,7 @@ def of_mlflow(experiment: str) -> Iterator[Tracked]:
         raise ConfigError(
             f"pool.path={MLFLOW}{experiment} needs MLflow: pip install 'soupkitchen[mlflow]'"
         ) from error
+    check_store(f"pool.path={MLFLOW}{experiment}")
     try:
         client = MlflowClient()
         found = client.get_experiment_by_name(experiment)

@@ -101,16 +101,23 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
-    """Whether nothing is left to do. To find that out takes no libraries.
+    """Whether nothing is left to do that takes runs and data. To find that out takes no libraries.
 
     Raises:
         ConfigError: where another run's results are there.
     """
-    if not RunFolder(folder).is_finished:
+    run = RunFolder(folder)
+    if not run.is_finished:
         return False
     with only_process(folder):
         check_is_ours(folder)  # it may have changed meanwhile
-        return not RunFolder(folder).is_to_be_run(plain, overwrite=False)
+        if run.is_to_be_run(plain, overwrite=False):
+            return False
+        if lost := run.lost(plain):
+            from soupkitchen.records.derived import make_again
+
+            make_again(folder, lost)
+        return True
 
 
 def _build(config: DictConfig, folder: Path) -> Any:

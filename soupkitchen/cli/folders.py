@@ -19,6 +19,7 @@ def make_in_each(
     folder: str,
     make: Callable[[Path], Iterable[Path]],
     arguments: Sequence[str] | None = None,
+    check: Callable[[Path], Iterable[Path]] | None = None,
 ) -> None:
     """Makes files in each folder that is named, and prints where they are; exits with 1 where that fails.
 
@@ -26,15 +27,18 @@ def make_in_each(
         command: what the command is called, as "tables".
         about: its documentation, whose first line `--help` has.
         folder: what `--help` says of the folders.
+        check: what `--check` does instead; None for no such option.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
     )
     parser.add_argument("folder", nargs="+", type=Path, help=folder)
+    if check:
+        parser.add_argument("--check", action="store_true", help="compare all files with what the run wrote")
     given = parser.parse_args(arguments)
     for place in given.folder:
         try:
-            for file in make(place):
+            for file in check(place) if check and given.check else make(place):
                 print(printable(str(file)))
         except (SoupkitchenError, OSError) as error:
             say(f"error: {error}")

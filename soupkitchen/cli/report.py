@@ -2,6 +2,7 @@
 
 python -m soupkitchen.report results/NAME
 python -m soupkitchen.report results
+python -m soupkitchen.report --check results/NAME
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soupkitchen.cli.folders import make_in_each
-from soupkitchen.errors import JournalError
+from soupkitchen.errors import JournalError, SaveError
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.records.report import write_report
 from soupkitchen.records.sweep_report import write_sweep_report
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.store.checksums import altered, suspect
+from soupkitchen.store.layout import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY
+from soupkitchen.store.lock import only_process
 
 
 def make(folder: Path) -> list[Path]:
@@ -32,6 +35,26 @@ def make(folder: Path) -> list[Path]:
     )
 
 
+def check(folder: Path) -> list[Path]:
+    """Compares the files of the finished run in `folder`, bit by bit, with what the run wrote.
+
+    Raises:
+        SaveError: if some differ, or nothing was noted of them.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        raise SaveError(f"{folder} has no {CHECKSUMS}, which a run writes when it is finished: no comparison")
+    with only_process(folder.absolute()):
+        lost = altered(folder, (TRAJECTORY, LEADERBOARD, RECIPE), thoroughly=True)
+        suspect(folder, lost)
+    if lost:
+        told = "\n  ".join(f"{name} {what}" for name, what in lost.items())
+        raise SaveError(
+            f"{folder} is not as the run left it:\n  {told}\nThe command that made the run puts that right, "
+            "and keeps what is there now aside"
+        )
+    return [folder]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the report of each folder that is named; exits with 1 where one cannot be made."""
-    make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments)
+    make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments, check)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from soupkitchen.cli.folders import make_in_each
 from soupkitchen.errors import JournalError
-from soupkitchen.records import leaderboard, trajectory, write_csv
-from soupkitchen.store import journal
-from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
+from soupkitchen.records.derived import write_tables
+from soupkitchen.store.layout import JOURNAL
 from soupkitchen.store.lock import only_process
 
 
@@ -30,13 +29,7 @@ def make(folder: Path) -> list[Path]:
     if not file.is_file():
         raise JournalError(f"{file} is not there: {folder} is not the folder of a run that has begun")
     with only_process(folder.absolute()):
-        events = journal.read(file)
-        tables = {TRAJECTORY: trajectory(events)}
-        if events and events[-1]["event"] == "finish":
-            tables[LEADERBOARD] = leaderboard(events)
-        for name, table in tables.items():
-            write_csv(folder / name, table)
-    return [folder / name for name in tables]
+        return write_tables(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -40,7 +40,8 @@ class OnItsWay:
             return np.where(np.isfinite(rows), rows, np.nan) if rows.dtype.kind == "f" else rows
         if not finite:
             return [math.nan] * len(predictions)
-        return [math.nan if isinstance(p, float) and not math.isfinite(p) else p for p in predictions]
+        plain = [p.item() if getattr(p, "ndim", None) == 0 else p for p in predictions]
+        return [math.nan if isinstance(p, float) and not math.isfinite(p) else p for p in plain]
 
 
 def _sent(x: torch.Tensor) -> torch.Tensor:

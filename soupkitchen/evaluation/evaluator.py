@@ -148,8 +148,7 @@ class Evaluator:
         for name, chosen in examples.items():
             prepared = self._splits[split][name]
             batch = prepared.task.collator(self.processor)(list(prepared.data.select(chosen)))
-            device = self.accelerator.device
-            batch = {n: x.to(device) if isinstance(x, torch.Tensor) else x for n, x in batch.items()}
+            batch = self._on_device(batch)
             self._follow()
             with self._boundary.recording() as recorded:
                 predictions = self._step(prepared.task, batch, plain=True)
@@ -279,12 +278,22 @@ class Evaluator:
             yield _arrived(waiting)
 
     def recalibrate(self, number: int) -> None:
-        """Computes the live model's batch-norm statistics anew on the same `number` training batches."""
+        """Computes the live model's batch-norm statistics anew on the same `number` training batches.
+
+        Raises:
+            ConfigError: if the forward passes leave them as they are reset.
+        """
         if not self._training:
             self._training = list(islice(self._training_batches(), number))
         with torch.no_grad(), self.live.batchnorm_in_training():
             for task, batch in self._training:
                 task.step(self.live.model, batch, self.processor)
+        counts = [layer.num_batches_tracked for layer in self.live.batchnorms()]
+        if not any(count is None or bool(count) for count in counts):
+            raise ConfigError(
+                "method.recalibrate_batchnorm: no forward pass of the task reached batch norm in training "
+                "mode: does its function call model.eval(), or copy the model? It gets it ready for use"
+            )
 
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
         """Shuffled training data, one task after the other."""
@@ -293,7 +302,12 @@ class Evaluator:
             collate = prepared.task.collator(self.processor)
             for start in range(0, len(chosen), self.examples.batch_size):
                 batch = collate(list(prepared.data.select(chosen[start : start + self.examples.batch_size])))
-                yield prepared.task, {n: tensor.to(self.accelerator.device) for n, tensor in batch.items()}
+                yield prepared.task, self._on_device(batch)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        """A batch with its tensors on the device; what else is in it is the task's own."""
+        device = self.accelerator.device
+        return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
 
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)

@@ -35,6 +35,9 @@ class Part:
     examples_total: int
     order: np.ndarray | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        assert self.values is None or self.values.dtype == np.float64, "other arrays would cut values"
+
     @classmethod
     def so_far(
         cls,
@@ -80,7 +83,7 @@ class Part:
             return cls.whole(metric, take(predictions, np.argsort(order)), references, values)
         scored = order[:done]
         if values is None and metric.is_mean:
-            values = np.full(total, metric.best)
+            values = np.full(total, metric.best, np.float64)
             if done:
                 values[scored] = metric.per_example(predictions, take(references, scored))
         part = cls.so_far(metric, values, metric.weights(references), done, total)

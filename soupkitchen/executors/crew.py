@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from soupkitchen.errors import MachineError
+from soupkitchen.errors import MachineError, calling
 from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
@@ -115,7 +115,8 @@ def _failure(kind: type[Exception], text: str, host: str) -> Failure:
 def tried(part: Callable[[], Any]) -> Any:
     """What `part` returns, or its failure."""
     try:
-        return part()
+        with calling():
+            return part()
     except Exception as error:
         return Failure(error)
 

@@ -19,6 +19,7 @@ from soupkitchen.errors import ConfigError, MachineError, SoupkitchenError
 from soupkitchen.executors.base import Executor, Request, Scoring
 from soupkitchen.executors.cluster import connect, imported
 from soupkitchen.options import check_fields
+from soupkitchen.store.lock import soft_if_refused
 from soupkitchen.tasks import Several
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ class _Worker:
         self._error = ""
         logging.disable(logging.WARNING)  # what there is to say the driver says
         try:
-            self._bench = make()
+            with soft_if_refused():
+                self._bench = make()
             self._bench.announce = self._watched
         except Exception as error:  # whatever it is, the driver should say it
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -60,8 +60,8 @@ class Spmd(Executor):
         size = self._crew.size
         mine = self.bench.evaluator.predictions(split, name, batches[::size])
         for start in range(0, len(batches), size):
-            some = batches[start : start + size]
-            yield from self._crew.do(("score", split, name, some), lambda: next(mine))[: len(some)]
+            message = "next" if start else ("score", split, name, batches)
+            yield from self._crew.do(message, lambda: next(mine))[: len(batches) - start]
 
 
 def follow(crew: Crew, bench_of: Callable[[], Bench]) -> None:
@@ -90,6 +90,7 @@ class _Follower:
 
     crew: Crew
     bench: Any = None  # or why there is none
+    rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of what is asked for
 
     def answer(self, message: Any) -> Any:
         if isinstance(self.bench, Failure):
@@ -99,6 +100,9 @@ class _Follower:
                 return socket.gethostname(), self.bench.sees()
             case ("fill", recipe, growing, again):
                 return self.bench.fill(recipe, growing, again)
-            case ("score", split, name, batches) if self.crew.number < len(batches):
-                (rows,) = self.bench.evaluator.predictions(split, name, [batches[self.crew.number]])
-                return rows
+            case ("score", split, name, batches):
+                own = batches[self.crew.number :: self.crew.size]
+                self.rows = self.bench.evaluator.predictions(split, name, own)
+                return next(self.rows, None)
+            case "next":
+                return next(self.rows, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import count, groupby
 
 from soupkitchen.errors import CandidateError, GuaranteeError
 from soupkitchen.executors import Request
@@ -23,6 +23,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     """The soup that a search ends with, and the ranking as it was when the search began.
 
     Raises:
+        CandidateError: if all candidates failed.
         GuaranteeError: where the soup is worse on held-out than the best single run, and may not be.
     """
     if judge.early_stopping and search.guaranteed:
@@ -33,17 +34,25 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
     pool = ranking.runs
     soup, best = _started(search.start(pool), search, ranking, judge, steps)
     trials: list[Trial] = []
+    choices = count(1)
+    errors: list[CandidateError | None] = []
     while proposed := search.propose(pool, soup, trials):
         for verdicts in judge.decide(proposed, best, before=len(trials)):
             kept = next((verdict for verdict in verdicts if verdict.kept), None)
             before = best
             if kept and kept.scored:
                 soup, best = kept.member.proposal.mixture, kept.scored
-            _tell(verdicts, before, len(soup.ingredients), judge, steps)
+            _tell(verdicts, before, len(soup.ingredients), judge, steps, next(choices))
             trials += _trials(verdicts)
+            errors += [verdict.error for verdict in verdicts]
             if kept:  # what was proposed after it was proposed for another soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
                 break
+    if errors and all(errors):
+        raise CandidateError(
+            f"all {len(errors)} candidates failed, the first with: {errors[0]}. The fault is likely not in "
+            "the weights; when it is put right, start anew with overwrite=true"
+        )
     if search.guaranteed and best.evaluation.score < ranking.best:
         best = _best_single(ranking, judge)
         steps.returned(best, "the search ended below the best single run")
@@ -98,8 +107,10 @@ def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
     return trials
 
 
-def _tell(verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, steps: Steps) -> None:
-    """Notes what became of proposals."""
+def _tell(
+    verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, steps: Steps, choice: int
+) -> None:
+    """Notes what became of proposals, of which one at most was kept: the `choice` of that number."""
     for verdict in verdicts:
         proposal = verdict.member.proposal
         ingredients = proposal.mixture.ingredients
@@ -109,4 +120,5 @@ def _tell(verdicts: Sequence[Verdict], before: Scored, size: int, judge: Judge, 
             steps.failed("merge", proposal.candidate, ingredients, verdict.error, size)
         elif verdict.scored is not None:
             judge.scores.refuse_nan(f"the soup with {proposal.candidate}", verdict.scored)
-            steps.decided(proposal, verdict.scored, verdict.kept, verdict.comparison, before, size)
+            among = proposal.among or str(choice)
+            steps.decided(proposal, verdict.scored, verdict.kept, verdict.comparison, before, size, among)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -38,7 +39,7 @@ from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.profiling import watch, write_profile
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
-from soupkitchen.experiment.reporting import Report, describe_soup, report, score_without_each, write_map
+from soupkitchen.experiment.reporting import Report, describe_soup, score_without_each, write_map
 from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
@@ -51,6 +52,7 @@ from soupkitchen.output.card import CARD, PICTURE
 from soupkitchen.output.hub import check_hub, push
 from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
+from soupkitchen.records.derived import report
 from soupkitchen.records.display import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
@@ -58,12 +60,15 @@ from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
 from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.depth import layers
 from soupkitchen.stopwatch import stopwatch
+from soupkitchen.store import checksums
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover, remove_unfinished
 from soupkitchen.store.layout import (
+    CHECKSUMS,
     CONFIG,
     EVALUATIONS,
+    JOURNAL,
     LEADERBOARD,
     MAP,
     MERGEKIT,
@@ -218,12 +223,14 @@ class Experiment:
         )
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
+        lost = checksums.altered(self.folder)
+        checksums.set_aside(self.folder, lost.keys() - {JOURNAL})
         if not (saved and has_weights(self.folder / SOUP)):
             with stopwatch.part("saving"):
                 save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
         if not saved:
             ledger.save(soup.recipe.to_data())
-        self._write_recipe(soup.recipe, evaluator)
+        self._write_recipe(soup.recipe, evaluator, anew=bool({RECIPE, MERGEKIT} & lost.keys()))
         final_table(soup, ranking, judge, steps, self.top_k)
         if self.report.contributions:
             score_without_each(soup, scores, ledger)
@@ -238,10 +245,11 @@ class Experiment:
             log.info("pushed   %s", url)
         last = partial(report, self.folder) if self.report.write else _nothing
         ledger.finish(scores.tasks.greater_is_better, taken, last)
+        checksums.note(self.folder)
 
-    def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
-        """Writes down, once, how the soup is made again, by us and by mergekit."""
-        if (self.folder / RECIPE).is_file():
+    def _write_recipe(self, recipe: Recipe, evaluator: Evaluator, anew: bool) -> None:
+        """Writes down, once or anew, how the soup is made again, by us and by mergekit."""
+        if (self.folder / RECIPE).is_file() and not anew:
             return
         live = evaluator.live
         told = RecipeFile.of(
@@ -306,7 +314,7 @@ class Experiment:
     def _cleared(self) -> EvaluationCache:
         """Clears away what kills left half-written; the run's own evaluations."""
         recover(self.folder / SOUP)
-        for name in (TRAJECTORY, LEADERBOARD, CONFIG, RECIPE, MERGEKIT, MAP, REPORT, *PICTURES):
+        for name in (TRAJECTORY, LEADERBOARD, CONFIG, RECIPE, MERGEKIT, MAP, REPORT, *PICTURES, CHECKSUMS):
             remove_unfinished(self.folder / name)
         for name in (CARD, PICTURE):
             remove_unfinished(self.folder / SOUP / name)
@@ -329,6 +337,7 @@ class Experiment:
             depends,
             metric=tasks.name,
             greater_is_better=tasks.greater_is_better,
+            best=tasks.best if math.isfinite(tasks.best) else None,
             columns=[name for name in tasks.tasks if name],
             model_class=evaluator.live.maker.name,
         )

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 _NEAR = 1e-3
 """Runs whose score differs by less than this share from the best one's may change places with it."""
+_WILD = 0.25
+"""A listed score that differs by more than this share from what we find is worth a warning."""
+_UNITS = 20
+"""The same of listed scores that differ by such a factor: percent are 100 times shares."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,11 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
     """Takes the scores that came with the list of runs; only the best run is scored.
 
     Raises:
-        ConfigError: where the list lacks one.
+        ConfigError: where the list lacks one, or has one that the metric cannot give.
         CandidateError: where the best cannot be scored.
     """
     tasks, metric = scores.tasks, scores.tasks.name
-    runs = []
+    runs, most = [], tasks.best + _NEAR * max(1.0, abs(tasks.best))
     for run in pool:
         given = pool.scores.get(run.name, {})
         found = next((given[key] for key in (metric, f"heldout_{metric}") if key in given), None)
@@ -151,6 +155,12 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
                 f"{', '.join(given) or 'no scores'}"
             )
         score = found if tasks.greater_is_better else -found
+        if not (math.isfinite(score) and score <= most):
+            better = "" if math.isinf(most) else f", of which the best is {tasks.shown(tasks.best):g}"
+            raise ConfigError(
+                f"pool.trust_scores=true: the list gives {found:g} for {run.name}, which is no {metric}"
+                f"{better}: is it in percent, or in another unit? Put it right, or leave trust_scores false"
+            )
         runs.append(Ranked(run.name, score, recipes.steps.get(run.name)))
     for one in rank(runs):
         log.info("rank     %-24s %s %.4f (listed)", one.name, metric, tasks.shown(one.score))
@@ -162,6 +172,17 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
         first,
         steps.shown(best),
     )
+    listed, ours = (tasks.shown(score) for score in (rank(runs)[0].score, best.evaluation.score))
+    sizes = [abs(run.score) for run in runs if run.score]
+    if abs(listed - ours) > _WILD * max(abs(listed), abs(ours)):
+        log.warning(
+            "the list says %g of %s, and it scores %g: are listed scores of other data, or in another unit?",
+            *(listed, first, ours),
+        )
+    if sizes and max(sizes) > _UNITS * min(sizes):
+        log.warning(
+            "the listed scores differ by a factor of %.0f: are all in one unit?", max(sizes) / min(sizes)
+        )
     steps.ranked(best)
     return Ranking(runs, {first: best.evaluation}, best.evaluation.score, listed=True)
 

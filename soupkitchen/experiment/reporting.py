@@ -16,13 +16,12 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
-from soupkitchen.output.card import CARD, write_card
-from soupkitchen.records.report import write_report
+from soupkitchen.output.card import CARD, PICTURE, write_card
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
 from soupkitchen.soup.gram import task_vector_gram
 from soupkitchen.store.files import write_text
-from soupkitchen.store.layout import REPORT, SOUP
+from soupkitchen.store.layout import SOUP
 from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
@@ -102,26 +101,17 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
 
 
 def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: Task | Several) -> None:
-    """Writes the model card of the soup in the run's `folder`; the soup is complete without one."""
+    """Writes the model card of the soup in the run's `folder`, once; the soup is complete without one."""
+    if all((folder / SOUP / name).is_file() for name in (CARD, PICTURE)):
+        return
     data = getattr(getattr(task, "data", None), "path", None) or type(task).__name__
     shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
     try:
         write_card(folder / SOUP, Run(folder), recipe, pool, maker, shown)
     except Exception as error:  # nobody loses a soup for what is said of it
-        _warn(folder / SOUP / CARD, error)
-
-
-def report(folder: Path) -> None:
-    """Writes the report; a run is complete without one."""
-    try:
-        write_report(folder)
-    except Exception as error:  # nobody loses a run for how it looks
-        _warn(folder / REPORT, error)
-
-
-def _warn(file: Path, error: Exception) -> None:
-    log.warning("%s could not be written (%s); the run itself is complete", file, error)
-    log.debug("%s", file, exc_info=error)
+        file = folder / SOUP / CARD
+        log.warning("%s could not be written (%s); the run itself is complete", file, error)
+        log.debug("%s", file, exc_info=error)
 
 
 def _saved(soup: Path, pool: Pool) -> Checkpoint | None:

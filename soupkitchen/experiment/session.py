@@ -15,17 +15,18 @@ from typing import Any
 import datasets
 import transformers
 
-from soupkitchen.errors import SaveError, SoupkitchenError
+from soupkitchen.errors import SaveError, SoupkitchenError, calling
 from soupkitchen.executors import Local, Spmd
 from soupkitchen.executors.crew import Crew, LostError
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
+from soupkitchen.records.derived import make_again
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
-from soupkitchen.store.lock import only_process
+from soupkitchen.store.lock import only_process, soft_if_refused
 from soupkitchen.trackers import Trackers
 
 log = logging.getLogger("soupkitchen")
@@ -46,7 +47,7 @@ def carry_out(
         SoupkitchenError: for whatever the user can put right.
     """
     launch.check()
-    with stopwatch.run():
+    with stopwatch.run(), soft_if_refused():
         crew = Crew.joined()
         if crew is None:
             return _carry_out(config, folder, build, overwrite)
@@ -82,13 +83,18 @@ def _carry_out(
         check_is_ours(folder)  # it may have changed meanwhile
         run = RunFolder(folder)
         if run.is_to_be_run(config, overwrite):
+            if run.is_finished and not overwrite:
+                for name, what in run.lost(config).items():
+                    log.warning("%s %s: it is made again", folder / name, what)
             trackers = Trackers(config.get("tracker"), folder, config)
-            with run.begun(config, overwrite), _still_there(folder), _quiet():
+            with run.begun(config, overwrite), _still_there(folder), _quiet(), calling():
                 experiment = build(folder)
                 run.write(config)
                 with trackers:
                     experiment.run([trackers])
             _say(Result(folder))
+        elif lost := run.lost(config):
+            make_again(folder, lost)
         return Result(folder)
 
 

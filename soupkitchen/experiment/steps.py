@@ -94,6 +94,7 @@ class Steps:
         compared: Comparison | None,
         before: Scored,
         size: int,
+        choice: str,
     ) -> None:
         """A candidate was kept or discarded; the soup has `size` ingredients now, and scored as `before`."""
         name = proposal.candidate
@@ -108,6 +109,7 @@ class Steps:
             "best_before": self.tasks.shown(before.evaluation.score),
             "soup_size": size,
             "rule": self._rule,
+            "choice": choice,
             "variant": ", ".join(filter(None, (proposal.variant, scored.recipe.variant))),
         }
         self._ledger.step(self._step("merge", name, scored, **decision, **told, **_comparison(compared)))

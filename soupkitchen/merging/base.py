@@ -107,6 +107,9 @@ class Method:
     """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True
     """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
+    keeps_equal = False
+    """Whether a tensor that is the same in all runs, whatever the base has, stays as it is if all weigh more
+    than 0: it is then not merged."""
 
     def __post_init__(self) -> None:
         check_fields(self, "method")

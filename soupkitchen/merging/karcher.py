@@ -38,6 +38,8 @@ class Karcher(StackMethod):
     iterations: int = 10
     tolerance: float = 1e-5
 
+    keeps_equal = True
+
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
         flat = [x.reshape(-1) for x in tensors]
         products = gram(flat, tensors[0].device)

@@ -17,7 +17,9 @@ from soupkitchen.merging.base import MergeMethod, Origin, Vector
 
 
 class LinearState(NamedTuple):
-    total: torch.Tensor
+    """The average or, if not normalised, the sum; and the weight of both."""
+
+    merged: torch.Tensor
     weight: float
 
 
@@ -35,6 +37,10 @@ class Linear(MergeMethod):
     def keeps_untouched(self) -> bool:  # type: ignore[override]
         return self.normalize
 
+    @property
+    def keeps_equal(self) -> bool:  # type: ignore[override]
+        return self.normalize
+
     def init(self, like: torch.Tensor) -> LinearState:
         return LinearState(torch.zeros_like(like), 0.0)
 
@@ -42,10 +48,16 @@ class Linear(MergeMethod):
         return origin.weight
 
     def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
-        return LinearState(torch.add(state.total, x, alpha=measure), state.weight + measure)
+        weight = state.weight + measure
+        if self.normalize:  # the average of equals is, to the bit, what they are
+            return LinearState(torch.lerp(state.merged, x, measure / weight), weight)
+        return LinearState(torch.add(state.merged, x, alpha=measure), weight)
 
     def add_(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
-        return LinearState(state.total.add_(x, alpha=measure), state.weight + measure)
+        weight = state.weight + measure
+        if self.normalize:
+            return LinearState(state.merged.lerp_(x, measure / weight), weight)
+        return LinearState(state.merged.add_(x, alpha=measure), weight)
 
     def result(self, state: LinearState) -> torch.Tensor:
-        return state.total / state.weight if self.normalize and state.weight else state.total
+        return state.merged

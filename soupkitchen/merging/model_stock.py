@@ -50,6 +50,7 @@ class ModelStock(MergeMethod):
     needs_base = True
     stepwise = True
     weighs = False
+    keeps_equal = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

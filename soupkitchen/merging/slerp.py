@@ -54,6 +54,7 @@ class Slerp(MergeMethod):
 
     ordered = True
     stepwise = True
+    keeps_equal = True
 
     @property
     def needs_base(self) -> bool:  # type: ignore[override]
@@ -76,6 +77,8 @@ class Slerp(MergeMethod):
         return SlerpMeasure(of_soup, of_candidate, origin.weight, chord=False)
 
     def add(self, state: SlerpState, x: torch.Tensor, measure: SlerpMeasure, start: int) -> SlerpState:
+        if measure.chord:
+            return SlerpState(torch.lerp(state.soup, x, measure.of_candidate), state.weight + measure.weight)
         soup = torch.add(state.soup * measure.of_soup, x, alpha=measure.of_candidate)
         return SlerpState(soup, state.weight + measure.weight)
 

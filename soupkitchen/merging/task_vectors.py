@@ -19,7 +19,7 @@ import torch
 
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.consensus import Consensus, Count, Mass, Sum
-from soupkitchen.merging.sparsifiers import Keep, Sparsifier
+from soupkitchen.merging.sparsifiers import Keep, Magnitude, Sparsifier
 
 _CONSENSUS: Mapping[str | None, Callable[[bool], Consensus]] = {None: Sum, "mass": Mass, "count": Count}
 
@@ -55,6 +55,11 @@ class TaskVectors(MergeMethod):
     needs_base = True
     negative_weights = True
     late = ("scale",)
+
+    @property
+    def keeps_equal(self) -> bool:  # type: ignore[override]
+        whole = self.sparsifier is None or self.sparsifier == Magnitude(density=1.0)
+        return whole and self.normalize and self.scale == 1
 
     @property
     def surveys(self) -> bool:  # type: ignore[override]

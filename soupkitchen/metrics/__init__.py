@@ -4,7 +4,8 @@ A shipped metric is a class with a `name` in a file of this folder, and imports 
 is computed. `soupkitchen.metrics.load` finds these, then classes elsewhere, then metrics of `evaluate`.
 """
 
-from soupkitchen.metrics.base import Rows, Score, TaskMetric, take, weighted_mean
+from soupkitchen.metrics.base import Score, TaskMetric
 from soupkitchen.metrics.loading import load, shipped
+from soupkitchen.metrics.values import Rows, take, weighted_mean
 
 __all__ = ["Rows", "Score", "TaskMetric", "load", "shipped", "take", "weighted_mean"]

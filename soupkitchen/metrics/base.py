@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType
 
 import numpy as np
 
-from soupkitchen.errors import ConfigError, MetricError
+from soupkitchen.errors import ConfigError, MetricError, calling
+from soupkitchen.metrics.values import Rows, lost, numbers, take, weighted_mean
 from soupkitchen.options.building import TARGET
 from soupkitchen.store.provenance import source_of
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
 (nats, tokens, bytes)."""
-
-Rows = Sequence[Any] | np.ndarray
-"""One entry an example."""
 
 _ROUNDING = 1e-9
 """How much better than the best, relative to it, a value may be by rounding."""
@@ -97,16 +95,16 @@ class TaskMetric:
             return self.of_values(values, self.weights(references))
         if (quick := self.quick(predictions, references)) is not None:
             return quick
-        if _lost(predictions).any():
+        if lost(predictions).any():
             return Score(math.nan)
         with self._computing():
             computed = self.module.compute(predictions=predictions, references=references, **self.options)
-        if not computed or self.key not in computed:
-            raise MetricError(
-                f"the metric {self.name!r} gives {', '.join(computed or {}) or 'nothing'}, not {self.key!r}; "
-                "set task.metric.key to one of them"
-            )
-        return self._turned(float(computed[self.key]))
+            if computed and self.key in computed:
+                return self._turned(float(computed[self.key]))
+        raise MetricError(
+            f"the metric {self.name!r} gives {', '.join(computed or {}) or 'nothing'}, not {self.key!r}; "
+            "set task.metric.key to one of them"
+        )
 
     def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
         """One value an example, higher better, of which the score follows by `of_values`; or None.
@@ -115,19 +113,19 @@ class TaskMetric:
         """
         if not self.is_mean:
             return None
-        found = np.flatnonzero(~_lost(predictions))
+        found = np.flatnonzero(~lost(predictions))
         values = np.full(len(predictions), math.nan)
         if found.size < len(values):
             predictions, references = take(predictions, found), take(references, found)
         if found.size:
             with self._computing():
-                values[found] = np.asarray(self.module.per_example(predictions, references), np.float64)
+                values[found] = numbers(self.module.per_example(predictions, references), found.shape)
         return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
         """What the examples' values weigh in the score; None where all weigh the same."""
         weights = self._own("weights")
-        return weights and np.asarray(weights(references), np.float64)
+        return weights and numbers(weights(references), (len(references),))
 
     def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
         """The score that follows from the examples' values. It grows with each of them."""
@@ -143,13 +141,13 @@ class TaskMetric:
         """The score of all examples, where the metric offers that quickly and it is no mean; or None."""
         if self.is_mean or not self.can_be_resampled:
             return None
-        if _lost(predictions).any():
+        if lost(predictions).any():
             return Score(math.nan)
         if (statistics := self.statistics(predictions, references)) is not None:
             score = self.of_statistics(statistics.sum(0))
         else:
             with self._computing():
-                score = self._turned(self.module.of(predictions, references))
+                score = self._turned(float(self.module.of(predictions, references)))
         self._checked(np.array([score]))
         return score
 
@@ -158,7 +156,7 @@ class TaskMetric:
         if not self._own("statistics"):
             return None
         with self._computing():
-            return np.asarray(self.module.statistics(predictions, references), np.float64)
+            return numbers(self.module.statistics(predictions, references))
 
     def of_statistics(self, total: np.ndarray) -> Score:
         """The score that follows from the sum of examples' statistics."""
@@ -183,7 +181,12 @@ class TaskMetric:
     def best(self) -> float:
         """The most that an example's value can be, or the score where there are no such; higher better."""
         best = self._own("best")
-        return math.inf if best is None else self._turned(best)
+        return math.inf if best is None else self._turned(float(best))
+
+    @property
+    def best_score(self) -> float:
+        """The most that the score can be, higher better."""
+        return self.of_mean(self.best) if self.is_mean and math.isfinite(self.best) else self.best
 
     @property
     def binary(self) -> bool:
@@ -217,7 +220,8 @@ class TaskMetric:
     def _computing(self) -> Iterator[None]:
         """Says in plain words that the metric refuses its input."""
         try:
-            yield
+            with calling(f"task.metric={self.name}"):
+                yield
         except (TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 
@@ -229,22 +233,3 @@ class TaskMetric:
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)
-
-
-def _lost(predictions: Rows) -> np.ndarray:
-    """Which predictions are NaN, as what a model puts out is where it is not finite: bool (examples,)."""
-    if isinstance(predictions, np.ndarray) and predictions.dtype != object:
-        if predictions.dtype.kind != "f":
-            return np.zeros(len(predictions), bool)
-        return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
-    return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The mean over the last axis, of the same weight each where there are no weights."""
-    return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
-
-
-def take(rows: Rows, indices: np.ndarray) -> Rows:
-    """The rows of these numbers."""
-    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.errors import MetricError, did_you_mean
+from soupkitchen.errors import MetricError, calling, did_you_mean
 from soupkitchen.metrics.base import Inputs, TaskMetric
 
 HUB_PREFIX = "hub:"
@@ -77,7 +77,8 @@ def _class(name: str) -> type | None:
     if not (module and dotted) or attribute == "py":
         return None
     try:
-        found = getattr(import_module(module), attribute)
+        with calling("its module"):
+            found = getattr(import_module(module), attribute)
     except Exception as error:  # it is the user's code that runs here
         raise MetricError(
             f"task.metric.name={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what "

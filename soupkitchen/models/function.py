@@ -144,6 +144,8 @@ class Built:
     def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
         try:
             model = users_own("model.build", self.of.build)(**self.of.options)
+        except ConfigError:
+            raise
         except Exception as error:  # it is the user's code that runs here
             raise ConfigError(
                 f"model.build={self.of.build} with model.options={dict(self.of.options)} fails: "
@@ -210,4 +212,4 @@ def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor
 
 @cache
 def _source(name: str) -> tuple[str, ...]:
-    return tuple(source_of(users_own("model.build", name)))
+    return tuple(source_of(users_own("model.build", name), name))

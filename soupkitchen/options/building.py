@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from importlib import import_module
 from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import ConfigError, calling
 
 TARGET = "_target_"
 
@@ -101,7 +102,8 @@ def users_own(option: str, name: str) -> Callable[..., Any]:
     """
     module, _, function = name.rpartition(".")
     try:
-        found = getattr(import_module(module), function)
+        with calling("its module"):
+            found = getattr(import_module(module), function)
     except Exception as error:  # it is the user's code that runs here
         raise ConfigError(
             f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
@@ -109,7 +111,13 @@ def users_own(option: str, name: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ConfigError(f"{option}={name} cannot be called: it is {found!r}")
-    return found
+
+    @wraps(found, updated=())
+    def called(*arguments: Any, **options: Any) -> Any:
+        with calling(f"{option}={name}"):
+            return found(*arguments, **options)
+
+    return called
 
 
 def named(target: str) -> Any:

@@ -16,6 +16,7 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Maker
 from soupkitchen.records.charts import known, short, trajectory_figure
 from soupkitchen.records.run import Run
+from soupkitchen.records.tables import separated
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write, write_text
 
@@ -132,7 +133,7 @@ def _title(recipe: Recipe) -> str:
 def _said(run: Run) -> str:
     assert run.soup is not None
     assert run.best is not None
-    size, gain = len(run.soup["ingredients"].split(";")), float(run.soup["delta_vs_best_single"])
+    size, gain = len(separated(run.soup["ingredients"])), float(run.soup["delta_vs_best_single"])
     if size == 1:
         return f"No merge improved on the best single run, {_plain(run.best['model'])}: this is that run."
     gained = f"{gain:+.4f} {_plain(run.metric)}"

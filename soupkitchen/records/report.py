@@ -6,6 +6,7 @@ Knows no torch, and reads no weights.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from soupkitchen.records.charts import short
 from soupkitchen.records.page import Page, Section, Table, Text
 from soupkitchen.records.run import CONTRIBUTION, Run
 from soupkitchen.records.tables import separated
-from soupkitchen.records.trajectory import tasks_of
+from soupkitchen.records.trajectory import STEP, tasks_of
 from soupkitchen.store.files import write, write_text
 from soupkitchen.store.layout import CONFIG, JOURNAL, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
 
@@ -158,7 +159,10 @@ def _chance(run: Run) -> Section | None:
     ]
     counted = (known["fixed"] - known["broken"]).astype(float) / known["examples_total"].astype(float)
     binary = bool(len(known)) and bool(np.allclose(known["gain"].astype(float), counted, atol=1e-9))
-    chance = by_chance(run.steps, gained, binary)
+    choices = [event.get("choice") or f"step {number}" for number, event in enumerate(run.of(STEP))]
+    best, single = run.events[0].get("best"), float(run.best[f"heldout_{run.metric}"])
+    left = math.inf if best is None else float(best) - run.sign * single
+    chance = by_chance(run.steps.assign(choice=choices), gained, binary, left)
     if chance is None:
         return None
     heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"

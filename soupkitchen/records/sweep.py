@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from soupkitchen.errors import LockError
 from soupkitchen.options import is_number, shown
 from soupkitchen.records.runs import PRESETS, Costs, Settings
 from soupkitchen.records.sweep_report import write_sweep_report
@@ -46,7 +47,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
     """
     table = folder / NAME
     try:
-        with locked(folder / f".{NAME}.lock"):
+        with locked(folder / f".{NAME}.lock", timeout=60):
             if table.exists() and not _is_sweep(table):
                 log.warning("%s is not ours, and stays as it is: no table of all runs was written", table)
                 return None
@@ -57,10 +58,10 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
             write_csv(table, _table(runs))
             if len(runs) > 1:
                 _report(folder)
-    except OSError as error:
-        if error.errno in NO_ROOM:
+    except (OSError, LockError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
-        log.warning("%s could not be written (%s); the run itself is complete", table, error.strerror)
+        log.warning("%s could not be written (%s); the run itself is complete", table, error)
         return None
     return table
 

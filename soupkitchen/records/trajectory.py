@@ -51,6 +51,7 @@ class Step:
         rule: what the gain had to be for the candidate to stay.
         reason: of an error.
         tasks: with several tasks, the score of each, in columns ``score_<task>``.
+        choice: what candidates have in common of which the best was to be taken; no column.
     """
 
     stage: str
@@ -82,12 +83,13 @@ class Step:
     rule: str = ""
     reason: str = ""
     tasks: Mapping[str, float] = field(default_factory=dict)
+    choice: str = ""
 
 
-_ADDED = ("coefficients", "score_on_part", "stopped_by")
+_ADDED = ("coefficients", "score_on_part", "stopped_by", "choice")
 """Entries that journals of earlier versions lack."""
 
-COLUMNS = ("step", *(column.name for column in fields(Step) if column.name != "tasks"))
+COLUMNS = ("step", *(column.name for column in fields(Step) if column.name not in ("tasks", "choice")))
 
 
 def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -75,12 +75,14 @@ class Proposal:
         unscored: of a mixture that takes in several runs at once, those before the last: each
             becomes a row of the trajectory, without a score.
         variant: what tables call it among several of the same candidate.
+        among: what it is one of, if the search takes the best of many that are not made of one another.
     """
 
     candidate: str
     mixture: Mixture
     unscored: tuple[str, ...] = ()
     variant: str = ""
+    among: str = ""
 
 
 @dataclass(frozen=True)

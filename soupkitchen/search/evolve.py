@@ -163,7 +163,10 @@ class Evolve(Guarded):
             if not tried:
                 members = [
                     Proposal(
-                        f"generation {number}, {member} of {size}", mixture, variant=space.shown(mixture)
+                        f"generation {number}, {member} of {size}",
+                        mixture,
+                        variant=space.shown(mixture),
+                        among="generations",
                     )
                     for member, mixture in enumerate(map(space.mixture, points), start=1)
                 ][: self.evaluations - done]

@@ -40,6 +40,6 @@ class Exhaustive(Guarded):
         subsets = [some for size in range(2, len(names) + 1) for some in combinations(names, size)]
         total = len(subsets)
         return [
-            Proposal(f"subset {number} of {total}", Mixture(some))
+            Proposal(f"subset {number} of {total}", Mixture(some), among="subsets")
             for number, some in enumerate(subsets[len(trials) :], start=len(trials) + 1)
         ]

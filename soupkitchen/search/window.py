@@ -62,7 +62,8 @@ class Window(Guarded):
             run = newest_first[skipped:]
             for duration in self._durations(len(run)):
                 name = f"{duration} up to step {run[0].step}" if skipped else f"last {duration}"
-                yield Proposal(name, Mixture(tuple(one.name for one in run[:duration])))
+                mixture = Mixture(tuple(one.name for one in run[:duration]))
+                yield Proposal(name, mixture, among="windows")
 
     def _durations(self, most: int) -> list[int]:
         """How long the windows are that may have `most` checkpoints, the shortest first."""

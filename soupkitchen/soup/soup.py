@@ -113,6 +113,7 @@ class Soup:
         self._reader = reader or Reader(self.device)
         self._plans = plans
         self._parts: dict[int, Mapping[str, int]] = {}
+        self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
         keep_freed_memory()
 
     def forget(self) -> None:
@@ -133,14 +134,16 @@ class Soup:
         for name in self._ingredients[0].run.header:
             if name in self._fixed:
                 yield name, self._fixed[name]
+                continue
+            shares = self._shares(name, self._ingredients)
+            if name not in self._differing and self._keeps_equal(shares):
+                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif name in self._folds:
                 yield name, self._folds[name].result(self.method)
+            elif isinstance(self.method, StackMethod) and not self._untouched(name, shares):
+                yield name, self._stacked(name, shares)
             else:
-                shares = self._shares(name, self._ingredients)
-                if isinstance(self.method, StackMethod) and not self._untouched(name, shares):
-                    yield name, self._stacked(name, shares)
-                else:
-                    yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
+                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
 
     def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
@@ -154,7 +157,9 @@ class Soup:
             shares = self._shares(name, together)
             if not info.is_floating_point:
                 yield name, self._unmerged(name, shares[0].run)
-            elif self._untouched(name, shares):
+            elif self._untouched(name, shares) or (
+                name not in self._differing and self._keeps_equal(shares) and _are_equal(name, shares)
+            ):
                 yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, shares)
@@ -180,6 +185,8 @@ class Soup:
                 self._fixed[name] = self._unmerged(name, ingredient)
                 continue
             shares = self._shares(name, together)
+            if name not in self._differing and not _are_equal(name, shares):
+                self._differing.add(name)
             if not (isinstance(self.method, StackMethod) or self._untouched(name, shares)):
                 started = name in self._folds
                 if not started:
@@ -208,7 +215,11 @@ class Soup:
         portions = tuple(self._portion(run, weight) for run, weight in zip(ingredients, given, strict=True))
         for name, info in first.header.items():
             shares = self._shares(name, portions)
-            if not info.is_floating_point or self._untouched(name, shares):
+            if (
+                not info.is_floating_point
+                or self._untouched(name, shares)
+                or (self._keeps_equal(shares) and _are_equal(name, shares))
+            ):
                 yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, shares)
@@ -256,6 +267,10 @@ class Soup:
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
         """Whether the tensor is the base's in all runs, without looking, and stays so when merged."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
+
+    def _keeps_equal(self, shares: Sequence[Share]) -> bool:
+        """Whether tensors that are the same in all runs stay so when merged."""
+        return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
         """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
@@ -351,6 +366,21 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
     for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
         yield name, tensor if wanted is None else tensor.to(wanted)
+
+
+def _are_equal(name: str, shares: Sequence[Share]) -> bool:
+    """Whether the tensor is, to the bit, the same in all runs; ends at the first difference.
+
+    Tensors of adapters are not looked at: to compute them is what merging does.
+    """
+    first, *others = (share.run for share in shares)
+    if any(run.adapted is not None for run in (first, *others)):
+        return False
+    tensor = first.tensor(name)
+    return all(
+        run.header[name].dtype == first.header[name].dtype and torch.equal(run.tensor(name), tensor)
+        for run in others
+    )
 
 
 def _telling(dtype: torch.dtype | DtypeOf | None) -> DtypeOf:

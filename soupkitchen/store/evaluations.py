@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _CHECKSUM, _LABEL = "checksum", "label"
+_ABANDONED = timedelta(days=1)
+"""Half-written entries of that age are of processes that were killed."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 Rows = Sequence[Any] | np.ndarray
@@ -52,12 +57,13 @@ class Entry:
 
     Attributes:
         label: None where the file has an entry's name and cannot be read as one.
+        used: when it was last looked up, or written.
     """
 
     key: str
     label: str | None
     size: int
-    written: datetime
+    used: datetime
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class EvaluationCache:
                 arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
                 if handle.metadata()[_CHECKSUM] != _checksum(arrays):
                     raise ValueError("its checksum is wrong")
+            with suppress(OSError):  # somebody else's, or gone by now
+                os.utime(file)
             return {name[1:]: _decoded(name[0], array) for name, array in arrays.items()}
         except FileNotFoundError:
             return None
@@ -110,7 +118,7 @@ class EvaluationCache:
         remove_unfinished(self.folder / f"*{_SUFFIX}")
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, the oldest first. Files that are no entries are passed over."""
+        """All entries, the longest unused first. Files that are no entries are passed over."""
         found = []
         for file in self.folder.glob(f"*{_SUFFIX}"):
             try:
@@ -122,16 +130,31 @@ class EvaluationCache:
                 continue
             except _NotAnEntryError:
                 continue
-            written = datetime.fromtimestamp(status.st_mtime)
-            found.append((status.st_mtime, Entry(file.stem, label, status.st_size, written)))
+            used = datetime.fromtimestamp(status.st_mtime)
+            found.append((status.st_mtime, Entry(file.stem, label, status.st_size, used)))
         yield from (entry for _, entry in sorted(found, key=lambda one: one[0]))
 
     def clear(self) -> int:
         """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
+        return len(self.prune(size=-1))
+
+    def prune(self, before: datetime = datetime.min, size: float = math.inf) -> list[Entry]:
+        """Deletes entries not used since `before`, and the longest unused beyond `size` bytes in all.
+
+        Runs that are under way do without, and score again. Damaged entries stay, as with `clear`.
+        """
         entries = [entry for entry in self.entries() if entry.label is not None]
+        total, gone = sum(entry.size for entry in entries), []
         for entry in entries:
-            self._file(entry.key).unlink(missing_ok=True)
-        return len(entries)
+            if entry.used < before or total > size:
+                self._file(entry.key).unlink(missing_ok=True)
+                total -= entry.size
+                gone.append(entry)
+        for left in self.folder.glob(f".{'[0-9a-f]' * 32}{_SUFFIX}.????????"):
+            with suppress(OSError):
+                if datetime.fromtimestamp(left.lstat().st_mtime) < datetime.now() - _ABANDONED:
+                    left.unlink()
+        return gone
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"

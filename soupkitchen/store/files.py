@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the operating system calls a full disk."""
+REFUSED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+"""What file systems answer that have no locks, or no way to sync: some of NFS, FUSE and clusters."""
+
+log = logging.getLogger(__name__)
 
 
 def write(file: Path, fill: Callable[[Path], object]) -> None:
@@ -25,13 +30,28 @@ def write(file: Path, fill: Callable[[Path], object]) -> None:
     beside = Path(name)
     try:
         fill(beside)
-        beside.chmod(0o644)
+        with suppress(OSError):  # some file systems have no modes
+            beside.chmod(0o644)
         with beside.open("rb") as written:
-            os.fsync(written.fileno())
+            sync(written.fileno())
         beside.replace(file)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def sync(descriptor: int) -> None:
+    """Waits until a file is on disk, if its file system has a way to tell.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        log.debug("fsync is refused (%s): a crash of the machine may lose what was written last", error)
 
 
 def write_text(file: Path, text: str) -> None:

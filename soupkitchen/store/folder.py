@@ -14,8 +14,10 @@ import yaml
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.store import journal, settings
+from soupkitchen.store.checksums import DERIVED, altered
 from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import (
+    CHECKSUMS,
     CONFIG,
     EVALUATIONS,
     JOURNAL,
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _RESULTS = (
     LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
-    TRACKERS, TENSORBOARD, PROFILE,
+    TRACKERS, TENSORBOARD, PROFILE, CHECKSUMS,
 )  # fmt: skip
 
 
@@ -50,8 +52,14 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
-        return (self.path / LEADERBOARD).is_file() and has_weights(self.path / SOUP)
+        """Whether all that takes runs and data was done."""
+        there = any((self.path / name).is_file() for name in (LEADERBOARD, CHECKSUMS))
+        return there and has_weights(self.path / SOUP)
+
+    def lost(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """What became of files of the finished run: by name, "is missing" or "was changed"."""
+        report = (REPORT, *PICTURES) if (config.get("report") or {}).get("write") else ()
+        return altered(self.path, (TRAJECTORY, LEADERBOARD, RECIPE, JOURNAL, *report))
 
     @property
     def holds_results(self) -> bool:
@@ -77,7 +85,9 @@ class RunFolder:
             )
         if (self.path / LEADERBOARD).is_file() and not has_weights(self.path / SOUP):
             log.warning("%s is gone: the soup is merged and saved again", shown(self.path / SOUP))
-        return not self.is_finished
+        lost = self.lost(config)
+        again = DERIVED if lost.get(JOURNAL) == "is missing" else set()
+        return not self.is_finished or bool(lost.keys() - DERIVED - {JOURNAL} or lost.keys() & again)
 
     @property
     def _has_test(self) -> bool:

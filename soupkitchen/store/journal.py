@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import JournalError
+from soupkitchen.store.files import sync
 
 Event = dict[str, Any]
 
@@ -134,7 +135,7 @@ class Journal:
                 written = 0
                 while written < len(line):
                     written += os.write(descriptor, line[written:])
-                os.fsync(descriptor)
+                sync(descriptor)
             except OSError as error:
                 os.ftruncate(descriptor, size)
                 raise JournalError(

@@ -20,6 +20,7 @@ MAP = "map.json"
 PICTURES = ("trajectory.png", "trajectory.svg")
 PROFILE = "profile.csv"
 LOG = "soupkitchen.log"
+CHECKSUMS = "checksums.json"
 TRACKERS = "trackers.json"
 TENSORBOARD = "tensorboard"
 

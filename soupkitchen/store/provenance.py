@@ -1,7 +1,8 @@
 """What the user's own code is, told by its source: a result that it gave is not that of what it is now.
 
-The source of a module is its file, and those of all modules that it imports, wherever in it an
-`import` stands, but for what is installed: that has versions. Nothing is run to find them.
+The source of a module is its file, and those of all modules that it imports, wherever in it an `import`
+stands or a function that imports is called, but for what is installed: that has versions. Nothing is run to
+find them.
 """
 
 from __future__ import annotations
@@ -11,43 +12,71 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator
+from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-_INSTALLED = tuple(
-    Path(folder).resolve()
-    for name, folder in sysconfig.get_paths().items()
-    if name in ("stdlib", "platstdlib", "purelib", "platlib")
+_INSTALLED = (
+    Path(__file__).resolve().parents[1],
+    *(
+        Path(folder).resolve()
+        for name, folder in sysconfig.get_paths().items()
+        if name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ),
 )
+_BY_NAME = ("import_module", "__import__", "run_module")
+_BUILT_IN = ("__import__", "exec")
+_IMPORTING = (*_BY_NAME, *_BUILT_IN, "run_path", "spec_from_file_location", "SourceFileLoader")
+"""Functions that import, or run, what they are told."""
 
 
-def source_of(thing: Any) -> list[str]:
+def source_of(thing: Any, name: str = "") -> list[str]:
     """File and digest of each module that `thing`, a function or class, is made of; its own comes first.
 
     What has no source (a built-in) is told by its name.
+
+    Args:
+        name: the dotted name that led to it; the module that is named there may have made it of others' code.
     """
-    try:
-        file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or inspect.getfile(thing)).resolve()
-        seen = {file: file.read_bytes()}
-    except (TypeError, OSError, ValueError):
+    thing = inspect.unwrap(thing)
+    while isinstance(thing, partial):
+        thing = inspect.unwrap(thing.func)
+    roots = [root for one in (thing, type(thing)) if (root := _file_and_package(one))][:1]
+    module = _file_and_package(sys.modules.get(name.rpartition(".")[0]))
+    roots += [module] if module and not _is_installed(module[0]) else []
+    if not roots:
         return [f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))}"]
-    package = getattr(sys.modules.get(getattr(thing, "__module__", "")), "__package__", None) or ""
-    waiting = [(file, package)]
+    seen = {file: file.read_bytes() for file, _ in roots}
+    waiting = roots[:]
     while waiting:
         file, package = waiting.pop()
         for found, within in _imported(seen[file], package, file.parent):
             if found not in seen:
                 seen[found] = found.read_bytes()
-                waiting.append((found, within))
+                waiting += [] if within is None else [(found, within)]
     own, *others = seen
     return [f"{file.name} {xxhash.xxh3_128_hexdigest(seen[file])}" for file in (own, *sorted(others))]
 
 
-def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """The files, and their packages, that `source`, a module in `package` and `folder`, imports."""
+def _file_and_package(thing: Any) -> tuple[Path, str] | None:
+    """Where the source of a function, class or module is, and the package that it is in."""
+    try:
+        file = Path(inspect.getsourcefile(thing) or inspect.getfile(thing)).resolve(strict=True)
+    except (TypeError, OSError, ValueError):
+        return None
+    module = thing if inspect.ismodule(thing) else sys.modules.get(getattr(thing, "__module__", ""))
+    return file, getattr(module, "__package__", None) or ""
+
+
+def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """The files, and their packages, that `source`, a module in `package` and `folder`, imports.
+
+    If it imports by names that only running it tells, these are all that it could find, without packages:
+    what they import is among them.
+    """
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # compiled
@@ -56,13 +85,43 @@ def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path,
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            module = ".".join(part for part in (*above, node.module or "") if part)
+            module = _absolute(node.level, node.module or "", package)
             names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and _called(node) in _IMPORTING:
+            name, *more = [getattr(argument, "value", None) for argument in node.args] or [None]
+            if _called(node) in _BY_NAME and isinstance(name, str):
+                own = more[0] if more and isinstance(more[0], str) else package
+                names = [_absolute(len(name) - len(name.lstrip(".")), name.lstrip("."), own)]
+            else:
+                yield from _around(folder)
+                continue
         else:
             continue
         for name in names:
             yield from _found(name, folder)
+
+
+def _called(call: ast.Call) -> str:
+    """The last part of the name of what is called, but for methods that are called as built-ins are."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr if call.func.attr not in _BUILT_IN else ""
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def _absolute(level: int, module: str, package: str) -> str:
+    above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+    return ".".join(part for part in (*above, module) if part)
+
+
+def _around(folder: Path) -> Iterator[tuple[Path, None]]:
+    """All modules beside a module and where else Python looks, also those of packages there."""
+    for place in dict.fromkeys([folder, *(Path(entry).resolve() for entry in sys.path)]):
+        if not _is_installed(place):
+            yield from ((file.resolve(), None) for part in ("*.py", "*/*.py") for file in place.glob(part))
+
+
+def _is_installed(file: Path) -> bool:
+    return any(file.is_relative_to(installed) for installed in _INSTALLED)
 
 
 def _found(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
@@ -75,7 +134,7 @@ def _found(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
         within = spec.name
         if spec.origin is not None and spec.has_location:
             file = Path(spec.origin).resolve()
-            if any(file.is_relative_to(installed) for installed in _INSTALLED):
+            if _is_installed(file):
                 return
             yield file, within if spec.submodule_search_locations else within.rpartition(".")[0]
         if spec.submodule_search_locations is None:

@@ -40,6 +40,12 @@ class Client:
         self.tracker: Any = LOGGER_TYPE_TO_CLASS[self.name](**self.options(folder, new=run is None))
         self.tracker.start()
 
+    @classmethod
+    def check(cls) -> None:
+        """Raises:
+        ConfigError: if it is known beforehand that it cannot be told anything.
+        """
+
     def options(self, folder: Path, new: bool) -> dict[str, Any]:
         """Those of accelerate's class."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from soupkitchen.checkpoints.tracked import check_store
 from soupkitchen.trackers.base import PROJECT, Client, OptionValue
 
 
@@ -16,6 +17,10 @@ class Mlflow(Client):
 
     name = "mlflow"
     package = "mlflow"
+
+    @classmethod
+    def check(cls) -> None:
+        check_store("tracker=mlflow")
 
     def __init__(self, folder: Path, told: Mapping[str, OptionValue], run: str | None) -> None:
         super().__init__(folder, told, run)

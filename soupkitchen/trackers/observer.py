@@ -171,13 +171,14 @@ def _client(name: str) -> type[Client]:
     """The class for a tracker.
 
     Raises:
-        ConfigError: where it is not installed.
+        ConfigError: where it is not installed, or cannot be told anything.
     """
     found: type[Client] = getattr(import_module(f"soupkitchen.trackers.{name}"), _CLIENTS[name])
     try:
         import_module(found.package)
     except ImportError as error:
         raise ConfigError(f"tracker={name} needs a package: pip install 'soupkitchen[{name}]'") from error
+    found.check()
     return found
 
 

@@ -73,7 +73,7 @@ class Function(TextTask):
 
     def identity(self) -> list[str]:
         """What the numbers depend on beside the options: the function's source, and what it imports."""
-        return source_of(self._found())
+        return source_of(self._found(), self.function)
 
     def prepare(
         self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel

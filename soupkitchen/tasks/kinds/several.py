@@ -96,6 +96,12 @@ class Several:
         """Whether each example of each task is right or wrong."""
         return all(task.metric.binary for task in self.tasks.values())
 
+    @property
+    def best(self) -> float:
+        """The most that the score can be, higher better."""
+        best = self.score({name: task.metric.best_score for name, task in self.tasks.items()})
+        return math.inf if math.isnan(best) else best
+
     def shown(self, score: float) -> float:
         """A score as tables show it: a lone task's with its metric's own sign."""
         return self.alone.metric.shown(score) if self.alone else float(score)
