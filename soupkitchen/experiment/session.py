@@ -53,7 +53,7 @@ def carry_out(
         if crew.number:
             with _quiet(), _silent():
                 follow(crew, lambda: build(folder).bench())
-            return Result(folder)
+            return Result.of(folder, config)
         try:
             return _carry_out(config, folder, _for_all(build, crew), overwrite)
         finally:
@@ -88,8 +88,8 @@ def _carry_out(
                 run.write(config)
                 with trackers:
                     experiment.run([trackers])
-            _say(Result(folder))
-        return Result(folder)
+            _say(Result.of(folder, config))
+        return Result.of(folder, config)
 
 
 @contextmanager

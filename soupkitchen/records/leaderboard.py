@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from soupkitchen.records.tables import DIGITS, joined
+from soupkitchen.errors import ConfigError
+from soupkitchen.records.tables import DIGITS, joined, read_csv
 
 ENTRY = "entry"
 """The events that are rows."""
+HELDOUT = "heldout_"
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,32 @@ def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return ranking(entries, begin["metric"], 1 if begin["greater_is_better"] else -1)
 
 
+def read_leaderboard(file: Path) -> pd.DataFrame:
+    """The table of a finished run.
+
+    Raises:
+        ConfigError: if `file` is none that this package wrote, or was damaged since.
+    """
+    table = read_csv(file)
+    scores = [column for column in table.columns if column.startswith(HELDOUT)]
+    numbers = ["rank", "delta_vs_best_single", *scores]
+    lacking = {"model", "kind", "ingredients", *numbers} - {*table.columns}
+    if (
+        not scores
+        or lacking
+        or not (table["kind"] == "soup").any()
+        or not all(pd.api.types.is_numeric_dtype(table[column]) for column in numbers)
+    ):
+        raise ConfigError(
+            f"{file} is no leaderboard of a finished run: somebody else's, or damaged. "
+            f"python -m soupkitchen.tables {file.parent} makes it again"
+        )
+    return table
+
+
 def soups_score(table: pd.DataFrame) -> float:
     """The soup's score on held-out in a leaderboard, with the metric's own sign."""
-    column = next(column for column in table.columns if column.startswith("heldout_"))
+    column = next(column for column in table.columns if column.startswith(HELDOUT))
     return float(table.loc[table["kind"] == "soup", column].iloc[0])
 
 

@@ -8,11 +8,14 @@ stay text: with pandas, read text columns with ``keep_default_na=False``.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
 import pandas as pd
 
+from soupkitchen.errors import ConfigError
+from soupkitchen.store.documents import own, read_bytes
 from soupkitchen.store.files import write_text
 
 INGREDIENT_SEPARATOR = ";"
@@ -25,6 +28,7 @@ TEXT_COLUMNS = frozenset(
 )
 """Columns that hold text, whatever a cell of theirs looks like."""
 
+_MOST_COLUMNS = 10_000
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
 
 
@@ -56,16 +60,17 @@ def read_csv(file: Path) -> pd.DataFrame:
     """A table of ours, as it was before it was written.
 
     Raises:
-        ValueError: where it is no table.
-        OSError: where it cannot be read.
+        ConfigError: if it is none, or cannot be read.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as handle:
-            header, *rows = list(csv.reader(handle, strict=True)) or [[]]
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError("its rows differ in length")
+        lines = io.StringIO(read_bytes(own(file)).decode(), newline="")
+        header, *rows = list(csv.reader(lines, strict=True)) or [[]]
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a table ({error})") from error
+    if any(len(row) != len(header) for row in rows) or len(set(header)) < len(header):
+        raise ConfigError(f"{file} cannot be read as a table: rows of other lengths, or a column twice")
+    if len(header) > _MOST_COLUMNS:
+        raise ConfigError(f"{file} has {len(header)} columns, and no table of ours that many")
     table = pd.DataFrame(rows, columns=[_unguarded(column) for column in header], dtype=object)
     for column in table.columns:
         if column in TEXT_COLUMNS:
@@ -73,7 +78,7 @@ def read_csv(file: Path) -> pd.DataFrame:
         else:
             try:
                 table[column] = pd.to_numeric(table[column].where(table[column] != "", None))
-            except ValueError:
+            except (ValueError, OverflowError):
                 table[column] = table[column].map(_unguarded)
     return table
 

@@ -1,4 +1,4 @@
-"""Reads small files that others may have made: regular files of a bounded size, JSON or YAML, as typed records.
+"""Reads small files that others may have made: regular ones of bounded size, JSON or YAML, as typed records.
 
 A results' folder, a recipe or a configuration may come from a stranger. Nothing that such a file says is
 used before it has the type that its reader expects; a wrong one is an error that names file and field.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
@@ -26,7 +27,10 @@ Record = TypeVar("Record")
 
 MOST = 64 << 20
 """Bytes of a document at most."""
+MOST_YAML = 2 << 20
+"""The same of YAML, which takes some seconds to parse then."""
 _DEEPEST, _MOST_PARTS = 64, 1_000_000
+_LISTS, _NESTS = (list, tuple), (list, tuple, dict)
 _SHOWN = 3
 """Wrong fields that a message names."""
 _KINDS = {
@@ -64,6 +68,18 @@ def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> Buf
     return handle
 
 
+def own(file: Path, error: type[SoupkitchenError] = ConfigError) -> Path:
+    """`file`, which is looked for in its folder and nowhere else.
+
+    Raises:
+        error: if it is a link that leads out of the folder.
+    """
+    target = os.path.realpath(file)
+    if file.is_symlink() and not Path(target).is_relative_to(os.path.realpath(file.parent)):
+        raise error(f"{file} is a link to {target}, out of its folder; put the file itself in its place")
+    return file
+
+
 def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = ConfigError) -> bytes:
     """The content of `file`.
 
@@ -83,7 +99,7 @@ def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = Con
 def read_json(
     file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
-    """The JSON in `file`, as a `record`: any type that pydantic knows, such as a dataclass or `dict[str, int]`.
+    """The JSON in `file`, as a `record`: any type that pydantic knows, as a dataclass or `dict[str, int]`.
 
     Raises:
         error: if the file cannot be read, is no JSON, or says something else; the message names the field.
@@ -96,11 +112,11 @@ def read_json(
 
 
 def read_yaml(
-    file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
+    file: Path, record: type[Record], most: int = MOST_YAML, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
     """The YAML in `file`, one document, as a `record`; see `read_json`."""
     try:
-        tree = yaml.safe_load(read_bytes(file, most, error))
+        tree = yaml.load(read_bytes(file, most, error), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as cause:
         raise error(f"{file} cannot be read: it is no YAML ({' '.join(str(cause).split())})") from cause
     return checked(tree, record, file, error)
@@ -127,8 +143,10 @@ def checked(
             f"{where}: it is nested deeper than {_DEEPEST} levels or has over {_MOST_PARTS:,} parts, "
             "which no such file has"
         )
+    kind: Any = record
     try:
-        return _adapter(record).validate_python(tree)
+        told: Record = _adapter(kind).validate_python(tree)
+        return told
     except ValidationError as cause:
         wrong = [
             f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}"
@@ -144,8 +162,31 @@ def not_regular(mode: int) -> str:
     return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
 
 
+@contextmanager
+def about(file: Path) -> Iterator[None]:
+    """Has errors of what `file` describes say that it is this file."""
+    try:
+        yield
+    except (ConfigError, TypeError) as cause:
+        raise ConfigError(f"{file}: {cause}") from cause
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data, and gives up on what is nested too deep before it has read all of that."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 @cache
-def _adapter(record: type[Record]) -> TypeAdapter[Record]:
+def _adapter(record: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(record)
@@ -155,13 +196,11 @@ def _is_small(tree: Any) -> bool:
     waiting, parts = [(tree, 1)], 0
     while waiting:
         part, depth = waiting.pop()
-        parts += 1
+        inside = part.values() if isinstance(part, dict) else part if isinstance(part, _LISTS) else ()
+        parts += len(inside)
         if depth > _DEEPEST or parts > _MOST_PARTS:
             return False
-        if isinstance(part, Mapping):
-            waiting += ((inner, depth + 1) for inner in part.values())
-        elif isinstance(part, (list, tuple)):
-            waiting += ((inner, depth + 1) for inner in part)
+        waiting += [(inner, depth + 1) for inner in inside if isinstance(inner, _NESTS)]
     return True
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from soupkitchen.errors import LockError
+from soupkitchen.errors import ConfigError, LockError
+from soupkitchen.store.documents import own, read_json
+from soupkitchen.store.files import write_text
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def only_process(folder: Path) -> Iterator[None]:
                     "host": socket.gethostname(),
                     "since": f"{datetime.now():%F %T}",
                 }
-                holder.write_text(json.dumps(me), encoding="utf-8")
+                write_text(holder, json.dumps(me))
                 yield
             finally:
                 with suppress(OSError):
@@ -74,7 +76,7 @@ def locked(file: Path, timeout: float = -1) -> Iterator[None]:
 
 def _holder(file: Path) -> str:
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = read_json(own(file), dict[str, str | int])
         return f"process {said['process']} on {said['host']}, since {said['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, KeyError):
         return "another process"
