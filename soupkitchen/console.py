@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.store.layout import carries_mark
 
 console = Console(stderr=True, highlight=False)
@@ -38,7 +39,10 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def plain_streams() -> None:
-    """Has stdout and stderr write out what their encoding does not have, where it would be an error."""
+    """Has stdout and stderr write out what their encoding lacks, and take what is said if they are closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -54,6 +58,14 @@ class Printable(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep="\n\t")
+
+
+def check_place() -> None:
+    """Raises a `ConfigError` if the working directory was removed, of which libraries make worse errors."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the folder that you are in was removed: change to one that is there") from None
 
 
 def warn_on_stderr() -> None:

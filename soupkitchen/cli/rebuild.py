@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.console import plain_streams, printable, say, warn_on_stderr
+from soupkitchen.console import check_place, plain_streams, printable, say, warn_on_stderr
 from soupkitchen.errors import ConfigError, SoupkitchenError
 
 _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plain_streams()
     warn_on_stderr()
     try:
+        check_place()
         same = _rebuild(given.recipe, given.folder, _options(given.options), given.trust)
     except (SoupkitchenError, OSError) as error:
         say(f"error: {error}")

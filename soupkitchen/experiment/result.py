@@ -60,7 +60,7 @@ class Result:
             ConfigError: if it names code that is not in `trust`.
         """
         file = self.folder / JOURNAL
-        told = last_recipe(journal.read(file))
+        told = last_recipe(file)
         with about(file):
             return Recipe.from_data(told, self.trust)
 

@@ -13,14 +13,14 @@ from soupkitchen.models.auto import Auto, Transformers
 from soupkitchen.models.base import Maker
 from soupkitchen.models.function import Built, Function
 from soupkitchen.models.sentence import NAMES, SentenceTransformers
-from soupkitchen.options.building import TARGET, build, check_names, target_of, targets
+from soupkitchen.options.building import TARGET, build, check_names, targets
 
-_AUTO = "_model_mapping"
+_OF_AUTO_CLASSES = "_model_mapping"
 """What transformers' Auto classes of models have."""
 _SHOWN = 100
 
 
-_OURS = (target_of(Function), target_of(Auto))
+_AUTO, _FUNCTION = (f"soupkitchen.models.{made.__name__}" for made in (Auto, Function))
 
 
 def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[str] = ()) -> Maker:
@@ -32,15 +32,17 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
     Raises:
         ConfigError: if it names what is neither ours, nor of `trust`, nor a model of transformers.
     """
-    if options is not None and options.get(TARGET) != target_of(Auto):
+    if options is not None and options.get(TARGET) != _AUTO:
         functions = [options[key] for key in ("build", "processor") if options.get(key) is not None]
-        check_names([*targets(options), *functions], _OURS, trust)
+        check_names([*targets(options), *functions], [_FUNCTION], trust)
         if not isinstance(made := build(options), Function):
             raise ConfigError(f"model is nothing that makes models: {str(options)[:_SHOWN]}")
         return Built(made)
     if name in NAMES:
         return SentenceTransformers(name)
     found = getattr(transformers, name, None)
-    if not isinstance(found, type) or not (issubclass(found, PreTrainedModel) or hasattr(found, _AUTO)):
+    if not isinstance(found, type) or not (
+        issubclass(found, PreTrainedModel) or hasattr(found, _OF_AUTO_CLASSES)
+    ):
         raise ConfigError(f"model_class={name[:_SHOWN]} is no class of models that transformers has")
     return Transformers(found)

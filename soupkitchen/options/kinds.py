@@ -7,8 +7,8 @@ takes is the user's affair.
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -41,7 +41,8 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number; true and false are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
 
 
 def whole(least: int, most: int) -> Kind:
