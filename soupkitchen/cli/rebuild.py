@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from soupkitchen.console import check_place, plain_streams, printable, say, warn_on_stderr
 from soupkitchen.errors import ConfigError, SoupkitchenError
@@ -54,13 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[str]) -> bool:
-    from soupkitchen.checkpoints.mergekit import is_mergekits
     from soupkitchen.evaluation import Runtime
     from soupkitchen.output.from_mergekit import recipe_file
     from soupkitchen.output.rebuild import Moved, rebuild
     from soupkitchen.output.recipe_file import RecipeFile
+    from soupkitchen.store.documents import read_yaml
 
-    told = recipe_file(file) if is_mergekits(file) else RecipeFile.read(file, trust)
+    is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
+    told = recipe_file(file) if is_mergekits else RecipeFile.read(file, trust)
     trusted = options.get("trust_remote_code", "false")
     if trusted not in ("true", "false"):
         raise ConfigError(f"trust_remote_code={trusted} should be true or false")

@@ -16,6 +16,7 @@ from soupkitchen.experiment.ledger import last_recipe
 from soupkitchen.models import Loading, Transformers, maker_named
 from soupkitchen.options.building import targets
 from soupkitchen.records import read_csv, read_leaderboard, separated, soups_score
+from soupkitchen.records.trajectory import COLUMNS
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
 from soupkitchen.store.documents import about, read_yaml
@@ -49,7 +50,7 @@ class Result:
     @cached_property
     def trajectory(self) -> pd.DataFrame:
         """What was tried, in order, with the reasons."""
-        return read_csv(self.folder / TRAJECTORY)
+        return read_csv(self.folder / TRAJECTORY, COLUMNS)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from soupkitchen.errors import ConfigError
-from soupkitchen.records.tables import DIGITS, joined, read_csv
+from soupkitchen.records.tables import DIGITS, foreign, joined, read_csv
 
 ENTRY = "entry"
 """The events that are rows."""
@@ -51,20 +50,13 @@ def read_leaderboard(file: Path) -> pd.DataFrame:
     Raises:
         ConfigError: if `file` is none that this package wrote, or was damaged since.
     """
-    table = read_csv(file)
+    table = read_csv(file, ("rank", "model", "kind", "ingredients", "delta_vs_best_single"))
     scores = [column for column in table.columns if column.startswith(HELDOUT)]
-    numbers = ["rank", "delta_vs_best_single", *scores]
-    lacking = {"model", "kind", "ingredients", *numbers} - {*table.columns}
-    if (
-        not scores
-        or lacking
-        or not (table["kind"] == "soup").any()
-        or not all(pd.api.types.is_numeric_dtype(table[column]) for column in numbers)
-    ):
-        raise ConfigError(
-            f"{file} is no leaderboard of a finished run: somebody else's, or damaged. "
-            f"python -m soupkitchen.tables {file.parent} makes it again"
-        )
+    numbers = [table[column] for column in ("rank", "delta_vs_best_single", *scores)]
+    if not scores or not all(map(pd.api.types.is_numeric_dtype, numbers)):
+        raise foreign(file, f"its {HELDOUT}… are no numbers")
+    if not (table["kind"] == "soup").any():
+        raise foreign(file, "it has no soup")
     return table
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -56,11 +57,11 @@ def _csv(table: pd.DataFrame, header: bool = True) -> str:
     return written.replace(_LINE_END, "\n")
 
 
-def read_csv(file: Path) -> pd.DataFrame:
+def read_csv(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     """A table of ours, as it was before it was written.
 
     Raises:
-        ConfigError: if it is none, or cannot be read.
+        ConfigError: if it is none, cannot be read, or lacks a column that is `needed`.
     """
     try:
         lines = io.StringIO(read_bytes(own(file)).decode(), newline="")
@@ -69,6 +70,8 @@ def read_csv(file: Path) -> pd.DataFrame:
         raise ConfigError(f"{file} cannot be read as a table ({error})") from error
     if any(len(row) != len(header) for row in rows) or len(set(header)) < len(header):
         raise ConfigError(f"{file} cannot be read as a table: rows of other lengths, or a column twice")
+    if lacking := [column for column in needed if column not in header]:
+        raise foreign(file, f"it has no {', '.join(lacking[:3])}")
     if len(header) > _MOST_COLUMNS:
         raise ConfigError(f"{file} has {len(header)} columns, and no table of ours that many")
     table = pd.DataFrame(rows, columns=[_unguarded(column) for column in header], dtype=object)
@@ -81,6 +84,14 @@ def read_csv(file: Path) -> pd.DataFrame:
             except (ValueError, OverflowError):
                 table[column] = table[column].map(_unguarded)
     return table
+
+
+def foreign(file: Path, why: str) -> ConfigError:
+    """The error for a table of a run's folder that is not ours."""
+    return ConfigError(
+        f"{file} is somebody else's table, or was damaged: {why}. python -m soupkitchen.tables {file.parent} "
+        "makes it again"
+    )
 
 
 def joined(ingredients: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ MOST = 64 << 20
 MOST_YAML = 2 << 20
 """The same of YAML, which takes some seconds to parse then."""
 _DEEPEST, _MOST_PARTS = 64, 1_000_000
-_LISTS, _NESTS = (list, tuple), (list, tuple, dict)
+_NESTS = (list, tuple, dict)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 3
 """Wrong fields that a message names."""
 _KINDS = {
@@ -138,10 +140,10 @@ def checked(
     """
     from pydantic import ValidationError
 
-    if not _is_small(tree):
+    if not _is_plain(tree):
         raise error(
-            f"{where}: it is nested deeper than {_DEEPEST} levels or has over {_MOST_PARTS:,} parts, "
-            "which no such file has"
+            f"{where}: it is nested deeper than {_DEEPEST} levels, has over {_MOST_PARTS:,} parts, "
+            "or text that is no Unicode; no such file has that"
         )
     kind: Any = record
     try:
@@ -192,15 +194,20 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
     return TypeAdapter(record)
 
 
-def _is_small(tree: Any) -> bool:
-    waiting, parts = [(tree, 1)], 0
+def _is_plain(tree: Any) -> bool:
+    """Whether a tree is of a size that one may work with, and its texts can be written."""
+    waiting, parts = [([tree], 0)], 0
     while waiting:
-        part, depth = waiting.pop()
-        inside = part.values() if isinstance(part, dict) else part if isinstance(part, _LISTS) else ()
+        nest, depth = waiting.pop()
+        inside = [*nest, *nest.values()] if isinstance(nest, dict) else nest
         parts += len(inside)
         if depth > _DEEPEST or parts > _MOST_PARTS:
             return False
-        waiting += [(inner, depth + 1) for inner in inside if isinstance(inner, _NESTS)]
+        for part in inside:
+            if isinstance(part, _NESTS):
+                waiting.append((part, depth + 1))
+            elif isinstance(part, str) and not part.isascii() and _SURROGATE.search(part):
+                return False
     return True
 
 
