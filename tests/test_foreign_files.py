@@ -224,11 +224,11 @@ def test_a_field_of_another_type_is_an_error_with_the_files_name(file: str, read
     whole = load((run / file).read_text())
     if file == "config.yaml":
         whole = {name: whole[name] for name in ("pool", "model", "name")}
-    for place in places(whole):
-        for value in ODD:
+    for number, place in enumerate(places(whole)):
+        for value in ODD[number % 2 :: 2]:
             (run / file).write_text(dump(with_other(whole, place, value)))
             told = read(reader, run)
-            assert not told or any(name in told for name in (str(run), "the recipe", "pool.base")), told
+            assert not told or any(name in told for name in (str(run), "recipe", "pool.base")), told
 
 
 def test_an_event_of_another_type_is_an_error_with_its_line(run: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_event_of_another_type_is_an_error_with_its_line(run: Path) -> None:
     assert set(kinds) == {"begin", "score", "step", "entry", "saved", "finish"}
     for number in kinds.values():
         for place in places(events[number]):
-            for value in ODD:
+            for value in ODD[::2] if len(place) < 2 else ODD[-1:]:
                 spoilt = with_other(events, (number, *place), value)
                 file.write_text("".join(f"{json.dumps(event)}\n" for event in spoilt))
                 told = read("events", run)

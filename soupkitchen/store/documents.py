@@ -196,7 +196,8 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
 
 def _is_plain(tree: Any) -> bool:
     """Whether a tree is of a size that one may work with, and its texts can be written."""
-    waiting, parts = [([tree], 0)], 0
+    waiting: list[tuple[Any, int]] = [([tree], 0)]
+    parts = 0
     while waiting:
         nest, depth = waiting.pop()
         inside = [*nest, *nest.values()] if isinstance(nest, dict) else nest
