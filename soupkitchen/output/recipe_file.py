@@ -99,6 +99,7 @@ class RecipeFile:
         soup: a digest of what was saved.
         model: the tree of options of what makes the models, where that is not transformers.
         key: of runs that are files, where in them their state dicts are.
+        trust: what it names that is not ours, and may be imported.
     """
 
     recipe: Recipe
@@ -113,6 +114,7 @@ class RecipeFile:
     soup: str | None = None
     model: Mapping[str, Any] | None = None
     key: str | None = None
+    trust: Collection[str] = ()
 
     @classmethod
     def of(
@@ -167,8 +169,9 @@ class RecipeFile:
                 told.saved.fingerprint,
                 told.model,
                 told.key,
+                trust,
             )
-            read.maker(trust)
+            read.maker()
             read.merge_method()
         if read.reference not in read.runs:
             raise ConfigError(f"{file}: reference: {read.reference} is none of its runs")
@@ -205,9 +208,9 @@ class RecipeFile:
         text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)
 
-    def maker(self, trust: Collection[str] = ()) -> Maker:
+    def maker(self) -> Maker:
         """What makes the models; see `maker_named`."""
-        return maker_named(self.model_class, self.model, trust)
+        return maker_named(self.model_class, self.model, self.trust)
 
     def merge_method(self) -> MergeMethod | StackMethod:
         """The method; a soup of one is that run, whatever the method."""
