@@ -7,12 +7,15 @@ a terminal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.store.layout import carries_mark
 
 
@@ -54,6 +57,14 @@ class Printable(logging.Formatter):
         return printable(super().format(record), keep="\n\t")
 
 
+def check_place() -> None:
+    """Raises a `ConfigError` if the working directory was removed, of which libraries make worse errors."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the folder that you are in was removed: change to one that is there") from None
+
+
 def warn_on_stderr() -> None:
     """Has commands that keep no log of their own show warnings, as plain lines."""
     handler = logging.StreamHandler()
@@ -73,11 +84,19 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
+def _no_other(path: str, flags: int) -> int:
+    """Opens a file that is neither a link nor a pipe, for which one would have to wait."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
 class LogFile(logging.FileHandler):
     """The log in a run's folder, once that is known to be one."""
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", encoding="utf-8", errors=self.errors, opener=_no_other)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -172,7 +172,7 @@ ROWS = [
     ),
     Bad(
         "an event of another type",
-        says=("journal.jsonl is damaged at line 1 (its 'runs' is 5)", "overwrite=true"),
+        says=("journal.jsonl is damaged at line 1 (what it says: runs: ", "overwrite=true"),
         spoil=all_of(begun('{"event": "begin", "runs": 5}'), composed),
     ),
     Bad(

@@ -513,6 +513,9 @@ def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(
         accuracy = (net(pixels).argmax(-1) == labels).float().mean().item()
         assert table.loc[name, "heldout_accuracy"] == pytest.approx(accuracy, abs=1e-6)
     command = [sys.executable, "-m", "soupkitchen.rebuild", "results/x/recipe.yaml", "again"]
+    refused = subprocess.run(command, cwd=tmp_path, check=False, timeout=300, capture_output=True, text=True)
+    assert "it names mine.build, mine.transform, which soupkitchen does not have" in refused.stderr
+    command += ["--trust", "mine.build", "--trust", "mine.transform"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     for file in ("model.safetensors", "model.ckpt"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "results/x/soup" / file).read_bytes()

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from soupkitchen.console import check_place
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import check_tree, resources, shown, unknown
 from soupkitchen.options.words import mended
@@ -191,8 +192,10 @@ def check_words(words: Sequence[str]) -> None:
     """Checks what Hydra has no words for.
 
     Raises:
-        ConfigError: where a group is taken away, or given no name; or where a value needs quotes.
+        ConfigError: if a group is taken away or given no name, a value needs quotes, or there is no folder
+            to work in.
     """
+    check_place()
     for word in words:
         if "=" not in word and word.lstrip("~+") not in PARTS:
             continue

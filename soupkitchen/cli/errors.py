@@ -17,6 +17,7 @@ _REMEDIES = {
         (errno.EACCES, errno.EPERM, errno.EROFS),
         "Give yourself the right to it, or name another results_dir=. Nothing is lost",
     ),
+    errno.ENOENT: "Put it back, or name another results_dir=. Nothing is lost",
     errno.ENAMETOOLONG: "Give this run a shorter name=",
     **dict.fromkeys(
         (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),

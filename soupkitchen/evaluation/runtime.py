@@ -145,7 +145,7 @@ class Runtime:
     def _existing_device(self) -> torch.device:
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            torch.ones(1, device=device).item()  # of "meta" nothing comes back
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(

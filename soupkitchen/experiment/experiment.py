@@ -259,7 +259,6 @@ class Experiment:
             evaluator.processor_folder,
             model=None if isinstance(self.model, Auto) else describe(self.model),
             output=self.output,
-            trust_remote_code=self.runtime.trust_remote_code,
             pad_token_id=None
             if live.pad_token_id == self.pool.reference.config.get("pad_token_id")
             else live.pad_token_id,

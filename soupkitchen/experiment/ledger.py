@@ -14,7 +14,7 @@ from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory
 from soupkitchen.records.leaderboard import ENTRY
 from soupkitchen.records.run import CONTRIBUTION
 from soupkitchen.records.trajectory import STEP, table_of, tasks_of
-from soupkitchen.store.journal import FORMAT, Event, Journal
+from soupkitchen.store.journal import FORMAT, Event, Journal, read
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 
 log = logging.getLogger(__name__)
@@ -170,17 +170,17 @@ class Ledger:
             write_csv(self.folder / TRAJECTORY, trajectory(self.events))
 
 
-def last_recipe(events: list[Event]) -> Mapping[str, Any]:
-    """The recipe of the soup that a run saved.
+def last_recipe(file: Path) -> Mapping[str, Any]:
+    """The recipe of the soup that a run saved, as its journal says.
 
     Raises:
         JournalError: where it saved none.
     """
-    for event in reversed(events):
+    for event in reversed(read(file)):
         if event["event"] == "saved":
             recipe: Mapping[str, Any] = event["recipe"]
             return recipe
-    raise JournalError("the run has saved no soup yet: the same command continues it")
+    raise JournalError(f"{file}: the run has saved no soup yet: the same command continues it")
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from soupkitchen.checkpoints.strangers import check_folder
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import last_recipe
-from soupkitchen.models import Auto, Loading, Transformers, maker_named
-from soupkitchen.options.building import TARGET, target_of
-from soupkitchen.records import read_csv, separated, soups_score
+from soupkitchen.models import Loading, Transformers, maker_named
+from soupkitchen.options.building import targets
+from soupkitchen.records import read_csv, read_leaderboard, separated, soups_score
+from soupkitchen.records.trajectory import COLUMNS
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
+from soupkitchen.store.documents import about, read_yaml
 from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 
 
@@ -27,19 +29,28 @@ class Result:
 
     Attributes:
         folder: where its tables and its soup are.
+        trust: names of your own code, as ``my_module.build``, which the folder's files may have imported.
     """
 
     folder: Path
+    trust: Collection[str] = ()
+
+    @classmethod
+    def of(cls, folder: Path, config: Mapping[str, Any]) -> Result:
+        """That of a run which the user has just described by `config`, and so trusts."""
+        model = config.get("model") or {}
+        own = [str(model[option]) for option in ("build", "processor") if model.get(option)]
+        return cls(folder, [*targets(config), *own])
 
     @cached_property
     def leaderboard(self) -> pd.DataFrame:
         """Every model that was scored, best first: the soup, the uniform soups and the single runs."""
-        return read_csv(self.folder / LEADERBOARD)
+        return read_leaderboard(self.folder / LEADERBOARD)
 
     @cached_property
     def trajectory(self) -> pd.DataFrame:
         """What was tried, in order, with the reasons."""
-        return read_csv(self.folder / TRAJECTORY)
+        return read_csv(self.folder / TRAJECTORY, COLUMNS)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -47,8 +58,12 @@ class Result:
 
         Raises:
             JournalError: where an earlier version of soupkitchen wrote the run.
+            ConfigError: if it names code that is not in `trust`.
         """
-        return Recipe.from_data(last_recipe(journal.read(self.folder / JOURNAL)))
+        file = self.folder / JOURNAL
+        told = last_recipe(file)
+        with about(file):
+            return Recipe.from_data(told, self.trust)
 
     @property
     def score(self) -> float:
@@ -69,15 +84,20 @@ class Result:
         """The soup, loaded as its task loads models.
 
         Args:
-            options: of transformers' ``from_pretrained``.
+            options: of transformers' ``from_pretrained``; what the soup's files name is asked of the hub only
+                with ``local_files_only=False``.
+
+        Raises:
+            ConfigError: if the run's files name code that is not in `trust`.
         """
-        begin = journal.read(self.folder / JOURNAL)[0]
-        folder = self.folder / SOUP
-        told = yaml.safe_load((self.folder / CONFIG).read_bytes()).get("model")
-        own = isinstance(told, Mapping) and told.get(TARGET) != target_of(Auto)
-        maker = maker_named(begin["model_class"], told if own else None)
+        begin, folder = journal.begun(self.folder / JOURNAL)[0], self.folder / SOUP
+        file = self.folder / CONFIG
+        told = read_yaml(file, _Config).model
+        with about(file):
+            maker = maker_named(begin["model_class"], told, self.trust)
         if not isinstance(maker, Transformers):
             return maker.load(maker.open(folder), Loading()).eval()
+        check_folder(folder)
         if (folder / "adapter_config.json").exists():
             try:
                 import peft  # noqa: F401
@@ -85,8 +105,16 @@ class Result:
                 raise ConfigError(
                     f"{folder} is a LoRA adapter, which peft loads: pip install 'soupkitchen[peft]'"
                 ) from error
-        return maker.model_class.from_pretrained(folder, **options)
+        alone = {"trust_remote_code": False, "local_files_only": True}  # whatever the soup's files ask for
+        return maker.model_class.from_pretrained(folder, **(alone | options))
 
     @property
     def _soup(self) -> Any:
         return self.leaderboard[self.leaderboard["kind"] == "soup"].iloc[0]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What of a run's configuration it takes to load its soup."""
+
+    model: dict[str, Any] | None = None

@@ -54,7 +54,7 @@ def carry_out(
         if crew.number:
             with _quiet(), _silent():
                 follow(crew, lambda: build(folder).bench())
-            return Result(folder)
+            return Result.of(folder, config)
         try:
             return _carry_out(config, folder, _for_all(build, crew), overwrite)
         finally:
@@ -92,10 +92,10 @@ def _carry_out(
                 run.write(config)
                 with trackers:
                     experiment.run([trackers])
-            _say(Result(folder))
+            _say(Result.of(folder, config))
         elif lost := run.lost(config):
             make_again(folder, lost)
-        return Result(folder)
+        return Result.of(folder, config)
 
 
 @contextmanager

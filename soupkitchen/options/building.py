@@ -7,7 +7,7 @@ Such a tree is what a YAML of `conf/` holds, what a recipe says of its merge met
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib import import_module
@@ -38,6 +38,32 @@ def build(tree: Any) -> Any:
     if isinstance(tree, Sequence) and not isinstance(tree, str):
         return [build(part) for part in tree]
     return tree
+
+
+def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[str]) -> None:
+    """Checks that data from a file names nothing to be imported but what is `ours`, or what the user trusts.
+
+    Raises:
+        ConfigError: if it does, with what to say if that is meant.
+    """
+    strange = list(dict.fromkeys(str(name) for name in names if name not in (*ours, *trust)))
+    if strange:
+        raise ConfigError(
+            f"it names {', '.join(strange)}, which soupkitchen does not have: to import that runs its "
+            f"code. If you trust it, say {' '.join(f'--trust {name}' for name in strange)} to "
+            f"python -m soupkitchen.rebuild, or trust={strange} in Python"
+        )
+
+
+def targets(tree: Any) -> Iterator[Any]:
+    """All that `build` would look up for a tree."""
+    if isinstance(tree, Mapping):
+        if TARGET in tree:
+            yield tree[TARGET]
+        tree = list(tree.values())
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        for part in tree:
+            yield from targets(part)
 
 
 def describe(thing: Any) -> Any:

@@ -7,8 +7,8 @@ takes is the user's affair.
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -41,7 +41,8 @@ def is_whole(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number; true and false are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
 
 
 def whole(least: int, most: int) -> Kind:
@@ -88,9 +89,11 @@ SHARE = Kind("a number above 0, and 1 at most", lambda v: is_number(v) and 0 < v
 INSIDE = Kind("a number above 0 and below 1", lambda v: is_number(v) and 0 < v < 1)
 SEED = whole(0, 2**32 - 1)
 TEXTS = list_of(TEXT, "text, or a list of texts", alone=True)
+_PLAIN = (str, list, tuple, type(None))
 ANYTHING = Kind("anything", lambda v: True, null=True)
 PART = Kind(
-    "options of its own", lambda v: v is not None and not isinstance(v, (str, list, tuple, numbers.Number))
+    "options of its own",
+    lambda v: "_target_" in v if isinstance(v, Mapping) else not isinstance(v, (*_PLAIN, numbers.Number)),
 )
 """A group of options below an option, or the object that it makes."""
 MAPPING = Kind("a mapping, as {a: 1}", lambda v: isinstance(v, Mapping))

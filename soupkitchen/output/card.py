@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.strangers import read_bytes
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Maker
@@ -177,10 +178,10 @@ def _name(base: Checkpoint) -> str:
 def _licence(base: Path) -> str | None:
     """The licence that the base's own card names."""
     try:
-        text = (base / CARD).read_text(encoding="utf-8")[: 1 << 16]
+        text = read_bytes(base / CARD)[: 1 << 16].decode(errors="replace")
         told = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
         licence = told.get("license")
-    except (OSError, ValueError, yaml.YAMLError, AttributeError, IndexError, CheckpointError):
+    except (CheckpointError, ValueError, RecursionError, yaml.YAMLError, AttributeError, IndexError):
         return None
     return licence if isinstance(licence, str) else None
 

@@ -45,7 +45,7 @@ def rebuild(told: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
         CheckpointError: where a run is not there, or not what it was.
         SaveError: where the soup cannot be written.
     """
-    moved, runtime = moved or Moved(), runtime or Runtime(trust_remote_code=told.trust_remote_code)
+    moved, runtime = moved or Moved(), runtime or Runtime()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to} is there already: name a new folder")
     if told.recipe.recalibrate:

@@ -5,12 +5,13 @@ Nothing has to be scored for that: the runs, the base and the recipe are enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from annotated_types import MinLen
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.errors import ConfigError
@@ -18,6 +19,7 @@ from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Recipe
+from soupkitchen.store.documents import about, read_yaml
 from soupkitchen.store.files import write_text
 
 FORMAT = 1
@@ -49,6 +51,44 @@ class Place:
         return {name: part for name, part in vars(self).items() if part is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Run(Place):
+    name: Annotated[str, MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ingredient(_Run):
+    coefficient: float | list[float]
+
+
+@dataclass(frozen=True)
+class _Saved:
+    output: dict[str, Any]
+    device: str
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The file as it is."""
+
+    format: Literal[1]
+    method: dict[str, Any] | None
+    ingredients: list[_Ingredient]
+    base: Place | None
+    dtype: str | None
+    recalibrate: int
+    variant: str
+    reference: str
+    beside: list[_Run]
+    model_class: str
+    processor: str | None
+    pad_token_id: int | None
+    saved: _Saved
+    model: dict[str, Any] | None = None
+    key: str | None = None
+
+
 @dataclass(frozen=True)
 class RecipeFile:
     """A recipe, and what of a run it takes to follow it elsewhere.
@@ -61,12 +101,12 @@ class RecipeFile:
         model_class: the class of transformers that the task loads models as, or the function that makes them.
         processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
         output: how it was saved.
-        trust_remote_code: whether code of the model may be run.
         pad_token_id: what the task has given a model without one.
         device: the kind of device that merged.
         soup: a digest of what was saved.
         model: the tree of options of what makes the models, where that is not transformers.
         key: of runs that are files, where in them their state dicts are.
+        trust: what it names that is not ours, and may be imported.
     """
 
     recipe: Recipe
@@ -76,12 +116,12 @@ class RecipeFile:
     model_class: str
     processor: str | None = None
     output: Output = field(default_factory=Output)
-    trust_remote_code: bool = False
     pad_token_id: int | None = None
     device: str = "cpu"
     soup: str | None = None
     model: Mapping[str, Any] | None = None
     key: str | None = None
+    trust: Collection[str] = ()
 
     @classmethod
     def of(
@@ -107,49 +147,45 @@ class RecipeFile:
         )
 
     @classmethod
-    def read(cls, file: Path) -> RecipeFile:
-        """Raises:
-        ConfigError: where the file is no recipe of ours, or cannot be read.
+    def read(cls, file: Path, trust: Collection[str] = ()) -> RecipeFile:
+        """The recipe in a file.
+
+        Args:
+            trust: what it names that is not ours, and may be imported.
+
+        Raises:
+            ConfigError: if it is no recipe of ours, cannot be read, or names what is not trusted.
         """
-        try:
-            told = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if told["format"] != FORMAT:
-                raise ConfigError(f"{file} has the format {told['format']}, and this version reads {FORMAT}")
-            ingredients = told["ingredients"]
-            recipe = Recipe.from_data(
+        told = read_yaml(file, _Told)
+        recipe = {
+            "ingredients": [one.name for one in told.ingredients],
+            "coefficients": [one.coefficient for one in told.ingredients],
+            **{name: getattr(told, name) for name in ("method", "dtype", "recalibrate", "variant")},
+        }
+        with about(file):
+            read = cls(
+                Recipe.from_data(recipe, trust),
                 {
-                    "ingredients": [one["name"] for one in ingredients],
-                    "coefficients": [one["coefficient"] for one in ingredients],
-                    **{name: told[name] for name in ("method", "dtype", "recalibrate", "variant")},
-                }
+                    one.name: Place(one.path, one.fingerprint, one.on)
+                    for one in (*told.ingredients, *told.beside)
+                },
+                told.reference,
+                told.base,
+                told.model_class,
+                told.processor,
+                Output(**told.saved.output),
+                told.pad_token_id,
+                told.saved.device,
+                told.saved.fingerprint,
+                told.model,
+                told.key,
+                trust,
             )
-            places = {
-                one["name"]: Place(one["path"], one["fingerprint"], one.get("on"))
-                for one in [*ingredients, *told["beside"]]
-            }
-            saved = told["saved"]
-            return cls(
-                recipe,
-                places,
-                told["reference"],
-                told["base"] and Place(**told["base"]),
-                told["model_class"],
-                told["processor"],
-                Output(**saved["output"]),
-                told["trust_remote_code"],
-                told["pad_token_id"],
-                saved["device"],
-                saved["fingerprint"],
-                told.get("model"),
-                told.get("key"),
-            )
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(
-                f"{file} is no recipe as soupkitchen writes them (recipe.yaml in a run's folder): "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            ) from error
+            read.maker()
+            read.merge_method()
+        if read.reference not in read.runs:
+            raise ConfigError(f"{file}: reference: {read.reference} is none of its runs")
+        return read
 
     def write(self, file: Path) -> None:
         """Writes it, whole or not at all."""
@@ -172,7 +208,6 @@ class RecipeFile:
             "model_class": self.model_class,
             "processor": self.processor,
             "pad_token_id": self.pad_token_id,
-            "trust_remote_code": self.trust_remote_code,
             **({"model": self.model, "key": self.key} if self.model is not None else {}),
             "saved": {
                 "output": {name: vars(output)[name] for name in _SAVED},
@@ -184,16 +219,14 @@ class RecipeFile:
         write_text(file, _HEAD.format(file=file.name) + text)
 
     def maker(self) -> Maker:
-        """What makes the models."""
-        return maker_named(self.model_class, self.model)
+        """What makes the models; see `maker_named`."""
+        return maker_named(self.model_class, self.model, self.trust)
 
     def merge_method(self) -> MergeMethod | StackMethod:
         """The method; a soup of one is that run, whatever the method."""
         if self.recipe.method is None:
             return Linear()
-        method = self.recipe.merge_method()
-        assert isinstance(method, (MergeMethod, StackMethod))
-        return method
+        return self.recipe.merge_method()
 
 
 def _plain(tree: Any) -> Any:

@@ -1,6 +1,6 @@
 """A run's tables: functions of its journal's events. Knows no torch."""
 
-from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, soups_score
+from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, read_leaderboard, soups_score
 from soupkitchen.records.sweep import greater_is_better, update_sweep_leaderboard
 from soupkitchen.records.tables import append_csv, read_csv, separated, write_csv
 from soupkitchen.records.trajectory import Step, trajectory
@@ -13,6 +13,7 @@ __all__ = [
     "leaderboard",
     "ranking",
     "read_csv",
+    "read_leaderboard",
     "separated",
     "soups_score",
     "trajectory",

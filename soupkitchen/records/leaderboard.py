@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from soupkitchen.records.tables import DIGITS, joined
+from soupkitchen.records.tables import DIGITS, foreign, joined, read_csv
 
 ENTRY = "entry"
 """The events that are rows."""
+HELDOUT = "heldout_"
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,25 @@ def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return ranking(entries, begin["metric"], 1 if begin["greater_is_better"] else -1)
 
 
+def read_leaderboard(file: Path) -> pd.DataFrame:
+    """The table of a finished run.
+
+    Raises:
+        ConfigError: if `file` is none that this package wrote, or was damaged since.
+    """
+    table = read_csv(file, ("rank", "model", "kind", "ingredients", "delta_vs_best_single"))
+    scores = [column for column in table.columns if column.startswith(HELDOUT)]
+    numbers = [table[column] for column in ("rank", "delta_vs_best_single", *scores)]
+    if not scores or not all(map(pd.api.types.is_numeric_dtype, numbers)):
+        raise foreign(file, f"its {HELDOUT}… are no numbers")
+    if not (table["kind"] == "soup").any():
+        raise foreign(file, "it has no soup")
+    return table
+
+
 def soups_score(table: pd.DataFrame) -> float:
     """The soup's score on held-out in a leaderboard, with the metric's own sign."""
-    column = next(column for column in table.columns if column.startswith("heldout_"))
+    column = next(column for column in table.columns if column.startswith(HELDOUT))
     return float(table.loc[table["kind"] == "soup", column].iloc[0])
 
 

@@ -5,7 +5,6 @@ Knows no torch, and reads no weights.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from soupkitchen.records import charts
 from soupkitchen.records.chance import by_chance
 from soupkitchen.records.charts import known as has_value
 from soupkitchen.records.charts import short
+from soupkitchen.records.map import map_section
 from soupkitchen.records.page import Page, Section, Table, Text
 from soupkitchen.records.run import CONTRIBUTION, Run
 from soupkitchen.records.tables import separated
 from soupkitchen.records.trajectory import STEP, tasks_of
 from soupkitchen.store.files import write, write_text
-from soupkitchen.store.layout import CONFIG, JOURNAL, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.store.layout import CONFIG, JOURNAL, MERGEKIT, PICTURES, RECIPE, REPORT
 
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
@@ -48,7 +48,7 @@ def write_report(folder: Path) -> list[Path]:
 
 def page(run: Run) -> Page:
     """The report."""
-    parts = [_trajectory(run), _models(run), _tasks(run), _contributions(run), _chance(run), _map(run)]
+    parts = [_trajectory(run), _models(run), _tasks(run), _contributions(run), _chance(run), map_section(run)]
     sections = [section for section in (*parts, _costs(run), _recipe(run), _environment(run)) if section]
     return Page(f"Soup of {run.folder.name}", _sentences(run), _cards(run), sections, _footer(run))
 
@@ -180,32 +180,6 @@ def _chance(run: Run) -> Section | None:
         said.append(f"Only a test split (task.data.test) can say how much of it is left: {heldout} cannot.")
     figure = charts.bars_figure("gains", bars, "single")
     return Section("How far the selection may have flattered", said, [figure])
-
-
-def _map(run: Run) -> Section | None:
-    try:
-        told = json.loads(run.text(MAP) or "")
-        names, gram = list(told["names"]), np.asarray(told["gram"], dtype=float)
-        soup = told["soup"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    if len(names) < 2 or not np.isfinite(gram).all():
-        return None
-    lengths = np.sqrt(np.diag(gram))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosines = np.nan_to_num(gram / np.outer(lengths, lengths))
-    center = np.eye(len(names)) - 1.0 / len(names)
-    values, vectors = np.linalg.eigh(center @ gram @ center)
-    points = vectors[:, ::-1][:, :2] * np.sqrt(np.maximum(values[::-1][:2], 0.0))
-    share = 100 * float(np.maximum(values[::-1][:2], 0).sum() / max(np.maximum(values, 0).sum(), 1e-30))
-    inside = separated(run.soup["ingredients"]) if run.soup else ()
-    since = "the base" if told["base"] else "the mean of the runs, as no base is known"
-    said = [
-        f"How alike the runs' task vectors are: cosines of what fine-tuning changed since {since}. Below, "
-        f"the plane in which they differ most, by PCA of task vectors: {share:.0f} % of their variance."
-    ]
-    plane = charts.plane_figure(names, points, inside, soup)
-    return Section("The pool's map", said, [charts.cosines_figure(names, cosines), plane])
 
 
 def _costs(run: Run) -> Section | None:

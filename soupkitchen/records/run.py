@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,15 @@ from typing import Any
 
 import pandas as pd
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.records.leaderboard import leaderboard
 from soupkitchen.records.trajectory import trajectory
 from soupkitchen.store import journal
+from soupkitchen.store.documents import own, read_bytes
 from soupkitchen.store.layout import JOURNAL
 
+_MOST = 4 << 20
+"""Bytes of a text in a report at most."""
 CONTRIBUTION = "contribution"
 """The events that say what a soup scores without an ingredient."""
 
@@ -27,7 +32,7 @@ class Run:
 
     @cached_property
     def events(self) -> list[Mapping[str, Any]]:
-        return list(journal.read(self.folder / JOURNAL))
+        return list(journal.begun(self.folder / JOURNAL))
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -62,8 +67,11 @@ class Run:
         return [event for event in self.events if event["event"] == kind]
 
     def text(self, name: str) -> str | None:
-        """What a file beside the journal holds."""
-        try:
-            return (self.folder / name).read_text(encoding="utf-8")
-        except (OSError, ValueError):
+        """What a file beside the journal holds, or why it cannot be read; None if it is not there."""
+        file = self.folder / name
+        if not os.path.lexists(file):
             return None
+        try:
+            return read_bytes(own(file), _MOST).decode(errors="replace")
+        except ConfigError as error:
+            return str(error)

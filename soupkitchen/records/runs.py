@@ -8,14 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from soupkitchen.errors import JournalError
+from soupkitchen.errors import ConfigError, JournalError
 from soupkitchen.options import presets
 from soupkitchen.options.building import TARGET
 from soupkitchen.store import journal
+from soupkitchen.store.documents import own, read_yaml
 from soupkitchen.store.layout import CONFIG, JOURNAL
 from soupkitchen.store.settings import CHOICES, what_is_run
 
@@ -44,11 +41,11 @@ class Settings:
     def of(cls, run: Path) -> Settings:
         """Those of the run in the folder `run`, as far as they can be read."""
         try:
-            config: Any = OmegaConf.to_container(OmegaConf.load(run / CONFIG), resolve=False)
+            config = read_yaml(own(run / CONFIG), dict[str, Any])
             task = config["task"]
             data = task["data"]["path"] if "data" in task else ", ".join(task["tasks"])
             told = _class(task), str(data)
-        except (OSError, YAMLError, OmegaConfBaseException, ValueError, KeyError, TypeError):
+        except (ConfigError, KeyError, TypeError):
             return cls()
         noted = config.get(CHOICES)
         choices = {group: str(name) for group, name in noted.items()} if isinstance(noted, Mapping) else {}
@@ -100,7 +97,7 @@ class Costs:
                 round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
                 *(events[-1].get(name) for name in ("peak_device_gib", "peak_host_gib")),
             )
-        except (JournalError, OSError, KeyError, TypeError, IndexError):
+        except (JournalError, IndexError):
             return cls()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,11 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from soupkitchen.errors import LockError
+from soupkitchen.errors import ConfigError, LockError
 from soupkitchen.options import is_number, shown
+from soupkitchen.records.leaderboard import HELDOUT, read_leaderboard
 from soupkitchen.records.runs import PRESETS, Costs, Settings
 from soupkitchen.records.sweep_report import write_sweep_report
-from soupkitchen.records.tables import read_csv, write_csv
+from soupkitchen.records.tables import write_csv
+from soupkitchen.store.documents import open_regular, own
 from soupkitchen.store.files import NO_ROOM, remove_unfinished
 from soupkitchen.store.journal import last_event
 from soupkitchen.store.layout import JOURNAL, REPORT, carries_mark
@@ -30,7 +33,6 @@ from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
 
-_HELDOUT = "heldout_"
 _ABSENT = object()
 _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
 
@@ -48,7 +50,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
     table = folder / NAME
     try:
         with locked(folder / f".{NAME}.lock", timeout=60):
-            if table.exists() and not _is_sweep(table):
+            if os.path.lexists(table) and not _is_sweep(table):
                 log.warning("%s is not ours, and stays as it is: no table of all runs was written", table)
                 return None
             runs = [run for below in sorted(folder.iterdir()) if (run := _run(below)) is not None]
@@ -58,7 +60,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
             write_csv(table, _table(runs))
             if len(runs) > 1:
                 _report(folder)
-    except (OSError, LockError) as error:
+    except (OSError, ConfigError, LockError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         log.warning("%s could not be written (%s); the run itself is complete", table, error)
@@ -160,26 +162,24 @@ def _run(folder: Path) -> _Run | None:
         if not carries_mark(folder):
             log.warning("%s was left out of the table of all runs: its folder is not a run's", file)
             return None
-        table = read_csv(file)
-        metric = next(column for column in table.columns if column.startswith(_HELDOUT))
-        soups = table[table["kind"] == "soup"].drop(columns=["rank", "kind"])
-        soup: dict[str, Any] = {str(column): value for column, value in soups.iloc[0].items()}
-        score = float(soup[metric])
-    except FileNotFoundError:  # it was there a moment ago
+        table = read_leaderboard(file)
+    except ConfigError as error:
+        if file.exists():  # and not only a moment ago
+            log.warning("%s was left out of the table of all runs: it cannot be read (%s)", file, error)
         return None
-    except (OSError, ValueError, KeyError, IndexError, StopIteration) as error:
-        told = str(error) or "it has not our columns"
-        log.warning("%s was left out of the table of all runs: it cannot be read (%s)", file, told)
-        return None
+    metric = next(column for column in table.columns if column.startswith(HELDOUT))
+    soups = table[table["kind"] == "soup"].drop(columns=["rank", "kind"])
+    soup: dict[str, Any] = {str(column): value for column, value in soups.iloc[0].items()}
+    score = float(soup[metric])
     goodness = score if greater_is_better(folder, table) else -score
-    of = folder.name, metric.removeprefix(_HELDOUT), Settings.of(folder), Costs.of(folder)
+    of = folder.name, metric.removeprefix(HELDOUT), Settings.of(folder), Costs.of(folder)
     return _Run(*of, soup, goodness)
 
 
 def _is_sweep(file: Path) -> bool:
     """Whether a table is one of all runs."""
-    with file.open(encoding="utf-8", errors="replace") as handle:
-        return handle.readline(100).startswith("rank,run,")
+    with open_regular(own(file)) as handle:
+        return handle.read(9) == b"rank,run,"
 
 
 def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
@@ -189,6 +189,6 @@ def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
     """
     if isinstance(said := last_event(run / JOURNAL).get("greater_is_better"), bool):
         return said
-    metric = next(column for column in table.columns if column.startswith(_HELDOUT))
+    metric = next(column for column in table.columns if column.startswith(HELDOUT))
     scores = table[metric].dropna()
     return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pandas as pd
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.records.page import Page, Section, Table
 from soupkitchen.records.sweep_charts import parallel_figure, scatter_figure
 from soupkitchen.records.tables import read_csv
+from soupkitchen.store.documents import open_regular, own
 from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import LEADERBOARD, REPORT
 
 log = logging.getLogger(__name__)
 
-_MARK = '<meta name="generator" content="soupkitchen">'
+_MARK = b'<meta name="generator" content="soupkitchen">'
 _KIND = ["task", "data", "metric"]
 _ABOUT = {"rank", "run", *_KIND, "model", "ingredients", "ci_low", "ci_high", "delta_vs_best_single"}
 
@@ -30,7 +33,7 @@ def write_sweep_report(folder: Path) -> Path | None:
     if not table.is_file():
         return None
     file = folder / REPORT
-    if file.exists() and not is_ours(file):
+    if os.path.lexists(file) and not is_ours(file):
         log.warning("%s is not ours, and stays as it is", file)
         return None
     write_text(file, page(read_csv(table), folder.name).html())
@@ -39,8 +42,11 @@ def write_sweep_report(folder: Path) -> Path | None:
 
 def is_ours(file: Path) -> bool:
     """Whether a report is one that we have written."""
-    with file.open(encoding="utf-8", errors="replace") as handle:
-        return _MARK in handle.read(2000)
+    try:
+        with open_regular(own(file)) as handle:
+            return _MARK in handle.read(2000)
+    except ConfigError:
+        return False
 
 
 def page(table: pd.DataFrame, name: str) -> Page:

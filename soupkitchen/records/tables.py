@@ -8,11 +8,15 @@ stay text: with pandas, read text columns with ``keep_default_na=False``.
 from __future__ import annotations
 
 import csv
+import io
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
+from soupkitchen.errors import ConfigError
+from soupkitchen.store.documents import own, read_bytes
 from soupkitchen.store.files import write_text
 
 INGREDIENT_SEPARATOR = ";"
@@ -25,6 +29,7 @@ TEXT_COLUMNS = frozenset(
 )
 """Columns that hold text, whatever a cell of theirs looks like."""
 
+_MOST_COLUMNS = 10_000
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
 
 
@@ -52,20 +57,23 @@ def _csv(table: pd.DataFrame, header: bool = True) -> str:
     return written.replace(_LINE_END, "\n")
 
 
-def read_csv(file: Path) -> pd.DataFrame:
+def read_csv(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
     """A table of ours, as it was before it was written.
 
     Raises:
-        ValueError: where it is no table.
-        OSError: where it cannot be read.
+        ConfigError: if it is none, cannot be read, or lacks a column that is `needed`.
     """
     try:
-        with file.open(encoding="utf-8", newline="") as handle:
-            header, *rows = list(csv.reader(handle, strict=True)) or [[]]
-    except csv.Error as error:
-        raise ValueError(str(error)) from error
-    if any(len(row) != len(header) for row in rows):
-        raise ValueError("its rows differ in length")
+        lines = io.StringIO(read_bytes(own(file)).decode(), newline="")
+        header, *rows = list(csv.reader(lines, strict=True)) or [[]]
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a table ({error})") from error
+    if any(len(row) != len(header) for row in rows) or len(set(header)) < len(header):
+        raise ConfigError(f"{file} cannot be read as a table: rows of other lengths, or a column twice")
+    if lacking := [column for column in needed if column not in header]:
+        raise foreign(file, f"it has no {', '.join(lacking[:3])}")
+    if len(header) > _MOST_COLUMNS:
+        raise ConfigError(f"{file} has {len(header)} columns, and no table of ours that many")
     table = pd.DataFrame(rows, columns=[_unguarded(column) for column in header], dtype=object)
     for column in table.columns:
         if column in TEXT_COLUMNS:
@@ -73,9 +81,17 @@ def read_csv(file: Path) -> pd.DataFrame:
         else:
             try:
                 table[column] = pd.to_numeric(table[column].where(table[column] != "", None))
-            except ValueError:
+            except (ValueError, OverflowError):
                 table[column] = table[column].map(_unguarded)
     return table
+
+
+def foreign(file: Path, why: str) -> ConfigError:
+    """The error for a table of a run's folder that is not ours."""
+    return ConfigError(
+        f"{file} is somebody else's table, or was damaged: {why}. python -m soupkitchen.tables {file.parent} "
+        "makes it again"
+    )
 
 
 def joined(ingredients: tuple[str, ...]) -> str:

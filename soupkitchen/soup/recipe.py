@@ -7,18 +7,25 @@ merge method is, it says by the method's tree of options (see `building`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 import xxhash
+from annotated_types import Ge, MinLen
 
+from soupkitchen import merging
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging import Method
-from soupkitchen.options.building import build, describe
+from soupkitchen.merging import MergeMethod, Method, StackMethod
+from soupkitchen.options.building import build, check_names, describe, targets
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup.coefficients import check, plain
+from soupkitchen.store.documents import checked
+
+_OURS = frozenset(f"{merging.__name__}.{name}" for name in merging.__all__)
+"""What a recipe of a file may name: no more than this is imported for it."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +79,22 @@ class Recipe:
         return cls(tuple(ingredients), shares, tree, dtype, method.recalibrate_batchnorm, variant)
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_data(cls, data: Any, trust: Collection[str] = ()) -> Recipe:
         """The recipe that `data` describes, as `to_data` gave it.
 
+        Args:
+            trust: classes of the user's own that it may name. Others are not imported.
+
         Raises:
-            ConfigError: where it describes none.
+            ConfigError: if it describes none, or names what is neither ours nor of `trust`.
         """
-        try:
-            coefficients = tuple(map(plain, data["coefficients"]))
-            lists = {"ingredients": tuple(data["ingredients"]), "coefficients": coefficients}
-            recipe = cls(**{**data, **lists})
-        except (TypeError, ValueError, KeyError) as error:
-            raise ConfigError(f"this is no recipe: {json.dumps(dict(data), default=str)[:200]}") from error
-        if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
-            raise ConfigError("a recipe needs ingredients, and a coefficient for each")
-        return recipe
+        told = checked(data, _Data, "this is no recipe")
+        if len(told.ingredients) != len(told.coefficients) or not told.ingredients:
+            raise ConfigError("this is no recipe: that needs ingredients, and a coefficient for each")
+        if told.dtype is not None and not isinstance(getattr(torch, told.dtype, None), torch.dtype):
+            raise ConfigError(f"this is no recipe: its dtype={told.dtype} is none of PyTorch's")
+        check_names(targets(told.method), _OURS, trust)
+        return cls(**{**vars(told), "coefficients": tuple(map(plain, told.coefficients))})
 
     def to_data(self) -> dict[str, Any]:
         """What JSON and YAML have words for; `from_data` makes the recipe of it again."""
@@ -105,7 +113,7 @@ class Recipe:
         """How many ingredients it has."""
         return len(self.ingredients)
 
-    def merge_method(self) -> Method:
+    def merge_method(self) -> MergeMethod | StackMethod:
         """The method, which has no weights of its own: the coefficients are those.
 
         Raises:
@@ -114,7 +122,9 @@ class Recipe:
         """
         if self.method is None:
             raise ConfigError(f"{self.ingredients[0]} by itself is merged by no method")
-        method: Method = build(self.method)
+        method = build(self.method)
+        if not isinstance(method, (MergeMethod, StackMethod)):
+            raise ConfigError(f"a recipe merges by no method of merging: {str(self.method)[:200]}")
         check(self.coefficients, self.ingredients, method)
         return method
 
@@ -134,6 +144,18 @@ class Recipe:
         late = self.merge_method().late
         kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}
         return json.dumps([kept, self.dtype], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a file says of a recipe."""
+
+    ingredients: tuple[str, ...]
+    coefficients: tuple[float | Annotated[tuple[float, ...], MinLen(1)], ...]
+    method: dict[str, Any] | None = None
+    dtype: str | None = None
+    recalibrate: Annotated[int, Ge(0)] = 0
+    variant: str = ""
 
 
 def _numbers(tree: Any) -> Any:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
@@ -26,7 +28,11 @@ Record = TypeVar("Record")
 
 MOST = 64 << 20
 """Bytes of a document at most."""
+MOST_YAML = 2 << 20
+"""The same of YAML, which takes some seconds to parse then."""
 _DEEPEST, _MOST_PARTS = 64, 1_000_000
+_NESTS = (list, tuple, dict)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 3
 """Wrong fields that a message names."""
 _KINDS = {
@@ -64,6 +70,18 @@ def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> Buf
     return handle
 
 
+def own(file: Path, error: type[SoupkitchenError] = ConfigError) -> Path:
+    """`file`, which is looked for in its folder and nowhere else.
+
+    Raises:
+        error: if it is a link that leads out of the folder.
+    """
+    target = os.path.realpath(file)
+    if file.is_symlink() and not Path(target).is_relative_to(os.path.realpath(file.parent)):
+        raise error(f"{file} is a link to {target}, out of its folder; put the file itself in its place")
+    return file
+
+
 def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = ConfigError) -> bytes:
     """The content of `file`.
 
@@ -96,11 +114,11 @@ def read_json(
 
 
 def read_yaml(
-    file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
+    file: Path, record: type[Record], most: int = MOST_YAML, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
     """The YAML in `file`, one document, as a `record`; see `read_json`."""
     try:
-        tree = yaml.safe_load(read_bytes(file, most, error))
+        tree = yaml.load(read_bytes(file, most, error), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as cause:
         told = " ".join(str(cause).split())
         several = "expected a single document" in told
@@ -125,14 +143,15 @@ def checked(
     """
     from pydantic import ValidationError
 
-    if not _is_small(tree):
+    if not _is_plain(tree):
         raise error(
-            f"{where}: it is nested deeper than {_DEEPEST} levels or has over {_MOST_PARTS:,} parts, "
-            "which no such file has"
+            f"{where}: it is nested deeper than {_DEEPEST} levels, has over {_MOST_PARTS:,} parts, "
+            "or text that is no Unicode; no such file has that"
         )
+    kind: Any = record
     try:
-        wanted: Any = record
-        return _adapter(wanted).validate_python(tree)
+        told: Record = _adapter(kind).validate_python(tree)
+        return told
     except ValidationError as cause:
         wrong = [
             f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}"
@@ -148,6 +167,29 @@ def not_regular(mode: int) -> str:
     return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
 
 
+@contextmanager
+def about(file: Path) -> Iterator[None]:
+    """Has errors of what `file` describes say that it is this file."""
+    try:
+        yield
+    except (ConfigError, TypeError) as cause:
+        raise ConfigError(f"{file}: {cause}") from cause
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data, and gives up on what is nested too deep before it has read all of that."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 @cache
 def _adapter(record: Any) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
@@ -155,17 +197,21 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
     return TypeAdapter(record)
 
 
-def _is_small(tree: Any) -> bool:
-    waiting, parts = [(tree, 1)], 0
+def _is_plain(tree: Any) -> bool:
+    """Whether a tree is of a size that one may work with, and its texts can be written."""
+    waiting: list[tuple[Any, int]] = [([tree], 0)]
+    parts = 0
     while waiting:
-        part, depth = waiting.pop()
-        parts += 1
+        nest, depth = waiting.pop()
+        inside = [*nest, *nest.values()] if isinstance(nest, dict) else nest
+        parts += len(inside)
         if depth > _DEEPEST or parts > _MOST_PARTS:
             return False
-        if isinstance(part, Mapping):
-            waiting += ((inner, depth + 1) for inner in part.values())
-        elif isinstance(part, (list, tuple)):
-            waiting += ((inner, depth + 1) for inner in part)
+        for part in inside:
+            if isinstance(part, _NESTS):
+                waiting.append((part, depth + 1))
+            elif isinstance(part, str) and not part.isascii() and _SURROGATE.search(part):
+                return False
     return True
 
 

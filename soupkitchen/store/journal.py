@@ -5,7 +5,8 @@ first given what the journal says happened, in the same order, and only then doe
 anything happen anew. So a run's decisions need no other state than this file, and its tables are
 functions of it.
 
-Numbers that JSON has no words for are written as the texts NaN, Infinity and -Infinity.
+Numbers that JSON has no words for are written as the texts NaN, Infinity and -Infinity. Each line ends with a
+digest of itself, so that an edit or a flipped bit does not get into tables.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+from pydantic import ConfigDict
+from typing_extensions import Required, TypedDict
+from xxhash import xxh3_64_hexdigest
 
 from soupkitchen.errors import JournalError
+from soupkitchen.store.documents import checked, open_regular, own, read_bytes
 from soupkitchen.store.files import sync
 
 Event = dict[str, Any]
@@ -26,31 +34,82 @@ Event = dict[str, Any]
 FORMAT = 2
 """What a journal of this version says of itself in its first event."""
 
-_NUMBER = (int, float)
-_OR_NONE = (*_NUMBER, type(None))
-_NUMBERS = "score merge_seconds eval_seconds"
-_NUMBERS_OR_NONE = (
-    "score_on_part score_at_most best_before gain gain_low gain_high p_value "
-    "fixed broken soup_size test_score peak_device_gib peak_host_gib"
-)
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys("event key split what reason candidate stage variant decision metric rule".split(), str),
-    "stopped_by": str,
-    **dict.fromkeys("runs base data versions parts recipe tasks test_tasks".split(), dict),
-    **dict.fromkeys("complete cached greater_is_better stopped_early".split(), bool),
-    **dict.fromkeys("ingredients coefficients".split(), list),
-    **dict.fromkeys(_NUMBERS.split(), _OR_NONE),
-    **dict.fromkeys(_NUMBERS_OR_NONE.split(), _OR_NONE),
-    **dict.fromkeys("batch_size examples_scored examples_total format".split(), int),
-    "interval": (list, type(None)),
-    "model": (dict, str),
-    "predictions": (str, type(None)),
-}
-"""Of an event's entries, wherever they are."""
+_Count = Annotated[int, Ge(0), Le(2**53)]
+_Digests = dict[str, str]
 
-_NUMERIC = {*_NUMBERS.split(), *_NUMBERS_OR_NONE.split(), "parts", "tasks", "test_tasks", "interval"}
-"""Entries whose values, or what is in them, are numbers."""
-_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+class _Event(TypedDict, total=False):
+    """An event's entries, wherever they are. One that is missing is an error once it is asked for."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    event: Required[str]
+    format: _Count
+    key: str
+    split: str
+    what: str
+    reason: str
+    candidate: str
+    stage: str
+    variant: str
+    decision: str
+    rule: str
+    metric: str
+    stopped_by: str
+    model_class: str
+    ingredient: str
+    kind: Literal["soup", "single", "uniform", "partial", "listed"]
+    model: _Digests | str
+    runs: _Digests
+    base: _Digests
+    task: _Digests
+    data: _Digests
+    versions: _Digests
+    columns: list[str]
+    ingredients: list[str]
+    coefficients: list[float | list[float]]
+    recipe: dict[str, Any]
+    parts: dict[str, tuple[float, _Count]]
+    tasks: dict[str, float]
+    test_tasks: dict[str, float]
+    interval: tuple[float, float] | None
+    complete: bool
+    cached: bool
+    greater_is_better: bool
+    stopped_early: bool
+    predictions: str | None
+    batch_size: _Count
+    examples_scored: _Count
+    examples_total: _Count
+    fixed: _Count | None
+    broken: _Count | None
+    soup_size: _Count | None
+    merge_seconds: float
+    eval_seconds: float
+    score_on_part: float | None
+    score_at_most: float | None
+    best_before: float | None
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    p_value: float | None
+    test_score: float | None
+    peak_device_gib: float | None
+    peak_host_gib: float | None
+
+
+class _Step(_Event, total=False):
+    score: float | None
+
+
+class _Scored(_Event, total=False):
+    score: float
+
+
+_MOST, _LAST = 1 << 30, 1 << 16
+"""Bytes of a journal, and of its last event, at most."""
+_SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
+"""A line of a journal, and the digest of what it was without that."""
 
 
 class Journal:
@@ -113,7 +172,8 @@ class Journal:
         if self.file is None:
             return event
         try:
-            self._write(f"{json.dumps(_worded(event), allow_nan=False)}\n".encode())
+            line = json.dumps(_worded(event), allow_nan=False).encode()
+            self._write(line[:-1] + f', "sum": "{xxh3_64_hexdigest(line)}"}}\n'.encode())
         except BaseException:
             self.events.pop()
             raise
@@ -158,16 +218,17 @@ def read(file: Path, mend: bool = False) -> list[Event]:
     Raises:
         JournalError: where an earlier line is damaged, or an earlier version of soupkitchen wrote it.
     """
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return []
+    content = read_bytes(own(file, JournalError), _MOST, JournalError)
     *lines, torn = content.split(b"\n")
     events: list[Event] = []
+    summed = False
     for number, line in enumerate(lines, start=1):
         try:
-            events.append(_Recalled(_checked(_numbered(json.loads(line))), file, number))
-        except ValueError as error:
+            whole, summed = _whole(line, summed)
+            events.append(_Recalled(_typed(json.loads(whole)), file, number))
+        except (ValueError, RecursionError, JournalError) as error:
             raise _damaged(file, number, str(error)) from error
     if events and events[0]["event"] == "begin" and events[0].get("format", 1) != FORMAT:
         raise JournalError(
@@ -181,13 +242,47 @@ def read(file: Path, mend: bool = False) -> list[Event]:
     return events
 
 
+def begun(file: Path) -> list[Event]:
+    """The events of the journal of a run that has begun.
+
+    Raises:
+        JournalError: as `read` does, and if there is none.
+    """
+    events = read(file)
+    if not events or events[0]["event"] != "begin":
+        raise JournalError(
+            f"{file} tells of no run that has begun: run the command that made its folder again"
+        )
+    return events
+
+
 def last_event(file: Path) -> Event:
     """The last event that a journal has, whoever writes it; empty where none can be read."""
     try:
-        event = json.loads(file.read_bytes().split(b"\n")[-2])
-    except (OSError, ValueError, IndexError):
+        with open_regular(own(file, JournalError), JournalError) as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LAST))
+            return _typed(json.loads(handle.read(_LAST).split(b"\n")[-2]))
+    except (OSError, ValueError, RecursionError, IndexError, JournalError):
         return {}
-    return event if isinstance(event, dict) else {}
+
+
+def _whole(line: bytes, summed: bool) -> tuple[bytes, bool]:
+    """A line without the digest of it, and whether it had one; `summed` says that it must.
+
+    Raises:
+        ValueError: if it is not what it was.
+    """
+    if match := _SUMMED.fullmatch(line):
+        line, summed = match[1] + b"}", True
+    if summed and (match is None or xxh3_64_hexdigest(line).encode() != match[2]):
+        raise ValueError("it is not what was written: its sum is another")
+    return line, summed
+
+
+def _typed(event: Any) -> Event:
+    is_step = isinstance(event, dict) and event.get("event") == "step"
+    told: Event = dict(checked(event, _Step if is_step else _Scored, "what it says", JournalError))
+    return told
 
 
 class _Recalled(Event):
@@ -210,33 +305,6 @@ def _worded(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
-
-
-def _numbered(event: Any) -> Any:
-    """`event` with the numbers again, where its entries are numbers."""
-    if not isinstance(event, dict):
-        return event
-    return {key: _back(value) if key in _NUMERIC else value for key, value in event.items()}
-
-
-def _back(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _back(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_back(part) for part in value]
-    return _WORDS.get(value, value) if isinstance(value, str) else value
-
-
-def _checked(event: Any) -> Event:
-    if not (isinstance(event, dict) and "event" in event):
-        raise ValueError("it is no event")
-    for entry, value in event.items():
-        if not isinstance(value, _TYPES.get(entry, object)):
-            raise ValueError(f"its {entry!r} is {value!r}")
-    for part in event.get("parts", {}).values():
-        if not (isinstance(part, list) and len(part) == 2 and all(isinstance(one, _NUMBER) for one in part)):
-            raise ValueError(f"its 'parts' are {event['parts']!r}")
-    return event
 
 
 def _damaged(file: Path, number: int, why: str) -> JournalError:

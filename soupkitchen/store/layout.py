@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.store.documents import open_regular, own
 
 CONFIG = "config.yaml"
 JOURNAL = "journal.jsonl"
@@ -30,13 +31,17 @@ _EVENT = b'{"event": '
 
 def carries_mark(folder: Path) -> bool:
     """Whether `folder` is a run's: it holds our configuration, perhaps edited since, or our journal."""
-    with contextlib.suppress(OSError), (folder / CONFIG).open("rb") as file:
-        lines = file.read(1 << 20).decode(errors="replace").splitlines()
-        if {line.split(" ")[0] for line in lines} >= _OPTIONS:
-            return True
-    with contextlib.suppress(OSError), (folder / JOURNAL).open("rb") as file:
-        return file.read(len(_EVENT)) == _EVENT
-    return False
+    lines = _begin(folder / CONFIG, 1 << 20).decode(errors="replace").splitlines()
+    if {line.split(" ")[0] for line in lines} >= _OPTIONS:
+        return True
+    return _begin(folder / JOURNAL, len(_EVENT)) == _EVENT
+
+
+def _begin(file: Path, size: int) -> bytes:
+    """What `file` begins with; nothing if it cannot be read."""
+    with contextlib.suppress(OSError, ConfigError), open_regular(own(file)) as handle:
+        return handle.read(size)
+    return b""
 
 
 def check_is_ours(folder: Path) -> None:
@@ -49,8 +54,8 @@ def check_is_ours(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder: give this run another name= or results_dir=")
-    for name in (CONFIG, JOURNAL, TRAJECTORY, LEADERBOARD, EVALUATIONS, SOUP):
-        path, wanted = folder / name, "folder" if name in (EVALUATIONS, SOUP) else "file"
+    for name in (CONFIG, JOURNAL, TRAJECTORY, LEADERBOARD, LOG, EVALUATIONS, SOUP):
+        path, wanted = own(folder / name), "folder" if name in (EVALUATIONS, SOUP) else "file"
         if path.exists() and not (path.is_dir() if wanted == "folder" else path.is_file()):
             raise ConfigError(
                 f"{path} is in the way: it should be a {wanted}. Move it, or give this run another name="

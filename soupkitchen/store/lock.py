@@ -21,8 +21,9 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
 
-from soupkitchen.errors import LockError
-from soupkitchen.store.files import REFUSED
+from soupkitchen.errors import ConfigError, LockError
+from soupkitchen.store.documents import own, read_bytes, read_json
+from soupkitchen.store.files import REFUSED, write_text
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def only_process(folder: Path) -> Iterator[None]:
                     "host": socket.gethostname(),
                     "since": f"{datetime.now():%F %T}",
                 }
-                holder.write_text(json.dumps(me), encoding="utf-8")
+                write_text(holder, json.dumps(me))
                 yield
             finally:
                 with suppress(OSError):
@@ -162,12 +163,12 @@ def _holder_of(lock: Path) -> Path:
 def _holder(lock: Path) -> str:
     """Who holds a lock, as far as the file beside it or, if it is a file itself, that file says."""
     try:
-        said = json.loads(_holder_of(lock).read_text(encoding="utf-8"))
+        said = read_json(own(_holder_of(lock)), dict[str, str | int])
         return f"process {said['process']} on {said['host']}, since {said['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ConfigError, KeyError):
         pass
     try:
-        process, host, *_ = _marker_of(lock).read_text(encoding="utf-8").split("\n")
+        process, host, *_ = read_bytes(own(_marker_of(lock))).decode().split("\n")
         return f"process {process} on {host}"
-    except (OSError, ValueError):
+    except (ConfigError, ValueError):
         return "another process"

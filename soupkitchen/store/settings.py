@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
+from soupkitchen.store.documents import own, read_yaml
 
 CHOICES = "choices"
 """Where the command notes which file of each group was chosen: what they said stands in full beside it."""
@@ -75,16 +75,12 @@ def what_was_run(file: Path) -> dict[str, Any]:
         ConfigError: where it cannot be had.
     """
     remedy = "overwrite=true moves these results aside and starts anew"
-    if not file.exists():
+    if not os.path.lexists(file):
         raise ConfigError(f"{file.parent} holds results without their {file.name}; {remedy}")
     try:
-        plain = yaml.safe_load(file.read_bytes())
-        if not isinstance(plain, Mapping):
-            raise ValueError(f"it is a {type(plain).__name__}")
-        return what_is_run(plain)
-    except (yaml.YAMLError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{file} was edited and cannot be read any more ({told}); {remedy}") from error
+        return what_is_run(read_yaml(own(file), dict[str, Any]))
+    except ConfigError as error:
+        raise ConfigError(f"{file} was edited and cannot be read any more ({error}); {remedy}") from error
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from typing_extensions import NotRequired, TypedDict
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
 from soupkitchen.records import leaderboard
 from soupkitchen.records.trajectory import STEP
+from soupkitchen.store.documents import own, read_json
 from soupkitchen.store.files import remove_unfinished, write_text
 from soupkitchen.store.layout import CONFIG, LEADERBOARD, RECIPE, REPORT, TRACKERS, TRAJECTORY
 from soupkitchen.store.settings import flat
@@ -182,17 +187,24 @@ def _client(name: str) -> type[Client]:
     return found
 
 
+class _Known(TypedDict):
+    """What is remembered of a tracker."""
+
+    run: str
+    steps: Annotated[int, Ge(0)]
+    ended: NotRequired[bool]
+    configured: NotRequired[bool]
+    done: NotRequired[bool]
+
+
 def _read(file: Path) -> dict[str, Any]:
-    """What is remembered of each tracker; nothing where the file is not there, or was edited."""
-    try:
-        known = json.loads(file.read_bytes())
-        return {
-            name: {"run": str(one["run"]), "steps": int(one["steps"]), **one} for name, one in known.items()
-        }
-    except FileNotFoundError:
+    """What is remembered of each tracker; nothing if the file is not there, or was edited."""
+    if not os.path.lexists(file):
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("%s cannot be read (%s): trackers begin anew", file, error)
+    try:
+        return dict(read_json(own(file), dict[str, _Known]))
+    except ConfigError as error:
+        log.warning("%s: trackers begin anew", error)
         return {}
 
 
