@@ -126,20 +126,20 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
     return snapshot
 
 
-def listed(name: str) -> Path:
-    """What a list names: as `resolve`, but the hub is asked only for ``hf://org/name``.
+def listed(name: str, by: object) -> Path:
+    """What the list `by` names: as `resolve`, but the hub is asked only for ``hf://org/name``.
 
     A relative folder of a list may not be there, and whoever owns its name on the hub would deliver a run.
     """
-    return resolve(name, ask_hub=name.startswith(HUB))
+    try:
+        return resolve(name, ask_hub=name.startswith(HUB))
+    except CheckpointError as error:
+        raise CheckpointError(f"{by}: {error}") from error
 
 
 def of_mergekit(config: mergekit.Config, name: mergekit.Named) -> Path:
     """What a YAML of mergekit's names; as there, a folder has no revisions."""
-    try:
-        return _here(name.path) or listed(str(name))
-    except CheckpointError as error:
-        raise CheckpointError(f"{config.file}: {error}") from error
+    return _here(name.path) or listed(str(name), config.file)
 
 
 def adapted_by_mergekit(config: mergekit.Config, model: mergekit.Reference) -> tuple[Path, Path | None]:
@@ -184,7 +184,7 @@ def _named_by(pattern: str) -> Iterator[Source]:
         return
     if pattern.startswith(tracked.MLFLOW):
         for run in tracked.of_mlflow(pattern.removeprefix(tracked.MLFLOW)):
-            yield Source(listed(run.folder), run.name, None, run.scores)
+            yield Source(listed(run.folder, pattern), run.name, None, run.scores)
         return
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
@@ -271,7 +271,7 @@ def _listed(file: Path) -> Iterator[Source]:
         scores = {column: float(row[column]) for column in numbers if column != "weight"}
         name = row.get("name")
         yield Source(
-            _here(str(folder)) or listed(path),
+            _here(str(folder)) or listed(path, file),
             str(name) if name is not None and not pd.isna(name) else None,
             None if weight is None or pd.isna(weight) else float(weight),
             {column: score for column, score in scores.items() if not pd.isna(score)},
