@@ -55,11 +55,8 @@ class Bounded(SandboxedEnvironment):
             raise _endless(f"it makes {left} ** {right}")
         sizes = [len(one) if hasattr(one, "__len__") else None for one in (left, right)]
         if operator == "*" and sizes != [None, None]:
-            long = (
-                (sizes[0] or 1)
-                * (sizes[1] or 1)
-                * max(1, *(n for n in (left, right, 0) if isinstance(n, int)))
-            )
+            times = max(n for n in (left, right, 1) if isinstance(n, int))
+            long = (sizes[0] or 1) * (sizes[1] or 1) * times
         else:
             long = sum(size or 0 for size in sizes)
         if long > MOST:

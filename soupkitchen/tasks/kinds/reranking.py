@@ -96,8 +96,8 @@ class Reranking(TextTask, Searching):
         right, wrong = self._passages(split, "positive"), self._passages(split, "negative")
         passages = [[*some, *others] for some, others in zip(right, wrong, strict=True)]
         read = self._for_encoder if self.architecture == "bi" else self._for_cross_encoder
-        texts: list[list[Any]] = []
-        which = []
+        texts: list[Texts] = []
+        which: list[list[int]] = []
         for some in read(split, passages, processor, model):
             query = len(some) - len(passages[len(texts)])
             _, places = distinct([text["input_ids"] for text in some[query:]])
