@@ -36,6 +36,10 @@ class Reader:
         with stopwatch.part("reading"):
             return _fetched(run.tensor(name))
 
+    def peek(self, run: Checkpoint, name: str) -> torch.Tensor:
+        """The tensor of a run that is no adapter, where it lies, to compare it with others."""
+        return run.tensor(name)
+
     def tensors(self, run: Checkpoint) -> Tensors:
         """Yields (name, tensor) for every tensor of `run`."""
         for name in run.header:
@@ -66,6 +70,9 @@ class Held(Reader):
         if (held := self._exact.get((run, name))) is not None:
             return held
         return self._hold(self._exact, run, name, super().exact(run, name))
+
+    def peek(self, run: Checkpoint, name: str) -> torch.Tensor:
+        return self.exact(run, name)
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
         if (held := self._changes.get((run, name))) is not None:

@@ -158,7 +158,9 @@ class Soup:
             if not info.is_floating_point:
                 yield name, self._unmerged(name, shares[0].run)
             elif self._untouched(name, shares) or (
-                name not in self._differing and self._keeps_equal(shares) and _are_equal(name, shares)
+                name not in self._differing
+                and self._keeps_equal(shares)
+                and _are_equal(name, shares, self._reader)
             ):
                 yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
@@ -185,7 +187,7 @@ class Soup:
                 self._fixed[name] = self._unmerged(name, ingredient)
                 continue
             shares = self._shares(name, together)
-            if name not in self._differing and not _are_equal(name, shares):
+            if name not in self._differing and not _are_equal(name, shares, self._reader):
                 self._differing.add(name)
             if not (isinstance(self.method, StackMethod) or self._untouched(name, shares)):
                 started = name in self._folds
@@ -218,7 +220,7 @@ class Soup:
             if (
                 not info.is_floating_point
                 or self._untouched(name, shares)
-                or (self._keeps_equal(shares) and _are_equal(name, shares))
+                or (self._keeps_equal(shares) and _are_equal(name, shares, self._reader))
             ):
                 yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
             elif isinstance(self.method, StackMethod):
@@ -368,7 +370,7 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
         yield name, tensor if wanted is None else tensor.to(wanted)
 
 
-def _are_equal(name: str, shares: Sequence[Share]) -> bool:
+def _are_equal(name: str, shares: Sequence[Share], reader: Reader) -> bool:
     """Whether the tensor is, to the bit, the same in all runs; ends at the first difference.
 
     Tensors of adapters are not looked at: to compute them is what merging does.
@@ -376,9 +378,10 @@ def _are_equal(name: str, shares: Sequence[Share]) -> bool:
     first, *others = (share.run for share in shares)
     if any(run.adapted is not None for run in (first, *others)):
         return False
-    tensor = first.tensor(name)
+    tensor = reader.peek(first, name)
     return all(
-        run.header[name].dtype == first.header[name].dtype and torch.equal(run.tensor(name), tensor)
+        run.header[name].dtype == first.header[name].dtype
+        and torch.equal(reader.peek(run, name).to(tensor.device), tensor)
         for run in others
     )
 
