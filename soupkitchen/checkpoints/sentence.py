@@ -37,7 +37,7 @@ _DEFAULTS = {
     "transformer_task": "feature-extraction",
 }  # fmt: skip
 """What the library takes if a file does not say it."""
-_LATER = ("modality_config", "module_output_name", "embedding_dimension")
+_LATER = ("modality_config", "module_output_name")
 """What old versions did not write, and new ones make of the rest."""
 
 
@@ -194,8 +194,8 @@ def _meaning(file: Path, record: type | None) -> dict[str, Any]:
         told = {key: value for key, value in told.items() if key not in _LEGACY} | {
             "pooling_mode": _modes(typed)
         }
-    if "word_embedding_dimension" in told:
-        told["embedding_dimension"] = told.pop("word_embedding_dimension")
+    for size in ("word_embedding_dimension", "embedding_dimension"):  # tensors are compared by themselves
+        told.pop(size, None)
     if isinstance(typed, Told):
         told["prompts"] = {name: prompt for name, prompt in (typed.prompts or {}).items() if prompt} or None
     if told.get("module_output_name") == told.get("module_input_name", "sentence_embedding"):
