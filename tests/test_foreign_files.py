@@ -26,6 +26,7 @@ from soupkitchen.records.map import map_section
 from soupkitchen.records.report import page
 from soupkitchen.records.run import Run
 from soupkitchen.store import journal
+from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.folder import RunFolder
 from soupkitchen.store.layout import check_is_ours
 from soupkitchen.trackers import observer
@@ -308,6 +309,18 @@ def test_a_map_of_very_many_runs_is_no_work(runs: int, says: str, run: Path) -> 
     (run / "map.json").write_text(json.dumps(told))
     assert read("report", run) == ""
     assert says in (run / "report.html").read_text()
+
+
+def test_an_evaluation_is_a_file_of_its_folder(run: Path) -> None:
+    entry = next(file for file in (run / "evaluations").rglob("*") if file.is_file())
+    cache = EvaluationCache(run / "evaluations")
+    assert cache.get(entry.stem) is not None
+    entry.unlink()
+    os.mkfifo(entry)
+    signal.alarm(LONGEST)
+    assert cache.get(entry.stem) is None
+    (run / "journal.jsonl").write_text('{"event": "score", "predictions": "../../x"}\n')
+    assert "predictions" in read("events", run)
 
 
 def test_nothing_is_written_through_a_link(home: Path, run: Path, tmp_path: Path) -> None:

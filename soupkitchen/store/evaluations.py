@@ -30,8 +30,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from soupkitchen.errors import SaveError
+from soupkitchen.errors import ConfigError, SaveError
 from soupkitchen.store.digests import digest
+from soupkitchen.store.documents import open_regular, own
 from soupkitchen.store.files import remove_unfinished, write
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class EvaluationCache:
         """The predictions that were put under `key`; None where there are none, or they are damaged."""
         file = self._file(key)
         try:
+            if file.exists():
+                open_regular(own(file)).close()  # safe_open would wait for what writes to a pipe
             with safe_open(file, framework="numpy") as handle:
                 arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
                 if handle.metadata()[_CHECKSUM] != _checksum(arrays):
@@ -85,7 +88,7 @@ class EvaluationCache:
             return {name[1:]: _decoded(name[0], array) for name, array in arrays.items()}
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (ConfigError, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): it is scored again", file, error)
             return None
 

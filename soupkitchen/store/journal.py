@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StringConstraints
 from typing_extensions import Required, TypedDict
 from xxhash import xxh3_64_hexdigest
 
@@ -77,7 +77,7 @@ class _Event(TypedDict, total=False):
     cached: bool
     greater_is_better: bool
     stopped_early: bool
-    predictions: str | None
+    predictions: Annotated[str, StringConstraints(pattern=r"^[\w-]*$")] | None
     batch_size: _Count
     examples_scored: _Count
     examples_total: _Count
