@@ -37,6 +37,7 @@ LONGER = {
     "checkpoints/files.py": "the file formats that weights come in, behind one interface",
     "checkpoints/pool.py": "finding, opening and checking a pool is one story",
     "checkpoints/sources.py": "all that pool.path may name",
+    "cli/config.py": "the words of the command line, before Hydra and after it",
     "evaluation/evaluator.py": "preparing and scoring share one state, that of the splits",
     "merging/sparsifiers.py": "four short classes that are read side by side",
     "output/from_mergekit.py": "what each key of mergekit's means here",

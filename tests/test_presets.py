@@ -165,7 +165,7 @@ def test_no_module_hides_a_preset_whatever_is_imported() -> None:
         (lambda: methods.ties(normalize="no"), "method.normalize=no should be true or false"),
         (lambda: methods.ties(sparsifier={"densty": 1}), "method.sparsifier.densty; did you mean density?"),
         (lambda: methods.ties(sparsifier=0.3), "method.sparsifier=0.3 should be options of its own"),
-        (lambda: methods.task_arithmetic(sparsifier={"density": 1}), "should say of what, as {'_target_'"),
+        (lambda: methods.task_arithmetic(sparsifier={"density": 1}), "options of its own with a _target_"),
         (lambda: methods.ties(sparsifier=Random(0.5), density=1), "density has no place beside sparsifier="),
         (lambda: tasks.text_classification(), "needs path \\(task.data.path\\)"),
         (lambda: tasks.function("-"), "needs function \\(task.function\\)"),
@@ -272,7 +272,7 @@ methods.ties(density="0.3")  # wrong
 methods.ties(0.3)  # wrong
 methods.ties(consensus="most")  # wrong
 methods.nope()  # wrong
-tasks.text_classification("reviews", labels="x")  # wrong
+tasks.text_classification("reviews", labell="x")  # wrong
 tasks.lm_eval()  # wrong
 tasks.nope()  # wrong
 """

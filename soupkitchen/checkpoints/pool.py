@@ -282,7 +282,7 @@ def _base(
         if is_adapter(source.folder) and source.on is None
     }
     if given is not None:
-        base = _open_base(resolve(given), f"pool.base={given}", key)
+        base = _open_base(resolve(str(given)), f"pool.base={given}", key)
         for name, folder in adapters.items():
             if what := _another_base(folder, base):
                 problems.append(Problem(name, what))

@@ -92,7 +92,7 @@ TEXTS = list_of(TEXT, "text, or a list of texts", alone=True)
 _PLAIN = (str, list, tuple, type(None))
 ANYTHING = Kind("anything", lambda v: True, null=True)
 PART = Kind(
-    "options of its own",
+    "options of its own with a _target_",
     lambda v: "_target_" in v if isinstance(v, Mapping) else not isinstance(v, (*_PLAIN, numbers.Number)),
 )
 """A group of options below an option, or the object that it makes."""

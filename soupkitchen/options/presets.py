@@ -23,7 +23,7 @@ from yaml import YAMLError
 from soupkitchen.errors import ConfigError, did_you_mean
 from soupkitchen.options import check_tree, resources, shown, unknown
 from soupkitchen.options.building import TARGET, build
-from soupkitchen.options.kinds import KINDS, PART
+from soupkitchen.options.kinds import KINDS
 
 CONF = resources.folder("conf")
 MISSING = "???"
@@ -248,10 +248,6 @@ def _check(tree: Mapping[str, Any], group: str) -> None:
         hint = did_you_mean(key.split(".")[-1], KINDS[of[TARGET]])
         raise ConfigError(f"there is no option {key}{hint}")
     check_tree({group: tree})
-    for name, kind in KINDS.get(str(tree.get(TARGET)), {}).items():
-        value = tree.get(name)
-        if kind.says.startswith(PART.says) and isinstance(value, Mapping) and TARGET not in value:
-            raise ConfigError(f"{group}.{name}={shown(value)} should say of what, as {{{TARGET!r}: …}}")
 
 
 def _is_part(value: Any) -> bool:
