@@ -20,6 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
 os.environ["SOUPKITCHEN_CACHE"] = str(ROOT / ".cache" / "soupkitchen")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_AUTH_TOKEN", "tests")  # or Ray writes one into the home of the user
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -18,6 +18,7 @@ import soupkitchen as api
 from soupkitchen.errors import CheckpointError, ConfigError, MachineError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor, Ray
+from soupkitchen.executors.cluster import connect
 from soupkitchen.search import Evolve, Greedy
 
 pytestmark = pytest.mark.slow
@@ -123,6 +124,18 @@ def test_a_cluster_without_room_is_refused(wish: Path, text_runs: Path, texts: P
 def test_options_are_checked(options: Any) -> None:
     with pytest.raises(ConfigError, match=f"executor.{next(iter(options))}"):
         Ray(**options)
+
+
+def test_a_cluster_of_ones_own_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tokens = []
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setattr("ray.init", lambda *_, **__: tokens.append(os.environ.get("RAY_AUTH_TOKEN")))
+    for home in (tmp_path, tmp_path / "none"):
+        monkeypatch.setenv("HOME", str(home))
+        connect(None, "executor.address")
+    assert tokens[0] is None
+    assert len(tokens[1]) == 32
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "tests")
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

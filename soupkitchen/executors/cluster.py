@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError
@@ -41,6 +43,8 @@ def connect(address: str | None, option: str, workers: int = 1) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if not os.access(Path.home(), os.W_OK):  # there Ray keeps the token of its own clusters
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
         if address is not None and ":" in (host := address.removeprefix("ray://")):
