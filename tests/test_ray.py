@@ -30,11 +30,14 @@ def wish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     import ray
 
     wish = tmp_path_factory.mktemp("wish") / "how"
-    passed = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "SOUPKITCHEN_CACHE", "HF_HOME")}
-    passed |= {"PYTHONPATH": str(Path(__file__).parent), "DYING": str(wish), "DRIVER": str(os.getpid())}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": passed})
-    yield wish
-    ray.shutdown()
+    # not by runtime_env, with which Ray starts no Python whose path has a space
+    passed = {"PYTHONPATH": str(Path(__file__).parent), "DYING": str(wish), "DRIVER": str(os.getpid())}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in passed.items():
+            environment.setenv(name, value)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        yield wish
+        ray.shutdown()
 
 
 def cooked(
