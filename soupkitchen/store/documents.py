@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from io import BufferedReader
@@ -154,11 +154,17 @@ def checked(
         return told
     except ValidationError as cause:
         wrong = [
-            f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}"
+            f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}{_but(told)}"
             for told in cause.errors(include_url=False, include_context=False)
         ]
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise error(f"{where}: {'; '.join(wrong[:_SHOWN])}{more}") from None
+
+
+def _but(told: Mapping[str, Any]) -> str:
+    """Names what a value of a wrong type is."""
+    is_type = told["type"].endswith("_type")
+    return f" (it is a {type(told['input']).__name__})" if is_type else ""
 
 
 def not_regular(mode: int) -> str:

@@ -80,7 +80,8 @@ def what_was_run(file: Path) -> dict[str, Any]:
     try:
         return what_is_run(read_yaml(own(file), dict[str, Any]))
     except ConfigError as error:
-        raise ConfigError(f"{file} was edited and cannot be read any more ({error}); {remedy}") from error
+        why = str(error).removeprefix(f"{file}: ")
+        raise ConfigError(f"{file} was edited and cannot be read any more ({why}); {remedy}") from error
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
