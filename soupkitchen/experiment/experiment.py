@@ -48,7 +48,6 @@ from soupkitchen.models import Auto, Models
 from soupkitchen.models.processors import warn_of_files
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
-from soupkitchen.output.card import CARD, PICTURE
 from soupkitchen.output.hub import check_hub, push
 from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
@@ -63,20 +62,14 @@ from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import checksums
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.files import recover, remove_unfinished
+from soupkitchen.store.files import recover
 from soupkitchen.store.layout import (
-    CHECKSUMS,
-    CONFIG,
     EVALUATIONS,
     JOURNAL,
-    LEADERBOARD,
     MAP,
     MERGEKIT,
-    PICTURES,
     RECIPE,
-    REPORT,
     SOUP,
-    TRAJECTORY,
     has_weights,
 )
 from soupkitchen.store.settings import flat
@@ -224,7 +217,7 @@ class Experiment:
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
         lost = checksums.altered(self.folder)
-        checksums.set_aside(self.folder, lost.keys() - {JOURNAL})
+        checksums.set_aside(self.folder, lost.keys() - checksums.DERIVED - {JOURNAL})
         if not (saved and has_weights(self.folder / SOUP)):
             with stopwatch.part("saving"):
                 save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
@@ -313,10 +306,7 @@ class Experiment:
     def _cleared(self) -> EvaluationCache:
         """Clears away what kills left half-written; the run's own evaluations."""
         recover(self.folder / SOUP)
-        for name in (TRAJECTORY, LEADERBOARD, CONFIG, RECIPE, MERGEKIT, MAP, REPORT, *PICTURES, CHECKSUMS):
-            remove_unfinished(self.folder / name)
-        for name in (CARD, PICTURE):
-            remove_unfinished(self.folder / SOUP / name)
+        checksums.clear_unfinished(self.folder)
         own = EvaluationCache(self.folder / EVALUATIONS)
         own.remove_unfinished()
         return own

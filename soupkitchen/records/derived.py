@@ -50,6 +50,7 @@ def make_again(folder: Path, lost: Mapping[str, str]) -> None:
     Raises:
         JournalError: if the journal is damaged.
     """
+    checksums.clear_unfinished(folder)
     for name, what in lost.items():
         if name == JOURNAL:
             log.warning("%s %s: what else is made of it may say something else now", folder / name, what)

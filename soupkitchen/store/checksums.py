@@ -15,9 +15,10 @@ import xxhash
 
 from soupkitchen.errors import SoupkitchenError
 from soupkitchen.store.documents import open_regular, read_json
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import remove_unfinished, write_text
 from soupkitchen.store.layout import (
     CHECKSUMS,
+    CONFIG,
     JOURNAL,
     LEADERBOARD,
     MAP,
@@ -95,6 +96,12 @@ def set_aside(folder: Path, names: Iterable[str]) -> None:
         for name in there:
             (folder / name).rename(aside / name)
         log.warning("%s: what was there is in %s", ", ".join(there), aside)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Removes what kills in the middle of writing the run's files left beside them."""
+    for name in (*_FILES, *_USERS, CONFIG, CHECKSUMS):
+        remove_unfinished(folder / name)
 
 
 def suspect(folder: Path, names: Iterable[str]) -> None:
