@@ -807,7 +807,7 @@ def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path: 
     package = Path(metrics.__file__).parents[1]
     before = own_code(package)
     for name, old, new, same in (
-        ("records/report.py", "import json", "import json, csv", True),
+        ("records/report.py", "import math", "import math, csv", True),
         ("search/greedy.py", "class Greedy", "# greedy\nclass Greedy", True),
         ("evaluation/evaluator.py", '"""Scores the live model', '"""Has the live model scored', True),
         ("soup/mixer.py", "import torch\n", "import torch  # for tensors\n\n", True),

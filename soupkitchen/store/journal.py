@@ -77,7 +77,7 @@ class _Event(TypedDict, total=False):
     cached: bool
     greater_is_better: bool
     stopped_early: bool
-    predictions: Annotated[str, StringConstraints(pattern=r"^[\w-]*$")] | None
+    predictions: Annotated[str, StringConstraints(pattern=r"^[^/\\]*$")] | None
     batch_size: _Count
     examples_scored: _Count
     examples_total: _Count
