@@ -39,12 +39,20 @@ class Parsed(BaseException):
 @pytest.fixture
 def parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every argparse command end once its arguments are parsed."""
-    parse = argparse.ArgumentParser.parse_known_args
+    parser = argparse.ArgumentParser
+    parse, intermixed = parser.parse_known_args, parser.parse_known_intermixed_args
 
     def ends(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
         raise Parsed(parse(self, args, namespace)[1])
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", ends)
+    def ends_intermixed(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> Any:
+        with monkeypatch.context() as inside:
+            inside.setattr(parser, "parse_known_args", parse)
+            left = intermixed(self, args, namespace)[1]
+        raise Parsed(left)
+
+    monkeypatch.setattr(parser, "parse_known_args", ends)
+    monkeypatch.setattr(parser, "parse_known_intermixed_args", ends_intermixed)
 
 
 def reads_arguments(script: Path) -> bool:
