@@ -53,7 +53,10 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether all that takes runs and data was done."""
-        there = any((self.path / name).is_file() for name in (LEADERBOARD, CHECKSUMS))
+        there = (self.path / LEADERBOARD).is_file() or (
+            (self.path / CHECKSUMS).is_file()
+            and journal.last_event(self.path / JOURNAL).get("event") in ("finish", None)
+        )
         return there and has_weights(self.path / SOUP)
 
     def lost(self, config: Mapping[str, Any]) -> dict[str, str]:
