@@ -307,16 +307,15 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         Runtime(device="cuda").accelerator()
 
 
-@pytest.mark.parametrize("before", [None, "cpu"])
+@pytest.mark.parametrize("before", [None, "meta"])
 def test_a_device_that_is_chosen_is_not_left_to_other_users_of_accelerate(
     before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
     if before:
         monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", before)
-    assert Runtime(device="meta").accelerator().device.type == "meta"
+    assert Runtime(device="cpu").accelerator().device.type == "cpu"
     assert os.environ.get("ACCELERATE_TORCH_DEVICE") == before
-    assert Runtime().accelerator().device.type != "meta"
 
 
 @pytest.mark.parametrize(

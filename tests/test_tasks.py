@@ -743,7 +743,11 @@ CAUSAL: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 ENCODERS: dict[str, tuple[list[str], dict[str, Any], Any]] = {
     "token_classification": ([], {"tokens": ["w1", "w2"], "tags": [0, 1]}, BertForTokenClassification),
-    "multilabel_classification": ([], {"text": "w1", "labels": [0, 1]}, BertForSequenceClassification),
+    "multilabel_classification": (
+        ["task.labels=indices"],  # or a 0 and a 1
+        {"text": "w1", "labels": [0, 1]},
+        BertForSequenceClassification,
+    ),
     "text_regression": (
         ["task.metric.name=mse"],
         {"text": "w1", "label": 0.5},
