@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # No test may reach for a hub; caches of the tests are the tests' own.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "others")
 os.environ["SOUPKITCHEN_CACHE"] = str(ROOT / ".cache" / "soupkitchen")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_AUTH_TOKEN", "tests")  # or Ray writes one into the home of the user

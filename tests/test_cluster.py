@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Nodes:
             "--include-dashboard=false", f"--temp-dir={self.folder}",
         )  # fmt: skip
         self._finished(head)
+        until = time.monotonic() + 100
+        while not _listens(client):  # it begins a little later
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
     def join(self, number: int = 1, through: str = "") -> None:
         """Adds nodes with one CPU each; `through` is a command of the shell that runs there before."""
@@ -120,6 +125,11 @@ def test_a_node_that_sees_another_file_is_told_before_any_work(
     ).stderr  # fmt: skip
     assert "other runs than this process" in told
     assert not (tmp_path / "results" / "x" / "trajectory.csv").exists()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:
