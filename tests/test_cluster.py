@@ -17,7 +17,10 @@ import psutil
 import pytest
 from command import same, soupkitchen
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(" " in sys.executable, reason="Ray's client server starts no Python in such a path"),
+]
 
 _PATIENCE = {
     "health_check_initial_delay_ms": 5000,
