@@ -131,6 +131,7 @@ def test_options_are_checked(options: Any) -> None:
 
 def test_a_cluster_of_ones_own_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tokens = []
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "tests")  # so that it is afterwards as it is now
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setattr("ray.init", lambda *_, **__: tokens.append(os.environ.get("RAY_AUTH_TOKEN")))
     for home in (tmp_path, tmp_path / "none"):
@@ -138,7 +139,6 @@ def test_a_cluster_of_ones_own_needs_no_home(monkeypatch: pytest.MonkeyPatch, tm
         connect(None, "executor.address")
     assert tokens[0] is None
     assert len(tokens[1]) == 32
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "tests")
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
