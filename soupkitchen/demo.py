@@ -10,7 +10,6 @@ own sweep would be.
 from __future__ import annotations
 
 import logging
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
 from soupkitchen.options import resources
+from soupkitchen.options.words import quoted
 from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
@@ -115,15 +115,9 @@ def cook(cache: Path, seed: int) -> Path:
 
 def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model: Path) -> None:
     folders = {"model": model, "data.path": data, "output": output, "base": base}
-    quoted = (f"{option}={_quoted(str(folder))}" for option, folder in folders.items())
+    words = (f"{option}={quoted(str(folder))}" for option, folder in folders.items())
     script = str(resources.folder("scripts") / "finetune_pool.py")
-    _run([script, f"sweep={sweep}", f"seed={seed}", *quoted], "the demo's runs could not be fine-tuned")
-
-
-def _quoted(text: str) -> str:
-    """`text` as Hydra's grammar has it, in which a backslash is one unless a quote follows."""
-    escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + '\\"' * bool(end[2]), text)
-    return f'"{escaped}"'
+    _run([script, f"sweep={sweep}", f"seed={seed}", *words], "the demo's runs could not be fine-tuned")
 
 
 def _write_task(data: Path, folder: Path, task: str) -> None:

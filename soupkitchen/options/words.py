@@ -15,7 +15,7 @@ _PAIR = re.compile(r"\s*(.+?)\s*:\s*([-+.\w]+)\s*(?:,|$)")
 
 def listing(option: str, names: Sequence[str]) -> str:
     """The word that sets `option` to a list of names: ``'pool.exclude=["lr=0.1,seed=1"]'``."""
-    return shlex.quote(f"{option}=[{', '.join(map(_value, names))}]")
+    return shlex.quote(f"{option}=[{', '.join(map(quoted, names))}]")
 
 
 def mapping(option: str, values: dict[str, str]) -> str | None:
@@ -40,11 +40,13 @@ def mended(word: str) -> str:
     if value[:1] == "{" and value[-1:] == "}":
         pairs = {key.strip("\"'"): number for key, number in _PAIR.findall(value[1:-1])}
         return mapping(option, pairs) or word
-    return shlex.quote(f"{option}={_value(value)}")
+    return shlex.quote(f"{option}={quoted(value)}")
 
 
-def _value(text: str) -> str:
+def quoted(text: str) -> str:
+    """`text` as a value in Hydra's grammar, where a backslash is one unless a quote follows."""
     if is_plain(text):
         return text
     quote = "'" if '"' in text and "'" not in text else '"'
-    return quote + re.sub(rf"(\\*){quote}", rf"\1\1\\{quote}", text) + quote
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda end: end[1] * 2 + f"\\{quote}" * bool(end[2]), text)
+    return f"{quote}{escaped}{quote}"
