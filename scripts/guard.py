@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = ("trajectory.csv", "leaderboard.csv", "recipe.yaml", "mergekit.yaml", "README.md", "config.yaml")
 """The files whose content is recorded."""
 _ASIDE = [
+    (rf"{re.escape(str(ROOT))}", "<root>"),
     (r"\S*pytest-of-\w+/pytest-\d+(/popen-gw\d+)?", "<tmp>"),
     (r"/tmp/[\w.-]*", "<tmp>"),
-    (rf"{re.escape(str(ROOT))}", "<root>"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*", "<time>"),
     (r"\b[\d.,]+ ?(s|ms|seconds|minutes|MB|GB|MiB|GiB|KiB|kB)\b", "<amount>"),
     (r"\b[0-9a-f]{12,64}\b", "<digest>"),
