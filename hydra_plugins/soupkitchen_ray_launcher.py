@@ -6,4 +6,4 @@ from soupkitchen.cli.ray_launcher import RayLauncher
 
 
 class SoupkitchenRayLauncher(RayLauncher):
-    """What ``hydra/launcher=ray`` names."""
+    """The launcher of ``hydra/launcher=ray``."""

@@ -6,4 +6,4 @@ from soupkitchen.cli.sweeper import FittingSweeper
 
 
 class SoupkitchenSweeper(FittingSweeper):
-    """What ``hydra/sweeper=soupkitchen`` names."""
+    """The sweeper of ``hydra/sweeper=soupkitchen``."""

@@ -42,7 +42,7 @@ from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.tasks import Data, ImageClassification, Several, Task, TextClassification, TextGeneration
 
 LENGTHS = {16: 320, 128: 128, 512: 32}
-"""How many texts of each number of tokens."""
+"""Numbers of texts by number of tokens."""
 BATCH, REPEATS, NEW_TOKENS, IMAGES, PROMPTS = 32, 3, 32, 48, 64
 Ways = dict[str, Callable[[], object]]
 

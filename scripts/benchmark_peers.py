@@ -48,7 +48,7 @@ MORE = {
     "lean": ("runtime.max_memory={cpu: 100MB}",),
     "fast": ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={examples: 0.1}"),
 }
-"""What our command is told besides."""
+"""Further words of our command."""
 
 
 @dataclass(frozen=True)

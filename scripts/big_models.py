@@ -9,7 +9,7 @@ merges them with each method that is a fold, each in a process of its own, strea
 files: what is in memory is a few tensors and one shard. `greedy` makes a pool of four models of a
 billion parameters and lets `python -m soupkitchen` cook it on a small language-modelling task,
 with 4 GiB for merge states, so that those of TIES (16 bytes a parameter) lie in files. Peak memory is
-that of the process, mapped files included.
+the process's own, mapped files included.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a soup gains on a pool that was tuned with care: a random search of a classifier, over three seeds.
+"""Measures the gain of a soup on a pool that was tuned with care: random search, three seeds.
 
     python scripts/careful_table.py train --folder FOLDER    (an hour on a core; goes on where it was)
     python scripts/careful_table.py table --folder FOLDER    (some 15 minutes)

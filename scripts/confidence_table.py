@@ -86,7 +86,7 @@ def wrong_discards(draw: Draw, decisions: int) -> list[float]:
 
 
 def share_needed(differences: np.ndarray, error: float) -> float:
-    """Of the examples, until the candidate is discarded; 1 where it is not."""
+    """Returns the share of examples that is scored until the candidate is discarded; 1 if it is not."""
     unknown = np.full(EXAMPLES, np.inf)
     found = excluded_after(differences[:-1], unknown, error, sample=True, grain=1e-6)
     return (found or EXAMPLES) / EXAMPLES
@@ -107,7 +107,7 @@ def answers(
 def needed_of_accuracy(
     random: np.random.Generator, right: float, broken: float, fixed: float
 ) -> tuple[float, float, float]:
-    """Of the examples: until the exact bound stops, what the soup gets wrong coming first; until bets do."""
+    """Returns two shares of examples: scored until the exact bound stops, and until bets stop."""
     soup, candidate = answers(random, right, broken, fixed)
     hardest = np.argsort(soup, kind="stable")
     gained = np.cumsum((candidate - soup)[hardest]) + (1 - soup).sum() - np.cumsum((1 - soup)[hardest])
@@ -120,7 +120,7 @@ def needed_of_accuracy(
 
 
 def wrong_of_accuracy(random: np.random.Generator, right: float, broken: float, decisions: int) -> float:
-    """How often one that fixes one more than it breaks is discarded, at an error of 1 %."""
+    """Returns how often a candidate that fixes one more than it breaks is discarded, at an error of 1 %."""
     wrong = 0
     for _ in range(decisions):
         soup, candidate = answers(random, right, broken, broken + 1 / EXAMPLES)

@@ -152,7 +152,7 @@ def note(lines: Path, pool: tuple[str, str, str], outcome: str, why: str, second
 
 
 def read(lines: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """What came of each pool, the last time."""
+    """Reads the last outcome of each pool."""
     told = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     return {(line["task"], line["type"], line["way"]): line for line in told}
 
@@ -211,7 +211,7 @@ def page(lines: dict[tuple[str, str, str], dict[str, Any]]) -> str:
 
 
 def cell(line: dict[str, Any] | None, reasons: dict[str, None]) -> str:
-    """What a table says of a pool; the reason of a refusal by its number."""
+    """Writes a pool's cell; a refusal is a number, which stands for its reason."""
     if line is None or line["outcome"] == NOT_MADE:
         return "–"
     if line["outcome"] == EQUAL:

@@ -61,7 +61,7 @@ def row(seed: int, folder: Path) -> str:
 
 
 def right(model: Path, data: Path) -> np.ndarray:
-    """Which test examples `model` gets right."""
+    """Scores `model` on each test example: 1 if right, else 0."""
     tasks = Several.of(TextClassification(Data(str(data)), metrics.load("accuracy"), max_length=16))
     evaluator = evaluator_of(Checkpoint.open(model), tasks, load_splits(tasks), Runtime())
     (part,) = evaluator.score("test").parts.values()

@@ -29,7 +29,7 @@ from soupkitchen.tasks import Several
 
 EXAMPLES, RUNS, BATCH, REPEATS = 1000, 20, 32, 5
 WORSE, SPREAD = 0.02, 0.012
-"""How much worse a candidate is on average, and how much that varies (in accuracy)."""
+"""The mean and the deviation of a candidate's loss of accuracy."""
 CORRELATION = 0.8
 """Of two models' latent margins on an example."""
 

@@ -1,4 +1,4 @@
-"""What soups gain, as rows of tables: over the best of their runs, and beside their ingredients' ensemble."""
+"""Gains of soups as rows of tables: over the best run, and beside the ensemble of the ingredients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy.special import softmax
 from scipy.stats import bootstrap
 
 Answers = tuple[np.ndarray, np.ndarray]
-"""Of a split: logits (n, labels) and the right labels' numbers (n,)."""
+"""Answers on a split: logits (n, labels) and the numbers of the right labels (n,)."""
 
 HEAD = (
     "| seed | runs | | best single | uniform | greedy soup | of | their ensemble | soup − best, on test |\n"
@@ -99,5 +99,5 @@ def _right(answers: Answers) -> np.ndarray:
 
 
 def _together(answers: list[Answers]) -> np.ndarray:
-    """Which examples the mean of what several think probable gets right."""
+    """Marks the examples that the mean of several models' probabilities gets right."""
     return _right((np.mean([softmax(logits, axis=-1) for logits, _ in answers], axis=0), answers[0][1]))

@@ -51,7 +51,7 @@ from soupkitchen.tasks import Data, LanguageModeling, Several
 RUNS, WORDS, BATCH = 4, 128, 16
 NAMES = [f"run{number}" for number in range(RUNS)]
 TOLERANCE = 2e-6
-"""Of a merged tensor, in shares of its largest magnitude: sums in another order are rounded otherwise."""
+"""The tolerance, as a share of a tensor's largest magnitude: sums in another order round otherwise."""
 
 lines: list[str] = []
 

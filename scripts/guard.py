@@ -46,7 +46,7 @@ def cleaned(text: str) -> str:
 
 
 def written(folder: Path) -> dict[str, str]:
-    """What lies in the results folders below `folder`: names, and the content of `WRITTEN`."""
+    """Reads the results folders below `folder`: names of files, and the content of `WRITTEN`."""
     import pandas as pd
 
     found = {}

@@ -144,7 +144,7 @@ def lines(file: Path) -> int:
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """What a run left for its user, by file, without the seconds and the memory that it took."""
+    """Reads a run's files for its user, without columns of seconds and memory."""
     import pandas as pd
 
     def told(file: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""What a command took: seconds, memory of its own, of all processes that it starts. Linux only."""
+"""Measures a command with all processes that it starts: seconds, memory. Linux only."""
 
 from __future__ import annotations
 

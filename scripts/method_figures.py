@@ -40,7 +40,7 @@ class Run:
 
 
 def merge(method: Any, vectors: Sequence[Sequence[float]], first: int = 0) -> list[float]:
-    """What `method` makes of vectors, given one after the other; `first` is the number of the first run."""
+    """Merges vectors by `method`, one after the other; `first` is the number of the first run."""
     tensors = [torch.tensor(vector) for vector in vectors]
     if not isinstance(method, MergeMethod):
         merged = method.merge(tensors, [1.0] * len(tensors))

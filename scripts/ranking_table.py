@@ -4,10 +4,10 @@
     python scripts/ranking_table.py            (two minutes)
     python scripts/ranking_table.py --batch-sizes 8 32 128 --accuracies 0.8
 
-No models: the pool is that of early_stopping_table.py, 20 runs and 1,000 examples, candidates 2 points
+No models: the pool is taken from early_stopping_table.py, 20 runs and 1,000 examples, candidates 2 points
 worse on average; and each mixture has answers of its own. Ranking, order, bounds and decisions are
-soupkitchen's own. Prints Markdown: examples scored, in % of those that scoring 20 runs and 19 candidates
-in full takes; in brackets the ranking, of 20 runs, and the merge stage, of 19 candidates, by themselves.
+soupkitchen's own. Prints Markdown: examples scored, in % of scoring 20 runs and 19 candidates
+in full; in brackets the ranking, of 20 runs, and the merge stage, of 19 candidates, by themselves.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def simulate(accuracy: float, share: float | None, batch_size: int, seed: int) -
 
     @cache
     def drawn(ingredients: tuple[str, ...]) -> tuple[float, np.ndarray]:
-        """How good a mixture is, and which examples it gets right."""
+        """Draws the skill of a mixture, and the examples that it gets right."""
         random = np.random.default_rng(zlib.crc32(repr((seed, ingredients)).encode()))
         if len(ingredients) == 1:
             skill = accuracy - 0.005 * places[int(ingredients[0])]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How many rounds a greedy search takes with W workers, by trajectories of real runs, as Markdown.
+"""Counts the rounds of a greedy search with W workers, by trajectories of real runs, as Markdown.
 
     python scripts/rounds_table.py results/*/trajectory.csv
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def decisions_of(file: Path) -> list[bool]:
-    """Whether each candidate was kept, in order."""
+    """Reads for each candidate, in order, if it was kept."""
     table = pd.read_csv(file)
     candidates = table[(table["stage"] == "merge") & table["decision"].isin(["keep", "discard"])]
     return [decision == "keep" for decision in candidates["decision"]]
@@ -44,7 +44,7 @@ def shown(decisions: Sequence[bool], workers: int) -> str:
 
 
 def rounds_of(decisions: Sequence[bool], workers: int) -> tuple[int, int]:
-    """How many rounds, and how many candidates scored, those thrown away included."""
+    """Counts rounds, and scored candidates with those that are thrown away."""
     rounds = scored = start = 0
     while start < len(decisions):
         some = list(decisions[start : start + workers])

@@ -5,7 +5,7 @@
     python scripts/searches_table.py --pools demo --seeds 0 1      (a part of it)
 
 Runs every search on the demo's pool (nine runs) and on the pool of two tasks (six), on three seeds, which
-draw other texts and fine-tune other runs. The cost is that of the candidates: the examples that were
+draw other texts and fine-tune other runs. The cost counts the candidates only: the examples that were
 scored for them, in evaluations of all of held-out, without those that rank the runs, which all
 searches share. Nothing is taken from the cache of evaluations. Finished runs are not repeated.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a soup gains on pools of image classifiers that were tuned with care, over three seeds.
+"""Measures the gain of soups on pools of image classifiers, tuned with care, over three seeds.
 
     python scripts/vision_table.py train --folder FOLDER    (half an hour on a core; goes on where it was)
     python scripts/vision_table.py table --folder FOLDER    (some minutes)
@@ -75,7 +75,7 @@ def build() -> nn.Module:
 
 
 def transform(model: nn.Module) -> Any:
-    """What makes the model's input of an image: float32 (3, SIDE, SIDE), from -1 to 1."""
+    """Returns the transform of an image to float32 (3, SIDE, SIDE), from -1 to 1."""
     return _tensor
 
 
@@ -131,7 +131,7 @@ def examples(split: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def save_shared_init(file: Path) -> None:
-    """What all runs start from: the model as ImageNet left it, with a head, trained on other digits."""
+    """Makes the start of all runs: the ImageNet model with a head, trained on other digits."""
     digits = load_digits()
     pixels = (255 / 16 * digits.images).astype(np.uint8)
     images, labels = torch.stack([_tensor(Image.fromarray(one)) for one in pixels]), digits.target

@@ -89,7 +89,7 @@ def window(pool: Pool, task: Any, decay: str, seed: int) -> Result:
 
 
 def accuracies(folder: Path, task: Any) -> tuple[float, float]:
-    """Of a model, on held-out and test."""
+    """Scores a model on held-out and test."""
     tasks = Several.of(task)
     evaluator = evaluator_of(Checkpoint.open(folder), tasks, load_splits(tasks), Runtime())
     return evaluator.score("heldout").score, evaluator.score("test").score
