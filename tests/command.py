@@ -75,10 +75,11 @@ class Fork:
         self.args = ["soupkitchen", *arguments]
         self.returncode: int | None = None
         self._told: list[str] = []
+        self._early = tuple(sorted((early or {}).items()))
+        _zygote(self._early)  # with --quick, the test ends here
         self._said = tempfile.TemporaryDirectory()
         self._files = [str(Path(self._said.name) / name) for name in ("stdout", "stderr")]
         places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": self._files[1]}
-        self._early = tuple(sorted((early or {}).items()))
         self.pid = _ask({"code": code, "arguments": self.args, "env": dict(env or {}), **places}, self._early)
 
     def poll(self) -> int | None:

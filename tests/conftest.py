@@ -6,7 +6,7 @@ import copy
 import gc
 import os
 import shutil
-from collections import Counter
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
 import hypothesis  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from starting import starts_processes  # noqa: E402
 from tiny import adapter, llama, make_texts, save_tokenizer, text_classifier, train_text_classifier  # noqa: E402
 
 hypothesis.settings.register_profile("here", deadline=None)  # machines are shared, and noisy
 hypothesis.settings.load_profile("here")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="skip tests that are slow or start a process")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,15 +53,21 @@ LONGEST = (
 """The files whose tests take most of the time, the longest first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m is looked at
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start processes are slow; files that take long come first, so that no worker ends late."""
-    for item in items:
-        if isinstance(item, pytest.Function) and starts_processes(item):
-            item.add_marker("slow")
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no worker ends late."""
     longest = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: (longest.get(item.path.name, len(LONGEST)), -slow[item.path]))
+    items.sort(key=lambda item: longest.get(item.path.name, len(LONGEST)))
+    if config.getoption("--quick"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip("slow"))
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--quick`, skips a test when it starts a process."""
+    if request.config.getoption("--quick"):
+        monkeypatch.setattr(subprocess.Popen, "__init__", lambda *_, **__: pytest.skip("starts a process"))
 
 
 @pytest.fixture(scope="module", autouse=True)
