@@ -21,7 +21,7 @@ from soupkitchen import metrics
 from soupkitchen.errors import DataError
 from soupkitchen.evaluation import load_splits, warn_of_splits
 from soupkitchen.tasks import Data, ImageClassification, Several
-from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.files import count_overlap
 
 
 def put_back(file: Path, content: bytes) -> None:

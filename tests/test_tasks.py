@@ -58,8 +58,8 @@ from soupkitchen.tasks import (
     TextRegression,
     TokenClassification,
 )
+from soupkitchen.tasks.cells import filled
 from soupkitchen.tasks.harness import harness_tasks
-from soupkitchen.tasks.prompts import filled
 from soupkitchen.tasks.templates import Bounded
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal, NewType
 
 import numpy as np
 
 from soupkitchen.errors import ConfigError, MetricError, calling
-from soupkitchen.metrics.values import Rows, lost, numbers, take, weighted_mean
 from soupkitchen.options.building import TARGET
 from soupkitchen.store.provenance import source_of
+
+Rows = Sequence[Any] | np.ndarray
+"""One entry an example."""
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
@@ -233,3 +236,51 @@ class TaskMetric:
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)
+
+
+def lost(predictions: Rows) -> np.ndarray:
+    """Which predictions are NaN, as what a model puts out is where it is not finite: bool (examples,)."""
+    if isinstance(predictions, np.ndarray) and predictions.dtype != object:
+        if predictions.dtype.kind != "f":
+            return np.zeros(len(predictions), bool)
+        return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
+    return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
+
+
+def numbers(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """What a metric gives, numbers of any kind or a tensor on any device, as float64.
+
+    Raises:
+        ValueError: if it is of another shape than `shape`.
+    """
+    if not isinstance(values, np.ndarray):
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    array = np.asarray(values, np.float64)
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"it gives numbers of shape {array.shape} for {shape[0]} examples")
+    return array
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The mean over the last axis, of the same weight each where there are no weights."""
+    return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
+
+
+def take(rows: Rows, indices: np.ndarray) -> Rows:
+    """The rows of these numbers."""
+    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
+
+
+def installed(package: str, extra: str) -> Any:
+    """The package, which comes with one of soupkitchen's extras.
+
+    Raises:
+        MetricError: where it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MetricError(
+            f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
+        ) from error

@@ -14,12 +14,15 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets import Dataset
 
-from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
+from soupkitchen.errors import ConfigError, DataError, MachineError
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks import delimited
-from soupkitchen.tasks.local_files import cache_folder, local_files
+from soupkitchen.tasks.base import Source
+from soupkitchen.tasks.cells import first_line
+from soupkitchen.tasks.files import cache_folder, local_files
 from soupkitchen.tasks.splits import (
     FORMATS,
     HELDOUT,
@@ -47,7 +50,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Source):
     """A dataset and which of its splits serve for what.
 
     Attributes:
@@ -83,7 +86,7 @@ class Data:
         if not 0 < self.heldout_share < 1:
             raise ConfigError(f"task.data.heldout_share={self.heldout_share} should lie between 0 and 1")
 
-    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
         """The held-out split and, where there is one, the test split, by role.
 
         Args:
@@ -96,12 +99,12 @@ class Data:
         test = self.test if self.test != AUTO else self._of_role(TEST)
         return splits if test is None else {**splits, "test": self.load(test)}
 
-    def found_test(self) -> datasets.Dataset | None:
+    def found_test(self) -> Dataset | None:
         """The test split that "auto" finds; None if there is none, or the option says something else."""
         name = self._of_role(TEST) if self.test == AUTO else None
         return None if name is None else self.load(name)
 
-    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
+    def load_training(self, stratify: str | None = None) -> Dataset:
         """The training data, without what `load_splits` draws from it.
 
         Raises:
@@ -117,7 +120,7 @@ class Data:
         drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
         return split.select(sorted(set(range(len(split))) - set(drawn)))
 
-    def training_beside(self) -> datasets.Dataset | None:
+    def training_beside(self) -> Dataset | None:
         """Training data that lies beside the splits and that none was drawn from, if there is any."""
         if self.train != AUTO:
             return self.load(self.train)
@@ -134,7 +137,7 @@ class Data:
         """
         return self.load(self._deciding()[0]).features
 
-    def _heldout(self, stratify: str | None) -> datasets.Dataset:
+    def _heldout(self, stratify: str | None) -> Dataset:
         name, is_drawn = self._deciding()
         split = self.load(name)
         if not is_drawn:
@@ -204,7 +207,7 @@ class Data:
             source = str(path) if path.is_dir() else str(self.path)
             return list(datasets.get_dataset_split_names(source, self.name, revision=self.revision))
 
-    def load(self, split: str) -> datasets.Dataset:
+    def load(self, split: str) -> Dataset:
         """Loads one split.
 
         Raises:
@@ -231,7 +234,7 @@ class Data:
         tables = {n: tables_of(p) for n, p in (paths_by_split(path) or {TRAIN: [path]}).items()}
         return tables if all(tables.values()) else {}
 
-    def _load(self, split: str) -> datasets.Dataset:
+    def _load(self, split: str) -> Dataset:
         names = splits_in(split)
         path = Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
         if self._tables and (names <= self._tables.keys() or not path.is_dir()):
@@ -258,7 +261,7 @@ class Data:
         return datasets.load_dataset(source, self.name, revision=self.revision, split=split, cache_dir=cache)
 
 
-def _read(files: Sequence[Path]) -> datasets.Dataset:
+def _read(files: Sequence[Path]) -> Dataset:
     """The rows of tables that are one split."""
     for file in files:
         open_regular(file, DataError).close()
@@ -273,13 +276,13 @@ def _is_saved(path: Path) -> bool:
     return any((path / marker).exists() for marker in _SAVED)
 
 
-def _name_of(saved: datasets.Dataset) -> str:
+def _name_of(saved: Dataset) -> str:
     """What a dataset that was saved alone is a split of, as far as it knows: "train" where it doesn't."""
     match = re.match(r"\w+", str(saved.split or ""))
     return match[0] if match else TRAIN
 
 
-def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
+def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
     """Which examples make up a share of `split`, in order, and what to say of how they were drawn."""
     size = max(1, round(share * len(split)))
     if stratify in split.column_names:
@@ -304,20 +307,6 @@ def folders_of(data: object) -> list[Path]:
     root = [] if isinstance(data.path, Mapping) else [Path(data.path).expanduser()]
     files = [file.parent for files in data._tables.values() for file in files]
     return list(dict.fromkeys([*(one for one in root if one.is_dir()), *files, Path.cwd()]))
-
-
-def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
-    """Checks that each column exists; `columns` maps the option that names it to its name.
-
-    Raises:
-        DataError: naming the option, the column and the columns that there are.
-    """
-    for option, column in columns.items():
-        if column not in split.column_names:
-            raise DataError(
-                f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
-                f"{did_you_mean(column, split.column_names)}"
-            )
 
 
 def _format(files: Sequence[str | Path]) -> dict[str, Any]:
@@ -417,9 +406,3 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its name where it says nothing."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]

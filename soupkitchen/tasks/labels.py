@@ -9,20 +9,22 @@ All splits that are scored are read in the same way: the values of all of them d
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import datasets
+from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.tasks.data import check_columns
-from soupkitchen.tasks.values import check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ Value = str | int | float | bool
 """A label in the data; a `ClassLabel`'s is its name."""
 
 AnyTask = TypeVar("AnyTask", bound="Labelled")
-Splits = Mapping[str, datasets.Dataset]
+Splits = Mapping[str, Dataset]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{0,9})?\s*")
 _YES = {"true", "yes", "y", "t", "1", "positive", "pos"}
@@ -40,47 +42,40 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What tasks with labels have in common.
+class Labelled(Task):
+    """A task with a column of labels, which the option `label` names.
 
     Attributes:
         labels: how labels are read: "names", "indices", or the model's label (its name or number) by the
             data's; None for what follows from both.
+        entries: what the column's lists hold, in words; None for a column of labels.
     """
+
+    entries: ClassVar[str | None] = None
 
     labels: str | Mapping[Any, Any] | Sequence[str] | None = field(default=None, kw_only=True)
     _reading: Any = field(default=None, init=False, repr=False, compare=False, kw_only=True)
 
     def with_labels(self: AnyTask, splits: Splits, model: Any) -> AnyTask:
-        """The task that reads the labels of all `splits`, by role, in the one way that fits all of them.
-
-        A task that has read some reads others in the same way.
-
-        Raises:
-            DataError: if there is none, or more than one.
-        """
         if self._reading is not None:
             return self
         read = copy(self)
         object.__setattr__(read, "_reading", self.reading(splits, model))
         return read
 
-    def read_as(self, split: datasets.Dataset, model: Any) -> Any:
+    def read_as(self, split: Dataset, model: Any) -> Any:
         """How labels are read: as `with_labels` found, or as `split` alone says."""
         return self.reading({"": split}, model) if self._reading is None else self._reading
 
     def reading(self, splits: Splits, model: Any) -> Any:
-        """How the labels of these splits are read: the model's number of each."""
-        return Reader(Column.of(splits, self._column), ModelLabels.of(model)).read(self.labels)
+        """The model's number of each label in these splits."""
+        column = Column.of(splits, self.label, self.entries)  # type: ignore[attr-defined]
+        return Reader(column, ModelLabels.of(model)).read(self.labels)
 
-    def encoded(self, split: datasets.Dataset, model: Any) -> list[Any]:
+    def encoded(self, split: Dataset, model: Any) -> list[Any]:
         """The model's number of each label in a split."""
         numbers = self.read_as(split, model)
-        return [numbers[value] for value in values_of(split, self._column)]
-
-    @property
-    def _column(self) -> str:
-        return str(self.label)  # type: ignore[attr-defined]
+        return [numbers[value] for value in values_of(split, self.label)]  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -364,9 +359,7 @@ def affirmed(names: Sequence[str]) -> int | None:
     return None
 
 
-def values_of(
-    split: datasets.Dataset, column: str, what: str | None = None, option: str = "task.label"
-) -> list[Any]:
+def values_of(split: Dataset, column: str, what: str | None = None, option: str = "task.label") -> list[Any]:
     """The labels in a column, or in its lists if `what` says what is in them: names, numbers, true or false.
 
     Raises:
@@ -388,8 +381,28 @@ def values_of(
 
     if what is None:
         return [plain(value, n) for n, value in enumerate(check_filled(split, option, column))]
-    lists = lists_of(split, option, column, None, what)
+    lists = lists_of(split, option, column, object, what)
     return [[plain(value, n) for value in values] for n, values in enumerate(lists)]
+
+
+def numbers_of(split: Dataset, column: str) -> list[float]:
+    """The numbers in the column that `task.label` names.
+
+    Raises:
+        DataError: for an entry that is no number.
+    """
+    is_named = isinstance(split.features[column], datasets.ClassLabel)  # its own numbers are only places
+    numbers = []
+    for number, value in enumerate(values_of(split, column)):
+        try:
+            numbers.append(float(value) if is_named or not isinstance(value, (bool, str)) else math.nan)
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise DataError(
+                f"task.label={column}: {value!r} (row {row_of(split, number)}) is no number to compare with"
+            )
+    return numbers
 
 
 def _class_label(feature: Any) -> datasets.ClassLabel | None:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from soupkitchen.errors import DataError
-from soupkitchen.tasks.local_files import local_files
+from soupkitchen.tasks.files import local_files
 
 HELDOUT, TEST, TRAIN = "heldout", "test", "train"
 
