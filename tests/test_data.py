@@ -44,7 +44,7 @@ def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path: Path, path:
 
 
 def test_data_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soupkitchen.tasks.local_files._TICK_SECONDS", 0.0)
+    monkeypatch.setattr("soupkitchen.tasks.files._TICK_SECONDS", 0.0)
     (tmp_path / "train.csv").write_text("text,label\nold,0\n")
     first = Data(str(tmp_path)).load("train").cache_files[0]["filename"]
     made = Path(first).stat()

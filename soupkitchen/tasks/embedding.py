@@ -120,11 +120,6 @@ class Searching(Embedding):
     query_prompt: str | None
     passage_prompt: str | None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.similarity not in (None, "cosine", "dot"):
-            raise ConfigError(f"task.similarity={self.similarity}: choose cosine or dot")
-
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
         fitted, said = super().fitted_to(runs), Prompts.of(runs[0].path)
         values = {"similarity": said.similarity, "query_prompt": said.query, "passage_prompt": said.passage}

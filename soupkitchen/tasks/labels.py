@@ -117,19 +117,17 @@ class Column:
     def shown(self, value: Value) -> str:
         """A value, and where it is."""
         rows = self.rows[value]
-        return (
-            f"{shown(value)} ({f'{rows} rows, the first is ' if rows > 1 else '1 row, '}{self.first[value]})"
-        )
+        count = f"{rows} rows, the first is" if rows > 1 else "1 row,"
+        return f"{shown(value)} ({count} {self.first[value]})"
 
     def number(self, value: Value, count: int | None) -> int | None:
-        """The number of a label that a value is, of so many; None if it is none."""
+        """The value as a number of a label, of `count` labels; None if it is none."""
+        word = str(value).strip().casefold()
         if self.positions is not None:
-            found: Decimal | int | None = self.positions.get(str(value))
-        elif isinstance(value, bool) or str(value).strip().casefold() in ("true", "false"):
-            found = int(str(value).strip().casefold() == "true")
+            number: Decimal | int | None = self.positions.get(str(value))
         else:
-            found = _number(value)
-        return int(found) if found is not None and found % 1 == 0 <= found < (count or 2**63) else None
+            number = int(word == "true") if word in ("true", "false") else _number(value)
+        return int(number) if number is not None and number % 1 == 0 <= number < (count or 2**63) else None
 
 
 class Names:
@@ -145,10 +143,10 @@ class Names:
 
     def find(self, value: Value) -> int | None:
         """The place of the only name that fits a value; None if none does, or several do."""
-        found = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
-        if found is None and (number := _number(value)) is not None:
-            found = self._numeric.get(number)
-        return found[0] if found and len(found) == 1 else None
+        places = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
+        if places is None and (number := _number(value)) is not None:
+            places = self._numeric.get(number)
+        return places[0] if places and len(places) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -179,14 +177,13 @@ class ModelLabels:
         if _is_counted(names) and len(by_name) == len(names) and all(n in named for n in range(len(names))):
             names = [named[Decimal(number)] for number in range(len(names))]
         differing = [name for number, name in enumerate(names) if by_name.get(name, number) != number]
-        return cls(
-            names,
-            len(names),
-            f"id2label and label2id in config.json number {differing[0]!r} differently: put them right, or "
-            "map the data's labels to numbers with task.labels"
-            if differing
-            else None,
-        )
+        contradiction = None
+        if differing:
+            contradiction = (
+                f"id2label and label2id in config.json number {differing[0]!r} differently: put them right, "
+                "or map the data's labels to numbers with task.labels"
+            )
+        return cls(names, len(names), contradiction)
 
     @property
     def is_counted(self) -> bool:
@@ -211,8 +208,9 @@ class ModelLabels:
         )
 
     def shown(self, number: int | None) -> str:
-        known = number is not None and self.names is not None and 0 <= number < len(self.names)
-        return f"{self.names[number]!r} (label {number})" if known else f"label {number}"  # type: ignore[index]
+        if number is None or self.names is None or not 0 <= number < len(self.names):
+            return f"label {number}"
+        return f"{self.names[number]!r} (label {number})"
 
     def __str__(self) -> str:
         if self.names is None:

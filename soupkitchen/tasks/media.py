@@ -13,10 +13,10 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset
 from datasets.fingerprint import Hasher
-from transformers import PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 
-from soupkitchen.errors import DataError
-from soupkitchen.tasks.base import Processor, Task
+from soupkitchen.errors import CheckpointError, DataError
+from soupkitchen.tasks.base import Processor, Task, check_vocabulary, load_with
 from soupkitchen.tasks.cells import check_filled, first_line, row_of
 from soupkitchen.tasks.data import folders_of
 from soupkitchen.tasks.files import stamp
@@ -43,6 +43,23 @@ class ImageTask(Task):
         check_filled(split, "task.image", self.image)
         options = {"processor": processor, "taken": tuple(signature(model.forward).parameters)}
         return prepared_once(split, self.image, _pixels, options, folder="images", batch_size=64)
+
+
+def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
+    """A processor of a tokenizer and of `part`, "image_processor" or "feature_extractor".
+
+    Raises:
+        CheckpointError: if the checkpoint `folder` has none.
+    """
+    what, remedy = part.replace("_", " "), "install what they lack, or copy the base model's files there"
+    processor = load_with(AutoProcessor, folder, trust_remote_code, f"{what} and tokenizer", remedy)
+    if not hasattr(processor, part) or getattr(processor, "tokenizer", None) is None:
+        raise CheckpointError(
+            f"{folder} has files of a {type(processor).__name__}, where {'an' if part[0] == 'i' else 'a'} "
+            f"{what} and a tokenizer are needed; copy those of the base model there"
+        )
+    check_vocabulary(processor.tokenizer, folder)
+    return processor
 
 
 def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) -> Dataset:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Collate, Processor, check_vocabulary, load_with
+from soupkitchen.tasks.base import Batch, Collate, Processor
 from soupkitchen.tasks.columns import CAPTION, IMAGE
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.files import content_of
-from soupkitchen.tasks.media import ImageTask
+from soupkitchen.tasks.media import ImageTask, load_both
 from soupkitchen.tasks.texts import check_tokens, longest
 
 _OF_TEXTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
@@ -52,18 +52,7 @@ class ImageTextRetrieval(ImageTask):
     max_length: int | None = None
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
-        what, remedy = (
-            "image processor and tokenizer",
-            "install what they lack, or copy the base model's files there",
-        )
-        processor = load_with(AutoProcessor, folder, trust_remote_code, what, remedy)
-        if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-            raise CheckpointError(
-                f"{folder} has files of a {type(processor).__name__}, where an image processor and a "
-                "tokenizer with its vocabulary are needed; copy those of the base model there"
-            )
-        check_vocabulary(processor.tokenizer, folder)
-        return processor
+        return load_both(folder, trust_remote_code, "image_processor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "image", "text")

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor
@@ -54,10 +54,6 @@ class MultipleChoice(Labelled):
     before_choice: str = " "
     normalize: Literal["tokens", "bytes"] | None = None
     max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.normalize not in ("tokens", "bytes", None):
-            raise ConfigError(f"task.normalize={self.normalize}: choose tokens, bytes or null")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         reading, written = self.read_as(split, model), prompts(self.prompt, split)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
 from soupkitchen.tasks.cells import check_filled, row_of
@@ -67,11 +67,6 @@ class Reranking(Searching):
     prompt: str | None = None
     lower: bool = False
     max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.architecture not in ("bi", "cross"):
-            raise ConfigError(f"task.architecture={self.architecture}: choose bi or cross")
 
     @property
     def model_class(self) -> type:

@@ -12,18 +12,18 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, PreTrainedModel
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.beside import check_generation
-from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, check_vocabulary, load_with, without
+from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
 from soupkitchen.tasks.cells import row_of
 from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.media import PROCESSOR_FILES, prepared_once, undecoded
+from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, undecoded
 from soupkitchen.tasks.sound import to_inputs
 from soupkitchen.tasks.texts import unwrapped
 
@@ -75,29 +75,12 @@ class SpeechRecognition(Task):
     max_new_tokens: int | None = None
     num_beams: int = 1
 
-    def __post_init__(self) -> None:
-        for option, choices in {"architecture": ("seq2seq", "ctc"), "normalize": ("none", "basic")}.items():
-            if getattr(self, option) not in choices:
-                raise ConfigError(f"task.{option}={getattr(self, option)}: choose {' or '.join(choices)}")
-
     @property
     def model_class(self) -> type:
         return AutoModelForCTC if self.architecture == "ctc" else AutoModelForSpeechSeq2Seq
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
-        what, remedy = (
-            "feature extractor and tokenizer",
-            "install what they lack, or copy the base model's files there",
-        )
-        processor = load_with(AutoProcessor, folder, trust_remote_code, what, remedy)
-        tokenizer = getattr(processor, "tokenizer", None)
-        if not hasattr(processor, "feature_extractor") or tokenizer is None:
-            raise CheckpointError(
-                f"{folder} has files of a {type(processor).__name__}, where a feature extractor and a "
-                "tokenizer are needed; copy those of the base model there"
-            )
-        check_vocabulary(tokenizer, folder)
-        return processor
+        return load_both(folder, trust_remote_code, "feature_extractor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "audio", "text")

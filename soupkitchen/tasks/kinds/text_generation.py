@@ -58,11 +58,6 @@ class TextGeneration(Task):
 
     def __post_init__(self) -> None:
         template_columns("task.prompt", self.prompt)
-        if self.architecture not in ("causal", "seq2seq"):
-            raise ConfigError(f"task.architecture={self.architecture}: choose causal or seq2seq")
-        for option in ("max_new_tokens", "num_beams"):
-            if getattr(self, option) < 1:
-                raise ConfigError(f"task.{option}={getattr(self, option)} should be 1 or more")
         try:
             re.compile(self.extract or "")
         except re.error as error:
