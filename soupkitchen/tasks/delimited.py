@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,7 +42,6 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
-_ROWS = 10_000
 _EXACT = 2.0**53
 """Larger whole numbers than this a float does not tell apart."""
 csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 letters, and a text may be longer
@@ -83,14 +83,14 @@ def _say(note: str) -> None:
 
 
 def _joined(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
-    first = tables[0].column_names
+    columns = tables[0].column_names
     for table, file in zip(tables, files, strict=True):
-        if set(table.column_names) != set(first):
+        if set(table.column_names) != set(columns):
             raise DataError(
-                f"its files differ in columns: {files[0]} has {', '.join(first)}, {file} "
+                f"its files differ in columns: {files[0]} has {', '.join(columns)}, {file} "
                 f"{', '.join(table.column_names)}"
             )
-    return pa.concat_tables([table.select(first) for table in tables])
+    return pa.concat_tables([table.select(columns) for table in tables])
 
 
 def _read(file: Path) -> tuple[pa.Table, str]:
@@ -168,7 +168,7 @@ def _parsed(file: Path, text: str, delimiter: str, is_quoted: bool) -> pa.Table:
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{file} has two columns called {twice[0]!r}; give them different names")
     schema, batches = pa.schema([(name, pa.string()) for name in names]), []
-    while batch := list(islice(rows, _ROWS)):
+    while batch := list(islice(rows, 10_000)):
         for line, row in batch:
             if len(row) != len(names):
                 raise DataError(
@@ -187,13 +187,8 @@ def _rows(text: str, delimiter: str, is_quoted: bool) -> Iterator[tuple[int, lis
         _QuotesError: if a quoted cell does not end, or goes on after its last quote.
     """
     lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")  # StringIO has 4 bytes a letter
-    rows = csv.reader(
-        lines,
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
-        strict=True,
-    )
-    line = 1
+    quoting: Any = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    rows, line = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 1
     try:
         for row in rows:
             if row:

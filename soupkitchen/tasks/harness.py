@@ -19,13 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import xxhash
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
-from soupkitchen.metrics import Rows, TaskMetric, installed
+from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Collate, Processor, Source, Task
@@ -288,8 +289,8 @@ class HarnessTask(Task):
         lengths = [len(text) for text in texts]
         return Dataset.from_dict({"document": documents, "requests": texts, "length": lengths})
 
-    def references(self, prepared: Dataset) -> Rows:
-        return prepared["document"][:]
+    def references(self, prepared: Dataset) -> np.ndarray:
+        return np.asarray(prepared["document"][:])
 
     def collator(self, processor: Processor) -> Collate:
         return lambda examples: {"document": torch.tensor([example["document"] for example in examples])}
