@@ -83,7 +83,7 @@ class MaskedLanguageModeling(Task):
             )
         special = np.array(processor.all_special_ids)
         vocabulary = min(len(processor), embedding_rows(model) or len(processor))
-        rows: dict[str, list[Any]] = {"windows": [], "wanted": [], "labels": [], "length": []}
+        rows: dict[str, list[Any]] = {"windows": [], "labels": [], "number": [], "length": []}
         for number, text in enumerate(encoded):
             tokens = np.array(text)
             if not (may := ~np.isin(tokens, special)).any():
@@ -95,17 +95,21 @@ class MaskedLanguageModeling(Task):
             windows = [slice(start, start + room) for start in range(0, len(tokens), room)]
             rows["windows"].append([[*before, *seen[window].tolist(), *after] for window in windows])
             ends = [_NOT_SCORED] * len(before), [_NOT_SCORED] * len(after)
-            rows["wanted"].append([[*ends[0], *wanted[window].tolist(), *ends[1]] for window in windows])
-            rows["labels"].append([int((wanted != _NOT_SCORED).sum())])  # the number of scored tokens
+            rows["labels"].append([[*ends[0], *wanted[window].tolist(), *ends[1]] for window in windows])
+            rows["number"].append(int((wanted != _NOT_SCORED).sum()))
             rows["length"].append(len(tokens))
         return Dataset.from_dict(rows)
+
+    def references(self, prepared: Dataset) -> np.ndarray:
+        """The number of scored tokens of each text: int64 (examples, 1)."""
+        return np.asarray(prepared["number"][:])[:, None]
 
     def collator(self, processor: Processor) -> Collate:
         def collate(examples: list[dict[str, Any]]) -> Batch:
             windows = [window for example in examples for window in example["windows"]]
             batch = dict(processor.pad({"input_ids": windows}, return_tensors="pt"))
             labels = torch.full_like(batch["input_ids"], _NOT_SCORED)
-            wanted = [token for example in examples for window in example["wanted"] for token in window]
+            wanted = [token for example in examples for window in example["labels"] for token in window]
             labels[batch["attention_mask"].bool()] = torch.tensor(wanted)
             sizes = torch.tensor([len(example["windows"]) for example in examples])
             return batch | {"labels": labels, "passages": sizes}
