@@ -28,7 +28,7 @@ class Several:
         weights: weight by name of task in the mean; None for equal ones.
 
     Raises:
-        ConfigError: for an unknown aggregate, weights of other tasks, or tasks of several kinds of model.
+        ConfigError: for no tasks, weights of other tasks, or tasks of several kinds of model.
     """
 
     tasks: Mapping[str, Task]
