@@ -63,24 +63,23 @@ class Embedding(Task):
             IncompatibleError: if the runs differ in it.
             ConfigError: for a pooling, if the runs have modules that say what an embedding is.
         """
-        said = of_all(runs)
-        if said is None:
+        settings = of_all(runs)
+        if settings is None:
             return self
-        if not said.pooling and self.pooling is not None:
+        if not settings.pooling and self.pooling is not None:
             raise ConfigError(
                 f"task.pooling={self.pooling}: the modules of the runs ({MODULES}) say what an embedding is; "
                 "leave it null"
             )
-        log.info(
-            "embeddings as the runs say (%s): pooling %s", MODULES, "+".join(said.pooling) or "of their own"
-        )
-        return replace(  # type: ignore[type-var]
-            self,
-            pooling=(said.pooling or None) if self.pooling is None else self.pooling,
-            prompt=said.prompt if self.prompt is None else self.prompt,
-            lower=self.lower or said.lower,
-            max_length=said.max_length if self.max_length is None else self.max_length,
-        )
+        poolings = "+".join(settings.pooling) or "of their own"
+        log.info("embeddings as the runs say (%s): pooling %s", MODULES, poolings)
+        options = {"pooling": settings.pooling or None, "prompt": settings.prompt}
+        return self._with(lower=self.lower or settings.lower, max_length=settings.max_length, **options)
+
+    def _with(self: AnyTask, lower: bool, **options: Any) -> AnyTask:
+        """The task with `lower`, and with the other options if they are None in it."""
+        unset = {option: value for option, value in options.items() if getattr(self, option) is None}
+        return replace(self, lower=lower, **unset)  # type: ignore[type-var]
 
     def tokens(
         self, split: Dataset, option: str, processor: Processor, model: PreTrainedModel
@@ -121,10 +120,9 @@ class Searching(Embedding):
     passage_prompt: str | None
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
-        fitted, said = super().fitted_to(runs), Prompts.of(runs[0].path)
-        values = {"similarity": said.similarity, "query_prompt": said.query, "passage_prompt": said.passage}
-        unset = {option: value for option, value in values.items() if getattr(self, option) is None}
-        return replace(fitted, **unset)  # type: ignore[type-var]
+        fitted, prompts = super().fitted_to(runs), Prompts.of(runs[0].path)
+        options = {"query_prompt": prompts.query, "passage_prompt": prompts.passage}
+        return fitted._with(fitted.lower, similarity=prompts.similarity, **options)
 
     def tokens_of(
         self, kind: str, split: Dataset, option: str, processor: Processor, model: PreTrainedModel

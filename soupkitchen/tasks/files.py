@@ -61,15 +61,15 @@ def cache_folder(paths: Iterable[str | Path]) -> str | None:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / stamp(files)) if files else None
 
 
-def count_overlap(one: Dataset, other: Dataset, columns: Sequence[str]) -> int:
-    """How many examples of `other` are in `one` too, by the content of `columns`.
+def count_overlap(first: Dataset, second: Dataset, columns: Sequence[str]) -> int:
+    """How many examples of `second` are in `first` too, by the content of `columns`.
 
     Rows are compared by digests, of which only the smaller side's are kept. Images and sounds are compared by
     the bytes of their files: two files of different sizes are never read for it.
     """
     media = (datasets.Image, datasets.Audio)
-    stored = [c for c in columns if all(isinstance(split.features[c], media) for split in (one, other))]
-    sizes = {column: {_size(row[0]) for row in _rows(other, [column])} for column in stored}
+    stored = [c for c in columns if all(isinstance(split.features[c], media) for split in (first, second))]
+    sizes = {column: {_size(row[0]) for row in _rows(second, [column])} for column in stored}
 
     def compared(column: str, value: Any) -> Any:
         if column not in stored or value is None:
@@ -77,8 +77,8 @@ def count_overlap(one: Dataset, other: Dataset, columns: Sequence[str]) -> int:
         size = _size(value)
         return (size, content_of(value)) if size in sizes[column] else ("of another size", size)
 
-    wanted = Counter(_digests(other, columns, compared))
-    common = {digest for digest in _digests(one, columns, compared) if digest in wanted}
+    wanted = Counter(_digests(second, columns, compared))
+    common = {digest for digest in _digests(first, columns, compared) if digest in wanted}
     return sum(wanted[digest] for digest in common)
 
 

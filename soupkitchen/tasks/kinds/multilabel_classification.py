@@ -59,8 +59,8 @@ class MultilabelClassification(TextClassification):
         rows = values_of(split, self.label, _LABELS)
         if reading == "vectors":
             return [[int(flag) for flag in row] for row in rows]
-        there = [{reading[value] for value in row} for row in rows]
-        return [[int(number in row) for number in range(model.config.num_labels)] for row in there]
+        numbers = [{reading[value] for value in row} for row in rows]
+        return [[int(number in row) for number in range(model.config.num_labels)] for row in numbers]
 
     def _are_vectors(self, splits: Splits, size: int) -> bool:
         """Whether all lists hold a 0 or 1 for each of `size` labels."""

@@ -78,7 +78,7 @@ class Reranking(Searching):
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, *self.content)
         right, wrong = self._passages(split, "positive"), self._passages(split, "negative")
-        passages = [[*some, *others] for some, others in zip(right, wrong, strict=True)]
+        passages = [first + second for first, second in zip(right, wrong, strict=True)]
         if self.architecture == "bi":
             queries: list[Texts] = [
                 [{"input_ids": tokens}]
@@ -86,19 +86,19 @@ class Reranking(Searching):
             ]
             table = Dataset.from_dict({self.positive: list(chain.from_iterable(passages))})
             tokens = iter(self.tokens_of("passage", table, "positive", processor, model))
-            inputs = [[{"input_ids": next(tokens)} for _ in some] for some in passages]
+            inputs = [[{"input_ids": next(tokens)} for _ in group] for group in passages]
         else:
             queries = [[] for _ in passages]
             inputs = self._pairs(split, passages, processor, model)
         texts, which = [], []
-        for query, some in zip(queries, inputs, strict=True):
-            _, places = distinct([text["input_ids"] for text in some])
+        for query, group in zip(queries, inputs, strict=True):
+            _, places = distinct([text["input_ids"] for text in group])
             firsts = [places.index(number) for number in range(max(places) + 1)]
-            texts.append([*query, *(some[first] for first in firsts)])
+            texts.append([*query, *(group[first] for first in firsts)])
             which.append(places)
-        lengths = [max(len(text["input_ids"]) for text in some) for some in texts]
+        lengths = [max(len(text["input_ids"]) for text in group) for group in texts]
         return Dataset.from_dict(
-            {"texts": texts, "which": which, "right": [len(some) for some in right], "length": lengths}
+            {"texts": texts, "which": which, "right": [len(group) for group in right], "length": lengths}
         )
 
     def references(self, prepared: Dataset) -> list[list[int]]:
@@ -121,9 +121,11 @@ class Reranking(Searching):
             scores = model(**inputs, **at_once(model)).logits.float().squeeze(-1).split(sizes)
         else:
             embedded = self.comparable(self.embedded(model, inputs)).split(sizes)
-            scores = tuple((some[1:] * some[0]).sum(-1) for some in embedded)  # mixed precision rounds no sum
+            scores = tuple(
+                (group[1:] * group[0]).sum(-1) for group in embedded
+            )  # mixed precision rounds no sum
         every = torch.cat(scores).cpu().numpy()  # at once: each copy would wait for the device
-        rows = np.split(every, np.cumsum([len(some) for some in scores])[:-1])
+        rows = np.split(every, np.cumsum([len(group) for group in scores])[:-1])
         which = (places.tolist() for places in batch["which"].split(numbers))
         passages = [(row[places], number) for row, places, number in zip(rows, which, right, strict=True)]
         return [math.nan if np.isnan(row).any() else ranks(row[:n], row[n:]) for row, n in passages]
@@ -138,11 +140,11 @@ class Reranking(Searching):
             )
         pad_alike(processor, model)
         limit, pairs = longest(processor, model, self.max_length), []
-        for query, some in zip(self.texts(split, "query"), passages, strict=True):
-            encoded = processor([query] * len(some), some, truncation=True, max_length=limit)
+        for query, group in zip(self.texts(split, "query"), passages, strict=True):
+            encoded = processor([query] * len(group), group, truncation=True, max_length=limit)
             rows = zip(*encoded.values(), strict=True)
             pairs.append([dict(zip(encoded, row, strict=True)) for row in rows])
-        tokens = [[token for text in some for token in text["input_ids"]] for some in pairs]
+        tokens = [[token for text in group for token in text["input_ids"]] for group in pairs]
         check_tokens(self, split, "query", tokens, model, processor)
         return pairs
 
