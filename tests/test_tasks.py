@@ -372,12 +372,9 @@ def test_a_function_of_ones_own_scores_examples(
     [
         (lambda d: Function(d, "no.such"), "task.function=no.such"),
         (lambda d: Function(d, "json.dumps", model="NoModel"), "task.model=NoModel"),
-        (lambda d: TextGeneration(d, metrics.load("bleu"), architecture="x"), "task.architecture"),
         (lambda d: TextGeneration(d, metrics.load("bleu"), extract="("), "task.extract"),
         (lambda d: TextGeneration(d, metrics.load("bleu"), prompt="{a"), "task.prompt"),
         (lambda d: TextGeneration(d, metrics.load("bleu"), prompt="{0}"), "task.prompt"),
-        (lambda d: TextGeneration(d, metrics.load("bleu"), max_new_tokens=0), "task.max_new_tokens"),
-        (lambda d: MultipleChoice(d, metrics.load("accuracy"), normalize="x"), "task.normalize"),
         (lambda d: EmbeddingSimilarity(d, metrics.load("mse"), pooling="x"), "task.pooling"),
         (lambda d: Several({}), "task.tasks"),
         (lambda d: Several({"a": LanguageModeling(d, metrics.load("mse"))}, "x"), "task.aggregate"),

@@ -28,7 +28,7 @@ class Several:
         weights: weight by name of task in the mean; None for equal ones.
 
     Raises:
-        ConfigError: for no tasks, weights of other tasks, or tasks of several kinds of model.
+        ConfigError: for an unknown aggregate, weights of other tasks, or tasks of several kinds of model.
     """
 
     tasks: Mapping[str, Task]
@@ -41,6 +41,8 @@ class Several:
             raise ConfigError(
                 "task.tasks: name at least one task, as +task@task.tasks.NAME=text_classification"
             )
+        if self.aggregate not in ("mean", "min", "normalized"):
+            raise ConfigError(f"task.aggregate={self.aggregate}: choose mean, min or normalized")
         if len({task.model_class for task in self.tasks.values()}) > 1:
             kinds = ", ".join(f"{name}: {task.model_class.__name__}" for name, task in self.tasks.items())
             raise ConfigError(f"task.tasks need models of different kinds ({kinds}); one soup is one model")
