@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from datasets import Dataset
@@ -115,7 +115,7 @@ class Searching(Embedding):
             say, and else for `prompt`.
     """
 
-    similarity: str | None
+    similarity: Literal["cosine", "dot"] | None
     query_prompt: str | None
     passage_prompt: str | None
 

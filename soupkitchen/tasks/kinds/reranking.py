@@ -60,7 +60,7 @@ class Reranking(Searching):
     positive: str = "positive"
     negative: str = "negative"
     architecture: Literal["bi", "cross"] = "bi"
-    similarity: str | None = None
+    similarity: Literal["cosine", "dot"] | None = None
     query_prompt: str | None = None
     passage_prompt: str | None = None
     pooling: str | Sequence[str] | None = None

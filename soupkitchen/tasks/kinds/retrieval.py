@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Retrieval(Searching):
     id: str = "id"
     passage: str = "{text}"
     queries: str = "queries.jsonl"
-    similarity: str | None = None
+    similarity: Literal["cosine", "dot"] | None = None
     query_prompt: str | None = None
     passage_prompt: str | None = None
     pooling: str | Sequence[str] | None = None
