@@ -209,12 +209,6 @@ def test_several_files_of_one_name_are_one_split(tmp_path: Path) -> None:
     assert found(path) == {"heldout": ["heldout-1.csv", "heldout-2.csv"]}
 
 
-def test_what_datasets_called_eval_can_still_be_asked_for_as_test(tmp_path: Path) -> None:
-    path = laid(tmp_path, "eval.csv", "train.csv")
-    assert found(path) == {"heldout": ["eval.csv"]}
-    assert found(path, heldout="train", test="test") == {"heldout": ["train.csv"], "test": ["eval.csv"]}
-
-
 def test_slices_of_files_by_the_names_that_people_use(tmp_path: Path) -> None:
     (tmp_path / "held-out.csv").write_text("text,label\na,0\nb,0\n")
     laid(tmp_path, "train.csv")
