@@ -19,23 +19,10 @@ from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_datas
 from soupkitchen.errors import DataError, MachineError
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks import delimited
+from soupkitchen.tasks import delimited, splits
 from soupkitchen.tasks.base import Source
 from soupkitchen.tasks.cells import first_line
 from soupkitchen.tasks.files import cache_folder, local_files
-from soupkitchen.tasks.splits import (
-    FORMATS,
-    HELDOUT,
-    TEST,
-    TRAIN,
-    called,
-    of_role,
-    paths_by_split,
-    plain,
-    says_itself,
-    splits_in,
-    tables_of,
-)
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +70,12 @@ class Data(Source):
         Raises:
             DataError: if the source or a split is not there, or is empty.
         """
-        splits = {"heldout": self._heldout(stratify)}
-        test = self.test if self.test != AUTO else self._of_role(TEST)
-        return splits if test is None else {**splits, "test": self.load(test)}
+        heldout = self._heldout(stratify)
+        test = self.test if self.test != AUTO else self._of_role(splits.TEST)
+        return {"heldout": heldout} if test is None else {"heldout": heldout, "test": self.load(test)}
 
     def found_test(self) -> Dataset | None:
-        name = self._of_role(TEST) if self.test == AUTO else None
+        name = self._of_role(splits.TEST) if self.test == AUTO else None
         return None if name is None else self.load(name)
 
     def load_training(self, stratify: str | None = None) -> Dataset:
@@ -99,7 +86,7 @@ class Data(Source):
         """
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(TRAIN)) is None:
+        if (name := self._of_role(splits.TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
         if not self._deciding()[1]:
@@ -110,9 +97,9 @@ class Data(Source):
     def training_beside(self) -> Dataset | None:
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(TRAIN)) is None:
+        if (name := self._of_role(splits.TRAIN)) is None:
             return None
-        heldout = self._of_role(HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
+        heldout = self._of_role(splits.HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
         return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
 
     def features(self) -> Features:
@@ -138,9 +125,9 @@ class Data(Source):
         """The split that decides, and whether only a share of it does."""
         if self.heldout != AUTO:
             return self.heldout, False
-        if (validation := self._of_role(HELDOUT)) is not None:
+        if (validation := self._of_role(splits.HELDOUT)) is not None:
             return validation, False
-        if (train := self._of_role(TRAIN)) is None:
+        if (train := self._of_role(splits.TRAIN)) is None:
             raise DataError(
                 f"task.data.path={self.path} has no validation and no training split, only "
                 f"{', '.join(self._names)}; name the one that decides as task.data.heldout"
@@ -153,13 +140,13 @@ class Data(Source):
         Raises:
             DataError: if several would do.
         """
-        return of_role(role, self._names, self.path, self._paths)
+        return splits.of_role(role, self._names, self.path, self._paths)
 
     def _called(self, split: str) -> str:
         """A split, or a slice of one, by the name that it has here."""
         if not self._paths and not isinstance(self.path, Mapping):
             return split
-        return called(split, self._names, by_role=bool(self._paths))
+        return splits.called(split, self._names, by_role=bool(self._paths))
 
     def load(self, split: str) -> Dataset:
         """Loads one split.
@@ -190,26 +177,28 @@ class Data(Source):
         """The folder of files; None if the path is none, or if a card or `save_to_disk` tells its splits."""
         if isinstance(self.path, Mapping) or self.name is not None or not self._path.is_dir():
             return None
-        return None if self._is_saved or says_itself(self._path) else self._path
+        return None if self._is_saved or splits.says_itself(self._path) else self._path
 
     @cached_property
     def _paths(self) -> dict[str, list[Path]]:
         """Files and folders in the folder by the split that they are named for."""
-        return {} if self._folder is None else paths_by_split(self._folder)
+        return {} if self._folder is None else splits.paths_by_split(self._folder)
 
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
         """The local files of tables by split; none if the source is something else."""
         if isinstance(self.path, Mapping):
-            named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
+            named = {splits.plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
             is_local = not any("://" in str(file) for file in self.path.values())
-            return {name: tables_of(files) or files for name, files in named.items()} if is_local else {}
+            return (
+                {name: splits.tables_of(files) or files for name, files in named.items()} if is_local else {}
+            )
         if self._path.is_file():
-            return {TRAIN: [self._path]}
+            return {splits.TRAIN: [self._path]}
         if self._folder is None:
             return {}
-        paths = self._paths or {TRAIN: [self._folder]}
-        tables = {name: tables_of(files) for name, files in paths.items()}
+        paths = self._paths or {splits.TRAIN: [self._folder]}
+        tables = {name: splits.tables_of(files) for name, files in paths.items()}
         return tables if all(tables.values()) else {}
 
     @cached_property
@@ -218,7 +207,7 @@ class Data(Source):
         if self._tables:
             return list(self._tables)
         if isinstance(self.path, Mapping):
-            return [plain(name) for name in self.path]
+            return [splits.plain(name) for name in self.path]
         if self._paths:
             return list(self._paths)
         with _explained(self.path):
@@ -237,10 +226,10 @@ class Data(Source):
         if isinstance(saved, DatasetDict):
             return saved
         name = re.match(r"\w+", str(saved.split or ""))
-        return {name[0] if name else TRAIN: saved}
+        return {name[0] if name else splits.TRAIN: saved}
 
     def _load(self, split: str) -> Dataset:
-        names = splits_in(split)
+        names = splits.splits_in(split)
         if self._tables and (names <= self._tables.keys() or not self._path.is_dir()):
             loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
             sizes = {name: len(table) for name, table in loaded.items()}
@@ -250,7 +239,7 @@ class Data(Source):
             ]
             return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         if isinstance(self.path, Mapping):  # of addresses
-            files = {plain(name): str(file) for name, file in self.path.items()}
+            files = {splits.plain(name): str(file) for name, file in self.path.items()}
             return load_dataset(**_format(list(files.values())), data_files=files, split=split)
         if self._is_saved:
             saved = self._saved()
@@ -274,7 +263,9 @@ def _read(files: Sequence[Path]) -> Dataset:
     if all(file.suffix.lower() in delimited.SUFFIXES for file in files):
         return delimited.load(files)
     patterns = [escape(str(file)) for file in files]
-    return load_dataset(**_format(files), data_files=patterns, split=TRAIN, cache_dir=cache_folder(files))
+    return load_dataset(
+        **_format(files), data_files=patterns, split=splits.TRAIN, cache_dir=cache_folder(files)
+    )
 
 
 def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
@@ -311,13 +302,14 @@ def _format(files: Sequence[str | Path]) -> dict[str, Any]:
         DataError: if they are of several, or of another.
     """
     suffixes = {Path(file).suffix.lower() for file in files}
-    if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
+    if len(suffixes) != 1 or not suffixes <= splits.FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
+            f"{', '.join(splits.FORMATS)}"
         )
     suffix = suffixes.pop()
     cells = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
-    return {"path": FORMATS[suffix], **(cells if suffix in delimited.SUFFIXES else {})}
+    return {"path": splits.FORMATS[suffix], **(cells if suffix in delimited.SUFFIXES else {})}
 
 
 @contextmanager

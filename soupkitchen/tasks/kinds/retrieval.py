@@ -13,20 +13,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.tasks import relevance
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
 from soupkitchen.tasks.cells import check_template, filled, is_missing
 from soupkitchen.tasks.columns import QUERY
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.embedding import Searching
-from soupkitchen.tasks.relevance import (
-    JUDGEMENTS,
-    distinct,
-    ids_of,
-    places_of,
-    queries_of,
-    ranks,
-    read_beside,
-)
 
 
 @dataclass(frozen=True)
@@ -73,21 +65,21 @@ class Retrieval(Searching):
 
     def examples_of(self, split: Dataset) -> Dataset:
         """The queries of a split: judgements are put together by query."""
-        if self.query in split.column_names or not set(JUDGEMENTS) <= set(split.column_names):
+        if self.query in split.column_names or not set(relevance.JUDGEMENTS) <= set(split.column_names):
             return split
-        table = read_beside("task.queries", self.queries, self.data)
-        queries = queries_of(split, table, ids_of(table, self.id))
+        table = relevance.read_beside("task.queries", self.queries, self.data)
+        queries = relevance.queries_of(split, table, relevance.ids_of(table, self.id))
         return queries.rename_columns({"text": self.query, "relevant": self.relevant})
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "query", "relevant")
-        corpus = read_beside("task.corpus", self.corpus, self.data)
-        relevant = places_of(split, self.relevant, ids_of(corpus, self.id))
+        corpus = relevance.read_beside("task.corpus", self.corpus, self.data)
+        relevant = relevance.places_of(split, self.relevant, relevance.ids_of(corpus, self.id))
         check_template("task.passage", self.passage, corpus)
         queries = self.tokens_of("query", split, "query", processor, model)
         rows = [{name: "" if is_missing(cell) else cell for name, cell in row.items()} for row in corpus]
         texts = Dataset.from_dict({self.passage: [filled(self.passage, row).strip() for row in rows]})
-        passages, which = distinct(self.tokens_of("passage", texts, "passage", processor, model))
+        passages, which = relevance.distinct(self.tokens_of("passage", texts, "passage", processor, model))
         return Dataset.from_dict(
             {
                 "input_ids": queries + passages,
@@ -121,5 +113,7 @@ class Retrieval(Searching):
             others = copies.copy()
             np.subtract.at(others, relevant, 1)
             is_lost = np.isnan(scores).any()
-            predictions.append(math.nan if is_lost else ranks(scores[relevant], np.repeat(scores, others)))
+            predictions.append(
+                math.nan if is_lost else relevance.ranks(scores[relevant], np.repeat(scores, others))
+            )
         return predictions
