@@ -1,9 +1,9 @@
 """Labels: which label of the model each value of the data is. One rule, for all tasks.
 
 Names are matched to names: to the letter, or to the only one that is equal but for case and space around it.
-Numbers that are no names are numbers of labels, if the model's names do not say otherwise. What can be read
-in two ways, and what the model lacks, is an error that names the option which decides: `task.labels`.
-All splits that are scored are read in the same way: the values of all of them decide.
+Numbers that are no names are numbers of labels, if the model's names do not say otherwise. A value that can
+be read in two ways, or that the model lacks, is an error, which names the option that decides: `task.labels`.
+All splits are read in the same way, which follows from the values of all of them.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Column:
 
     @classmethod
     def of(cls, splits: Splits, column: str, what: str | None = None) -> Column:
-        """A column of `splits`, by role; one of lists if `what` says what is in them."""
+        """Counts the values of a column of `splits`, by role; `what` names the entries of a column of lists."""
         rows, first, named, kinds = Counter[Value](), dict[Value, str](), [], set()
         for role, split in splits.items():
             where = f" of {role}" if role not in ("", "heldout") else ""
@@ -115,7 +115,7 @@ class Column:
         return cls(f"task.label={column}", rows, first, positions)
 
     def shown(self, value: Value) -> str:
-        """A value, and where it is."""
+        """A value with its first row, for messages."""
         rows = self.rows[value]
         count = f"{rows} rows, the first is" if rows > 1 else "1 row,"
         return f"{shown(value)} ({count} {self.first[value]})"
@@ -131,7 +131,7 @@ class Column:
 
 
 class Names:
-    """Names, to be looked up."""
+    """Finds the place of a name in a list, also if case, space around it or digits are written otherwise."""
 
     def __init__(self, names: Iterable[Any]) -> None:
         self.names = [str(name) for name in names]
@@ -142,7 +142,7 @@ class Names:
             self._numeric[_number(name)].append(number)
 
     def find(self, value: Value) -> int | None:
-        """The place of the only name that fits a value; None if none does, or several do."""
+        """The place of the only name that fits; None if none does, or several do."""
         places = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
         if places is None and (number := _number(value)) is not None:
             places = self._numeric.get(number)
