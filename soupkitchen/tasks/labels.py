@@ -96,7 +96,7 @@ class Column:
 
     @classmethod
     def of(cls, splits: Splits, column: str, what: str | None = None) -> Column:
-        """Counts the values of a column of `splits`, by role; `what` names the entries of a column of lists."""
+        """Counts the values of a column of `splits`, by role; `what` names the entries of lists."""
         rows, first, named, kinds = Counter[Value](), dict[Value, str](), [], set()
         for role, split in splits.items():
             where = f" of {role}" if role not in ("", "heldout") else ""
