@@ -39,6 +39,7 @@ LONGER = {
     "checkpoints/sources.py": "all that pool.path may name",
     "cli/config.py": "the words of the command line, before Hydra and after it",
     "evaluation/evaluator.py": "preparing and scoring share one state, that of the splits",
+    "metrics/base.py": "all that a metric may be, and the arrays that it takes and gives",
     "merging/sparsifiers.py": "four short classes that are read side by side",
     "output/from_mergekit.py": "what each key of mergekit's means here",
     "options/kinds.py": "the table of all options",

@@ -41,6 +41,7 @@ from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.soup import Recipe
 from soupkitchen.store.journal import read
 from soupkitchen.tasks import Several
+from soupkitchen.tasks.base import Source, Task
 
 EXAMPLES = 1000
 UNKNOWN = np.full(EXAMPLES, np.inf)
@@ -394,10 +395,10 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 19)
 
 
-class Table:
+class Table(Task):
     """A task whose predictions a table says."""
 
-    model_class, data, content_columns, stratify_column = object, None, (), None
+    model_class, data = object, Source()
 
     def __init__(self, metric: str) -> None:
         self.metric = metrics.load(metric)

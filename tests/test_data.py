@@ -21,7 +21,7 @@ from soupkitchen import metrics
 from soupkitchen.errors import DataError
 from soupkitchen.evaluation import load_splits, warn_of_splits
 from soupkitchen.tasks import Data, ImageClassification, Several
-from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.files import count_overlap
 
 
 def put_back(file: Path, content: bytes) -> None:
@@ -44,7 +44,7 @@ def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path: Path, path:
 
 
 def test_data_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("soupkitchen.tasks.local_files._TICK_SECONDS", 0.0)
+    monkeypatch.setattr("soupkitchen.tasks.files._TICK_SECONDS", 0.0)
     (tmp_path / "train.csv").write_text("text,label\nold,0\n")
     first = Data(str(tmp_path)).load("train").cache_files[0]["filename"]
     made = Path(first).stat()
@@ -207,12 +207,6 @@ def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path: Path) -> None:
 def test_several_files_of_one_name_are_one_split(tmp_path: Path) -> None:
     path = laid(tmp_path, "heldout-1.csv", "heldout-2.csv", "train.csv")
     assert found(path) == {"heldout": ["heldout-1.csv", "heldout-2.csv"]}
-
-
-def test_what_datasets_called_eval_can_still_be_asked_for_as_test(tmp_path: Path) -> None:
-    path = laid(tmp_path, "eval.csv", "train.csv")
-    assert found(path) == {"heldout": ["eval.csv"]}
-    assert found(path, heldout="train", test="test") == {"heldout": ["train.csv"], "test": ["eval.csv"]}
 
 
 def test_slices_of_files_by_the_names_that_people_use(tmp_path: Path) -> None:

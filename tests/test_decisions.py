@@ -48,17 +48,16 @@ from soupkitchen.search.rules import AcceptRule
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tasks import Data, Several
+from soupkitchen.tasks.base import Source, Task
 
 # A pool without models: a table says what each soup predicts for each example
 
 
-class Table:
+class Table(Task):
     """A task whose model's predictions are read from a table."""
 
-    data = None
+    data = Source()
     model_class = torch.nn.Module
-    content_columns = ()
-    stratify_column = None
 
     def __init__(self, metric: str, references: np.ndarray) -> None:
         self.metric = metrics.load(metric)

@@ -27,7 +27,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Part, Runtime, confidence_interval
 from soupkitchen.tasks import Data, ImageClassification, Several, Task, TextClassification
-from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.files import count_overlap
 
 
 def evaluator_of(task: Task, run: Path, dtype: str = "auto", **options: int) -> Evaluator:

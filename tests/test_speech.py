@@ -23,10 +23,10 @@ from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcess
 
 from soupkitchen import metrics
 from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
-from soupkitchen.metrics.transcripts import edits
+from soupkitchen.metrics.texts import edits
 from soupkitchen.records import read_csv
 from soupkitchen.tasks import Data, SpeechRecognition
-from soupkitchen.tasks.overlap import count_overlap
+from soupkitchen.tasks.files import count_overlap
 from soupkitchen.tasks.sound import resampled, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")

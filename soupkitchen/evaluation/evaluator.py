@@ -256,7 +256,7 @@ class Evaluator:
         outputs = forward(split, name, [*batches, *chosen])
         rows = np.concatenate([np.asarray(next(outputs)) for _ in batches])
         corpus = rows[np.argsort(np.concatenate(batches))]
-        ranked = prepared.task.ranked  # type: ignore[attr-defined]
+        ranked = prepared.task.ranked
         for batch, some in zip(chosen, outputs, strict=True):
             yield ranked(some, corpus, take(prepared.listed.references, batch))
 
@@ -313,8 +313,7 @@ class Evaluator:
         data = task.prepare(split, self.processor, self.live.model)
         references, lengths = task.references(data), None
         size, corpus = len(references), np.arange(len(references), len(data))
-        column = getattr(task, "length_column", "length")
-        if column in data.column_names:
+        if (column := task.length_column) in data.column_names:
             every = np.asarray(data[column][:])
             lengths, corpus = every[:size], corpus[np.argsort(-every[size:], kind="stable")]
             data = data.remove_columns(column)

@@ -170,9 +170,8 @@ def task(one: Task) -> list[str]:
         for option in known
         if option.repr and option.name not in ("data", "metric")
     ]
-    told: list[str] = one.identity() if hasattr(one, "identity") else []
     code = foreign_code(one) + foreign_code(one.metric.module)
-    return [type(one).__qualname__, one.metric.inputs, *options, *told, *code]
+    return [type(one).__qualname__, one.metric.inputs, *options, *one.identity(), *code]
 
 
 def _content(split: datasets.Dataset) -> str:

@@ -19,11 +19,9 @@ from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.cells import is_unknown, template_columns
 from soupkitchen.tasks.columns import with_columns
-from soupkitchen.tasks.overlap import count_overlap
-from soupkitchen.tasks.prompts import template_columns
-from soupkitchen.tasks.values import is_unknown
+from soupkitchen.tasks.files import count_overlap
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +38,6 @@ def find_columns(tasks: Several) -> Several:
     """
     found = {
         name: _with_answers(with_columns(task, task.data.features, name))
-        if hasattr(task.data, "features")
-        else task
         for name, task in tasks.tasks.items()
     }
     return (
@@ -74,10 +70,12 @@ def _with_answers(task: Any) -> Any:
 def _columns_of(task: Any) -> set[str]:
     """The columns that the task needs, of those that it looks for by well-known names."""
     named = [
-        (one, getattr(task, option)) for one in getattr(task, "looked_for", ()) for option in one.options
+        (wanted, getattr(task, option)) for wanted in task.looked_for for option in wanted.options.split()
     ]
     parts = [
-        template_columns("", name) if one.template else [name] for one, name in named if name is not None
+        template_columns("", name) if wanted.template else [name]
+        for wanted, name in named
+        if name is not None
     ]
     return set(chain.from_iterable(parts))
 
@@ -88,10 +86,7 @@ def fit_to(tasks: Several, pool: Pool) -> Several:
     Raises:
         IncompatibleError: where runs differ in that.
     """
-    fitted = {
-        name: task.fitted_to(pool.runs) if hasattr(task, "fitted_to") else task
-        for name, task in tasks.tasks.items()
-    }
+    fitted = {name: task.fitted_to(pool.runs) for name, task in tasks.tasks.items()}
     return replace(tasks, tasks=fitted)
 
 
@@ -102,7 +97,7 @@ def load_splits(tasks: Several, training: bool = False) -> Splits:
         DataError: where one is not there.
     """
     loaded = {
-        name: {role: _examples_of(task, split) for role, split in splits.items()}
+        name: {role: task.examples_of(split) for role, split in splits.items()}
         for name, task in tasks.tasks.items()
         for splits in [task.data.load_splits(task.stratify_column)]
     }
@@ -110,16 +105,10 @@ def load_splits(tasks: Several, training: bool = False) -> Splits:
     splits = {role: {name: loaded[name][role] for name in loaded} for role in roles}
     if training:
         splits["train"] = {
-            name: _examples_of(task, task.data.load_training(task.stratify_column))
+            name: task.examples_of(task.data.load_training(task.stratify_column))
             for name, task in tasks.tasks.items()
         }
     return splits
-
-
-def _examples_of(task: Task, split: datasets.Dataset) -> datasets.Dataset:
-    """A split with one row an example, where the task makes such of what its source has."""
-    made: datasets.Dataset = task.examples_of(split) if hasattr(task, "examples_of") else split
-    return made
 
 
 def evaluator_of(
@@ -180,10 +169,9 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
     for name, task in tasks.tasks.items():
         told, heldout = f"{name}: " if name else "", splits["heldout"][name]
         columns = task.content_columns or heldout.column_names
-        compared = getattr(task, "compared", lambda split: split)
         if "test" in splits:
             test = splits["test"][name]
-            if overlap := count_overlap(compared(heldout), compared(test), columns):
+            if overlap := count_overlap(task.compared(heldout), task.compared(test), columns):
                 log.warning(
                     "%s%d of %d test examples are held-out examples too: test scores will look too good",
                     told,
@@ -193,7 +181,7 @@ def warn_of_splits(tasks: Several, splits: Splits) -> None:
         training = task.data.training_beside()
         if training is None or not set(columns) <= set(training.column_names):
             continue
-        if overlap := count_overlap(compared(training), compared(heldout), columns):
+        if overlap := count_overlap(task.compared(training), task.compared(heldout), columns):
             log.warning(
                 "%s%d of %d held-out examples are training examples too: scores will look too good, and runs "
                 "that learnt them by heart will be preferred",

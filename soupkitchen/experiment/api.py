@@ -94,7 +94,7 @@ def cook(
         executor or preset("executor", "local"),
     )
     report, model = report or preset("report", "default"), model or preset("model", "auto")
-    if not isinstance(task, Several) and not hasattr(task, "metric"):
+    if not isinstance(task, Several | Task):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
             "as tasks.several({'reviews': …})"

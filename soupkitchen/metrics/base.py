@@ -1,23 +1,25 @@
-"""A metric as the rest of soupkitchen sees it: higher is better, per example where it can be."""
+"""A metric as the rest of soupkitchen sees it: higher is better, per example if it can be."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal, NewType
 
 import numpy as np
 
 from soupkitchen.errors import ConfigError, MetricError, calling
-from soupkitchen.metrics.values import Rows, lost, numbers, take, weighted_mean
 from soupkitchen.options.building import TARGET
 from soupkitchen.store.provenance import source_of
 
+Rows = Sequence[Any] | np.ndarray
+"""One entry an example."""
+
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
-"""What a metric takes as predictions: labels, rows of logits, texts, numbers, or rows of
-(nats, tokens, bytes)."""
+"""A metric's predictions: labels, rows of logits, texts, numbers, or rows of (nats, tokens, bytes)."""
 
 _ROUNDING = 1e-9
 """How much better than the best, relative to it, a value may be by rounding."""
@@ -28,33 +30,33 @@ Score = NewType("Score", float)
 
 @dataclass(frozen=True)
 class TaskMetric:
-    """A metric, and what soupkitchen has to know of it.
+    """A metric with its name, direction and inputs.
 
     The metric itself is a plain object. It has one of these, the first of which is used:
 
-    - ``per_example(predictions, references)``: one number an example, of which the score is the mean;
-    - ``statistics(predictions, references)``: numbers (examples, k), whose sum over examples says the
-      score, as ``of_statistics(sum)``: a resample then costs a sum;
+    - ``per_example(predictions, references)``: one number an example; the score is their mean;
+    - ``statistics(predictions, references)``: numbers (examples, k); the score is ``of_statistics(sum)`` of
+      their sum over examples, so that a resample costs a sum;
     - ``of(predictions, references)``: the score of all examples, quick enough for a thousand resamples;
     - ``compute(predictions, references, **options)``: a mapping with the score, as in `evaluate`.
 
-    It may say more of itself, unless `compute` is given options:
+    It may have these, too, unless `compute` is given options:
 
-    - ``weights(references)``: the weights of the mean, where examples weigh differently;
+    - ``weights(references)``: the weights of the mean, if examples weigh differently;
     - ``link(mean)``: a strictly increasing function that makes the score of the mean;
-    - ``best``: the best value that an example (or, without `per_example`, the whole)
-      can have. Decisions can be taken early with it;
-    - ``binary``: true where each example is right or wrong, 1 or 0;
-    - ``name``, ``greater_is_better``, ``inputs``: what `load` takes where it is told nothing else.
+    - ``best``: the best value that an example (or, without `per_example`, the whole) can have. Decisions can
+      be taken early with it;
+    - ``binary``: true if each example is right or wrong, 1 or 0;
+    - ``name``, ``greater_is_better``, ``inputs``: what `load` takes if its arguments do not say.
 
     Attributes:
-        name: what tables call it.
+        name: the metric's name in tables.
         module: the metric itself.
-        key: which entry of what `module.compute` returns is the score.
+        key: the entry of the result of `module.compute` that is the score.
         greater_is_better: False for a loss.
-        inputs: what predictions are.
-        options: what `module` was made with, or further arguments of its `compute`.
-        arguments: what `load` made it of; None where something else made it.
+        inputs: the kind of predictions.
+        options: those that `module` was made with, or further arguments of its `compute`.
+        arguments: those of `load`; None if `load` did not make it.
     """
 
     name: str
@@ -72,10 +74,10 @@ class TaskMetric:
         return [self.name, options, *([] if shipped else source_of(type(self.module)))]
 
     def describe(self) -> dict[str, Any]:
-        """The tree that `soupkitchen.options.building.build` makes it of: what `load` was called with.
+        """The tree from which `soupkitchen.options.building.build` makes it: the arguments of `load`.
 
         Raises:
-            ConfigError: where `load` did not make it.
+            ConfigError: if `load` did not make it.
         """
         if self.arguments is None:
             raise ConfigError(
@@ -88,7 +90,7 @@ class TaskMetric:
         """The score of all examples, higher better.
 
         Raises:
-            MetricError: where the metric refuses the input or gives no `key`.
+            MetricError: if the metric refuses the input or gives no `key`.
         """
         values = self.per_example(predictions, references)
         if values is not None:
@@ -107,23 +109,20 @@ class TaskMetric:
         )
 
     def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
-        """One value an example, higher better, of which the score follows by `of_values`; or None.
-
-        NaN for an example whose prediction is NaN.
-        """
+        """One value an example, higher better, NaN if its prediction is; None if the score is no mean."""
         if not self.is_mean:
             return None
-        found = np.flatnonzero(~lost(predictions))
+        scored = np.flatnonzero(~lost(predictions))
         values = np.full(len(predictions), math.nan)
-        if found.size < len(values):
-            predictions, references = take(predictions, found), take(references, found)
-        if found.size:
+        if scored.size < len(values):
+            predictions, references = take(predictions, scored), take(references, scored)
+        if scored.size:
             with self._computing():
-                values[found] = numbers(self.module.per_example(predictions, references), found.shape)
+                values[scored] = numbers(self.module.per_example(predictions, references), scored.shape)
         return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
-        """What the examples' values weigh in the score; None where all weigh the same."""
+        """The weights of the examples' values in the score; None if all weigh the same."""
         weights = self._own("weights")
         return weights and numbers(weights(references), (len(references),))
 
@@ -132,13 +131,13 @@ class TaskMetric:
         return self.of_mean(float(weighted_mean(values, weights)))
 
     def of_mean(self, mean: float) -> Score:
-        """The score that follows from the mean of the examples' values, weighted where these are."""
+        """The score that follows from the mean of the examples' values, weighted if these are."""
         if link := self._own("link"):
-            mean = self._turned(float(link(self._turned(mean))))
+            return self._turned(float(link(self._turned(mean))))
         return Score(mean)
 
     def quick(self, predictions: Rows, references: Rows) -> Score | None:
-        """The score of all examples, where the metric offers that quickly and it is no mean; or None."""
+        """The score of all examples, if it is no mean and the metric offers it quickly; else None."""
         if self.is_mean or not self.can_be_resampled:
             return None
         if lost(predictions).any():
@@ -152,7 +151,7 @@ class TaskMetric:
         return score
 
     def statistics(self, predictions: Rows, references: Rows) -> np.ndarray | None:
-        """What each example adds to the sum that the score follows from by `of_statistics`; or None."""
+        """Each example's part of the sum from which the score follows by `of_statistics`; or None."""
         if not self._own("statistics"):
             return None
         with self._computing():
@@ -179,7 +178,7 @@ class TaskMetric:
 
     @property
     def best(self) -> float:
-        """The most that an example's value can be, or the score where there are no such; higher better."""
+        """The most that an example's value can be, or the score if examples have none; higher better."""
         best = self._own("best")
         return math.inf if best is None else self._turned(float(best))
 
@@ -198,20 +197,18 @@ class TaskMetric:
         return float(self._turned(score))
 
     def _checked(self, values: np.ndarray) -> np.ndarray:
-        """`values`, higher better, none of which may be better than the best: what cannot get better is
-        not looked at again.
+        """The values, higher better; one above the best would stop candidates that may still win.
 
         Raises:
-            MetricError: where one is.
+            MetricError: if there is one.
         """
-        if values.size and (highest := np.fmax.reduce(values, axis=None)) > self.best + _ROUNDING * max(
-            1.0, abs(self.best)
-        ):
+        limit = self.best + _ROUNDING * max(1.0, abs(self.best))
+        if values.size and (highest := np.fmax.reduce(values, axis=None)) > limit:
             option = self._own("best_option")
-            said = f"{option}={self.shown(self.best):g}" if option else f"the metric {self.name!r}"
+            where = f"{option}={self.shown(self.best):g}" if option else f"the metric {self.name!r}"
             remedy = "raise it, or leave it null" if self.greater_is_better else "lower it, or leave it null"
             raise MetricError(
-                f"{said}: a value is {self.shown(highest):g}, which is better than the best that there "
+                f"{where}: a value is {self.shown(highest):g}, which is better than the best that there "
                 f"should be, {self.shown(self.best):g}; {remedy if option else 'its `best` is wrong'}"
             )
         return values
@@ -226,10 +223,58 @@ class TaskMetric:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 
     def _own(self, name: str) -> Any:
-        """What the metric says of itself; None for nothing, and for what options may make untrue."""
+        """An attribute of the metric; None if there is none, or if options may make it untrue."""
         if self.options and hasattr(self.module, "compute"):
             return None
         return getattr(self.module, name, None)
 
     def _turned(self, value: float) -> Score:
         return Score(value if self.greater_is_better else -value)
+
+
+def lost(predictions: Rows) -> np.ndarray:
+    """Which predictions are NaN, which stands for outputs that are not finite: bool (examples,)."""
+    if isinstance(predictions, np.ndarray) and predictions.dtype != object:
+        if predictions.dtype.kind != "f":
+            return np.zeros(len(predictions), bool)
+        return np.isnan(predictions.reshape(len(predictions), -1).sum(axis=1))
+    return np.array([isinstance(p, float) and math.isnan(p) for p in predictions], bool)
+
+
+def numbers(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Numbers of any kind, or a tensor on any device, as float64.
+
+    Raises:
+        ValueError: if they are of another shape than `shape`.
+    """
+    if not isinstance(values, np.ndarray):
+        values = values.tolist() if hasattr(values, "tolist") else list(values)
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    array = np.asarray(values, np.float64)
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"it gives numbers of shape {array.shape} for {shape[0]} examples")
+    return array
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The mean over the last axis; without `weights` all weigh the same."""
+    return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
+
+
+def take(rows: Rows, indices: np.ndarray) -> Rows:
+    """The rows of these numbers."""
+    return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
+
+
+def installed(package: str, extra: str) -> Any:
+    """A package that comes with one of soupkitchen's extras, imported when it is needed.
+
+    Raises:
+        MetricError: if it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MetricError(
+            f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
+        ) from error

@@ -1,4 +1,4 @@
-"""Losses of likelihoods: how surprised a model is of what is right. Lower is better."""
+"""Metrics of likelihoods: losses of what is right. Lower is better."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CrossEntropy:
     best = 0.0
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
-        from scipy.special import logsumexp  # whoever looks for another metric need not wait for scipy
+        from scipy.special import logsumexp  # slow to import, and other metrics do without
 
         logits = np.asarray(predictions, np.float64)
         right = np.take_along_axis(logits, np.asarray(references)[:, None], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""Means over numbers: of what a task gives for each example, and of squared errors."""
+"""Metrics of numbers: means, squared errors, correlations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Mean:
     """The mean of the predictions, for functions that do the scoring; references have no part in it.
 
     Attributes:
-        best: the best that a prediction can be; None where there is no such.
+        best: the best that a prediction can be; None if there is none.
     """
 
     best: float | None = None
@@ -38,3 +38,36 @@ class MeanSquaredError:
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
         return (np.asarray(predictions, float) - np.asarray(references, float)) ** 2
+
+
+@dataclass(frozen=True)
+class Pearson:
+    """The linear correlation of predictions with references; 0 if one of them is constant."""
+
+    name = "pearson"
+    inputs = "values"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        return _correlation("pearsonr", predictions, references)
+
+
+@dataclass(frozen=True)
+class Spearman:
+    """The rank correlation of predictions with references; 0 if one of them is constant."""
+
+    name = "spearman"
+    inputs = "values"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        return _correlation("spearmanr", predictions, references)
+
+
+def _correlation(coefficient: str, predictions: Any, references: Any) -> float:
+    from scipy import stats  # slow to import, and other metrics do without
+
+    predicted, actual = np.asarray(predictions, float), np.asarray(references, float)
+    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return 0.0
+    return float(getattr(stats, coefficient)(predicted, actual).statistic)

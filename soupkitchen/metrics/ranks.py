@@ -1,30 +1,29 @@
-"""How far up what is relevant stands in a ranking: nDCG, reciprocal rank, recall, average precision.
-
-A prediction is the ranks of what is relevant to a query, ascending, 1 for the first; a reference lists what
-is relevant, so its length says how much there is. All are means over queries, from 0 to 1.
-
-Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques", with gains of 0 and 1.
-"""
+"""Metrics of rankings: nDCG, reciprocal rank, recall, average precision, and recall of embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log2
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from soupkitchen.errors import MetricError
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A mean over queries of what the ranks of the relevant are worth.
+    """A mean over queries of a value of the ranks of relevant passages, from 0 to 1.
+
+    A prediction is the ranks of the passages that are relevant to a query, ascending, 1 for the first; a
+    reference lists these passages.
 
     Attributes:
-        k: how many of the first count; the name says it, as ndcg_at_10.
+        k: how many of the first count; it is part of the name, as in ndcg_at_10.
 
     Raises:
-        MetricError: where `k` is no number of at least 1.
+        MetricError: if `k` is no number of at least 1.
     """
 
     k: int = 10
@@ -44,13 +43,16 @@ class Ranked:
         return [self.of_query(ranks, len(relevant)) for ranks, relevant in pairs]
 
     def of_query(self, ranks: Sequence[int], relevant: int) -> float:
-        """What the ranks of one query's relevant ones are worth, `relevant` of which there are."""
+        """The value of one query's ranks; `relevant` is the number of its relevant passages."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Ndcg(Ranked):
-    """The discounted gain of what is relevant among the first `k`, of the most that it could be."""
+    """The discounted gain of relevant passages among the first `k`, as a share of the most possible.
+
+    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
+    """
 
     name = "ndcg_at_10"
 
@@ -63,7 +65,7 @@ class Ndcg(Ranked):
 
 @dataclass(frozen=True)
 class ReciprocalRank(Ranked):
-    """One over the rank of the first that is relevant, 0 where none is among the first `k`."""
+    """One over the rank of the first relevant passage; 0 if none is among the first `k`."""
 
     name = "mrr_at_10"
 
@@ -73,7 +75,7 @@ class ReciprocalRank(Ranked):
 
 @dataclass(frozen=True)
 class Recall(Ranked):
-    """The share of what is relevant that is among the first `k`."""
+    """The share of relevant passages that are among the first `k`."""
 
     name = "recall_at_10"
 
@@ -83,7 +85,7 @@ class Recall(Ranked):
 
 @dataclass(frozen=True)
 class RankedPrecision(Ranked):
-    """The mean over the relevant of the precision down to their rank; 0 for what is below the first `k`."""
+    """The mean over relevant passages of the precision down to their rank; 0 below the first `k`."""
 
     k: int = 100
 
@@ -92,3 +94,73 @@ class RankedPrecision(Ranked):
     def of_query(self, ranks: Sequence[int], relevant: int) -> float:
         precisions = [n / rank for n, rank in enumerate(sorted(ranks), start=1) if rank <= self.k]
         return sum(precisions) / min(self.k, relevant)
+
+
+_ROWS = 1024
+"""Queries that are compared with all candidates at once."""
+
+
+@dataclass(frozen=True)
+class RetrievalRecall:
+    """The share of queries of which a right candidate is among the nearest `k`; the mean of both directions.
+
+    A prediction is the embeddings of an image and of its text, each of length 1, side by side; a reference is
+    the numbers of that image and that text, equal for equal ones. Every row is a query; all images, and all
+    texts, are candidates once. A wrong candidate that is as near counts as nearer. A resample is one of
+    queries: the candidates stay.
+
+    Attributes:
+        k: how many of the nearest count.
+        direction: "both", or "image_to_text" (images are the queries), or "text_to_image".
+
+    Source: Radford et al. 2021, "Learning transferable visual models from natural language supervision",
+        appendix E, arXiv 2103.00020.
+    """
+
+    k: int = 1
+    direction: Literal["both", "image_to_text", "text_to_image"] = "both"
+
+    name = "retrieval_recall"
+    inputs = "values"
+    best = 1.0
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("both", "image_to_text", "text_to_image"):
+            raise TypeError(f"direction={self.direction}: choose both, image_to_text or text_to_image")
+        if self.k < 1:
+            raise TypeError(f"k={self.k} should be 1 or more")
+
+    def statistics(self, predictions: Any, references: Any) -> np.ndarray:
+        """The number of each row's queries that are right, and of all: (examples, 2)."""
+        images, texts = np.split(np.asarray(predictions, np.float32), 2, axis=1)
+        of_image, of_text = np.asarray(references).T
+        hits = []
+        if self.direction != "text_to_image":
+            hits.append(_has_near(images, of_image, texts, of_text, self.k))
+        if self.direction != "image_to_text":
+            hits.append(_has_near(texts, of_text, images, of_image, self.k))
+        return np.stack([np.sum(hits, axis=0), np.full(len(images), len(hits))], axis=1)
+
+    def of_statistics(self, total: np.ndarray) -> float:
+        return float(total[0] / total[1])
+
+
+def _has_near(
+    queries: np.ndarray, of_query: np.ndarray, others: np.ndarray, of_other: np.ndarray, k: int
+) -> np.ndarray:
+    """Whether one of the `k` candidates nearest to each query belongs to it: bool (queries,).
+
+    Args:
+        queries, others: embeddings (rows, width), which belong together row by row.
+        of_query, of_other: the numbers of what they are of.
+    """
+    candidates, first = np.unique(of_other, return_index=True)
+    pairs = np.unique(of_query * (of_other.max() + 1) + of_other)
+    hits = []
+    for start in range(0, len(queries), _ROWS):
+        these = slice(start, start + _ROWS)
+        near = queries[these] @ others[first].T
+        right = np.isin(of_query[these, None] * (of_other.max() + 1) + candidates, pairs)
+        best = np.where(right, near, -np.inf).max(1, keepdims=True)
+        hits.append((~right & (near >= best)).sum(1) < k)
+    return np.concatenate(hits)

@@ -54,7 +54,7 @@ class Auto:
             ConfigError: where the tasks are not for such models.
         """
         if (library := library_class(pool.reference.path)) is not None:
-            strange = [task for task in tasks.tasks.values() if not getattr(task, "takes_sentences", False)]
+            strange = [task for task in tasks.tasks.values() if not task.takes_sentences]
             if strange or library not in NAMES:
                 raise ConfigError(
                     f"{pool.reference.path} is a {library} with modules of its own ({MODULES}): take a "

@@ -62,7 +62,7 @@ class Function:
         """
         for task in tasks.tasks.values():
             own = type(task).__module__.startswith("soupkitchen.")
-            if own and not getattr(task, "takes_any_model", False):
+            if own and not task.takes_any_model:
                 raise ConfigError(
                     f"{type(task).__name__} asks for what only models of transformers have (model=auto); "
                     "with model=function take task=function, task=image_classification, or a task of your own"

@@ -60,8 +60,7 @@ def processor_of(
         CheckpointError: where none has one that can be loaded.
         IncompatibleError: where `run` has none, and others differ in theirs.
     """
-    wanted = getattr(task, "processor_files", _TOKENIZERS)
-    called = getattr(task, "processor_name", "image processor")
+    wanted, called = task.processor_files or _TOKENIZERS, task.processor_name
     folders = [folder for folder in _candidates(run, pool) if any(_matching(folder, wanted))]
     if run.path not in folders and pool is not None:
         _check_alike(pool)

@@ -243,9 +243,9 @@ def _check_tokenizer(config: Config, folders: Sequence[Path]) -> None:
     if len({_files(folder) for folder in (*folders, *sources)}) > 1:
         raise ConfigError(f"{file}: {key} cannot be taken: the models' tokenizers differ in their files")
     if asked:
-        from soupkitchen.tasks.texts import TextTask  # it imports datasets, and few files ask for it
+        from soupkitchen.tasks.base import load_tokenizer  # it imports datasets, and few files ask for it
 
-        numbers = sorted(TextTask().load_processor(str(folders[0])).get_vocab().values())
+        numbers = sorted(load_tokenizer(str(folders[0])).get_vocab().values())
         for folder in folders:
             rows = read_json(folder / CONFIG_NAME).get("vocab_size")
             if numbers != list(range(rows if isinstance(rows, int) else -1)):

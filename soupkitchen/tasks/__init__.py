@@ -15,7 +15,7 @@ from soupkitchen.options import presets
 
 CLASSES = {
     "Data": "data",
-    "EmbeddingSimilarity": "kinds.embedding_similarity",
+    "EmbeddingSimilarity": "kinds.embeddings",
     "Function": "kinds.function",
     "ImageClassification": "kinds.image_classification",
     "ImageTextRetrieval": "kinds.image_text_retrieval",
@@ -23,7 +23,7 @@ CLASSES = {
     "MaskedLanguageModeling": "kinds.masked_language_modeling",
     "MultilabelClassification": "kinds.multilabel_classification",
     "MultipleChoice": "kinds.multiple_choice",
-    "PairClassification": "kinds.pair_classification",
+    "PairClassification": "kinds.embeddings",
     "QuestionAnswering": "kinds.question_answering",
     "Reranking": "kinds.reranking",
     "Retrieval": "kinds.retrieval",
@@ -32,9 +32,9 @@ CLASSES = {
     "Task": "base",
     "TextClassification": "kinds.text_classification",
     "TextGeneration": "kinds.text_generation",
-    "TextRegression": "kinds.text_regression",
+    "TextRegression": "kinds.text_classification",
     "TokenClassification": "kinds.token_classification",
-    "Triplets": "kinds.triplets",
+    "Triplets": "kinds.embeddings",
 }
 """Where each class is."""
 

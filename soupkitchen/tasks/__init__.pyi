@@ -8,7 +8,7 @@ from soupkitchen.metrics.base import TaskMetric
 from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.harness import HarnessTask
-from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity
+from soupkitchen.tasks.kinds.embeddings import EmbeddingSimilarity, PairClassification, Triplets
 from soupkitchen.tasks.kinds.function import Function
 from soupkitchen.tasks.kinds.image_classification import ImageClassification
 from soupkitchen.tasks.kinds.image_text_retrieval import ImageTextRetrieval
@@ -16,17 +16,14 @@ from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
 from soupkitchen.tasks.kinds.masked_language_modeling import MaskedLanguageModeling
 from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
-from soupkitchen.tasks.kinds.pair_classification import PairClassification
 from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
 from soupkitchen.tasks.kinds.reranking import Reranking
 from soupkitchen.tasks.kinds.retrieval import Retrieval
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.kinds.speech_recognition import SpeechRecognition
-from soupkitchen.tasks.kinds.text_classification import TextClassification
+from soupkitchen.tasks.kinds.text_classification import TextClassification, TextRegression
 from soupkitchen.tasks.kinds.text_generation import TextGeneration
-from soupkitchen.tasks.kinds.text_regression import TextRegression
 from soupkitchen.tasks.kinds.token_classification import TokenClassification
-from soupkitchen.tasks.kinds.triplets import Triplets
 
 __all__ = [
     "Data",

@@ -1,18 +1,25 @@
-"""What a task is: the seam between data and models on one side, evaluation on the other."""
+"""Task: the seam between data and models on one side, evaluation on the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
-import datasets
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from datasets import Dataset, Features
+from transformers import AutoTokenizer, PreTrainedModel
 
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.tasks.cells import check_columns, first_line, texts_of
+from soupkitchen.tasks.columns import Wanted
 
+AnyTask = TypeVar("AnyTask", bound="Task")
 Batch = Mapping[str, torch.Tensor]
+Collate = Callable[[list[dict[str, Any]]], Batch]
 Processor = Any
 """A tokenizer or an image processor: what transformers calls a processing class."""
 
@@ -20,88 +27,211 @@ Predictions = torch.Tensor | Sequence[Any]
 """One entry an example of a batch: rows of a tensor, or anything else in a list."""
 
 
-class Source(Protocol):
-    """Where a task's examples come from."""
+class Source:
+    """Gives a task its examples."""
 
-    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
-        """The held-out split and, where there is one, the test split, by role ("heldout", "test")."""
-        ...
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
+        """The splits by role: "heldout", and "test" if there is one."""
+        raise NotImplementedError
 
-    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
+    def load_training(self, stratify: str | None = None) -> Dataset:
         """The training data."""
-        ...
+        raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
 
-    def training_beside(self) -> datasets.Dataset | None:
-        """Training data that lies beside the splits and that none was drawn from, if there is any."""
-        ...
+    def training_beside(self) -> Dataset | None:
+        """Training data that lies beside the splits and that none was drawn from; None if there is none."""
+        return None
+
+    def found_test(self) -> Dataset | None:
+        """The test split, if it was found by its name and not named by the user; else None."""
+        return None
+
+    def features(self) -> Features:
+        """The columns of the examples that decide, with their types."""
+        return Features()
 
 
-class Task(Protocol):
-    """A task. Frozen dataclasses implement it; they hold options and no state."""
+class Task:
+    """A task: data, its preprocessing, a forward step and a metric.
 
-    @property
-    def data(self) -> Source: ...
+    Extend it by a frozen dataclass, which holds options and no state. `prepare`, `collator`, `step` and
+    `model_class` have no default.
 
-    @property
-    def metric(self) -> TaskMetric: ...
+    Attributes:
+        data: the source of the examples.
+        metric: the metric of the predictions.
+        looked_for: columns that are looked for by well-known names, if the default ones are not there.
+        content: the options that name the columns which make two examples the same.
+        stratify: the option that names the column whose values a split keeps in proportion; None for none.
+        takes_any_model: whether it can score models that are not of transformers.
+        takes_sentences: whether it can score models of sentence-transformers with modules of their own.
+        length_column: the column of prepared examples with their lengths; None for no column.
+        processor_files: file names, one of which lies beside each processor; none for a tokenizer's.
+        processor_name: what such files hold, in words.
+    """
+
+    data: Source
+    metric: TaskMetric
+
+    looked_for: ClassVar[tuple[Wanted, ...]] = ()
+    content: ClassVar[tuple[str, ...]] = ()
+    stratify: ClassVar[str | None] = None
+    takes_any_model: ClassVar[bool] = False
+    takes_sentences: ClassVar[bool] = False
+    length_column: ClassVar[str | None] = "length"
+    processor_files: ClassVar[tuple[str, ...]] = ()
+    processor_name: ClassVar[str] = "image processor"
 
     @property
     def model_class(self) -> type:
-        """The `AutoModelFor…` class that a checkpoint is loaded with."""
-        ...
+        """The `AutoModelFor…` class that loads a checkpoint."""
+        raise NotImplementedError
 
     @property
     def content_columns(self) -> tuple[str, ...]:
-        """The columns that make two examples the same example."""
-        ...
+        """The columns that make two examples the same example; none for all."""
+        columns = (getattr(self, option) for option in self.content)
+        return tuple(column for column in columns if column is not None)
 
     @property
     def stratify_column(self) -> str | None:
-        """The column whose values a split of the data should keep in proportion; None for none."""
-        ...
+        """The column whose values a split of the data keeps in proportion; None for none."""
+        return None if self.stratify is None else getattr(self, self.stratify)
+
+    def identity(self) -> list[str]:
+        """What predictions depend on beside the options and the prepared examples."""
+        return []
+
+    def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
+        """The task with what files beside the runs say of it.
+
+        Raises:
+            IncompatibleError: if the runs differ in that.
+        """
+        return self
+
+    def with_labels(self: AnyTask, splits: Mapping[str, Dataset], model: Any) -> AnyTask:
+        """The task that reads the labels of all `splits`, by role, in the one way that fits all of them.
+
+        Raises:
+            DataError: if there is none, or more than one.
+        """
+        return self
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
-        """The tokenizer or image processor that lies in the checkpoint `folder`.
+        """The tokenizer or image processor in the checkpoint `folder`.
 
         Code that comes with it is run only if `trust_remote_code`.
-        """
-        ...
 
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
+        Raises:
+            CheckpointError: if there is none.
+        """
+        return load_tokenizer(folder, trust_remote_code)
+
+    def examples_of(self, split: Dataset) -> Dataset:
+        """The split with one row an example."""
+        return split
+
+    def compared(self, split: Dataset) -> Dataset:
+        """The split with contents as they are stored, for comparing examples."""
+        return split
+
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         """The split's examples as the model takes them; order unchanged.
 
-        Where examples differ in length, a column `length` says it, or that which the task names as
-        `length_column` (None for no column).
+        If examples differ in length, the column `length_column` holds it.
 
         Raises:
             DataError: for a column that is missing or a label that the model does not know.
         """
-        ...
+        raise NotImplementedError
 
-    def references(self, prepared: datasets.Dataset) -> Rows:
-        """What the metric compares predictions with: one entry for each prepared example.
+    def references(self, prepared: Dataset) -> Rows:
+        """One entry for each prepared example, for the metric to compare predictions with.
 
-        Prepared rows after the last of these are no examples but a corpus. What the model puts out for it is
-        told to the task's ``ranked(outputs, corpus, references)``, which makes predictions of each batch.
+        Prepared rows after the last of these are a corpus and no examples: the model's outputs for it go to
+        `ranked`, which makes predictions of each batch.
         """
-        ...
+        return np.asarray(prepared.with_format("numpy")["labels"][:])
 
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
-        """What makes a batch of a list of prepared examples."""
-        ...
+    def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
+        """The predictions of a batch, from the model's outputs for it and for the corpus."""
+        raise NotImplementedError
+
+    def collator(self, processor: Processor) -> Collate:
+        """A function that makes a batch of a list of prepared examples."""
+        raise NotImplementedError
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> Predictions:
-        """One forward pass: predictions of the kind that the metric takes."""
-        ...
+        """The predictions of one forward pass, as the metric takes them."""
+        raise NotImplementedError
 
+    def check_columns(self, split: Dataset, *options: str) -> None:
+        """Checks that the columns that options name exist; one that is None is none.
 
-def labels(prepared: datasets.Dataset) -> np.ndarray:
-    """The column `labels` as an array."""
-    return np.asarray(prepared.with_format("numpy")["labels"][:])
+        Raises:
+            DataError: naming the option, the column and the columns of the data.
+        """
+        columns = {f"task.{option}": getattr(self, option) for option in options}
+        check_columns(split, {option: column for option, column in columns.items() if column is not None})
+
+    def texts(self, split: Dataset, option: str) -> list[str]:
+        """The texts in the column that `option` names.
+
+        Raises:
+            DataError: for the first that is missing or no text.
+        """
+        return texts_of(split, f"task.{option}", getattr(self, option))
 
 
 def decided(logits: torch.Tensor, metric: TaskMetric) -> torch.Tensor:
     """Logits of shape (batch, labels) as `metric` takes them: float32, or the likeliest label."""
     return logits.float() if metric.inputs == "logits" else logits.argmax(dim=-1)
+
+
+def without(batch: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A batch, or an example, without some of its entries."""
+    return {name: value for name, value in batch.items() if name not in names}
+
+
+def load_tokenizer(folder: str, trust_remote_code: bool = False) -> Processor:
+    """The tokenizer in the checkpoint `folder`, with a token that pads.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    remedy = "copy that of the base model there"
+    tokenizer = load_with(AutoTokenizer, folder, trust_remote_code, "tokenizer", remedy)
+    check_vocabulary(tokenizer, folder)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_with(loader: Any, folder: str, trust_remote_code: bool, what: str, remedy: str) -> Processor:
+    """What a class of transformers loads from a folder; `what` and `remedy` are for the message.
+
+    Raises:
+        CheckpointError: if it cannot.
+    """
+    try:
+        return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # strange files lead to errors of any kind
+        raise CheckpointError(
+            f"{folder} has no {what} that transformers can load ({first_line(error)}); {remedy}"
+        ) from error
+
+
+def check_vocabulary(tokenizer: Processor, folder: str) -> None:
+    """Checks that a tokenizer's tokens are those of a file: without one, transformers makes up a handful.
+
+    Raises:
+        CheckpointError: if there is no such file, unless it is a tokenizer of bytes or characters.
+    """
+    names = set(getattr(tokenizer, "vocab_files_names", {}).values())
+    found = (Path(folder) / name for name in {*names, "tokenizer.json", "tekken.json"})
+    if names and not any(file.is_file() for file in found) and not any(Path(folder).glob("*.tiktoken")):
+        raise CheckpointError(
+            f"{folder} has no file with the vocabulary of its tokenizer ({type(tokenizer).__name__}); copy "
+            "the base model's tokenizer files there"
+        )

@@ -14,60 +14,42 @@ from typing import Any
 
 import datasets
 import numpy as np
+from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_dataset, load_from_disk
 
-from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
+from soupkitchen.errors import DataError, MachineError
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks import delimited
-from soupkitchen.tasks.local_files import cache_folder, local_files
-from soupkitchen.tasks.splits import (
-    FORMATS,
-    HELDOUT,
-    TEST,
-    TRAIN,
-    called,
-    files_by_split,
-    is_told_alike,
-    of_role,
-    paths_by_split,
-    plain,
-    says_itself,
-    splits_in,
-    tables_of,
-)
+from soupkitchen.tasks import delimited, splits
+from soupkitchen.tasks.base import Source
+from soupkitchen.tasks.cells import first_line
+from soupkitchen.tasks.files import cache_folder, local_files
 
 log = logging.getLogger(__name__)
 
-_SAVED = ("dataset_dict.json", "state.json")
-
 _UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
-"""How `datasets` says that there is no such split, or no such slice of one."""
+"""Errors of `datasets` for a split, or a slice of one, that is not there."""
 
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset and which of its splits serve for what.
+class Data(Source):
+    """A dataset, and the roles of its splits.
 
     Attributes:
-        path: a folder of csv, json, parquet or image files named by split, as people name
-            them (`soupkitchen.tasks.splits`); one such file; a folder written by
-            `save_to_disk`; a dataset's name on the hub; or a mapping from split to file.
-        heldout: the split that decides. "auto" is the validation split, or, where there is
-            none, a share of the training data, drawn with a seed and with labels in
-            proportion. Slices such as ``train[:20%]`` are allowed for all but saved datasets.
-        test: the split that is scored at the end and decides nothing; "auto" for the test
-            split where there is one, None for none.
-        train: the training data, where something is computed on it; "auto" for the
-            training split.
+        path: a folder of csv, json, parquet or image files named by split, as people name them
+            (`soupkitchen.tasks.splits`); one such file; a folder written by `save_to_disk`; a dataset's name
+            on the hub; or a mapping from split to file.
+        heldout: the split that decides. "auto" is the validation split, or, if there is none, a share of the
+            training data, drawn with a seed and with labels in proportion. Slices such as ``train[:20%]``
+            are allowed for all but saved datasets.
+        test: the split that is scored at the end and decides nothing; "auto" for the test split if there is
+            one, None for none.
+        train: the training data, if something is computed on it; "auto" for the training split.
         heldout_share: how much of the training data "auto" draws.
         seed: of that draw.
-        name: which configuration of the dataset, for the hub's.
-        revision: which revision of the dataset, for the hub's.
-
-    Raises:
-        ConfigError: for a share that is none.
+        name: the configuration of a dataset of the hub.
+        revision: the revision of a dataset of the hub.
     """
 
     path: str | Mapping[str, str]
@@ -79,62 +61,51 @@ class Data:
     name: str | None = None
     revision: str | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 < self.heldout_share < 1:
-            raise ConfigError(f"task.data.heldout_share={self.heldout_share} should lie between 0 and 1")
-
-    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
-        """The held-out split and, where there is one, the test split, by role.
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
+        """The splits by role: "heldout", and "test" if there is one.
 
         Args:
-            stratify: the column whose values keep their proportions where a split is drawn.
+            stratify: the column whose values keep their proportions if a split is drawn.
 
         Raises:
-            DataError: where the source or a split is not there, or is empty.
+            DataError: if the source or a split is not there, or is empty.
         """
-        splits = {"heldout": self._heldout(stratify)}
-        test = self.test if self.test != AUTO else self._of_role(TEST)
-        return splits if test is None else {**splits, "test": self.load(test)}
+        heldout = self._heldout(stratify)
+        test = self.test if self.test != AUTO else self._of_role(splits.TEST)
+        return {"heldout": heldout} if test is None else {"heldout": heldout, "test": self.load(test)}
 
-    def found_test(self) -> datasets.Dataset | None:
-        """The test split that "auto" finds; None if there is none, or the option says something else."""
-        name = self._of_role(TEST) if self.test == AUTO else None
+    def found_test(self) -> Dataset | None:
+        name = self._of_role(splits.TEST) if self.test == AUTO else None
         return None if name is None else self.load(name)
 
-    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
+    def load_training(self, stratify: str | None = None) -> Dataset:
         """The training data, without what `load_splits` draws from it.
 
         Raises:
-            DataError: where there is none.
+            DataError: if there is none.
         """
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(TRAIN)) is None:
+        if (name := self._of_role(splits.TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
-        if self.heldout != AUTO or self._of_role(HELDOUT) is not None:
+        if not self._deciding()[1]:
             return split
         drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
         return split.select(sorted(set(range(len(split))) - set(drawn)))
 
-    def training_beside(self) -> datasets.Dataset | None:
-        """Training data that lies beside the splits and that none was drawn from, if there is any."""
+    def training_beside(self) -> Dataset | None:
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(TRAIN)) is None:
+        if (name := self._of_role(splits.TRAIN)) is None:
             return None
-        heldout = self._of_role(HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
+        heldout = self._of_role(splits.HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
         return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
 
-    def features(self) -> datasets.Features:
-        """The columns, and of what kind each is, of the examples that decide.
-
-        Raises:
-            DataError: where the source or the split is not there, or is empty.
-        """
+    def features(self) -> Features:
         return self.load(self._deciding()[0]).features
 
-    def _heldout(self, stratify: str | None) -> datasets.Dataset:
+    def _heldout(self, stratify: str | None) -> Dataset:
         name, is_drawn = self._deciding()
         split = self.load(name)
         if not is_drawn:
@@ -154,9 +125,9 @@ class Data:
         """The split that decides, and whether only a share of it does."""
         if self.heldout != AUTO:
             return self.heldout, False
-        if (validation := self._of_role(HELDOUT)) is not None:
+        if (validation := self._of_role(splits.HELDOUT)) is not None:
             return validation, False
-        if (train := self._of_role(TRAIN)) is None:
+        if (train := self._of_role(splits.TRAIN)) is None:
             raise DataError(
                 f"task.data.path={self.path} has no validation and no training split, only "
                 f"{', '.join(self._names)}; name the one that decides as task.data.heldout"
@@ -164,51 +135,24 @@ class Data:
         return train, True
 
     def _of_role(self, role: str) -> str | None:
-        """The split of the source that serves for `role`, by its name.
+        """The name of the split that serves for `role`.
 
         Raises:
-            DataError: where several would do.
+            DataError: if several would do.
         """
-        names, files = self._names, self._files()
-        return of_role(role, names, self.path, files if names and set(names) <= files.keys() else {})
+        return splits.of_role(role, self._names, self.path, self._paths)
 
     def _called(self, split: str) -> str:
-        """A split that is asked for, as `datasets` has it: it may call one otherwise than its files are."""
-        files = self._files()
-        return called(split, self._names, files) if files or isinstance(self.path, Mapping) else split
+        """A split, or a slice of one, by the name that it has here."""
+        if not self._paths and not isinstance(self.path, Mapping):
+            return split
+        return splits.called(split, self._names, by_role=bool(self._paths))
 
-    def _files(self) -> dict[str, list[str]]:
-        """The files by split, where the path is a folder of files that are named so."""
-        if isinstance(self.path, Mapping) or self.name is not None:
-            return {}
-        path = Path(self.path).expanduser()
-        if not path.is_dir() or _is_saved(path) or says_itself(path):
-            return {}
-        return files_by_split(path)
-
-    @cached_property
-    def _names(self) -> list[str]:
-        """The splits of the source."""
-        if self._tables:
-            return list(self._tables)
-        if isinstance(self.path, Mapping):
-            return [plain(name) for name in self.path]
-        path = Path(self.path).expanduser()
-        with _explained(self.path):
-            if (path / "dataset_dict.json").exists():
-                return list(datasets.load_from_disk(str(path)))
-            if (path / "state.json").exists():
-                return [_name_of(datasets.load_from_disk(str(path)))]
-            if (files := self._files()) and not is_told_alike(path):
-                return list(files)
-            source = str(path) if path.is_dir() else str(self.path)
-            return list(datasets.get_dataset_split_names(source, self.name, revision=self.revision))
-
-    def load(self, split: str) -> datasets.Dataset:
+    def load(self, split: str) -> Dataset:
         """Loads one split.
 
         Raises:
-            DataError: where the source or the split is not there, or is empty.
+            DataError: if the source or the split is not there, or is empty.
         """
         with _explained(self.path, split):
             loaded = self._load(self._called(split))
@@ -216,74 +160,119 @@ class Data:
             raise _empty(self.path, split)
         return loaded
 
+    @property
+    def _path(self) -> Path:
+        """The path of what is here; of a name on the hub and of a mapping nothing is."""
+        return Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
+
+    @property
+    def _is_saved(self) -> bool:
+        """Whether `save_to_disk` wrote what is there."""
+        if isinstance(self.path, Mapping):
+            return False
+        return any((self._path / marker).exists() for marker in ("dataset_dict.json", "state.json"))
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """The folder of files; None if the path is none, or if a card or `save_to_disk` tells its splits."""
+        if isinstance(self.path, Mapping) or self.name is not None or not self._path.is_dir():
+            return None
+        return None if self._is_saved or splits.says_itself(self._path) else self._path
+
+    @cached_property
+    def _paths(self) -> dict[str, list[Path]]:
+        """Files and folders in the folder by the split that they are named for."""
+        return {} if self._folder is None else splits.paths_by_split(self._folder)
+
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
         """The local files of tables by split; none if the source is something else."""
         if isinstance(self.path, Mapping):
-            named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
+            named = {splits.plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
             is_local = not any("://" in str(file) for file in self.path.values())
-            return {name: tables_of(files) or files for name, files in named.items()} if is_local else {}
-        path = Path(self.path).expanduser()
-        if path.is_file():
-            return {TRAIN: [path]}
-        if self.name is not None or not path.is_dir() or _is_saved(path) or says_itself(path):
+            return (
+                {name: splits.tables_of(files) or files for name, files in named.items()} if is_local else {}
+            )
+        if self._path.is_file():
+            return {splits.TRAIN: [self._path]}
+        if self._folder is None:
             return {}
-        tables = {n: tables_of(p) for n, p in (paths_by_split(path) or {TRAIN: [path]}).items()}
+        paths = self._paths or {splits.TRAIN: [self._folder]}
+        tables = {name: splits.tables_of(files) for name, files in paths.items()}
         return tables if all(tables.values()) else {}
 
-    def _load(self, split: str) -> datasets.Dataset:
-        names = splits_in(split)
-        path = Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
-        if self._tables and (names <= self._tables.keys() or not path.is_dir()):
+    @cached_property
+    def _names(self) -> list[str]:
+        """The splits of the source."""
+        if self._tables:
+            return list(self._tables)
+        if isinstance(self.path, Mapping):
+            return [splits.plain(name) for name in self.path]
+        if self._paths:
+            return list(self._paths)
+        with _explained(self.path):
+            if self._is_saved:
+                return list(self._saved())
+            return list(datasets.get_dataset_split_names(self._source, self.name, revision=self.revision))
+
+    @property
+    def _source(self) -> str:
+        """The folder, or the name on the hub, that `datasets` is to load."""
+        return str(self._path if self._path.is_dir() else self.path)
+
+    def _saved(self) -> Mapping[str, Dataset]:
+        """The splits that `save_to_disk` wrote; one that was saved alone may know its name."""
+        saved = load_from_disk(str(self._path))
+        if isinstance(saved, DatasetDict):
+            return saved
+        name = re.match(r"\w+", str(saved.split or ""))
+        return {name[0] if name else splits.TRAIN: saved}
+
+    def _load(self, split: str) -> Dataset:
+        names = splits.splits_in(split)
+        if self._tables and (names <= self._tables.keys() or not self._path.is_dir()):
             loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
             sizes = {name: len(table) for name, table in loaded.items()}
             parts = [
                 loaded[part.splitname].select(range(part.from_, part.to))
-                for part in datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+                for part in ReadInstruction.from_spec(split).to_absolute(sizes)
             ]
             return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         if isinstance(self.path, Mapping):  # of addresses
-            files = {plain(name): str(file) for name, file in self.path.items()}
-            return datasets.load_dataset(**_format(list(files.values())), data_files=files, split=split)
-        if _is_saved(path):
-            saved = datasets.load_from_disk(str(path))
-            there = saved if isinstance(saved, datasets.DatasetDict) else {_name_of(saved): saved}
-            if split not in there:
-                raise KeyError(f"it was saved with {', '.join(there)}, of which no slices can be taken")
-            return there[split]
-        cache = cache_folder([path]) if path.exists() else None
-        if (named := self._files()) and not is_told_alike(path):
-            return datasets.load_dataset(str(path), data_files=named, split=split, cache_dir=cache)
-        source = str(path) if path.is_dir() else str(self.path)
-        return datasets.load_dataset(source, self.name, revision=self.revision, split=split, cache_dir=cache)
+            files = {splits.plain(name): str(file) for name, file in self.path.items()}
+            return load_dataset(**_format(list(files.values())), data_files=files, split=split)
+        if self._is_saved:
+            saved = self._saved()
+            if split not in saved:
+                raise KeyError(f"it was saved with {', '.join(saved)}, of which no slices can be taken")
+            return saved[split]
+        cache = cache_folder([self._path]) if self._path.exists() else None
+        if self._paths:
+            patterns = {
+                name: [escape(str(path)) + "/**" * path.is_dir() for path in paths]
+                for name, paths in self._paths.items()
+            }
+            return load_dataset(str(self._path), data_files=patterns, split=split, cache_dir=cache)
+        return load_dataset(self._source, self.name, revision=self.revision, split=split, cache_dir=cache)
 
 
-def _read(files: Sequence[Path]) -> datasets.Dataset:
+def _read(files: Sequence[Path]) -> Dataset:
     """The rows of tables that are one split."""
     for file in files:
         open_regular(file, DataError).close()
     if all(file.suffix.lower() in delimited.SUFFIXES for file in files):
         return delimited.load(files)
-    told = {"data_files": [escape(str(file)) for file in files], "cache_dir": cache_folder(files)}
-    return datasets.load_dataset(**_format(files), split=TRAIN, **told)
+    patterns = [escape(str(file)) for file in files]
+    return load_dataset(
+        **_format(files), data_files=patterns, split=splits.TRAIN, cache_dir=cache_folder(files)
+    )
 
 
-def _is_saved(path: Path) -> bool:
-    """Whether `save_to_disk` wrote what is there."""
-    return any((path / marker).exists() for marker in _SAVED)
-
-
-def _name_of(saved: datasets.Dataset) -> str:
-    """What a dataset that was saved alone is a split of, as far as it knows: "train" where it doesn't."""
-    match = re.match(r"\w+", str(saved.split or ""))
-    return match[0] if match else TRAIN
-
-
-def _draw(split: datasets.Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
-    """Which examples make up a share of `split`, in order, and what to say of how they were drawn."""
+def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
+    """The numbers of the examples in a share of `split`, in order, and how they were drawn, for the log."""
     size = max(1, round(share * len(split)))
     if stratify in split.column_names:
-        from sklearn.model_selection import train_test_split  # whoever has a held-out split need not wait
+        from sklearn.model_selection import train_test_split  # slow to import
 
         values = list(map(str, split[stratify][:]))
         try:
@@ -301,47 +290,46 @@ def folders_of(data: object) -> list[Path]:
     """Where files that data names are looked for: beside its tables, and in the working directory."""
     if not isinstance(data, Data):
         return [Path.cwd()]
-    root = [] if isinstance(data.path, Mapping) else [Path(data.path).expanduser()]
-    files = [file.parent for files in data._tables.values() for file in files]
-    return list(dict.fromkeys([*(one for one in root if one.is_dir()), *files, Path.cwd()]))
-
-
-def check_columns(split: datasets.Dataset, columns: Mapping[str, str]) -> None:
-    """Checks that each column exists; `columns` maps the option that names it to its name.
-
-    Raises:
-        DataError: naming the option, the column and the columns that there are.
-    """
-    for option, column in columns.items():
-        if column not in split.column_names:
-            raise DataError(
-                f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
-                f"{did_you_mean(column, split.column_names)}"
-            )
+    root = [] if isinstance(data.path, Mapping) or not data._path.is_dir() else [data._path]
+    beside = [file.parent for files in data._tables.values() for file in files]
+    return list(dict.fromkeys([*root, *beside, Path.cwd()]))
 
 
 def _format(files: Sequence[str | Path]) -> dict[str, Any]:
-    """What `datasets` is told so that it reads files by themselves; of those in folders it knows it."""
+    """The arguments with which `datasets` reads files of one kind.
+
+    Raises:
+        DataError: if they are of several, or of another.
+    """
     suffixes = {Path(file).suffix.lower() for file in files}
-    if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
+    if len(suffixes) != 1 or not suffixes <= splits.FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
+            f"{', '.join(splits.FORMATS)}"
         )
     suffix = suffixes.pop()
-    sep = {"sep": "\t"} if suffix == ".tsv" else {}
-    empty = {"keep_default_na": False, "na_values": [""]} if suffix in delimited.SUFFIXES else {}
-    return {"path": FORMATS[suffix], **sep, **empty}
+    cells = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
+    return {"path": splits.FORMATS[suffix], **(cells if suffix in delimited.SUFFIXES else {})}
 
 
 @contextmanager
 def _explained(path: str | Mapping[str, str], split: str | None = None) -> Iterator[None]:
-    """Turns what goes wrong with loading into a `DataError` that says in which file, and why."""
-    logger = logging.getLogger("datasets")
-    told, propagated, handlers = _Told(), logger.propagate, list(logger.handlers)
+    """Turns errors of loading into a `DataError` that says in which file, and why.
+
+    What `datasets` logs as an error names the file, and its exceptions do not: it becomes the reason, and is
+    not logged.
+    """
+    logged: list[str] = []
+
+    def is_no_error(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR or not record.name.startswith("datasets"):
+            return True
+        logged.append(" ".join(record.getMessage().split()))
+        return False
+
+    handlers = [*logging.getLogger("datasets").handlers, *logging.getLogger().handlers]
     for handler in handlers:
-        handler.addFilter(_is_no_error)
-    logger.addHandler(told)
-    logger.propagate = False
+        handler.filters.insert(0, is_no_error)
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
@@ -352,24 +340,22 @@ def _explained(path: str | Mapping[str, str], split: str | None = None) -> Itera
                 f"`datasets` cannot write its copy of {path} to {datasets.config.HF_DATASETS_CACHE} "
                 f"({_reason(error)}). Nothing is lost: make room, and the same command continues"
             ) from error
-        reason = told.lines[-1] if told.lines else _reason(error)
+        reason = logged[-1] if logged else _reason(error)
         if split is not None and (isinstance(error, KeyError) or _UNKNOWN.search(str(error))):
             raise DataError(
                 f"task.data.path={path} gives no split {split!r} ({first_line(error)}); "
                 "set task.data.heldout and task.data.test to splits that it has (null for no test split)"
             ) from error
-        empty = [file for file in local_files(_listed(path)) if not file.stat().st_size]
-        if empty:
+        paths = list(path.values()) if isinstance(path, Mapping) else [path]
+        if empty := [file for file in local_files(paths) if not file.stat().st_size]:
             reason = f"{empty[0]} is empty: it has 0 bytes"
         raise DataError(
             f"task.data.path={path}: cannot be loaded ({reason}); it should be a folder of csv, json, "
             "parquet or image files named by split, all with the same columns and types, or one such file"
         ) from error
     finally:
-        logger.propagate = propagated
-        logger.removeHandler(told)
         for handler in handlers:
-            handler.removeFilter(_is_no_error)
+            handler.removeFilter(is_no_error)
 
 
 def _empty(path: str | Mapping[str, str], split: str) -> DataError:
@@ -379,37 +365,12 @@ def _empty(path: str | Mapping[str, str], split: str) -> DataError:
     )
 
 
-def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
-
-
-class _Told(logging.Handler):
-    """Keeps what `datasets` logs as errors: there, and not in its exceptions, it names the file.
-
-    All else goes on to where logs go.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            self.lines.append(" ".join(record.getMessage().split()))
-        else:
-            logging.getLogger().handle(record)
-
-
-def _listed(path: str | Mapping[str, str]) -> list[str]:
-    return list(path.values()) if isinstance(path, Mapping) else [path]
-
-
 def _reason(error: BaseException) -> str:
-    """The innermost of what caused `error`, in one line."""
+    """The innermost cause of an error, in one line."""
     error = _innermost(error)
     if isinstance(error, datasets.table.CastError):
-        one, other = (", ".join(names) for names in (error.table_column_names, error.requested_column_names))
-        return f"its files differ in columns: one has {one}, another {other}"
+        table, requested = map(", ".join, (error.table_column_names, error.requested_column_names))
+        return f"its files differ in columns: one has {table}, another {requested}"
     return first_line(error)
 
 
@@ -417,9 +378,3 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its name where it says nothing."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]

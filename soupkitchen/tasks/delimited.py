@@ -8,28 +8,29 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv as arrow_csv
+from datasets import Dataset
 
 from soupkitchen.errors import DataError
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import write
-from soupkitchen.tasks.local_files import cache_folder
-from soupkitchen.tasks.quotes import BREAKS, look
+from soupkitchen.tasks.files import cache_folder
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".tsv")
 
-_FORMAT = 1
+_FORMAT = 2
 """If you change what is made of a file, increase this: what was made of it before is kept."""
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """By suffix, the usual one first."""
@@ -41,13 +42,16 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
-_BLOCK = 1 << 20
-_SURROGATE, _NOT_ASCII = re.compile("[\ud800-\udfff]"), re.compile("[^\0-\x7f\ud800-\udfff]")
 _EXACT = 2.0**53
 """Larger whole numbers than this a float does not tell apart."""
+csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 letters, and a text may be longer
 
 
-def load(files: Sequence[Path]) -> datasets.Dataset:
+class _QuotesError(ValueError):
+    """The quotes of the line with this number do not balance."""
+
+
+def load(files: Sequence[Path]) -> Dataset:
     """The rows of `files`, one after the other, from the copy that is kept if the files are as they were.
 
     Raises:
@@ -57,10 +61,10 @@ def load(files: Sequence[Path]) -> datasets.Dataset:
     kept = folder / f"table-{_FORMAT}.arrow"
     if not kept.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        read = [_read(file) for file in files]
-        table = _typed(_joined([one for one, _ in read], files))
-        said = "\n".join(words for _, words in read if words)
-        table = table.replace_schema_metadata({"said": said})
+        tables, notes = zip(*map(_read, files), strict=True)
+        table = _joined(tables, files)
+        table = pa.table([_as_numbers(column) for column in table.columns], names=table.column_names)
+        table = table.replace_schema_metadata({"notes": "\n".join(filter(None, notes))})
 
         def fill(beside: Path) -> None:
             with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
@@ -68,152 +72,158 @@ def load(files: Sequence[Path]) -> datasets.Dataset:
 
         write(kept, fill)
     with pa.memory_map(str(kept)) as source:
-        for words in pa.ipc.open_stream(source).schema.metadata[b"said"].decode().splitlines():
-            _say(words)
-    return datasets.Dataset.from_file(str(kept))
+        for note in pa.ipc.open_stream(source).schema.metadata[b"notes"].decode().splitlines():
+            _say(note)
+    return Dataset.from_file(str(kept))
 
 
 @cache
-def _say(words: str) -> None:
-    log.log(logging.WARNING if "cp1252" in words else logging.INFO, words)
+def _say(note: str) -> None:
+    log.log(logging.WARNING if "cp1252" in note else logging.INFO, note)
 
 
 def _joined(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
-    first = tables[0].column_names
+    columns = tables[0].column_names
     for table, file in zip(tables, files, strict=True):
-        if set(table.column_names) != set(first):
+        if set(table.column_names) != set(columns):
             raise DataError(
-                f"its files differ in columns: {files[0]} has {', '.join(first)}, {file} "
+                f"its files differ in columns: {files[0]} has {', '.join(columns)}, {file} "
                 f"{', '.join(table.column_names)}"
             )
-    return pa.concat_tables([table.select(first) for table in tables])
+    return pa.concat_tables([table.select(columns) for table in tables])
 
 
 def _read(file: Path) -> tuple[pa.Table, str]:
-    """The cells of a file as texts, empty ones null, and what the log is to say of how it was read."""
-    content, encoding = _as_utf8(file)
-    content = content.slice(len(match[0]) if (match := BREAKS.match(content)) else 0)
-    if not len(content):
+    """The cells of a file as texts, empty ones null, and a note for the log on how it was read."""
+    text, encoding = _decoded(file)
+    if not (header := _first_line(text)):
         raise DataError(f"{file} is empty: it has no line; fill it, or leave it out")
-    break_ = BREAKS.search(content)
-    first_line = break_.end() if break_ else len(content)
-    header = bytes(content.slice(0, first_line)).decode()
     delimiters = _DELIMITERS[file.suffix.lower()]
-    usual, cells = delimiters[0], {one: len(next(csv.reader([header], delimiter=one))) for one in delimiters}
-    delimiter = usual if cells[usual] > 1 else max(cells, key=lambda one: cells[one])
-    found = look(content, delimiter)
-    if (wrong := found.wrong(delimiter, cells[delimiter])) is not None:
+    cells = {delimiter: len(next(csv.reader([header], delimiter=delimiter))) for delimiter in delimiters}
+    usual = delimiters[0]
+    delimiter = usual if cells[usual] > 1 else max(delimiters, key=lambda delimiter: cells[delimiter])
+    try:
+        ways = _ways(text) if delimiter == "\t" else (True,)
+        for is_quoted in ways:
+            try:
+                table = _parsed(file, text, delimiter, is_quoted)
+                break
+            except DataError:
+                if is_quoted is ways[-1]:
+                    raise
+    except _QuotesError as error:
         raise DataError(
-            f"{file}: the quotes of line {_line_of(content, wrong)} do not balance, so where its cells end "
-            'is in doubt; double the quotes inside of a quoted cell ("say ""hi"""), or save the data as '
-            ".jsonl or .parquet"
-        )
-    ways = found.ways(delimiter)
-    for is_quoted in ways:
-        end = found.first_record if is_quoted else first_line
-        names = _names(file, bytes(content.slice(0, end)).decode().rstrip("\r\n"), delimiter, is_quoted)
-        try:
-            table = _parsed(content.slice(end), names, delimiter, is_quoted)
-        except pa.ArrowInvalid as error:
-            if is_quoted is ways[-1]:
-                why = _ragged(content, delimiter, is_quoted, len(names)) or str(error)
-                raise DataError(f"{file}: {why}") from error
-            continue
-        break
-    if table.num_rows != (rows := (found.records if is_quoted else found.lines) - 1):
-        raise DataError(f"{file}: {table.num_rows} of {rows} rows were read; save it as .jsonl or .parquet")
-    told = [f"read as {encoding}"] * (encoding != "utf-8")
-    told += [f"its cells are separated by {delimiter!r}"] * (delimiter != usual)
-    told += ["quotes in it are text, and quote no cells"] * (not is_quoted)
-    return table, f"{file}: {', '.join(told)}" if told else ""
+            f"{file}: the quotes of line {error} do not balance, so where its cells end is in doubt; double "
+            'the quotes inside of a quoted cell ("say ""hi"""), or save the data as .jsonl or .parquet'
+        ) from error
+    notes = [f"read as {encoding}"] * (encoding != "utf-8")
+    notes += [f"its cells are separated by {delimiter!r}"] * (delimiter != usual)
+    notes += ["quotes in it are text, and quote no cells"] * (not is_quoted)
+    return table, f"{file}: {', '.join(notes)}" if notes else ""
 
 
-def _parsed(content: pa.Buffer, names: list[str], delimiter: str, is_quoted: bool) -> pa.Table:
-    return arrow_csv.read_csv(
-        pa.BufferReader(content if len(content) else b"\n"),
-        arrow_csv.ReadOptions(column_names=names),
-        arrow_csv.ParseOptions(
-            delimiter=delimiter, quote_char='"' if is_quoted else False, newlines_in_values=is_quoted
-        ),
-        arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
-        ),
+def _ways(text: str) -> tuple[bool, ...]:
+    """Whether quotes of a file with tabs quote cells, or are text; both if regular rows are to decide.
+
+    MRPC, QNLI and others are published with tabs and without quoting. A program quoted cells if one has
+    doubled quotes, and neither tab nor line break; or if the header begins with a quoted cell; or if all
+    cells with a comma are in quotes, and no others, as Excel has it.
+
+    Raises:
+        _QuotesError: if a quote is there that no such program writes, or if a line may be half a cell.
+    """
+    pattern = r'(?<![^\r\n\t])"([^"]*(?:""[^"]*)*)"(?![^\r\n\t])|"'
+    matches = list(re.finditer(pattern, text.lstrip("\r\n")))
+    cells = [match for match in matches if match[1] is not None]
+    stray = next((match for match in matches if match[1] is None), None)
+    is_quoted = any(
+        match.start() == 0 or ('""' in match[1] and not re.search("[\r\n\t]", match[1])) for match in cells
     )
+    if cells and not stray:
+        commas = [match[1].count(",") for match in cells]
+        is_quoted |= 0 not in commas and sum(commas) == text.count(",")
+    spanning = next((match for match in cells if re.search("[\r\n]", match[1])), None)
+    wrong = stray if is_quoted else spanning if not stray and "\t" not in _first_line(text) else None
+    if wrong is not None:
+        before = text[: wrong.start() + len(text) - len(text.lstrip("\r\n"))]
+        raise _QuotesError(1 + len(re.findall("\r\n|\r|\n", before)))
+    if is_quoted or not matches:
+        return (True,)
+    return (False,) if stray else (False, True)
 
 
-def _as_utf8(file: Path) -> tuple[pa.Buffer, str]:
-    """The content of a file in UTF-8, without a mark, and the encoding that it is in."""
+def _first_line(text: str) -> str:
+    return re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+
+
+def _parsed(file: Path, text: str, delimiter: str, is_quoted: bool) -> pa.Table:
+    """The cells of a text.
+
+    Raises:
+        DataError: if a row has more or fewer cells than the header, or two columns have one name.
+    """
+    rows = _rows(text, delimiter, is_quoted)
+    _, header = next(rows)
+    names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{file} has two columns called {twice[0]!r}; give them different names")
+    schema, batches = pa.schema([(name, pa.string()) for name in names]), []
+    while batch := list(islice(rows, 10_000)):
+        for line, row in batch:
+            if len(row) != len(names):
+                raise DataError(
+                    f"{file}: line {line} has {len(row)} cell{'s' * (len(row) != 1)}, and the header "
+                    f"{len(names)} (separated by {delimiter!r}); put it right"
+                )
+        columns = zip(*(row for _, row in batch), strict=True)
+        batches.append(pa.record_batch([[cell or None for cell in column] for column in columns], schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def _rows(text: str, delimiter: str, is_quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the line in which it begins.
+
+    Raises:
+        _QuotesError: if a quoted cell does not end, or goes on after its last quote.
+    """
+    lines = io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8", newline="")  # StringIO has 4 bytes a letter
+    quoting: Any = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+    rows, line = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 1
+    try:
+        for row in rows:
+            if row:
+                yield line, row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise _QuotesError(line) from error
+
+
+def _decoded(file: Path) -> tuple[str, str]:
+    """The text of a file, without a mark, and its encoding."""
     with open_regular(file, DataError) as handle:
-        head = handle.read(4)
-    if not head:
+        content = handle.read()
+    if not content:
         raise DataError(f"{file} is empty: it has 0 bytes; fill it, or leave it out")
-    mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
     encoding = _MARKS.get(mark, "utf-8")
-    if not mark and head[1:2] == b"\0":
-        encoding = "utf-16-le"
-    elif not mark and head[:1] == b"\0":
-        encoding = "utf-16-be"
-    content = pa.memory_map(str(file)).read_buffer().slice(len(mark) if encoding == "utf-8" else 0)
+    if not mark and b"\0" in content[:2]:
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     if encoding == "utf-8":
-        if _is_utf8(content):
-            return content, encoding
-        escaped = bytes(content).decode(errors="surrogateescape")
-        if (found := _NOT_ASCII.search(escaped)) is not None:
-            wrong = _SURROGATE.search(escaped)
-            line = 1 + escaped.count("\n", 0, wrong.start() if wrong else 0)
+        try:
+            return content[len(mark) :].decode(), encoding
+        except UnicodeDecodeError as error:
+            wrong = error.start
+        if (letter := re.search("[^\0-\x7f]", content.decode(errors="ignore"))) is not None:
+            line = 1 + content.count(b"\n", 0, wrong + len(mark))
             raise DataError(
-                f"{file}: line {line} is not UTF-8, though there is {found[0]!r} in UTF-8 elsewhere; save it "
-                "in UTF-8"
+                f"{file}: line {line} is not UTF-8, though there is {letter[0]!r} in UTF-8 elsewhere; save "
+                "it in UTF-8"
             )
         encoding = "cp1252"
     try:
-        decoded = bytes(content).decode(encoding)
+        return content.decode(encoding), encoding
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no text in UTF-8 or {encoding} ({error}); save it in UTF-8") from error
-    return pa.py_buffer(decoded.encode()), encoding
-
-
-def _is_utf8(content: pa.Buffer) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        for start in range(0, len(content), _BLOCK):
-            decoder.decode(bytes(content.slice(start, min(_BLOCK, len(content) - start))))
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _names(file: Path, header: str, delimiter: str, is_quoted: bool) -> list[str]:
-    cells = next(csv.reader([header], delimiter=delimiter), []) if is_quoted else header.split(delimiter)
-    names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(cells)]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"{file} has two columns called {twice[0]!r}; give them different names")
-    return names
-
-
-def _ragged(content: pa.Buffer, delimiter: str, is_quoted: bool, columns: int) -> str | None:
-    """What is said of the first row that has another number of cells than the header."""
-    lines = bytes(content).decode(errors="replace").splitlines(keepends=True)
-    rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE)
-    begun = 1
-    for row in rows:
-        if row and len(row) != columns:
-            return (
-                f"line {begun} has {len(row)} cell{'s' * (len(row) != 1)}, and the header {columns} "
-                f"(separated by {delimiter!r}); put it right"
-            )
-        begun = rows.line_num + 1
-    return None
-
-
-def _line_of(content: pa.Buffer, place: int) -> int:
-    return 1 + len(re.findall(rb"\r\n|\r|\n", content.slice(0, place)))
-
-
-def _typed(table: pa.Table) -> pa.Table:
-    columns = [_as_numbers(column) for column in table.columns]
-    return pa.table(columns, names=table.column_names)
 
 
 def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:

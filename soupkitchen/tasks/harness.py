@@ -1,8 +1,7 @@
 """Tasks of EleutherAI's lm-evaluation-harness, run on the live model. Extra: lm-eval.
 
-The harness makes the requests, once, and judges the answers; the model in memory gives
-them. Nothing is written to disk for it, and the harness's own cache, which does not know
-which weights answered, is not used.
+The harness makes the requests, once, and judges the answers; the model in memory gives them. Nothing is
+written to disk for it, and the harness's own cache, which does not know which weights answered, is not used.
 
 Source: https://github.com/EleutherAI/lm-evaluation-harness
 """
@@ -20,21 +19,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import numpy as np
 import torch
 import xxhash
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.metrics.extras import installed
+from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Processor
+from soupkitchen.tasks.base import Batch, Collate, Processor, Source, Task
 from soupkitchen.tasks.kinds.several import Several
-from soupkitchen.tasks.templates import Bounded
-from soupkitchen.tasks.texts import TextTask, check_causal, unwrapped
+from soupkitchen.tasks.texts import check_causal, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +39,7 @@ SEED = 1234
 """Of few-shot examples: the harness's own default."""
 
 _RIGHT_OR_WRONG = ("acc", "acc_norm", "acc_bytes", "exact_match")
+"""Metrics of which each example is 0 or 1."""
 
 
 def harness_tasks(
@@ -61,116 +59,96 @@ def harness_tasks(
         tasks: names of tasks or groups, or paths of task YAMLs.
         num_fewshot: examples in the prompt; None for what the task says.
         limit: how many documents of each task decide, the first ones; None for all.
-        test_limit: how many documents after these are scored at the end and decide
-            nothing; None for no test.
-        metric: which of the task's metrics is the score; None for its first. The harness's own way to write a
+        test_limit: how many documents after these are scored at the end and decide nothing; None for no test.
+        metric: the task's metric that is the score; None for its first. The harness's own way to write a
             metric and a filter, ``exact_match,flexible-extract``, is taken, too.
-        filter: which of the task's filters makes answers of what the model writes; None for what the YAML of
-            a group says, and else for its first. A task with one filter has that one.
+        filter: the task's filter that makes answers of what the model writes; None for what the YAML of a
+            group says, and else for its first. A task with one filter has that one.
         architecture: "causal" or "seq2seq" models.
         aggregate, weights: as in `Several`.
 
     Raises:
         ConfigError: for a task that there is not, or options out of range.
-        MetricError: where the harness is not installed.
+        MetricError: if the harness is not installed.
     """
+    options = {**locals(), "tasks": list(tasks or ())}
     if isinstance(tasks, str) or not tasks:
         raise ConfigError(f"task.tasks={tasks} should be a list of names or paths, as [arc_easy,hellaswag]")
     if test_limit is not None and limit is None:
         raise ConfigError("task.test_limit needs task.limit: the documents after those that decide")
-    options = {
-        "tasks": list(tasks),
-        "num_fewshot": num_fewshot,
-        "limit": limit,
-        "test_limit": test_limit,
-        "metric": metric,
-        "filter": filter,
-        "architecture": architecture,
-        "aggregate": aggregate,
-        "weights": weights,
-    }
     metric, comma, named = (metric or "").partition(",")
     if comma and filter not in (None, named):
         raise ConfigError(f"task.metric={metric},{named} and task.filter={filter} name two filters; drop one")
     filter = named if comma else filter
-    loaded = {asked: _load(asked) for asked in tasks}
+    loaded = {name: _load(name) for name in tasks}
     groups = [group for _, group in loaded.values() if group is not None and group.aggregate_metric_list]
-    how = None
+    rule = None
     if len(groups) == len(tasks) == 1:
-        how = next((one for one in groups[0].aggregate_metric_list if metric in ("", one.metric)), None)
+        rules = groups[0].aggregate_metric_list
+        rule = next((rule for rule in rules if metric in ("", rule.metric)), None)
     elif groups:
         names = ", ".join(group.name for group in groups)
         log.info(
             "aggregate_metric_list of %s has no part in the score: task.aggregate and task.weights", names
         )
-    if how is not None:
-        metric = how.metric
-        filter = filter or next(iter(how.filter_list or ()), None)
-    ours = {
+    if rule is not None:
+        metric, filter = rule.metric, filter or next(iter(rule.filter_list or ()), None)
+    limits = (num_fewshot, limit, test_limit)
+    made = {
         name: HarnessTask(
-            name,
-            num_fewshot,
-            limit,
-            test_limit,
-            metric or None,
-            filter,
-            architecture,
-            task,
-            {**options, "tasks": [asked]},
+            name, *limits, metric or None, filter, architecture, task, {**options, "tasks": [asked]}
         )
-        for asked, (found, _) in loaded.items()
-        for name, task in found.items()
+        for asked, (members, _) in loaded.items()
+        for name, task in members.items()
     }
-    if filter is not None and all(filter not in task.filters for task in ours.values()):
-        there = dict.fromkeys(name for task in ours.values() for name in task.filters)
-        raise ConfigError(f"task.filter={filter}: {', '.join(ours)} has {', '.join(there)}")
-    for name, task in ours.items():
+    if filter is not None and all(filter not in task.filters for task in made.values()):
+        known = dict.fromkeys(name for task in made.values() for name in task.filters)
+        raise ConfigError(f"task.filter={filter}: {', '.join(made)} has {', '.join(known)}")
+    for name, task in made.items():
         if filter is None and len(task.filters) > 1:
             first, *others = task.filters
             log.info(
                 "%s: the filter %s decides; task.filter names another: %s", name, first, ", ".join(others)
             )
-    if len(ours) == 1:
-        return replace(next(iter(ours.values())), _made_of=options)
-    if how is not None and how.weight_by_size and weights is None and aggregate == "mean":
-        weights = {name: len(task.data.load_splits()["heldout"]) for name, task in ours.items()}
+    if len(made) == 1:
+        return replace(next(iter(made.values())), _made_of=options)
+    if rule is not None and rule.weight_by_size and weights is None and aggregate == "mean":
+        weights = {name: len(task.data.load_splits()["heldout"]) for name, task in made.items()}
         log.info("tasks of %s count by their size, as its aggregate_metric_list says", groups[0].name)
-    return HarnessTasks(ours, aggregate, weights, options)
+    return HarnessTasks(made, aggregate, weights, options)
 
 
 def _load(name: str) -> tuple[dict[str, Any], Any]:
     """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
-    used = installed("lm_eval.utils", "lm-eval")
-    used.env = used.env if isinstance(used.env, Bounded) else Bounded.like(used.env)
     path = Path(name).expanduser()
     try:
         if path.suffix in (".yaml", ".yml"):
-            asked, found = _name_in(path), manager(include_path=str(path.parent))
-            other = getattr(found.task_index.get(asked), "yaml_path", None) or path
+            asked, index = _name_in(path), manager(include_path=str(path.parent))
+            other = getattr(index.task_index.get(asked), "yaml_path", None) or path
             if Path(other).resolve() != path.resolve():
                 raise ConfigError(f"task.tasks: {path} and {other} are both called {asked}; rename one")
         else:
-            asked, found = name, manager()
-        loaded = found.load([asked])
+            asked, index = name, manager()
+        loaded = index.load([asked])
     except SoupkitchenError:
         raise
     except (OSError, ConnectionError) as error:
         raise DataError(f"task.tasks: the data of {name!r} cannot be loaded ({error})") from error
-    except Exception as error:  # whatever comes of a YAML and of the code that it names
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"task.tasks: the harness cannot load {name!r} ({said})") from error
+    except Exception as error:  # a YAML and the code that it names lead to errors of any kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"task.tasks: the harness cannot load {name!r} ({reason})") from error
     if not loaded["tasks"]:
         raise ConfigError(f"task.tasks: {name!r} is a group without tasks")
     return loaded["tasks"], next(iter(loaded.get("groups", {}).values()), None)
 
 
 def _name_in(path: Path) -> str:
-    """The name of the task or the group that a YAML is of."""
+    """The name in the YAML of a task or a group."""
     if not path.is_file():
         raise ConfigError(f"task.tasks: there is no file {path}")
-    told = installed("lm_eval.tasks._yaml_loader", "lm-eval").load_yaml(path, resolve_func=False)
-    name = told.get("group", told.get("task"))
+    tree = installed("lm_eval.tasks._yaml_loader", "lm-eval").load_yaml(path, resolve_func=False)
+    name = tree.get("group", tree.get("task"))
     if not isinstance(name, str):
         raise ConfigError(f"task.tasks: {path} has no line 'task: NAME' or 'group: NAME' with one name")
     return name
@@ -182,7 +160,7 @@ def _described(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HarnessTasks(Several):
-    """Several tasks of the harness, which know the options that they were made of."""
+    """Several tasks of the harness, with the options that they were made of."""
 
     _made_of: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -192,48 +170,39 @@ class HarnessTasks(Several):
 
 
 @dataclass(frozen=True)
-class _Documents:
-    """Which documents of a harness task serve for what."""
+class _Documents(Source):
+    """The numbers of a harness task's documents, by split."""
 
     count: int
     limit: int | None
     test_limit: int | None
 
-    def load_splits(self, stratify: str | None = None) -> dict[str, datasets.Dataset]:
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
         limit = self.count if self.limit is None else min(self.limit, self.count)
-        splits = {"heldout": datasets.Dataset.from_dict({"document": list(range(limit))})}
+        splits = {"heldout": range(limit)}
         if self.test_limit is not None:
-            test = list(range(limit, min(limit + self.test_limit, self.count)))
-            if not test:
+            splits["test"] = range(limit, min(limit + self.test_limit, self.count))
+            if not splits["test"]:
                 raise DataError(
                     f"task.limit={self.limit} leaves no documents for a test: there are {self.count}"
                 )
-            splits["test"] = datasets.Dataset.from_dict({"document": test})
-        return splits
-
-    def load_training(self, stratify: str | None = None) -> datasets.Dataset:
-        raise DataError(
-            "tasks of the harness have no training data here; leave method.recalibrate_batchnorm at 0"
-        )
-
-    def training_beside(self) -> None:
-        return None
+        return {role: Dataset.from_dict({"document": list(some)}) for role, some in splits.items()}
 
 
 class _Judged:
-    """What the harness makes of its documents' results, as `TaskMetric` wants to know it."""
+    """The harness's metric as the module of a `TaskMetric`; predictions are results of documents."""
 
     def __init__(self, name: str, aggregate: Callable[[Sequence[Any]], float], is_mean: bool) -> None:
         self.binary = name in _RIGHT_OR_WRONG
         self.best = 1.0 if self.binary else None
         if is_mean:
-            self.per_example = lambda predictions, references: np.asarray(predictions, float)
+            self.per_example = lambda predictions, references: predictions
         else:
             self.of = lambda predictions, references: float(aggregate(list(predictions)))
 
 
 @dataclass(frozen=True)
-class HarnessTask(TextTask):
+class HarnessTask(Task):
     """One task of the harness. Made by `harness_tasks`, which describes the options."""
 
     name: str
@@ -258,8 +227,8 @@ class HarnessTask(TextTask):
 
     @property
     def filters(self) -> list[str]:
-        """The names of the filters, in the order in which the task lists them."""
-        return [one.name for one in self._task._filters]
+        """The names of the task's filters, in order."""
+        return [ensemble.name for ensemble in self._task._filters]
 
     @property
     def filter(self) -> str:
@@ -267,11 +236,11 @@ class HarnessTask(TextTask):
         return self.filter_name if self.filter_name in self.filters else self.filters[0]
 
     @property
-    def data(self) -> _Documents:
+    def data(self) -> _Documents:  # type: ignore[override]
         return _Documents(len(self._documents), self.limit, self.test_limit)
 
     @cached_property
-    def metric(self) -> TaskMetric:
+    def metric(self) -> TaskMetric:  # type: ignore[override]
         aggregations = self._task.aggregation()
         name = self.metric_name or next(iter(aggregations))
         aggregate = aggregations.get(name)
@@ -292,42 +261,40 @@ class HarnessTask(TextTask):
         return _described(self._made_of)
 
     def identity(self) -> list[str]:
-        """What results depend on beside options and requests: the harness, the task, its right answers."""
+        """The versions of the harness, of the task and of its right answers."""
         config = self._task.config
         values = [*vars(config).values(), *vars(config.fewshot_config).values()]
         functions = [value for value in values if callable(value)]
-        told = json.dumps(config.to_dict(), sort_keys=True, default=str)
+        options = json.dumps(config.to_dict(), sort_keys=True, default=str)
         state = xxhash.xxh3_128()
         for document in self._documents:
             state.update(_without_addresses(repr(document)).encode(errors="surrogatepass"))
         return [
             f"lm_eval {version('lm_eval')}",
-            _without_addresses(told),
+            _without_addresses(options),
             *(source for thing in (type(self._task), *functions) for source in source_of(thing)),
             f"documents {state.hexdigest()}",
             f"metric {self.metric.name}, {self.num_fewshot} examples",
             *([f"filter {self.filter}"] if len(self.filters) > 1 else []),
         ]
 
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         if self.architecture == "causal":
             check_causal(model)
         documents = split["document"][:]
         asked = [[request.args for request in self._requests[number]] for number in documents]
         texts = [json.dumps(requests, default=str) for requests in asked]
         lengths = [len(text) for text in texts]
-        return datasets.Dataset.from_dict({"document": documents, "requests": texts, "length": lengths})
+        return Dataset.from_dict({"document": documents, "requests": texts, "length": lengths})
 
-    def references(self, prepared: datasets.Dataset) -> np.ndarray:
+    def references(self, prepared: Dataset) -> np.ndarray:
         return np.asarray(prepared["document"][:])
 
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         return lambda examples: {"document": torch.tensor([example["document"] for example in examples])}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
-        """For each document, what the metric aggregates."""
+        """The result of each document, which the metric aggregates."""
         answerer = self._answerer(unwrapped(model), processor)
         numbers = batch["document"].tolist()
         answerer.batch_size_per_gpu = len(numbers)
@@ -359,8 +326,8 @@ class HarnessTask(TextTask):
         elif self._task.get_config("num_fewshot") is None:
             self._task.set_config(key="num_fewshot", value=0)
         self._task.set_fewshot_seed(seed=SEED)
-        needed = None if self.limit is None else self.limit + (self.test_limit or 0)
-        self._task.build_all_requests(limit=needed, rank=0, world_size=1, fewshot_as_multiturn=True)
+        limit = None if self.limit is None else self.limit + (self.test_limit or 0)
+        self._task.build_all_requests(limit=limit, rank=0, world_size=1, fewshot_as_multiturn=True)
         by_document: dict[int, list[Any]] = defaultdict(list)
         for request in self._task.instances:
             by_document[request.doc_id].append(request)
@@ -369,13 +336,13 @@ class HarnessTask(TextTask):
         return dict(by_document)
 
     def _answerer(self, model: PreTrainedModel, tokenizer: Processor) -> Any:
-        known = self.__dict__.setdefault("_answerers", {})
-        if id(model) not in known:
+        answerers = self.__dict__.setdefault("_answerers", {})
+        if id(model) not in answerers:
             hflm = installed("lm_eval.models.huggingface", "lm-eval").HFLM
-            known[id(model)] = hflm(pretrained=model, tokenizer=tokenizer, backend=self.architecture)
-        return known[id(model)]
+            answerers[id(model)] = hflm(pretrained=model, tokenizer=tokenizer, backend=self.architecture)
+        return answerers[id(model)]
 
 
 def _without_addresses(text: str) -> str:
-    """`text` without where in memory functions and images lie, which is another place each time."""
+    """`text` without the addresses of functions and images in memory, which differ each time."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

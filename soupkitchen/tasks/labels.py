@@ -1,28 +1,30 @@
 """Labels: which label of the model each value of the data is. One rule, for all tasks.
 
 Names are matched to names: to the letter, or to the only one that is equal but for case and space around it.
-Numbers that are no names are numbers of labels, if the model's names do not say otherwise. What can be read
-in two ways, and what the model lacks, is an error that names the option which decides: `task.labels`.
-All splits that are scored are read in the same way: the values of all of them decide.
+Numbers that are no names are numbers of labels, if the model's names do not say otherwise. A value that can
+be read in two ways, or that the model lacks, is an error, which names the option that decides: `task.labels`.
+All splits are read in the same way, which follows from the values of all of them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import datasets
+from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.tasks.data import check_columns
-from soupkitchen.tasks.values import check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ Value = str | int | float | bool
 """A label in the data; a `ClassLabel`'s is its name."""
 
 AnyTask = TypeVar("AnyTask", bound="Labelled")
-Splits = Mapping[str, datasets.Dataset]
+Splits = Mapping[str, Dataset]
 
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{0,9})?\s*")
 _YES = {"true", "yes", "y", "t", "1", "positive", "pos"}
@@ -40,47 +42,40 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What tasks with labels have in common.
+class Labelled(Task):
+    """A task with a column of labels, which the option `label` names.
 
     Attributes:
         labels: how labels are read: "names", "indices", or the model's label (its name or number) by the
             data's; None for what follows from both.
+        entries: what the column's lists hold, in words; None for a column of labels.
     """
+
+    entries: ClassVar[str | None] = None
 
     labels: str | Mapping[Any, Any] | Sequence[str] | None = field(default=None, kw_only=True)
     _reading: Any = field(default=None, init=False, repr=False, compare=False, kw_only=True)
 
     def with_labels(self: AnyTask, splits: Splits, model: Any) -> AnyTask:
-        """The task that reads the labels of all `splits`, by role, in the one way that fits all of them.
-
-        A task that has read some reads others in the same way.
-
-        Raises:
-            DataError: if there is none, or more than one.
-        """
         if self._reading is not None:
             return self
         read = copy(self)
         object.__setattr__(read, "_reading", self.reading(splits, model))
         return read
 
-    def read_as(self, split: datasets.Dataset, model: Any) -> Any:
+    def read_as(self, split: Dataset, model: Any) -> Any:
         """How labels are read: as `with_labels` found, or as `split` alone says."""
         return self.reading({"": split}, model) if self._reading is None else self._reading
 
     def reading(self, splits: Splits, model: Any) -> Any:
-        """How the labels of these splits are read: the model's number of each."""
-        return Reader(Column.of(splits, self._column), ModelLabels.of(model)).read(self.labels)
+        """The model's number of each label in these splits."""
+        column = Column.of(splits, self.label, self.entries)  # type: ignore[attr-defined]
+        return Reader(column, ModelLabels.of(model)).read(self.labels)
 
-    def encoded(self, split: datasets.Dataset, model: Any) -> list[Any]:
+    def encoded(self, split: Dataset, model: Any) -> list[Any]:
         """The model's number of each label in a split."""
         numbers = self.read_as(split, model)
-        return [numbers[value] for value in values_of(split, self._column)]
-
-    @property
-    def _column(self) -> str:
-        return str(self.label)  # type: ignore[attr-defined]
+        return [numbers[value] for value in values_of(split, self.label)]  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ class Column:
 
     @classmethod
     def of(cls, splits: Splits, column: str, what: str | None = None) -> Column:
-        """A column of `splits`, by role; one of lists if `what` says what is in them."""
+        """Counts the values of a column of `splits`, by role; `what` names the entries of lists."""
         rows, first, named, kinds = Counter[Value](), dict[Value, str](), [], set()
         for role, split in splits.items():
             where = f" of {role}" if role not in ("", "heldout") else ""
@@ -120,25 +115,23 @@ class Column:
         return cls(f"task.label={column}", rows, first, positions)
 
     def shown(self, value: Value) -> str:
-        """A value, and where it is."""
+        """A value with its first row, for messages."""
         rows = self.rows[value]
-        return (
-            f"{shown(value)} ({f'{rows} rows, the first is ' if rows > 1 else '1 row, '}{self.first[value]})"
-        )
+        count = f"{rows} rows, the first is" if rows > 1 else "1 row,"
+        return f"{shown(value)} ({count} {self.first[value]})"
 
     def number(self, value: Value, count: int | None) -> int | None:
-        """The number of a label that a value is, of so many; None if it is none."""
+        """The value as a number of a label, of `count` labels; None if it is none."""
+        word = str(value).strip().casefold()
         if self.positions is not None:
-            found: Decimal | int | None = self.positions.get(str(value))
-        elif isinstance(value, bool) or str(value).strip().casefold() in ("true", "false"):
-            found = int(str(value).strip().casefold() == "true")
+            number: Decimal | int | None = self.positions.get(str(value))
         else:
-            found = _number(value)
-        return int(found) if found is not None and found % 1 == 0 <= found < (count or 2**63) else None
+            number = int(word == "true") if word in ("true", "false") else _number(value)
+        return int(number) if number is not None and number % 1 == 0 <= number < (count or 2**63) else None
 
 
 class Names:
-    """Names, to be looked up."""
+    """Finds the place of a name in a list, also if case, space around it or digits are written otherwise."""
 
     def __init__(self, names: Iterable[Any]) -> None:
         self.names = [str(name) for name in names]
@@ -149,11 +142,11 @@ class Names:
             self._numeric[_number(name)].append(number)
 
     def find(self, value: Value) -> int | None:
-        """The place of the only name that fits a value; None if none does, or several do."""
-        found = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
-        if found is None and (number := _number(value)) is not None:
-            found = self._numeric.get(number)
-        return found[0] if found and len(found) == 1 else None
+        """The place of the only name that fits; None if none does, or several do."""
+        places = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
+        if places is None and (number := _number(value)) is not None:
+            places = self._numeric.get(number)
+        return places[0] if places and len(places) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -184,14 +177,13 @@ class ModelLabels:
         if _is_counted(names) and len(by_name) == len(names) and all(n in named for n in range(len(names))):
             names = [named[Decimal(number)] for number in range(len(names))]
         differing = [name for number, name in enumerate(names) if by_name.get(name, number) != number]
-        return cls(
-            names,
-            len(names),
-            f"id2label and label2id in config.json number {differing[0]!r} differently: put them right, or "
-            "map the data's labels to numbers with task.labels"
-            if differing
-            else None,
-        )
+        contradiction = None
+        if differing:
+            contradiction = (
+                f"id2label and label2id in config.json number {differing[0]!r} differently: put them right, "
+                "or map the data's labels to numbers with task.labels"
+            )
+        return cls(names, len(names), contradiction)
 
     @property
     def is_counted(self) -> bool:
@@ -216,8 +208,9 @@ class ModelLabels:
         )
 
     def shown(self, number: int | None) -> str:
-        known = number is not None and self.names is not None and 0 <= number < len(self.names)
-        return f"{self.names[number]!r} (label {number})" if known else f"label {number}"  # type: ignore[index]
+        if number is None or self.names is None or not 0 <= number < len(self.names):
+            return f"label {number}"
+        return f"{self.names[number]!r} (label {number})"
 
     def __str__(self) -> str:
         if self.names is None:
@@ -364,9 +357,7 @@ def affirmed(names: Sequence[str]) -> int | None:
     return None
 
 
-def values_of(
-    split: datasets.Dataset, column: str, what: str | None = None, option: str = "task.label"
-) -> list[Any]:
+def values_of(split: Dataset, column: str, what: str | None = None, option: str = "task.label") -> list[Any]:
     """The labels in a column, or in its lists if `what` says what is in them: names, numbers, true or false.
 
     Raises:
@@ -388,8 +379,28 @@ def values_of(
 
     if what is None:
         return [plain(value, n) for n, value in enumerate(check_filled(split, option, column))]
-    lists = lists_of(split, option, column, None, what)
+    lists = lists_of(split, option, column, object, what)
     return [[plain(value, n) for value in values] for n, values in enumerate(lists)]
+
+
+def numbers_of(split: Dataset, column: str) -> list[float]:
+    """The numbers in the column that `task.label` names.
+
+    Raises:
+        DataError: for an entry that is no number.
+    """
+    is_named = isinstance(split.features[column], datasets.ClassLabel)  # its own numbers are only places
+    numbers = []
+    for number, value in enumerate(values_of(split, column)):
+        try:
+            numbers.append(float(value) if is_named or not isinstance(value, (bool, str)) else math.nan)
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise DataError(
+                f"task.label={column}: {value!r} (row {row_of(split, number)}) is no number to compare with"
+            )
+    return numbers
 
 
 def _class_label(feature: Any) -> datasets.ClassLabel | None:

@@ -1,7 +1,7 @@
-"""How likely a causal language model finds texts: what perplexity and multiple choice rest on.
+"""Log-likelihoods of texts under a causal language model, for perplexity and multiple choice.
 
-An example is one or more *passages*: tokens of which the last ones are scored, each
-given all before it. Passages of a batch are padded on the right.
+An example is one or more *passages*: tokens of which the last ones are scored, each given all before it.
+Passages of a batch are padded on the right.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from soupkitchen.errors import DataError
 from soupkitchen.tasks.base import Processor
 from soupkitchen.tasks.texts import at_once
 
-PADDING = 0
-"""What pads a batch: it comes last and is masked, so that any token will do."""
-
 _LOGITS = 1 << 24
-"""Logits that are float32 at once: 64 MiB, and as much again for what is computed of them."""
+"""Logits that are float32 at once: 64 MiB, and as much again for results."""
 
 
 def beginning(tokenizer: Processor) -> int:
     """The token that a text without context follows: the beginning of a sequence, or the end of the last.
 
     Raises:
-        DataError: where the tokenizer has neither.
+        DataError: if the tokenizer has neither.
     """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -39,7 +36,7 @@ def encode(tokenizer: Processor, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def collate(examples: Sequence[Mapping[str, Any]], padding: int) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of examples with columns `passages` (tokens) and `scored` (how many of the last count).
 
     Returns:
@@ -47,9 +44,9 @@ def collate(examples: Sequence[Mapping[str, Any]], padding: int) -> dict[str, to
         (examples,), how many each example has.
     """
     passages = [passage for example in examples for passage in example["passages"]]
-    width = max(map(len, passages))
+    width = max(map(len, passages))  # any token pads: it comes last and is masked
     return {
-        "input_ids": torch.tensor([p + [padding] * (width - len(p)) for p in passages]),
+        "input_ids": torch.tensor([p + [0] * (width - len(p)) for p in passages]),
         "attention_mask": torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in passages]),
         "scored": torch.tensor([count for example in examples for count in example["scored"]]),
         "passages": torch.tensor([len(example["passages"]) for example in examples]),
@@ -57,10 +54,10 @@ def collate(examples: Sequence[Mapping[str, Any]], padding: int) -> dict[str, to
 
 
 def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """For each passage, the sum of log p of its scored tokens, in nats: float32 (passages,).
+    """The sum of log p of each passage's scored tokens, in nats: float32 (passages,).
 
-    A forward pass takes as many passages as the batch has examples, however many these have: so
-    `runtime.batch_size`, and the halving of batches where memory runs out, bound it.
+    A forward pass takes as many passages as the batch has examples, so `runtime.batch_size`, and the halving
+    of batches if memory runs out, bound it.
     """
     number = len(batch["passages"])
     parts = zip(
@@ -72,9 +69,7 @@ def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -
 def _log_likelihoods(
     model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
 ) -> torch.Tensor:
-    """As `log_likelihoods`, in one forward pass. Logits become float32 a slice at a time, and only
-    those that count.
-    """
+    """As `log_likelihoods`, in one forward pass. Only logits that count become float32, a slice at a time."""
     lengths = mask.sum(1, keepdim=True)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width], mask[:, :width]
@@ -89,8 +84,3 @@ def _log_likelihoods(
         chosen = these.gather(-1, tokens[passage, place + 1, None])[:, 0]
         log_p[passage, place] = chosen - these.logsumexp(-1)
     return log_p.sum(1)
-
-
-def by_example(values: torch.Tensor, passages: torch.Tensor) -> list[torch.Tensor]:
-    """One value a passage, split by example."""
-    return list(values.split(passages.tolist()))

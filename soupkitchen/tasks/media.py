@@ -1,95 +1,131 @@
-"""Images and sounds: columns of files, or of their bytes, that are prepared once and kept."""
+"""Images and recordings: columns of files, or of their bytes, that are prepared once and kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import PIL.Image
 import pyarrow as pa
+from datasets import Dataset
 from datasets.fingerprint import Hasher
+from transformers import AutoProcessor, PreTrainedModel
 
-from soupkitchen.errors import DataError
-from soupkitchen.tasks.data import first_line
-from soupkitchen.tasks.local_files import stamp
-from soupkitchen.tasks.values import row_of
+from soupkitchen.errors import CheckpointError, DataError
+from soupkitchen.tasks.base import Processor, Task, check_vocabulary, load_with
+from soupkitchen.tasks.cells import check_filled, first_line, row_of
+from soupkitchen.tasks.data import folders_of
+from soupkitchen.tasks.files import stamp
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""One of these lies beside each image processor and feature extractor."""
 
 
-def undecoded(
-    split: datasets.Dataset, option: str, column: str, kind: type, what: str, folders: Sequence[Path]
-) -> datasets.Dataset:
-    """The split with a column of files as such, and not yet decoded: what makes two examples the same.
+class ImageTask(Task):
+    """A task with a column of images: `datasets.Image`, or the paths of files."""
 
-    Args:
-        option: what names the column.
-        kind: `datasets.Image` or `datasets.Audio`.
-        what: what the column should hold, in words.
-        folders: where relative paths are looked for; what is in none of them stays as it is.
+    processor_files = PROCESSOR_FILES
+    image: str
+
+    def compared(self, split: Dataset) -> Dataset:
+        return undecoded(self, split, "image", datasets.Image, "images")
+
+    def prepared_images(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        """The image processor's tensors of the images in `compared`, as far as the model takes them.
+
+        Raises:
+            DataError: naming the row of an image that is missing or cannot be read.
+        """
+        check_filled(split, "task.image", self.image)
+        options = {"processor": processor, "taken": tuple(signature(model.forward).parameters)}
+        return prepared_once(split, self.image, _pixels, options, folder="images", batch_size=64)
+
+
+def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
+    """A processor of a tokenizer and of `part`, "image_processor" or "feature_extractor".
 
     Raises:
-        DataError: where it holds something else.
+        CheckpointError: if the checkpoint `folder` has none.
     """
-    if isinstance(split.features[column], datasets.Value):
-        split = _with_whole_paths(split, column, folders)
+    what, remedy = part.replace("_", " "), "install what they lack, or copy the base model's files there"
+    processor = load_with(AutoProcessor, folder, trust_remote_code, f"{what} and tokenizer", remedy)
+    if not hasattr(processor, part) or getattr(processor, "tokenizer", None) is None:
+        raise CheckpointError(
+            f"{folder} has files of a {type(processor).__name__}, where {'an' if part[0] == 'i' else 'a'} "
+            f"{what} and a tokenizer are needed; copy those of the base model there"
+        )
+    check_vocabulary(processor.tokenizer, folder)
+    return processor
+
+
+def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) -> Dataset:
+    """The split with a column of files that are not decoded; relative paths become those of files.
+
+    Args:
+        option: names the column.
+        kind: `datasets.Image` or `datasets.Audio`.
+        what: the kind in words.
+
+    Raises:
+        DataError: if the column holds something else.
+    """
+    column = getattr(task, option)
+    paths = split.data.column(column)
+    if pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type):
+        split = _with_whole_paths(split, column, folders_of(task.data))
     try:
         return split.cast_column(column, kind(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(
-            f"{option}={column}: the column holds no {what} ({first_line(error)}); it should hold {what}, or "
-            "the paths of their files"
+            f"task.{option}={column}: the column holds no {what} ({first_line(error)}); it should hold "
+            f"{what}, or the paths of their files"
         ) from error
 
 
-def _with_whole_paths(split: datasets.Dataset, column: str, folders: Sequence[Path]) -> datasets.Dataset:
-    """The split with the paths of a column of texts, of any type that Arrow has, as they are found."""
-    paths = split.data.column(column)
-    if not (pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type)):
-        return split
-    whole = [path and _found(path, folders) for path in paths.to_pylist()]
+def _with_whole_paths(split: Dataset, column: str, folders: list[Path]) -> Dataset:
+    """The split with each path of a column as it is found in `folders`; rows keep their numbers."""
+
+    def whole(path: str | None) -> str | None:
+        return path and next((str(f / path) for f in folders if (f / path).is_file()), path)
+
+    paths = [whole(path) for path in split.data.column(column).to_pylist()]
     place = split.data.column_names.index(column)
-    table = split.data.table.set_column(place, column, pa.array(whole, pa.string()))
-    features = datasets.Features({**split.features, column: datasets.Value("string")})
-    made = datasets.Dataset(
-        table,
-        info=datasets.DatasetInfo(features=features),
-        fingerprint=Hasher.hash((split._fingerprint, column, whole)),
+    made = Dataset(
+        split.data.table.set_column(place, column, pa.array(paths, pa.string())),
+        info=datasets.DatasetInfo(
+            features=datasets.Features({**split.features, column: datasets.Value("string")})
+        ),
+        fingerprint=Hasher.hash((split._fingerprint, column, paths)),
     )
-    rows = getattr(split, "_indices", None)
-    return made if rows is None else made.select(rows.column(0).to_pylist())
-
-
-def _found(path: str, folders: Sequence[Path]) -> str:
-    return next((str(folder / path) for folder in folders if (folder / path).is_file()), path)
+    return made if split._indices is None else made.select(split._indices.column(0).to_pylist())
 
 
 def prepared_once(
-    split: datasets.Dataset,
+    split: Dataset,
     column: str,
     prepare: Callable[..., dict[str, Any]],
     options: Mapping[str, Any],
     *,
     folder: str,
     batch_size: int,
-) -> datasets.Dataset:
-    """What `prepare` makes of a column, `batch_size` examples at once, and nothing else.
+) -> Dataset:
+    """The columns that `prepare` makes of one column, `batch_size` examples at once.
 
-    It is kept in the cache of `datasets`, where the same is not prepared again.
+    They are kept in the cache of `datasets`, unless the files change.
 
     Args:
         prepare: takes lists of values by column, and the numbers of these examples; then, by name, `column`,
-            `rows` (their numbers in the source), `files` (another text if a file has changed), and `options`.
-        folder: where in that cache.
+            `rows` (their numbers in the source) and `options`.
+        folder: in that cache.
     """
-    told = {
-        "column": column,
-        "rows": [row_of(split, number) for number in range(len(split))],
-        "files": stamp(_files(split, column)),
-        **options,
-    }
+    arguments = {"column": column, "rows": [row_of(split, number) for number in range(len(split))], **options}
+    digest = Hasher.hash((split._fingerprint, arguments, stamp(_files(split, column))))
     kept = Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / folder  # and not beside the data
     kept.mkdir(parents=True, exist_ok=True)
-    digest = Hasher.hash((split._fingerprint, told))
     return split.map(
         prepare,
         batched=True,
@@ -97,17 +133,51 @@ def prepared_once(
         batch_size=batch_size,
         writer_batch_size=batch_size,
         remove_columns=split.column_names,
-        fn_kwargs=told,
+        fn_kwargs=arguments,
         cache_file_name=str(kept / f"{digest}.arrow"),
+        new_fingerprint=digest,
     )
 
 
-def _files(split: datasets.Dataset, column: str) -> list[str]:
-    """The files that a column names, or the table that holds them, but for `datasets`' own copies."""
-    tables = [Path(file["filename"]) for file in split.cache_files]
-    inside = [str(file) for file in tables if not file.is_relative_to(datasets.config.HF_DATASETS_CACHE)]
-    if not isinstance(split.features[column], (datasets.Image, datasets.Audio)):
-        return inside
-    table = split.select_columns([column]).with_format("arrow")
-    values = (value for part in table.iter(batch_size=1000) for value in part[column].to_pylist())
-    return [*inside, *(value["path"] for value in values if value is not None and value["path"] is not None)]
+def _files(split: Dataset, column: str) -> list[str]:
+    """The files that a column names, and the tables that hold it, without `datasets`' own copies."""
+    cache = datasets.config.HF_DATASETS_CACHE
+    tables = [file["filename"] for file in split.cache_files]
+    files = [file for file in tables if not Path(file).is_relative_to(cache)]
+    if isinstance(split.features[column], (datasets.Image, datasets.Audio)):
+        for part in split.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+            files += [value["path"] for value in part[column].to_pylist() if value and value["path"]]
+    return files
+
+
+def _pixels(
+    examples: dict[str, list[Any]],
+    numbers: list[int],
+    column: str,
+    rows: list[int],
+    processor: Processor,
+    taken: tuple[str, ...],
+) -> dict[str, Any]:
+    """The processor's tensors of images, as far as the model takes them (`taken`)."""
+    pictures = []
+    for number, image in zip(numbers, examples[column], strict=True):
+        try:
+            pictures.append(datasets.Image().decode_example(image).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+            raise DataError(
+                f"task.image={column}: the image of row {rows[number]} ({image['path'] or 'not in a file'}) "
+                f"cannot be read ({first_line(error)}); put it right, or leave the row out"
+            ) from error
+    try:
+        tensors = processor(pictures, return_tensors="pt")  # timm's gives nothing else
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"task.image={column}: {type(processor).__name__} cannot prepare rows {rows[numbers[0]]} to "
+            f"{rows[numbers[-1]]} as one batch ({first_line(error)}); images of one size may help"
+        ) from error
+    if inputs := {name: np.asarray(value) for name, value in tensors.items() if name in taken}:
+        return inputs
+    raise DataError(
+        f"{type(processor).__name__} gives {', '.join(tensors)}, of which the model takes none (it takes "
+        f"{', '.join(taken)}): the image processor is not the model's"
+    )

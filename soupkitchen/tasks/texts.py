@@ -1,4 +1,4 @@
-"""What tasks on texts have in common: tokenizers and their limits, and what a model must be for them."""
+"""Checks of tokenizers and models that tasks on texts share."""
 
 from __future__ import annotations
 
@@ -6,67 +6,21 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from datasets import Dataset
+from transformers import PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, DataError
-from soupkitchen.tasks.base import Processor
-from soupkitchen.tasks.values import row_of
+from soupkitchen.tasks.base import Processor, Task
+from soupkitchen.tasks.cells import row_of
 
 log = logging.getLogger(__name__)
 
 
-class TextTask:
-    """What tasks on texts share: a tokenizer, and nothing to keep in proportion where data is split."""
-
-    @property
-    def stratify_column(self) -> str | None:
-        return None
-
-    def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
-        """The tokenizer in the checkpoint `folder`, with something to pad with.
-
-        Raises:
-            CheckpointError: where there is none.
-        """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except Exception as error:  # whatever a strange tokenizer.json makes of it
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"{folder} has no tokenizer that transformers can load ({first_line}); copy that of the base "
-                "model there"
-            ) from error
-        if not has_vocabulary(tokenizer, Path(folder)):
-            raise CheckpointError(
-                f"{folder} has no file with the vocabulary of its tokenizer ({type(tokenizer).__name__}); "
-                "copy the base model's tokenizer files there"
-            )
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        return tokenizer
-
-
-def has_vocabulary(tokenizer: Processor, folder: Path) -> bool:
-    """Whether the tokens are those of a file in `folder`.
-
-    Where there is none, transformers makes up a tokenizer with a handful of tokens. Tokenizers
-    of bytes or characters need none.
-    """
-    files = set(getattr(tokenizer, "vocab_files_names", {}).values())
-    if not files:
-        return True
-    return any((folder / name).is_file() for name in {*files, "tokenizer.json", "tekken.json"}) or any(
-        folder.glob("*.tiktoken")
-    )
-
-
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:
-    """How many tokens an input may have: what the option says, or the tokenizer's and the model's limit."""
+    """How many tokens an input may have: the option's number, or the tokenizer's and the model's limit."""
     config: Any = model.config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     positions = next((limit for limit in limits if isinstance(limit, int) and limit > 0), 1 << 30)
@@ -74,9 +28,9 @@ def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) ->
 
 
 def check_tokens(
-    split: datasets.Dataset,
+    task: Task,
+    split: Dataset,
     option: str,
-    column: str,
     tokens: Sequence[Sequence[int]],
     model: PreTrainedModel,
     padding: Processor | None = None,
@@ -84,27 +38,25 @@ def check_tokens(
     """Checks that each example has tokens, and the model a row of its embedding for each of these.
 
     Args:
-        padding: the tokenizer that pads batches; None where any token would do.
+        option: names the column.
+        padding: the tokenizer that pads batches; None if any token would do.
 
     Raises:
-        CheckpointError: where the model has no row for what pads.
-        DataError: naming the first example of which that is not so.
+        CheckpointError: if the model has no row for the token that pads.
+        DataError: naming the first example that is wrong.
     """
-    rows = embedding_rows(model)
+    rows, column = embedding_rows(model), getattr(task, option)
     remedy = (
         "the tokenizer is that of another model, or was given tokens that the model was not; put the model's "
         "own tokenizer into the folder of the run"
     )
-    for number, one in enumerate(tokens):
-        if not one:
+    for number, text in enumerate(tokens):
+        where = f"task.{option}={column}: row {row_of(split, number)}"
+        if not text:
+            raise DataError(f"{where} is empty, it has no tokens; fill it, or leave the row out")
+        if rows is not None and max(text) >= rows:
             raise DataError(
-                f"{option}={column}: row {row_of(split, number)} is empty, it has no tokens; fill it, or "
-                "leave the row out"
-            )
-        if rows is not None and max(one) >= rows:
-            raise DataError(
-                f"{option}={column}: row {row_of(split, number)} has the token {max(one)}, and the model's "
-                f"embedding only {rows} rows: {remedy}"
+                f"{where} has the token {max(text)}, and the model's embedding only {rows} rows: {remedy}"
             )
     if padding is not None and rows is not None and (getattr(padding, "pad_token_id", None) or 0) >= rows:
         raise CheckpointError(
@@ -114,7 +66,7 @@ def check_tokens(
 
 
 def embedding_rows(model: PreTrainedModel) -> int | None:
-    """For how many tokens the model has an embedding; None where that is not told."""
+    """For how many tokens the model has an embedding; None if that is unknown."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):
@@ -123,17 +75,16 @@ def embedding_rows(model: PreTrainedModel) -> int | None:
 
 
 def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
-    """Has model and tokenizer agree on what pads a batch: decoders that classify look for the last token
-    that does not.
+    """Makes model and tokenizer pad with one token: decoders that classify look for the last other one.
 
     Raises:
-        CheckpointError: where the tokenizer has nothing to pad with.
+        CheckpointError: if the tokenizer has nothing to pad with.
     """
     config: Any = model.config.get_text_config()
-    known = config.pad_token_id
-    if isinstance(known, int) and 0 <= known < len(tokenizer):
-        if tokenizer.pad_token_id != known:
-            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known)
+    padding = config.pad_token_id
+    if isinstance(padding, int) and 0 <= padding < len(tokenizer):
+        if tokenizer.pad_token_id != padding:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
         return
     if tokenizer.pad_token_id is None:
         raise CheckpointError(
@@ -150,40 +101,24 @@ def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
     )
 
 
-def check_start(model: PreTrainedModel) -> None:
-    """Checks that it is known with what the answers of a sequence-to-sequence model begin.
-
-    Raises:
-        CheckpointError: where it is not.
-    """
-    places = (model.generation_config, model.config)
-    tokens = ("decoder_start_token_id", "bos_token_id")
-    if all(getattr(place, token, None) is None for place in places for token in tokens):
-        raise CheckpointError(
-            f"{type(model).__name__}: neither generation_config.json nor config.json names the "
-            "decoder_start_token_id with which answers begin; add it (T5: the pad token's number, BART: the "
-            "end token's)"
-        )
-
-
 @torch.inference_mode()
 def check_causal(model: PreTrainedModel) -> None:
-    """Checks that no token sees those after it: else a model is told what it is to predict.
+    """Checks that no token sees those after it, which the model is to predict.
 
     Raises:
-        CheckpointError: where one does, as in a masked language model.
+        CheckpointError: if one does, as in a masked language model.
     """
     rows = embedding_rows(model) or 2
     texts = [torch.tensor([[0, 1 % rows, 0, last]]).to(model.device) for last in (0, min(rows, 100) - 1)]
     try:
-        one, other = (
+        first, second = (
             model(input_ids=text, attention_mask=torch.ones_like(text)).logits[0, :-1].float()
             for text in texts
         )
-    except Exception:  # what a model cannot do with four tokens, scoring it will tell
+    except Exception:  # a model that cannot take four tokens fails where it is scored
         return
-    rounding = torch.finfo(model.dtype).eps ** 0.5 * one.abs().max()
-    if (one - other).abs().max() > rounding:
+    rounding = torch.finfo(model.dtype).eps ** 0.5 * first.abs().max()
+    if (first - second).abs().max() > rounding:
         raise CheckpointError(
             f"{type(model).__name__} lets tokens see those that come after them (a masked language model?), "
             "so how likely it finds a text says nothing; this task needs causal models (BERT and its like: "
@@ -192,7 +127,7 @@ def check_causal(model: PreTrainedModel) -> None:
 
 
 def at_once(model: torch.nn.Module) -> dict[str, bool]:
-    """What has a decoder that sees a text once not keep keys and values for a next token.
+    """The argument that keeps a decoder from storing keys and values for a next token.
 
     At 64 texts of 512 tokens those of a 7 B model are 17 GB in half precision.
     """
@@ -205,5 +140,5 @@ def _takes_use_cache(forward: Callable[..., Any]) -> bool:
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The model itself, out of what accelerate puts around it."""
+    """The model itself, without the wrapper of accelerate."""
     return getattr(model, "module", model)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import datasets
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.columns import LABELS, TEXTS, Wanted
-from soupkitchen.tasks.data import check_columns
+from soupkitchen.tasks.cells import check_columns, row_of
+from soupkitchen.tasks.columns import LABELS, TEXTS
 from soupkitchen.tasks.kinds.text_classification import TextClassification
-from soupkitchen.tasks.labels import Column, ModelLabels, Names, Reader, Splits, values_of
-from soupkitchen.tasks.values import row_of
+from soupkitchen.tasks.labels import Column, ModelLabels, Names, Splits, values_of
 
 _LABELS = 'labels, as ["toxic", "obscene"], or task.labels=[toxic,obscene] for columns of 0 and 1'
 _FLAGS = {0, 1, "0", "1"}
@@ -33,14 +32,12 @@ class MultilabelClassification(TextClassification):
         threshold: the probability from which a label is taken to be there.
     """
 
-    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABELS)
+    looked_for = (TEXTS, LABELS)
+    stratify = None
+    entries = _LABELS
 
     label: str = "labels"
     threshold: float = 0.5
-
-    @property
-    def stratify_column(self) -> str | None:
-        return None
 
     @property
     def columns(self) -> Sequence[str]:
@@ -49,26 +46,25 @@ class MultilabelClassification(TextClassification):
 
     def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
         """The model's number of each label, "vectors" for lists of 0 and 1, or the column of each label."""
-        known = ModelLabels.of(model)
         if self.columns:
-            return _columns_of(known, self.columns)
-        column = Column.of(splits, self.label, _LABELS)
-        if self.labels in (None, "vectors") and self._are_vectors(column, splits, model.config.num_labels):
+            return _columns_of(ModelLabels.of(model), self.columns)
+        if self.labels in (None, "vectors") and self._are_vectors(splits, model.config.num_labels):
             return "vectors"
-        return Reader(column, known).read(self.labels)
+        return super().reading(splits, model)
 
-    def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
+    def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
         reading = self.read_as(split, model)
         if self.columns:
             return [list(row) for row in zip(*(_flags(split, column) for column in reading), strict=True)]
         rows = values_of(split, self.label, _LABELS)
         if reading == "vectors":
             return [[int(flag) for flag in row] for row in rows]
-        there = [{reading[value] for value in row} for row in rows]
-        return [[int(number in row) for number in range(model.config.num_labels)] for row in there]
+        numbers = [{reading[value] for value in row} for row in rows]
+        return [[int(number in row) for number in range(model.config.num_labels)] for row in numbers]
 
-    def _are_vectors(self, column: Column, splits: Splits, size: int) -> bool:
+    def _are_vectors(self, splits: Splits, size: int) -> bool:
         """Whether all lists hold a 0 or 1 for each of `size` labels."""
+        column = Column.of(splits, self.label, _LABELS)
         rows = [row for split in splits.values() for row in values_of(split, self.label, _LABELS)]
         flags, whole = column.rows.keys() <= _FLAGS, all(len(row) == size for row in rows)
         no_numbers = any(isinstance(v, bool) for v in column.rows) or any(len(set(r)) < len(r) for r in rows)
@@ -110,7 +106,7 @@ def _columns_of(model: ModelLabels, columns: Sequence[str]) -> list[str]:
     return [columns[place] for place in places if place is not None]
 
 
-def _flags(split: datasets.Dataset, column: str) -> list[int]:
+def _flags(split: Dataset, column: str) -> list[int]:
     check_columns(split, {"task.labels": column})
     values = values_of(split, column, option="task.labels")
     for number, value in enumerate(values):

@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import datasets
-import numpy as np
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Processor, labels
-from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, Wanted
-from soupkitchen.tasks.data import Data, check_columns
+from soupkitchen.tasks.base import Batch, Collate, Processor
+from soupkitchen.tasks.cells import lists_of, prompts, row_of
+from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION
+from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
-from soupkitchen.tasks.prompts import check_template, prompts
-from soupkitchen.tasks.texts import TextTask, check_causal, check_tokens, longest
-from soupkitchen.tasks.values import lists_of, row_of
+from soupkitchen.tasks.texts import check_causal, check_tokens, longest
 
 
 @dataclass(frozen=True)
-class MultipleChoice(TextTask, Labelled):
+class MultipleChoice(Labelled):
     """Scores causal models by the choice whose tokens are likeliest after the prompt.
 
-    As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special
-    tokens are added, and a prompt that is too long loses its beginning.
+    As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special tokens are added,
+    and a prompt that is too long loses its beginning.
 
     Attributes:
-        data: where the questions are.
+        data: the questions.
         metric: accuracy.
         prompt: a template over the columns, such as ``"Question: {question}\\nAnswer:"``.
         choices: the column of the choices, a list of texts.
         answer: the column of the right one: its number from 0, a letter (A is 0), or its text.
-        before_choice: what stands between prompt and choice.
-        normalize: None compares log-likelihoods; "tokens" or "bytes" divides them by the
-            choice's length.
+        before_choice: the text between prompt and choice.
+        normalize: None compares log-likelihoods; "tokens" or "bytes" divides them by the choice's length.
         max_length: tokens of prompt and choice together; None for the model's own limit.
         labels: how answers are read: "names" (texts of choices), "indices" (numbers from 0, or letters), or
             the number of a choice by the data's answer; None for the way that fits all rows.
     """
 
-    looked_for: ClassVar[tuple[Wanted, ...]] = (QUESTION, CHOICES, CHOSEN)
+    model_class = AutoModelForCausalLM
+    looked_for = (QUESTION, CHOICES, CHOSEN)
+    content = ("choices", "answer")
 
     data: Data
     metric: TaskMetric
@@ -56,68 +55,48 @@ class MultipleChoice(TextTask, Labelled):
     normalize: Literal["tokens", "bytes"] | None = None
     max_length: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.normalize not in ("tokens", "bytes", None):
-            raise ConfigError(f"task.normalize={self.normalize}: choose tokens, bytes or null")
-
-    @property
-    def model_class(self) -> type:
-        return AutoModelForCausalLM
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return self.choices, self.answer
-
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
-        reading = self.read_as(split, model)
-        check_template("task.prompt", self.prompt, split)
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        reading, written = self.read_as(split, model), prompts(self.prompt, split)
         check_causal(model)
         limit = longest(processor, model, self.max_length)
-        rows: dict[str, list[Any]] = {
-            name: [] for name in ("passages", "scored", "divisors", "labels", "length")
-        }
-        for prompt, (answer, choices) in zip(prompts(self.prompt, split), self._rows(split), strict=True):
-            passages, scored = zip(
-                *(self._passage(processor, prompt, choice, limit) for choice in choices), strict=True
-            )
+        names = ("passages", "scored", "divisors", "labels", "length")
+        rows: dict[str, list[Any]] = {name: [] for name in names}
+        for prompt, (answer, choices) in zip(written, self._rows(split), strict=True):
+            passages = [self._passage(processor, prompt, choice, limit) for choice in choices]
+            scored = [number for _, number in passages]
             divisors = {"tokens": scored, "bytes": [len(choice.encode()) for choice in choices]}
-            rows["passages"].append(list(passages))
-            rows["scored"].append(list(scored))
+            rows["passages"].append([tokens for tokens, _ in passages])
+            rows["scored"].append(scored)
             rows["divisors"].append(
-                [max(1, d) for d in divisors.get(self.normalize or "", [1] * len(choices))]
+                [max(1, n) for n in divisors.get(self.normalize or "", [1] * len(choices))]
             )
             rows["labels"].append(self._right(answer, choices, reading))
-            rows["length"].append(max(map(len, passages)))
+            rows["length"].append(max(len(tokens) for tokens, _ in passages))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
-        check_tokens(split, "task.choices", self.choices, tokens, model)
-        return datasets.Dataset.from_dict(rows)
+        check_tokens(self, split, "choices", tokens, model)
+        return Dataset.from_dict(rows)
 
-    def references(self, prepared: datasets.Dataset) -> np.ndarray:
-        return labels(prepared)
-
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         def collate(examples: list[dict[str, Any]]) -> Batch:
-            batch = likelihood.collate(examples, likelihood.PADDING)
-            return batch | {"divisors": torch.tensor([d for e in examples for d in e["divisors"]])}
+            divisors = torch.tensor([number for example in examples for number in example["divisors"]])
+            return likelihood.collate(examples) | {"divisors": divisors}
 
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         scores = likelihood.log_likelihoods(model, batch) / batch["divisors"]
-        return torch.stack([one.argmax() for one in likelihood.by_example(scores, batch["passages"])])
+        return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
         """The tokens of prompt and choice, and how many are the choice's."""
-        choice = prompt[len(prompt.rstrip()) :] + self.before_choice + choice
-        prompt = prompt.rstrip()
-        before = likelihood.encode(tokenizer, prompt) if prompt else [likelihood.beginning(tokenizer)]
-        whole = (
-            likelihood.encode(tokenizer, prompt + choice)
-            if prompt
-            else before + likelihood.encode(tokenizer, choice)
-        )
+        text = prompt.rstrip()
+        choice = prompt[len(text) :] + self.before_choice + choice
+        if text:
+            before = likelihood.encode(tokenizer, text)
+            whole = likelihood.encode(tokenizer, text + choice)
+        else:
+            before = [likelihood.beginning(tokenizer)]
+            whole = before + likelihood.encode(tokenizer, choice)
         scored = len(whole) - len(before)
         if not 0 < scored < limit:
             raise DataError(
@@ -126,14 +105,14 @@ class MultipleChoice(TextTask, Labelled):
             )
         return whole[-limit:], scored
 
-    def _rows(self, split: datasets.Dataset) -> list[tuple[Any, list[str]]]:
-        """Of each example the answer, and the choices."""
-        check_columns(split, {"task.choices": self.choices, "task.answer": self.answer})
-        options = lists_of(split, "task.choices", self.choices, str, "texts")
-        if [] in options:
-            row = row_of(split, options.index([]))
+    def _rows(self, split: Dataset) -> list[tuple[Any, list[str]]]:
+        """The answer and the choices of each example."""
+        self.check_columns(split, "choices", "answer")
+        choices = lists_of(split, "task.choices", self.choices, str, "texts")
+        if [] in choices:
+            row = row_of(split, choices.index([]))
             raise DataError(f"task.choices={self.choices}: row {row} has no choices; leave the row out")
-        return list(zip(values_of(split, self.answer, option="task.answer"), options, strict=True))
+        return list(zip(values_of(split, self.answer, option="task.answer"), choices, strict=True))
 
     def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
         """`labels`, or the one of "names" and "indices" that fits all answers.
@@ -146,38 +125,34 @@ class MultipleChoice(TextTask, Labelled):
         rows = [row for split in splits.values() for row in self._rows(split)]
         named = [_named(answer, choices) for answer, choices in rows]
         numbers = [_numbered(answer, choices) for answer, choices in rows]
-        if None in numbers and None in named:
-            answer, choices = rows[numbers.index(None)]
-            self._right(answer, choices, "indices")
         if None in numbers:
+            if None in named:
+                self._right(*rows[numbers.index(None)], "indices")
             return "names"
-        two_ways = None
-        if None not in named and named != numbers:
+        by_digits = [str(answer).strip().isdigit() for answer, _ in rows]
+        if named == numbers:
+            return "indices"
+        if None not in named:
             place = next(n for n in range(len(rows)) if named[n] != numbers[n])
-            two_ways = place, f"by its text choice {named[place]}"
-        elif any(by_digits := [str(answer).strip().isdigit() for answer, _ in rows]) and not any(
-            digits and number == 0 for digits, number in zip(by_digits, numbers, strict=True)
-        ):
+            other = f"by its text choice {named[place]}"
+        elif True in by_digits and (True, 0) not in zip(by_digits, numbers, strict=True):
             place = by_digits.index(True)
-            two_ways = place, f"counted from 1 (no answer is 0) choice {int(rows[place][0]) - 1}"
-        if two_ways is not None and named != numbers:
-            place, other = two_ways
-            raise DataError(
-                f"task.answer={self.answer}: {rows[place][0]!r} (of the choices {rows[place][1]}) can be "
-                f"read in two ways: {other}, and by number choice {numbers[place]}, the first being 0. "
-                "task.labels=names or task.labels=indices decides, or a mapping by hand, as {1: 0, 2: 1}"
-            )
-        return "indices"
+            other = f"counted from 1 (no answer is 0) choice {int(rows[place][0]) - 1}"
+        else:
+            return "indices"
+        raise DataError(
+            f"task.answer={self.answer}: {rows[place][0]!r} (of the choices {rows[place][1]}) can be read in "
+            f"two ways: {other}, and by number choice {numbers[place]}, the first being 0. task.labels=names "
+            "or task.labels=indices decides, or a mapping by hand, as {1: 0, 2: 1}"
+        )
 
-    def _right(self, answer: Any, choices: list[str], reading: Any = None) -> int:
+    def _right(self, answer: Any, choices: list[str], reading: Any) -> int:
         """The number of the right choice."""
         if isinstance(reading, Mapping):
             place = Names(reading).find(answer)
             answer = answer if place is None else list(reading.values())[place]
             reading = "names" if isinstance(answer, str) or place is None else "indices"
-        number = None if reading == "indices" else _named(answer, choices)
-        if number is None and reading != "names":
-            number = _numbered(answer, choices)
+        number = _numbered(answer, choices) if reading == "indices" else _named(answer, choices)
         if number is None:
             raise DataError(f"task.answer={self.answer}: {answer!r} is none of the choices {choices}")
         return number
@@ -191,6 +166,10 @@ def _named(answer: Any, choices: list[str]) -> int | None:
 def _numbered(answer: Any, choices: list[str]) -> int | None:
     """The number of the choice that the answer gives, from 0, or by a letter."""
     text = str(answer).strip()
-    number = ord(text.upper()) - ord("A") if re.fullmatch("[A-Za-z]", text) else None
-    number = int(text) if re.fullmatch("[0-9]{1,9}", text) else number
-    return number if number is not None and number < len(choices) else None
+    if re.fullmatch("[A-Za-z]", text):
+        number = ord(text.upper()) - ord("A")
+    elif re.fullmatch("[0-9]{1,9}", text):
+        number = int(text)
+    else:
+        return None
+    return number if number < len(choices) else None

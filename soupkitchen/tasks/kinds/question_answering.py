@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import torch
+from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import Rows, TaskMetric
-from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.texts import TextTask, check_tokens, longest
-from soupkitchen.tasks.values import row_of, texts_of
+from soupkitchen.metrics import TaskMetric
+from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
+from soupkitchen.tasks.cells import row_of
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.texts import check_tokens, longest
 
-_NOWHERE = -1
+_NOWHERE = [-1, -1]
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(TextTask):
+class QuestionAnswering(Task):
     """Scores models that cut an answer out of a context. Metrics: answer_f1, answer_exact.
 
     A context that is too long is read in windows that overlap; the best answer of any of them is taken.
 
     Attributes:
-        data: where questions, contexts and answers are.
-        metric: what compares answers.
+        data: questions, contexts and answers.
+        metric: compares answers.
         question, context: the columns of texts.
         answers: the column of the right answers: a text, a list of texts, or SQuAD's ``{text: [...]}``.
-        unanswerable: whether there may be no answer: then none is given where the first token scores higher.
+        unanswerable: whether there may be no answer: then none is given if the first token scores higher.
         longest_answer: tokens that an answer may have.
         stride: tokens that windows overlap by.
         max_length: tokens of question and window together; None for the model's own limit.
 
     Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3, arXiv 1810.04805.
     """
+
+    model_class = AutoModelForQuestionAnswering
+    content = ("question", "context")
 
     data: Data
     metric: TaskMetric
@@ -49,25 +52,13 @@ class QuestionAnswering(TextTask):
     stride: int = 128
     max_length: int | None = None
 
-    @property
-    def model_class(self) -> type:
-        return AutoModelForQuestionAnswering
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return self.question, self.context
-
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
-        named = {f"task.{part}": getattr(self, part) for part in ("question", "context", "answers")}
-        check_columns(split, named)
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        self.check_columns(split, "question", "context", "answers")
         if not getattr(processor, "is_fast", False):
             raise DataError(
                 "question answering needs a fast tokenizer (tokenizer.json), which says where words are"
             )
-        questions = texts_of(split, "task.question", self.question)
-        contexts = texts_of(split, "task.context", self.context)
+        questions, contexts = self.texts(split, "question"), self.texts(split, "context")
         limit = longest(processor, model, self.max_length)
         most = max(len(tokens) for tokens in processor(questions)["input_ids"])
         if most + 8 > limit:
@@ -81,57 +72,48 @@ class QuestionAnswering(TextTask):
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        check_tokens(split, "task.context", self.context, encoded["input_ids"], model, processor)
+        check_tokens(self, split, "context", encoded["input_ids"], model, processor)
+        inputs = [name for name in processor.model_input_names if name in encoded]
         windows: list[list[dict[str, Any]]] = [[] for _ in questions]
         for number, example in enumerate(encoded["overflow_to_sample_mapping"]):
-            within = encoded.sequence_ids(number)
-            spans = zip(within, encoded["offset_mapping"][number], strict=True)
-            windows[example].append(
-                {
-                    **{
-                        name: encoded[name][number] for name in processor.model_input_names if name in encoded
-                    },
-                    "offsets": [list(span) if part == 1 else [_NOWHERE, _NOWHERE] for part, span in spans],
-                }
-            )
-        return datasets.Dataset.from_dict(
+            spans = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
+            offsets = [list(span) if part == 1 else _NOWHERE for part, span in spans]
+            windows[example].append({**{name: encoded[name][number] for name in inputs}, "offsets": offsets})
+        return Dataset.from_dict(
             {
                 "windows": windows,
                 "answers": [self._answers(split, number) for number in range(len(split))],
                 "context": contexts,
-                "length": [max(len(one["input_ids"]) for one in some) for some in windows],
+                "length": [max(len(window["offsets"]) for window in example) for example in windows],
             }
         )
 
-    def references(self, prepared: datasets.Dataset) -> Rows:
+    def references(self, prepared: Dataset) -> list[dict[str, Any]]:
         columns = prepared["context"][:], prepared["answers"][:]
         return [{"context": context, "answers": answers} for context, answers in zip(*columns, strict=True)]
 
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         def collate(examples: list[dict[str, Any]]) -> Batch:
             windows = [window for example in examples for window in example["windows"]]
-            inputs = [{n: v for n, v in window.items() if n != "offsets"} for window in windows]
+            inputs = [without(window, "offsets") for window in windows]
             batch = dict(processor.pad(inputs, return_tensors="pt"))
-            width = batch["input_ids"].shape[1]
-            nowhere, left = [_NOWHERE, _NOWHERE], processor.padding_side == "left"
-            offsets = []
-            for window in windows:
-                padding = [nowhere] * (width - len(window["offsets"]))
-                offsets.append(padding + window["offsets"] if left else window["offsets"] + padding)
+            offsets = torch.full((*batch["input_ids"].shape, 2), -1)
+            for row, window in zip(offsets, windows, strict=True):
+                size = len(window["offsets"])
+                place = slice(-size, None) if processor.padding_side == "left" else slice(size)
+                row[place] = torch.tensor(window["offsets"])
             sizes = torch.tensor([len(example["windows"]) for example in examples])
-            return batch | {"offsets": torch.tensor(offsets), "windows": sizes}
+            return batch | {"offsets": offsets, "windows": sizes}
 
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        inputs = {name: value for name, value in batch.items() if name not in ("offsets", "windows")}
-        told = model(**inputs)
-        scores, spans = self._spans(told.start_logits.float(), told.end_logits.float(), batch)
+        """Where each answer begins and ends in its context, or -1 and -1: (examples, 2)."""
+        outputs = model(**without(batch, "offsets", "windows"))
+        scores, spans = self._spans(outputs.start_logits.float(), outputs.end_logits.float(), batch)
         sizes = batch["windows"].tolist()
-        found = []
-        for some, places in zip(scores.split(sizes), spans.split(sizes), strict=True):
-            found.append(places[some.argmax()])
-        return torch.stack(found)
+        windows = zip(scores.split(sizes), spans.split(sizes), strict=True)
+        return torch.stack([places[score.argmax()] for score, places in windows])
 
     def _spans(
         self, starts: torch.Tensor, ends: torch.Tensor, batch: Mapping[str, torch.Tensor]
@@ -151,14 +133,14 @@ class QuestionAnswering(TextTask):
             nothing = starts[rows, first] + ends[rows, first]
             # the least that any window has for no answer, against the best answer of all
             sizes = batch["windows"].tolist()
-            least = torch.cat([some.min().expand(len(some)) for some in nothing.split(sizes)])
-            spans = spans.masked_fill((least >= best)[:, None], _NOWHERE)
+            least = torch.cat([window.min().expand(len(window)) for window in nothing.split(sizes)])
+            spans = spans.masked_fill((least >= best)[:, None], -1)
         return best, spans
 
-    def _answers(self, split: datasets.Dataset, number: int) -> list[str]:
-        told = split[number][self.answers]
-        told = told.get("text", told) if isinstance(told, Mapping) else told
-        answers = [told] if isinstance(told, str) else list(told or [])
+    def _answers(self, split: Dataset, number: int) -> list[str]:
+        cell = split[number][self.answers]
+        cell = cell.get("text", cell) if isinstance(cell, Mapping) else cell
+        answers = [cell] if isinstance(cell, str) else list(cell or [])
         if not all(isinstance(answer, str) for answer in answers) or not (answers or self.unanswerable):
             missing = "no texts" if answers else "no answer; task.unanswerable=true lets questions have none"
             raise DataError(f"task.answers={self.answers}: row {row_of(split, number)} has {missing}")

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal
 
-import datasets
 import numpy as np
 import torch
-from transformers import AutoModel, PreTrainedModel
+from datasets import Dataset
+from transformers import PreTrainedModel
 
 from soupkitchen.metrics import Rows, TaskMetric
-from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.columns import QUERY, Wanted
-from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.prompts import check_template, filled
-from soupkitchen.tasks.relevance import (
-    JUDGEMENTS,
-    distinct,
-    ids_of,
-    places_of,
-    queries_of,
-    ranks,
-    read_beside,
-)
-from soupkitchen.tasks.searching import Searching
-from soupkitchen.tasks.texts import TextTask
-from soupkitchen.tasks.values import is_missing
+from soupkitchen.tasks import relevance
+from soupkitchen.tasks.base import Batch, Collate, Processor, without
+from soupkitchen.tasks.cells import check_template, filled, is_missing
+from soupkitchen.tasks.columns import QUERY
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.embedding import Searching
 
 
 @dataclass(frozen=True)
-class Retrieval(TextTask, Searching):
+class Retrieval(Searching):
     """Scores encoders by the ranks of relevant passages. Examples are queries.
 
     Metrics: ndcg_at_10, mrr_at_10, recall_at_10, map_at_100. All passages of the corpus are embedded before
@@ -40,21 +30,22 @@ class Retrieval(TextTask, Searching):
     ones come last.
 
     Attributes:
-        data: where the queries are; or, in the layout of BEIR, the judgements (``qrels/test.tsv``).
-        metric: what is made of the ranks.
+        data: the queries; or, in the layout of BEIR, the judgements (``qrels/test.tsv``).
+        metric: makes a number of the ranks.
         query: the column of queries.
-        relevant: the column of the ids of what is relevant: one, or a list.
+        relevant: the column of the ids of relevant passages: one, or a list.
         corpus: the file of all passages, beside the data or anywhere.
         id: the column of ids in it; ``_id`` is found, too.
         passage: a template over its columns, such as ``"{title} {text}"``.
-        queries: the file of the queries' texts, where the data is judgements.
-        similarity, query_prompt, passage_prompt: how it is searched; see `soupkitchen.tasks.searching`.
+        queries: the file of the queries' texts, if the data is judgements.
+        similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.embedding.Searching`.
         pooling, prompt, lower, max_length: how an embedding is made; see `soupkitchen.tasks.embedding`.
 
     Source: Thakur et al. 2021, "BEIR", arXiv 2104.08663.
     """
 
-    looked_for: ClassVar[tuple[Wanted, ...]] = (QUERY,)
+    looked_for = (QUERY,)
+    content = ("query",)
 
     data: Data
     metric: TaskMetric
@@ -64,7 +55,7 @@ class Retrieval(TextTask, Searching):
     id: str = "id"
     passage: str = "{text}"
     queries: str = "queries.jsonl"
-    similarity: str | None = None
+    similarity: Literal["cosine", "dot"] | None = None
     query_prompt: str | None = None
     passage_prompt: str | None = None
     pooling: str | Sequence[str] | None = None
@@ -72,50 +63,36 @@ class Retrieval(TextTask, Searching):
     lower: bool = False
     max_length: int | None = None
 
-    @property
-    def model_class(self) -> type:
-        return AutoModel
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return (self.query,)
-
-    def examples_of(self, split: datasets.Dataset) -> datasets.Dataset:
+    def examples_of(self, split: Dataset) -> Dataset:
         """The queries of a split: judgements are put together by query."""
-        if self.query in split.column_names or not set(JUDGEMENTS) <= set(split.column_names):
+        if self.query in split.column_names or not set(relevance.JUDGEMENTS) <= set(split.column_names):
             return split
-        queries = read_beside("task.queries", self.queries, self.data)
-        found = queries_of(split, queries, ids_of(queries, "task.id", self.id))
-        return found.rename_columns({"text": self.query, "relevant": self.relevant})
+        table = relevance.read_beside("task.queries", self.queries, self.data)
+        queries = relevance.queries_of(split, table, relevance.ids_of(table, self.id))
+        return queries.rename_columns({"text": self.query, "relevant": self.relevant})
 
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
-        check_columns(split, {"task.query": self.query, "task.relevant": self.relevant})
-        corpus = read_beside("task.corpus", self.corpus, self.data)
-        relevant = places_of(split, "task.relevant", self.relevant, ids_of(corpus, "task.id", self.id))
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        self.check_columns(split, "query", "relevant")
+        corpus = relevance.read_beside("task.corpus", self.corpus, self.data)
+        relevant = relevance.places_of(split, self.relevant, relevance.ids_of(corpus, self.id))
         check_template("task.passage", self.passage, corpus)
-        queries = self.with_prompt(self.query_prompt).tokens(split, "query", processor, model)
-        texts = [
-            filled(self.passage, {n: "" if is_missing(v) else v for n, v in row.items()}).strip()
-            for row in corpus
-        ]
-        table = datasets.Dataset.from_dict({self.passage: texts})
-        tokens = self.with_prompt(self.passage_prompt).tokens(table, "passage", processor, model)
-        passages, which = distinct(tokens)
-        return datasets.Dataset.from_dict(
+        queries = self.tokens_of("query", split, "query", processor, model)
+        rows = [{name: "" if is_missing(cell) else cell for name, cell in row.items()} for row in corpus]
+        texts = Dataset.from_dict({self.passage: [filled(self.passage, row).strip() for row in rows]})
+        passages, which = relevance.distinct(self.tokens_of("passage", texts, "passage", processor, model))
+        return Dataset.from_dict(
             {
                 "input_ids": queries + passages,
-                "relevant": [[which[place] for place in some] for some in relevant] + [[]] * len(passages),
+                "relevant": [[which[n] for n in places] for places in relevant] + [[]] * len(passages),
                 "copies": [1] * len(queries) + np.bincount(which).tolist(),
                 "length": [len(tokens) for tokens in queries + passages],
             }
         )
 
-    def references(self, prepared: datasets.Dataset) -> list[list[int]]:
+    def references(self, prepared: Dataset) -> list[list[int]]:
         return [places for places in prepared["relevant"][:] if places]
 
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         def collate(examples: list[dict[str, Any]]) -> Batch:
             padded = processor.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt")
             return {**padded, "copies": torch.tensor([[example["copies"]] for example in examples])}
@@ -124,17 +101,19 @@ class Retrieval(TextTask, Searching):
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """Embeddings; beside each, how many passages of the corpus have that text."""
-        inputs = {name: value for name, value in batch.items() if name != "copies"}
-        return torch.cat([self.comparable(self.embedded(model, inputs)), batch["copies"].float()], dim=1)
+        embeddings = self.comparable(self.embedded(model, without(batch, "copies")))
+        return torch.cat([embeddings, batch["copies"].float()], dim=1)
 
     def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
-        """The ranks of what is relevant to each query, by their embeddings and those of the corpus."""
+        """The ranks of the passages that are relevant to each query."""
         passages, copies = np.split(np.asarray(corpus), [-1], axis=1)
         copies = np.nan_to_num(copies[:, 0]).astype(int)
-        told: list[Any] = []
+        predictions: list[Any] = []
         for scores, relevant in zip(np.asarray(outputs)[:, :-1] @ passages.T, references, strict=True):
             others = copies.copy()
             np.subtract.at(others, relevant, 1)
-            known = not np.isnan(scores).any()
-            told.append(ranks(scores[relevant], np.repeat(scores, others)) if known else math.nan)
-        return told
+            is_lost = np.isnan(scores).any()
+            predictions.append(
+                math.nan if is_lost else relevance.ranks(scores[relevant], np.repeat(scores, others))
+            )
+        return predictions

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import datasets
+from datasets import Dataset
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.tasks.base import Task
@@ -23,9 +23,8 @@ class Several:
 
     Attributes:
         tasks: the tasks, by name. They load models with the same `AutoModelFor…` class.
-        aggregate: how one score is made of theirs (each turned so that higher is better):
-            "mean", "min", or "normalized": the mean of each divided by the best
-            that any single run reaches on that task.
+        aggregate: how one score is made of theirs (higher is better in each): "mean", "min", or "normalized":
+            the mean of each divided by the best that any single run reaches on that task.
         weights: weight by name of task in the mean; None for equal ones.
 
     Raises:
@@ -61,30 +60,26 @@ class Several:
         """`task` itself, or as the only one of several."""
         return task if isinstance(task, Several) else cls({SINGLE: task})
 
-    def with_labels(self, splits: Mapping[str, Mapping[str, datasets.Dataset]], model: Any) -> Several:
+    def with_labels(self, splits: Mapping[str, Mapping[str, Dataset]], model: Any) -> Several:
         """The tasks, each of which reads its labels in the one way that fits all `splits`, by role and task.
 
         Raises:
             DataError: if there is none, or more than one.
         """
+        by_task = {name: {role: split[name] for role, split in splits.items()} for name in self.tasks}
         read = copy(self)
-        tasks = {
-            name: task.with_labels({role: by_task[name] for role, by_task in splits.items()}, model)
-            if hasattr(task, "with_labels")
-            else task
-            for name, task in self.tasks.items()
-        }
+        tasks = {name: task.with_labels(by_task[name], model) for name, task in self.tasks.items()}
         object.__setattr__(read, "tasks", tasks)
         return read
 
     @property
     def alone(self) -> Task | None:
-        """The task, where there is just one and it has no name."""
+        """The only task, if it has no name; else None."""
         return self.tasks.get(SINGLE)
 
     @property
     def name(self) -> str:
-        """What tables call the score."""
+        """The score's name in tables."""
         return self.alone.metric.name if self.alone else self.aggregate
 
     @property
@@ -124,10 +119,13 @@ class Several:
         return sum(weights[name] * score for name, score in scores.items()) / total
 
     def ranked(self, singles: Mapping[str, Mapping[str, float]]) -> Several:
-        """With what "normalized" needs to know of the single runs: their scores by run, by task.
+        """The tasks with the best scores of the single runs, which "normalized" needs.
+
+        Args:
+            singles: scores by run, by task.
 
         Raises:
-            DataError: where the best single run scores 0 on a task.
+            DataError: if the best single run scores 0 on a task.
         """
         if self.aggregate != "normalized":
             return self

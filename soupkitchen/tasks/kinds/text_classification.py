@@ -1,30 +1,29 @@
-"""Text classification: one label for a text or a pair of texts."""
+"""Text classification and regression: one label, or one number, for a text or a pair of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import datasets
-import numpy as np
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
+from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Processor, decided, labels
-from soupkitchen.tasks.columns import LABEL, TEXTS, Wanted
-from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.labels import Labelled
-from soupkitchen.tasks.texts import TextTask, at_once, check_tokens, longest, pad_alike
-from soupkitchen.tasks.values import texts_of
+from soupkitchen.tasks.base import Batch, Collate, Processor, Task, decided, without
+from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.labels import Labelled, numbers_of
+from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 
 @dataclass(frozen=True)
-class SequenceTask(TextTask):
-    """What tasks for sequence-classification models have in common."""
+class SequenceTask(Task):
+    """A task for sequence-classification models."""
 
-    looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABEL)
+    model_class = AutoModelForSequenceClassification
+    content = ("text", "text_pair")
 
     data: Data
     metric: TaskMetric
@@ -33,37 +32,21 @@ class SequenceTask(TextTask):
     label: str = "label"
     max_length: int | None = None
 
-    @property
-    def model_class(self) -> type:
-        return AutoModelForSequenceClassification
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return (self.text,) if self.text_pair is None else (self.text, self.text_pair)
-
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
-        options = {"task.text": self.text, "task.text_pair": self.text_pair}
-        check_columns(split, {option: column for option, column in options.items() if column is not None})
-        encoded_labels = self.encode_labels(split, model)
-        limit = longest(processor, model, self.max_length)
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        self.check_columns(split, "text", "text_pair")
+        labels, limit = self.encode_labels(split, model), longest(processor, model, self.max_length)
         pad_alike(processor, model)
-        named = [option for option in ("text", "text_pair") if getattr(self, option) is not None]
-        texts = [texts_of(split, f"task.{option}", getattr(self, option)) for option in named]
+        texts = [self.texts(split, option) for option in self.content if getattr(self, option) is not None]
         encoded = processor(*texts, truncation=True, max_length=limit)
-        check_tokens(split, "task.text", self.text, encoded["input_ids"], model, processor)
+        check_tokens(self, split, "text", encoded["input_ids"], model, processor)
         lengths = [len(tokens) for tokens in encoded["input_ids"]]
-        return datasets.Dataset.from_dict({**encoded, "length": lengths, "labels": encoded_labels})
+        return Dataset.from_dict({**encoded, "length": lengths, "labels": labels})
 
-    def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
+    def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
         """The column of labels as `references` gives it, one entry an example."""
         raise NotImplementedError
 
-    def references(self, prepared: datasets.Dataset) -> np.ndarray:
-        return labels(prepared)
-
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         return DataCollatorWithPadding(processor)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
@@ -71,8 +54,7 @@ class SequenceTask(TextTask):
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The model's logits, (batch, labels)."""
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return model(**inputs, **at_once(model)).logits
+        return model(**without(batch, "labels"), **at_once(model)).logits
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class TextClassification(SequenceTask, Labelled):
     """Scores sequence-classification models.
 
     Attributes:
-        data: where the texts are.
+        data: the texts.
         metric: accuracy, f1_macro, cross_entropy, …
         text: the column of the text.
         text_pair: the column of a second text, for pairs; None for none.
@@ -89,9 +71,30 @@ class TextClassification(SequenceTask, Labelled):
         labels: how labels are read; see `soupkitchen.tasks.labels`.
     """
 
-    @property
-    def stratify_column(self) -> str | None:
-        return self.label
+    looked_for = (TEXTS, LABEL)
+    stratify: ClassVar[str | None] = "label"
 
-    def encode_labels(self, split: datasets.Dataset, model: PreTrainedModel) -> list[Any]:
+    def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
         return self.encoded(split, model)
+
+
+@dataclass(frozen=True)
+class TextRegression(SequenceTask):
+    """Scores sequence-classification models with one output.
+
+    Attributes:
+        label: the column of the number.
+    """
+
+    looked_for = (TEXTS, NUMBER)
+
+    def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
+        if model.config.num_labels != 1:
+            raise DataError(
+                f"the model has {model.config.num_labels} outputs; regression needs one (num_labels=1)"
+            )
+        self.check_columns(split, "label")
+        return numbers_of(split, self.label)
+
+    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
+        return self.logits(model, batch).float().squeeze(-1)

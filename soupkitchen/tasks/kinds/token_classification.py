@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import datasets
 import torch
+from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.columns import TAGS, WORDS, Wanted
-from soupkitchen.tasks.data import Data, check_columns
-from soupkitchen.tasks.labels import Column, Labelled, ModelLabels, Reader, Splits, values_of
-from soupkitchen.tasks.texts import TextTask, check_tokens, longest, unwrapped
-from soupkitchen.tasks.values import lists_of, row_of
+from soupkitchen.tasks.base import Batch, Collate, Processor, without
+from soupkitchen.tasks.cells import lists_of, row_of
+from soupkitchen.tasks.columns import TAGS, WORDS
+from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.labels import Labelled, ModelLabels, values_of
+from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _IGNORED = -100
 
 
 @dataclass(frozen=True)
-class TokenClassification(TextTask, Labelled):
+class TokenClassification(Labelled):
     """Scores token-classification models. The first token of a word decides its tag.
 
     Words beyond the model's limit are left out of predictions and references alike.
 
     Attributes:
-        data: where the texts are.
+        data: the texts.
         metric: entity_f1, token_accuracy.
         words: the column of the words, a list.
         label: the column of their tags, a list.
@@ -37,7 +36,10 @@ class TokenClassification(TextTask, Labelled):
         max_length: tokens after which a text is cut; None for the model's own limit.
     """
 
-    looked_for: ClassVar[tuple[Wanted, ...]] = (WORDS, TAGS)
+    model_class = AutoModelForTokenClassification
+    looked_for = (WORDS, TAGS)
+    content = ("words",)
+    entries = "tags"
 
     data: Data
     metric: TaskMetric
@@ -45,63 +47,40 @@ class TokenClassification(TextTask, Labelled):
     label: str = "tags"
     max_length: int | None = None
 
-    @property
-    def model_class(self) -> type:
-        return AutoModelForTokenClassification
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return (self.words,)
-
-    def prepare(
-        self, split: datasets.Dataset, processor: Processor, model: PreTrainedModel
-    ) -> datasets.Dataset:
-        check_columns(split, {"task.words": self.words})
+    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
+        self.check_columns(split, "words")
         numbers, names = self.read_as(split, model), ModelLabels.of(model).names or ()
         limit = longest(processor, model, self.max_length)
         texts = lists_of(split, "task.words", self.words, str, "words")
         encoded = processor(texts, is_split_into_words=True, truncation=True, max_length=limit)
-        check_tokens(split, "task.words", self.words, encoded["input_ids"], model, processor)
-        rows, tags = [], []
+        check_tokens(self, split, "words", encoded["input_ids"], model, processor)
+        rows: dict[str, list[Any]] = {"labels": [], "tags": [], "length": []}
         for number, wanted in enumerate(values_of(split, self.label, "tags")):
             if len(wanted) != len(texts[number]):
                 raise DataError(
                     f"task.label={self.label}: row {row_of(split, number)} has {len(texts[number])} words "
                     f"and {len(wanted)} tags; give each word a tag"
                 )
-            row, before = [], None
-            for word in encoded.word_ids(number):
-                first = word is not None and word != before
-                row.append(numbers[wanted[word]] if first else _IGNORED)
-                before = word
-            rows.append(row)
-            tags.append([names[tag] for tag in row if tag != _IGNORED])
-        lengths = [len(row) for row in rows]
-        return datasets.Dataset.from_dict(
-            {
-                "input_ids": encoded["input_ids"],
-                "attention_mask": encoded["attention_mask"],
-                "labels": rows,
-                "tags": tags,
-                "length": lengths,
-            }
-        )
+            words = encoded.word_ids(number)
+            pairs = zip(words, [None, *words[:-1]], strict=True)
+            row = [_IGNORED if w in (None, before) else numbers[wanted[w]] for w, before in pairs]
+            rows["labels"].append(row)
+            rows["tags"].append([names[tag] for tag in row if tag != _IGNORED])
+            rows["length"].append(len(row))
+        inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        return Dataset.from_dict({**inputs, **rows})
 
-    def references(self, prepared: datasets.Dataset) -> list[list[str]]:
+    def references(self, prepared: Dataset) -> list[list[str]]:
         return prepared["tags"][:]
 
-    def collator(self, processor: Processor) -> Callable[[list[dict[str, Any]]], Batch]:
+    def collator(self, processor: Processor) -> Collate:
         pad = DataCollatorForTokenClassification(processor)
-        return lambda examples: pad([{k: v for k, v in e.items() if k != "tags"} for e in examples])
+        return lambda examples: pad([without(example, "tags") for example in examples])
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[list[str]]:
         names = ModelLabels.of(unwrapped(model)).names or ()
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        likeliest = model(**inputs).logits.argmax(-1)
+        likeliest = model(**without(batch, "labels")).logits.argmax(-1)
         return [
             [names[tag] for tag in row[wanted != _IGNORED].tolist()]
             for row, wanted in zip(likeliest, batch["labels"], strict=True)
         ]
-
-    def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
-        return Reader(Column.of(splits, self.label, "tags"), ModelLabels.of(model)).read(self.labels)

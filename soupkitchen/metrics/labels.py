@@ -1,0 +1,170 @@
+"""Metrics of labels: shares of what is right, F1 scores, and numbers that thresholds turn into labels."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soupkitchen.metrics.base import installed
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
+
+    name = "accuracy"
+    best = 1.0
+    binary = True
+
+    def per_example(self, predictions: Any, references: Any) -> np.ndarray:
+        equal = np.equal(predictions, references)
+        return equal.reshape(len(equal), -1).all(axis=1)
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """The share of predictions, texts or labels, that equal the reference to the letter."""
+
+    name = "exact_match"
+    best = 1.0
+    binary = True
+
+    def per_example(self, predictions: Any, references: Any) -> list[bool]:
+        return [str(p) == str(r) for p, r in zip(predictions, references, strict=True)]
+
+
+@dataclass(frozen=True)
+class TokenAccuracy:
+    """The share of tags that equal the reference, over all examples together."""
+
+    name = "token_accuracy"
+    best = 1.0
+
+    def per_example(self, predictions: Any, references: Any) -> list[float]:
+        pairs = zip(predictions, references, strict=True)
+        return [float(np.mean([a == b for a, b in zip(p, r, strict=True)])) if r else 1.0 for p, r in pairs]
+
+    def weights(self, references: Any) -> list[int]:
+        return [len(tags) for tags in references]
+
+
+@dataclass(frozen=True)
+class MacroF1:
+    """The unweighted mean over labels of the F1 score of each: 2·TP / (2·TP + FP + FN), or 0.
+
+    As in scikit-learn's ``f1_score(average="macro", zero_division=0)``: over the labels that occur in
+    predictions or references, or, for rows of 0 and 1, over all columns.
+    """
+
+    name = "f1_macro"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        predicted, actual = np.asarray(predictions), np.asarray(references)
+        if predicted.ndim > 1:
+            return float(np.mean(_f1((predicted * actual).sum(0), predicted.sum(0) + actual.sum(0))))
+        labels, indices = np.unique([predicted, actual], return_inverse=True)
+        predicted, actual = indices.reshape(2, -1)
+        hits = np.bincount(actual[predicted == actual], minlength=labels.size)
+        return float(np.mean(_f1(hits, np.bincount(indices.ravel(), minlength=labels.size))))
+
+
+@dataclass(frozen=True)
+class MicroF1:
+    """The F1 score of all labels of all examples together, counted over all entries of rows of 0 and 1."""
+
+    name = "f1_micro"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        predicted, actual = np.asarray(predictions), np.asarray(references)
+        return float(_f1((predicted * actual).sum(), predicted.sum() + actual.sum()))
+
+
+def _f1(hits: Any, occurrences: Any) -> Any:
+    """F1 scores of true positives, and of how often labels are predicted or right: 2·TP + FP + FN."""
+    return 2 * hits / np.maximum(occurrences, 1)
+
+
+@dataclass(frozen=True)
+class EntityF1:
+    """The F1 score of entities in sequences of tags such as B-PER, I-PER, O, as seqeval counts.
+
+    An entity is right if its kind and all its words are. Extra: metrics.
+    """
+
+    name = "entity_f1"
+    best = 1.0
+
+    def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
+        """The number of right entities, of predicted ones, and of all in the references."""
+        entities = installed("seqeval.metrics.sequence_labeling", "metrics").get_entities
+        rows = []
+        with warnings.catch_warnings():  # of tags that are no B- or I- of anything
+            warnings.simplefilter("ignore")
+            for written, right in zip(predictions, references, strict=True):
+                if len(written) != len(right):
+                    raise ValueError(f"{len(written)} tags for {len(right)} words")
+                predicted, actual = set(entities(list(written))), set(entities(list(right)))
+                rows.append([len(predicted & actual), len(predicted), len(actual)])
+        return rows
+
+    def of_statistics(self, total: np.ndarray) -> float:
+        right, predicted, actual = total
+        precision, recall = right / max(1, predicted), right / max(1, actual)
+        return 2 * precision * recall / (precision + recall or 1)  # seqeval's order, to the last bit
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """The mean precision over the recalls that thresholds give, as scikit-learn's; 0 if no label is 1."""
+
+    name = "average_precision"
+    inputs = "values"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        right, taken, positive = _by_threshold(predictions, references)
+        return float(np.sum(np.diff(right, prepend=0) * right / taken) / max(1, positive))
+
+
+@dataclass(frozen=True)
+class BestAccuracy:
+    """The accuracy at the threshold with the highest one; a threshold may be above all numbers."""
+
+    name = "best_accuracy"
+    inputs = "values"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        right, taken, positive = _by_threshold(predictions, references)
+        negative = len(references) - positive
+        return float(max(negative, np.max(2 * right - taken + negative)) / len(references))
+
+
+@dataclass(frozen=True)
+class BestF1:
+    """The F1 score of label 1 at the threshold with the highest one."""
+
+    name = "best_f1"
+    inputs = "values"
+    best = 1.0
+
+    def of(self, predictions: Any, references: Any) -> float:
+        right, taken, positive = _by_threshold(predictions, references)
+        return float(np.max(2 * right / (taken + positive)))
+
+
+def _by_threshold(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray, int]:
+    """How many labels of 1, and how many of all, are at or above each threshold; the number of 1 in all.
+
+    Equal numbers are all above a threshold, or none is.
+    """
+    scores, labels = np.asarray(predictions, float), np.asarray(references, int)
+    order = np.argsort(-scores, kind="stable")
+    last_of_equals = np.append(np.diff(scores[order]) != 0, True)
+    taken = np.flatnonzero(last_of_equals) + 1
+    return np.cumsum(labels[order])[last_of_equals], taken, int(labels.sum())
