@@ -22,8 +22,7 @@ from soupkitchen.cli import command, rebuild, report, tables
 from soupkitchen.errors import ConfigError, JournalError, SoupkitchenError
 from soupkitchen.experiment.result import Result
 from soupkitchen.records import leaderboard, trajectory
-from soupkitchen.records.map import map_section
-from soupkitchen.records.report import page
+from soupkitchen.records.report import map_section, page
 from soupkitchen.records.run import Run
 from soupkitchen.store import journal
 from soupkitchen.store.evaluations import EvaluationCache
@@ -96,7 +95,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "map": lambda run: map_section(Run(run)),
     "tables": tables.make,
     "events": lambda run: (trajectory(events := journal.read(run / "journal.jsonl")), leaderboard(events)),
-    "page": lambda run: page(Run(run)).html(),
+    "page": lambda run: page(Run(run)),
     "all runs": lambda run: report.make(run.parent),
     "rebuild": rebuilt,
     "result": result_of,

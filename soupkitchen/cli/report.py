@@ -13,8 +13,7 @@ from pathlib import Path
 from soupkitchen.cli.folders import make_in_each
 from soupkitchen.errors import JournalError, SaveError
 from soupkitchen.records import update_sweep_leaderboard
-from soupkitchen.records.report import write_report
-from soupkitchen.records.sweep_report import write_sweep_report
+from soupkitchen.records.report import write_report, write_sweep_report
 from soupkitchen.store.checksums import altered, suspect
 from soupkitchen.store.layout import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY
 from soupkitchen.store.lock import only_process

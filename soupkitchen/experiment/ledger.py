@@ -11,10 +11,9 @@ from typing import Any, Protocol
 from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
-from soupkitchen.records.leaderboard import ENTRY
-from soupkitchen.records.run import CONTRIBUTION
-from soupkitchen.records.trajectory import STEP, table_of, tasks_of
-from soupkitchen.store.journal import FORMAT, Event, Journal, read
+from soupkitchen.records.trajectory import table_of, tasks_of
+from soupkitchen.store.events import CONTRIBUTION, ENTRY, STEP, Event
+from soupkitchen.store.journal import FORMAT, Journal, read
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from soupkitchen.records.trajectory import STEP
+from soupkitchen.store.events import STEP
 
 State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
 

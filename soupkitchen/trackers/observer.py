@@ -20,8 +20,8 @@ from typing_extensions import NotRequired, TypedDict
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
 from soupkitchen.records import leaderboard
-from soupkitchen.records.trajectory import STEP
 from soupkitchen.store.documents import own, read_json
+from soupkitchen.store.events import STEP
 from soupkitchen.store.files import remove_unfinished, write_text
 from soupkitchen.store.layout import CONFIG, LEADERBOARD, RECIPE, REPORT, TRACKERS, TRAJECTORY
 from soupkitchen.store.settings import flat
