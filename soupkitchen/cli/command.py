@@ -145,7 +145,7 @@ def _session() -> Callable[..., Any]:
 def _report(folder: Path) -> float:
     """Brings the table of all runs up to date and prints the leaderboard; the score, higher better."""
     from soupkitchen.records import greater_is_better, read_leaderboard, soups_score, update_sweep_leaderboard
-    from soupkitchen.records.display import print_files, print_leaderboard
+    from soupkitchen.records.terminal import print_files, print_leaderboard
 
     table = read_leaderboard(folder / LEADERBOARD)
     all_runs = update_sweep_leaderboard(folder.parent)
