@@ -17,8 +17,9 @@ import yaml
 from command import forked, soupkitchen
 from tiny import LABELS, make_texts, save_tokenizer, text_classifier
 
+from soupkitchen import rebuild, report, tables
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli import command, rebuild, report, tables
+from soupkitchen.cli import command
 from soupkitchen.errors import ConfigError, JournalError, SoupkitchenError
 from soupkitchen.experiment.result import Result
 from soupkitchen.records import leaderboard, trajectory
@@ -442,7 +443,8 @@ HOOK = """
 import sys, os, importlib
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
-from soupkitchen.cli import rebuild, report, command
+from soupkitchen import rebuild, report
+from soupkitchen.cli import command
 from soupkitchen.experiment.result import Result
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import SoupkitchenError

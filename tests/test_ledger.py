@@ -14,13 +14,13 @@ from command import own, soupkitchen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soupkitchen.cli.tables import main, make
 from soupkitchen.errors import JournalError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory, write_csv
 from soupkitchen.store import journal
 from soupkitchen.store.events import line_of
 from soupkitchen.store.journal import Journal
+from soupkitchen.tables import main, make
 
 
 def strict(text: str) -> Any:

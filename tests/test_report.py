@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from scipy.stats import norm
 
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli.report import main, make
 from soupkitchen.errors import JournalError
 from soupkitchen.experiment.reporting import write_map
 from soupkitchen.records import read_csv
@@ -27,6 +26,7 @@ from soupkitchen.records.chance import by_chance
 from soupkitchen.records.derived import report
 from soupkitchen.records.report import page
 from soupkitchen.records.run import Run
+from soupkitchen.report import main, make
 
 
 @pytest.fixture(scope="module")
