@@ -321,7 +321,7 @@ class Trackers:
                     self._start(made_of, memory)
 
     def _start(self, made_of: type[Client], memory: _Memory | None) -> None:
-        client = made_of(self._folder, self._options, memory and memory.run)
+        client = made_of(self._folder, self._options, memory.run if memory else None)
         self._clients[client.name] = client
         steps = client.kept(memory.steps, memory.ended) if memory else 0
         configured = memory is not None and memory.configured

@@ -95,7 +95,8 @@ class Ledger:
         Raises:
             JournalError: where something else happened.
         """
-        failed = (self._journal.peek() or {}).get("event") == "error"
+        following = self._journal.peek()
+        failed = following is not None and following["event"] == "error"
         event = self._journal.recall(event="error" if failed else "score", key=key, split=split)
         assert event is not None
         return event

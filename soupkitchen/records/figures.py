@@ -50,7 +50,7 @@ class Figure:
     """
 
     title: str
-    chart: alt.LayerChart
+    chart: alt.LayerChart | alt.FacetChart
     width: float
     height: float
 
@@ -300,7 +300,9 @@ def _fixed(colour: str) -> Any:
 
 def _chart(rows: Sequence[Row]) -> alt.Chart:
     """A chart of rows; cells that are no finite number are left out."""
-    return alt.Chart(alt.Data(values=[{key: _plain(value) for key, value in row.items()} for row in rows]))
+    return alt.Chart(
+        alt.InlineData(values=[{key: _plain(value) for key, value in row.items()} for row in rows])
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -88,8 +88,8 @@ def html(
 @cache
 def _template() -> jinja2.Template:
     text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    options = {"autoescape": True, "trim_blocks": True, "undefined": jinja2.StrictUndefined}
-    return jinja2.Environment(**options).from_string(text)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(text)
 
 
 def _cell(value: Any) -> str:

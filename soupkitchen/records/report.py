@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -315,7 +315,7 @@ def _kind_of_runs(group: pd.DataFrame, task: str, data: str, metric: str) -> Sec
     columns, score = list(group.columns), f"heldout_{metric}"
     if len(group) < 2 or score not in columns:
         return Section(title, tables=[table])
-    rows: list[Mapping[Any, Any]] = group.to_dict("records")
+    rows: Sequence[Mapping[Any, Any]] = group.to_dict("records")
     before = columns[: columns.index("model") if "model" in columns else None]
     options = [name for name in before if name not in _NO_OPTIONS and group[name].nunique() > 1]
     shown = [figures.parallel_figure(rows, options[:8], score)]

@@ -174,7 +174,7 @@ class _Run:
     metric: str
     settings: _Settings
     costs: Costs
-    soup: Mapping[str, Any]
+    soup: Mapping[Any, Any]
     goodness: float
 
     @property

@@ -25,6 +25,12 @@ CHECKSUMS = "checksums.json"
 TRACKERS = "trackers.json"
 TENSORBOARD = "tensorboard"
 
+RESULTS = (
+    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
+    TRACKERS, TENSORBOARD, PROFILE, CHECKSUMS,
+)  # fmt: skip
+"""All that a run writes, but its log."""
+
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '
 
