@@ -79,6 +79,7 @@ class Figure:
             self.chart.properties(
                 width=self.width,
                 height=self.height,
+                padding={"left": 24, "top": 8, "right": 8, "bottom": 4},  # other fonts are wider
                 autosize=alt.AutoSizeParams(type="fit", contains="padding"),
             )
             .configure(aria=False, background=_colour("paper"), font="Helvetica, Arial, sans-serif")
@@ -110,7 +111,9 @@ def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
         columns = (name for name in ("score", "score_at_most", "score_on_part") if has_value(row[name]))
         if (column := next(columns, None)) is not None:
             points.append({"step": number, **_step(row, column, sign)})
-    x = alt.X("step:O", title=None, axis=_names([row["candidate"] for row in rows], 90, grid=False))
+    names = [row["candidate"] for row in rows]
+    axis = _names(names, 90, grid=False, labelAngle=-25, labelOverlap=len(names) > 30, labelFontSize=10)
+    x = alt.X("step:O", title=None, axis=axis)
     y = alt.Y("score:Q", title=f"{metric}, held-out", scale=_SCALE)
     intervals = [point for point in points if has_value(point["low"])]
     singles = [point["score"] for point in points if point["single"]]
@@ -157,7 +160,7 @@ def models_figure(table: pd.DataFrame, metric: str) -> Figure:
                 dot = _dot(kind, f"{row['model']}: {shown} {short(score)}", hollow=split == "test")
                 points.append({"row": number, "score": score, **dot})
     y = alt.Y("row:O", title=None, axis=_names([row["model"] for row in rows]))
-    x = alt.X("score:Q", title=None, scale=_SCALE)
+    x = alt.X("score:Q", title=None, scale=_SCALE, axis=alt.Axis(tickCount=7))
     bars = _chart(intervals).mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=_STROKE)
     chart = alt.layer(bars, _points(points).encode(x=x, y=y))
     title = f"{metric} of every model: filled on held-out, hollow on test"
@@ -178,7 +181,9 @@ def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", uni
         for number, (name, value) in enumerate(bars.items())
     ]
     y = alt.Y("row:O", title=None, axis=_names(list(bars)))
-    x = alt.X("value:Q", title=None, axis=None, scale=alt.Scale(padding=40))
+    low, high = min([0.0, *bars.values()]), max([0.0, *bars.values()])
+    scale = alt.Scale(domain=[low, high + 0.2 * ((high - low) or 1.0)])
+    x = alt.X("value:Q", title=None, axis=None, scale=scale)
     boxes = _chart(rows).mark_bar(aria=True).encode(x=x, y=y, color=_STROKE, description=_ABOUT)
     numbers = _chart(rows).mark_text(align="left", dx=6).encode(
         x=alt.X("end:Q"), y=y, text="shown:N", color=_fixed("faint"))  # fmt: skip
@@ -222,7 +227,7 @@ def plane_figure(names: Sequence[str], points: np.ndarray, inside: Sequence[str]
         about = {"soup": "the soup", "single": "an ingredient", "faint": "left out"}[kind]
         dot = _dot(kind, f"{name}: {about}", hollow=kind == "faint")
         rows.append({"across": across, "up": up, "name": name, **dot})
-    x, y = (alt.X("across:Q", axis=None, scale=alt.Scale(zero=False, padding=60)),
+    x, y = (alt.X("across:Q", axis=None, scale=alt.Scale(zero=False, padding=100)),
             alt.Y("up:Q", axis=None, scale=_SCALE))  # fmt: skip
     words = _chart(rows).mark_text(align="left", dx=9, fontSize=11, limit=140).encode(
         x=x, y=y, text="name:N", color=_STROKE)  # fmt: skip
@@ -237,7 +242,7 @@ def scatter_figure(runs: Sequence[Row], across: str, up: str, titles: tuple[str,
         if has_value(run[across]) and has_value(run[up]):
             about = f"{run['run']}: {titles[1]} {short(run[up])}, {titles[0]} {run[across]:g}"
             rows.append({"across": run[across], "up": run[up], **_dot("soup", about)})
-    x = alt.X("across:Q", title=titles[0], scale=_SCALE, axis=alt.Axis(grid=False))
+    x = alt.X("across:Q", title=titles[0], scale=_SCALE, axis=alt.Axis(grid=False, tickCount=7))
     y = alt.Y("up:Q", title=titles[1], scale=_SCALE)
     return Figure(f"{titles[1]} against {titles[0]}", alt.layer(_points(rows).encode(x=x, y=y)), WIDTH, 320)
 
@@ -267,7 +272,7 @@ def parallel_figure(runs: Sequence[Row], columns: Sequence[str], score: str) -> 
     lines = _chart(corners).mark_line(aria=True).encode(
         x=x, y=y, detail="line:N", color=_STROKE, description=_ABOUT,
         strokeWidth=alt.StrokeWidth("width:Q", scale=None))  # fmt: skip
-    words = _chart(labels).mark_text(align="left", dx=5, fontSize=10, limit=90).encode(
+    words = _chart(labels).mark_text(align="left", dx=5, dy=-7, fontSize=10, limit=90).encode(
         x=x, y=y, text="shown:N", color=_fixed("faint"))  # fmt: skip
     title = "what the runs were told, and what came of it"
     return Figure(title, alt.layer(lines, words), WIDTH, 300)
@@ -328,4 +333,5 @@ def _points(rows: Sequence[Row]) -> alt.Chart:
 def _names(names: Sequence[str], limit: int = 170, **options: Any) -> alt.Axis:
     """An axis of numbers from 0 on, which are written as `names`: as many as there is room for."""
     texts = f"{json.dumps([printable(str(name)) for name in names])}[datum.value]"
-    return alt.Axis(labelExpr=texts, labelOverlap=True, labelAngle=0, labelLimit=limit, **options)
+    shown = {"labelOverlap": True, "labelAngle": 0, **options}
+    return alt.Axis(labelExpr=texts, labelLimit=limit, **shown)
