@@ -148,7 +148,8 @@ def checked(
             f"{where}: it is nested deeper than {_DEEPEST} levels, has over {_MOST_PARTS:,} parts, "
             "or text that is no Unicode; no such file has that"
         )
-    adapter: TypeAdapter[Record] = _adapter(record)
+    kind: Any = record
+    adapter: TypeAdapter[Record] = _adapter(kind)
     try:
         return adapter.validate_python(tree)
     except ValidationError as cause:
