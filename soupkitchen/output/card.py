@@ -51,7 +51,7 @@ def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker,
     Raises:
         OSError: where it cannot be written.
     """
-    write(folder / PICTURE, lambda beside: beside.write_bytes(_picture(run)))
+    write(folder / PICTURE, lambda beside: beside.write_bytes(run.figure.png()))
     write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
 
 
@@ -190,12 +190,6 @@ def _code(maker: Maker, adapter: bool) -> str:
         kind = f"AutoPeftModel{maker.name.removeprefix('AutoModel')}"
         return f'from peft import {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")'
     return maker.snippet("FOLDER")
-
-
-def _picture(run: Run) -> bytes:
-    from soupkitchen.records.figures import trajectory_figure  # what draws is imported where it is wanted
-
-    return trajectory_figure(run.steps, run.metric, run.sign).png()
 
 
 def _coefficient(weight: Any) -> str:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -56,7 +57,7 @@ class Figure:
 
     def svg(self) -> str:
         """An SVG element for the page: each mark is a stop of the tab key, and has a title."""
-        svg = _MARK.sub(r'<\1 class="mark" tabindex="0"\2><title>\3</title></\1>', self._drawn())
+        svg = _MARK.sub(r'<\1 class="mark" tabindex="0"\2><title>\3</title></\1>', self._drawn)
         about = (
             f'role="group" aria-label="{escape(printable(self.title))}" style="max-width:{self.width:g}px"'
         )
@@ -64,7 +65,7 @@ class Figure:
 
     def picture(self) -> str:
         """An SVG file of its own, with colours that programs for papers know."""
-        svg = self._drawn()
+        svg = self._drawn
         for name, colour in _COLOURS.items():
             svg = svg.replace(_colour(name), colour)
         return svg
@@ -73,6 +74,7 @@ class Figure:
         """A PNG of two pixels a unit."""
         return vl_convert.svg_to_png(self.picture(), scale=2)
 
+    @cached_property
     def _drawn(self) -> str:
         faint = _colour("faint")
         chart = (
@@ -114,7 +116,7 @@ def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
     names = [row["candidate"] for row in rows]
     axis = _names(names, 90, grid=False, labelAngle=-25, labelOverlap=len(names) > 30, labelFontSize=10)
     x = alt.X("step:O", title=None, axis=axis)
-    y = alt.Y("score:Q", title=f"{metric}, held-out", scale=_SCALE)
+    y = alt.Y("score:Q", title=printable(f"{metric}, held-out"), scale=_SCALE)
     intervals = [point for point in points if has_value(point["low"])]
     singles = [point["score"] for point in points if point["single"]]
     best = [{"score": max(singles, key=lambda score: sign * score)}] if singles else []
@@ -181,7 +183,8 @@ def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", uni
         for number, (name, value) in enumerate(bars.items())
     ]
     y = alt.Y("row:O", title=None, axis=_names(list(bars)))
-    low, high = min([0.0, *bars.values()]), max([0.0, *bars.values()])
+    ends = [0.0, *filter(math.isfinite, bars.values())]
+    low, high = min(ends), max(ends)
     scale = alt.Scale(domain=[low, high + 0.2 * ((high - low) or 1.0)])
     x = alt.X("value:Q", title=None, axis=None, scale=scale)
     boxes = _chart(rows).mark_bar(aria=True).encode(x=x, y=y, color=_STROKE, description=_ABOUT)
@@ -242,8 +245,8 @@ def scatter_figure(runs: Sequence[Row], across: str, up: str, titles: tuple[str,
         if has_value(run[across]) and has_value(run[up]):
             about = f"{run['run']}: {titles[1]} {short(run[up])}, {titles[0]} {run[across]:g}"
             rows.append({"across": run[across], "up": run[up], **_dot("soup", about)})
-    x = alt.X("across:Q", title=titles[0], scale=_SCALE, axis=alt.Axis(grid=False, tickCount=7))
-    y = alt.Y("up:Q", title=titles[1], scale=_SCALE)
+    x = alt.X("across:Q", title=printable(titles[0]), scale=_SCALE, axis=alt.Axis(grid=False, tickCount=7))
+    y = alt.Y("up:Q", title=printable(titles[1]), scale=_SCALE)
     return Figure(f"{titles[1]} against {titles[0]}", alt.layer(_points(rows).encode(x=x, y=y)), WIDTH, 320)
 
 

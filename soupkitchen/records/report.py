@@ -51,11 +51,10 @@ def write_report(folder: Path) -> list[Path]:
         OSError: if they cannot be written.
     """
     run = Run(folder)
-    figure = figures.trajectory_figure(run.steps, run.metric, run.sign)
     write_text(folder / REPORT, page(run))
     png, svg = (folder / name for name in PICTURES)
-    write(png, lambda beside: beside.write_bytes(figure.png()))
-    write_text(svg, figure.picture())
+    write(png, lambda beside: beside.write_bytes(run.figure.png()))
+    write_text(svg, run.figure.picture())
     return [folder / REPORT, png, svg]
 
 
@@ -120,9 +119,8 @@ def _trajectory(run: Run) -> Section | None:
         "the 95 % intervals of a candidate's gain. A candidate that could not be kept any more was not "
         "scored to the end: it is drawn where it could be at most."
     )
-    figure = figures.trajectory_figure(run.steps, run.metric, run.sign)
     table = run.steps[run.steps["split"] == "heldout"][_SHOWN].dropna(axis=1, how="all")
-    return Section("Step by step", [sentence], [figure], [Table("Every step", table)])
+    return Section("Step by step", [sentence], [run.figure], [Table("Every step", table)])
 
 
 def _models(run: Run) -> Section | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +19,9 @@ from soupkitchen.store import journal
 from soupkitchen.store.documents import own, read_bytes
 from soupkitchen.store.events import ENTRY, STEP, Event
 from soupkitchen.store.layout import JOURNAL
+
+if TYPE_CHECKING:
+    from soupkitchen.records.figures import Figure
 
 _MOST = 4 << 20
 """Bytes of a text in a report at most."""
@@ -65,6 +68,13 @@ class Run:
     def models(self) -> pd.DataFrame | None:
         """The leaderboard; None if the run has none yet."""
         return leaderboard(self.events) if self.of(ENTRY) else None
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure of the trajectory."""
+        from soupkitchen.records.figures import trajectory_figure  # what draws is imported where it is wanted
+
+        return trajectory_figure(self.steps, self.metric, self.sign)
 
     @property
     def metric(self) -> str:
