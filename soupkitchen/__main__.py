@@ -1,7 +1,7 @@
 """The command line: `python -m soupkitchen`, or `soupkitchen`.
 
-What can go wrong is told here, once, in plain words; `soupkitchen.cli.command` does the work. Nothing
-heavy is imported before there is something to run.
+`soupkitchen.cli.command` does the work; errors are shown here, once, in plain words. Nothing heavy is
+imported before there is something to run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from soupkitchen.errors import SoupkitchenError
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 
-_SAID = 5
-"""Seconds in which it has."""
+_FIRST_SECONDS = 5
+"""Time for the first process of a launch to say what is wrong; the launcher then ends the others."""
 
 
 @standard_streams()
@@ -54,8 +54,8 @@ def main() -> None:
     if isinstance(error, BrokenPipeError):
         raise error
     if error is not None:
-        if launch.number():  # the first process says what is wrong, and the launcher then ends the others
-            time.sleep(_SAID)
+        if launch.number():
+            time.sleep(_FIRST_SECONDS)
         message = explained(error)
         if full_error or message is None:
             raise error

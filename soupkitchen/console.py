@@ -1,7 +1,6 @@
-"""The one console on stderr, which log lines and the progress bar share, and what may be shown there.
+"""The one console on stderr, which log lines and the live view share, and text that is safe to show there.
 
-Labels, names of tensors and of runs come from strangers. `printable` is what stands between these and
-a terminal.
+Labels, names of tensors and of runs come from strangers: `printable` makes them fit for a terminal.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from soupkitchen.store.layout import carries_mark
 
 
 class Screen(Console):
-    """rich's console; if its reader has gone, that is a `BrokenPipeError`, where rich ends the process."""
+    """A console of rich's that raises `BrokenPipeError` if its reader has gone, instead of exiting."""
 
     def on_broken_pipe(self) -> None:
         raise
@@ -29,12 +28,11 @@ class Screen(Console):
 console = Screen(stderr=True, highlight=False)
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories of what a terminal obeys and does not show: control characters, and those that
-change the direction of text."""
+"""Unicode's categories of characters that a terminal obeys: control, and changes of the direction of text."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with what terminals obey written out, as ``\\x1b``; but for the characters `keep`."""
+    """`text` with the characters that terminals obey written out, as ``\\x1b``, without those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -51,14 +49,18 @@ def say(text: str) -> None:
 
 
 class Printable(logging.Formatter):
-    """A format whose lines are fit to be shown."""
+    """Formats log records as printable lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep="\n\t")
 
 
 def check_place() -> None:
-    """Raises a `ConfigError` if the working directory was removed, of which libraries make worse errors."""
+    """Checks the working directory, as libraries give worse errors.
+
+    Raises:
+        ConfigError: if it was removed.
+    """
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -66,14 +68,14 @@ def check_place() -> None:
 
 
 def warn_on_stderr() -> None:
-    """Has commands that keep no log of their own show warnings, as plain lines."""
+    """Shows warnings as plain lines, for commands that keep no log of their own."""
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records above the progress bar."""
+    """Prints log records above the live view."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -85,12 +87,12 @@ class ConsoleHandler(logging.Handler):
 
 
 def _no_other(path: str, flags: int) -> int:
-    """Opens a file that is neither a link nor a pipe, for which one would have to wait."""
+    """Opens a file without following a link or waiting for a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 class LogFile(logging.FileHandler):
-    """The log in a run's folder, once that is known to be one."""
+    """Writes the log in a run's folder, once that carries our mark."""
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)

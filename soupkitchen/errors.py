@@ -1,8 +1,7 @@
-"""What can go wrong that the user can put right: one small tree of exceptions.
+"""The exceptions for errors that the user can put right.
 
-Each message says what is wrong, where (file, run, tensor, option), and what to
-do about it. They are raised where the cause is known and shown once, without a
-traceback, by the entry point.
+Each message says what is wrong, where (file, run, tensor, option), and what to do about it. They are raised
+where the cause is known and shown once, without a traceback, by the entry point.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ class LockError(SoupkitchenError):
 
 
 class MachineError(SoupkitchenError):
-    """What failed for a reason that lies in no weights: a disk, a device, the memory."""
+    """A failure of a disk, a device or the memory, which no weights are the reason for."""
 
 
 class CandidateError(SoupkitchenError):
     """A candidate that cannot be scored, which the search may go on without.
 
     Attributes:
-        event: what the journal is to say of it once somebody goes on; None where that is known from it.
+        event: the entries of the journal's event once the search goes on; None if the journal has it.
     """
 
     def __init__(self, reason: str, event: dict[str, str] | None = None) -> None:
@@ -76,7 +75,7 @@ class GuaranteeError(SoupkitchenError):
 
 @contextmanager
 def calling(what: str = "") -> Iterator[None]:
-    """Around calls of the user's own code, named by the option `what`: an exit there is an error here.
+    """Turns an exit in the user's own code, named by the option `what`, into an error.
 
     Raises:
         ConfigError: if that code ends the process, which would look as if the run had succeeded.
@@ -96,6 +95,6 @@ def calling(what: str = "") -> Iterator[None]:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """What a message about `word` ends in where one of `words` is near; else nothing."""
+    """The end of a message about `word`: the nearest of `words`, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -1,6 +1,63 @@
-"""The command `python -m soupkitchen.report`; see `soupkitchen.cli.report`."""
+"""Makes a run's report, finished or not, or that of all runs in a folder.
 
-from soupkitchen.cli.report import main
+python -m soupkitchen.report results/NAME
+python -m soupkitchen.report results
+python -m soupkitchen.report --check results/NAME
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from soupkitchen.cli.folders import make_in_each
+from soupkitchen.errors import JournalError, SaveError
+from soupkitchen.records import update_sweep_leaderboard
+from soupkitchen.records.report import write_report, write_sweep_report
+from soupkitchen.store.checksums import altered, suspect
+from soupkitchen.store.layout import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY
+from soupkitchen.store.lock import only_process
+
+
+def make(folder: Path) -> list[Path]:
+    """Writes the report of what is in `folder`, and names the files.
+
+    Raises:
+        JournalError: where there is neither a run that has begun, nor a finished one below.
+    """
+    if (folder / JOURNAL).is_file():
+        return write_report(folder)
+    if folder.is_dir() and update_sweep_leaderboard(folder) and (file := write_sweep_report(folder)):
+        return [file]
+    raise JournalError(
+        f"{folder} is not the folder of a run that has begun ({JOURNAL}), and holds no finished ones"
+    )
+
+
+def check(folder: Path) -> list[Path]:
+    """Compares the files of the finished run in `folder`, bit by bit, with what the run wrote.
+
+    Raises:
+        SaveError: if some differ, or nothing was noted of them.
+    """
+    if not (folder / CHECKSUMS).is_file():
+        raise SaveError(f"{folder} has no {CHECKSUMS}, which a run writes when it is finished: no comparison")
+    with only_process(folder.absolute()):
+        lost = altered(folder, (TRAJECTORY, LEADERBOARD, RECIPE), thoroughly=True)
+        suspect(folder, lost)
+    if lost:
+        told = "\n  ".join(f"{name} {what}" for name, what in lost.items())
+        raise SaveError(
+            f"{folder} is not as the run left it:\n  {told}\nThe command that made the run puts that right, "
+            "and keeps what is there now aside"
+        )
+    return [folder]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Makes the report of each folder that is named; exits with 1 where one cannot be made."""
+    make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments, check)
+
 
 if __name__ == "__main__":
     main()

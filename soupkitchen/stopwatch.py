@@ -1,7 +1,7 @@
-"""Where the time of a process goes, by part of the work.
+"""Measures the time of a process by part of the work.
 
-Each second counts for one part alone: where one part calls another, as merging calls reading, the caller's
-time stands still meanwhile. What belongs to no part is bookkeeping. Only the thread that began is measured.
+Each second counts for one part alone: while one part calls another, as merging calls reading, the caller's
+time stands still. Time of no part is bookkeeping. Only the thread that began is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARTS = {
     "saving": "the soup, and the proof that its files score what was scored",
     "bookkeeping": "all else: decisions, tables, journal, cache, report",
 }
-"""What is told apart, in the order in which it is shown."""
+"""The parts, in the order in which they are shown."""
 
 
 class Stopwatch:
@@ -32,9 +32,8 @@ class Stopwatch:
 
     Attributes:
         read: bytes of weights that were read, or mapped to be computed with, so far.
-        looks: whether somebody is going to look: only then are devices waited for.
-        settle: waits until devices are done with what they were given; called between parts where somebody
-            looks.
+        looks: whether the times are going to be shown: only then are devices waited for.
+        settle: waits until devices are done with their work; called between parts if `looks`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -54,7 +53,7 @@ class Stopwatch:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Around a run: begins, but where a command has begun before its run. What comes next begins anew."""
+        """Measures a run: begins, unless a command has begun before its run. The next run begins anew."""
         if not self._begun:
             self.begin()
         try:
@@ -69,7 +68,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Has the time count for the part `name`, but for what is called in it and is a part of its own."""
+        """Counts the block's time for the part `name`, without nested parts."""
         if threading.get_ident() != self._owner or self._parts[-1] in ("starting", name):
             yield
             return
@@ -99,4 +98,4 @@ def _nothing() -> None:
 
 
 stopwatch = Stopwatch()
-"""That of this process; a run begins it anew."""
+"""The stopwatch of this process; a run begins it anew."""

@@ -1,6 +1,41 @@
-"""The command `python -m soupkitchen.tables`; see `soupkitchen.cli.tables`."""
+"""Makes a run's tables again from its journal.
 
-from soupkitchen.cli.tables import main
+    python -m soupkitchen.tables results/NAME
+
+`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: they
+may be edited, lost or damaged, and are made again as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from soupkitchen.cli.folders import make_in_each
+from soupkitchen.errors import JournalError
+from soupkitchen.records.derived import write_tables
+from soupkitchen.store.layout import JOURNAL
+from soupkitchen.store.lock import only_process
+
+
+def make(folder: Path) -> list[Path]:
+    """Writes the tables of the run in `folder`, and names them.
+
+    Raises:
+        JournalError: where there is no journal, or a damaged one.
+        LockError: where the run is under way.
+    """
+    file = folder / JOURNAL
+    if not file.is_file():
+        raise JournalError(f"{file} is not there: {folder} is not the folder of a run that has begun")
+    with only_process(folder.absolute()):
+        return write_tables(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Makes the tables of each folder that is named; exits with 1 where one cannot be made."""
+    make_in_each("tables", __doc__, "a run's folder, as results/NAME", make, arguments)
+
 
 if __name__ == "__main__":
     main()

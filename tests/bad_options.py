@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bad import Bad
 from omegaconf import OmegaConf
+
+from soupkitchen.store.events import line_of
 
 BOOLEAN = "should be true or false"
 SIGNIFICANT = "search.accept={significant: 0.0005}"
@@ -40,13 +42,13 @@ def foreign_soup(folder: Path) -> None:
     file("results/x/config.yaml", "model: mine\n")(folder)
 
 
-def begun(*lines: str, config: str | None = None) -> Callable[[Path], None]:
-    """A run of ours that began, by its journal's lines and its configuration."""
+def begun(event: dict[str, Any], config: str | None = None) -> Callable[[Path], None]:
+    """A run of ours that began, by its journal's first event and its configuration."""
 
     def spoil(folder: Path) -> None:
         run = folder / "results" / "x"
         run.mkdir(parents=True)
-        (run / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        (run / "journal.jsonl").write_bytes(line_of(event))
         (run / "trajectory.csv").write_text("step,stage\n")
         if config is not None:
             (run / "config.yaml").write_text(config)
@@ -54,9 +56,7 @@ def begun(*lines: str, config: str | None = None) -> Callable[[Path], None]:
     return spoil
 
 
-BEGIN = json.dumps(
-    {"event": "begin", "format": 2, "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}}
-)
+BEGIN = {"event": "begin", "format": 2, "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}}
 
 
 def composed(folder: Path) -> None:
@@ -163,17 +163,17 @@ ROWS = [
     Bad(
         "an event without an entry",
         says=("journal.jsonl is damaged at line 1 (it has no 'runs')", "overwrite=true"),
-        spoil=all_of(begun(BEGIN.replace('"runs": {}, ', "")), composed),
+        spoil=all_of(begun({name: value for name, value in BEGIN.items() if name != "runs"}), composed),
     ),
     Bad(
-        "the journal of an earlier version",
+        "the journal of another version",
         says=("journal.jsonl was written by another version of soupkitchen", "overwrite=true"),
-        spoil=all_of(begun(BEGIN.replace('"format": 2, ', "")), composed),
+        spoil=all_of(begun(BEGIN | {"format": 1}), composed),
     ),
     Bad(
         "an event of another type",
         says=("journal.jsonl is damaged at line 1 (what it says: runs: ", "overwrite=true"),
-        spoil=all_of(begun('{"event": "begin", "runs": 5}'), composed),
+        spoil=all_of(begun(BEGIN | {"runs": 5}), composed),
     ),
     Bad(
         "a folder as the journal",

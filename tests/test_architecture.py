@@ -45,10 +45,14 @@ LONGER = {
     "options/kinds.py": "the table of all options",
     "options/presets.py": "a YAML as a function: composing it, its signature, its errors",
     "soup/soup.py": "the soup",
-    "store/journal.py": "the journal and what its events may hold",
+    "records/figures.py": "all figures, in one style",
+    "records/report.py": "the sections of two pages, each a few sentences and a figure",
+    "records/sweep.py": "the table of all runs: what is read of each, and how they are ranked",
+    "records/terminal.py": "all that a person sees of a run without a browser",
     "tasks/data.py": "all that task.data.path may name",
     "tasks/harness.py": "an adapter to another harness",
     "tasks/labels.py": "the one rule of what labels mean, with its messages",
+    "trackers.py": "four short classes over accelerate's, and their observer",
 }
 """Why a module has more lines than `LONGEST`."""
 

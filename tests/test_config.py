@@ -291,21 +291,10 @@ def test_classes_hold_themselves_to_the_table(make: typing.Callable[[], object],
         make()
 
 
-def test_targets_that_have_moved_since_are_no_difference(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(
-        "output:\n  _target_: soupkitchen.serving.Output\n  format: full\nname: x\n"
-    )
-    now = {"output": {"_target_": "soupkitchen.output.Output", "format": "full"}, "name": "y"}
-    now["executor"] = {"_target_": "mine.Executor", "workers": 4}
-    assert (
-        settings.difference(settings.what_was_run(tmp_path / "config.yaml"), settings.what_is_run(now)) == []
-    )
-
-
-def test_how_much_memory_is_used_is_no_part_of_what_is_run() -> None:
+def test_memory_and_executor_are_no_part_of_what_is_run() -> None:
     before, now = (
-        OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x"})
-        for memory in (None, {"cpu": "6GiB"})
+        OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x", "executor": executor})
+        for memory, executor in ((None, None), ({"cpu": "6GiB"}, {"_target_": "mine.Executor", "workers": 4}))
     )
     assert settings.what_is_run(before) == settings.what_is_run(now) == {"runtime.seed": 0}
 
@@ -362,11 +351,3 @@ def _catches(process: int, number: int) -> bool:
         return True
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
     return bool(int(caught, 16) >> (number - 1) & 1)
-
-
-def test_options_that_earlier_versions_lacked_are_no_difference_where_they_are_as_it_was() -> None:
-    before = {"search._target_": "soupkitchen.search.Greedy", "search.accept": "better"}
-    now = {**before, "search.passes": None, "search.prune": False}
-    assert settings.difference(before, now) == []
-    told = settings.difference(before, {**now, "search.prune": True})
-    assert told == ["search.prune: false before, true now"]

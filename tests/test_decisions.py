@@ -28,7 +28,7 @@ from tiny import LABELS
 from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
-from soupkitchen.cli.cache import main
+from soupkitchen.cache import main
 from soupkitchen.errors import CandidateError, ConfigError, DataError
 from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
 from soupkitchen.evaluation.examples import Examples, Listed

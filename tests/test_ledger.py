@@ -14,12 +14,13 @@ from command import own, soupkitchen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soupkitchen.cli.tables import main, make
 from soupkitchen.errors import JournalError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory, write_csv
 from soupkitchen.store import journal
+from soupkitchen.store.events import line_of
 from soupkitchen.store.journal import Journal
+from soupkitchen.tables import main, make
 
 
 def strict(text: str) -> Any:
@@ -104,7 +105,7 @@ def test_the_command_makes_tables_again_and_says_why_it_cannot(
 
 def test_a_journal_of_another_version_is_refused_in_plain_words(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
-    file.write_text('{"event": "begin", "versions": {}, "runs": {}}\n{"event": "score", "score": NaN}\n')
+    file.write_bytes(line_of({"event": "begin", "format": 1}) + b'{"event": "score", "score": NaN}\n')
     with pytest.raises(
         JournalError, match=r"another version of soupkitchen.*or start anew with overwrite=true"
     ):

@@ -17,11 +17,11 @@ from tiny import VOCABULARY, llama, tokenizer
 
 from soupkitchen import methods
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli.rebuild import main
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Karcher, Linear, ModelStock, Slerp, TaskVectors
 from soupkitchen.output.mergekit import write
 from soupkitchen.output.recipe_file import Place, RecipeFile
+from soupkitchen.rebuild import main
 from soupkitchen.soup import Recipe
 
 mergekit = pytest.importorskip("mergekit.merge")

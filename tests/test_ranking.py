@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decisions import Names, Table
 
-from soupkitchen.cli.tables import make
 from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import Bar
 from soupkitchen.evaluation.drawn import Drawn
@@ -41,6 +40,7 @@ from soupkitchen.search import AcceptRule, Greedy, Ranked, rank
 from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
+from soupkitchen.tables import make
 from soupkitchen.tasks import Several
 
 TIMES = ["merge_seconds", "eval_seconds"]

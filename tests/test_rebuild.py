@@ -19,8 +19,8 @@ from tiny import llama, tokenizer
 from transformers import AutoModelForCausalLM
 
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli.rebuild import main
 from soupkitchen.errors import CheckpointError
+from soupkitchen.rebuild import main
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 

@@ -27,8 +27,8 @@ from soupkitchen.records import (
     update_sweep_leaderboard,
     write_csv,
 )
-from soupkitchen.records.display import print_leaderboard
 from soupkitchen.records.tables import joined
+from soupkitchen.records.terminal import print_leaderboard
 from soupkitchen.store.journal import Journal
 
 ENTRIES = [

@@ -22,9 +22,8 @@ from rich.console import Console
 
 from soupkitchen.console import console
 from soupkitchen.records import Step
-from soupkitchen.records.display import Display, Speed, is_live
-from soupkitchen.records.live import TALLEST, clock, sparkline, window
 from soupkitchen.records.progress import Known
+from soupkitchen.records.terminal import TALLEST, Display, is_live, sparkline, window
 
 COLOURS = re.compile(r"\x1b\[[\d;]*3[0-7][\d;]*m")
 
@@ -44,7 +43,7 @@ def shown(display: Display, where: Console | None = None) -> list[str]:
     """What is shown at present, line by line, with what the terminal obeys."""
     where = where or on(color_system=None)
     with where.capture() as capture:
-        where.print(display.view())
+        where.print(display)
     return capture.get().splitlines()
 
 
@@ -266,17 +265,20 @@ def test_only_a_terminal_that_can_shows_what_changes(monkeypatch: pytest.MonkeyP
 
 def test_the_time_left_is_that_of_the_speed_that_was_measured() -> None:
     now = [100.0]
-    speed = Speed(lambda: now[0])
-    assert speed.seconds(10) is None
-    speed.begin()
+    display = Display(120, now=lambda: now[0])
+    assert display.seconds_left is None
+    advance = display.scoring("ranking a (1 of 2)")
     now[0] += 5  # merging
-    assert speed.seconds(10) is None
-    speed.add(40)
+    assert display.seconds_left is None
+    advance(40, 60)
     now[0] += 5
-    assert speed.seconds(80) == pytest.approx(20)
-    speed.begin()
-    assert speed.seconds(80) == pytest.approx(20)
-    assert speed.seconds(0) is None
+    assert display.seconds_left == pytest.approx(20)
+    assert "at most 0:00:20 left" in shown(display)[1]
+    display.noted({"event": "score", "parts": {"": [0.5, 40]}}, anew=True)
+    display.scoring("ranking b (2 of 2)")(10, 60)
+    assert display.seconds_left == pytest.approx(10)
+    advance(60, 60)
+    assert display.seconds_left is None
 
 
 def test_examples_that_need_not_be_scored_are_left_out_of_the_time_left() -> None:
@@ -294,7 +296,6 @@ def test_small_things() -> None:
     assert sparkline([2, 2], "_-#") == "__"
     assert sparkline([float("nan"), 1, 2], "_-#") == " _#"
     assert sparkline([float("nan")], "_-#") == ""
-    assert [clock(s) for s in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
     assert [list(window("abcdef", focus, 3)) for focus in (0, 3, 5)] == [
         list("abc"),
         list("cde"),

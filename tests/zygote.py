@@ -58,6 +58,7 @@ def import_everything() -> None:
     import soupkitchen.demo
     import soupkitchen.experiment
     import soupkitchen.experiment.session
+    import soupkitchen.records.report
     import soupkitchen.trackers  # noqa: F401
     from soupkitchen import metrics, tasks
 

@@ -1,4 +1,4 @@
-"""What the command line does: Hydra composes the options, and a run is begun, continued or reported."""
+"""Runs the command line: Hydra composes the options, and a run is begun, continued or reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from soupkitchen.store.settings import CHOICES
 log = logging.getLogger("soupkitchen")
 
 _CHOSEN = ("pool", "task", "method", "search")
-"""The groups of whose files a run's `config.yaml` notes the names, for the table of all runs."""
+"""The groups whose chosen files a run's `config.yaml` notes, for the table of all runs."""
 
 conf.register_resolvers()  # here, as launchers import this module in processes of their own
 
@@ -44,7 +44,7 @@ class Failed(BaseException):
 
 @hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
 def run_all(config: DictConfig) -> float:
-    """Runs what the command line says: one job, or each of several.
+    """Runs one job of the command line.
 
     Returns:
         The soup's held-out score, for sweepers such as Optuna's: higher is better, so that of a loss is
@@ -56,8 +56,8 @@ def run_all(config: DictConfig) -> float:
     except Exception as error:  # whatever it is, Hydra would put a line above it
         if HydraConfig.get().mode != RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
             raise Failed(error) from error
-        if told := explained(error):
-            log.error("%s failed: %s", config.name, told)
+        if reason := explained(error):
+            log.error("%s failed: %s", config.name, reason)
         else:
             log.exception("%s failed", config.name)
         raise  # the other jobs go on
@@ -67,7 +67,7 @@ def run(config: DictConfig) -> float:
     """Runs one job, continues it, or reports it if it is finished; the soup's score, higher better.
 
     Raises:
-        SoupkitchenError: for whatever the user can put right.
+        SoupkitchenError: if something is wrong that the user can put right.
     """
     conf.check(config)
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
@@ -83,7 +83,7 @@ def run(config: DictConfig) -> float:
 
 
 def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
-    """Tells whoever named no runs or no data of their own whose are taken, once a command."""
+    """Says once that the demo's runs or data are used, because the user named none."""
     job: Any = HydraConfig.get().job
     if launch.number() or job.get("num", 0):
         return
@@ -101,10 +101,10 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
-    """Whether nothing is left to do that takes runs and data. To find that out takes no libraries.
+    """Whether nothing is left to do that takes runs and data; found out without heavy imports.
 
     Raises:
-        ConfigError: where another run's results are there.
+        ConfigError: if another run's results are there.
     """
     run = RunFolder(folder)
     if not run.is_finished:
@@ -143,9 +143,9 @@ def _session() -> Callable[..., Any]:
 
 
 def _report(folder: Path) -> float:
-    """Brings the table of all runs up to date and prints the leaderboard; the score, higher better."""
+    """Updates the table of all runs and prints the leaderboard; returns the score, higher better."""
     from soupkitchen.records import greater_is_better, read_leaderboard, soups_score, update_sweep_leaderboard
-    from soupkitchen.records.display import print_files, print_leaderboard
+    from soupkitchen.records.terminal import print_files, print_leaderboard
 
     table = read_leaderboard(folder / LEADERBOARD)
     all_runs = update_sweep_leaderboard(folder.parent)

@@ -1,4 +1,4 @@
-"""What went wrong, in plain words, and what to do about it."""
+"""Errors in plain words, with what to do about them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _REMEDIES = {
         "That is the machine's fault, not the run's: once it is well, the same command continues",
     ),
 }
-"""What to do about errors of the operating system whose cause is where a user can reach it."""
+"""Remedies for errors of the operating system that a user can put right."""
 
 
 def explained(error: BaseException) -> str | None:
-    """What went wrong and what to do about it; None for what only a programmer can put right."""
+    """The error in plain words; None if only a programmer can put it right."""
     if isinstance(error, SoupkitchenError):
         return str(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return conf.explain(told(error))
+        return conf.explain(_messages(error))
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         cannot = "be written" if error.errno in NO_ROOM else "be used"
         return f"{error.filename or 'a file'} cannot {cannot} ({error.strerror}). {_REMEDIES[error.errno]}"
     return None
 
 
-def told(error: BaseException | None) -> str:
-    """What Hydra has to say: the messages of the error and its causes."""
-    messages = []
+def _messages(error: BaseException | None) -> str:
+    """The messages of Hydra's error and its causes."""
+    messages: list[str] = []
     while error is not None:
         if str(error) and str(error) not in messages:
             messages.append(str(error))

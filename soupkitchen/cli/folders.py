@@ -1,4 +1,4 @@
-"""What commands that make files in folders have in common."""
+"""The command line of commands that make files in folders."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def make_in_each(
     arguments: Sequence[str] | None = None,
     check: Callable[[Path], Iterable[Path]] | None = None,
 ) -> None:
-    """Makes files in each folder that is named, and prints where they are; exits with 1 where that fails.
+    """Makes files in each folder that is named, and prints their names; exits with 1 if that fails.
 
     Args:
-        command: what the command is called, as "tables".
-        about: its documentation, whose first line `--help` has.
-        folder: what `--help` says of the folders.
-        check: what `--check` does instead; None for no such option.
+        command: the name of the command, as "tables".
+        about: its documentation, whose first line `--help` shows.
+        folder: the text of `--help` on the folders.
+        check: called instead of `make` for `--check`; None for no such option.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]

@@ -24,7 +24,7 @@ from soupkitchen.cli.startup import standard_streams
 from soupkitchen.console import printable, say, warn_on_stderr
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.records import write_csv
-from soupkitchen.records.display import print_table
+from soupkitchen.records.terminal import print_table
 from soupkitchen.soup.gram import task_vector_gram
 
 FAR = 3.0

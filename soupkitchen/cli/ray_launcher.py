@@ -58,18 +58,20 @@ class RayLauncher(Launcher):
         needs = {"num_cpus": self.cpus_per_job, "num_gpus": self.gpus_per_job, "max_retries": _ATTEMPTS}
         with connected(self.address, "hydra.launcher.address") as ray:
             run = ray.remote(**needs)(_run)
-            told = ray.put((*self.job, Singleton.get_state(), Path.cwd()))
+            setting = ray.put((*self.job, Singleton.get_state(), Path.cwd()))
             jobs = enumerate(job_overrides, start=initial_job_idx)
             say(f"{len(job_overrides)} jobs go to Ray")
-            done: list[JobReturn] = ray.get([run.remote(told, number, list(words)) for number, words in jobs])
+            done: list[JobReturn] = ray.get(
+                [run.remote(setting, number, list(words)) for number, words in jobs]
+            )
         return done
 
 
 def _run(
-    told: tuple[HydraContext, TaskFunction, DictConfig, Any, Path], number: int, words: list[str]
+    setting: tuple[HydraContext, TaskFunction, DictConfig, Any, Path], number: int, words: list[str]
 ) -> JobReturn:
     """Runs one job, in a process of Ray's."""
-    hydra_context, task_function, config, state, folder = told
+    hydra_context, task_function, config, state, folder = setting
     os.chdir(folder)
     setup_globals()
     Singleton.set_state(state)

@@ -23,7 +23,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Has a command print whatever its streams are: closed (``>&-``), or unread (``| head``).
+    """Lets a command print whatever its streams are: closed (``>&-``), or unread (``| head``).
 
     If nobody reads its stdout any more, the process ends with 141, as other commands do.
     """
@@ -45,7 +45,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def end_when_asked() -> None:
-    """Has SIGINT raise `KeyboardInterrupt`, SIGTERM `Terminated`; both end the process while `importing`."""
+    """Makes SIGINT raise `KeyboardInterrupt`, SIGTERM `Terminated`. While `importing`, they end it."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background
         signal.signal(signal.SIGINT, _asked)
     signal.signal(signal.SIGTERM, _asked)
@@ -70,11 +70,10 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """For the imports of a process, once and before its work: they are not looked through for garbage.
+    """Keeps the garbage collector out of the imports of a process, once and before its work.
 
-    Modules are many thousands of objects that stay. Python's garbage collector would walk
-    through all of them time and again while they are imported, then while the process works,
-    and when it ends.
+    Modules are many thousands of objects that stay. The collector would walk through all of them time and
+    again while they are imported, while the process works, and when it ends.
     """
     global _importing
     gc.disable()

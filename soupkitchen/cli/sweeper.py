@@ -137,7 +137,7 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
 
 
 def _choices(job: Job) -> Job:
-    """The words that what options there are depends on: choices of files, and of parts of options."""
+    """The words that decide which options there are: choices of files, and of parts of options."""
     keys = [_key(word) for word in job]
     parts = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
     return tuple(word for word in job if "." not in _key(word) or _key(word) in parts)
@@ -154,7 +154,7 @@ def _lacking(error: HydraException) -> str:
 
 
 def _error(job: JobReturn) -> Exception | None:
-    """What a job failed of."""
+    """The error of a job that failed."""
     with contextlib.redirect_stderr(io.StringIO()):  # where Hydra puts words of its own
         try:
             _ = job.return_value
@@ -164,7 +164,7 @@ def _error(job: JobReturn) -> Exception | None:
 
 
 def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepError:
-    """What is said of jobs that failed: what sets each apart, and why."""
+    """The error for jobs that failed: the options that set each apart, and its reason."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     failed = [
         " ".join(word for word in job if word not in common)

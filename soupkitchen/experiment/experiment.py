@@ -52,7 +52,7 @@ from soupkitchen.output.hub import check_hub, push
 from soupkitchen.output.rebuild import saved_fingerprint
 from soupkitchen.output.recipe_file import RecipeFile
 from soupkitchen.records.derived import report
-from soupkitchen.records.display import Display
+from soupkitchen.records.terminal import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory

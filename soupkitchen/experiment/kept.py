@@ -13,7 +13,7 @@ from soupkitchen.executors import Request
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
 from soupkitchen.store.digests import digest
-from soupkitchen.store.journal import Event
+from soupkitchen.store.events import Event
 from soupkitchen.tasks import Several
 
 _ROWS, _ORDER = "rows ", "order "

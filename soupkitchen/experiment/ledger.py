@@ -11,10 +11,9 @@ from typing import Any, Protocol
 from soupkitchen.errors import JournalError
 from soupkitchen.evaluation.peaks import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
-from soupkitchen.records.leaderboard import ENTRY
-from soupkitchen.records.run import CONTRIBUTION
-from soupkitchen.records.trajectory import STEP, table_of, tasks_of
-from soupkitchen.store.journal import FORMAT, Event, Journal, read
+from soupkitchen.records.trajectory import table_of, tasks_of
+from soupkitchen.store.events import CONTRIBUTION, ENTRY, STEP, Event
+from soupkitchen.store.journal import FORMAT, Journal, read
 from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 
 log = logging.getLogger(__name__)
@@ -96,7 +95,8 @@ class Ledger:
         Raises:
             JournalError: where something else happened.
         """
-        failed = (self._journal.peek() or {}).get("event") == "error"
+        following = self._journal.peek()
+        failed = following is not None and following["event"] == "error"
         event = self._journal.recall(event="error" if failed else "score", key=key, split=split)
         assert event is not None
         return event

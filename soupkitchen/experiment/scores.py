@@ -21,7 +21,7 @@ from soupkitchen.metrics import Rows
 from soupkitchen.search.rules import OnError
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.journal import Event
+from soupkitchen.store.events import Event
 from soupkitchen.tasks import Several
 
 

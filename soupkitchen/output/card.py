@@ -15,9 +15,8 @@ from soupkitchen.checkpoints.strangers import read_bytes
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Maker
-from soupkitchen.records.charts import known, short, trajectory_figure
 from soupkitchen.records.run import Run
-from soupkitchen.records.tables import separated
+from soupkitchen.records.tables import has_value, separated, short
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write, write_text
 
@@ -52,7 +51,7 @@ def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker,
     Raises:
         OSError: where it cannot be written.
     """
-    write(folder / PICTURE, lambda beside: beside.write_bytes(_picture(run)))
+    write(folder / PICTURE, lambda beside: beside.write_bytes(run.figure.png()))
     write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
 
 
@@ -65,7 +64,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data:
     scores = dict(zip(run.models["model"], run.models[heldout], strict=True))
     worth_showing = run.models["kind"].isin(["soup", "uniform"])
     chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
-    has_test = known(run.soup[test])
+    has_test = has_value(run.soup[test])
     base = _base(pool)
     text = ModelCard.from_template(
         _data(run, maker, data, base, pool),
@@ -92,8 +91,8 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     return {
         "model": _plain(row["model"]),
         "heldout": short(row[heldout]),
-        "interval": " to ".join(bounds) if known(row["ci_low"]) else "–",
-        "test": short(row[test]) if known(row[test]) else "–",
+        "interval": " to ".join(bounds) if has_value(row["ci_low"]) else "–",
+        "test": short(row[test]) if has_value(row[test]) else "–",
     }
 
 
@@ -110,7 +109,7 @@ def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool
             metric_value=float(run.soup[column]),
         )
         for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
-        if known(run.soup[column])
+        if has_value(run.soup[column])
     ]
     named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
     return ModelCardData(
@@ -191,10 +190,6 @@ def _code(maker: Maker, adapter: bool) -> str:
         kind = f"AutoPeftModel{maker.name.removeprefix('AutoModel')}"
         return f'from peft import {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")'
     return maker.snippet("FOLDER")
-
-
-def _picture(run: Run) -> bytes:
-    return trajectory_figure(run.steps, run.metric, run.sign).png()
 
 
 def _coefficient(weight: Any) -> str:

@@ -1,9 +1,10 @@
 """A run's tables: functions of its journal's events. Knows no torch."""
 
-from soupkitchen.records.leaderboard import Entry, leaderboard, ranking, read_leaderboard, soups_score
+from soupkitchen.records.leaderboard import leaderboard, ranking, read_leaderboard, soups_score
 from soupkitchen.records.sweep import greater_is_better, update_sweep_leaderboard
 from soupkitchen.records.tables import append_csv, read_csv, separated, write_csv
-from soupkitchen.records.trajectory import Step, trajectory
+from soupkitchen.records.trajectory import trajectory
+from soupkitchen.store.events import Entry, Step
 
 __all__ = [
     "Entry",

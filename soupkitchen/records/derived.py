@@ -8,7 +8,6 @@ from pathlib import Path
 
 from soupkitchen.errors import JournalError
 from soupkitchen.records.leaderboard import leaderboard
-from soupkitchen.records.report import write_report
 from soupkitchen.records.tables import write_csv
 from soupkitchen.records.trajectory import trajectory
 from soupkitchen.store import checksums, journal
@@ -18,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def write_tables(folder: Path) -> list[Path]:
-    """Writes the tables of the run in `folder`: of one that is finished the leaderboard, too.
+    """Writes the trajectory of the run in `folder` and, if it is finished, the leaderboard.
 
     Raises:
         JournalError: if there is no journal, or a damaged one.
@@ -35,6 +34,8 @@ def write_tables(folder: Path) -> list[Path]:
 def report(folder: Path) -> None:
     """Writes the report; a run is complete without one."""
     try:
+        from soupkitchen.records.report import write_report  # what draws is imported where it is wanted
+
         write_report(folder)
     except Exception as error:  # nobody loses a run for how it looks
         log.warning("%s could not be written (%s); the run itself is complete", folder / REPORT, error)
@@ -42,20 +43,20 @@ def report(folder: Path) -> None:
 
 
 def make_again(folder: Path, lost: Mapping[str, str]) -> None:
-    """Makes again what a finished run has lost, if that follows from its journal.
+    """Makes lost files of a finished run again, if they follow from its journal.
 
     Args:
-        lost: what became of it, by name.
+        lost: by name, "is missing" or "was changed".
 
     Raises:
         JournalError: if the journal is damaged.
     """
     checksums.clear_unfinished(folder)
     for name, what in lost.items():
-        if name == JOURNAL:
-            log.warning("%s %s: what else is made of it may say something else now", folder / name, what)
-        else:
-            log.warning("%s %s: it is made again", folder / name, what)
+        remedy = (
+            "what else is made of it may say something else now" if name == JOURNAL else "it is made again"
+        )
+        log.warning("%s %s: %s", folder / name, what, remedy)
     if names := lost.keys() - {JOURNAL}:
         checksums.set_aside(folder, names)
         if names & {TRAJECTORY, LEADERBOARD}:

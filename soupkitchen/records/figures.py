@@ -1,21 +1,30 @@
-"""Figures of a few marks, as SVG for pages and as PNG for papers.
+"""The figures of reports and model cards: Vega-Lite charts, drawn as SVG for pages and as PNG for papers.
 
-Colours are named by what they mean, and the page that a figure stands in says what they are, so that it is
-legible in the dark, too. A figure by itself carries its own colours.
+Colours are named by their meaning. In a page its style says what they are, so that a figure is legible in the
+dark, too; a picture by itself carries its own.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
-from io import BytesIO
-from itertools import pairwise
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
 
-COLOURS = {
+from soupkitchen.console import printable
+from soupkitchen.records.tables import has_value, short
+
+WIDTH = 760
+_COLOURS = {
     "ink": "#1c2024",
     "faint": "#8b929a",
     "grid": "#d8dce0",
@@ -25,187 +34,307 @@ COLOURS = {
     "discarded": "#b3404a",
     "paper": "#ffffff",
 }
-"""By meaning, on white; what is drawn in the dark is in the page's own style."""
-_SCALE, _SMOOTH = 2, 2
-"""Pixels for each unit of a PNG, and how much finer it is drawn."""
+"""By meaning, on white."""
+_CROSS = "M-1,-1L1,1M-1,1L1,-1"
+_MARK = re.compile(r'<(path|line)( aria-label="([^"]*)"[^>]*)/>')
+"""A mark that says what it is: all others are drawn without a label."""
 
-
-@dataclass(frozen=True)
-class Mark:
-    """Something drawn. `told` is what is said of it where it is looked at, `key` whose it is."""
-
-    colour: str = "ink"
-    told: str = ""
-    key: str = ""
-
-
-@dataclass(frozen=True)
-class Line(Mark):
-    """A line through points, in the figure's units."""
-
-    points: Sequence[tuple[float, float]] = ()
-    width: float = 1.5
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Dot(Mark):
-    """A circle, or a cross for what was discarded."""
-
-    x: float = 0.0
-    y: float = 0.0
-    radius: float = 4.5
-    hollow: bool = False
-    cross: bool = False
-
-
-@dataclass(frozen=True)
-class Box(Mark):
-    """A rectangle; `strength` is how much of its colour it has."""
-
-    x: float = 0.0
-    y: float = 0.0
-    width: float = 0.0
-    height: float = 0.0
-    strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Words(Mark):
-    """A line of text; `anchor` is "start", "middle" or "end"."""
-
-    x: float = 0.0
-    y: float = 0.0
-    text: str = ""
-    anchor: str = "start"
-    size: float = 12.0
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Marks on a canvas.
+    """A chart. Its marks say what they are, if they are encoded with `_ABOUT`.
 
     Attributes:
         title: what it shows, for those who do not see it.
-        width: of the canvas, in units of which one is a pixel at rest.
     """
 
     title: str
+    chart: alt.LayerChart | alt.FacetChart
     width: float
     height: float
-    marks: Sequence[Mark] = field(default_factory=tuple)
 
-    def svg(self, alone: bool = False) -> str:
-        """The figure as an SVG element; `alone` for a file of its own, with colours and a background."""
-        size, title = f'viewBox="0 0 {self.width:g} {self.height:g}"', escape(self.title)
-        shown = "".join(map(_svg, self.marks))
-        if not alone:
-            width = f"max-width:{self.width:g}px"
-            return f'<svg {size} role="group" aria-label="{title}" style="{width}">{shown}</svg>'
-        for name, colour in COLOURS.items():  # programs for papers know no variables
-            shown = shown.replace(f"var(--{name})", colour)
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" {size} width="{self.width:g}" height="{self.height:g}" '
-            f'font-family="Helvetica, Arial, sans-serif"><title>{escape(self.title)}</title>'
-            f'<rect width="100%" height="100%" fill="{COLOURS["paper"]}"/>{shown}</svg>\n'
+    def svg(self) -> str:
+        """An SVG element for the page: each mark is a stop of the tab key, and has a title."""
+        svg = _MARK.sub(r'<\1 class="mark" tabindex="0"\2><title>\3</title></\1>', self._drawn)
+        about = (
+            f'role="group" aria-label="{escape(printable(self.title))}" style="max-width:{self.width:g}px"'
         )
+        return svg.replace("<svg ", f"<svg {about} ", 1)
+
+    def picture(self) -> str:
+        """An SVG file of its own, with colours that programs for papers know."""
+        svg = self._drawn
+        for name, colour in _COLOURS.items():
+            svg = svg.replace(_colour(name), colour)
+        return svg
 
     def png(self) -> bytes:
-        """The figure as a PNG, two pixels a unit."""
-        scale = _SCALE * _SMOOTH
-        image = Image.new("RGB", (round(self.width * scale), round(self.height * scale)), COLOURS["paper"])
-        draw = ImageDraw.Draw(image)
-        for mark in self.marks:
-            _draw(draw, mark, scale)
-        file = BytesIO()
-        image.reduce(_SMOOTH).save(file, "PNG")
-        return file.getvalue()
+        """A PNG of two pixels a unit."""
+        return vl_convert.svg_to_png(self.picture(), scale=2)
 
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`, at most about so many."""
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return [low]
-    rough = (high - low) / most
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _svg(mark: Mark) -> str:
-    fill = f"var(--{mark.colour})"
-    told = f"<title>{escape(mark.told)}</title>" if mark.told else ""
-    about = f' class="mark" tabindex="0" data-key="{escape(mark.key)}"' if mark.told else ""
-    if isinstance(mark, Line):
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in mark.points)
-        dash = ' stroke-dasharray="5 4"' if mark.dashed else ""
-        return (
-            f'<polyline points="{points}" fill="none" stroke="{fill}" stroke-width="{mark.width:g}"{dash}'
-            f"{about}>{told}</polyline>"
+    @cached_property
+    def _drawn(self) -> str:
+        faint = _colour("faint")
+        chart = (
+            self.chart.properties(
+                width=self.width,
+                height=self.height,
+                padding={"left": 24, "top": 8, "right": 8, "bottom": 4},  # other fonts are wider
+                autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+            )
+            .configure(aria=False, background=_colour("paper"), font="Helvetica, Arial, sans-serif")
+            .configure_axis(
+                domain=False,
+                ticks=False,
+                gridColor=_colour("grid"),
+                labelColor=faint,
+                labelFontSize=12,
+                titleColor=faint,
+                titleFontSize=12,
+                titleFontWeight="normal",
+            )
+            .configure_text(fontSize=12)
+            .configure_view(stroke=None)
         )
-    if isinstance(mark, Dot) and mark.cross:
-        r, d = mark.radius * 0.8, mark.radius * 1.6
-        path = f"M{mark.x - r:.1f} {mark.y - r:.1f}l{d:.1f} {d:.1f}m0 {-d:.1f}l{-d:.1f} {d:.1f}"
-        return f'<path d="{path}" stroke="{fill}" stroke-width="2" fill="none"{about}>{told}</path>'
-    if isinstance(mark, Dot):
-        inside = "var(--paper)" if mark.hollow else fill
-        return (
-            f'<circle cx="{mark.x:.1f}" cy="{mark.y:.1f}" r="{mark.radius:g}" fill="{inside}" '
-            f'stroke="{fill}" stroke-width="1.5"{about}>{told}</circle>'
-        )
-    if isinstance(mark, Box):
-        return (
-            f'<rect x="{mark.x:.1f}" y="{mark.y:.1f}" width="{mark.width:.1f}" height="{mark.height:.1f}" '
-            f'fill="{fill}" fill-opacity="{mark.strength:.2f}"{about}>{told}</rect>'
-        )
-    assert isinstance(mark, Words)
-    return (
-        f'<text x="{mark.x:.1f}" y="{mark.y:.1f}" font-size="{mark.size:g}" text-anchor="{mark.anchor}" '
-        f'fill="{fill}">{escape(mark.text)}</text>'
+        return vl_convert.vegalite_to_svg(chart.to_dict(validate=False))
+
+
+def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
+    """The score after each step: runs, candidates kept and discarded, the soup so far, the best single."""
+    rows = steps[steps["stage"].isin(["rank", "merge"]) & (steps["split"] == "heldout")].to_dict("records")
+    points, course = [], []
+    soup = math.nan
+    for number, row in enumerate(rows):
+        if row["decision"] in ("start", "keep") and has_value(row["score"]):
+            soup = row["score"]
+        course.append({"step": number, "score": soup})
+        columns = (name for name in ("score", "score_at_most", "score_on_part") if has_value(row[name]))
+        if (column := next(columns, None)) is not None:
+            points.append({"step": number, **_step(row, column, sign)})
+    names = [row["candidate"] for row in rows]
+    axis = _names(names, 90, grid=False, labelAngle=-25, labelOverlap=len(names) > 30, labelFontSize=10)
+    x = alt.X("step:O", title=None, axis=axis)
+    y = alt.Y("score:Q", title=printable(f"{metric}, held-out"), scale=_SCALE)
+    intervals = [point for point in points if has_value(point["low"])]
+    singles = [point["score"] for point in points if point["single"]]
+    best = [{"score": max(singles, key=lambda score: sign * score)}] if singles else []
+    layers = [
+        _chart(best).mark_rule(strokeDash=[5, 4]).encode(y=y, color=_fixed("single")),
+        _chart(best).mark_text(align="right", dy=-6, text="best single run").encode(
+            x=alt.value(WIDTH - 80), y=y, color=_fixed("single")),
+        _chart(course).mark_line(interpolate="step-after", strokeWidth=2).encode(
+            x=x, y=y, color=_fixed("soup")),
+        _chart(intervals).mark_rule(strokeWidth=1.5).encode(
+            x=x, y=alt.Y("low:Q"), y2="high:Q", color=_fixed("faint")),
+        _points(points).encode(x=x, y=y),
+    ]  # fmt: skip
+    return Figure(f"{metric} on held-out after each step", alt.layer(*layers), WIDTH, 320)
+
+
+def _step(row: Mapping[Any, Any], column: str, sign: int) -> dict[str, Any]:
+    """The mark of a step: a ring for a run, a dot for what was kept, a cross for what was discarded."""
+    score, decision, ranked = row[column], row["decision"], row["stage"] == "rank"
+    bound = {"score": "", "score_at_most": "at most ", "score_on_part": "on a part "}[column]
+    about = f"{row['candidate']}: {decision or 'ranked'}, {bound}{short(score)}"
+    if has_value(row["gain"]):
+        about += f", gain {row['gain']:+.4f}"
+    kind = "single" if ranked else "soup" if decision in ("keep", "start") else "discarded"
+    known = has_value(row["gain_low"]) and has_value(row["best_before"])
+    low, high = (row["best_before"] + sign * row[f"gain_{end}"] if known else None for end in ("low", "high"))
+    single = ranked and column == "score"
+    dot = _dot(kind, about, hollow=ranked, cross=decision == "discard")
+    return {"score": score, "low": low, "high": high, "single": single, **dot}
+
+
+def models_figure(table: pd.DataFrame, metric: str) -> Figure:
+    """Every model, held-out beside test."""
+    rows = table.head(40).to_dict("records")
+    points, intervals = [], []
+    for number, row in enumerate(rows):
+        kind = row["kind"] if row["kind"] in ("soup", "single", "uniform") else "faint"
+        if has_value(row["ci_low"]):
+            ends = {"low": row["ci_low"], "high": row["ci_high"]}
+            intervals.append({"row": number, "stroke": _colour(kind), **ends})
+        for split, shown in (("test", "test"), ("heldout", "held-out")):
+            if has_value(score := row[f"{split}_{metric}"]):
+                dot = _dot(kind, f"{row['model']}: {shown} {short(score)}", hollow=split == "test")
+                points.append({"row": number, "score": score, **dot})
+    y = alt.Y("row:O", title=None, axis=_names([row["model"] for row in rows]))
+    x = alt.X("score:Q", title=None, scale=_SCALE, axis=alt.Axis(tickCount=7))
+    bars = _chart(intervals).mark_rule().encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=_STROKE)
+    chart = alt.layer(bars, _points(points).encode(x=x, y=y))
+    title = f"{metric} of every model: filled on held-out, hollow on test"
+    return Figure(title, chart, WIDTH, 50 + 22 * len(rows))
+
+
+def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", unit: str = "") -> Figure:
+    """One bar a name, from 0 on."""
+    rows = [
+        {
+            "row": number,
+            "value": value,
+            "end": max(value, 0.0),
+            "shown": f"{value:.4g}{unit}",
+            "stroke": _colour(colour if value >= 0 else "discarded"),
+            "about": f"{name}: {value:.4g}{unit}",
+        }
+        for number, (name, value) in enumerate(bars.items())
+    ]
+    y = alt.Y("row:O", title=None, axis=_names(list(bars)))
+    ends = [0.0, *filter(math.isfinite, bars.values())]
+    low, high = min(ends), max(ends)
+    scale = alt.Scale(domain=[low, high + 0.2 * ((high - low) or 1.0)])
+    x = alt.X("value:Q", title=None, axis=None, scale=scale)
+    boxes = _chart(rows).mark_bar(aria=True).encode(x=x, y=y, color=_STROKE, description=_ABOUT)
+    numbers = _chart(rows).mark_text(align="left", dx=6).encode(
+        x=alt.X("end:Q"), y=y, text="shown:N", color=_fixed("faint"))  # fmt: skip
+    return Figure(title, alt.layer(boxes, numbers), WIDTH, 30 + 24 * len(bars))
+
+
+def cosines_figure(names: Sequence[str], cosines: np.ndarray) -> Figure:
+    """The cosines of task vectors, pair by pair."""
+    cell = min(36.0, (WIDTH - 186) / len(names))
+    rows = [
+        {
+            "row": row,
+            "column": column,
+            "strength": min(abs(value), 1.0),
+            "stroke": _colour("soup" if value >= 0 else "discarded"),
+            "ink": _colour("paper" if abs(value) > 0.55 else "ink"),
+            "shown": f"{value:.2f}".replace("0.", ".").replace("1.00", "1"),
+            "about": f"{names[row]}, {names[column]}: cosine {value:.2f}",
+        }
+        for (row, column), value in np.ndenumerate(cosines)
+    ]
+    places = {
+        "x": alt.X("column:O", axis=None),
+        "y": alt.Y("row:O", title=None, axis=_names(names)),
+    }
+    boxes = _chart(rows).mark_rect(aria=True, strokeWidth=1).encode(
+        **places, color=_STROKE, description=_ABOUT, stroke=_fixed("paper"),
+        opacity=alt.Opacity("strength:Q", scale=None))  # fmt: skip
+    numbers = _chart(rows if cell >= 26 else []).mark_text(fontSize=10.5).encode(
+        **places, text="shown:N", color=alt.Color("ink:N", scale=None))  # fmt: skip
+    size = cell * len(names)
+    title = "cosines of what fine-tuning changed"
+    return Figure(title, alt.layer(boxes, numbers), size + 186, size + 22)
+
+
+def plane_figure(names: Sequence[str], points: np.ndarray, inside: Sequence[str], soup: str | None) -> Figure:
+    """Runs and soup in the plane in which they differ most (two principal components)."""
+    rows = []
+    for name, (across, up) in zip(names, points.tolist(), strict=True):
+        kind = "soup" if name == soup else "single" if name in inside else "faint"
+        about = {"soup": "the soup", "single": "an ingredient", "faint": "left out"}[kind]
+        dot = _dot(kind, f"{name}: {about}", hollow=kind == "faint")
+        rows.append({"across": across, "up": up, "name": name, **dot})
+    x, y = (alt.X("across:Q", axis=None, scale=alt.Scale(zero=False, padding=100)),
+            alt.Y("up:Q", axis=None, scale=_SCALE))  # fmt: skip
+    words = _chart(rows).mark_text(align="left", dx=9, fontSize=11, limit=140).encode(
+        x=x, y=y, text="name:N", color=_STROKE)  # fmt: skip
+    chart = alt.layer(_points(rows).encode(x=x, y=y), words)
+    return Figure("runs and soup in the plane in which they differ most", chart, WIDTH, 380)
+
+
+def scatter_figure(runs: Sequence[Row], across: str, up: str, titles: tuple[str, str]) -> Figure:
+    """Runs of a sweep by two of their columns; `titles` say what these are."""
+    rows = []
+    for run in runs:
+        if has_value(run[across]) and has_value(run[up]):
+            about = f"{run['run']}: {titles[1]} {short(run[up])}, {titles[0]} {run[across]:g}"
+            rows.append({"across": run[across], "up": run[up], **_dot("soup", about)})
+    x = alt.X("across:Q", title=printable(titles[0]), scale=_SCALE, axis=alt.Axis(grid=False, tickCount=7))
+    y = alt.Y("up:Q", title=printable(titles[1]), scale=_SCALE)
+    return Figure(f"{titles[1]} against {titles[0]}", alt.layer(_points(rows).encode(x=x, y=y)), WIDTH, 320)
+
+
+def parallel_figure(runs: Sequence[Row], columns: Sequence[str], score: str) -> Figure:
+    """Parallel coordinates: a line a run through its options to its score."""
+    names = [*columns, score]
+    corners: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    best = min((run["rank"] for run in runs), default=1)
+    for place, column in enumerate(names):
+        heights, ticks = _heights([run.get(column) for run in runs])
+        labels += [{"place": place, "height": heights[value], "shown": text} for value, text in ticks.items()]
+        for number, run in enumerate(runs):
+            if has_value(value := run.get(column)):
+                first = run["rank"] == best
+                line = {
+                    "line": number,
+                    "width": 2.5 if first else 1.2,
+                    "stroke": _colour("soup" if first else "single"),
+                    "about": f"{run['run']}: {short(run.get(score))}",
+                }
+                corners.append({"place": place, "height": heights[value], **line})
+    axis = _names(names, 180, orient="top", grid=True, gridWidth=1.5, labelColor=_colour("ink"))
+    x = alt.X("place:O", title=None, axis=axis, scale=alt.Scale(type="point", padding=0.25))
+    y = alt.Y("height:Q", axis=None, scale=alt.Scale(domain=[-0.08, 1.08]))
+    lines = _chart(corners).mark_line(aria=True).encode(
+        x=x, y=y, detail="line:N", color=_STROKE, description=_ABOUT,
+        strokeWidth=alt.StrokeWidth("width:Q", scale=None))  # fmt: skip
+    words = _chart(labels).mark_text(align="left", dx=5, dy=-7, fontSize=10, limit=90).encode(
+        x=x, y=y, text="shown:N", color=_fixed("faint"))  # fmt: skip
+    title = "what the runs were told, and what came of it"
+    return Figure(title, alt.layer(lines, words), WIDTH, 300)
+
+
+def _heights(values: Sequence[Any]) -> tuple[dict[Any, float], dict[Any, str]]:
+    """Where values of a column lie between 0 and 1, and what is written there: all texts, or two numbers."""
+    present = [value for value in values if has_value(value)]
+    if present and all(isinstance(value, (int, float)) for value in present):
+        low, high = min(present), max(present)
+        span = (high - low) or 1.0
+        return {value: (value - low) / span for value in present}, {end: f"{end:g}" for end in (low, high)}
+    texts = sorted(set(present), key=str)
+    span = max(len(texts) - 1, 1)
+    return {text: 1 - place / span for place, text in enumerate(texts)}, {text: str(text) for text in texts}
+
+
+_SCALE = alt.Scale(zero=False, padding=12)
+_STROKE = alt.Color("stroke:N", scale=None)
+_ABOUT = alt.Description("about:N")
+
+
+def _colour(name: str) -> str:
+    return f"var(--{name})"
+
+
+def _fixed(colour: str) -> Any:
+    return alt.value(_colour(colour))
+
+
+def _chart(rows: Sequence[Row]) -> alt.Chart:
+    """A chart of rows; cells that are no finite number are left out."""
+    return alt.Chart(
+        alt.InlineData(values=[{key: _plain(value) for key, value in row.items()} for row in rows])
     )
 
 
-def _draw(draw: ImageDraw.ImageDraw, mark: Mark, scale: int) -> None:
-    colour = COLOURS[mark.colour]
-    if isinstance(mark, Line):
-        pieces = _dashes(mark.points) if mark.dashed else [list(mark.points)]
-        for piece in pieces:
-            draw.line(
-                [(x * scale, y * scale) for x, y in piece], fill=colour, width=round(mark.width * scale)
-            )
-    elif isinstance(mark, Dot) and mark.cross:
-        r = 0.8 * mark.radius
-        for sign in (1, -1):
-            ends = [(mark.x - r, mark.y - sign * r), (mark.x + r, mark.y + sign * r)]
-            draw.line([(x * scale, y * scale) for x, y in ends], fill=colour, width=2 * scale)
-    elif isinstance(mark, Dot):
-        box = [value * scale for value in (mark.x - mark.radius, mark.y - mark.radius)]
-        box += [value * scale for value in (mark.x + mark.radius, mark.y + mark.radius)]
-        inside = COLOURS["paper"] if mark.hollow else colour
-        draw.ellipse(box, fill=inside, outline=colour, width=round(1.5 * scale))
-    elif isinstance(mark, Box):
-        corner = (mark.x + mark.width) * scale, (mark.y + mark.height) * scale
-        draw.rectangle([mark.x * scale, mark.y * scale, *corner], fill=_mixed(colour, mark.strength))
-    elif isinstance(mark, Words):
-        font = ImageFont.load_default(mark.size * scale)
-        anchor = {"start": "ls", "middle": "ms", "end": "rs"}[mark.anchor]
-        draw.text((mark.x * scale, mark.y * scale), mark.text, fill=colour, font=font, anchor=anchor)
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, str):
+        return printable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _dashes(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """A line in pieces of 5 units with 4 between."""
-    pieces = []
-    for (x, y), (end_x, end_y) in pairwise(points):
-        length = math.hypot(end_x - x, end_y - y)
-        for at in range(0, int(length), 9):
-            shares = at / length, min(at + 5, length) / length
-            pieces.append([(x + share * (end_x - x), y + share * (end_y - y)) for share in shares])
-    return pieces
+def _dot(kind: str, about: str, hollow: bool = False, cross: bool = False) -> dict[str, Any]:
+    """The columns that `_points` draws by."""
+    fill = "paper" if hollow else kind
+    shape = _CROSS if cross else "circle"
+    return {"stroke": _colour(kind), "fill": _colour(fill), "shape": shape, "about": about}
 
 
-def _mixed(colour: str, strength: float) -> tuple[int, int, int]:
-    """The colour on white paper."""
-    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    red, green, blue = (round(255 + strength * (part - 255)) for part in parts)
-    return red, green, blue
+def _points(rows: Sequence[Row]) -> alt.Chart:
+    return _chart(rows).mark_point(aria=True, size=70, strokeWidth=1.5, opacity=1).encode(
+        stroke=alt.Stroke("stroke:N", scale=None), fill=alt.Fill("fill:N", scale=None),
+        shape=alt.Shape("shape:N", scale=None), description=_ABOUT)  # fmt: skip
+
+
+def _names(names: Sequence[str], limit: int = 170, **options: Any) -> alt.Axis:
+    """An axis of numbers from 0 on, which are written as `names`: as many as there is room for."""
+    texts = f"{json.dumps([printable(str(name)) for name in names])}[datum.value]"
+    shown = {"labelOverlap": True, "labelAngle": 0, **options}
+    return alt.Axis(labelExpr=texts, labelLimit=limit, **shown)

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from soupkitchen.records.tables import DIGITS, foreign, joined, read_csv
+from soupkitchen.store.events import ENTRY, Entry
 
-ENTRY = "entry"
-"""The events that are rows."""
 HELDOUT = "heldout_"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One model. `score`, `test_score` and the interval are higher better; tables turn them back.
-
-    Attributes:
-        kind: "single", "uniform", "soup"; "partial" for a run whose score is of a part of the held-out data,
-            or "listed" for one whose score is not ours.
-        interval: 95 % bootstrap interval of the held-out score.
-        tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
-    """
-
-    model: str
-    kind: str
-    ingredients: tuple[str, ...]
-    score: float
-    test_score: float | None = None
-    interval: tuple[float, float] | None = None
-    tasks: Mapping[str, float] = field(default_factory=dict)
-    test_tasks: Mapping[str, float] = field(default_factory=dict)
+_FIELDS = [column.name for column in fields(Entry)]
+_KINDS = ("soup", "single", "uniform", "partial", "listed")
+"""In the order in which equals stand in the table."""
 
 
 def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table that the events of a finished run's journal make."""
     begin, *others = events
-    entries = [_entry(event) for event in others if event["event"] == ENTRY]
+    entries = [
+        Entry(**{name: event[name] for name in _FIELDS}) for event in others if event["event"] == ENTRY
+    ]
     return ranking(entries, begin["metric"], 1 if begin["greater_is_better"] else -1)
 
 
@@ -60,16 +44,14 @@ def read_leaderboard(file: Path) -> pd.DataFrame:
     return table
 
 
+def heldout_column(table: pd.DataFrame) -> str:
+    """The column of a leaderboard that holds the held-out score."""
+    return next(column for column in table.columns if column.startswith(HELDOUT))
+
+
 def soups_score(table: pd.DataFrame) -> float:
     """The soup's score on held-out in a leaderboard, with the metric's own sign."""
-    column = next(column for column in table.columns if column.startswith(HELDOUT))
-    return float(table.loc[table["kind"] == "soup", column].iloc[0])
-
-
-def _entry(event: Mapping[str, Any]) -> Entry:
-    told = {name: event[name] for name in Entry.__dataclass_fields__}
-    interval = told["interval"] and tuple(told["interval"])
-    return Entry(**{**told, "ingredients": tuple(told["ingredients"]), "interval": interval})
+    return float(table.loc[table["kind"] == "soup", heldout_column(table)].iloc[0])
 
 
 def ranking(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFrame:
@@ -79,29 +61,25 @@ def ranking(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFrame:
         metric: the metric's name, for column names.
         sign: 1, or -1 for a loss, whose scores are shown with their own sign.
     """
-    best_single = max(
-        (entry.score for entry in entries if entry.kind == "single" and entry.score == entry.score),
-        default=float("nan"),
-    )
-    kinds = ("soup", "single", "uniform", "partial", "listed")
-    worst = float("-inf")
-    ordered = sorted(
-        entries,
-        key=lambda e: (-(e.score if e.score == e.score else worst), kinds.index(e.kind)),
-    )
+    singles = [entry.score for entry in entries if entry.kind == "single" and not math.isnan(entry.score)]
+    best_single = max(singles, default=math.nan)
+
+    def place(entry: Entry) -> tuple[float, int]:
+        return math.inf if math.isnan(entry.score) else -entry.score, _KINDS.index(entry.kind)
+
     rows = []
-    for place, entry in enumerate(ordered, start=1):
-        bounds = sorted(sign * bound for bound in entry.interval or ())
+    for rank, entry in enumerate(sorted(entries, key=place), start=1):
+        low, high = sorted(sign * bound for bound in entry.interval) if entry.interval else (None, None)
         rows.append(
             {
-                "rank": place,
+                "rank": rank,
                 "model": entry.model,
                 "kind": entry.kind,
                 "ingredients": joined(entry.ingredients),
                 f"heldout_{metric}": sign * entry.score,
                 f"test_{metric}": None if entry.test_score is None else sign * entry.test_score,
-                "ci_low": bounds[0] if bounds else None,
-                "ci_high": bounds[1] if bounds else None,
+                "ci_low": low,
+                "ci_high": high,
                 "delta_vs_best_single": round(entry.score - best_single, DIGITS),
                 **{f"heldout_{task}": score for task, score in entry.tasks.items()},
                 **{f"test_{task}": score for task, score in entry.test_tasks.items()},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,29 @@ from markupsafe import Markup
 
 from soupkitchen.console import printable
 from soupkitchen.records.figures import Figure
+from soupkitchen.records.tables import has_value, short
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `folded` ones are opened by whoever wants to see them."""
+    """A table. A reader opens it with a click if it is `folded`."""
 
     caption: str
     frame: pd.DataFrame
-    key: str
-    folded: bool = False
+    folded: bool = True
 
-    @cached_property
-    def columns(self) -> list[dict[str, Any]]:
-        """Names, and whether numbers are in them."""
-        return [
-            {"name": printable(str(name)), "number": pd.api.types.is_numeric_dtype(self.frame[name])}
-            for name in self.frame.columns
-        ]
+    @property
+    def columns(self) -> list[tuple[str, bool]]:
+        """The name of each column, and whether it holds numbers."""
+        numeric = pd.api.types.is_numeric_dtype
+        return [(printable(str(name)), numeric(self.frame[name])) for name in self.frame.columns]
 
-    @cached_property
-    def rows(self) -> list[dict[str, Any]]:
-        """Cells as they are shown."""
-        told = self.frame.to_dict("records")
+    @property
+    def rows(self) -> list[tuple[list[str], bool]]:
+        """The cells of each row as text, and whether it is the soup's."""
         return [
-            {
-                "key": printable(str(row[self.key])),
-                "soup": row.get("kind") == "soup",
-                "cells": [_cell(value) for value in row.values()],
-            }
-            for row in told
+            ([_cell(value) for value in row.values()], row.get("kind") == "soup")
+            for row in self.frame.to_dict("records")
         ]
 
 
@@ -62,52 +54,45 @@ class Section:
 
     title: str
     sentences: Sequence[str] = ()
-    shown: Sequence[Figure] = ()
+    figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     texts: Sequence[Text] = ()
 
     @property
-    def figures(self) -> list[Markup]:
+    def drawn(self) -> list[Markup]:
         """The figures as SVG, whose texts are escaped."""
-        return [Markup(printable(figure.svg())) for figure in self.shown]
+        return [Markup(figure.svg()) for figure in self.figures]
 
 
-@dataclass(frozen=True)
-class Page:
-    """The whole page.
+def html(
+    title: str,
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    footer: str,
+    cards: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page in one file, which asks for nothing else.
 
-    Attributes:
-        cards: numbers that stand out, with what they are.
+    Args:
+        cards: numbers that stand out, and what they are.
     """
-
-    title: str
-    sentences: Sequence[str] = ()
-    cards: Sequence[tuple[str, str]] = ()
-    sections: Sequence[Section] = field(default_factory=tuple)
-    footer: str = ""
-
-    def html(self) -> str:
-        """The page in one file, which asks for nothing else."""
-        return _template().render(
-            title=printable(self.title),
-            sentences=[printable(sentence) for sentence in self.sentences],
-            cards=[{"value": value, "what": what} for value, what in self.cards],
-            sections=self.sections,
-            footer=self.footer,
-        )
+    return _template().render(
+        title=printable(title),
+        sentences=[printable(sentence) for sentence in sentences],
+        cards=cards,
+        sections=sections,
+        footer=footer,
+    )
 
 
 @cache
 def _template() -> jinja2.Template:
     text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    return jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    ).from_string(text)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(text)
 
 
 def _cell(value: Any) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if not has_value(value):
         return "–"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
-    return printable(str(value))
+    return short(value) if isinstance(value, float) else printable(str(value))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from soupkitchen.records.trajectory import STEP
+from soupkitchen.store.events import STEP
 
 State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
 
 _SCORED = re.compile(r"(?:ranking|merging) (.*) \(\d+ of \d+\)", re.DOTALL)
-"""What is said to be scored, where that is one run, or a run that is merged in."""
+"""The name of what is being scored, if that is one run, or a run that is merged in."""
 
 
 @dataclass
@@ -20,11 +20,11 @@ class OfRun:
     """What came of one run of the pool.
 
     Attributes:
-        state: where it is known for good; else "".
+        state: if it is known for good; else "".
         score: by itself, or at most, as the metric gives it.
         merged: the score of the candidate that it made, or at most.
         at_most: whether `merged` is a bound, as scoring stopped early.
-        gain: of that candidate, where more is always better.
+        gain: of that candidate; more is always better.
     """
 
     state: State = ""
@@ -39,10 +39,10 @@ class Known:
     """What a run's events say so far.
 
     Attributes:
-        metric: what the score is called.
+        metric: the name of the score.
         runs: the pool, by name, in its own order.
         soup: the names in the soup.
-        best: what is to beat: the soup's score, or, before there is one, that of the best run.
+        best: the score to beat: the soup's or, before there is one, that of the best run.
         course: the soup's score after each decision.
         examples: that have been scored, or taken from an earlier evaluation.
         spared: examples of candidates whose scoring stopped early, that were not scored.
@@ -84,76 +84,66 @@ class Known:
         self.now = match[1] if match and match[1] in self.runs else None
 
     def state(self, name: str) -> State:
-        """What is to be said of a run at present."""
-        one = self.runs[name]
+        """The state of a run at present."""
+        state = self.runs[name].state
         if name == self.now:
             return "now"
-        if one.state in ("error", "discarded", "kept"):
-            return one.state
-        return "next" if name == self.next else one.state
+        return "next" if state in ("", "ranked") and name == self.next else state
 
     @property
     def order(self) -> list[str]:
-        """The pool as it is gone through: in its own order until it is ranked, then the best first."""
+        """The pool in the order of the search: its own until it is ranked, then the best first."""
         if not self.merging:
             return list(self.runs)
         sign = -1.0 if self.greater_is_better else 1.0
 
         def place(name: str) -> tuple[bool, float]:
             score = self.runs[name].score
-            missing = score is None or score != score
-            return missing, 0.0 if missing or score is None else sign * score
+            return (True, 0.0) if score is None or score != score else (False, sign * score)
 
         return sorted(self.runs, key=place)
 
     @property
     def next(self) -> str | None:
         """The run whose turn comes after what is going on."""
-        waiting: tuple[State, ...] = ("ranked",) if self.merging else ("",)
-        return next((n for n in self.order if self.runs[n].state in waiting and n != self.now), None)
+        waiting = "ranked" if self.merging else ""
+        return next((n for n in self.order if self.runs[n].state == waiting and n != self.now), None)
 
     def _ranked(self, event: Mapping[str, Any]) -> None:
-        one = self.runs.setdefault(event["candidate"], OfRun())
-        score, known = _score(event), one.score
+        run = self.runs.setdefault(event["candidate"], OfRun())
         if event["decision"] == "error":
-            one.state = "error"
+            run.state = "error"
             return
-        one.state = "ranked"
-        one.score = known if score is None else score
-        if (
-            score is not None
-            and event["score_at_most"] is None
-            and (self.best is None or (score > self.best) == self.greater_is_better)
-        ):
+        run.state = "ranked"
+        if (score := _score(event)) is None:
+            return
+        run.score = score
+        better = self.best is None or (score > self.best) == self.greater_is_better
+        if better and event["score_at_most"] is None:
             self.best = score
 
     def _merged(self, event: Mapping[str, Any]) -> None:
         self.merging = True
-        name, decision = event["candidate"], event["decision"]
-        one = self.runs.get(name)
+        name, decision, score = event["candidate"], event["decision"], _score(event)
+        run = self.runs.get(name, OfRun())  # of several at once, one that is not shown
         if decision == "error":
-            if one is not None:
-                one.state = "error"
+            run.state = "error"
             return
-        score = _score(event)
-        if one is not None and decision != "start":
-            one.merged, one.gain = score, event["gain"]
-            one.at_most = event["score_at_most"] is not None
+        if decision != "start":
+            run.merged, run.gain = score, event["gain"]
+            run.at_most = event["score_at_most"] is not None
         if decision in ("start", "keep"):
             before, self.soup = self.soup, tuple(event["ingredients"])
             self.best = self.best if score is None else score
             for other in {*before, *self.soup} & self.runs.keys():
                 self.runs[other].state = "kept" if other in self.soup else "discarded"
-        elif one is not None and name not in self.soup:
-            one.state = "discarded"
+        elif name not in self.soup:
+            run.state = "discarded"
         if self.best is not None:
             self.course.append(self.best)
 
 
 def _score(event: Mapping[str, Any]) -> float | None:
-    """What a step says of a score: in full, on a part of the examples, or at most."""
-    for name in ("score", "score_on_part", "score_at_most"):
-        value: float | None = event.get(name)
-        if value is not None:
-            return value
-    return None
+    """The score that a step gives: in full, on a part of the examples, or at most."""
+    names = ("score", "score_on_part", "score_at_most")
+    return next((event[name] for name in names if event.get(name) is not None), None)

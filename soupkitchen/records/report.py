@@ -1,220 +1,324 @@
-"""`report.html` of a run, also of one that is not finished: made of its journal and what lies beside it.
+"""`report.html` of a run, finished or not, made of its journal; and that of a sweep, made of its table.
 
 Knows no torch, and reads no weights.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import MaxLen
 
-from soupkitchen.records import charts
+from soupkitchen.errors import ConfigError
+from soupkitchen.records import figures
 from soupkitchen.records.chance import by_chance
-from soupkitchen.records.charts import known as has_value
-from soupkitchen.records.charts import short
-from soupkitchen.records.map import map_section
-from soupkitchen.records.page import Page, Section, Table, Text
-from soupkitchen.records.run import CONTRIBUTION, Run
-from soupkitchen.records.tables import separated
-from soupkitchen.records.trajectory import STEP, tasks_of
+from soupkitchen.records.page import Section, Table, Text, html
+from soupkitchen.records.run import Run
+from soupkitchen.records.tables import has_value, read_csv, separated, short
+from soupkitchen.records.trajectory import tasks_of
+from soupkitchen.store.documents import open_regular, own, read_json
+from soupkitchen.store.events import CONTRIBUTION, STEP
 from soupkitchen.store.files import write, write_text
-from soupkitchen.store.layout import CONFIG, JOURNAL, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+
+log = logging.getLogger(__name__)
 
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
     "examples_scored examples_total cached reason"
-)
+).split()
 """Columns of the trajectory that the report has, too."""
+_MOST_ON_MAP = 100
+"""Runs on a map: each pair of them is a mark on the page."""
+_MARK = b'<meta name="generator" content="soupkitchen">'
+_KIND = ["task", "data", "metric"]
+_NO_OPTIONS = {"rank", "run", *_KIND}
 
 
 def write_report(folder: Path) -> list[Path]:
     """Writes the report of the run in `folder`, and the picture of its trajectory.
 
     Raises:
-        JournalError: where there is no journal, or a damaged one.
-        OSError: where they cannot be written.
+        JournalError: if there is no journal, or a damaged one.
+        OSError: if they cannot be written.
     """
     run = Run(folder)
-    write_text(folder / REPORT, page(run).html())
-    figure = charts.trajectory_figure(run.steps, run.metric, run.sign)
+    write_text(folder / REPORT, page(run))
     png, svg = (folder / name for name in PICTURES)
-    write(png, lambda beside: beside.write_bytes(figure.png()))
-    write_text(svg, figure.svg(alone=True))
+    write(png, lambda beside: beside.write_bytes(run.figure.png()))
+    write_text(svg, run.figure.picture())
     return [folder / REPORT, png, svg]
 
 
-def page(run: Run) -> Page:
-    """The report."""
-    parts = [_trajectory(run), _models(run), _tasks(run), _contributions(run), _chance(run), map_section(run)]
-    sections = [section for section in (*parts, _costs(run), _recipe(run), _environment(run)) if section]
-    return Page(f"Soup of {run.folder.name}", _sentences(run), _cards(run), sections, _footer(run))
-
-
-def _footer(run: Run) -> str:
-    version = dict(run.events[0].get("versions", {})).get("soupkitchen", "")
-    source = f"{run.folder.name}/{JOURNAL}"
-    return f"soupkitchen {version}. Made of {source}; python -m soupkitchen.report makes it again."
+def page(run: Run) -> str:
+    """The report of a run as HTML."""
+    parts = (
+        _trajectory,
+        _models,
+        _tasks,
+        _contributions,
+        _chance,
+        map_section,
+        _costs,
+        _recipe,
+        _environment,
+    )
+    sections = [section for part in parts if (section := part(run))]
+    version = run.events[0].get("versions", {}).get("soupkitchen", "")
+    source = f"Made of {run.folder.name}/{JOURNAL}; python -m soupkitchen.report makes it again."
+    title, footer = f"Soup of {run.folder.name}", f"soupkitchen {version}. {source}"
+    return html(title, _sentences(run), sections, footer, _cards(run))
 
 
 def _sentences(run: Run) -> list[str]:
     if run.soup is None or run.best is None:
         ranked = int((run.steps["stage"] == "rank").sum())
         return [f"This run is not finished: {len(run.steps)} steps so far, {ranked} of them rankings."]
-    size, gain = len(separated(run.soup["ingredients"])), float(run.soup["delta_vs_best_single"])
-    heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
-    scores, best = (short(row[heldout]) for row in (run.soup, run.best))
-    name = run.best["model"]
-    if gain <= 0 and size == 1:
-        told = [f"No run improved on the best single one, {name}: the soup is that run. That is normal."]
+    size, name = len(separated(run.soup["ingredients"])), run.best["model"]
+    soup, best = (short(row[f"heldout_{run.metric}"]) for row in (run.soup, run.best))
+    if run.gain <= 0 and size == 1:
+        sentence = f"No run improved on the best single one, {name}: the soup is that run. That is normal."
     else:
-        told = [
-            f"The soup of {size} runs scores {scores} ({run.metric}, held-out); the best single run, "
+        sentence = (
+            f"The soup of {size} runs scores {soup} ({run.metric}, held-out); the best single run, "
             f"{name}, scores {best}."
-        ]
-    if has_value(run.soup[test]) and has_value(run.best[test]):
-        scores, best = (short(row[test]) for row in (run.soup, run.best))
-        told.append(f"On test data, which decided nothing: {scores} against {best}.")
-    else:
-        told.append("There was no test data: held-out decided, so its scores flatter the soup somewhat.")
-    return told
+        )
+    soup, best = (short(score) for score in run.test_scores or (None, None))
+    if run.test_scores:
+        return [sentence, f"On test data, which decided nothing: {soup} against {best}."]
+    return [sentence, "There was no test data: held-out decided, so its scores flatter the soup somewhat."]
 
 
 def _cards(run: Run) -> list[tuple[str, str]]:
     if run.soup is None or run.best is None:
         return []
-    heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
-    cards = [(short(run.soup[heldout]), f"{run.metric}, held-out")]
+    heldout, test = run.soup[f"heldout_{run.metric}"], run.soup[f"test_{run.metric}"]
+    cards = [(short(heldout), f"{run.metric}, held-out")]
     if has_value(run.soup["ci_low"]):
         cards.append((f"{short(run.soup['ci_low'])} to {short(run.soup['ci_high'])}", "95 % interval"))
-    if has_value(run.soup[test]):
-        cards.append((short(run.soup[test]), f"{run.metric}, test"))
-    cards.append((f"{run.soup['delta_vs_best_single']:+.4f}", "better than the best single run"))
+    if has_value(test):
+        cards.append((short(test), f"{run.metric}, test"))
+    cards.append((f"{run.gain:+.4f}", "better than the best single run"))
     names = separated(run.soup["ingredients"])
-    cards.append((f"{len(names)} of {len(run.events[0]['runs'])}", "runs are in the soup"))
-    return cards
+    return [*cards, (f"{len(names)} of {len(run.events[0]['runs'])}", "runs are in the soup")]
 
 
 def _trajectory(run: Run) -> Section | None:
     if run.steps.empty:
         return None
-    figure = charts.trajectory_figure(run.steps, run.metric, run.sign)
-    said = [
+    sentence = (
         "Rings are runs by themselves, filled dots what was kept, crosses what was discarded; grey bars are "
         "the 95 % intervals of a candidate's gain. A candidate that could not be kept any more was not "
         "scored to the end: it is drawn where it could be at most."
-    ]
-    table = run.steps[run.steps["split"] == "heldout"][_SHOWN.split()].dropna(axis=1, how="all")
-    return Section("Step by step", said, [figure], [Table("Every step", table, "candidate", folded=True)])
+    )
+    table = run.steps[run.steps["split"] == "heldout"][_SHOWN].dropna(axis=1, how="all")
+    return Section("Step by step", [sentence], [run.figure], [Table("Every step", table)])
 
 
 def _models(run: Run) -> Section | None:
-    if run.models is None or run.models.empty:
+    if run.models is None:
         return None
-    said = ["Filled: held-out, with its 95 % interval. Hollow: test."]
-    figure = charts.models_figure(run.models, run.metric)
-    table = run.models.dropna(axis=1, how="all")
-    return Section(
-        "Every model", said, [figure], [Table("Every model, best first", table, "model", folded=True)]
-    )
+    figure = figures.models_figure(run.models, run.metric)
+    table = Table("Every model, best first", run.models.dropna(axis=1, how="all"))
+    sentence = "Filled: held-out, with its 95 % interval. Hollow: test."
+    return Section("Every model", [sentence], [figure], [table])
 
 
 def _tasks(run: Run) -> Section | None:
     columns = tasks_of(run.events)
-    if run.models is None or not columns or run.soup is None or run.best is None:
+    if not columns or run.soup is None or run.best is None:
         return None
-    figures = []
+    models = (("soup", run.soup), ("best single run", run.best))
+    shown = []
     for task in columns:
         bars = {
-            f"{what} ({split})": float(row[f"{split}_{task}"])
+            f"{name} ({split})": float(row[f"{split}_{task}"])
             for split in ("heldout", "test")
-            for what, row in (("soup", run.soup), ("best single run", run.best))
+            for name, row in models
             if has_value(row.get(f"{split}_{task}"))
         }
-        figures.append(charts.bars_figure(task, bars))
-    return Section("Task by task", [f"From above: {', '.join(columns)}."], figures)
+        shown.append(figures.bars_figure(task, bars))
+    return Section("Task by task", [f"From above: {', '.join(columns)}."], shown)
 
 
 def _contributions(run: Run) -> Section | None:
-    told = run.of(CONTRIBUTION)
-    if not told or run.soup is None:
+    contributions = run.of(CONTRIBUTION)
+    if not contributions or run.soup is None:
         return None
     whole = run.sign * float(run.soup[f"heldout_{run.metric}"])
-    bars = {str(event["ingredient"]): whole - float(event["score"]) for event in told}
-    said = [
+    bars = {str(event["ingredient"]): whole - float(event["score"]) for event in contributions}
+    sentence = (
         "What the soup loses on held-out without each of its ingredients, merged by the same method. Below 0 "
         "it would be better without."
-    ]
-    return Section("What each ingredient is worth", said, [charts.bars_figure("loss without it", bars)])
+    )
+    figure = figures.bars_figure("loss without it", bars)
+    return Section("What each ingredient is worth", [sentence], [figure])
 
 
 def _chance(run: Run) -> Section | None:
     if run.soup is None or run.best is None:
         return None
-    gained = float(run.soup["delta_vs_best_single"])
-    known = run.steps[
-        (run.steps["stage"] == "merge") & run.steps["gain"].notna() & run.steps["fixed"].notna()
-    ]
-    counted = (known["fixed"] - known["broken"]).astype(float) / known["examples_total"].astype(float)
-    binary = bool(len(known)) and bool(np.allclose(known["gain"].astype(float), counted, atol=1e-9))
+    steps = run.steps
+    counted = steps[(steps["stage"] == "merge") & steps["gain"].notna() & steps["fixed"].notna()]
+    gains = (counted["fixed"] - counted["broken"]).astype(float) / counted["examples_total"].astype(float)
+    binary = len(counted) > 0 and np.allclose(counted["gain"].astype(float), gains, atol=1e-9)
     choices = [event.get("choice") or f"step {number}" for number, event in enumerate(run.of(STEP))]
-    best, single = run.events[0].get("best"), float(run.best[f"heldout_{run.metric}"])
-    left = math.inf if best is None else float(best) - run.sign * single
-    chance = by_chance(run.steps.assign(choice=choices), gained, binary, left)
+    most, single = run.events[0].get("best"), float(run.best[f"heldout_{run.metric}"])
+    left = math.inf if most is None else float(most) - run.sign * single
+    chance = by_chance(steps.assign(choice=choices), run.gain, binary, left)
     if chance is None:
         return None
-    heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
-    said = [
-        f"On held-out, which decided, the soup gained {gained:+.4f}. If none of the {chance.candidates} "
+    sentences = [
+        f"On held-out, which decided, the soup gained {run.gain:+.4f}. If none of the {chance.candidates} "
         "candidates were any better than the soup before it, choosing what seems better would still seem to "
         f"gain {chance.mean:.4f} on average, and more than {chance.high:.4f} one time in twenty; at least "
         f"what was gained, {100 * chance.share:.1f} % of the time."
     ]
-    bars = {"gained on held-out": gained, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
-    if has_value(run.soup[test]) and has_value(run.best[test]):
-        bars["gained on test"] = run.sign * (float(run.soup[test]) - float(run.best[test]))
-        said.append("Test data says what is left of it where nothing was chosen.")
+    bars = {"gained on held-out": run.gain, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
+    if run.test_scores:
+        bars["gained on test"] = run.sign * (run.test_scores[0] - run.test_scores[1])
+        sentences.append("Test data says what is left of it where nothing was chosen.")
     else:
-        said.append(f"Only a test split (task.data.test) can say how much of it is left: {heldout} cannot.")
-    figure = charts.bars_figure("gains", bars, "single")
-    return Section("How far the selection may have flattered", said, [figure])
+        heldout = f"heldout_{run.metric}"
+        sentences.append(
+            f"Only a test split (task.data.test) can say how much of it is left: {heldout} cannot."
+        )
+    figure = figures.bars_figure("gains", bars, "single")
+    return Section("How far the selection may have flattered", sentences, [figure])
+
+
+@dataclass(frozen=True)
+class _Map:
+    """`map.json`: inner products of what fine-tuning changed, run by run."""
+
+    names: list[Annotated[str, MaxLen(255)]]
+    gram: list[list[float]]
+    soup: str | None
+    base: bool
+
+
+def map_section(run: Run) -> Section | None:
+    """How alike the task vectors of the runs are, as `map.json` says."""
+    file, title = run.folder / MAP, "The pool's map"
+    if not os.path.lexists(file):
+        return None
+    try:
+        record = read_json(own(file), _Map)
+    except ConfigError as error:
+        return Section(title, [str(error)])
+    names = record.names
+    if len(names) > _MOST_ON_MAP:
+        return Section(title, [f"{len(names)} runs are more than the {_MOST_ON_MAP} that a map can show."])
+    if [len(row) for row in record.gram] != [len(names)] * len(names):
+        return Section(title, [f"{file} has other rows than names."])
+    gram = np.asarray(record.gram, dtype=float)
+    if len(names) < 2 or not np.isfinite(gram).all() or (gram.diagonal() < 0).any():
+        return None
+    lengths = np.sqrt(np.diag(gram))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = np.nan_to_num(gram / np.outer(lengths, lengths))
+    center = np.eye(len(names)) - 1.0 / len(names)
+    values, vectors = np.linalg.eigh(center @ gram @ center)
+    values = np.maximum(values[::-1], 0.0)
+    points = vectors[:, ::-1][:, :2] * np.sqrt(values[:2])
+    share = 100 * float(values[:2].sum() / max(values.sum(), 1e-30))
+    inside = separated(run.soup["ingredients"]) if run.soup else ()
+    since = "the base" if record.base else "the mean of the runs, as no base is known"
+    sentence = (
+        f"How alike the runs' task vectors are: cosines of what fine-tuning changed since {since}. Below, "
+        f"the plane in which they differ most, by PCA of task vectors: {share:.0f} % of their variance."
+    )
+    plane = figures.plane_figure(names, points, inside, record.soup)
+    return Section(title, [sentence], [figures.cosines_figure(names, cosines), plane])
 
 
 def _costs(run: Run) -> Section | None:
-    scored = run.of("score")
+    costs, scored = run.costs, run.of("score")
     if not scored:
         return None
-    examples = sum(number for event in scored if not event["cached"] for _, number in event["parts"].values())
-    cached = sum(number for event in scored if event["cached"] for _, number in event["parts"].values())
     merged = run.steps[(run.steps["stage"] == "merge") & (run.steps["examples_total"] > 0)]
     spared = int((merged["examples_total"] - merged["examples_scored"])[~merged["cached"].astype(bool)].sum())
+    sentences = [
+        f"{costs.examples_scored} examples went through a model. Early stopping spared {max(spared, 0)} more "
+        f"in the merge stage, and {costs.examples_cached} were known from the cache."
+    ]
+    if (gib := run.events[-1].get("peak_device_gib")) is not None:
+        sentences.append(f"At most {gib:.2f} GiB were taken on the device.")
     seconds = {
         "merging and filling": sum(float(event["merge_seconds"]) for event in scored),
         "forward passes and metric": sum(
             float(event["eval_seconds"]) for event in scored if not event["cached"]
         ),
     }
-    said = [
-        f"{examples} examples went through a model. Early stopping spared {max(spared, 0)} more in the merge "
-        f"stage, and {cached} were known from the cache."
-    ]
-    if (gib := run.events[-1].get("peak_device_gib")) is not None:
-        said.append(f"At most {gib:.2f} GiB were taken on the device.")
-    return Section("Where the time went", said, [charts.bars_figure("seconds", seconds, "single", " s")])
+    figure = figures.bars_figure("seconds", seconds, "single", " s")
+    return Section("Where the time went", sentences, [figure])
 
 
 def _recipe(run: Run) -> Section | None:
     texts = [Text(name, text) for name in (RECIPE, MERGEKIT) if (text := run.text(name))]
-    if not texts:
-        return None
-    return Section("The recipe", ["The first makes the soup again without scoring anything."], texts=texts)
+    sentence = "The first makes the soup again without scoring anything."
+    return Section("The recipe", [sentence], texts=texts) if texts else None
 
 
 def _environment(run: Run) -> Section:
-    versions = pd.DataFrame(
-        {"package": list(run.events[0]["versions"]), "version": list(run.events[0]["versions"].values())}
-    )
+    versions = pd.DataFrame(run.events[0]["versions"].items(), columns=["package", "version"])
     texts = [Text(CONFIG, text)] if (text := run.text(CONFIG)) else []
-    return Section("The environment", (), (), [Table("Packages", versions, "package", folded=True)], texts)
+    return Section("The environment", tables=[Table("Packages", versions)], texts=texts)
+
+
+_PARTS = (_trajectory, _models, _tasks, _contributions, _chance, map_section, _costs, _recipe, _environment)
+
+
+def write_sweep_report(folder: Path) -> Path | None:
+    """Writes the report of the runs below `folder`; None if there is no table of them, or another's report.
+
+    Raises:
+        ConfigError: if the table is damaged.
+        OSError: if it cannot be written.
+    """
+    table, file = folder / LEADERBOARD, folder / REPORT
+    if not table.is_file():
+        return None
+    if os.path.lexists(file) and not _is_ours(file):
+        log.warning("%s is not ours, and stays as it is", file)
+        return None
+    runs = read_csv(table)
+    kinds = runs.groupby(_KIND, sort=True)  # scores of other tasks, data and metrics are no better or worse
+    sections = [_kind_of_runs(group, *map(str, kind)) for kind, group in kinds]
+    sentence = f"{len(runs)} finished runs. What stands side by side was scored on the same data and metric."
+    footer = f"soupkitchen. Made of {folder.name}/{LEADERBOARD}."
+    write_text(file, html(f"All runs in {folder.name}", [sentence], sections, footer))
+    return file
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with open_regular(own(file)) as handle:
+            return _MARK in handle.read(2000)
+    except ConfigError:
+        return False
+
+
+def _kind_of_runs(group: pd.DataFrame, task: str, data: str, metric: str) -> Section:
+    group = group.dropna(axis=1, how="all").sort_values("rank")
+    title, table = f"{metric}: {task}, {data}", Table("Best first", group, folded=False)
+    columns, score = list(group.columns), f"heldout_{metric}"
+    if len(group) < 2 or score not in columns:
+        return Section(title, tables=[table])
+    rows: Sequence[Mapping[Any, Any]] = group.to_dict("records")
+    before = columns[: columns.index("model") if "model" in columns else None]
+    options = [name for name in before if name not in _NO_OPTIONS and group[name].nunique() > 1]
+    shown = [figures.parallel_figure(rows, options[:8], score)]
+    if "examples_scored" in columns:
+        titles = ("examples scored", f"{metric}, held-out")
+        shown.append(figures.scatter_figure(rows, "examples_scored", score, titles))
+    sentence = "Each line is a run, from what it was told to what came of it; the thick one is the best."
+    return Section(title, [sentence], shown, [table])

@@ -7,32 +7,58 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.records.leaderboard import leaderboard
+from soupkitchen.records.tables import has_value
 from soupkitchen.records.trajectory import trajectory
 from soupkitchen.store import journal
 from soupkitchen.store.documents import own, read_bytes
+from soupkitchen.store.events import ENTRY, STEP, Event
 from soupkitchen.store.layout import JOURNAL
+
+if TYPE_CHECKING:
+    from soupkitchen.records.figures import Figure
 
 _MOST = 4 << 20
 """Bytes of a text in a report at most."""
-CONTRIBUTION = "contribution"
-"""The events that say what a soup scores without an ingredient."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took; None if that is not known.
+
+    Attributes:
+        candidates_tried: mixtures that were scored to be decided on.
+        examples_scored: examples that went through a model.
+        examples_cached: examples whose predictions an earlier run had kept.
+        merge_seconds: reading runs, merging, and filling the model.
+        eval_seconds: forward passes and metrics.
+        peak_device_gib: the most that tensors took on an accelerator, in the process that finished the run.
+        peak_host_gib: the most memory of that process since it began; jobs of a sweep may share one.
+    """
+
+    candidates_tried: int | None = None
+    examples_scored: int | None = None
+    examples_cached: int | None = None
+    merge_seconds: float | None = None
+    eval_seconds: float | None = None
+    peak_device_gib: float | None = None
+    peak_host_gib: float | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder says of the run in it."""
+    """The run in a folder. What follows from its journal is a `JournalError` if that is damaged."""
 
     folder: Path
 
     @cached_property
-    def events(self) -> list[Mapping[str, Any]]:
-        return list(journal.begun(self.folder / JOURNAL))
+    def events(self) -> list[Event]:
+        return journal.begun(self.folder / JOURNAL)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -40,8 +66,15 @@ class Run:
 
     @cached_property
     def models(self) -> pd.DataFrame | None:
-        """The leaderboard; None of a run that has none yet."""
-        return leaderboard(self.events) if self.of("entry") else None
+        """The leaderboard; None if the run has none yet."""
+        return leaderboard(self.events) if self.of(ENTRY) else None
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure of the trajectory."""
+        from soupkitchen.records.figures import trajectory_figure  # what draws is imported where it is wanted
+
+        return trajectory_figure(self.steps, self.metric, self.sign)
 
     @property
     def metric(self) -> str:
@@ -52,22 +85,55 @@ class Run:
         return 1 if self.events[0]["greater_is_better"] else -1
 
     @cached_property
-    def soup(self) -> Mapping[str, Any] | None:
-        """The soup's row."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == "soup"].to_dict("records")
-        return {str(name): value for name, value in rows[0].items()} if rows else None
+    def soup(self) -> Mapping[Any, Any] | None:
+        """The soup's row of the leaderboard."""
+        return self._first("soup")
 
     @cached_property
-    def best(self) -> Mapping[str, Any] | None:
+    def best(self) -> Mapping[Any, Any] | None:
         """The row of the best single run."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == "single"].to_dict("records")
-        return {str(name): value for name, value in rows[0].items()} if rows else None
+        return self._first("single")
 
-    def of(self, kind: str) -> list[Mapping[str, Any]]:
+    @property
+    def gain(self) -> float:
+        """What the soup gained on held-out over the best single run; higher is better."""
+        return float(self.soup["delta_vs_best_single"]) if self.soup else 0.0
+
+    @property
+    def test_scores(self) -> tuple[float, float] | None:
+        """The scores of the soup and the best single run on test; None without a test split."""
+        column = f"test_{self.metric}"
+        if self.soup and self.best and has_value(self.soup[column]) and has_value(self.best[column]):
+            return float(self.soup[column]), float(self.best[column])
+        return None
+
+    @property
+    def costs(self) -> Costs:
+        scored, last = self.of("score"), self.events[-1]
+        tried = [
+            step
+            for step in self.of(STEP)
+            if step["stage"] == "merge"
+            and (
+                step["decision"] == "error"
+                or (step["decision"] in ("keep", "discard") and step["examples_total"] > 0)
+            )
+        ]
+        return Costs(
+            len(tried),
+            sum(number for event in scored if not event["cached"] for _, number in event["parts"].values()),
+            sum(number for event in scored if event["cached"] for _, number in event["parts"].values()),
+            round(sum(event["merge_seconds"] for event in scored), 3),
+            round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
+            last.get("peak_device_gib"),
+            last.get("peak_host_gib"),
+        )
+
+    def of(self, kind: str) -> list[Event]:
         return [event for event in self.events if event["event"] == kind]
 
     def text(self, name: str) -> str | None:
-        """What a file beside the journal holds, or why it cannot be read; None if it is not there."""
+        """The content of a file beside the journal, or why it cannot be read; None if it is not there."""
         file = self.folder / name
         if not os.path.lexists(file):
             return None
@@ -75,3 +141,8 @@ class Run:
             return read_bytes(own(file), _MOST).decode(errors="replace")
         except ConfigError as error:
             return str(error)
+
+    def _first(self, kind: str) -> Mapping[Any, Any] | None:
+        """The first row of the leaderboard that is of a kind."""
+        rows = [] if self.models is None else self.models[self.models["kind"] == kind].to_dict("records")
+        return rows[0] if rows else None

@@ -2,7 +2,7 @@
 
 Its columns: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are ranked by
 themselves; `method` and `search` by the names of their presets; each option that runs of a group differ in,
-where that does not follow from these names; the soup's row of the run's own leaderboard, with the scores of
+if it does not follow from these names; the soup's row of the run's own leaderboard, with the scores of
 each metric in columns of their own; and what the run took (see `Costs`).
 """
 
@@ -12,27 +12,30 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from soupkitchen.errors import ConfigError, LockError
-from soupkitchen.options import is_number, shown
-from soupkitchen.records.leaderboard import HELDOUT, read_leaderboard
-from soupkitchen.records.runs import PRESETS, Costs, Settings
-from soupkitchen.records.sweep_report import write_sweep_report
+from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.options import is_number, presets, shown
+from soupkitchen.options.building import TARGET
+from soupkitchen.records.leaderboard import HELDOUT, heldout_column, read_leaderboard
+from soupkitchen.records.run import Costs, Run
 from soupkitchen.records.tables import write_csv
-from soupkitchen.store.documents import open_regular, own
+from soupkitchen.store.documents import open_regular, own, read_yaml
 from soupkitchen.store.files import NO_ROOM, remove_unfinished
 from soupkitchen.store.journal import last_event
-from soupkitchen.store.layout import JOURNAL, REPORT, carries_mark
-from soupkitchen.store.layout import LEADERBOARD as NAME
+from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, REPORT, carries_mark
 from soupkitchen.store.lock import locked
+from soupkitchen.store.settings import CHOICES, what_is_run
 
 log = logging.getLogger(__name__)
 
+_PRESETS = ("method", "search")
+"""The groups whose presets stand in the table by name."""
 _ABSENT = object()
 _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
 
@@ -45,11 +48,11 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
     call this at the same time, and may come and go meanwhile.
 
     Returns:
-        The file, or None where no run has finished, or something else lies there.
+        The file, or None if no run has finished, or something else lies there.
     """
-    table = folder / NAME
+    table = folder / LEADERBOARD
     try:
-        with locked(folder / f".{NAME}.lock", timeout=60):
+        with locked(folder / f".{LEADERBOARD}.lock", timeout=60):
             if os.path.lexists(table) and not _is_sweep(table):
                 log.warning("%s is not ours, and stays as it is: no table of all runs was written", table)
                 return None
@@ -68,14 +71,94 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
     return table
 
 
+def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
+    """Whether a higher score is better: as the run's journal says or, if it is lost, the order of `table`."""
+    if isinstance(answer := last_event(run / JOURNAL).get("greater_is_better"), bool):
+        return answer
+    scores = table[heldout_column(table)].dropna()
+    return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])
+
+
 def _report(folder: Path) -> None:
     """Writes the report of all runs; the table is complete without."""
     try:
+        from soupkitchen.records.report import write_sweep_report
+
         write_sweep_report(folder)
     except Exception as error:  # nobody loses a table for how it looks
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         log.warning("%s could not be written (%s); the table is complete", folder / REPORT, error)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What a run's configuration says.
+
+    Attributes:
+        task: the class of the task.
+        data: the path of its data; of several tasks, their names.
+        choices: by group, the name of the preset that was chosen or, if the configuration has none, of the
+            preset that the options are nearest to; a class's name if there is no such preset.
+        options: those that results depend on, by dotted key.
+    """
+
+    task: str = ""
+    data: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Path) -> _Settings:
+        """Those of the run in the folder `run`; empty if they cannot be read."""
+        try:
+            config = read_yaml(own(run / CONFIG), dict[str, Any])
+            task = config["task"]
+            data = task["data"]["path"] if "data" in task else ", ".join(task["tasks"])
+            task_class = _class(task)
+        except (ConfigError, KeyError, TypeError):
+            return cls()
+        noted = config.get(CHOICES)
+        choices = {group: str(name) for group, name in noted.items()} if isinstance(noted, Mapping) else {}
+        for group in _PRESETS:
+            if group not in choices and isinstance(config.get(group), Mapping) and TARGET in config[group]:
+                choices[group] = _nearest(group, config[group])
+        return cls(task_class, str(data), choices, what_is_run(config))
+
+    def is_implied(self, key: str) -> bool:
+        """Whether the value of an option follows from the name of a preset."""
+        group = key.split(".")[0]
+        preset = _preset(group, self.choices.get(group, ""))
+        return key not in self.options or (key in preset and preset[key] == self.options[key])
+
+
+@cache
+def _preset(group: str, name: str) -> Mapping[str, Any]:
+    """The options of a preset of ours, by dotted key; empty if there is no preset of that name."""
+    if group not in _PRESETS or name not in presets.names(group):
+        return {}
+    return what_is_run({group: presets.compose(group, name)})
+
+
+def _nearest(group: str, options: Mapping[str, Any]) -> str:
+    """The preset made of the same classes that the fewest options differ from; else the class."""
+    wanted = what_is_run({group: options})
+    known = {name: _preset(group, name) for name in presets.names(group)}
+    differing = {
+        name: sum(preset.get(key) != wanted.get(key) for key in preset.keys() | wanted.keys())
+        for name, preset in known.items()
+        if _classes(preset) == _classes(wanted)
+    }
+    least = [name for name, number in differing.items() if number == min(differing.values())]
+    return least[0] if len(least) == 1 else _class(options)
+
+
+def _classes(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key.rsplit(".", 1)[-1] == TARGET}
+
+
+def _class(options: Mapping[str, Any]) -> str:
+    return str(options[TARGET]).rsplit(".", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -89,9 +172,9 @@ class _Run:
 
     name: str
     metric: str
-    settings: Settings
+    settings: _Settings
     costs: Costs
-    soup: Mapping[str, Any]
+    soup: Mapping[Any, Any]
     goodness: float
 
     @property
@@ -101,61 +184,14 @@ class _Run:
 
     @property
     def place(self) -> tuple[bool, float]:
-        """To sort by: best first, what is no number last."""
+        """To sort by: best first, NaN last."""
         nan = math.isnan(self.goodness)
         return nan, 0.0 if nan else -self.goodness
 
 
-def _table(runs: Sequence[_Run]) -> pd.DataFrame:
-    groups = [
-        sorted((run for run in runs if run.kind == kind), key=lambda run: run.place)
-        for kind in sorted({run.kind for run in runs})
-    ]
-    options = sorted(
-        {option for group in groups for option in _told_apart_by([run.settings for run in group])}
-    )
-    rows = [
-        {
-            "rank": place,
-            "run": run.name,
-            **dict(zip(("task", "data", "metric"), run.kind, strict=True)),
-            **{group: run.settings.choices.get(group, "") for group in PRESETS},
-            **{
-                option: _cell(run.settings.options[option])
-                for option in options
-                if option in run.settings.options
-            },
-            **run.soup,
-            **asdict(run.costs),
-        }
-        for group in groups
-        for place, run in enumerate(group, start=1)
-    ]
-    scores = dict.fromkeys(column for group in groups for run in group for column in run.soup)
-    costs = [cost.name for cost in fields(Costs)]
-    columns = ["rank", "run", "task", "data", "metric", *PRESETS, *options, *scores, *costs]
-    return pd.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay so beside empty cells
-
-
-def _told_apart_by(group: Sequence[Settings]) -> set[str]:
-    """The options in which runs that can be compared differ, but for what names of presets say anyway."""
-    found = set()
-    for option in {option for settings in group for option in settings.options}:
-        values = [settings.options.get(option, _ABSENT) for settings in group]
-        same = all(value == values[0] for value in values)
-        if not (same or all(settings.is_implied(option) for settings in group)):
-            found.add(option)
-    return found - _IN_OTHER_COLUMNS
-
-
-def _cell(value: Any) -> Any:
-    """An option as the command line takes it; numbers stay numbers."""
-    return value if is_number(value) else shown(value)
-
-
 def _run(folder: Path) -> _Run | None:
-    """The run in `folder`; None for what is no finished run of ours."""
-    file = folder / NAME
+    """The run in `folder`; None if that holds no finished run of ours."""
+    file = folder / LEADERBOARD
     try:
         if not file.is_file() or _is_sweep(file):
             return None
@@ -167,13 +203,16 @@ def _run(folder: Path) -> _Run | None:
         if file.exists():  # and not only a moment ago
             log.warning("%s was left out of the table of all runs: it cannot be read (%s)", file, error)
         return None
-    metric = next(column for column in table.columns if column.startswith(HELDOUT))
-    soups = table[table["kind"] == "soup"].drop(columns=["rank", "kind"])
-    soup: dict[str, Any] = {str(column): value for column, value in soups.iloc[0].items()}
+    try:
+        costs = Run(folder).costs
+    except JournalError:
+        costs = Costs()
+    metric = heldout_column(table)
+    soup = table[table["kind"] == "soup"].drop(columns=["rank", "kind"]).to_dict("records")[0]
     score = float(soup[metric])
     goodness = score if greater_is_better(folder, table) else -score
-    of = folder.name, metric.removeprefix(HELDOUT), Settings.of(folder), Costs.of(folder)
-    return _Run(*of, soup, goodness)
+    settings = _Settings.of(folder)
+    return _Run(folder.name, metric.removeprefix(HELDOUT), settings, costs, soup, goodness)
 
 
 def _is_sweep(file: Path) -> bool:
@@ -182,13 +221,42 @@ def _is_sweep(file: Path) -> bool:
         return handle.read(9) == b"rank,run,"
 
 
-def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
-    """Whether a higher score is better: as the journal of the run in the folder `run` says.
+def _table(runs: Sequence[_Run]) -> pd.DataFrame:
+    groups = [
+        sorted((run for run in runs if run.kind == kind), key=lambda run: run.place)
+        for kind in sorted({run.kind for run in runs})
+    ]
+    options = sorted(set().union(*(_differing([run.settings for run in group]) for group in groups)))
+    rows = [
+        {
+            "rank": place,
+            "run": run.name,
+            **dict(zip(("task", "data", "metric"), run.kind, strict=True)),
+            **{group: run.settings.choices.get(group, "") for group in _PRESETS},
+            **{name: _cell(run.settings.options[name]) for name in options if name in run.settings.options},
+            **run.soup,
+            **asdict(run.costs),
+        }
+        for group in groups
+        for place, run in enumerate(group, start=1)
+    ]
+    scores = dict.fromkeys(column for group in groups for run in group for column in run.soup)
+    costs = [cost.name for cost in fields(Costs)]
+    columns = ["rank", "run", "task", "data", "metric", *_PRESETS, *options, *scores, *costs]
+    return pd.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay so beside empty cells
 
-    Of what journals did not say that, as the order of the run's leaderboard `table` has it.
-    """
-    if isinstance(said := last_event(run / JOURNAL).get("greater_is_better"), bool):
-        return said
-    metric = next(column for column in table.columns if column.startswith(HELDOUT))
-    scores = table[metric].dropna()
-    return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])
+
+def _differing(group: Sequence[_Settings]) -> set[str]:
+    """The options in which runs that can be compared differ, without those that names of presets imply."""
+    differing = set()
+    for option in {option for settings in group for option in settings.options}:
+        values = [settings.options.get(option, _ABSENT) for settings in group]
+        same = all(value == values[0] for value in values)
+        if not (same or all(settings.is_implied(option) for settings in group)):
+            differing.add(option)
+    return differing - _IN_OTHER_COLUMNS
+
+
+def _cell(value: Any) -> Any:
+    """An option as the command line takes it; numbers stay numbers."""
+    return value if is_number(value) else shown(value)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -103,6 +105,18 @@ def separated(cell: str) -> tuple[str, ...]:
     """The names of ingredients in a cell."""
     names = re.findall(r"(?:[^\\;]|\\.)+", cell, re.DOTALL)
     return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)
+
+
+def has_value(value: Any) -> bool:
+    """Whether a cell holds something: not None, NaN or pandas' NA."""
+    return value is not None and value is not pd.NA and value == value
+
+
+def short(value: float | None) -> str:
+    """A score as people read it."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def _guarded(cell: object) -> object:

@@ -1,1 +1,1 @@
-"""What a run keeps on disk: its folder, its journal, what it scored. Knows no torch."""
+"""The files of a run: its folder, its journal, its evaluations. Knows no torch."""

@@ -1,10 +1,9 @@
-"""Sizes, times and digests of a finished run's files, by which it is noticed what happened to them since."""
+"""Sizes, times and digests of a finished run's files, which show what happened to them since."""
 
 from __future__ import annotations
 
 import json
 import logging
-import stat
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -33,7 +32,7 @@ from soupkitchen.store.layout import (
 log = logging.getLogger(__name__)
 
 DERIVED = frozenset((TRAJECTORY, LEADERBOARD, REPORT, *PICTURES))
-"""What is made of the journal, and can be made again without runs and data."""
+"""Files that are made of the journal, and can be made again without runs and data."""
 _FILES = (*DERIVED, RECIPE, MERGEKIT, MAP, JOURNAL)
 _USERS = (f"{SOUP}/README.md", f"{SOUP}/trajectory.png")
 """The card, which people may edit."""
@@ -47,20 +46,15 @@ class _Seen(NamedTuple):
 
 
 def note(folder: Path, names: Collection[str] | None = None) -> None:
-    """Notes what the files of the finished run in `folder` are; with `names`, only these anew.
-
-    What looks as it was noted is taken to be that.
-    """
-    known = _read(folder)
-    files = [*(folder / name for name in _FILES), *(folder / SOUP).rglob("*")]
-    seen = {name: known[name] for name in known if names is not None and name not in names}
-    for file in files:
+    """Notes what the files of the finished run in `folder` are; with `names`, only these anew."""
+    before = _read(folder)
+    seen = {} if names is None else {name: before[name] for name in before if name not in names}
+    for file in (*(folder / name for name in _FILES), *(folder / SOUP).rglob("*")):
         name = file.relative_to(folder).as_posix()
         if file.is_file() and (names is None or name in names):
-            looks = _looks(file)
-            same = name in known and looks == known[name][:2]
-            seen[name] = known[name] if same else _Seen(*looks, _digest(file))
-    write_text(folder / CHECKSUMS, f"{json.dumps(seen, indent=1)}\n")
+            same = name in before and _looks(file) == before[name][:2]
+            seen[name] = before[name] if same else _Seen(*_looks(file), _digest(file))
+    _write(folder, seen)
 
 
 def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) -> dict[str, str]:
@@ -68,26 +62,25 @@ def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) 
 
     Args:
         wanted: names of files that have to be there.
-        thoroughly: whether all is read; otherwise what differs in size or time is.
+        thoroughly: whether all files are read; otherwise those that differ in size or time are.
     """
-    known, found = _read(folder), {}
-    for name in sorted({*known, *wanted}):
+    before, changes = _read(folder), {}
+    for name in sorted({*before, *wanted}):
+        file, seen = folder / name, before.get(name)
         try:
-            status = (folder / name).lstat()
+            looks = _looks(file)
         except OSError:
-            found[name] = "is missing"
+            changes[name] = "is missing"
             continue
-        seen = known.get(name)
-        if seen is None or name in _USERS or (not thoroughly and _looks(folder / name) == seen[:2]):
+        if seen is None or name in _USERS or (not thoroughly and looks == seen[:2]):
             continue
-        regular = stat.S_ISREG(status.st_mode) and status.st_size == seen.size
-        if not (regular and _digest(folder / name) == seen.digest):
-            found[name] = "was changed"
-    return found
+        if file.is_symlink() or not file.is_file() or looks[0] != seen.size or _digest(file) != seen.digest:
+            changes[name] = "was changed"
+    return changes
 
 
 def set_aside(folder: Path, names: Iterable[str]) -> None:
-    """Moves files that were changed out of the way of those that are made again; of a soup all of it."""
+    """Moves changed files out of the way of those that are made again; the soup moves as a whole."""
     changed = {SOUP if name.startswith(f"{SOUP}/") else name for name in names if name not in _USERS}
     there = [name for name in sorted(changed) if (folder / name).exists()]
     if there:
@@ -99,34 +92,35 @@ def set_aside(folder: Path, names: Iterable[str]) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes what kills in the middle of writing the run's files left beside them."""
+    """Removes half-written files that kills left beside the run's own."""
     for name in (*_FILES, *_USERS, CONFIG, CHECKSUMS):
         remove_unfinished(folder / name)
 
 
 def suspect(folder: Path, names: Iterable[str]) -> None:
-    """Has `altered` read these files the next time, whatever their sizes and times."""
-    known = _read(folder)
-    known |= {name: known[name]._replace(modified_ns=0) for name in names if name in known}
+    """Lets `altered` read these files the next time, whatever their sizes and times."""
+    seen = _read(folder)
+    seen |= {name: seen[name]._replace(modified_ns=0) for name in names if name in seen}
     with suppress(OSError):
-        write_text(folder / CHECKSUMS, f"{json.dumps(known, indent=1)}\n")
+        _write(folder, seen)
+
+
+def _write(folder: Path, seen: dict[str, _Seen]) -> None:
+    write_text(folder / CHECKSUMS, f"{json.dumps(seen, indent=1)}\n")
 
 
 def _read(folder: Path) -> dict[str, _Seen]:
-    """What was noted; nothing of a run of an earlier version, or where the file was edited."""
+    """What was noted; nothing if the file is not there, or was edited. Names that lead elsewhere are none."""
     if not (folder / CHECKSUMS).exists():
         return {}
     try:
-        told = read_json(folder / CHECKSUMS, dict[str, tuple[int, int, str]])
+        seen = read_json(folder / CHECKSUMS, dict[str, _Seen])
     except SoupkitchenError as error:
         log.warning("%s: nothing is compared with it", error)
         return {}
-    paths = {name: PurePosixPath(name) for name in told}
-    return {
-        name: _Seen(*told[name])
-        for name, path in paths.items()
-        if path.parts and not path.is_absolute() and ".." not in path.parts
-    }
+    paths = {name: PurePosixPath(name) for name in seen}
+    inside = (name for name, path in paths.items() if path.parts and not path.is_absolute())
+    return {name: seen[name] for name in inside if ".." not in paths[name].parts}
 
 
 def _looks(file: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import xxhash
 
 
 def digest(*parts: Any) -> str:
-    """The same for the same parts: text, numbers, bytes, and lists and mappings of these."""
+    """A digest of text, numbers, bytes, and lists and mappings of these."""
     state = xxhash.xxh3_128()
     for part in parts:
         state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())

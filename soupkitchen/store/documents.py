@@ -1,7 +1,7 @@
-"""Reads small files that others may have made, of a bounded size, JSON or YAML, as typed records.
+"""Reads small files of strangers, JSON or YAML of a bounded size, as typed records.
 
-A results' folder, a recipe or a configuration may come from a stranger. Nothing that such a file says is
-used before it has the type that its reader expects; a wrong one is an error that names file and field.
+A results' folder, a recipe or a configuration may come from a stranger. A value is used only if it has the
+type that its reader expects; a wrong one is an error that names file and field.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _KINDS = {
 
 
 def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> BufferedReader:
-    """Opens `file` for reading, without waiting for anybody who may write to it.
+    """Opens `file` for reading, without waiting for a writer, as one of a pipe.
 
     Raises:
         error: if it is no regular file, or may not be read.
@@ -120,9 +120,9 @@ def read_yaml(
     try:
         tree = yaml.load(read_bytes(file, most, error), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as cause:
-        told = " ".join(str(cause).split())
-        several = "expected a single document" in told
-        what = "it has several documents, and should have one" if several else f"it is no YAML ({told})"
+        reason = " ".join(str(cause).split())
+        several = "expected a single document" in reason
+        what = "it has several documents, and should have one" if several else f"it is no YAML ({reason})"
         raise error(f"{file} cannot be read: {what}") from cause
     return checked(tree, record, file, error)
 
@@ -149,33 +149,33 @@ def checked(
             "or text that is no Unicode; no such file has that"
         )
     kind: Any = record
+    adapter: TypeAdapter[Record] = _adapter(kind)
     try:
-        told: Record = _adapter(kind).validate_python(tree)
-        return told
+        return adapter.validate_python(tree)
     except ValidationError as cause:
         wrong = [
-            f"{'.'.join(map(str, told['loc'])) or 'all of it'}: {told['msg']}{_but(told)}"
-            for told in cause.errors(include_url=False, include_context=False)
+            f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}{_but(fault)}"
+            for fault in cause.errors(include_url=False, include_context=False)
         ]
         more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         raise error(f"{where}: {'; '.join(wrong[:_SHOWN])}{more}") from None
 
 
-def _but(told: Mapping[str, Any]) -> str:
-    """Names what a value of a wrong type is."""
-    is_type = told["type"].endswith("_type")
-    return f" (it is a {type(told['input']).__name__})" if is_type else ""
+def _but(fault: Mapping[str, Any]) -> str:
+    """Names the type of a value of a wrong type."""
+    is_type = fault["type"].endswith("_type")
+    return f" (it is a {type(fault['input']).__name__})" if is_type else ""
 
 
 def not_regular(mode: int) -> str:
-    """What a message says of a file whose `st_mode` is no regular file's."""
+    """The part of a message on a file whose `st_mode` is no regular file's."""
     kind = _KINDS.get(stat.S_IFMT(mode), "something else")
     return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
 
 
 @contextmanager
 def about(file: Path) -> Iterator[None]:
-    """Has errors of what `file` describes say that it is this file."""
+    """Puts the name of `file` before errors in what it describes."""
     try:
         yield
     except (ConfigError, TypeError) as cause:
@@ -183,7 +183,7 @@ def about(file: Path) -> Iterator[None]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data, and gives up on what is nested too deep before it has read all of that."""
+    """Reads plain data, and gives up on deep nesting before all of it is read."""
 
     _depth = 0
 
@@ -204,7 +204,7 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
 
 
 def _is_plain(tree: Any) -> bool:
-    """Whether a tree is of a size that one may work with, and its texts can be written."""
+    """Whether a tree is not too deep or large, and its texts can be written."""
     waiting: list[tuple[Any, int]] = [([tree], 0)]
     parts = 0
     while waiting:

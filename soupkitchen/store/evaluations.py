@@ -1,14 +1,10 @@
 """Evaluations on disk, so that the same weights are never scored twice on the same examples.
 
-An entry is one safetensors file, named by a digest of everything that a score
-depends on: the content of the weights (for a soup: of its ingredients, and how they
-were merged), the prepared examples, the metric's kind of input, dtype, device, batches,
-and the packages that compute (soupkitchen's own source included). It appears by a rename and holds a
-checksum of itself, so processes may share the folder, and a damaged entry is as
-good as none.
-
-Whatever else lies in the folder is left alone: an entry is a file of our name that says of itself
-that it is one.
+An entry is one safetensors file, named by a digest of everything that a score depends on: the content of the
+weights (of a soup: its ingredients and how they were merged), the prepared examples, the metric's kind of
+input, dtype, device, batches, and the packages that compute, soupkitchen's own source included. It appears by
+a rename and holds a checksum of itself: processes may share the folder, and a damaged entry is as good as
+none. All other files in the folder are left alone: the metadata of an entry says that it is one.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,16 +44,12 @@ Outputs = Mapping[str, Rows]
 """Predictions by task, one entry an example."""
 
 
-class _NotAnEntryError(Exception):
-    """A file that is no entry of a cache."""
-
-
 @dataclass(frozen=True)
 class Entry:
-    """What the cache says of an entry.
+    """An entry of the cache.
 
     Attributes:
-        label: None where the file has an entry's name and cannot be read as one.
+        label: None if the file has an entry's name and cannot be read as one.
         used: when it was last looked up, or written.
     """
 
@@ -74,7 +66,7 @@ class EvaluationCache:
     folder: Path
 
     def get(self, key: str) -> Outputs | None:
-        """The predictions that were put under `key`; None where there are none, or they are damaged."""
+        """The predictions that were put under `key`; None if there are none, or they are damaged."""
         file = self._file(key)
         try:
             if file.exists():
@@ -93,23 +85,23 @@ class EvaluationCache:
             return None
 
     def put(self, key: str, outputs: Outputs, label: str) -> None:
-        """Keeps predictions; `label` is for people. Where the folder cannot be written, the log says so."""
+        """Keeps predictions; `label` is for people. If the folder cannot be written, the log says so."""
         try:
             self.write(key, outputs, label)
         except (OSError, SaveError) as error:
             log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
 
     def write(self, key: str, outputs: Outputs, label: str) -> None:
-        """As `put`, and on disk when it returns.
+        """Keeps predictions as `put` does, on disk when it returns.
 
         Raises:
-            SaveError: where it cannot be written; nothing is then left of it.
+            SaveError: if they cannot be written; nothing is then left of them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
-        told = {_CHECKSUM: _checksum(arrays), _LABEL: label}
+        metadata = {_CHECKSUM: _checksum(arrays), _LABEL: label}
         try:
-            write(self._file(key), lambda beside: save_file(arrays, beside, told))
+            write(self._file(key), lambda beside: save_file(arrays, beside, metadata))
         except (OSError, SafetensorError) as error:
             raise SaveError(
                 f"{self._file(key)} cannot be written ({error}). Nothing is lost: make room, and the "
@@ -117,25 +109,19 @@ class EvaluationCache:
             ) from error
 
     def remove_unfinished(self) -> None:
-        """Removes what kills in the middle of writing left; nobody else may be writing."""
+        """Removes half-written entries that kills left; nobody else may be writing."""
         remove_unfinished(self.folder / f"*{_SUFFIX}")
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> list[Entry]:
         """All entries, the longest unused first. Files that are no entries are passed over."""
-        found = []
+        entries = []
         for file in self.folder.glob(f"*{_SUFFIX}"):
-            try:
+            with suppress(FileNotFoundError):  # if another process took it away
                 status = file.lstat()
-                if not (stat.S_ISREG(status.st_mode) and _KEY.fullmatch(file.stem)):
-                    continue
-                label = _label(file)
-            except FileNotFoundError:  # another process took it away
-                continue
-            except _NotAnEntryError:
-                continue
-            used = datetime.fromtimestamp(status.st_mtime)
-            found.append((status.st_mtime, Entry(file.stem, label, status.st_size, used)))
-        yield from (entry for _, entry in sorted(found, key=lambda one: one[0]))
+                if stat.S_ISREG(status.st_mode) and _KEY.fullmatch(file.stem):
+                    used = datetime.fromtimestamp(status.st_mtime)
+                    entries += [Entry(file.stem, label, status.st_size, used) for label in _labels(file)]
+        return sorted(entries, key=lambda entry: entry.used)
 
     def clear(self) -> int:
         """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
@@ -179,19 +165,13 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return digest(*(part for name in sorted(arrays) for part in (name, arrays[name].tobytes())))
 
 
-def _label(file: Path) -> str | None:
-    """What an entry says of itself; None where it cannot be read.
-
-    Raises:
-        _NotAnEntryError: where it can be read, and is no entry.
-    """
+def _labels(file: Path) -> list[str | None]:
+    """The label of an entry, or None if it cannot be read; nothing if the file is no entry."""
     try:
         with safe_open(file, framework="numpy") as handle:
-            said = handle.metadata() or {}
+            metadata = handle.metadata() or {}
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError):
-        return None
-    if not {_CHECKSUM, _LABEL} <= said.keys():
-        raise _NotAnEntryError
-    return str(said[_LABEL])
+        return [None]
+    return [str(metadata[_LABEL])] if {_CHECKSUM, _LABEL} <= metadata.keys() else []

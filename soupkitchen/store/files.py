@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the operating system calls a full disk."""
+"""Errors of a full disk."""
 REFUSED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""What file systems answer that have no locks, or no way to sync: some of NFS, FUSE and clusters."""
+"""Errors of file systems without locks or syncing: some of NFS, FUSE and clusters."""
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def write(file: Path, fill: Callable[[Path], object]) -> None:
     """Has `fill` write a file beside `file`, syncs it to disk, and renames it into place.
 
     Raises:
-        OSError: where that fails; `file` is then as it was, and nothing is left beside it.
+        OSError: if that fails; `file` is then as it was, and nothing is left beside it.
     """
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(descriptor)
@@ -61,7 +61,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def remove_unfinished(file: Path) -> None:
-    """Removes what kills in the middle of writing `file` left beside it; nobody else may be writing it.
+    """Removes half-written copies of `file` that kills left beside it; nobody else may be writing it.
 
     A name that ends in ``*`` stands for all files of that kind in the folder.
     """
@@ -71,9 +71,9 @@ def remove_unfinished(file: Path) -> None:
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `folder` by a rename when that is done.
+    """Gives a folder to write to, which becomes `folder` by a rename when that is done.
 
-    Until then an older one stays as it was; what a kill leaves of either, `recover` puts right.
+    Until then an older one stays as it was. After a kill, `recover` puts both right.
     """
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -92,7 +92,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Puts right what a kill in the middle of replacing `folder` left beside it."""
+    """Puts `folder` right after a kill in the middle of its replacement."""
     for old in folder.parent.glob(f".{folder.name}.*.old"):
         if not folder.exists():
             old.rename(folder)

@@ -19,40 +19,30 @@ from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import (
     CHECKSUMS,
     CONFIG,
-    EVALUATIONS,
     JOURNAL,
     LEADERBOARD,
     LOG,
-    MAP,
-    MERGEKIT,
     PICTURES,
-    PROFILE,
     RECIPE,
     REPORT,
+    RESULTS,
     SOUP,
-    TENSORBOARD,
-    TRACKERS,
     TRAJECTORY,
     has_weights,
 )
 
 log = logging.getLogger(__name__)
 
-_RESULTS = (
-    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
-    TRACKERS, TENSORBOARD, PROFILE, CHECKSUMS,
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, which need not be there yet. Whoever changes it holds its lock."""
+    """The folder of one run, which need not be there yet. A process that changes it holds its lock."""
 
     path: Path
 
     @property
     def is_finished(self) -> bool:
-        """Whether all that takes runs and data was done."""
+        """Whether nothing is left to do that takes runs and data."""
         there = (self.path / LEADERBOARD).is_file() or (
             (self.path / CHECKSUMS).is_file()
             and journal.last_event(self.path / JOURNAL).get("event") in ("finish", None)
@@ -69,10 +59,10 @@ class RunFolder:
         return any((self.path / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD))
 
     def is_to_be_run(self, config: Mapping[str, Any], overwrite: bool) -> bool:
-        """Whether there is work to do; results of something else are never overwritten.
+        """Whether there is work to do; results of another run are never overwritten.
 
         Raises:
-            ConfigError: where such results are there, with what differs.
+            ConfigError: if such results are there, with the options that differ.
         """
         if overwrite or not self.holds_results:
             return True
@@ -94,17 +84,17 @@ class RunFolder:
 
     @property
     def _has_test(self) -> bool:
-        begun = next(iter(journal.read(self.path / JOURNAL)), {})
-        return "test" in begun.get("data", {})
+        events = journal.read(self.path / JOURNAL)
+        return bool(events) and "test" in events[0].get("data", {})
 
     def write(self, config: Mapping[str, Any]) -> None:
-        """Writes down what is run."""
+        """Writes the options of the run down."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_text(self.path / CONFIG, text)
 
     @contextlib.contextmanager
     def begun(self, config: Mapping[str, Any], anew: bool) -> Iterator[None]:
-        """The folder, marked as ours. Where the run never begins, it is left as it was.
+        """The folder, marked as ours. If the run never begins, the folder is left as it was.
 
         Args:
             anew: whether earlier results are moved aside, into a folder of their own inside it.
@@ -112,15 +102,14 @@ class RunFolder:
         folder = self.path
         there = folder.is_dir()
         folder.mkdir(exist_ok=True)
-        earlier = [name for name in _RESULTS if (folder / name).exists()]
+        logged = (folder / LOG).exists()
+        earlier = [name for name in RESULTS if (folder / name).exists()]
         aside = None
         if anew and self.holds_results:
             aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
             aside.mkdir()
-            for name in earlier:
-                (folder / name).rename(aside / name)
+            _move(earlier, folder, aside)
             log.info("earlier results are in %s", aside)
-        logged = (folder / LOG).exists()
         try:
             if not (folder / CONFIG).exists():
                 self.write(config)
@@ -128,12 +117,11 @@ class RunFolder:
         finally:
             if not (folder / JOURNAL).exists():
                 with contextlib.suppress(OSError):
-                    for name in (CONFIG, TRAJECTORY):
-                        if aside is not None or name not in earlier:
-                            (folder / name).unlink(missing_ok=True)
+                    kept = earlier if aside is None else []
+                    for name in {CONFIG, TRAJECTORY}.difference(kept):
+                        (folder / name).unlink(missing_ok=True)
                     if aside is not None:
-                        for name in earlier:
-                            (aside / name).rename(folder / name)
+                        _move(earlier, aside, folder)
                         aside.rmdir()
                     if not logged:
                         (folder / LOG).unlink(missing_ok=True)
@@ -143,7 +131,9 @@ class RunFolder:
 
 def shown(path: Path) -> Path:
     """A path as people would write it here."""
-    try:
-        return path.relative_to(Path.cwd())
-    except ValueError:
-        return path
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _move(names: list[str], source: Path, target: Path) -> None:
+    for name in names:
+        (source / name).rename(target / name)

@@ -1,4 +1,4 @@
-"""Which of several processes this is, where a launcher (torchrun, accelerate launch) started them."""
+"""The number of this process among those that a launcher (torchrun, accelerate launch) started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def number() -> int:
 
 
 def size() -> int:
-    """How many processes were launched together; 1 where this one was started by itself."""
+    """How many processes were launched together; 1 if this one was started by itself."""
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return 1
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -21,7 +21,7 @@ def size() -> int:
 
 def check() -> None:
     """Raises:
-    ConfigError: where several processes were asked for, and this is the only one.
+    ConfigError: if several processes were asked for, and this is the only one.
     """
     if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise ConfigError(

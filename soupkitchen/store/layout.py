@@ -1,4 +1,4 @@
-"""What the files of a run's folder are called, and how we know a folder for one of ours."""
+"""The names of the files in a run's folder, and the mark by which a folder is ours."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ CHECKSUMS = "checksums.json"
 TRACKERS = "trackers.json"
 TENSORBOARD = "tensorboard"
 
+RESULTS = (
+    LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
+    TRACKERS, TENSORBOARD, PROFILE, CHECKSUMS,
+)  # fmt: skip
+"""All that a run writes, but its log."""
+
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '
 
@@ -38,7 +44,7 @@ def carries_mark(folder: Path) -> bool:
 
 
 def _begin(file: Path, size: int) -> bytes:
-    """What `file` begins with; nothing if it cannot be read."""
+    """The first bytes of `file`; none if it cannot be read."""
     with contextlib.suppress(OSError, ConfigError), open_regular(own(file)) as handle:
         return handle.read(size)
     return b""
@@ -48,7 +54,7 @@ def check_is_ours(folder: Path) -> None:
     """Checks that a run may work in `folder`: it is not there yet, empty, or carries our mark.
 
     Raises:
-        ConfigError: where something else is in it.
+        ConfigError: if something else is in it.
     """
     if not folder.exists() and not folder.is_symlink():
         return
@@ -70,7 +76,7 @@ def check_is_ours(folder: Path) -> None:
 
 
 def _is_harmless(path: Path) -> bool:
-    """Whether it may be what a run that was killed early left, with no mark beside it yet."""
+    """Whether a run that was killed early may have left it, with no mark beside it yet."""
     moved_aside = path.name.startswith("before-") and carries_mark(path)
     return moved_aside or path.name == LOG or path.name.startswith(f".{CONFIG}.")
 

@@ -7,19 +7,20 @@ over on its own host; elsewhere nobody can know that it is dead, so an error say
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import socket
-import tempfile
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from soupkitchen.errors import ConfigError, LockError
 from soupkitchen.store.documents import own, read_bytes, read_json
@@ -27,20 +28,17 @@ from soupkitchen.store.files import REFUSED, write_text
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS = 600
-"""How long a lock that is a file is waited for."""
-
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Holds the lock of the run in `folder`, whose parent is made where it is not there.
+    """Holds the lock of the run in `folder`, whose parent is made if it is not there.
 
     The lock (`flock`, which Linux passes on over NFS too) is on a file beside the folder: it ends with the
     process that holds it, however that ends. A second file says who holds it. Both go when the work is
-    done, and so do the folders that were made for it, where they are still empty.
+    done, and so do the folders that were made for it, if they are still empty.
 
     Raises:
-        LockError: where another process holds it.
+        LockError: if another process holds it.
     """
     made = [above for above in folder.parents if not above.exists()]
     lock = folder.parent / f".{folder.name}.lock"
@@ -49,11 +47,8 @@ def only_process(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, timeout=0, used=folder, otherwise=", or give this run another name="):
             try:
-                me = {
-                    "process": os.getpid(),
-                    "host": socket.gethostname(),
-                    "since": f"{datetime.now():%F %T}",
-                }
+                since = f"{datetime.now():%F %T}"
+                me = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
                 write_text(holder, json.dumps(me))
                 yield
             finally:
@@ -66,93 +61,72 @@ def only_process(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(file: Path, timeout: float = -1, used: Path | None = None, otherwise: str = "") -> Iterator[None]:
-    """Holds a lock on `file`, which is removed afterwards.
-
-    Removed while it is held: who waits for it notices that, and makes a new one.
+def locked(
+    file: Path, timeout: float = 3600, used: Path | None = None, otherwise: str = ""
+) -> Iterator[None]:
+    """Holds a lock on `file`, which is removed while it is held: who waits for it makes a new one.
 
     Args:
-        timeout: seconds that it is waited for; below 0 for as long as its holder lives.
+        timeout: seconds to wait for it.
         used: what it is for, and `otherwise` what else can be done, for the message.
 
     Raises:
         LockError: if it cannot be had in that time.
     """
-    soft = _refuses(file.parent)
-    marker = _marker_of(file)
-    lock = SoftFileLock(marker) if soft else FileLock(file)
+    lock = FileLock(file)
     try:
-        lock.acquire(_PATIENCE_SECONDS if soft and timeout < 0 else timeout)
+        with soft_if_refused():
+            lock.acquire(timeout)
     except Timeout as error:
+        remedy = f". If that process has ended, remove {file}" if isinstance(lock, SoftFileLock) else ""
         raise LockError(
-            f"{used or file} is in use by {_holder(file)}. Wait for it, stop it{otherwise}"
-            + (f". If that process has ended, remove {marker}" if soft else "")
+            f"{used or file} is in use by {_holder(file)}. Wait for it, stop it{otherwise}{remedy}"
         ) from error
+    soft = isinstance(lock, SoftFileLock)
+    if soft:
+        _say_that_it_refuses(file.parent)
     try:
         yield
     finally:
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
+        if not soft:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
 def soft_if_refused() -> Iterator[None]:
-    """For a while, has the locks of libraries be files, too, if their file system refuses others.
+    """For a while, lets filelock take soft locks on all file systems that refuse others.
 
-    filelock does so by itself, but for one of the ways to refuse only.
+    It does so by itself, but for one of the ways to refuse only. Libraries' locks are filelock's, too.
     """
-    acquire, release = FileLock.acquire, FileLock.release
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
 
-    def acquired(self: Any, timeout: float | None = None, *arguments: Any, **options: Any) -> Any:
-        seconds = self.timeout if timeout is None else timeout
-        file = Path(self.lock_file)
-        if not _refuses(file.parent):
-            return acquire(self, seconds, *arguments, **options)
-        self.soft = SoftFileLock(_marker_of(file))
-        self.soft.acquire(_PATIENCE_SECONDS if seconds < 0 else seconds)
-        return AcquireReturnProxy(self)
+    flock = fcntl.flock
 
-    def released(self: Any, *arguments: Any, **options: Any) -> None:
-        if hasattr(self, "soft"):
-            self.soft.release(*arguments, **options)
-        else:
-            release(self, *arguments, **options)
+    def refused_in_one_way(file: int, operation: int) -> None:
+        try:
+            flock(file, operation)
+        except OSError as error:
+            if error.errno in REFUSED:
+                raise OSError(errno.ENOSYS, error.strerror) from error
+            raise
 
-    FileLock.acquire, FileLock.release = acquired, released  # type: ignore[method-assign]
+    warnings.filterwarnings("ignore", "flock not supported on this filesystem")
+    fcntl.flock = refused_in_one_way  # type: ignore[assignment]
     try:
         yield
     finally:
-        FileLock.acquire, FileLock.release = acquire, release  # type: ignore[method-assign]
-
-
-def _marker_of(file: Path) -> Path:
-    """The file that is a lock itself, instead of a lock on `file`, which a refused one leaves behind."""
-    return file.with_name(f"{file.name}.soft")
-
-
-def _refuses(folder: Path) -> bool:
-    """Whether the file system of `folder` refuses the operating system's locks."""
-    try:
-        import fcntl
-
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # on Windows, whose locks are others
-        return False
-    except OSError as error:
-        if error.errno in REFUSED:
-            _say(folder, os.strerror(error.errno))
-            return True
-    return False
+        fcntl.flock = flock
 
 
 @cache
-def _say(folder: Path, reason: str) -> None:
+def _say_that_it_refuses(folder: Path) -> None:
     log.warning(
-        "%s: its file system refuses locks (%s); files that only one process can create are taken instead",
-        folder,
-        reason,
+        "%s: its file system refuses locks; files that only one process can create are taken instead", folder
     )
 
 
@@ -161,14 +135,14 @@ def _holder_of(lock: Path) -> Path:
 
 
 def _holder(lock: Path) -> str:
-    """Who holds a lock, as far as the file beside it or, if it is a file itself, that file says."""
+    """Who holds a lock, as the file beside it says or, if it is a soft one, the file itself."""
     try:
-        said = read_json(own(_holder_of(lock)), dict[str, str | int])
-        return f"process {said['process']} on {said['host']}, since {said['since']}"
+        holder = read_json(own(_holder_of(lock)), dict[str, str | int])
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
     except (ConfigError, KeyError):
         pass
     try:
-        process, host, *_ = read_bytes(own(_marker_of(lock))).decode().split("\n")
+        process, host, *_ = read_bytes(own(lock)).decode().split("\n")
         return f"process {process} on {host}"
     except (ConfigError, ValueError):
         return "another process"

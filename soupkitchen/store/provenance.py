@@ -1,8 +1,8 @@
-"""What the user's own code is, told by its source: a result that it gave is not that of what it is now.
+"""The identity of the user's own code: digests of its source, so that changed code gives no cached results.
 
-The source of a module is its file, and those of all modules that it imports, wherever in it an `import`
-stands or a function that imports is called, but for what is installed: that has versions. Nothing is run to
-find them.
+The source of a module is its file and the files of all modules that it imports, wherever in it an `import`
+stands or a function that imports is called. Installed modules are left out: they have versions. Nothing is
+run to find the files.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _INSTALLED = (
 _BY_NAME = ("import_module", "__import__", "run_module")
 _BUILT_IN = ("__import__", "exec")
 _IMPORTING = (*_BY_NAME, *_BUILT_IN, "run_path", "spec_from_file_location", "SourceFileLoader")
-"""Functions that import, or run, what they are told."""
+"""Functions that import or run what their arguments name."""
 
 
 def source_of(thing: Any, name: str = "") -> list[str]:
     """File and digest of each module that `thing`, a function or class, is made of; its own comes first.
 
-    What has no source (a built-in) is told by its name.
+    A built-in, which has no source, gives its name.
 
     Args:
-        name: the dotted name that led to it; the module that is named there may have made it of others' code.
+        name: the dotted name of `thing`; the module in it may have made `thing` of others' code.
     """
     thing = inspect.unwrap(thing)
     while isinstance(thing, partial):
         thing = inspect.unwrap(thing.func)
-    roots = [root for one in (thing, type(thing)) if (root := _file_and_package(one))][:1]
+    roots = [root for owner in (thing, type(thing)) if (root := _file_and_package(owner))][:1]
     module = _file_and_package(sys.modules.get(name.rpartition(".")[0]))
     roots += [module] if module and not _is_installed(module[0]) else []
     if not roots:
@@ -53,16 +53,16 @@ def source_of(thing: Any, name: str = "") -> list[str]:
     waiting = roots[:]
     while waiting:
         file, package = waiting.pop()
-        for found, within in _imported(seen[file], package, file.parent):
-            if found not in seen:
-                seen[found] = found.read_bytes()
-                waiting += [] if within is None else [(found, within)]
-    own, *others = seen
-    return [f"{file.name} {xxhash.xxh3_128_hexdigest(seen[file])}" for file in (own, *sorted(others))]
+        for imported, within in _imported(seen[file], package, file.parent):
+            if imported not in seen:
+                seen[imported] = imported.read_bytes()
+                waiting += [] if within is None else [(imported, within)]
+    first, *others = seen
+    return [f"{file.name} {xxhash.xxh3_128_hexdigest(seen[file])}" for file in (first, *sorted(others))]
 
 
 def _file_and_package(thing: Any) -> tuple[Path, str] | None:
-    """Where the source of a function, class or module is, and the package that it is in."""
+    """The source file of a function, class or module, and the package that it is in."""
     try:
         file = Path(inspect.getsourcefile(thing) or inspect.getfile(thing)).resolve(strict=True)
     except (TypeError, OSError, ValueError):
@@ -74,8 +74,8 @@ def _file_and_package(thing: Any) -> tuple[Path, str] | None:
 def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path, str | None]]:
     """The files, and their packages, that `source`, a module in `package` and `folder`, imports.
 
-    If it imports by names that only running it tells, these are all that it could find, without packages:
-    what they import is among them.
+    If it imports by names that are known only when it runs, these are all files that it could find, without
+    packages: their imports are among them.
     """
     try:
         tree = ast.parse(source)
@@ -90,8 +90,8 @@ def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path,
         elif isinstance(node, ast.Call) and _called(node) in _IMPORTING:
             name, *more = [getattr(argument, "value", None) for argument in node.args] or [None]
             if _called(node) in _BY_NAME and isinstance(name, str):
-                own = more[0] if more and isinstance(more[0], str) else package
-                names = [_absolute(len(name) - len(name.lstrip(".")), name.lstrip("."), own)]
+                anchor = more[0] if more and isinstance(more[0], str) else package
+                names = [_absolute(len(name) - len(name.lstrip(".")), name.lstrip("."), anchor)]
             else:
                 yield from _around(folder)
                 continue
@@ -102,7 +102,7 @@ def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path,
 
 
 def _called(call: ast.Call) -> str:
-    """The last part of the name of what is called, but for methods that are called as built-ins are."""
+    """The last part of the name of the called function; empty for methods with the name of a built-in."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr if call.func.attr not in _BUILT_IN else ""
     return call.func.id if isinstance(call.func, ast.Name) else ""
@@ -114,7 +114,7 @@ def _absolute(level: int, module: str, package: str) -> str:
 
 
 def _around(folder: Path) -> Iterator[tuple[Path, None]]:
-    """All modules beside a module and where else Python looks, also those of packages there."""
+    """All modules in a module's folder and on Python's path, and in packages there."""
     for place in dict.fromkeys([folder, *(Path(entry).resolve() for entry in sys.path)]):
         if not _is_installed(place):
             yield from ((file.resolve(), None) for part in ("*.py", "*/*.py") for file in place.glob(part))
@@ -125,7 +125,7 @@ def _is_installed(file: Path) -> bool:
 
 
 def _found(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """The module called `name` and the packages that it lies in, where they are not installed."""
+    """The module called `name` and the packages that it lies in, unless they are installed."""
     path, within = [str(folder), *sys.path], ""
     for part in name.split("."):
         spec = PathFinder.find_spec(f"{within}.{part}".lstrip("."), path)

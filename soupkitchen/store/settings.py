@@ -1,4 +1,4 @@
-"""What a run is, told by its options: which of them results depend on, and which two runs have in common."""
+"""Which options results depend on: what two runs must share to be the same run."""
 
 from __future__ import annotations
 
@@ -13,58 +13,31 @@ from soupkitchen.options import shown
 from soupkitchen.store.documents import own, read_yaml
 
 CHOICES = "choices"
-"""Where the command notes which file of each group was chosen: what they said stands in full beside it."""
+"""Where the command notes which file of each group was chosen."""
 NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
-HOW_NOT_WHAT = {
-    f"runtime.{option}"
-    for option in (
-        "device",
-        "batch_size",
-        "workers",
-        "threads",
-        "device_map",
-        "max_memory",
-        "offload_folder",
-        "compile",
-        "profile",
-    )
-} | {
-    "evaluation.cache",
-    "executor",
-    "output.private",
-    "output.push_to_hub",
-    "report._target_",
-    "report.map_gib",
-    "report.write",
-    "tracker",
-}
-"""Options, and what is below them, that have no part in what comes out."""
+HOW_NOT_WHAT = set(
+    "runtime.device runtime.batch_size runtime.workers runtime.threads runtime.device_map "
+    "runtime.max_memory runtime.offload_folder runtime.compile runtime.profile evaluation.cache executor "
+    "output.private output.push_to_hub report._target_ report.map_gib report.write tracker".split()
+)
+"""Options that results do not depend on, nor on the options below them."""
 
-_MOVED = {"soupkitchen.serving.Output": "soupkitchen.output.Output"}
-"""What `_target_`s of earlier versions are called now."""
-_ADDED = dict.fromkeys(("search.candidates", "search.passes", "search.candidate_scale")) | {
-    "search.replacement": False,
-    "search.prune": False,
-    "search.ranking": "full",
-    "report.contributions": False,
-}
-"""Options that earlier versions had not, and what they then did."""
 _UNSAID = {"pool.key": None, "model._target_": "soupkitchen.models.Auto"}
-"""The same of options that are told only where they are something else, so that names of runs stay."""
+"""Options that count only if they are something else, so that names of runs stay."""
 _NOTHING = "(not there)"
 
 
 def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that results depend on, by dotted key: what two runs must share to be the same."""
+    """The options that results depend on, by dotted key."""
     return {
-        key: _MOVED.get(value, value) if isinstance(value, str) else value
+        key: value
         for key, value in flat(config).items()
         if not (is_ignored(key) or (key in _UNSAID and value == _UNSAID[key]))
     }
 
 
 def is_ignored(key: str) -> bool:
-    """Whether an option, or the one that it is below, has no part in what comes out."""
+    """Whether results do not depend on an option, or on the one that it is below."""
     return any(key == option or key.startswith(f"{option}.") for option in NOT_IN_NAMES | HOW_NOT_WHAT)
 
 
@@ -72,7 +45,7 @@ def what_was_run(file: Path) -> dict[str, Any]:
     """The same of a run's own configuration.
 
     Raises:
-        ConfigError: where it cannot be had.
+        ConfigError: if that cannot be read.
     """
     remedy = "overwrite=true moves these results aside and starts anew"
     if not os.path.lexists(file):
@@ -85,9 +58,7 @@ def what_was_run(file: Path) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each option that differs; what earlier versions had no option for is as they did it."""
-    added = {key: _ADDED[key] for key in now.keys() - before.keys() if key in _ADDED}
-    before = {**added, **before}
+    """One line for each option that differs."""
     return [
         f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
         for key in sorted(before.keys() | now.keys())

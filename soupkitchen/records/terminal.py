@@ -1,0 +1,272 @@
+"""What a person sees of a run: on a terminal the pool and what comes of it, and at the end the leaderboard.
+
+The pool goes to stderr, if that is a terminal; the leaderboard goes to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from soupkitchen.console import Screen, console, printable
+from soupkitchen.records.progress import Known, State
+from soupkitchen.records.tables import has_value, separated
+from soupkitchen.store import launch
+
+TALLEST = 20
+"""Lines of the display at most: of a large pool the runs around what is going on are shown."""
+_LEAST = 3
+"""Runs that are shown in the lowest of windows."""
+_STYLES: dict[State, str] = {
+    "kept": "green", "discarded": "dim", "error": "red", "now": "bold", "next": "cyan",
+}  # fmt: skip
+_ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
+_BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
+"""The sign of a bound of a score: by whether higher is better, and whether the terminal has such letters."""
+_WIDTH_STATE, _WIDTH_ALONE, _WIDTH_MERGED = 13, 24, 48
+"""The width of all columns but that of the name, and the space between them."""
+_BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=*#"
+
+
+class Display:
+    """The live view of a run, which observes the run's ledger. Use as a context manager.
+
+    Args:
+        examples: how many are expected to be scored, at most.
+        on: where to show it.
+        now: the clock, in seconds.
+    """
+
+    def __init__(
+        self, examples: int, on: Console | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._examples, self._console, self._now = examples, on or console, now
+        self._known = Known()
+        self._what, self._done, self._total = "", 0, 0
+        self._begun: float | None = None
+        self._scored = 0
+        self._lock = RLock()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Display:
+        if is_live(self._console):
+            self._live = Live(
+                self,
+                console=self._console,
+                refresh_per_second=4,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # what is printed to a file does not go to stderr
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def scoring(self, what: str) -> Callable[[int, int], None]:
+        """Announces what is scored next; the callback takes examples done and in all."""
+        with self._lock:
+            self._known.scoring(what)
+            self._what, self._done, self._total = what, 0, 0
+            self._begun = self._now() if self._begun is None else self._begun
+
+        def advance(done: int, total: int) -> None:
+            with self._lock:
+                self._scored += max(done - self._done, 0)
+                self._done, self._total = done, total
+
+        return advance
+
+    def noted(self, event: Mapping[str, Any], anew: bool) -> None:
+        """Takes in an event of the journal, as an observer of the ledger."""
+        with self._lock:
+            self._known.note(event)
+            if event["event"] in ("score", "error"):
+                self._examples -= max(self._total, sum(n for _, n in (event.get("parts") or {}).values()))
+                self._what, self._done, self._total = "", 0, 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at most, with merging; None if the speed is unknown or nothing is left."""
+        left = self._examples - self._done
+        if self._begun is None or not self._scored or left <= 0:
+            return None
+        return (self._now() - self._begun) / self._scored * left
+
+    def __rich_console__(self, on: Console, options: ConsoleOptions) -> RenderResult:
+        with self._lock:  # a list, so that nothing changes while it is shown
+            parts = list(self._shown(options.max_width, on.height, on.encoding.startswith("utf")))
+        yield from parts
+
+    def _shown(self, width: int, height: int, fancy: bool) -> Sequence[RenderableType]:
+        height = min(TALLEST, height - 1)
+        lines = [*self._doing(width, fancy), *_filled(self._facts(fancy), width)]
+        return [
+            *(_line(text) for text in lines[: max(height, 1)]),
+            *self._pool(height - len(lines), width, fancy),
+        ]
+
+    def _doing(self, width: int, fancy: bool) -> list[str]:
+        if not self._what:
+            return []
+        counted = f" {self._done}/{self._total}" if self._total else ""
+        room = min(24, width - len(counted) - 20)
+        if room < 8 or not self._total:
+            return [_cut(printable(self._what), width - len(counted), fancy) + counted]
+        full = round(room * min(1.0, self._done / self._total))
+        bar = ("━" if fancy else "#") * full + ("─" if fancy else "-") * (room - full)
+        return [f"{_cut(printable(self._what), width - room - len(counted) - 1, fancy)} {bar}{counted}"]
+
+    def _facts(self, fancy: bool) -> list[str]:
+        known, facts = self._known, []
+        if known.best is not None:
+            size = f" (soup of {len(known.soup)})" if known.soup else ""
+            facts.append(f"to beat: {printable(known.metric)} {known.best:.4f}{size}")
+        if len(known.course) > 1:
+            facts.append(sparkline(known.course[-24:], _BARS if fancy else _PLAIN_BARS))
+        if known.spared:
+            facts.append(f"forward passes saved: {known.spared} of {known.examples + known.spared}")
+        if (seconds := self.seconds_left) is not None:
+            facts.append(f"at most {timedelta(seconds=round(seconds))} left")
+        return facts
+
+    def _pool(self, room: int, width: int, fancy: bool) -> list[RenderableType]:
+        known, order = self._known, self._known.order
+        states = {name: known.state(name) for name in order}
+        if not order or room < _LEAST + 1:
+            return []
+        shown = order if len(order) < room else window(order, _focus(order, states), room - 2)
+        merged = width >= _WIDTH_MERGED + 12 and any(run.merged is not None for run in known.runs.values())
+        alone = width >= _WIDTH_ALONE + 10
+        others = _WIDTH_MERGED if merged else _WIDTH_ALONE if alone else _WIDTH_STATE
+        grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        grid.add_column("run", no_wrap=True)
+        grid.add_column("", no_wrap=True, min_width=9)
+        for title in ("alone",) * alone + ("merged", "gain") * merged:
+            grid.add_column(title, no_wrap=True, justify="right", min_width=6)
+        for name in shown:
+            run = known.runs[name]
+            bound = _BOUNDS[known.greater_is_better, fancy] if run.at_most else ""
+            cells = [_cut(printable(name), width - others, fancy), states[name]]
+            cells += [_number(run.score)] * alone
+            cells += [f"{bound}{_number(run.merged)}", _number(run.gain, "+.4f")] * merged
+            grid.add_row(*map(Text, cells), style=_STYLES.get(states[name]))
+        if len(shown) == len(order):
+            return [grid]
+        rest = Counter(states[name] for name in set(order).difference(shown))
+        counts = ", ".join(f"{rest[state]} {state or 'to come'}" for state in _ORDER if rest[state])
+        return [grid, _line(_cut(f"and {rest.total()} more: {counts}", width, fancy))]
+
+
+def is_live(on: Console) -> bool:
+    """Whether a console can show what changes: a terminal that can, or a notebook, and ours alone."""
+    if launch.size() > 1 or on.is_dumb_terminal:
+        return False
+    if on.is_terminal and on.file.isatty():  # rich takes a pipe for a terminal where FORCE_COLOR says so
+        return True
+    return bool(on.is_jupyter and find_spec("ipywidgets") is not None)
+
+
+def window(order: Sequence[str], focus: int, size: int) -> Sequence[str]:
+    """`size` names of a list, around the place `focus`."""
+    size = max(size, 1)
+    first = max(0, min(focus - size // 2, len(order) - size))
+    return order[first : first + size]
+
+
+def sparkline(values: Sequence[float], bars: str) -> str:
+    """Numbers as bars, the least as the lowest; a blank for what is no number."""
+    numbers = [value for value in values if value == value and abs(value) != float("inf")]
+    if not numbers:
+        return ""
+    low, span = min(numbers), max(numbers) - min(numbers)
+    return "".join(
+        bars[round((value - low) / span * (len(bars) - 1)) if span else 0] if value in numbers else " "
+        for value in values
+    )
+
+
+def print_leaderboard(table: pd.DataFrame) -> None:
+    """Prints a leaderboard to stdout, without its long column of ingredients."""
+    shown = table.drop(columns="ingredients")
+    shown.insert(3, "of", [len(separated(cell)) for cell in table["ingredients"]])
+    print_table(shown)
+
+
+def print_table(shown: pd.DataFrame) -> None:
+    """Prints a table to stdout; rows of kind "soup" stand out."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown.columns:
+        justify: Any = "right" if pd.api.types.is_numeric_dtype(shown[column]) else "left"
+        grid.add_column(escape(printable(str(column))), justify=justify, overflow="fold")
+    out = Screen(highlight=False)
+    if not out.is_terminal:
+        out = Screen(highlight=False, width=250)
+    for row in shown.itertuples(index=False):
+        style = "bold" if getattr(row, "kind", None) == "soup" else None
+        grid.add_row(*(escape(_cell(value, out)) for value in row), style=style)
+    out.print(grid)
+
+
+def print_files(files: Mapping[str, Path]) -> None:
+    """Prints where things are, one a line, to stdout."""
+    for what, file in files.items():
+        print(f"{what:<12} {printable(str(file))}")
+
+
+def _focus(order: Sequence[str], states: Mapping[str, State]) -> int:
+    """The place in the list of what is going on, or else of what comes next, or of what was last."""
+    for state in ("now", "next"):
+        for place, name in enumerate(order):
+            if states[name] == state:
+                return place
+    return max((place for place, name in enumerate(order) if states[name]), default=0)
+
+
+def _filled(facts: Sequence[str], width: int) -> list[str]:
+    """Facts side by side, in as many lines as they take."""
+    lines: list[str] = []
+    for fact in facts:
+        if lines and cell_len(lines[-1]) + 2 + cell_len(fact) <= width:
+            lines[-1] += f"  {fact}"
+        else:
+            lines.append(fact)
+    return lines
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="crop")
+
+
+def _cut(text: str, width: int, fancy: bool) -> str:
+    width = max(width, 2)
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + ("…" if fancy else "~")
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None or value != value else f"{value:{form}}"
+
+
+def _cell(value: object, out: Console) -> str:
+    if not has_value(value):
+        return "–" if out.encoding.startswith("utf") else "-"
+    return f"{value:.4f}" if isinstance(value, float) else printable(str(value))
