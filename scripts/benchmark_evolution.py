@@ -62,14 +62,14 @@ def row(pool: Pool, method: MergeMethod, device: torch.device, proposals: int) -
     torch.manual_seed(0)
     names = [run.name for run in pool]
     live = {name: tensor.to(device, copy=True) for name, tensor in pool.reference.tensors()}
-    mixers = {again: Mixer(pool, device) for again in (False, True)}
+    mixers = {again: Mixer(pool, device, caching=again) for again in (False, True)}
     taken: dict[bool, list[float]] = {again: [] for again in mixers}
     for number in range(1 + proposals):
         told = [tuple(torch.rand(PARTS).tolist()) for _ in names]
         recipe = Recipe.of(names, method, told)
         for again, mixer in mixers.items():
             started = time.perf_counter()
-            for name, tensor in mixer.tensors(recipe, again=again):
+            for name, tensor in mixer.tensors(recipe):
                 live[name].copy_(tensor)
             float(next(iter(live.values())).reshape(-1)[0])  # waits until the device is done
             if number:  # the first reads, and warms caches

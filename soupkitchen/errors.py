@@ -55,15 +55,7 @@ class MachineError(SoupkitchenError):
 
 
 class CandidateError(SoupkitchenError):
-    """A candidate that cannot be scored, which the search may go on without.
-
-    Attributes:
-        event: what the journal is to say of it once somebody goes on; None where that is known from it.
-    """
-
-    def __init__(self, reason: str, event: dict[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.event = event
+    """A candidate that cannot be scored, and that the run cannot go on without."""
 
 
 class SweepError(SoupkitchenError):

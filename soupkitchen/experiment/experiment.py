@@ -56,8 +56,8 @@ from soupkitchen.records.display import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.rules import share_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
-from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.depth import layers
+from soupkitchen.soup.reader import ReadAhead
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import checksums
 from soupkitchen.store.digests import digest
@@ -205,15 +205,7 @@ class Experiment:
         told, share = (pool, scores, recipes, steps), share_of(self.search.ranking)
         ranking = by_list(*told) if pool.trust_scores else by_part(*told, share)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
-        judge = Judge(
-            search.rule,
-            scores,
-            recipes,
-            self.evaluation.stops_early,
-            self.evaluation.confidence,
-            goes_on=search.guaranteed,
-            again=search.again,
-        )
+        judge = Judge(search.rule, scores, recipes, self.evaluation.stopping, skips=search.guaranteed)
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
         lost = checksums.altered(self.folder)
@@ -292,8 +284,8 @@ class Experiment:
             return StateMemory(device, *self.runtime.state_budget(live.bytes, device), self.runtime.offload())
 
         room, _ = self.runtime.batch_budget(device)
-        reader = None if device.type == "cpu" else Ahead(device, room)
-        return Mixer(self.pool, device, live.dtype_of, memory, reader)
+        reader = None if device.type == "cpu" else ReadAhead(device, room)
+        return Mixer(self.pool, device, live.dtype_of, memory, reader, caching=self.search.again)
 
     def _loadable_last(self) -> Checkpoint | None:
         """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""

@@ -17,7 +17,7 @@ import transformers
 
 from soupkitchen.errors import SaveError, SoupkitchenError, calling
 from soupkitchen.executors import Local, Spmd
-from soupkitchen.executors.crew import Crew, LostError
+from soupkitchen.executors.process_group import LostError, ProcessGroup
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
@@ -48,28 +48,28 @@ def carry_out(
     """
     launch.check()
     with stopwatch.run(), soft_if_refused():
-        crew = Crew.joined()
-        if crew is None:
+        group = ProcessGroup.joined()
+        if group is None:
             return _carry_out(config, folder, build, overwrite)
-        if crew.number:
+        if group.number:
             with _quiet(), _silent():
-                follow(crew, lambda: build(folder).bench())
+                follow(group, lambda: build(folder).bench())
             return Result.of(folder, config)
         try:
-            return _carry_out(config, folder, _for_all(build, crew), overwrite)
+            return _carry_out(config, folder, _for_all(build, group), overwrite)
         finally:
             with suppress(LostError):
-                crew.tell("end")
+                group.tell("end")
 
 
-def _for_all(build: Callable[[Path], Experiment], crew: Crew) -> Callable[[Path], Experiment]:
+def _for_all(build: Callable[[Path], Experiment], group: ProcessGroup) -> Callable[[Path], Experiment]:
     """Has the others of a launch begin once it is clear that there is work, and that it can be done."""
 
     def built(folder: Path) -> Experiment:
         experiment = build(folder)
         if type(experiment.executor) is Local:
             experiment = replace(experiment, executor=Spmd())
-        crew.tell("build")
+        group.tell("build")
         return experiment
 
     return built

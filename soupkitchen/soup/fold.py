@@ -13,8 +13,8 @@ from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
 from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks
-from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.soup.reader import Reader
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Operand(NamedTuple):
     plans: Plans | None = None
 
 
-class Vector:
+class TensorVector:
     """A tensor, or what fine-tuning changed of it: flat, float32, computed where it is looked at."""
 
     def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
@@ -62,7 +62,7 @@ class Vector:
         return torch.sub(x, base) if x.dtype == torch.float32 else x.float().sub_(base)
 
 
-class Whole:
+class LazyChange:
     """What fine-tuning changed of one tensor, looked up whenever it is looked at: it holds nothing itself."""
 
     def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: Reader) -> None:
@@ -75,9 +75,9 @@ class Whole:
     def __getitem__(self, part: slice) -> torch.Tensor:
         x = self._reader.change(self._run, self._name) if self._base else None
         if x is not None:
-            return Vector(x, None, self.device)[part]
+            return TensorVector(x, None, self.device)[part]
         base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
-        return Vector(self._run.tensor(self._name), base, self.device)[part]
+        return TensorVector(self._run.tensor(self._name), base, self.device)[part]
 
 
 class Fold:
@@ -169,8 +169,8 @@ class Fold:
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 
-    def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[Vector, Any]:
-        vector = Vector(operand.x, None if operand.relative else self._base, self._device)
+    def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[TensorVector, Any]:
+        vector = TensorVector(operand.x, None if operand.relative else self._base, self._device)
         origin, plans = operand.origin, operand.plans
         if plans is not None and not self.method.stepwise:
             key = origin.ingredient, origin.tensor
