@@ -34,7 +34,7 @@ from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 log = logging.getLogger(__name__)
 
 Predict = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
-"""Predicts batches of a split's and a task's examples: `Evaluator.predictions` does, and several processes may."""
+"""Predicts batches of a split's and a task's examples, as `Evaluator.predictions` does."""
 
 
 @dataclass
@@ -77,7 +77,9 @@ class Evaluator:
         self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
         self.dtype: torch.dtype | None = None  # that the model is loaded in; None for that of its files
         self.accelerator = accelerator
-        self._attach()
+        self._model: Any = None
+        self._source: Any = None  # the live model that `_model` is made of
+        self._follow()
         self._workers = workers
         self._memory = memory or StateMemory(accelerator.device, 0, 0)
         self._training: list[tuple[Task, Batch]] = []
@@ -93,15 +95,6 @@ class Evaluator:
             batch_size,
         )
 
-    def _attach(self) -> None:
-        """Watches the live model, and has accelerate make it ready."""
-        live = self.live
-        self._check = FiniteCheck(live.model)
-        self._of = live.model
-        self._model: Any = live.model
-        if not live.spread:
-            self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
-
     @property
     def compiled(self) -> bool:
         """Whether ``torch.compile`` makes the model's forward pass."""
@@ -109,15 +102,20 @@ class Evaluator:
         return is_compiled_module(self._model)
 
     def _follow(self) -> None:
-        """Takes the live model that there is now, where that is another than before."""
-        if self._of is not self.live.model:
-            self._detach()
-            self._attach()
+        """Takes the live model that there is now, if that is another than before."""
+        live = self.live
+        if self._source is live.model:
+            return
+        self._detach()
+        self._check = FiniteCheck(live.model)
+        self._source = self._model = live.model
+        if not live.spread:
+            self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
 
     def _detach(self) -> None:
-        """Forgets the model, and has accelerate forget it: which collects garbage, and so takes a while."""
-        if self._of is not None:
-            self._model = self._of = None
+        """Forgets the model, and has accelerate forget it, which collects garbage and so takes a while."""
+        if self._source is not None:
+            self._model = self._source = None
             self.accelerator.free_memory()
 
     def release(self) -> None:
@@ -132,21 +130,25 @@ class Evaluator:
         """One forward pass of the live model, whichever that is now; `plain` if it is not to be compiled."""
         self._follow()
         with stopwatch.part("forward"), self.accelerator.autocast():
-            return task.step(self._of if plain else self._model, batch, self.processor)
+            return task.step(self._source if plain else self._model, batch, self.processor)
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """What the model puts out for some examples of each task, in one batch, and what is made of it."""
-        told = {}
-        for name, chosen in examples.items():
+        """The model's outputs for some examples of each task, in one batch, and the predictions."""
+        outputs = {}
+        for name, numbers in examples.items():
             prepared = self._splits[split][name]
-            batch = prepared.task.collator(self.processor)(list(prepared.data.select(chosen)))
-            batch = send_to_device(dict(batch), self.accelerator.device)
+            batch = self._batch(prepared, numbers)
             self._follow()
             with self._check.recording() as recorded:
                 predictions = self._step(prepared.task, batch, plain=True)
-            told[name] = [*recorded, predictions]
-        return told
+            outputs[name] = [*recorded, predictions]
+        return outputs
+
+    def _batch(self, prepared: _Prepared, numbers: np.ndarray) -> Batch:
+        """A batch of the examples with these numbers, on the device, that is not kept."""
+        batch = prepared.task.collator(self.processor)(list(prepared.data.select(numbers)))
+        return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
         """For each task, the split's examples as the model takes them, in the data's order."""
@@ -229,14 +231,15 @@ class Evaluator:
         """
         prepared = self._splits[split][name]
         ahead = 0 if self.accelerator.device.type == "cpu" else 1
-        waiting: deque[PendingRows] = deque()
+        pending: deque[PendingRows] = deque()
+        self._follow()
         for batch in prepared.batches.of(batches):
             self._check.forget()
-            waiting.append(PendingRows(self._step(prepared.task, batch), self._check.finite))
-            if len(waiting) > ahead:
-                yield _arrived(waiting)
-        while waiting:
-            yield _arrived(waiting)
+            pending.append(PendingRows(self._step(prepared.task, batch), self._check.finite))
+            if len(pending) > ahead:
+                yield pending.popleft().arrived()
+        while pending:
+            yield pending.popleft().arrived()
 
     def recalibrate(self, number: int) -> None:
         """Computes the live model's batch-norm statistics anew on the same `number` training batches.
@@ -258,12 +261,11 @@ class Evaluator:
 
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
         """Shuffled training data, one task after the other."""
+        size = self.examples.batch_size
         for prepared in self._splits["train"].values():
-            chosen = np.random.default_rng(seed).permutation(len(prepared.data))
-            collate = prepared.task.collator(self.processor)
-            for start in range(0, len(chosen), self.examples.batch_size):
-                batch = collate(list(prepared.data.select(chosen[start : start + self.examples.batch_size])))
-                yield prepared.task, send_to_device(dict(batch), self.accelerator.device)
+            shuffled = np.random.default_rng(seed).permutation(len(prepared.data))
+            for start in range(0, len(shuffled), size):
+                yield prepared.task, self._batch(prepared, shuffled[start : start + size])
 
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)
@@ -277,8 +279,3 @@ class Evaluator:
         collate, device = task.collator(self.processor), self.accelerator.device
         batches = Batches(data, collate, device, self._memory, self._workers)
         return _Prepared(task, data, Listed(references, lengths, corpus), batches)
-
-
-def _arrived(waiting: deque[PendingRows]) -> Rows:
-    with stopwatch.part("forward"):
-        return waiting.popleft().arrived()

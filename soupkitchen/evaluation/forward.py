@@ -1,4 +1,4 @@
-"""A forward pass: batches on their way to the device, the check of all that the model puts out, predictions back.
+"""A forward pass: batches on their way to the device, the check of all outputs, predictions on their way back.
 
 A task takes the likeliest label, token or choice, and the likeliest of nothing but NaN is number 0: a broken
 model would pass for one that always says the first label. So the model's own outputs are checked before any
@@ -166,9 +166,10 @@ class PendingRows:
 
         One example without an answer makes a mean NaN, so those of its batch need not be told apart.
         """
-        if self._event is not None:
-            self._event.synchronize()
-        finite, predictions = self._finite is None or bool(self._finite), self._predictions
+        with stopwatch.part("forward"):
+            if self._event is not None:
+                self._event.synchronize()
+            finite, predictions = self._finite is None or bool(self._finite), self._predictions
         if isinstance(predictions, torch.Tensor):
             rows: np.ndarray = predictions.cpu().numpy()
             if not finite:

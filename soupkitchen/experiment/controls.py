@@ -7,6 +7,7 @@ from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ranking import Ranking
 from soupkitchen.experiment.scores import Scored, Unscorable
 from soupkitchen.experiment.steps import Steps
+from soupkitchen.search import Mixture
 
 CONTROLS = 2
 """Models in the table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -24,8 +25,8 @@ def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_
     top = [run.name for run in ranking.best_first][: top_k or max(2, soup.recipe.size)]
     models = [
         ("soup", "soup", [soup.recipe]),
-        ("uniform", "uniform", recipes.uniform(ranking.names)),
-        (f"uniform_top_{len(top)}", "uniform", recipes.uniform(top)),
+        ("uniform", "uniform", recipes.of(Mixture(tuple(ranking.names)))),
+        (f"uniform_top_{len(top)}", "uniform", recipes.of(Mixture(tuple(top)))),
     ]
     unscored = {run.name for run in others if ranking.listed or run.partial}
     for run in ranking.runs:
