@@ -1,8 +1,8 @@
-"""What a prediction depends on, told by digests: the one place that says so.
+"""Identity: digests of all that a prediction depends on.
 
-The weights, by the fingerprints of what they are made of and how. Beside them: the prepared examples,
-the model's configuration, the task's options, the user's own code where a task, metric or method is
-of such, the packages that compute, and soupkitchen's own code.
+These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the model's
+configuration, the task's options, the user's own code of a task, metric or method, the packages that compute,
+and soupkitchen's own code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from soupkitchen.tasks.base import Task
 
 
 class Identity:
-    """What a pool's evaluations are known by."""
+    """Digests that a pool's evaluations are found by."""
 
     def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
         self._evaluator, self._pool = evaluator, pool
@@ -49,28 +49,18 @@ class Identity:
 
     def predictions(self, recipe: Recipe, split: str) -> str:
         """A digest of all that predictions depend on; the order of batches has no part in it."""
-        accelerator = self._evaluator.accelerator
-        examples = self._evaluator.examples
-        corpus = examples.corpus(split)
+        evaluator, accelerator = self._evaluator, self._evaluator.accelerator
+        corpus = evaluator.examples.corpus(split)
         batches = {
             name: sorted(digest(batch.tobytes()) for batch in [*batches, *corpus[name]])
-            for name, batches in examples.batches(split).items()
+            for name, batches in evaluator.examples.batches(split).items()
         }
-        return digest(
-            self.asked(recipe, split),
-            batches,
-            [
-                str(accelerator.device.type),
-                accelerator.mixed_precision,
-                *(["compiled"] if self._evaluator.compiled else ()),
-            ],
-            versions(),
-            own_code(),
-        )
+        computing = [accelerator.device.type, accelerator.mixed_precision, evaluator.compiled]
+        return digest(self.asked(recipe, split), batches, computing, versions(), own_code())
 
     def check(self, recipe: Recipe) -> None:
         """Raises:
-        CheckpointError: where the files that a recipe is known by have changed since.
+        CheckpointError: if the files that a recipe merges have changed since.
         """
         check_unchanged(recipe, self._pool)
 
@@ -103,6 +93,9 @@ TRAIN = "train"
 PACKAGES = ("soupkitchen", "torch", "transformers", "accelerate", "numpy")
 
 
+_source_of = cache(source_of)
+
+
 @cache
 def versions() -> Mapping[str, str]:
     """The versions of the packages that compute."""
@@ -117,22 +110,20 @@ PREDICTING = (
 
 @cache
 def own_code(package: Path = Path(__file__).parents[1]) -> str:
-    """A digest of the code of `PREDICTING`: a version number does not tell one checkout from the next."""
+    """A digest of the code of `PREDICTING`, without comments and docstrings.
+
+    A version number does not tell one checkout from the next.
+    """
     parts = [package / part for part in PREDICTING]
     files = [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
     return digest(*(part for file in files for part in (file.name, _code(file.read_bytes()))))
 
 
 def _code(source: bytes) -> str:
-    """A module without its comments and docstrings, on which nothing depends."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
-            node.body = [
-                one
-                for one in node.body
-                if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
-            ]
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            node.body = node.body[1:]
     return ast.dump(tree)
 
 
@@ -145,14 +136,8 @@ def foreign_code(*things: Any) -> list[str]:
         kinds.add(type(thing))
         if is_dataclass(thing):
             waiting += [getattr(thing, option.name) for option in fields(thing)]
-    own = ("soupkitchen.", "builtins")
-    strange = [kind for kind in kinds if not kind.__module__.startswith(own)]
-    return sorted(line for kind in strange for line in _source(kind))
-
-
-@cache
-def _source(kind: type) -> tuple[str, ...]:
-    return tuple(source_of(kind))
+    strange = [kind for kind in kinds if not kind.__module__.startswith(("soupkitchen.", "builtins"))]
+    return sorted(line for kind in strange for line in _source_of(kind))
 
 
 def examples(prepared: Sequence[datasets.Dataset]) -> str:
@@ -163,27 +148,22 @@ def examples(prepared: Sequence[datasets.Dataset]) -> str:
 def model(live: Any) -> str:
     """A digest of a model's configuration: what it is, but for its weights."""
     parts = [getattr(live, name, None) for name in ("config", "generation_config")]
-    told = [part.to_dict() for part in parts if part is not None]
-    ignored = ("_name_or_path", "transformers_version")
-    return digest(
-        [
-            json.dumps({k: v for k, v in one.items() if k not in ignored}, sort_keys=True, default=str)
-            for one in told
-        ]
-    )
+    ignored = {"_name_or_path", "transformers_version"}
+    trees = [part.to_dict().items() for part in parts if part is not None]
+    plain = [{key: value for key, value in tree if key not in ignored} for tree in trees]
+    return digest([json.dumps(tree, sort_keys=True, default=str) for tree in plain])
 
 
-def task(one: Task) -> list[str]:
+def task(of: Task) -> list[str]:
     """The options of a task that its predictions may depend on, and its code."""
-    known: tuple[Any, ...] = fields(one) if is_dataclass(one) else ()
     options = [
-        f"{option.name}={getattr(one, option.name)!r}"
-        for option in known
+        f"{option.name}={getattr(of, option.name)!r}"
+        for option in (fields(of) if is_dataclass(of) else ())
         if option.repr and option.name not in ("data", "metric")
     ]
-    told: list[str] = one.identity() if hasattr(one, "identity") else []
-    code = foreign_code(one) + foreign_code(one.metric.module)
-    return [type(one).__qualname__, one.metric.inputs, *options, *told, *code]
+    own: list[str] = of.identity() if hasattr(of, "identity") else []
+    code = foreign_code(of) + foreign_code(of.metric.module)
+    return [type(of).__qualname__, of.metric.inputs, *options, *own, *code]
 
 
 def _content(split: datasets.Dataset) -> str:

@@ -63,9 +63,10 @@ def replayed(
     def forward(name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
         return (take(predicted[name], batch) for batch in batches)
 
-    return score_batches(
+    evaluation = score_batches(
         request.split, examples, tasks, forward, request.threshold, request.order, request.piece
     )
+    return replace(evaluation, seconds=0.0)
 
 
 def _in_the_datas_order(part: Part) -> Rows:

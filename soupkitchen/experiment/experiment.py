@@ -152,12 +152,7 @@ class Experiment:
         return Bench(evaluator, self._mixer(evaluator))
 
     def _cook(
-        self,
-        bench: Bench,
-        ledger: Ledger,
-        method: MergeMethod | StackMethod,
-        search: Search,
-        splits: Splits,
+        self, bench: Bench, ledger: Ledger, method: MergeMethod | StackMethod, search: Search, splits: Splits
     ) -> None:
         """Ranks the pool, finds the soup, saves it, and compares it with the others."""
         evaluator, pool = bench.evaluator, self.pool

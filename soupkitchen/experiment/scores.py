@@ -16,14 +16,7 @@ from soupkitchen.evaluation.examples import Examples, Order
 from soupkitchen.executors import Executor, Request, Scoring
 from soupkitchen.executors.speculation import Speculation, replayed
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.stored import (
-    Keys,
-    cache_key,
-    evaluation_of,
-    journal_key,
-    outputs_of,
-    stopped,
-)
+from soupkitchen.experiment.stored import Keys, cache_key, evaluation_of, journal_key, outputs_of, stopped
 from soupkitchen.search.rules import OnError
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
