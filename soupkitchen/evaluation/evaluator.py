@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_compiled_module, send_to_device
-from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.examples import Examples, Listed, Order, Piece
@@ -183,29 +183,20 @@ class Evaluator:
                     split, self.examples, self.tasks, forward, threshold, order, piece, progress
                 )
 
-        def attempt(batch_size: int) -> Evaluation:
-            log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
-            self.examples.batch_size = batch_size
-            return scored()
-
-        try:
-            return scored()
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        try:
-            return find_executable_batch_size(
-                attempt,
-                starting_batch_size=self.examples.batch_size // 2,
-                reduce_batch_size_fn=lambda: self.examples.batch_size // 2,
-            )()
-        except RuntimeError as error:
-            if "No executable batch size" in str(error):
-                raise ConfigError(
-                    "out of memory with a batch of one example: a shorter task.max_length, "
-                    "runtime.dtype=bfloat16 or another runtime.device may help"
-                ) from error
-            raise
+        while True:
+            try:
+                return scored()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if (size := self.examples.batch_size) == 1:
+                    raise ConfigError(
+                        "out of memory with a batch of one example: a shorter task.max_length, "
+                        "runtime.dtype=bfloat16 or another runtime.device may help"
+                    ) from error
+            clear_device_cache(garbage_collection=True)
+            log.warning("out of memory: batches of %d instead of %d", size // 2, size)
+            self.examples.batch_size = size // 2
 
     def _predicted(
         self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]

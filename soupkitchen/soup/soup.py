@@ -14,6 +14,7 @@ have no state and cost nothing.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -165,7 +166,7 @@ class Soup:
                 if not started:
                     self._folds[name] = self._start(name, shares[0].run, self._memory)
                 for share in shares[-1:] if started else shares:
-                    self._folds[name].keep(self._operand(name, share))
+                    self._folds[name].keep(self._operand(name, share), [])
         self._ingredients = together
 
     def _merged(
@@ -188,7 +189,8 @@ class Soup:
             self._name_what_the_base_lacks(like)
         if candidate or not running:
             self._warn_of_fixed([portion.run for portion in portions])
-        folds, remarks = self._folds if running else {}, Remarks()
+        folds = self._folds if running else {}
+        remarks: Remarks = []
         kept = candidate is None and running  # all are: whether they are equal is known
         for name, info in like.header.items():
             shares = self._shares(name, portions)
@@ -210,7 +212,8 @@ class Soup:
                 yield name, folds[name].taste(self._operand(name, shares[-1]), self.method, remarks)
             else:
                 yield name, folds[name].result(self.method)
-        remarks.say()
+        for remark, count in Counter(filter(None, remarks)).items():
+            log.info("%s in %d of %d tensors", remark, count, len(remarks))
 
     def _portion(self, run: Checkpoint, weight: Coefficient | None) -> Portion:
         return Portion(run, by_tensor(self.method.weight(run.name) if weight is None else weight, run.header))
