@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import norm
 
 from soupkitchen import metrics
-from soupkitchen.evaluation import Bar, Evaluation
+from soupkitchen.evaluation import Evaluation, Threshold
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.executors import Fake, Request
 from soupkitchen.search import Greedy
@@ -64,8 +64,8 @@ def simulate(accuracy: float, seed: int) -> tuple[int, int, int, int]:
         margin = np.sqrt(CORRELATION) * easy + np.sqrt(1 - CORRELATION) * luck
         return (margin > norm.ppf(1 - skill)).astype(int)
 
-    def score(recipe: Recipe, bar: Bar | None = None) -> Evaluation:
-        (scoring,) = executor.score([Request("", recipe, bar=bar)])
+    def score(recipe: Recipe, threshold: Threshold | None = None) -> Evaluation:
+        (scoring,) = executor.score([Request("", recipe, threshold=threshold)])
         assert scoring.evaluation is not None
         return scoring.evaluation
 
@@ -81,7 +81,7 @@ def simulate(accuracy: float, seed: int) -> tuple[int, int, int, int]:
         offered = skill - WORSE + SPREAD * random.normal()
         answers[f"candidate{number}"] = model(min(offered, 0.999))
         recipe = Recipe(("run0", f"candidate{number}"), (1.0, 1.0), {})
-        found = score(recipe, Bar.of(rule, best, tasks))
+        found = score(recipe, Threshold.of(rule, best, tasks))
         scored += found.examples_scored
         if found.complete and rule.accepts(found.score - best.score, lambda: None):
             kept, skill, best = kept + 1, offered, found

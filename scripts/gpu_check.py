@@ -38,14 +38,13 @@ from soupkitchen import methods, metrics
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.evaluation.identity import versions
-from soupkitchen.evaluation.peaks import peak, reset_peak
 from soupkitchen.executors import Bench, Request
+from soupkitchen.experiment.measuring import peak, reset_peak
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.options import resources
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe
-from soupkitchen.soup.ahead import Ahead
-from soupkitchen.soup.held import Reader
+from soupkitchen.soup.reader import ReadAhead, Reader
 from soupkitchen.tasks import Data, LanguageModeling, Several
 
 RUNS, WORDS, BATCH = 4, 128, 16
@@ -182,7 +181,7 @@ def measure(folder: Path, device: str) -> None:
         reset_peak(on)
         taken: dict[bool, float] = {}
         for ahead in (False, True):
-            reader = Ahead(on, 1 << 30) if ahead else Reader(on)
+            reader = ReadAhead(on, 1 << 30) if ahead else Reader(on)
             bench.mixer = Mixer(pool, on, bench.evaluator.live.dtype_of, reader=reader)
             bench.fill(two, growing=True)
             bench.fill(three, growing=True)  # the state is that of two now

@@ -68,7 +68,7 @@ def written(folder: Path) -> dict[str, str]:
 
 def pytest_configure(config: Any) -> None:
     """Has each command of the tests recorded; pytest calls it, as this module is a plugin (`-p guard`)."""
-    import command
+    import command  # type: ignore[import-not-found]
 
     folder = Path(os.environ["GUARD"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def pytest_configure(config: Any) -> None:
 def pools(file: Path) -> None:
     """Writes what the search decides for 1,000 random pools."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import test_decisions as decisions
+    import test_decisions as decisions  # type: ignore[import-not-found]
 
     decisions.statistics.RESAMPLES = 19
     lines = []
@@ -150,10 +150,10 @@ def compare(old: Path, new: Path) -> int:
             continue
         differing += 1
         print(f"=== {test}")
-        texts = [
+        old_text, new_text = (
             json.dumps(one[test], indent=1).replace("\\n", "\n   ").splitlines() for one in (before, after)
-        ]
-        for line in difflib.unified_diff(*texts, lineterm="", n=0):
+        )
+        for line in difflib.unified_diff(old_text, new_text, lineterm="", n=0):
             if not line.startswith(("---", "+++", "@@")):
                 print(f"  {line}")
     both = len(before.keys() & after.keys())

@@ -52,8 +52,8 @@ def faults() -> Iterator[str]:
                     number = line + text[: match.start()].count("\n")
                     yield f"{place}:{number}: say the noun instead of {match[0]!r}"
     for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            for match in PHRASES.finditer(line):
+        for number, words in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            for match in PHRASES.finditer(words):
                 yield f"{file.relative_to(ROOT)}:{number}: say the noun instead of {match[0]!r}"
 
 

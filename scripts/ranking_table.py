@@ -23,6 +23,7 @@ from early_stopping_table import CORRELATION, EXAMPLES, RUNS, SPREAD, WORSE
 from scipy.stats import norm
 
 from soupkitchen import metrics
+from soupkitchen.evaluation import EarlyStopping
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
@@ -89,7 +90,7 @@ def simulate(accuracy: float, share: float | None, batch_size: int, seed: int) -
     steps = Steps(scores, search.rule.text)
     pool: Any = [SimpleNamespace(name=str(number)) for number in range(RUNS)]
     ranking = by_part(pool, scores, recipes, steps, share)
-    find_soup(search, ranking, Judge(search.rule, scores, recipes), steps)
+    find_soup(search, ranking, Judge(search.rule, scores, recipes, EarlyStopping()), steps)
     rows = [event for event in scores.ledger.events if event["event"] == "step"]
     taken = [
         sum(row["examples_scored"] for row in rows if row["stage"] == stage) for stage in ("rank", "merge")

@@ -54,15 +54,7 @@ class MachineError(SoupkitchenError):
 
 
 class CandidateError(SoupkitchenError):
-    """A candidate that cannot be scored, which the search may go on without.
-
-    Attributes:
-        event: the entries of the journal's event once the search goes on; None if the journal has it.
-    """
-
-    def __init__(self, reason: str, event: dict[str, str] | None = None) -> None:
-        super().__init__(reason)
-        self.event = event
+    """A candidate that cannot be scored, and that the run cannot go on without."""
 
 
 class SweepError(SoupkitchenError):

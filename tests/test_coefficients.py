@@ -305,7 +305,7 @@ def test_a_soup_of_one_run_twice_is_finite_and_has_one_survey(name: str, pool: P
     mixer = Mixer(pool)
     merged = made(pool, Recipe.of("aa", METHODS[name]), mixer)
     assert all(x.isfinite().all() for x in merged.values() if x.is_floating_point())
-    assert len(mixer._found[1]) == (1 if name == "ties by model" else 0)
+    assert len(mixer._surveyed[1]) == (1 if name == "ties by model" else 0)
     grown = made(pool, Recipe.of("aa", METHODS[name]), mixer, growing=True)
     assert same(merged, grown)
     alone = dict(pool["a"].tensors())

@@ -21,11 +21,23 @@ from tiny import make_texts
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation import Bar, Evaluation, EvaluationOptions, Part, Stopping, statistics
+from soupkitchen.evaluation import (
+    ConfidentStopping,
+    EarlyStopping,
+    Evaluation,
+    EvaluationOptions,
+    Part,
+    statistics,
+)
 from soupkitchen.evaluation import confidence as tested
-from soupkitchen.evaluation.confidence import excluded_after, proven, sampled, upper_limit
+from soupkitchen.evaluation.confidence import (
+    excluded_after,
+    proven,
+    sampled,
+    score_at_most,
+    upper_limit,
+)
 from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.evaluation.stopping import score_at_most
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge
@@ -330,7 +342,7 @@ def test_perplexity_counts_texts_by_their_tokens() -> None:
 def test_what_is_bounded_above_rests_on_proof_and_losses_on_samples_too(monkeypatch: Any) -> None:
     asked = []
     monkeypatch.setattr(
-        "soupkitchen.evaluation.stopping.upper_limit",
+        "soupkitchen.evaluation.confidence.upper_limit",
         lambda differences, bounds, error, sample, grain: asked.append((sample, bounds.tolist())) or math.inf,
     )
     before, order = np.array([0.0, 1.0, 1.0, 0.0]), np.array([2, 0, 3, 1])
@@ -352,15 +364,15 @@ def test_each_task_has_its_share_of_the_error(aggregate: str) -> None:
     after = {name: values - 0.3 + 0.3 * random.normal(size=EXAMPLES) for name, values in before.items()}
     order = {name: random.permutation(EXAMPLES) for name in "abc"}
     incumbent = Evaluation("heldout", -1.0, {name: losses(values) for name, values in before.items()})
-    bar = Bar.of(AcceptRule("better"), incumbent, tasks, confidence=0.99)
-    again: Bar = pickle.loads(pickle.dumps(bar))
+    shuffled: Any = SimpleNamespace(shuffled={"heldout"})
+    threshold = ConfidentStopping(0.99).threshold(AcceptRule("better"), incumbent, tasks, shuffled)
+    again: Any = pickle.loads(pickle.dumps(threshold))
     references = {name: np.zeros(EXAMPLES) for name in "abc"}
     parts = {"a": losses(after["a"]), "b": part_of(metric, after["b"], order["b"], 200)}
     parts["c"] = part_of(metric, after["c"], order["c"], 0)
     score = tasks.score({name: part.score for name, part in parts.items()})
     so_far = Evaluation("heldout", score, parts, complete=False)
-    ended = Stopping(again, tasks, references, order)._with_confidence(so_far)
-    assert ended is not None
+    ended = again.at_most(so_far, tasks, references, order)
     limit = score_at_most(metric, parts["b"], before["b"], None, order["b"], 0.01 / 3)
     assert ended.scores == {"a": pytest.approx(after["a"].mean()), "b": pytest.approx(limit), "c": 0.0}
     assert ended.score == tasks.score(ended.scores)
@@ -375,11 +387,13 @@ def test_what_is_certain_is_told_from_what_is_as_good_as_certain() -> None:
     wrong = np.zeros(EXAMPLES)
     asked = {}
     for confidence in (None, 0.999):
-        bar = Bar.of(AcceptRule("better"), incumbent, tasks, confidence=confidence)
-        stopping = Stopping(bar, tasks, {"": wrong}, order)
+        stopping = EarlyStopping() if confidence is None else ConfidentStopping(confidence)
+        shuffled: Any = SimpleNamespace(shuffled={"heldout"})
+        threshold = stopping.threshold(AcceptRule("better"), incumbent, tasks, shuffled)
         for scored in (10, 90, 100):
             part = part_of(metric, wrong, order[""], scored)
-            ended = stopping(Evaluation("heldout", part.score, {"": part}, complete=False))
+            so_far = Evaluation("heldout", part.score, {"": part}, complete=False)
+            ended = threshold.ended(so_far, tasks, {"": wrong}, order)
             asked[confidence, scored] = ended and ended.stopped_by
     assert asked == {
         (None, 10): None, (None, 90): None, (None, 100): "exact",
@@ -430,7 +444,8 @@ def cook(
     steps = Steps(scores, search.rule.text)
     pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
     ranking = by_scoring(pool, scores, recipes, steps)
-    judge = Judge(search.rule, scores, recipes, early, confidence)
+    stopping = EarlyStopping() if confidence is None else ConfidentStopping(confidence)
+    judge = Judge(search.rule, scores, recipes, stopping if early else None)
     best, ranking = find_soup(search, ranking, judge, steps)
     assert best.evaluation.complete
     assert best.evaluation.score >= ranking.best
@@ -562,7 +577,6 @@ def test_other_early_stopping_is_refused(option: Any) -> None:
 
 def test_early_stopping_means_what_it_says() -> None:
     options = [True, "exact", False, {"confidence": 0.999}]
-    told = [EvaluationOptions(early_stopping=option) for option in options]
-    assert [(one.stops_early, one.confidence) for one in told] == [
-        (True, None), (True, None), (False, None), (True, 0.999),
-    ]  # fmt: skip
+    told = [EvaluationOptions(early_stopping=option).stopping for option in options]
+    assert [type(one) for one in told] == [EarlyStopping, EarlyStopping, type(None), ConfidentStopping]
+    assert told[-1] == ConfidentStopping(0.999)

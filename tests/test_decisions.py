@@ -30,7 +30,16 @@ from transformers import AutoModelForCausalLM
 from soupkitchen import metrics
 from soupkitchen.cache import main
 from soupkitchen.errors import CandidateError, ConfigError, DataError
-from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Runtime, compare, statistics
+from soupkitchen.evaluation import (
+    EarlyStopping,
+    Evaluation,
+    Evaluator,
+    Identity,
+    Part,
+    Runtime,
+    compare,
+    statistics,
+)
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.identity import PREDICTING, own_code
 from soupkitchen.evaluation.statistics import mcnemar
@@ -163,7 +172,9 @@ def cook(
     recipes = Recipes(TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear())
     pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
     ranking = by_scoring(pool, scores, recipes, steps)
-    best, ranking = find_soup(search, ranking, Judge(search.rule, scores, recipes, early), steps)
+    best, ranking = find_soup(
+        search, ranking, Judge(search.rule, scores, recipes, EarlyStopping() if early else None), steps
+    )
     merges = [SimpleNamespace(**event) for event in scores.ledger.events if event.get("stage") == "merge"]
     scored = sum(row.examples_scored for row in merges)
     decisions = [(row.candidate, row.variant, row.decision) for row in merges]
@@ -284,7 +295,7 @@ def pruned(answers: Any, metric: str, right: np.ndarray) -> tuple[Scored, list[d
     scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
     recipes, steps = Recipes(Linear()), Steps(scores, "")
     pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Pruned().rule, scores, recipes)
+    judge = Judge(Pruned().rule, scores, recipes, EarlyStopping())
     best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
     return best, [event for event in scores.ledger.events if event.get("stage") == "merge"]
 
@@ -343,7 +354,7 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -
         score(requests),
     )[1]
     pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Greedy().rule, scores, recipes)
+    judge = Judge(Greedy().rule, scores, recipes, EarlyStopping())
     find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), judge, steps)
     assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's

@@ -31,8 +31,8 @@ from soupkitchen.merging import chunks
 from soupkitchen.merging.selection import largest
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe
-from soupkitchen.soup.ahead import Ahead
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.soup.reader import ReadAhead
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 WAITS = 4
@@ -62,7 +62,7 @@ PLACES = {"device": (None, None), "host": (0, None), "files": (0, 0)}
 
 def mixer(pool: Pool, place: str = "device") -> Mixer:
     return Mixer(
-        pool, DEVICE, memory=lambda: StateMemory(DEVICE, *PLACES[place]), reader=Ahead(DEVICE, 10**5)
+        pool, DEVICE, memory=lambda: StateMemory(DEVICE, *PLACES[place]), reader=ReadAhead(DEVICE, 10**5)
     )
 
 
@@ -249,7 +249,7 @@ HOST = torch.device("cpu")
 
 
 def test_tensors_are_read_ahead_once_each(pool: Pool, reads: list[tuple[str, bool]]) -> None:
-    run, ahead = pool.runs[0], Ahead(HOST, 10**9)
+    run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     got = dict(ahead.tensors(run))
     assert sorted(name for name, _ in reads) == sorted(run.header)
     assert [name for name, by_thread in reads if not by_thread] == list(run.header)[:1]
@@ -257,7 +257,7 @@ def test_tensors_are_read_ahead_once_each(pool: Pool, reads: list[tuple[str, boo
 
 
 def test_what_is_skipped_is_let_go_and_what_comes_back_is_read_again(pool: Pool) -> None:
-    run, ahead = pool.runs[0], Ahead(HOST, 10**9)
+    run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     names = list(run.header)
     for name in (*names[::3], *names[::-1], names[0], names[0]):
         assert torch.equal(ahead.exact(run, name), run.tensor(name))
@@ -266,10 +266,10 @@ def test_what_is_skipped_is_let_go_and_what_comes_back_is_read_again(pool: Pool)
 
 
 def test_no_more_is_on_its_way_than_there_is_room_for(pool: Pool, reads: list[tuple[str, bool]]) -> None:
-    run, ahead = pool.runs[0], Ahead(HOST, 300)
+    run, ahead = pool.runs[0], ReadAhead(HOST, 300)
     for name, info in run.header.items():
         ahead.exact(run, name)
-        on_their_way = sum(one.size for coming in ahead._coming.values() for one in coming)
+        on_their_way = sum(one.size for coming in ahead._pending.values() for one in coming)
         assert on_their_way + ahead._left == 300
         assert ahead._left >= 0
         assert info.elements * 4 <= 300 or (name, False) in reads
@@ -279,7 +279,7 @@ def test_no_more_is_on_its_way_than_there_is_room_for(pool: Pool, reads: list[tu
 def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, ahead = pool.runs[0], Ahead(HOST, 10**9)
+    run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     first, second, *_ = run.header
     plain = WeightFiles.tensor
 
@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(
 def test_what_an_adapter_changes_is_computed_when_it_is_asked_for(
     adapted: Pool, reads: list[tuple[str, bool]]
 ) -> None:
-    run, ahead = adapted.runs[0], Ahead(HOST, 10**9)
+    run, ahead = adapted.runs[0], ReadAhead(HOST, 10**9)
     for name in run.header:
         assert torch.equal(ahead.exact(run, name), run.weights.exact(name, HOST))
     assert {name for name, by_thread in reads if by_thread} <= {

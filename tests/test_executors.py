@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from soupkitchen import metrics
 from soupkitchen.errors import CandidateError, CheckpointError
-from soupkitchen.evaluation import Bar, Evaluation, Part, compare
-from soupkitchen.evaluation.batches import Batches
+from soupkitchen.evaluation import Evaluation, Part, Threshold, compare
 from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring, Spmd
-from soupkitchen.executors.spmd import _Follower
+from soupkitchen.evaluation.forward import Batches
+from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
+from soupkitchen.executors.spmd import SharedBench, _Follower
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.scores import Scores
+from soupkitchen.experiment.scores import Scores, Unscorable
 from soupkitchen.merging import Linear
 from soupkitchen.search import AcceptRule
 from soupkitchen.soup import Recipe
@@ -43,7 +43,7 @@ def evaluation(values: np.ndarray, complete: bool = True, scored: int | None = N
     return Evaluation("heldout", part.score, {"": part}, complete)
 
 
-# Bars
+# Thresholds
 
 
 @given(
@@ -51,30 +51,34 @@ def evaluation(values: np.ndarray, complete: bool = True, scored: int | None = N
     st.sampled_from(RULES),
     st.integers(0, 25) | st.none(),
 )
-def test_a_bar_never_stops_what_would_be_kept(
+def test_a_threshold_never_stops_what_would_be_kept(
     answers: list[tuple[bool, bool]], rule: AcceptRule, right: int | None
 ) -> None:
     """At no moment, in whatever order the examples come: here in their own."""
     candidate, incumbent = (np.array(column, float) for column in zip(*answers, strict=True))
     above = None if right is None else right / len(answers)  # a score that there can be
     tasks, before = accuracy(), evaluation(incumbent)
-    bar = Bar.of(rule, before, tasks, above)
+    threshold = Threshold.of(rule, before, tasks, above)
     full = compare(evaluation(candidate), before, tasks, {"": np.ones(len(answers))})
     kept = rule.accepts(full.gain, lambda: full.p_value) and (above is None or candidate.mean() > above)
     for done in range(1, len(answers)):
         so_far = np.where(np.arange(len(answers)) < done, candidate, 1.0)
-        stopped = bar.out_of_reach(evaluation(so_far, complete=False, scored=done))
+        stopped = threshold.out_of_reach(evaluation(so_far, complete=False, scored=done))
         assert not (stopped and kept)
-    assert bar.out_of_reach(evaluation(candidate)) == (not kept)  # with all known, it knows all
+    assert threshold.out_of_reach(evaluation(candidate)) == (not kept)  # with all known, it knows all
 
 
-def test_a_bar_and_what_it_is_asked_travel() -> None:
-    bar = Bar.of(AcceptRule("significant", 0.05), evaluation(np.array([1.0, 0.0, 1.0])), accuracy(), 0.3)
-    request = Request("x", Recipe.of("ab", Linear()), bar=bar, order={"": np.array([2, 0, 1])}, growing=True)
+def test_a_threshold_and_what_it_is_asked_travel() -> None:
+    threshold = Threshold.of(
+        AcceptRule("significant", 0.05), evaluation(np.array([1.0, 0.0, 1.0])), accuracy(), 0.3
+    )
+    request = Request(
+        "x", Recipe.of("ab", Linear()), threshold=threshold, order={"": np.array([2, 0, 1])}, growing=True
+    )
     again = pickle.loads(pickle.dumps(request))
     assert again.recipe == request.recipe
-    assert again.bar.rule == bar.rule
-    assert again.bar.paired.tolist() == [1.0, 0.0, 1.0]
+    assert again.threshold.rule == threshold.rule
+    assert again.threshold.paired.tolist() == [1.0, 0.0, 1.0]
     assert again.order[""].tolist() == [2, 0, 1]
     result = Scoring(evaluation(np.array([1.0, 0.0])), 0.5, 8)
     assert pickle.loads(pickle.dumps(result)).evaluation.parts[""].values.tolist() == [1.0, 0.0]
@@ -82,8 +86,8 @@ def test_a_bar_and_what_it_is_asked_travel() -> None:
 
 def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples() -> None:
     before = evaluation(np.array([1.0, 0.0]))
-    assert Bar.of(AcceptRule("better"), before, accuracy()).paired is None
-    assert Bar.of(AcceptRule("significant", 0.1), before, accuracy()).paired is not None
+    assert Threshold.of(AcceptRule("better"), before, accuracy()).paired is None
+    assert Threshold.of(AcceptRule("significant", 0.1), before, accuracy()).paired is not None
 
 
 # The local one
@@ -114,8 +118,8 @@ def test_what_is_not_asked_for_is_not_scored(bench: Bench, monkeypatch: pytest.M
 def test_the_order_of_a_request_is_that_of_scoring_and_changes_no_score(bench: Bench) -> None:
     usual = bench.score(Request("", Recipe.single("a"))).evaluation
     order = {"": bench.evaluator.examples.order("heldout")[""][::-1].copy()}
-    bar = Bar(AcceptRule("better"), incumbent=0.95)
-    stopped = bench.score(Request("", Recipe.single("a"), bar=bar, order=order)).evaluation
+    threshold = Threshold(AcceptRule("better"), incumbent=0.95)
+    stopped = bench.score(Request("", Recipe.single("a"), threshold=threshold, order=order)).evaluation
     assert not stopped.complete
     known = order[""][: stopped.examples_scored]
     np.testing.assert_array_equal(stopped.parts[""].values[known], usual.parts[""].values[known])
@@ -167,11 +171,13 @@ def test_what_fails_is_told_once_and_the_others_follow() -> None:
     scores = scores_of({"a": [1, 0, 1], "b": [1, 1, 1]})
     requests = [Request("", Recipe.single(name)) for name in ("a", "missing", "b")]
     first, failed, last = scores.each(requests)
-    assert isinstance(failed, CandidateError)
-    assert "KeyError: 'missing'" in str(failed)
+    assert isinstance(failed, Unscorable)
+    assert "KeyError: 'missing'" in failed.reason
     assert (first.evaluation.score, last.evaluation.score) == (pytest.approx(2 / 3), 1.0)
-    assert [event["event"] for event in scores.ledger.events] == ["score", "score"]
-    assert failed.event["what"] == requests[1].what  # for whoever goes on without it to note
+    assert [event["event"] for event in scores.ledger.events] == ["score", "error", "score"]
+    with pytest.raises(CandidateError, match="KeyError: 'missing'"):  # the next run may try it again
+        scores.score(requests[1])
+    assert len(scores.ledger.events) == 3
     with pytest.raises(CheckpointError, match=r"search\.on_error=skip goes on without it"):
         scores_of({"a": [1]}, on_error="stop").score(Request("", Recipe.single("missing")))
 
@@ -194,10 +200,10 @@ def test_what_is_known_already_does_not_shift_what_several_workers_found() -> No
     assert [one.evaluation.score for one in found] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
 
-def test_a_fake_stops_at_the_bar_as_a_real_one_does() -> None:
+def test_a_fake_stops_at_the_threshold_as_a_real_one_does() -> None:
     scores = scores_of({"a": [0, 0, 0, 0, 1, 1]})
-    bar = Bar(AcceptRule("better"), incumbent=0.7)
-    scored = scores.score(Request("", Recipe.single("a"), bar=bar))
+    threshold = Threshold(AcceptRule("better"), incumbent=0.7)
+    scored = scores.score(Request("", Recipe.single("a"), threshold=threshold))
     assert not scored.evaluation.complete
     assert scored.evaluation.examples_scored == 2  # of two wrong ones four may still be right: 0.67
     assert scored.evaluation.score == pytest.approx(4 / 6)
@@ -206,13 +212,13 @@ def test_a_fake_stops_at_the_bar_as_a_real_one_does() -> None:
 def test_what_is_scored_to_the_end_is_complete_however_bad(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bar = Bar(AcceptRule("better"), incumbent=1.0)
+    threshold = Threshold(AcceptRule("better"), incumbent=1.0)
     scores = scores_of({"a": [0, 1, 0]})
     scores.examples.batch_size = 3
     monkeypatch.setattr(bench.evaluator.examples, "batch_size", 1000)
     for evaluation in (
-        scores.score(Request("", Recipe.single("a"), bar=bar)).evaluation,
-        bench.score(Request("", Recipe.single("wild"), bar=bar)).evaluation,
+        scores.score(Request("", Recipe.single("a"), threshold=threshold)).evaluation,
+        bench.score(Request("", Recipe.single("wild"), threshold=threshold)).evaluation,
     ):
         assert evaluation.complete
         assert len(evaluation.parts[""].predictions) == evaluation.examples_total
@@ -246,27 +252,24 @@ def test_each_process_of_a_launch_makes_its_batches_once() -> None:
     data = datasets.Dataset.from_dict({"x": list(range(22))})
     asked = [np.arange(start, min(start + 4, 22)) for start in range(0, 22, 4)]
 
-    def bench(number: int) -> Any:
+    def bench(number: int) -> Bench:
         def collate(examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
             made[number] += 1
             return {"x": torch.tensor([example["x"] for example in examples])}
 
         batches = Batches(data, collate, cpu, StateMemory(cpu, 0, 1 << 20))
-        return SimpleNamespace(
-            evaluator=SimpleNamespace(
-                predictions=lambda split, name, some: (batch["x"].numpy() for batch in batches.of(some))
-            )
+        evaluator = SimpleNamespace(
+            predictions=lambda split, name, some: (batch["x"].numpy() for batch in batches.of(some))
         )
+        return Bench(cast("Any", evaluator), cast("Any", None))
 
     followers = [_Follower(cast("Any", SimpleNamespace(number=n, size=4)), bench(n)) for n in (1, 2, 3)]
-    executor = Spmd()
-    executor.bench = bench(0)
-    executor._crew = cast(
-        "Any",
-        SimpleNamespace(size=4, do=lambda message, own: [own(), *(one.answer(message) for one in followers)]),
+    group = SimpleNamespace(
+        size=4, do=lambda message, own: [own(), *(one.answer(message) for one in followers)]
     )
+    shared = SharedBench(bench(0), cast("Any", group))
     for _ in range(3):
-        rows = list(executor._predictions("heldout", "", asked))
+        rows = list(shared.predictions("heldout", "", asked))
         assert np.concatenate(rows).tolist() == list(range(22))
-        next(executor._predictions("heldout", "", asked))  # a candidate that falls at once
+        next(shared.predictions("heldout", "", asked))  # a candidate that falls at once
     assert made == {0: 2, 1: 2, 2: 1, 3: 1}

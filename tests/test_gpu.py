@@ -17,7 +17,7 @@ from soupkitchen.evaluation import Evaluator, Runtime, evaluator_of, load_splits
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer
-from soupkitchen.soup.ahead import Ahead
+from soupkitchen.soup.reader import ReadAhead
 from soupkitchen.tasks import Data, Several, TextClassification
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +43,7 @@ def evaluator(pool: Pool, texts: Path, **options: Any) -> Evaluator:
 def test_merges_are_those_of_the_cpu(pool: Pool, name: str, dtype: str | None) -> None:
     method: Any = getattr(api.methods, name)()
     recipes = [Recipes(method, dtype).of(Mixture(some))[0] for some in (("a", "b"), ("a", "b", "c"))]
-    ours, theirs = Mixer(pool, DEVICE, reader=Ahead(DEVICE, 1 << 20)), Mixer(pool)
+    ours, theirs = Mixer(pool, DEVICE, reader=ReadAhead(DEVICE, 1 << 20)), Mixer(pool)
     for recipe, growing in zip([*recipes, recipes[1]], (True, True, False), strict=True):
         expected = {tensor: x.clone() for tensor, x in theirs.tensors(recipe, growing)}
         for tensor, x in ours.tensors(recipe, growing):

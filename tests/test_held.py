@@ -28,7 +28,7 @@ from soupkitchen.merging import Karcher, Linear, Magnitude, MagnitudeOutliers, R
 from soupkitchen.options.building import build
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Mixer, Recipe, StateMemory
-from soupkitchen.soup.held import Held
+from soupkitchen.soup.reader import CachingReader
 from soupkitchen.tasks import Data, Several, TextClassification
 
 METHODS = {file.stem: build(OmegaConf.to_container(OmegaConf.load(file)))
@@ -41,7 +41,8 @@ PROPOSED: list[tuple[Coefficient, ...]] = [
 
 
 def made(mixer: Mixer, recipe: Recipe, again: bool = False) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in mixer.tensors(recipe, again=again)}
+    mixer.caching = again
+    return {name: tensor.clone() for name, tensor in mixer.tensors(recipe)}
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -98,7 +99,7 @@ def test_holding_changes_no_bit(name: str, pool: Pool) -> None:
         expected = made(Mixer(pool), recipe)
         assert same(made(holding, recipe, again=True), expected)
     assert same(made(holding, recipe), expected)  # nor of what does not ask for it
-    assert holding._held is not None
+    assert holding._cache is not None
 
 
 def test_what_is_held_is_as_it_was_read(pool: Pool) -> None:
@@ -106,7 +107,7 @@ def test_what_is_held_is_as_it_was_read(pool: Pool) -> None:
     mixer = Mixer(pool)
     for method in METHODS.values():
         made(mixer, proposals(method)[1], again=True)
-    held = mixer._held
+    held = mixer._cache
     for (run, name), tensor in held._exact.items():
         assert torch.equal(tensor, run.weights.exact(name, CPU))
     for (run, name), tensor in held._changes.items():
@@ -172,12 +173,12 @@ def test_what_is_mapped_is_not_copied(text_runs: Path) -> None:
     mixer = Mixer(find_pool(str(text_runs), base=str(text_runs / "d")))
     for recipe in proposals(TaskVectors()):
         made(mixer, recipe, again=True)
-    assert {run.path.name for run, _ in mixer._held._exact} == set("abcd")  # and the base
+    assert {run.path.name for run, _ in mixer._cache._exact} == set("abcd")  # and the base
     mapped = [
         line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(text_runs) in line
     ]
     ranges = [(*(int(end, 16) for end in line[0].split("-")), line[-1]) for line in mapped]
-    for (run, _), tensor in mixer._held._exact.items():
+    for (run, _), tensor in mixer._cache._exact.items():
         assert any(
             begin <= tensor.data_ptr() < end and file == str(run.path / "model.safetensors")
             for begin, end, file in ranges
@@ -193,8 +194,8 @@ def test_no_more_is_held_than_the_budget_allows(
     with counted(monkeypatch, AdaptedWeights, "_change") as asked:
         for recipe in proposals(Linear()):
             assert same(made(mixer, recipe, again=True), made(Mixer(pool), recipe))
-    sizes = [x.nbytes for (run, name), x in mixer._held._exact.items() if name in run.weights.changed]
-    assert sum(x.nbytes for x in mixer._held._exact.values()) <= budget
+    sizes = [x.nbytes for (run, name), x in mixer._cache._exact.items() if name in run.weights.changed]
+    assert sum(x.nbytes for x in mixer._cache._exact.values()) <= budget
     assert bool(sizes) == (budget > 0)
     computed = sum(len(pool[name].weights.changed) for name in "abc")
     assert (len(sizes) == computed) == (budget == 10**9)
@@ -208,51 +209,52 @@ def test_what_a_device_has_no_room_for_is_held_on_the_host_and_what_it_has_compu
     meta, name = torch.device("meta"), "classifier.weight"
     run = find_pool(str(text_runs))["a"]
     size = run.tensor(name).nbytes
-    assert Held(StateMemory(meta, on_device=size, on_host=size)).exact(run, name).device == meta
+    assert CachingReader(StateMemory(meta, on_device=size, on_host=size)).exact(run, name).device == meta
     for on_host in (size, size - 1):
-        crowded = Held(StateMemory(meta, on_device=1, on_host=on_host))
+        crowded = CachingReader(StateMemory(meta, on_device=1, on_host=on_host))
         assert crowded.exact(run, name).device == CPU
         assert bool(crowded._exact) == (on_host == size)
     name = "model.layers.0.self_attn.q_proj.weight"
-    crowded = Held(StateMemory(meta, on_device=1, on_host=10**9))
+    crowded = CachingReader(StateMemory(meta, on_device=1, on_host=10**9))
     assert crowded.change(find_pool(str(adapters))["a"], name).device == meta
     assert not crowded._changes
 
 
 def test_a_running_state_and_what_is_held_are_never_there_together(adapters: Path) -> None:
-    mixer = Mixer(find_pool(str(adapters)))
+    mixer = Mixer(find_pool(str(adapters)), caching=True)
     recipe = Recipe.of("abc", Linear())
-    dict(mixer.tensors(recipe, growing=True, again=True))
-    assert mixer._soup is not None
-    assert mixer._held is None
-    dict(mixer.tensors(recipe, again=True))
-    assert mixer._soup is None
-    held = mixer._held
-    assert held._exact
-    dict(mixer.tensors(recipe, growing=True, again=True))
-    assert mixer._soup is None
-    assert mixer._held is held
     dict(mixer.tensors(recipe, growing=True))
     assert mixer._soup is not None
-    assert mixer._held is None
+    assert mixer._cache is None
+    dict(mixer.tensors(Recipe.of("abc", Linear(), (1.0, 2.0, 1.0))))
+    assert mixer._soup is None
+    held = mixer._cache
+    assert held._exact
+    dict(mixer.tensors(recipe, growing=True))
+    assert mixer._soup is None
+    assert mixer._cache is held
+    mixer.caching = False
+    dict(mixer.tensors(recipe, growing=True))
+    assert mixer._soup is not None
+    assert mixer._cache is None
     assert not held._exact
 
 
 def test_what_is_held_is_let_go_when_the_soup_is_saved(adapters: Path, text_runs: Path) -> None:
     recipe = Recipe.of("abc", Linear())
     for saved in ("", adapters / "b", text_runs / "a"):  # of the last, names are others than the pool's
-        mixer = Mixer(find_pool(str(adapters)))
-        dict(mixer.tensors(recipe, again=True))
-        held = mixer._held
+        mixer = Mixer(find_pool(str(adapters)), caching=True)
+        dict(mixer.tensors(recipe))
+        held = mixer._cache
         if saved:
             mixer.take_from(mixer.pool["b"] if saved == adapters / "b" else Checkpoint.open(saved), recipe)
         else:
             mixer.forget()
-        assert mixer._held is None
+        assert mixer._cache is None
         assert not held._exact
 
 
-def test_a_bench_holds_where_a_request_says_so_and_notices_files_that_change(
+def test_a_bench_holds_what_its_mixer_does_and_notices_files_that_change(
     tmp_path: Path, texts: Path, text_runs: Path
 ) -> None:
     options: dict[str, Any] = {"of": AutoModelForSequenceClassification, "task_type": "SEQ_CLS", "r": 2}
@@ -264,11 +266,12 @@ def test_a_bench_holds_where_a_request_says_so_and_notices_files_that_change(
     bench = Bench(evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool), Mixer(pool))
     recipe = Recipe.of("ab", Linear(), ((1.0, 2.0), 1.0))
     plain = bench.score(Request("", recipe)).evaluation
-    assert bench.mixer._held is None
-    held = bench.score(Request("", recipe, again=True)).evaluation
-    assert bench.mixer._held._exact
+    assert bench.mixer._cache is None
+    bench.mixer.caching = True
+    held = bench.score(Request("", recipe)).evaluation
+    assert bench.mixer._cache._exact
     assert held.score == plain.score
     file = pool["a"].path / "adapter_model.safetensors"
     file.write_bytes((pool["b"].path / "adapter_model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match=r"a/adapter_model\.safetensors changed while this run read it"):
-        bench.score(Request("", recipe, again=True))
+        bench.score(Request("", recipe))

@@ -20,19 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decisions import Names, Table
 
-from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
-from soupkitchen.evaluation import Bar
-from soupkitchen.evaluation.drawn import Drawn
+from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.evaluation import EarlyStopping, Threshold
 from soupkitchen.evaluation.examples import Examples, Listed, Piece
 from soupkitchen.executors import Bench, Fake, Request
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.controls import final_table
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.partial_ranking import by_part
+from soupkitchen.experiment.partial_ranking import RankingSample, by_part
 from soupkitchen.experiment.ranking import Ranking
 from soupkitchen.experiment.recipes import Recipes
-from soupkitchen.experiment.scores import Scores
+from soupkitchen.experiment.scores import Scores, Unscorable
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear
 from soupkitchen.records import leaderboard, read_csv, trajectory
@@ -138,7 +137,7 @@ class Pool:
         search, recipes = Greedy(), Recipes(Linear())
         steps = Steps(scores, search.rule.text)
         ranking = by_part(self.runs, scores, recipes, steps, share)
-        judge = Judge(search.rule, scores, recipes, early)
+        judge = Judge(search.rule, scores, recipes, EarlyStopping() if early else None)
         soup, ranking = find_soup(search, ranking, judge, steps)
         final_table(soup, ranking, judge, steps)
         scores.ledger.finish(scores.tasks.greater_is_better)
@@ -182,7 +181,7 @@ def test_the_best_run_is_that_of_a_full_ranking(pool: Pool, share: float) -> Non
 def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool: Pool, share: float) -> None:
     scores = pool.scores()
     ranking = pool.ranked(scores, share)
-    part = Drawn.of(scores.examples, "heldout", share).part
+    part = RankingSample.of(scores.examples, "heldout", share).part
     known = {run.name for run in ranking.runs if not run.partial}
     for run in ranking.runs:
         expected = pool.score(run.name, None if run.name in known else part)
@@ -198,7 +197,7 @@ def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool: Pool, sh
 def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool: Pool, share: float) -> None:
     scores = pool.scores()
     pool.ranked(scores, share)
-    part = Drawn.of(scores.examples, "heldout", share).part
+    part = RankingSample.of(scores.examples, "heldout", share).part
     size, total = sum(map(len, part.values())), pool.n * len(pool.tables)
     shown = scores.tasks.shown
     by_run: dict[str, list[Any]] = {name: [] for name in pool.names}
@@ -315,7 +314,7 @@ def test_runs_that_cannot_be_scored_are_left_out(caplog: pytest.LogCaptureFixtur
 def test_a_run_that_scores_nan_is_last(where: str) -> None:
     pool = Pool(3, "mse")
     scores = pool.scores()
-    drawn = Drawn.of(scores.examples, "heldout", 0.3)
+    drawn = RankingSample.of(scores.examples, "heldout", 0.3)
     chosen = (drawn.part if where == "part" else drawn.rest)[""][:1]
     lost, answers = pool.best, pool.answers
 
@@ -381,10 +380,10 @@ def test_a_run_that_is_continued_scores_what_it_would_have_at_once(bench: Bench)
     assert both.complete
     np.testing.assert_array_equal(both.parts[""].values, once.parts[""].values)
     np.testing.assert_array_equal(both.parts[""].predictions, once.parts[""].predictions)
-    bar = Bar(AcceptRule("better"), incumbent=0.99)
+    threshold = Threshold(AcceptRule("better"), incumbent=0.99)
     request = Request("", Recipe.single("wild"), order=order, piece=Piece(limit={"": 32}))
     known = Piece({"": bench.score(request).evaluation.parts[""].predictions})
-    request = Request("", Recipe.single("wild"), order=order, piece=known, bar=bar)
+    request = Request("", Recipe.single("wild"), order=order, piece=known, threshold=threshold)
     stopped = bench.score(request).evaluation
     assert stopped.examples_scored == 48  # one batch more than was known
     assert len(stopped.parts[""].predictions) == len(stopped.parts[""].order) == 48
@@ -494,10 +493,10 @@ def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run() -> None:
     scores = pool.scores()
     each, failed = scores.each, pool.best
 
-    def failing(requests: Any, anew: bool = False) -> Any:
-        for request, one in zip(requests, each(requests, anew), strict=True):
+    def failing(requests: Any) -> Any:
+        for request, one in zip(requests, each(requests), strict=True):
             broken = request.piece and request.piece.known and request.recipe.ingredients == (failed,)
-            yield CandidateError("its file is gone") if broken else one
+            yield Unscorable(request.recipe, "its file is gone") if broken else one
 
     scores.each = failing  # type: ignore[method-assign]
     ranking = pool.ranked(scores, 0.25)

@@ -18,7 +18,7 @@ import soupkitchen as api
 from soupkitchen.errors import CheckpointError, ConfigError, MachineError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor, Ray
-from soupkitchen.executors.cluster import connect
+from soupkitchen.executors.ray import connect
 from soupkitchen.search import Evolve, Greedy
 
 pytestmark = pytest.mark.slow

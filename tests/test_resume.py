@@ -321,7 +321,7 @@ def test_what_a_kill_left_of_saving_is_put_right(tmp_path: Path) -> None:
 def failing(name: str) -> str:
     """Code that makes every reading of the run of that name fail."""
     return (
-        "import soupkitchen.soup.held as h\n"
+        "import soupkitchen.soup.reader as h\n"
         "tensors = h.Reader.tensors\n"
         "def fail(self, run):\n"
         f"    if run.name == {name!r}: raise RuntimeError('its tensors are odd')\n"

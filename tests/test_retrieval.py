@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -193,11 +194,12 @@ def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_sta
     whole = scored(bench, "a").parts[""]
     asked: list[int] = []
 
-    def stop(so_far: Any) -> Any:
+    def ended(so_far: Any, *others: Any) -> Any:
         asked.append(so_far.examples_scored)
         return so_far if so_far.examples_scored >= 8 else None
 
-    part = bench.evaluator.score("heldout", stop).parts[""]
+    threshold: Any = SimpleNamespace(ended=ended)
+    part = bench.evaluator.score("heldout", threshold).parts[""]
     assert asked == [4, 8]
     assert (part.examples_scored, part.examples_total) == (8, len(QUERIES))
     np.testing.assert_array_equal(part.values[part.order], whole.values[part.order])
@@ -208,10 +210,8 @@ def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_sta
 def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool: Path, lists: Path) -> None:
     bench = bench_of(pool, task(lists), batch_size=4)
     whole = scored(bench, "a").parts[""].predictions
-    examples = bench.evaluator.examples
     shuffled = {"": np.random.default_rng(0).permutation(len(QUERIES))}
-    with examples.ordered("heldout", shuffled):
-        assert bench.evaluator.score("heldout").parts[""].predictions == whole
+    assert bench.evaluator.score("heldout", order=shuffled).parts[""].predictions == whole
     large = bench_of(pool, task(lists), batch_size=64)
     assert scored(large, "a").parts[""].predictions == whole
     sizes = {len(batch) for batch in large.evaluator.examples.corpus("heldout")[""]}

@@ -53,7 +53,7 @@ def told(journal: list[dict[str, Any]], examples: int = 1000, scoring: str = "")
     for event in journal:
         display.noted(event, anew=True)
     if scoring:
-        display.scoring(scoring)(20, 80)
+        display.scoring(scoring, scoring.partition(" ")[2].rpartition(" (")[0])(20, 80)
     return display
 
 

@@ -47,7 +47,7 @@ from transformers import (
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.evaluation import LiveModel, Runtime
-from soupkitchen.evaluation.boundary import Boundary
+from soupkitchen.evaluation.forward import FiniteCheck
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.scores import Scored
 from soupkitchen.merging import Linear
@@ -91,7 +91,7 @@ def test_only_what_decides_has_to_be_finite() -> None:
                 return {"logits": torch.tensor(logits)}
 
         model = Model()
-        boundary = Boundary(model)
+        boundary = FiniteCheck(model)
         model(**inputs)
         return boundary.finite
 
@@ -108,7 +108,7 @@ def test_padding_may_be_anything() -> None:
             return (torch.tensor([[[1.0], [2.0]], [[3.0], [float("nan")]]]),)
 
     model = Model()
-    boundary = Boundary(model)
+    boundary = FiniteCheck(model)
     model(attention_mask=torch.tensor([[1, 1], [1, 0]]))
     assert boundary.finite
     model(attention_mask=torch.tensor([[1, 1], [1, 1]]))
@@ -131,11 +131,12 @@ def test_one_prediction_that_is_nan_makes_a_score_nan(name: str) -> None:
 def test_any_number_is_better_than_nan() -> None:
     scores = {"first": float("nan"), "second": 0.2, "third": float("nan")}
 
-    def score(request: Any) -> Any:
-        evaluation = SimpleNamespace(score=scores[request.recipe], complete=True, parts={})
-        return Scored(request.recipe, evaluation, 0.0, False, {})  # type: ignore[arg-type]
+    def each(requests: Any, *options: Any) -> Any:
+        for request in requests:
+            evaluation = SimpleNamespace(score=scores[request.recipe], complete=True, parts={})
+            yield Scored(request.recipe, evaluation, 0.0, False, {})  # type: ignore[arg-type]
 
-    judge = Judge(AcceptRule(), SimpleNamespace(score=score), None)  # type: ignore[arg-type]
+    judge = Judge(AcceptRule(), SimpleNamespace(each=each), None)  # type: ignore[arg-type]
     assert judge.best("", ["first", "second", "third"]).recipe == "second"  # type: ignore[list-item]
 
 
@@ -606,7 +607,7 @@ def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
 ) -> None:
     words = (*own(text_runs, texts), "name=x")
     code = (
-        "import soupkitchen.soup.held as h\n"
+        "import soupkitchen.soup.reader as h\n"
         "tensors = h.Reader.tensors\n"
         "def fail(self, run):\n"
         "    if run.name == 'c': raise OSError(5, 'Input/output error')\n"

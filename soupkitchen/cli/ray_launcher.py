@@ -51,7 +51,7 @@ class RayLauncher(Launcher):
         self.job = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from soupkitchen.executors.cluster import connected  # torch comes with it
+        from soupkitchen.executors.ray import connected  # torch comes with it
 
         assert self.job is not None
         setup_globals()

@@ -1,7 +1,7 @@
 """Runs tasks on the one live model, on whatever devices accelerate gives."""
 
 from soupkitchen.evaluation import identity
-from soupkitchen.evaluation.bar import Bar
+from soupkitchen.evaluation.confidence import ConfidentStopping, ConfidentThreshold
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.identity import Identity
 from soupkitchen.evaluation.live import LiveModel
@@ -18,11 +18,13 @@ from soupkitchen.evaluation.setup import (
     warn_of_splits,
 )
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
-from soupkitchen.evaluation.stopping import Stopping
+from soupkitchen.evaluation.threshold import EarlyStopping, Threshold
 
 __all__ = [
-    "Bar",
     "Comparison",
+    "ConfidentStopping",
+    "ConfidentThreshold",
+    "EarlyStopping",
     "Evaluation",
     "EvaluationOptions",
     "Evaluator",
@@ -31,7 +33,7 @@ __all__ = [
     "Part",
     "Runtime",
     "Splits",
-    "Stopping",
+    "Threshold",
     "check_batchnorm",
     "compare",
     "confidence_interval",

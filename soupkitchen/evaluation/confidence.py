@@ -26,10 +26,18 @@ No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which takes an upper bound
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from soupkitchen.evaluation.examples import Examples, Order
+from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.evaluation.threshold import EarlyStopping, Threshold
+from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.search import AcceptRule
+from soupkitchen.tasks import Several
 
 SPREADS, BEYOND = 4.0, 1.5
 """So many root mean squares of the differences, and so many times the largest gain, a gain counts in full."""
@@ -48,6 +56,104 @@ PROVEN = 0.05
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
+_GRAIN = 1e-6
+"""Differences by less than this share of the incumbent's mean value are rounding."""
+
+
+@dataclass(frozen=True)
+class ConfidentThreshold(Threshold):
+    """A threshold that may also discard a candidate that is as good as sure not to reach it.
+
+    The scored examples of the task in progress give an upper limit for its mean difference to the incumbent,
+    and so for the candidate's score; the rule then decides on that. Tasks are scored one after the other,
+    others count as they are or at their best, so one limit is in use at any time, and each task has its share
+    of the error. What is accepted was scored in full.
+
+    Attributes:
+        confidence: with which a candidate may be discarded.
+        values: the incumbent's, by task and example.
+    """
+
+    confidence: float = 1.0
+    values: Mapping[str, np.ndarray | None] = field(default_factory=dict, repr=False)
+
+    def ended(
+        self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
+    ) -> Evaluation | None:
+        if (exact := super().ended(so_far, tasks, references, order)) is not None:
+            return exact
+        at_most = self.at_most(so_far, tasks, references, order)
+        return at_most if self.out_of_reach(at_most) else None
+
+    def at_most(
+        self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
+    ) -> Evaluation:
+        """The evaluation with the task in progress at its upper limit."""
+        error = (1 - self.confidence) / len(tasks.tasks)
+        parts = dict(so_far.parts)
+        for name, part in so_far.parts.items():
+            before = self.values.get(name)
+            if not 0 < part.examples_scored < part.examples_total or part.values is None or before is None:
+                continue
+            metric = tasks.tasks[name].metric
+            weights = metric.weights(references[name])
+            score = score_at_most(metric, part, before, weights, order[name], error)
+            parts[name] = replace(part, score=min(score, part.score))
+        score = tasks.score({name: part.score for name, part in parts.items()})
+        return replace(so_far, score=score, parts=parts, stopped_by="confidence")
+
+
+@dataclass(frozen=True)
+class ConfidentStopping(EarlyStopping):
+    """Stops scoring a candidate as soon as its fate is certain, or as good as certain."""
+
+    confidence: float
+
+    def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
+        examples.shuffle(split, best)
+
+    def threshold(
+        self,
+        rule: AcceptRule,
+        incumbent: Evaluation,
+        tasks: Several,
+        examples: Examples,
+        above: float | None = None,
+    ) -> Threshold:
+        exact = Threshold.of(rule, incumbent, tasks, above)
+        if not examples.shuffled:
+            return exact
+        values = {name: part.values for name, part in incumbent.parts.items()}
+        return ConfidentThreshold(**vars(exact), confidence=self.confidence, values=values)
+
+
+def score_at_most(
+    metric: TaskMetric,
+    part: Part,
+    incumbent: np.ndarray,
+    weights: np.ndarray | None,
+    order: np.ndarray,
+    error: float,
+) -> float:
+    """A score that a candidate is below, but with a probability of `error`.
+
+    Args:
+        part: the candidate's scored examples.
+        incumbent: float64 (examples,), the values of what it is compared with.
+        weights: float64 (examples,), or None.
+        order: int (examples,), drawn at random, in which examples are scored.
+    """
+    assert part.values is not None
+    share = np.ones(len(order)) if weights is None else weights * (len(order) / weights.sum())
+    if not (np.isfinite(incumbent).all() and np.isfinite(share).all()):
+        return math.inf
+    scored = order[: part.examples_scored]
+    differences = share[scored] * (part.values[scored] - incumbent[scored])
+    bounds = share[order] * (metric.best - incumbent[order])
+    sample = not (metric.greater_is_better and math.isfinite(metric.best))
+    grain = _GRAIN * float(np.mean(np.abs(share * incumbent)))
+    limit = upper_limit(differences, bounds, error, sample, grain)
+    return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
 
 
 def upper_limit(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_compiled_module
-from accelerate.utils.memory import find_executable_batch_size, should_reduce_batch_size
+from accelerate.utils import is_compiled_module, send_to_device
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation.arriving import OnItsWay
-from soupkitchen.evaluation.batches import Batches
-from soupkitchen.evaluation.boundary import Boundary
-from soupkitchen.evaluation.examples import Examples, Listed, Piece
+from soupkitchen.evaluation.examples import Examples, Listed, Order, Piece
+from soupkitchen.evaluation.forward import Batches, FiniteCheck, PendingRows
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.evaluation.outcome import Evaluation
+from soupkitchen.evaluation.scoring import Progress, score_batches
+from soupkitchen.evaluation.threshold import Threshold
 from soupkitchen.metrics import Rows, take
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
@@ -33,20 +33,13 @@ from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with the examples scored so far and the examples that there are."""
-
-Forward = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
-"""Predicts batches of a split's and a task's examples: what `Evaluator.predictions` does, and others may."""
-
-Stop = Callable[[Evaluation], Evaluation | None]
-"""Asked after each batch, with scores at the most that they can still be: what to end with there, if
-scoring is to end."""
+Predict = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
+"""Predicts batches of a split's and a task's examples, as `Evaluator.predictions` does."""
 
 
 @dataclass
 class _Prepared:
-    """One task's split, made ready: examples as the model takes them, and what feeds them to it."""
+    """One task's split: examples as the model takes them, and their batches."""
 
     task: Task
     data: datasets.Dataset
@@ -84,7 +77,9 @@ class Evaluator:
         self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
         self.dtype: torch.dtype | None = None  # that the model is loaded in; None for that of its files
         self.accelerator = accelerator
-        self._attach()
+        self._model: Any = None
+        self._source: Any = None  # the live model that `_model` is made of
+        self._follow()
         self._workers = workers
         self._memory = memory or StateMemory(accelerator.device, 0, 0)
         self._training: list[tuple[Task, Batch]] = []
@@ -100,15 +95,6 @@ class Evaluator:
             batch_size,
         )
 
-    def _attach(self) -> None:
-        """Watches the live model, and has accelerate make it ready."""
-        live = self.live
-        self._boundary = Boundary(live.model)
-        self._of = live.model
-        self._model: Any = live.model
-        if not live.spread:
-            self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
-
     @property
     def compiled(self) -> bool:
         """Whether ``torch.compile`` makes the model's forward pass."""
@@ -116,15 +102,20 @@ class Evaluator:
         return is_compiled_module(self._model)
 
     def _follow(self) -> None:
-        """Takes the live model that there is now, where that is another than before."""
-        if self._of is not self.live.model:
-            self._detach()
-            self._attach()
+        """Takes the live model that there is now, if that is another than before."""
+        live = self.live
+        if self._source is live.model:
+            return
+        self._detach()
+        self._check = FiniteCheck(live.model)
+        self._source = self._model = live.model
+        if not live.spread:
+            self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
 
     def _detach(self) -> None:
-        """Forgets the model, and has accelerate forget it: which collects garbage, and so takes a while."""
-        if self._of is not None:
-            self._model = self._of = None
+        """Forgets the model, and has accelerate forget it, which collects garbage and so takes a while."""
+        if self._source is not None:
+            self._model = self._source = None
             self.accelerator.free_memory()
 
     def release(self) -> None:
@@ -139,21 +130,25 @@ class Evaluator:
         """One forward pass of the live model, whichever that is now; `plain` if it is not to be compiled."""
         self._follow()
         with stopwatch.part("forward"), self.accelerator.autocast():
-            return task.step(self._of if plain else self._model, batch, self.processor)
+            return task.step(self._source if plain else self._model, batch, self.processor)
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """What the model puts out for some examples of each task, in one batch, and what is made of it."""
-        told = {}
-        for name, chosen in examples.items():
+        """The model's outputs for some examples of each task, in one batch, and the predictions."""
+        outputs = {}
+        for name, numbers in examples.items():
             prepared = self._splits[split][name]
-            batch = prepared.task.collator(self.processor)(list(prepared.data.select(chosen)))
-            batch = self._on_device(batch)
+            batch = self._batch(prepared, numbers)
             self._follow()
-            with self._boundary.recording() as recorded:
+            with self._check.recording() as recorded:
                 predictions = self._step(prepared.task, batch, plain=True)
-            told[name] = [*recorded, predictions]
-        return told
+            outputs[name] = [*recorded, predictions]
+        return outputs
+
+    def _batch(self, prepared: _Prepared, numbers: np.ndarray) -> Batch:
+        """A batch of the examples with these numbers, on the device, that is not kept."""
+        batch = prepared.task.collator(self.processor)(list(prepared.data.select(numbers)))
+        return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
         """For each task, the split's examples as the model takes them, in the data's order."""
@@ -162,103 +157,62 @@ class Evaluator:
     def score(
         self,
         split: str,
-        stop: Stop | None = None,
+        threshold: Threshold | None = None,
         progress: Progress = lambda done, total: None,
+        order: Order | None = None,
         piece: Piece | None = None,
-        forward: Forward | None = None,
+        predict: Predict | None = None,
     ) -> Evaluation:
-        """Scores the live model on `split`, or a piece of it, until `stop` says that it is enough.
+        """Scores the live model on `split`, or a piece of it, until it can no longer reach `threshold`.
 
-        Where memory runs out, batches are halved from then on. `forward` predicts in another way than by this
-        model alone.
+        If memory runs out, batches are halved from then on.
+
+        Args:
+            order: of each task's examples; None for that of `examples`.
+            predict: predicts in another way than by this model alone.
 
         Raises:
-            ConfigError: where memory runs out with a batch of one.
+            ConfigError: if memory runs out with a batch of one.
         """
-        started = time.perf_counter()
+        forward = partial(self._predicted, predict or self.predictions, split)
 
+        @torch.inference_mode()
         def scored() -> Evaluation:
-            forward_passes = forward or self.predictions
             with stopwatch.part("metric"):
-                return self._score(split, stop, progress, piece or Piece(), forward_passes, started)
+                return score_batches(
+                    split, self.examples, self.tasks, forward, threshold, order, piece, progress
+                )
 
-        def attempt(batch_size: int) -> Evaluation:
-            log.warning("out of memory: batches of %d instead of %d", batch_size, self.examples.batch_size)
-            self.examples.batch_size = batch_size
-            return scored()
-
-        try:
-            return scored()
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        try:
-            return find_executable_batch_size(
-                attempt,
-                starting_batch_size=self.examples.batch_size // 2,
-                reduce_batch_size_fn=lambda: self.examples.batch_size // 2,
-            )()
-        except RuntimeError as error:
-            if "No executable batch size" in str(error):
-                raise ConfigError(
-                    "out of memory with a batch of one example: a shorter task.max_length, "
-                    "runtime.dtype=bfloat16 or another runtime.device may help"
-                ) from error
-            raise
-
-    @torch.inference_mode()
-    def _score(
-        self,
-        split: str,
-        stop: Stop | None,
-        progress: Progress,
-        piece: Piece,
-        forward: Forward,
-        started: float,
-    ) -> Evaluation:
-        prepared = self._splits[split]
-        parts = {name: _known(one, piece.known.get(name, ())) for name, one in prepared.items()}
-        done, total = 0, self.examples.size(split) - piece.examples_known
-        for name, one in prepared.items():
-            metric, values, references = one.task.metric, parts[name].values, one.listed.references
-            weights, total_of_task = metric.weights(references), len(references)
-            predictions = list(piece.known.get(name, ()))
-            start, end = piece.bounds(name, total_of_task)
-            size = self.examples.batch_size
-            chosen = [one.listed.order[at : min(at + size, end)] for at in range(start, end, size)]
-            for outputs in self._predicted(split, name, chosen, forward):
-                batch = one.listed.order[len(predictions) : len(predictions) + len(outputs)]
-                predictions += list(outputs)
-                done += len(outputs)
-                with stopwatch.part("bookkeeping"):
-                    progress(done, total)
-                if values is not None:
-                    values[batch] = metric.per_example(outputs, take(references, batch))
-                if stop is not None and values is not None and done < total:
-                    parts[name] = Part.so_far(metric, values, weights, len(predictions), total_of_task)
-                    now = Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
-                    if (ended := stop(now)) is not None:
-                        known = _known(one, predictions, values)
-                        told = replace(ended.parts[name], predictions=known.predictions, order=known.order)
-                        return replace(ended, parts={**ended.parts, name: told})
-            parts[name] = _known(one, predictions, values)
-        return Evaluation.of(split, parts, self.tasks, time.perf_counter() - started)
+        while True:
+            try:
+                return scored()
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if (size := self.examples.batch_size) == 1:
+                    raise ConfigError(
+                        "out of memory with a batch of one example: a shorter task.max_length, "
+                        "runtime.dtype=bfloat16 or another runtime.device may help"
+                    ) from error
+            clear_device_cache(garbage_collection=True)
+            log.warning("out of memory: batches of %d instead of %d", size // 2, size)
+            self.examples.batch_size = size // 2
 
     def _predicted(
-        self, split: str, name: str, chosen: Sequence[np.ndarray], forward: Forward
+        self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]
     ) -> Iterator[Rows]:
         """The predictions of each batch. A corpus comes before all that is compared with it."""
-        batches = self.examples.corpus(split)[name]
-        if not (batches and chosen):
-            yield from forward(split, name, chosen)
+        corpus = self.examples.corpus(split)[name]
+        if not (corpus and batches):
+            yield from predict(split, name, batches)
             return
         prepared = self._splits[split][name]
-        outputs = forward(split, name, [*batches, *chosen])
-        rows = np.concatenate([np.asarray(next(outputs)) for _ in batches])
-        corpus = rows[np.argsort(np.concatenate(batches))]
+        outputs = predict(split, name, [*corpus, *batches])
+        rows = np.concatenate([np.asarray(next(outputs)) for _ in corpus])
+        embedded = rows[np.argsort(np.concatenate(corpus))]
         ranked = prepared.task.ranked
-        for batch, some in zip(chosen, outputs, strict=True):
-            yield ranked(some, corpus, take(prepared.listed.references, batch))
+        for batch, some in zip(batches, outputs, strict=True):
+            yield ranked(some, embedded, take(prepared.listed.references, batch))
 
     @torch.inference_mode()
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
@@ -268,14 +222,15 @@ class Evaluator:
         """
         prepared = self._splits[split][name]
         ahead = 0 if self.accelerator.device.type == "cpu" else 1
-        waiting: deque[OnItsWay] = deque()
+        pending: deque[PendingRows] = deque()
+        self._follow()
         for batch in prepared.batches.of(batches):
-            self._boundary.forget()
-            waiting.append(OnItsWay(self._step(prepared.task, batch), self._boundary.finite))
-            if len(waiting) > ahead:
-                yield _arrived(waiting)
-        while waiting:
-            yield _arrived(waiting)
+            self._check.forget()
+            pending.append(PendingRows(self._step(prepared.task, batch), self._check.finite))
+            if len(pending) > ahead:
+                yield pending.popleft().arrived()
+        while pending:
+            yield pending.popleft().arrived()
 
     def recalibrate(self, number: int) -> None:
         """Computes the live model's batch-norm statistics anew on the same `number` training batches.
@@ -297,17 +252,11 @@ class Evaluator:
 
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
         """Shuffled training data, one task after the other."""
+        size = self.examples.batch_size
         for prepared in self._splits["train"].values():
-            chosen = np.random.default_rng(seed).permutation(len(prepared.data))
-            collate = prepared.task.collator(self.processor)
-            for start in range(0, len(chosen), self.examples.batch_size):
-                batch = collate(list(prepared.data.select(chosen[start : start + self.examples.batch_size])))
-                yield prepared.task, self._on_device(batch)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        """A batch with its tensors on the device; what else is in it is the task's own."""
-        device = self.accelerator.device
-        return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+            shuffled = np.random.default_rng(seed).permutation(len(prepared.data))
+            for start in range(0, len(shuffled), size):
+                yield prepared.task, self._batch(prepared, shuffled[start : start + size])
 
     def _prepare(self, task: Task, split: datasets.Dataset) -> _Prepared:
         data = task.prepare(split, self.processor, self.live.model)
@@ -320,17 +269,3 @@ class Evaluator:
         collate, device = task.collator(self.processor), self.accelerator.device
         batches = Batches(data, collate, device, self._memory, self._workers)
         return _Prepared(task, data, Listed(references, lengths, corpus), batches)
-
-
-def _arrived(waiting: deque[OnItsWay]) -> Rows:
-    with stopwatch.part("forward"):
-        return waiting.popleft().arrived()
-
-
-def _known(prepared: _Prepared, predictions: Rows, values: np.ndarray | None = None) -> Part:
-    """What is known when `predictions` are, those of the first examples in the order of scoring."""
-    stacked = len(predictions) and isinstance(predictions[0], (np.ndarray, np.generic))
-    rows = np.stack(list(predictions)) if stacked else predictions
-    return Part.of_first(
-        prepared.task.metric, rows, prepared.listed.references, prepared.listed.order, values
-    )

@@ -6,8 +6,7 @@ example is padded depends on the others of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,17 +108,6 @@ class Examples:
         """Scores the examples of the split in the given order from now on."""
         for name, listed in self.splits[split].items():
             listed.order = order[name]
-
-    @contextmanager
-    def ordered(self, split: str, order: Order | None) -> Iterator[None]:
-        """Has the examples of the split in the given order for a while; None for the order that they have."""
-        before = self.order(split)
-        if order is not None:
-            self.reorder(split, order)
-        try:
-            yield
-        finally:
-            self.reorder(split, before)
 
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
         """For each task, the examples of each batch, in the order in which batches are scored."""

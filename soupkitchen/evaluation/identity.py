@@ -1,8 +1,8 @@
-"""What a prediction depends on, told by digests: the one place that says so.
+"""Identity: digests of all that a prediction depends on.
 
-The weights, by the fingerprints of what they are made of and how. Beside them: the prepared examples,
-the model's configuration, the task's options, the user's own code where a task, metric or method is
-of such, the packages that compute, and soupkitchen's own code.
+These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the model's
+configuration, the task's options, the user's own code of a task, metric or method, the packages that compute,
+and soupkitchen's own code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from soupkitchen.tasks.base import Task
 
 
 class Identity:
-    """What a pool's evaluations are known by."""
+    """Digests that a pool's evaluations are found by."""
 
     def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
         self._evaluator, self._pool = evaluator, pool
@@ -48,28 +48,18 @@ class Identity:
 
     def predictions(self, recipe: Recipe, split: str) -> str:
         """A digest of all that predictions depend on; the order of batches has no part in it."""
-        accelerator = self._evaluator.accelerator
-        examples = self._evaluator.examples
-        corpus = examples.corpus(split)
+        evaluator, accelerator = self._evaluator, self._evaluator.accelerator
+        corpus = evaluator.examples.corpus(split)
         batches = {
             name: sorted(digest(batch.tobytes()) for batch in [*batches, *corpus[name]])
-            for name, batches in examples.batches(split).items()
+            for name, batches in evaluator.examples.batches(split).items()
         }
-        return digest(
-            self.asked(recipe, split),
-            batches,
-            [
-                str(accelerator.device.type),
-                accelerator.mixed_precision,
-                *(["compiled"] if self._evaluator.compiled else ()),
-            ],
-            versions(),
-            own_code(),
-        )
+        computing = [accelerator.device.type, accelerator.mixed_precision, evaluator.compiled]
+        return digest(self.asked(recipe, split), batches, computing, versions(), own_code())
 
     def check(self, recipe: Recipe) -> None:
         """Raises:
-        CheckpointError: where the files that a recipe is known by have changed since.
+        CheckpointError: if the files that a recipe merges have changed since.
         """
         check_unchanged(recipe, self._pool)
 
@@ -100,6 +90,9 @@ def weights(recipe: Recipe, pool: Pool) -> list[Any]:
 TRAIN = "train"
 
 PACKAGES = ("soupkitchen", "torch", "transformers", "accelerate", "numpy")
+
+
+_source_of = cache(source_of)
 
 
 @cache
@@ -134,14 +127,8 @@ def foreign_code(*things: Any) -> list[str]:
         kinds.add(type(thing))
         if is_dataclass(thing):
             waiting += [getattr(thing, option.name) for option in fields(thing)]
-    own = ("soupkitchen.", "builtins")
-    strange = [kind for kind in kinds if not kind.__module__.startswith(own)]
-    return sorted(line for kind in strange for line in _source(kind))
-
-
-@cache
-def _source(kind: type) -> tuple[str, ...]:
-    return tuple(source_of(kind))
+    strange = [kind for kind in kinds if not kind.__module__.startswith(("soupkitchen.", "builtins"))]
+    return sorted(line for kind in strange for line in _source_of(kind))
 
 
 def examples(prepared: Sequence[datasets.Dataset]) -> str:
@@ -152,26 +139,22 @@ def examples(prepared: Sequence[datasets.Dataset]) -> str:
 def model(live: Any) -> str:
     """A digest of a model's configuration: what it is, but for its weights."""
     parts = [getattr(live, name, None) for name in ("config", "generation_config")]
-    told = [part.to_dict() for part in parts if part is not None]
-    ignored = ("_name_or_path", "transformers_version")
-    return digest(
-        [
-            json.dumps({k: v for k, v in one.items() if k not in ignored}, sort_keys=True, default=str)
-            for one in told
-        ]
-    )
+    ignored = {"_name_or_path", "transformers_version"}
+    trees = [part.to_dict().items() for part in parts if part is not None]
+    plain = [{key: value for key, value in tree if key not in ignored} for tree in trees]
+    return digest([json.dumps(tree, sort_keys=True, default=str) for tree in plain])
 
 
-def task(one: Task) -> list[str]:
+def task(of: Task) -> list[str]:
     """The options of a task that its predictions may depend on, and its code."""
-    known: tuple[Any, ...] = fields(one) if is_dataclass(one) else ()
+    known: tuple[Any, ...] = fields(of) if is_dataclass(of) else ()
     options = [
-        f"{option.name}={getattr(one, option.name)!r}"
+        f"{option.name}={getattr(of, option.name)!r}"
         for option in known
         if option.repr and option.name not in ("data", "metric")
     ]
-    code = foreign_code(one) + foreign_code(one.metric.module)
-    return [type(one).__qualname__, one.metric.inputs, *options, *one.identity(), *code]
+    code = foreign_code(of) + foreign_code(of.metric.module)
+    return [type(of).__qualname__, of.metric.inputs, *options, *of.identity(), *code]
 
 
 def _content(split: datasets.Dataset) -> str:

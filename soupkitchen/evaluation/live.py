@@ -1,18 +1,17 @@
-"""The one model in memory, whose weights are written in place for every candidate.
+"""The live model: the one model in memory, whose weights are written in place for every candidate.
 
-The model is built once, by transformers or what else makes it, from the pool's first run. Everything else
-works in the names that tensors have in files; `checkpoints/names.py` finds the way from each of these to its
-parameter, and it is kept for all that is loaded later. Where a parameter is made of several file tensors,
-there is no writing in place: the model is filled through transformers' own loading, slower, and the log says
-so.
+It is built once, of the pool's first run. All else works in the names that tensors have in files;
+`checkpoints/names.py` maps each to its parameter. If a parameter is made of several file tensors, the model
+is filled through transformers' own loading, which is slower, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +58,26 @@ class LiveModel:
         self._slots: Slots | None = None
         self._made_anew = False
         self._padding: int | None = None
-        self._in_float32: dict[torch.dtype, Callable[[str], bool] | None] = {}
+        self._in_float32 = cache(lambda dtype: kept_in_float32(self.model, dtype))
+        self.model: Any = None
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
-        """Takes another model, as it is made of `run`; the one before is let go first."""
+        """Takes another model, made of `run`; the one before is let go first."""
         self.release()
-        model: Any = self.maker.load(run, self._loading)
+        self.model = self.maker.load(run, self._loading).eval()
         stopwatch.read += sum(info.nbytes for info in run.header.values())
-        self.model = model.eval()
         if self._padding is not None and self.pad_token_id is None:
             self.model.config.pad_token_id = self._padding  # a task has chosen it
         if self._loading.device_map is None:
             self.model.to(self._device)
-        if not self._made_anew:
-            self._slots = self._map_of(run).slots(self.model)
-
-    def _map_of(self, run: Checkpoint) -> NameMap:
-        """The map that was found for the first of such models and files."""
+        if self._made_anew:
+            return
         if self._names is None or not self._names.is_for(run, self.model):
             level = logging.INFO if self._names is None else logging.DEBUG
             self._names = self.maker.names(run, self.model)
-            _tell(self._names, level)
-        return self._names
+            _log(self._names, level)
+        self._slots = self._names.slots(self.model)
 
     @property
     def in_place(self) -> bool:
@@ -94,11 +90,10 @@ class LiveModel:
 
     def release(self) -> None:
         """Gives the model's memory back; another has to be loaded before anything else."""
-        if "model" not in self.__dict__:
+        if self.model is None:
             return
         self._padding = self.pad_token_id
-        del self.model
-        self._slots = None
+        self.model = self._slots = None
         clear_device_cache(garbage_collection=True)
 
     def make_anew(self) -> None:
@@ -109,15 +104,16 @@ class LiveModel:
     def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Makes the model's weights those of `tensors`, named as in the files.
 
-        What forward passes in evaluation mode have kept of the weights before (LeViT its attention
-        biases) is forgotten.
+        State that forward passes have computed of the weights before (LeViT's attention biases) is dropped.
 
         Raises:
-            CheckpointError: where tensors are missing or have no place.
+            CheckpointError: if tensors are missing or have no place.
         """
         self.model.train().eval()
         if self._slots is None:
-            self._fill_anew(dict(tensors))
+            values, made = dict(tensors), self.maker.like(self.model)
+            self.release()
+            self.model = made(values).eval().to(self._device)
             return
         unfilled = set(self._slots)
         for name, tensor in tensors:
@@ -175,22 +171,15 @@ class LiveModel:
 
     def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """That in which the file tensor `name` is loaded where the model is loaded as `dtype`."""
-        if dtype not in self._in_float32:
-            self._in_float32[dtype] = kept_in_float32(self.model, dtype)
-        kept, names = self._in_float32[dtype], self._names.names if self._names else {}
+        kept, names = self._in_float32(dtype), self._names.names if self._names else {}
         return torch.float32 if kept is not None and kept(names.get(name, name)) else dtype
 
     def digests(self) -> dict[str, str]:
         """A digest of the values of each parameter and buffer, by the model's names."""
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
-    def _fill_anew(self, tensors: dict[str, torch.Tensor]) -> None:
-        made = self.maker.like(self.model)
-        self.release()
-        self.model = made(tensors).eval().to(self._device)
 
-
-def _tell(names: NameMap, level: int) -> None:
+def _log(names: NameMap, level: int) -> None:
     if not names.in_place:
         log.log(
             level,

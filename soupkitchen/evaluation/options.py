@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from soupkitchen.evaluation.confidence import ConfidentStopping
+from soupkitchen.evaluation.threshold import EarlyStopping
 from soupkitchen.options import check_fields
 from soupkitchen.store.evaluations import EvaluationCache
 
@@ -31,14 +33,13 @@ class EvaluationOptions:
         check_fields(self, "evaluation")
 
     @property
-    def stops_early(self) -> bool:
-        """Whether candidates are scored no further than their decisions need."""
-        return self.early_stopping is not False
-
-    @property
-    def confidence(self) -> float | None:
-        """With which a candidate may be discarded on a part of the examples; None for certainty."""
-        return self.early_stopping["confidence"] if isinstance(self.early_stopping, Mapping) else None
+    def stopping(self) -> EarlyStopping | None:
+        """When scoring of a candidate stops; None for never before all examples are scored."""
+        if self.early_stopping is False:
+            return None
+        if isinstance(self.early_stopping, Mapping):
+            return ConfidentStopping(self.early_stopping["confidence"])
+        return EarlyStopping()
 
     def open_cache(self) -> EvaluationCache | None:
         return EvaluationCache(Path(self.cache).expanduser()) if self.cache else None

@@ -1,4 +1,4 @@
-"""What scoring one model gave: numbers and arrays only, so that it can travel."""
+"""Evaluations: scores and predictions of one model, as numbers and arrays only, so that they can travel."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from soupkitchen.tasks import Several
 
 @dataclass(frozen=True)
 class Part:
-    """What one task says of a model.
+    """One task's score of a model.
 
     Attributes:
-        score: higher better; the most that it could be where not all is scored.
-        values: float64 (examples,), what each example adds to the score, higher better and in
-            the data's order; the best possible where an example is not scored yet. None
-            for a metric that is no mean.
-        predictions: one entry for each example that is scored: in the data's order where all are, else in
-            that of `order`.
+        score: higher better; the most that it could be if not all is scored.
+        values: float64 (examples,), each example's share of the score, higher better and in the data's order;
+            the best possible for an example that is not scored yet. None for a metric that is no mean.
+        predictions: one entry for each scored example: in the data's order if all are, else in that of `order`.
         examples_scored: how many.
         examples_total: of how many.
-        order: int64 (examples_scored,), the numbers of those that are scored; None where all are.
+        order: int64 (examples_scored,), the numbers of those that are scored; None if all are.
     """
 
     score: float
@@ -47,7 +45,7 @@ class Part:
         scored: int,
         total: int,
     ) -> Part:
-        """What is known when `scored` examples are, the others counting as the best that they can be."""
+        """The part when `scored` examples are scored, the others counting as the best that they can be."""
         score = metric.best if values is None else metric.of_values(values, weights)
         return cls(score, values, (), scored, total)
 
@@ -55,7 +53,7 @@ class Part:
     def whole(
         cls, metric: TaskMetric, predictions: Rows, references: Rows, values: np.ndarray | None = None
     ) -> Part:
-        """What is known when all examples are scored; `values` are those of the examples, where known."""
+        """The part when all examples are scored; `values` are theirs, if known."""
         if values is None:
             values = metric.per_example(predictions, references)
         if values is None:
@@ -73,11 +71,17 @@ class Part:
         order: np.ndarray,
         values: np.ndarray | None = None,
     ) -> Part:
-        """What is known when `predictions` are, those of the first examples of `order`.
+        """The part when `predictions` of the first examples of `order` are known.
 
         Args:
-            values: those of all examples so far, the best possible for the rest, where known.
+            values: of all examples, the best possible for those not scored, if known.
         """
+        if (
+            isinstance(predictions, list)
+            and predictions
+            and isinstance(predictions[0], (np.ndarray, np.generic))
+        ):
+            predictions = np.stack(predictions)
         done, total = len(predictions), len(references)
         if done == total:
             return cls.whole(metric, take(predictions, np.argsort(order)), references, values)
@@ -92,29 +96,29 @@ class Part:
     @property
     def scored(self) -> np.ndarray:
         """Which examples are scored: bool (examples,), in the data's order."""
-        known = np.full(self.examples_total, self.order is None)
+        flags = np.full(self.examples_total, self.order is None)
         if self.order is not None:
-            known[self.order] = True
-        return known
+            flags[self.order] = True
+        return flags
 
 
 StoppedBy = Literal["", "exact", "confidence"]
-"""What ended an evaluation before all was scored: that no outcome of the rest could change the decision, or
-that hardly any could."""
+"""Why an evaluation ended before all was scored: no outcome of the rest could change the decision, or hardly
+any could."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scoring one model on one split gave.
+    """The scores of one model on one split.
 
     Attributes:
         split: the split's role, "heldout" or "test".
-        score: of all tasks, higher better; the most that it could be where `complete` is false, or
-            could be with the confidence that was asked for.
+        score: of all tasks, higher better; if not `complete`, the most that it could be, or could be with the
+            confidence that was asked for.
         parts: by task.
         complete: whether every example was scored.
         seconds: wall time of the forward passes and the metrics.
-        stopped_by: why not; empty where it was.
+        stopped_by: why scoring stopped early; empty if it did not.
     """
 
     split: str
@@ -126,7 +130,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, split: str, parts: Mapping[str, Part], tasks: Several, seconds: float = 0.0) -> Evaluation:
-        """That of its parts: complete where each is."""
+        """The evaluation that has these parts; it is complete if each is."""
         score = tasks.score({name: part.score for name, part in parts.items()})
         complete = all(part.examples_scored == part.examples_total for part in parts.values())
         return cls(split, score, dict(parts), complete, seconds)

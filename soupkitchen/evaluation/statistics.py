@@ -63,8 +63,8 @@ def confidence_interval(
     """
     if math.isnan(evaluation.score):
         return None
-    rescored = _rescorer(evaluation, tasks, references)
-    return _interval(rescored, evaluation, _plain(evaluation, tasks), level)[0]
+    rescorer = _rescorer(evaluation, tasks, references)
+    return _interval(rescorer, evaluation, _plain(evaluation, tasks), level)[0]
 
 
 def compare(
@@ -135,10 +135,9 @@ def _rescorer(evaluation: Evaluation, tasks: Several, references: References) ->
         by_task[name] = rescored
 
     def scores(drawn: Resamples) -> np.ndarray:
-        found = [score(indices) for score, indices in zip(by_task.values(), drawn, strict=True)]
-        return np.array(
-            [tasks.score(dict(zip(by_task, one, strict=True))) for one in zip(*found, strict=True)]
-        )
+        columns = [score(indices) for score, indices in zip(by_task.values(), drawn, strict=True)]
+        rows = zip(*columns, strict=True)
+        return np.array([tasks.score(dict(zip(by_task, row, strict=True))) for row in rows])
 
     return scores
 
@@ -160,19 +159,15 @@ def _of_task(
         return None
     predicted, right = _rows(part.predictions), _rows(references)
 
-    def quick(drawn: np.ndarray) -> float:
-        score = metric.quick(predicted[drawn], right[drawn])
-        assert score is not None
-        return score
+    def quick(drawn: np.ndarray) -> list[float]:
+        scores = (metric.quick(predicted[numbers], right[numbers]) for numbers in drawn)
+        return [score for score in scores if score is not None]
 
-    return lambda drawn: [quick(one) for one in drawn]
+    return quick
 
 
 def _interval(
-    statistic: Rescorer | None,
-    evaluation: Evaluation,
-    plain: np.ndarray | None,
-    level: float = 0.95,
+    statistic: Rescorer | None, evaluation: Evaluation, plain: np.ndarray | None, level: float = 0.95
 ) -> tuple[tuple[float, float] | None, np.ndarray | None]:
     """The percentile interval of a statistic of resampled examples, and its resampled values.
 

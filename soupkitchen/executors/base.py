@@ -1,4 +1,4 @@
-"""The seam: requests in, results out, in order. Both are data, so that they can travel."""
+"""The seam: requests in, scorings out, in order. Both are data, so that they can travel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soupkitchen.evaluation import Bar, Evaluation
+from soupkitchen.evaluation import Evaluation, Threshold
 from soupkitchen.evaluation.examples import Order, Piece
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
@@ -14,37 +14,37 @@ from soupkitchen.tasks import Several
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored.
+    """A recipe to be scored.
 
     Attributes:
-        what: that in words, for people.
+        what: the request in words, for people.
+        run: the run that is ranked or merged in; empty for any other request.
+        threshold: what has to be reached for the rest of the examples to matter; None for all of them.
         order: in which the examples are scored; None as they are.
-        batch_size: in batches of how many; 0 as it is.
-        bar: what has to be reached for the rest of the examples to matter; None for all of them.
+        batch_size: examples in a batch; 0 as it is.
         growing: whether requests follow that share all ingredients but the last.
-        again: whether requests follow that merge the same ingredients with other coefficients.
-        piece: of the split, where it is scored in pieces; None for all of it at once.
+        piece: of the split, if it is scored in pieces; None for all of it at once.
     """
 
     what: str
     recipe: Recipe
     split: str = "heldout"
-    bar: Bar | None = None
+    run: str = ""
+    threshold: Threshold | None = None
     order: Order | None = field(default=None, repr=False, compare=False)
     batch_size: int = 0
     growing: bool = False
-    again: bool = False
     piece: Piece | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What came of a request.
+    """The result of a request.
 
     Attributes:
-        evaluation: None where the weights cannot be scored.
+        evaluation: None if the weights cannot be scored.
         merge_seconds: reading, merging and filling the model.
-        batch_size: that it ended with, in examples: where memory runs out it is halved.
+        batch_size: at the end, in examples: it is halved if memory runs out.
         error: why there is no evaluation.
     """
 
@@ -57,8 +57,8 @@ class Scoring:
 class Executor:
     """Scores requests on the bench of this process, or on others of its making.
 
-    An executor of your own is a class with `score`, and `workers` where it works on several requests
-    at once; `bench.score(request)` is what scores one, here.
+    An executor of your own is a class with `score`, and `workers` if it works on several requests at once;
+    `bench.score(request)` scores one, here.
     """
 
     workers: int = 1
@@ -70,10 +70,10 @@ class Executor:
         self.bench = bench
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
-        """Yields what comes of each request, in order. Whoever asks may stop listening after any of them.
+        """Yields the result of each request, in order. The caller may stop listening after any of them.
 
         Raises:
-            MachineError: where scoring fails for a reason that does not lie in the weights.
+            MachineError: if scoring fails for a reason that does not lie in the weights.
         """
         raise NotImplementedError
 
@@ -84,3 +84,11 @@ class Executor:
     def stop(self) -> None:
         """Called when nothing more is asked, however that came about: lets the model go."""
         self.bench = None
+
+
+@dataclass
+class Local(Executor):
+    """Scores in this process, one request after the other, each when its turn comes and not before."""
+
+    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
+        return map(self.bench.score, requests)

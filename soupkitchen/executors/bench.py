@@ -1,40 +1,38 @@
-"""The one model in memory, what fills it and what scores it."""
+"""The bench: the one model in memory, the mixer that fills it and the evaluator that scores it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from soupkitchen.errors import CheckpointError, MachineError, SoupkitchenError
-from soupkitchen.evaluation import Evaluator, Identity, Stopping
-from soupkitchen.evaluation.evaluator import Forward, Progress
+from soupkitchen.evaluation import Evaluator, Identity
 from soupkitchen.evaluation.identity import own_code, versions
+from soupkitchen.evaluation.scoring import Progress
 from soupkitchen.executors.base import Request, Scoring
+from soupkitchen.metrics import Rows
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 
-Announce = Callable[[str], Progress]
-"""Told what is about to be scored; returns what is called as examples are done."""
+Announce = Callable[[str, str], Progress]
+"""Told what is about to be scored, in words, and its run; returns what is called as examples are done."""
 
 
-Fill = Callable[[Recipe, bool, bool], None]
-"""Fills the model: with what a recipe gives, and whether others follow that grow, or merge the same again."""
-
-
-def _silent(what: str) -> Progress:
+def _silent(what: str, run: str) -> Progress:
     return lambda done, total: None
 
 
 class Bench:
-    """Where recipes are merged into the live model and scored.
+    """Merges recipes into the live model and scores them.
 
     Attributes:
         announce: is told what is about to be scored.
-        elsewhere: makes such a bench in another process, to which it can be sent; None where nobody can.
+        elsewhere: makes such a bench in another process, to which it can be sent; None if nothing can.
     """
 
     def __init__(
@@ -49,30 +47,37 @@ class Bench:
         self.announce = announce
         self.elsewhere = elsewhere
 
-    def fill(self, recipe: Recipe, growing: bool = False, again: bool = False) -> None:
+    def fill(self, recipe: Recipe, growing: bool = False) -> None:
         """Makes the live model's weights those of `recipe`.
 
+        Args:
+            growing: whether recipes follow that share all ingredients but the last.
+
         Raises:
-            CheckpointError: where files of the pool have changed meanwhile.
+            CheckpointError: if files of the pool have changed meanwhile.
         """
         with stopwatch.part("merging"):
-            self.evaluator.live.fill(self.mixer.tensors(recipe, growing, again))
+            self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
         if recipe.recalibrate:
             self.evaluator.recalibrate(recipe.recalibrate)
         check_unchanged(recipe, self.mixer.pool)
 
+    def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
+        """The live model's predictions for each batch of a task's examples."""
+        return self.evaluator.predictions(split, name, batches)
+
     def sees(self) -> dict[str, str]:
-        """Digests of what is scored and of what scores it, by kind: alike where processes can share work."""
+        """Digests of runs, data, model and packages: alike in processes that can share work."""
         evaluator, pool = self.evaluator, self.mixer.pool
-        known = Identity(evaluator, pool)
+        identity = Identity(evaluator, pool)
         headers = {
             run.name: {name: [*info.shape, info.dtype] for name, info in run.header.items()} for run in pool
         }
         others = [str(file) for run in pool for file in run.changed_files()]  # than the first process opened
         return {
             "runs": digest([headers, others]),
-            "data": digest([known.examples(split) for split in evaluator.examples.splits]),
-            "model": known.model(),
+            "data": digest([identity.examples(split) for split in evaluator.examples.splits]),
+            "model": identity.model(),
             "packages": digest(versions(), own_code()),
         }
 
@@ -80,7 +85,7 @@ class Bench:
         """Refuses to work with others that see something else.
 
         Args:
-            others: what each `sees`, by who it is.
+            others: the result of `sees` of each, by its name.
 
         Raises:
             MachineError: for the first that sees something else.
@@ -93,33 +98,23 @@ class Bench:
                     "files, on storage that they share"
                 )
 
-    def score(
-        self, request: Request, fill: Fill | None = None, predictions: Forward | None = None
-    ) -> Scoring:
-        """Scores what a request asks for.
-
-        Args:
-            fill: fills the model in another way, with others.
-            predictions: predicts in another way, with others.
+    def score(self, request: Request) -> Scoring:
+        """Scores a request.
 
         Raises:
-            MachineError: where that fails for a reason that does not lie in the weights.
-            CheckpointError: where files of the pool have changed meanwhile.
-            SoupkitchenError: for what the user can put right.
+            MachineError: if that fails for a reason that does not lie in the weights.
+            CheckpointError: if files of the pool have changed meanwhile.
+            SoupkitchenError: for an error that the user can put right.
         """
-        recipe, split = request.recipe, request.split
-        examples = self.evaluator.examples
-        if request.batch_size:
-            examples.batch_size = request.batch_size
-        bar = request.bar
+        evaluator, recipe, started = self.evaluator, request.recipe, time.perf_counter()
+        evaluator.examples.batch_size = request.batch_size or evaluator.examples.batch_size
         try:
-            started = time.perf_counter()
-            (fill or self.fill)(recipe, request.growing, request.again)
+            self.fill(recipe, request.growing)
             seconds = time.perf_counter() - started
-            with examples.ordered(split, request.order):
-                stop = None if bar is None else Stopping.of(bar, self.evaluator.tasks, examples, split)
-                announced = self.announce(request.what)
-                evaluation = self.evaluator.score(split, stop, announced, request.piece, predictions)
+            progress = self.announce(request.what, request.run)
+            evaluation = evaluator.score(
+                request.split, request.threshold, progress, request.order, request.piece, self.predictions
+            )
         except Exception as error:  # a forward pass may raise anything
             check_unchanged(recipe, self.mixer.pool)
             if _of_the_machine(error):
@@ -129,8 +124,8 @@ class Bench:
                 ) from error
             if isinstance(error, SoupkitchenError) and not isinstance(error, CheckpointError):
                 raise
-            return Scoring(None, error=_first_line(error), batch_size=examples.batch_size)
-        return Scoring(evaluation, seconds, examples.batch_size)
+            return Scoring(None, error=_first_line(error), batch_size=evaluator.examples.batch_size)
+        return Scoring(evaluation, seconds, evaluator.examples.batch_size)
 
 
 def _of_the_machine(error: BaseException) -> bool:

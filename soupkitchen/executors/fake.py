@@ -1,6 +1,6 @@
 """An executor without models, for tests of searches: a function says how a recipe does on each example.
 
-All else is real: the batches, the bars that stop scoring, the decisions, the tables.
+All else is real: the batches, the thresholds that stop scoring, the decisions, the tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from soupkitchen.evaluation.examples import Examples
 from soupkitchen.executors.base import Executor, Request, Scoring
-from soupkitchen.executors.replay import replayed
+from soupkitchen.executors.speculation import replayed
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several

@@ -9,21 +9,22 @@ starts in its place.
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from soupkitchen.errors import ConfigError, MachineError, SoupkitchenError
 from soupkitchen.executors.base import Executor, Request, Scoring
-from soupkitchen.executors.cluster import connect, imported
+from soupkitchen.executors.bench import Bench
 from soupkitchen.options import check_fields
 from soupkitchen.store.lock import soft_if_refused
 from soupkitchen.tasks import Several
-
-if TYPE_CHECKING:
-    from soupkitchen.executors.bench import Bench
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _PATIENCE = 600
 """Seconds that a worker may take to start anew."""
 _ATTEMPTS = 3
 """How often the same request may lose its worker before the run gives up."""
+_HANDSHAKE = 20
+"""Seconds that the head of a cluster may take to answer at all."""
 
 
 @dataclass
@@ -78,10 +81,10 @@ class Ray(Executor):
         needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
         kind = ray.remote(**needs, max_restarts=-1, concurrency_groups={"control": 1})(_Worker)
         self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
-        self._crew = [kind.remote(self._make) for _ in range(self.workers)]
+        self._workers = [kind.remote(self._make) for _ in range(self.workers)]
         self._asked = 0
         self.learn(bench.evaluator.tasks)
-        seen = ray.get([worker.sees.remote() for worker in self._crew])
+        seen = ray.get([worker.sees.remote() for worker in self._workers])
         for host, theirs in seen:
             if isinstance(theirs, str):
                 raise MachineError(f"the worker on {host} cannot begin: {theirs}")
@@ -91,14 +94,14 @@ class Ray(Executor):
         asked = [self._ask(number, request) for number, request in enumerate(requests)]
         try:
             for number, request in enumerate(requests):
-                progress = self.bench.announce(request.what)
+                progress = self.bench.announce(request.what, request.run)
                 scoring = self._come(number, request, asked[number])
                 if scoring.evaluation is not None:
                     total = self.bench.evaluator.examples.size(request.split)
                     progress(scoring.evaluation.examples_scored, total)
                 yield scoring
         finally:  # nobody asks for the rest
-            for worker in self._crew[: len(requests)]:
+            for worker in self._workers[: len(requests)]:
                 worker.drop.remote(self._asked)
 
     def learn(self, tasks: Several) -> None:
@@ -107,22 +110,22 @@ class Ray(Executor):
 
     def stop(self) -> None:
         super().stop()
-        for worker in getattr(self, "_crew", ()):
+        for worker in getattr(self, "_workers", ()):
             imported().kill(worker)
-        self._crew = []
+        self._workers = []
         if getattr(self, "_own", False):
             imported().shutdown()
 
     def _ask(self, number: int, request: Request) -> Any:
         self._asked += 1
-        return self._crew[number % len(self._crew)].score.remote(request, self._tasks, self._asked)
+        return self._workers[number % len(self._workers)].score.remote(request, self._tasks, self._asked)
 
     def _await(self, number: int) -> None:
         """Waits for a worker that may be starting anew: until then whatever it is asked fails at once."""
         ray, deadline = imported(), time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
-                ray.get(self._crew[number % len(self._crew)].ready.remote())
+                ray.get(self._workers[number % len(self._workers)].ready.remote())
                 return
             except ray.exceptions.RayActorError:
                 time.sleep(1)
@@ -144,7 +147,7 @@ class Ray(Executor):
                 if not isinstance(error.cause, MachineError):
                     raise error.cause from None
                 reason = error.cause
-                ray.kill(self._crew[number % len(self._crew)], no_restart=False)
+                ray.kill(self._workers[number % len(self._workers)], no_restart=False)
             told = str(reason).strip().split("\n")[0]
             if attempt < _ATTEMPTS:
                 log.warning("%s: its worker was lost (%s); it is done again", request.what, told)
@@ -196,9 +199,61 @@ class _Worker:
             return Scoring(None, error="dropped")
         return scoring
 
-    def _watched(self, what: str) -> Callable[[int, int], None]:
+    def _watched(self, what: str, run: str) -> Callable[[int, int], None]:
         def progress(done: int, total: int) -> None:
             if self._now <= self._dropped:
                 raise _DroppedError
 
         return progress
+
+
+def imported(what: str = "executor=ray") -> Any:
+    """Ray itself, for `what` needs it.
+
+    Raises:
+        ConfigError: where it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"{what} needs Ray: pip install 'soupkitchen[ray]'") from error
+    return ray
+
+
+def connect(address: str | None, option: str, workers: int = 1) -> None:
+    """Connects with a cluster, or starts one here that has room for so many workers.
+
+    Args:
+        option: what the address is called on the command line.
+
+    Raises:
+        ConfigError: where it cannot be reached.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if not os.access(Path.home(), os.W_OK):  # there Ray keeps the token of its own clusters
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
+    try:
+        if address is not None and ":" in (host := address.removeprefix("ray://")):
+            name, port = host.rsplit(":", 1)
+            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray tries for minutes
+        imported().init(address, **options)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"{option}={address} cannot be reached ({error})") from error
+
+
+@contextmanager
+def connected(address: str | None, option: str) -> Iterator[Any]:
+    """Ray, connected with a cluster for a while, where it is not already."""
+    ray = imported("hydra/launcher=ray")
+    own = not ray.is_initialized()
+    if own:
+        connect(address, option)
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()

@@ -19,7 +19,7 @@ from accelerate.utils.memory import clear_device_cache
 from soupkitchen.errors import MachineError
 from soupkitchen.executors.base import Executor, Request, Scoring
 from soupkitchen.executors.bench import Bench
-from soupkitchen.executors.crew import Crew, Failure, tried
+from soupkitchen.executors.process_group import Failure, ProcessGroup, tried
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
 
@@ -32,47 +32,53 @@ class Spmd(Executor):
     """
 
     def start(self, bench: Bench) -> None:
-        super().start(bench)
-        crew = Crew.joined()
-        if crew is None:
+        group = ProcessGroup.joined()
+        if group is None:
             raise MachineError(
                 "executor=spmd is for several processes, and this is one: start it by torchrun "
                 "--nproc_per_node N -m soupkitchen …"
             )
-        self._crew = crew
-        _, *others = crew.do("start", lambda: None)
+        _, *others = group.do("start", lambda: None)
         bench.check_alike(
             {
-                f"process {number} of this launch, on {host},": theirs
-                for number, (host, theirs) in enumerate(others, start=1)
+                f"process {number} of this launch, on {host},": digests
+                for number, (host, digests) in enumerate(others, start=1)
             }
         )
+        super().start(SharedBench(bench, group))
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
-        return (self.bench.score(request, self._fill, self._predictions) for request in requests)
+        return map(self.bench.score, requests)
 
-    def _fill(self, recipe: Recipe, growing: bool, again: bool) -> None:
-        message = ("fill", recipe, growing, again)
-        self._crew.do(message, lambda: self.bench.fill(recipe, growing, again))
 
-    def _predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """The predictions of each batch, in order: so many batches at once as there are processes."""
-        size = self._crew.size
-        mine = self.bench.evaluator.predictions(split, name, batches[::size])
+class SharedBench(Bench):
+    """The first process's bench, which has the others fill their models and predict their share."""
+
+    def __init__(self, bench: Bench, group: ProcessGroup) -> None:
+        super().__init__(bench.evaluator, bench.mixer, bench.announce)
+        self._group = group
+
+    def fill(self, recipe: Recipe, growing: bool = False) -> None:
+        self._group.do(("fill", recipe, growing), lambda: super(SharedBench, self).fill(recipe, growing))
+
+    def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
+        """The predictions of each batch, in order: as many batches at once as there are processes."""
+        size = self._group.size
+        mine = super().predictions(split, name, batches[::size])
         for start in range(0, len(batches), size):
             message = "next" if start else ("score", split, name, batches)
-            yield from self._crew.do(message, lambda: next(mine))[: len(batches) - start]
+            yield from self._group.do(message, lambda: next(mine))[: len(batches) - start]
 
 
-def follow(crew: Crew, bench_of: Callable[[], Bench]) -> None:
-    """Does what the first process says until that is all.
+def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
+    """Does what the first process says until it says "end".
 
     Args:
-        bench_of: makes the bench, once it is clear that there is work.
+        bench_of: makes the bench; called once there is work.
     """
-    follower = _Follower(crew)
+    follower = _Follower(group)
     while True:
-        match crew.listen():
+        match group.listen():
             case "end":
                 return
             case "build":
@@ -81,14 +87,14 @@ def follow(crew: Crew, bench_of: Callable[[], Bench]) -> None:
                 reply = tried(partial(follower.answer, message))
                 if isinstance(reply, Failure):  # it may have been for want of memory
                     clear_device_cache(garbage_collection=True)
-                crew.answer(reply)
+                group.answer(reply)
 
 
 @dataclass
 class _Follower:
     """Any process of a launch but the first."""
 
-    crew: Crew
+    group: ProcessGroup
     bench: Any = None  # or why there is none
     rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of what is asked for
 
@@ -98,11 +104,11 @@ class _Follower:
         match message:
             case "start":
                 return socket.gethostname(), self.bench.sees()
-            case ("fill", recipe, growing, again):
-                return self.bench.fill(recipe, growing, again)
+            case ("fill", recipe, growing):
+                return self.bench.fill(recipe, growing)
             case ("score", split, name, batches):
-                own = batches[self.crew.number :: self.crew.size]
-                self.rows = self.bench.evaluator.predictions(split, name, own)
+                mine = batches[self.group.number :: self.group.size]
+                self.rows = self.bench.evaluator.predictions(split, name, mine)
                 return next(self.rows, None)
             case "next":
                 return next(self.rows, None)

@@ -1,4 +1,4 @@
-"""`cook`: what the command does, from Python."""
+"""`cook`: a run from Python, as the command does it."""
 
 from __future__ import annotations
 
@@ -85,36 +85,33 @@ def cook(
             "wandb", "mlflow" or "trackio", or several of these.
 
     Raises:
-        SoupkitchenError: for whatever you can put right: each says what is wrong and what to do.
+        SoupkitchenError: for an error that you can put right: each says what is wrong and what to do.
     """
-    method, search = method or preset("method", "linear"), search or preset("search", "greedy")
-    output, runtime = output or preset("output", "default"), runtime or preset("runtime", "default")
-    evaluation, executor = (
-        evaluation or preset("evaluation", "default"),
-        executor or preset("executor", "local"),
-    )
-    report, model = report or preset("report", "default"), model or preset("model", "auto")
     if not isinstance(task, Several | Task):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
             "as tasks.several({'reviews': …})"
         )
-    told = _pool(pool, base, exclude)
+    parts: dict[str, Any] = {
+        "task": task,
+        "method": method or preset("method", "linear"),
+        "search": search or preset("search", "greedy"),
+        "runtime": runtime or preset("runtime", "default"),
+        "evaluation": evaluation or preset("evaluation", "default"),
+        "output": output or preset("output", "default"),
+        "executor": executor or preset("executor", "local"),
+        "report": report or preset("report", "default"),
+        "model": model or preset("model", "auto"),
+    }
+    pool_tree = _pool(pool, base, exclude)
     config = {
         **top_level(),
-        "pool": told,
-        "task": describe(task),
-        "method": describe(method),
-        "search": describe(search),
-        "runtime": describe(runtime),
-        "evaluation": describe(evaluation),
-        "output": describe(output),
-        "executor": describe(executor) if is_dataclass(executor) else {TARGET: target_of(type(executor))},
-        "report": describe(report),
-        "model": describe(model),
+        **{group: describe(part) for group, part in parts.items() if group != "executor"},
+        "pool": pool_tree,
+        "executor": _executor(parts["executor"]),
         "results_dir": str(results_dir),
         "overwrite": overwrite,
-        "trust_remote_code": runtime.trust_remote_code,
+        "trust_remote_code": parts["runtime"].trust_remote_code,
         "top_k": top_k,
         "tracker": describe(tracker),
     }
@@ -122,25 +119,20 @@ def cook(
     check_tree(config)
 
     def build(folder: Path) -> Experiment:
-        opened = pool if isinstance(pool, Pool) else building.build(told)
-        return Experiment(
-            pool=opened,
-            task=task,
-            method=method,
-            search=search,
-            runtime=runtime,
-            folder=folder,
-            evaluation=evaluation,
-            output=output,
-            executor=executor,
-            report=report,
-            model=model,
-            top_k=top_k,
-        )
+        opened = pool if isinstance(pool, Pool) else building.build(pool_tree)
+        return Experiment(pool=opened, folder=folder, top_k=top_k, **parts)
 
     result = carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
     update_sweep_leaderboard(result.folder.parent)
     return result
+
+
+def _executor(executor: Executor) -> dict[str, Any]:
+    """The executor's options; of one that is no dataclass its class."""
+    if is_dataclass(executor):
+        tree: dict[str, Any] = describe(executor)
+        return tree
+    return {TARGET: target_of(type(executor))}
 
 
 def _pool(
@@ -154,16 +146,16 @@ def _pool(
             return dict(pool.options)
         base = pool.base.path if pool.base else None
         pool = [run.path for run in pool]
-    path: Any = str(pool) if isinstance(pool, (str, Path)) else [str(one) for one in pool]
+    path: Any = str(pool) if isinstance(pool, (str, Path)) else [str(run) for run in pool]
     if not path:
         raise ConfigError("pool names no runs: give a folder, a glob, or a list of these")
-    base = None if base is None else str(base)
-    return {**compose("pool", "folder"), "path": path, "exclude": describe(exclude), "base": base}
+    options = {"path": path, "exclude": describe(exclude), "base": None if base is None else str(base)}
+    return {**compose("pool", "folder"), **options}
 
 
 def _name(config: Mapping[str, Any]) -> str:
-    """Says what is run, as far as a folder's name can, and is another for every other run."""
+    """A folder's name that says what is run, and differs for every other run."""
     path = config["pool"]["path"]
     kinds = [str(config[part][TARGET]).rpartition(".")[2] for part in ("method", "search")]
-    said = "-".join(slug(part) for part in (tail(path if isinstance(path, str) else path[0]), *kinds))
-    return f"{said[:_LONGEST]}-{digest(what_is_run(config))[:8]}"
+    words = "-".join(slug(part) for part in (tail(path if isinstance(path, str) else path[0]), *kinds))
+    return f"{words[:_LONGEST]}-{digest(what_is_run(config))[:8]}"

@@ -1,13 +1,13 @@
-"""The final table: the soup beside what it has to be compared with."""
+"""The final table: the soup beside the models that it has to be compared with."""
 
 from __future__ import annotations
 
-from soupkitchen.errors import CandidateError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ranking import Ranking
-from soupkitchen.experiment.scores import Scored
+from soupkitchen.experiment.scores import Scored, Unscorable
 from soupkitchen.experiment.steps import Steps
+from soupkitchen.search import Mixture
 
 CONTROLS = 2
 """Models in the table beside the soup and the single runs: uniform, and uniform of the top k."""
@@ -21,27 +21,31 @@ def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_
             at least two.
     """
     recipes, scores = judge.recipes, judge.scores
-    best_first = [run.name for run in ranking.best_first]
-    top = best_first[: min(top_k or max(2, soup.recipe.size), len(best_first))]
+    best, *others = ranking.best_first
+    top = [run.name for run in ranking.best_first][: top_k or max(2, soup.recipe.size)]
     models = [
         ("soup", "soup", [soup.recipe]),
-        ("uniform", "uniform", recipes.uniform(ranking.names)),
-        (f"uniform_top_{len(top)}", "uniform", recipes.uniform(top)),
-        *((name, "single", [recipes.single(name)]) for name in ranking.names),
+        ("uniform", "uniform", recipes.of(Mixture(tuple(ranking.names)))),
+        (f"uniform_top_{len(top)}", "uniform", recipes.of(Mixture(tuple(top)))),
     ]
-    for run in ranking.best_first[1:]:  # runs that were not scored, or not in full, stay so
-        if ranking.listed or run.partial:
-            models = [model for model in models if model[1] != "single" or model[0] != run.name]
+    unscored = {run.name for run in others if ranking.listed or run.partial}
+    for run in ranking.runs:
+        if run.name not in unscored:
+            models.append((run.name, "single", [recipes.single(run.name)]))
+    for run in others:
+        if run.name in unscored:
             steps.unscored(run.name, "listed" if ranking.listed else "partial", run.score)
     for model, kind, alternatives in models:
-        scored = {}
-        try:
-            scored["heldout"] = judge.best(f"{model} on heldout", alternatives)
-            if "test" in scores.examples.scored and (kind != "single" or model == best_first[0]):
-                request = Request(f"{model} on test", scored["heldout"].recipe, "test")
-                scored["test"] = scores.score(request)
-        except CandidateError as error:
-            steps.failed("final", model, alternatives[0].ingredients, error)
-            if "heldout" not in scored:
-                continue
-        steps.final(model, kind, scored)
+        scored: dict[str, Scored] = {}
+        result = judge.best(f"{model} on heldout", alternatives, skips=True)
+        if isinstance(result, Scored):
+            scored["heldout"] = result
+            if "test" in scores.examples.scored and (kind != "single" or model == best.name):
+                request = Request(f"{model} on test", result.recipe, "test")
+                (result,) = scores.each([request])
+                if isinstance(result, Scored):
+                    scored["test"] = result
+        if isinstance(result, Unscorable):
+            steps.failed("final", model, alternatives[0].ingredients, result.reason)
+        if scored:
+            steps.final(model, kind, scored)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from soupkitchen.errors import JournalError
-from soupkitchen.evaluation.peaks import UNKNOWN, Peak
+from soupkitchen.experiment.measuring import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
 from soupkitchen.records.trajectory import table_of, tasks_of
 from soupkitchen.store.events import CONTRIBUTION, ENTRY, STEP, Event
@@ -19,21 +19,21 @@ from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 log = logging.getLogger(__name__)
 
 _CHECKED = ("stage", "candidate", "variant", "split", "decision")
-"""What a step that is taken again has to have in common with what the journal says of it."""
+"""The entries of a step that a run that is continued has to repeat."""
 
 
 class Observer(Protocol):
-    """Watches a run: a tracker, what a terminal shows."""
+    """Watches a run: a tracker, a terminal's display."""
 
     def noted(self, event: Event, anew: bool) -> None:
-        """Is told of an event of the journal; `anew` is false for what an interrupted run has left."""
+        """Is told of an event of the journal; `anew` is false for those of an interrupted run."""
 
 
 class Ledger:
-    """Notes what happens, event by event, and brings `trajectory.csv` up to date with each step.
+    """Notes each event, and brings `trajectory.csv` up to date with each step.
 
-    Where a run is continued, whatever happened before is asked for again in the same order; it is then
-    checked and not noted twice.
+    If a run is continued, its events are asked for again in the same order; they are then checked and not
+    noted twice.
 
     Args:
         folder: the run's; None to keep everything in memory.
@@ -44,7 +44,6 @@ class Ledger:
         self.folder = folder
         self._journal = Journal(None if folder is None else folder / JOURNAL)
         self._observers = tuple(observers)
-        self._rows = 0
 
     @property
     def events(self) -> list[Event]:
@@ -53,25 +52,25 @@ class Ledger:
 
     @property
     def replaying(self) -> bool:
-        """Whether something that happened before has not been asked for yet."""
+        """Whether an event from before has not been asked for yet."""
         return self._journal.replaying
 
     def begin(
-        self, versions: Mapping[str, str], depends: Mapping[str, Mapping[str, str]], **told: Any
+        self, versions: Mapping[str, str], depends: Mapping[str, Mapping[str, str]], **facts: Any
     ) -> None:
-        """Notes what the run depends on or, where it is continued, checks that this is as it was.
+        """Notes what the run depends on or, if it is continued, checks that this is as it was.
 
         Args:
-            versions: of packages; where another is there now, the log says so.
+            versions: of packages; if another is there now, the log says so.
             depends: digests by kind and name.
-            told: what tables need to know of the whole run.
+            facts: that tables need to know of the whole run.
 
         Raises:
-            JournalError: where something that it depends on is not as it was.
+            JournalError: if something that it depends on is not as it was.
         """
         begun = self._journal.recall(event="begin")
         if begun is None:
-            self._add(event="begin", format=FORMAT, versions=dict(versions), **depends, **told)
+            self._add(event="begin", format=FORMAT, versions=dict(versions), **depends, **facts)
         else:
             changed = [
                 f"{kind} {name}" for kind in depends for name in _different(begun[kind], depends[kind])
@@ -86,14 +85,13 @@ class Ledger:
             for event in self._journal.events:
                 self._tell(event, anew=False)
             log.info("continuing: %d events are in %s", self._journal.events_before, self._journal.file)
-        self._rows = sum(event["event"] == STEP for event in self.events)
         self._write_trajectory()
 
     def recall_scoring(self, key: str, split: str) -> Event:
-        """What the journal says came of scoring what is known as `key`: a "score" or an "error".
+        """The "score" or "error" event of `key`, which is the journal's next.
 
         Raises:
-            JournalError: where something else happened.
+            JournalError: if another event is next.
         """
         following = self._journal.peek()
         failed = following is not None and following["event"] == "error"
@@ -101,9 +99,9 @@ class Ledger:
         assert event is not None
         return event
 
-    def scored(self, **told: Any) -> None:
+    def scored(self, **entries: Any) -> None:
         """Notes an evaluation."""
-        self._add(event="score", **told)
+        self._add(event="score", **entries)
 
     def failed(self, key: str, split: str, what: str, reason: str) -> None:
         """Notes that something cannot be scored."""
@@ -111,27 +109,27 @@ class Ledger:
 
     def step(self, step: Step) -> None:
         """Notes a row of the trajectory."""
-        told = asdict(step)
-        if not self._journal.recall(event=STEP, **{name: told[name] for name in _CHECKED}):
-            self._add(event=STEP, **told)
-            self._add_row(step)
+        if self._once(_CHECKED, event=STEP, **asdict(step)) and self.folder is not None:
+            rows = sum(event["event"] == STEP for event in self.events)
+            if (file := self.folder / TRAJECTORY).exists():
+                append_csv(file, table_of([step], tasks_of(self.events), rows - 1))
+            else:
+                self._write_trajectory()
 
     def entry(self, entry: Entry) -> None:
         """Notes a row of the leaderboard."""
-        if not self._journal.recall(event=ENTRY, model=entry.model, kind=entry.kind):
-            self._add(event=ENTRY, **asdict(entry))
+        self._once(("model", "kind"), event=ENTRY, **asdict(entry))
 
     def contribution(self, ingredient: str, score: float) -> None:
-        """Notes what the soup scores on held-out without one of its ingredients, higher better."""
-        if not self._journal.recall(event=CONTRIBUTION, ingredient=ingredient):
-            self._add(event=CONTRIBUTION, ingredient=ingredient, score=score)
+        """Notes the soup's score on held-out without one of its ingredients, higher better."""
+        self._once(("ingredient",), event=CONTRIBUTION, ingredient=ingredient, score=score)
 
     def saved(self) -> bool:
-        """Whether the soup was saved before, and this is what happened next."""
+        """Whether the soup was saved before, and that is the journal's next event."""
         return self._journal.recall(event="saved") is not None
 
     def save(self, recipe: Mapping[str, Any]) -> None:
-        """Notes that the soup is saved, and of what it is made."""
+        """Notes that the soup is saved, and its recipe."""
         self._add(event="saved", recipe=dict(recipe))
 
     def finish(
@@ -140,14 +138,20 @@ class Ledger:
         """Notes that all is done and how much memory it took, and writes the leaderboard.
 
         Args:
-            last: makes what follows from all that happened: a run with a leaderboard counts as finished.
+            last: makes what follows from all events: a run with a leaderboard counts as finished.
         """
-        told = {"event": "finish", "greater_is_better": greater_is_better}
-        if self._journal.recall(**told) is None:
-            self._add(**told, peak_device_gib=peak.device, peak_host_gib=peak.host)
+        memory = {"peak_device_gib": peak.device, "peak_host_gib": peak.host}
+        self._once(("greater_is_better",), event="finish", greater_is_better=greater_is_better, **memory)
         last()
         if self.folder is not None:
             write_csv(self.folder / LEADERBOARD, leaderboard(self.events))
+
+    def _once(self, checked: Sequence[str], **event: Any) -> bool:
+        """Notes an event that is not the journal's next, with the same `checked` entries; whether it did."""
+        if self._journal.recall(**{name: event[name] for name in ("event", *checked)}) is not None:
+            return False
+        self._add(**event)
+        return True
 
     def _add(self, **event: Any) -> None:
         self._tell(self._journal.add(**event), anew=True)
@@ -155,15 +159,6 @@ class Ledger:
     def _tell(self, event: Event, anew: bool) -> None:
         for observer in self._observers:
             observer.noted(event, anew)
-
-    def _add_row(self, step: Step) -> None:
-        if self.folder is None:
-            return
-        if (file := self.folder / TRAJECTORY).exists():
-            append_csv(file, table_of([step], tasks_of(self.events), self._rows))
-        else:
-            self._write_trajectory()
-        self._rows += 1
 
     def _write_trajectory(self) -> None:
         if self.folder is not None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from soupkitchen.checkpoints import Pool
 from soupkitchen.checkpoints.steps import training_step
-from soupkitchen.errors import CandidateError, CheckpointError, ConfigError, DataError
-from soupkitchen.evaluation import Evaluation
+from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.evaluation import EarlyStopping, Evaluation
 from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Recipes
-from soupkitchen.experiment.scores import Scored, Scores
+from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import ByScore, parsed
@@ -31,10 +31,13 @@ _WILD = 0.25
 _UNITS = 20
 """The same of listed scores that differ by such a factor: percent are 100 times shares."""
 
+NONE_SCORED = "no run of the pool can be scored; the reasons are above"
+ALL_NAN = "every run of the pool scores NaN on the held-out set: there is nothing to rank"
+
 
 @dataclass(frozen=True)
 class Ranking:
-    """The runs that can be merged, in pool order, and how each does on held-out.
+    """The runs that can be merged, in pool order, with their scores on held-out.
 
     Attributes:
         runs: scores are higher better.
@@ -57,6 +60,34 @@ class Ranking:
     @property
     def best_first(self) -> list[Ranked]:
         return rank(self.runs)
+
+    def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
+        """The ranking in the order and batches in which candidates are scored, which `stopping` may choose.
+
+        A candidate and the soup are scored in the same batches: numbers that differ only because examples were
+        padded otherwise decide nothing. So the best runs are scored again if batches are other ones now.
+        """
+        if stopping is not None:
+            best = scores.score(Request("starting", recipes.single(self.best_first[0].name)))
+            stopping.arrange(scores.examples, "heldout", best.evaluation, list(self.singles.values()))
+        other_batches = self.in_pieces if stopping is None else "heldout" in scores.examples.arranged
+        if not other_batches or scores.tasks.binary:
+            return self
+        again = {}
+        for run in self.best_first:
+            single = self.singles.get(run.name)
+            if single and single.complete and self.best - single.score <= margin(self.best):
+                request = Request(f"starting ({run.name})", recipes.single(run.name))
+                again[run.name] = scores.score(request, anew=True).evaluation.score
+        runs = self.runs
+        if not self.listed:
+            runs = [replace(run, score=again.get(run.name, run.score)) for run in runs]
+        return replace(self, runs=runs, best=max(again.values()))
+
+
+def margin(score: float) -> float:
+    """How far below `score`, the best, a run may be that is the best in other batches."""
+    return abs(score) * _NEAR
 
 
 def check_ranking(
@@ -105,21 +136,19 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
         CheckpointError: where none can.
         DataError: where all score NaN.
     """
-    names = [run.name for run in pool]
-    requests = [
-        Request(f"ranking {name} ({number} of {len(names)})", recipes.single(name))
-        for number, name in enumerate(names, start=1)
-    ]
-    singles: dict[str, Scored] = {}
     normalized = scores.tasks.aggregate == "normalized"
-    for name, scored in zip(names, scores.each(requests), strict=True):
-        if isinstance(scored, CandidateError):
-            steps.failed("rank", name, (name,), scored)
+    singles: dict[str, Scored] = {}
+    requests = ranking_requests([run.name for run in pool], recipes)
+    for request, result in zip(requests, scores.each(requests), strict=True):
+        if isinstance(result, Unscorable):
+            steps.failed("rank", request.run, (request.run,), result.reason)
             continue
-        singles[name] = scored
-        log.info("rank     %-24s %s", name, steps.shown(scored))
+        singles[request.run] = result
+        log.info("rank     %-24s %s", request.run, steps.shown(result))
         if not normalized:
-            steps.ranked(scored)
+            steps.ranked(result)
+    if not singles:
+        raise CheckpointError(NONE_SCORED)
     if normalized:  # by what only the whole ranking tells
         scores.learn(
             scores.tasks.ranked({name: scored.evaluation.scores for name, scored in singles.items()})
@@ -127,44 +156,34 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
         singles = {name: scores.score(Request(name, recipes.single(name))) for name in singles}
         for scored in singles.values():
             steps.ranked(scored)
-    if not singles:
-        raise CheckpointError("no run of the pool can be scored; the reasons are above")
-    runs = [
-        Ranked(name, scored.evaluation.score, recipes.steps.get(name)) for name, scored in singles.items()
-    ]
+    evaluations = {name: scored.evaluation for name, scored in singles.items()}
+    runs = [Ranked(name, one.score, recipes.steps.get(name)) for name, one in evaluations.items()]
     if all(math.isnan(run.score) for run in runs):
-        raise DataError("every run of the pool scores NaN on the held-out set: there is nothing to rank")
-    return Ranking(runs, {name: one.evaluation for name, one in singles.items()}, rank(runs)[0].score)
+        raise DataError(ALL_NAN)
+    return Ranking(runs, evaluations, rank(runs)[0].score)
+
+
+def ranking_requests(names: Sequence[str], recipes: Recipes, **options: Any) -> list[Request]:
+    """Requests to score each run by itself; `options` are of all of them."""
+    return [
+        Request(f"ranking {name} ({number} of {len(names)})", recipes.single(name), run=name, **options)
+        for number, name in enumerate(names, start=1)
+    ]
 
 
 def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
     """Takes the scores that came with the list of runs; only the best run is scored.
 
     Raises:
-        ConfigError: where the list lacks one, or has one that the metric cannot give.
-        CandidateError: where the best cannot be scored.
+        ConfigError: if the list lacks one, or has one that the metric cannot give.
+        CandidateError: if the best cannot be scored.
     """
     tasks, metric = scores.tasks, scores.tasks.name
-    runs, most = [], tasks.best + _NEAR * max(1.0, abs(tasks.best))
-    for run in pool:
-        given = pool.scores.get(run.name, {})
-        found = next((given[key] for key in (metric, f"heldout_{metric}") if key in given), None)
-        if found is None:
-            raise ConfigError(
-                f"pool.trust_scores=true: the list of runs gives no {metric} for {run.name}; it has "
-                f"{', '.join(given) or 'no scores'}"
-            )
-        score = found if tasks.greater_is_better else -found
-        if not (math.isfinite(score) and score <= most):
-            better = "" if math.isinf(most) else f", of which the best is {tasks.shown(tasks.best):g}"
-            raise ConfigError(
-                f"pool.trust_scores=true: the list gives {found:g} for {run.name}, which is no {metric}"
-                f"{better}: is it in percent, or in another unit? Put it right, or leave trust_scores false"
-            )
-        runs.append(Ranked(run.name, score, recipes.steps.get(run.name)))
-    for one in rank(runs):
-        log.info("rank     %-24s %s %.4f (listed)", one.name, metric, tasks.shown(one.score))
-    first = rank(runs)[0].name
+    runs = [Ranked(run.name, _listed(run.name, pool, tasks), recipes.steps.get(run.name)) for run in pool]
+    best_first = rank(runs)
+    for run in best_first:
+        log.info("rank     %-24s %s %.4f (listed)", run.name, metric, tasks.shown(run.score))
+    first = best_first[0].name
     best = scores.score(Request(f"scoring {first}", recipes.single(first)))
     log.warning(
         "the order of the runs is that of listed scores (pool.trust_scores): only %s was scored, %s. "
@@ -172,13 +191,13 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
         first,
         steps.shown(best),
     )
-    listed, ours = (tasks.shown(score) for score in (rank(runs)[0].score, best.evaluation.score))
-    sizes = [abs(run.score) for run in runs if run.score]
+    listed, ours = (tasks.shown(score) for score in (best_first[0].score, best.evaluation.score))
     if abs(listed - ours) > _WILD * max(abs(listed), abs(ours)):
         log.warning(
             "the list says %g of %s, and it scores %g: are listed scores of other data, or in another unit?",
             *(listed, first, ours),
         )
+    sizes = [abs(run.score) for run in runs if run.score]
     if sizes and max(sizes) > _UNITS * min(sizes):
         log.warning(
             "the listed scores differ by a factor of %.0f: are all in one unit?", max(sizes) / min(sizes)
@@ -187,42 +206,20 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
     return Ranking(runs, {first: best.evaluation}, best.evaluation.score, listed=True)
 
 
-def arranged(ranking: Ranking, scores: Scores, recipes: Recipes, at_random: bool = False) -> Ranking:
-    """Has what most runs get wrong scored first, and the best runs scored again in these batches.
-
-    Or has all scored in an order drawn `at_random`.
-    """
-    best = ranking.best_first[0].name
-    start = scores.score(Request("starting", recipes.single(best)))
-    if at_random:
-        scores.examples.shuffle("heldout", start.evaluation)
-    else:
-        scores.examples.arrange("heldout", start.evaluation, list(ranking.singles.values()))
-    if "heldout" not in scores.examples.arranged:
-        return ranking
-    return scored_again(ranking, scores, recipes)
-
-
-def scored_again(ranking: Ranking, scores: Scores, recipes: Recipes) -> Ranking:
-    """The ranking with the best runs scored in the batches that there are now.
-
-    A candidate and what it is compared with are scored in the same batches: numbers that
-    differ only because examples were padded otherwise decide nothing.
-    """
-    if scores.tasks.binary:
-        return ranking
-    again = {}
-    for run in ranking.best_first:
-        single = ranking.singles.get(run.name)
-        if single and single.complete and ranking.best - single.score <= margin(ranking.best):
-            request = Request(f"starting ({run.name})", recipes.single(run.name))
-            again[run.name] = scores.score(request, anew=True).evaluation.score
-    runs = ranking.runs
-    if not ranking.listed:
-        runs = [replace(run, score=again.get(run.name, run.score)) for run in runs]
-    return replace(ranking, runs=runs, best=max(again.values()))
-
-
-def margin(score: float) -> float:
-    """How far below `score`, the best, a run may be that is the best in other batches."""
-    return abs(score) * _NEAR
+def _listed(name: str, pool: Pool, tasks: Several) -> float:
+    """A run's score in the list of runs, higher better."""
+    metric, listed = tasks.name, pool.scores.get(name, {})
+    found = next((listed[key] for key in (metric, f"heldout_{metric}") if key in listed), None)
+    if found is None:
+        raise ConfigError(
+            f"pool.trust_scores=true: the list of runs gives no {metric} for {name}; it has "
+            f"{', '.join(listed) or 'no scores'}"
+        )
+    score = found if tasks.greater_is_better else -found
+    if not (math.isfinite(score) and score <= tasks.best + _NEAR * max(1.0, abs(tasks.best))):
+        better = "" if math.isinf(tasks.best) else f", of which the best is {tasks.shown(tasks.best):g}"
+        raise ConfigError(
+            f"pool.trust_scores=true: the list gives {found:g} for {name}, which is no {metric}"
+            f"{better}: is it in percent, or in another unit? Put it right, or leave trust_scores false"
+        )
+    return score

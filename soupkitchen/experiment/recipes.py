@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import MergeMethod, Method, StackMethod, alternatives
 from soupkitchen.merging.weights import ByStep, check_names, parsed
 from soupkitchen.options.building import build, describe
-from soupkitchen.search import Mixture, Ranked
+from soupkitchen.search import Choice, Mixture, Proposal, Ranked
 from soupkitchen.search.window import check_steps
 from soupkitchen.soup import Recipe
+
+
+class Candidate(NamedTuple):
+    """A proposal, and one of the recipes that it stands for: one for each method of a grid."""
+
+    proposal: Proposal
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Candidates of which the best that the rule accepts becomes the soup: a search's `Choice`.
+
+    Attributes:
+        exact: how many of the best have to be scored in full, accepted or not.
+    """
+
+    candidates: tuple[Candidate, ...]
+    exact: int = 0
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,7 @@ class Recipes:
     Attributes:
         method: how runs are merged; it may be a grid.
         dtype: of all weights; None for that of the runs.
-        steps: the training step of each run, where that is known; for weights that follow from these.
+        steps: the training step of each run, if it is known; for weights that follow from these.
     """
 
     method: MergeMethod | StackMethod
@@ -30,25 +49,31 @@ class Recipes:
     steps: Mapping[str, int] = field(default_factory=dict)
 
     def single(self, name: str) -> Recipe:
-        """That of a run by itself."""
+        """The recipe of a run by itself."""
         return Recipe.single(name, self.dtype)
 
     def of(self, mixture: Mixture) -> list[Recipe]:
-        """Those of a mixture: one, or one for each method of the grid, of which the best is to be taken."""
+        """The recipes of a mixture: one, or one for each method of the grid, of which the best is to be taken."""
         if len(mixture.ingredients) == 1:
             return [self.single(mixture.ingredients[0])]
         method = self.method if not mixture.options else with_options(self.method, mixture.options)
         return [
-            Recipe.of(mixture.ingredients, one, self._weighed(mixture, one), self.dtype, variant)
+            Recipe.of(mixture.ingredients, one, self._weights(mixture, one), self.dtype, variant)
             for variant, one in alternatives(method).items()
         ]
 
-    def uniform(self, names: Sequence[str]) -> list[Recipe]:
-        """Those of some runs, merged with the method's weights."""
-        return self.of(Mixture(tuple(names)))
+    def contest(self, proposed: Proposal | Choice) -> Contest:
+        """A proposal or choice of a search, with a candidate for each method of the grid."""
+        choice = proposed if isinstance(proposed, Choice) else Choice((proposed,))
+        candidates = [
+            Candidate(proposal, recipe)
+            for proposal in choice.proposals
+            for recipe in self.of(proposal.mixture)
+        ]
+        return Contest(tuple(candidates), choice.exact)
 
-    def _weighed(self, mixture: Mixture, method: Method) -> list[Any] | None:
-        """What each ingredient counts: the mixture's coefficient times the method's weight."""
+    def _weights(self, mixture: Mixture, method: Method) -> list[Any] | None:
+        """The weight of each ingredient: the mixture's coefficient times the method's weight."""
         by_step = parsed(method.weights)
         if isinstance(by_step, ByStep):
             weights = by_step.coefficients([self.steps[name] for name in mixture.ingredients])

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.errors import CandidateError, CheckpointError
+from soupkitchen.errors import CheckpointError
 from soupkitchen.executors import Request
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.scores import Scored, Scores
+from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
 from soupkitchen.output.card import CARD, PICTURE, write_card
@@ -64,12 +64,11 @@ def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
         else:
             coefficients = tuple(recipe.coefficients[number] for number in rest)
             without = replace(recipe, ingredients=ingredients, coefficients=coefficients)
-        try:
-            scored = scores.score(Request(f"the soup without {name}", without))
-        except CandidateError as error:
-            log.warning("%s", scores.failed(error))
-            continue
-        ledger.contribution(name, scored.evaluation.score)
+        (result,) = scores.each([Request(f"the soup without {name}", without)])
+        if isinstance(result, Unscorable):
+            log.warning("%s", result.reason)
+        else:
+            ledger.contribution(name, result.evaluation.score)
 
 
 def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:

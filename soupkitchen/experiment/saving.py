@@ -16,71 +16,52 @@ def save_soup(
 ) -> None:
     """Saves the soup to `folder`.
 
-    The state of the search, then the live model are let go before the soup is loaded: never are
-    there two models.
+    The state of the search, then the live model are let go before the soup is loaded: there are never two
+    models.
 
     Args:
         floor: the best single run's score.
 
     Raises:
-        SaveError: where it cannot be written.
-        GuaranteeError: where it is not what was scored.
+        SaveError: if it cannot be written.
+        GuaranteeError: if it is not what was scored.
     """
+    evaluator, mixer, recipe, expected = bench.evaluator, bench.mixer, soup.recipe, soup.evaluation.score
+    live, processor = evaluator.live, evaluator.processor_folder
     if output.format == "adapter":
-        _save_adapter(soup, folder, floor, bench, output)
-    else:
-        _save_model(soup, folder, floor, bench, output, splits, runtime)
-
-
-def _save_adapter(soup: Scored, folder: Path, floor: float, bench: Bench, output: Output) -> None:
-    evaluator, recipe, mixer = bench.evaluator, soup.recipe, bench.mixer
-    runs = [mixer.pool[name] for name in recipe.ingredients]
-    bench.mixer.forget()
-    saved = output.save_adapter(
-        runs, recipe.coefficients, lambda: mixer.empty(recipe), evaluator.processor_folder, folder
-    )
-    evaluator.live.fill(saved.tensors())
-    again = evaluator.score("heldout").score
-    expected = soup.evaluation.score
-    output.check_score(again, expected, min(floor, expected), evaluator.tasks, folder)
-
-
-def _save_model(
-    soup: Scored,
-    folder: Path,
-    floor: float,
-    bench: Bench,
-    output: Output,
-    splits: Splits,
-    runtime: Runtime,
-) -> None:
-    evaluator, pool = bench.evaluator, bench.mixer.pool
-    live, examples = evaluator.live, evaluator.examples
-    bench.fill(soup.recipe)
-    bench.mixer.forget()
-    state = live.digests()
-    saved_run = output.save(live, evaluator.processor_folder, folder, pool.reference)
-    batch = {name: batches[0] for name, batches in examples.batches("heldout").items()}
+        runs = [mixer.pool[name] for name in recipe.ingredients]
+        mixer.forget()
+        adapter = output.save_adapter(
+            runs, recipe.coefficients, lambda: mixer.empty(recipe), processor, folder
+        )
+        live.fill(adapter.tensors())
+        again = evaluator.score("heldout").score
+        output.check_score(again, expected, min(floor, expected), evaluator.tasks, folder)
+        return
+    bench.fill(recipe)
+    mixer.forget()
+    digests = live.digests()
+    saved = output.save(live, processor, folder, mixer.pool.reference)
+    batch = {name: batches[0] for name, batches in evaluator.examples.batches("heldout").items()}
     outputs = evaluator.outputs("heldout", batch)
-    bench.mixer.take_from(saved_run, soup.recipe)
+    mixer.take_from(saved, recipe)
     evaluator.release()
-    whole = output.verify == "full"
-    asked = {name: split if whole else split.select(batch[name]) for name, split in splits["heldout"].items()}
-    live.load(saved_run)
-    check_weights(live, state, folder)
-    saved = evaluator_of(
-        saved_run,
+    whole, heldout = output.verify == "full", splits["heldout"]
+    asked = {name: split if whole else split.select(batch[name]) for name, split in heldout.items()}
+    live.load(saved)
+    check_weights(live, digests, folder)
+    rescorer = evaluator_of(
+        saved,
         evaluator.tasks,
         {"heldout": asked},
-        replace(runtime, batch_size=examples.batch_size),
+        replace(runtime, batch_size=evaluator.examples.batch_size),
         evaluator.dtype,
         accelerator=evaluator.accelerator,
         live=live,
     )
-    check_answers(saved, outputs, batch if whole else None, folder)
+    check_answers(rescorer, outputs, batch if whole else None, folder)
     if whole:
-        saved.examples.reorder("heldout", soup.order)
-        expected = soup.evaluation.score
-        output.check_score(saved.score("heldout").score, expected, floor, evaluator.tasks, folder)
-    saved.release()
-    live.load(pool.reference)
+        again = rescorer.score("heldout", order=soup.order).score
+        output.check_score(again, expected, floor, evaluator.tasks, folder)
+    rescorer.release()
+    live.load(mixer.pool.reference)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import transformers
 
 from soupkitchen.errors import SaveError, SoupkitchenError, calling
 from soupkitchen.executors import Local, Spmd
-from soupkitchen.executors.crew import Crew, LostError
+from soupkitchen.executors.process_group import LostError, ProcessGroup
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
@@ -35,41 +35,41 @@ log = logging.getLogger("soupkitchen")
 def carry_out(
     config: Mapping[str, Any], folder: Path, build: Callable[[Path], Experiment], overwrite: bool = False
 ) -> Result:
-    """Runs what `config` describes in `folder`, continues it, or takes it as it is if it is finished.
+    """Runs, or continues, the run of `config` in `folder`; a finished one is taken as it is.
 
     Args:
         config: the options by group, as the run's `config.yaml` keeps them.
         folder: the run's own; it need not be there.
-        build: makes the experiment; called only where there is work to do.
+        build: makes the experiment; called only if there is work to do.
         overwrite: whether earlier results are moved aside.
 
     Raises:
-        SoupkitchenError: for whatever the user can put right.
+        SoupkitchenError: for an error that the user can put right.
     """
     launch.check()
     with stopwatch.run(), soft_if_refused():
-        crew = Crew.joined()
-        if crew is None:
+        group = ProcessGroup.joined()
+        if group is None:
             return _carry_out(config, folder, build, overwrite)
-        if crew.number:
+        if group.number:
             with _quiet(), _silent():
-                follow(crew, lambda: build(folder).bench())
+                follow(group, lambda: build(folder).bench())
             return Result.of(folder, config)
         try:
-            return _carry_out(config, folder, _for_all(build, crew), overwrite)
+            return _carry_out(config, folder, _for_all(build, group), overwrite)
         finally:
             with suppress(LostError):
-                crew.tell("end")
+                group.tell("end")
 
 
-def _for_all(build: Callable[[Path], Experiment], crew: Crew) -> Callable[[Path], Experiment]:
-    """Has the others of a launch begin once it is clear that there is work, and that it can be done."""
+def _for_all(build: Callable[[Path], Experiment], group: ProcessGroup) -> Callable[[Path], Experiment]:
+    """Has the other processes of a launch begin once it is clear that there is work, and that it can be done."""
 
     def built(folder: Path) -> Experiment:
         experiment = build(folder)
         if type(experiment.executor) is Local:
             experiment = replace(experiment, executor=Spmd())
-        crew.tell("build")
+        group.tell("build")
         return experiment
 
     return built
@@ -92,7 +92,7 @@ def _carry_out(
                 run.write(config)
                 with trackers:
                     experiment.run([trackers])
-            _say(Result.of(folder, config))
+            _log(Result.of(folder, config))
         elif lost := run.lost(config):
             make_again(folder, lost)
         return Result.of(folder, config)
@@ -100,7 +100,7 @@ def _carry_out(
 
 @contextmanager
 def _still_there(folder: Path) -> Iterator[None]:
-    """Has what fails where somebody removed the folder meanwhile say that."""
+    """Says of an error that somebody removed the folder meanwhile, if so."""
     try:
         yield
     except (OSError, SoupkitchenError) as error:
@@ -109,7 +109,7 @@ def _still_there(folder: Path) -> Iterator[None]:
         raise SaveError(f"{folder} is gone: something removed or renamed it while the run worked") from error
 
 
-def _say(result: Result) -> None:
+def _log(result: Result) -> None:
     size, gain = len(result.ingredients), result.gain
     if gain > 0:
         log.info("The soup of %d gains %.4f over the best single run.", size, gain)
@@ -123,7 +123,7 @@ def _say(result: Result) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Leaves it to the first process of a launch to say anything."""
+    """Silences all but the first process of a launch."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -134,18 +134,15 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves it to us to say what is going on, and not to the libraries that work for us."""
-    logging_of = transformers.utils.logging
-    verbosity, bars = logging_of.get_verbosity(), datasets.are_progress_bars_disabled()
-    model_bars = logging_of.is_progress_bar_enabled()
-    logging_of.set_verbosity_error()
-    logging_of.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
+    """Silences the libraries that work for us."""
+    library = transformers.utils.logging
+    with ExitStack() as undo:
+        undo.callback(library.set_verbosity, library.get_verbosity())
+        library.set_verbosity_error()
+        if library.is_progress_bar_enabled():
+            undo.callback(library.enable_progress_bar)
+        library.disable_progress_bar()
+        if not datasets.are_progress_bars_disabled():
+            undo.callback(datasets.enable_progress_bars)
+        datasets.disable_progress_bars()
         yield
-    finally:
-        logging_of.set_verbosity(verbosity)
-        if model_bars:
-            logging_of.enable_progress_bar()
-        if not bars:
-            datasets.enable_progress_bars()

@@ -1,27 +1,26 @@
-"""What is said of each step: rows of the tables, and lines of the log."""
+"""The steps of a run: rows of its tables, and lines of its log."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import Comparison, confidence_interval
-from soupkitchen.experiment.scores import Scored, Scores
+from soupkitchen.experiment.judge import Verdict
+from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.records import Entry, Step
-from soupkitchen.search import Proposal
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
 
-_NAN = "its score is NaN"
+_NAN = {"decision": "error", "reason": "its score is NaN"}
 
 
 class Steps:
-    """Tells the ledger, and the log, of the steps of one run.
+    """Notes the steps of one run in its ledger and in the log.
 
     Args:
         rule: what a candidate's gain has to be, as tables state it.
@@ -34,91 +33,77 @@ class Steps:
     def tasks(self) -> Several:
         return self._scores.tasks
 
-    def ranked(self, scored: Scored) -> None:
-        """A run by itself."""
+    def ranked(self, scored: Scored, on_part: float | None = None) -> None:
+        """Notes a run by itself; `on_part` is its score on a part of the examples, if only that is scored."""
         (name,) = scored.recipe.ingredients
         self._scores.refuse_nan(name, scored)
-        nan = math.isnan(scored.evaluation.score)
-        self._ledger.step(self._step("rank", name, scored, **(_error(_NAN) if nan else {})))
-
-    def ranked_in_part(self, scored: Scored, on_part: float) -> None:
-        """A run on a part of the examples, or on the rest of them."""
-        (name,) = scored.recipe.ingredients
-        self._scores.refuse_nan(name, scored)
-        told: dict[str, Any] = {} if scored.known else {"score_on_part": self.tasks.shown(on_part)}
-        if not scored.known and not scored.evaluation.complete:
-            told["stopped_early"] = False
-        if math.isnan(scored.evaluation.score):
-            told |= _error(_NAN)
-        self._ledger.step(self._step("rank", name, scored, **told))
+        row: dict[str, Any] = dict(_NAN) if math.isnan(scored.evaluation.score) else {}
+        if on_part is not None:
+            row |= {"score_on_part": self.tasks.shown(on_part), "stopped_early": False}
+        self._note("rank", name, scored, **row)
 
     def started(self, name: str, scored: Scored) -> None:
-        """What the search starts as."""
-        size = len(scored.recipe.ingredients)
-        self._ledger.step(self._step("merge", name, scored, decision="start", soup_size=size))
+        """Notes the soup that the search starts as."""
+        self._note("merge", name, scored, decision="start", soup_size=scored.recipe.size)
 
     def returned(self, scored: Scored, reason: str) -> None:
-        """The soup is one run after all."""
+        """Notes that the soup is one run after all."""
         (name,) = scored.recipe.ingredients
         log.info("keep     %-24s %s: %s", name, self.shown(scored), reason)
-        self._ledger.step(
-            self._step("merge", name, scored, decision="keep", soup_size=1, rule=self._rule, reason=reason)
-        )
-
-    def taken(self, name: str, ingredients: tuple[str, ...]) -> None:
-        """A run is merged in, and nothing scored."""
-        size = len(ingredients)
-        self._ledger.step(
-            Step("merge", name, decision="keep", ingredients=ingredients, rule=self._rule, soup_size=size)
-        )
+        self._note("merge", name, scored, decision="keep", soup_size=1, rule=self._rule, reason=reason)
 
     def failed(
-        self,
-        stage: str,
-        name: str,
-        ingredients: tuple[str, ...],
-        error: CandidateError,
-        size: int | None = None,
+        self, stage: str, name: str, ingredients: Sequence[str], reason: str, size: int | None = None
     ) -> None:
-        """Something cannot be scored, and the run goes on; the soup has `size` ingredients."""
-        reason = str(error)
+        """Notes that something cannot be scored, and the run goes on; the soup has `size` ingredients."""
         log.warning("error    %-24s %s", name, reason)
-        self._scores.failed(error)
-        self._ledger.step(Step(stage, name, ingredients=ingredients, soup_size=size, **_error(reason)))
+        row = Step(stage, name, ingredients=tuple(ingredients), soup_size=size)
+        self._ledger.step(replace(row, decision="error", reason=reason))
 
-    def decided(
-        self,
-        proposal: Proposal,
-        scored: Scored,
-        kept: bool,
-        compared: Comparison | None,
-        before: Scored,
-        size: int,
-        choice: str,
-    ) -> None:
-        """A candidate was kept or discarded; the soup has `size` ingredients now, and scored as `before`."""
-        name = proposal.candidate
-        decision: dict[str, Any] = {"decision": "keep" if kept else "discard"}
-        if math.isnan(scored.evaluation.score):
-            decision = _error(_NAN)
-        log.info(
-            "%-8s %-24s %s (soup: %s)",
-            *(decision["decision"], name, self.shown(scored), self.shown(before, metric=False)),
-        )
-        told = {
-            "best_before": self.tasks.shown(before.evaluation.score),
-            "soup_size": size,
-            "rule": self._rule,
-            "choice": choice,
-            "variant": ", ".join(filter(None, (proposal.variant, scored.recipe.variant))),
-        }
-        self._ledger.step(self._step("merge", name, scored, **decision, **told, **_comparison(compared)))
+    def decided(self, verdicts: Sequence[Verdict], before: Scored, size: int, choice: int) -> None:
+        """Notes the decision between some candidates, of which one at most was kept.
+
+        Args:
+            before: the soup until then.
+            size: how many ingredients the soup has now.
+            choice: the number of the decision.
+        """
+        for verdict in verdicts:
+            proposal, result = verdict.candidate.proposal, verdict.result
+            name, ingredients = proposal.candidate, proposal.mixture.ingredients
+            for run in proposal.unscored:
+                merged = ingredients[: ingredients.index(run) + 1]
+                row = Step("merge", run, ingredients=merged, rule=self._rule, soup_size=len(merged))
+                self._ledger.step(replace(row, decision="keep"))
+            if isinstance(result, Unscorable):
+                self.failed("merge", name, ingredients, result.reason, size)
+                continue
+            self._scores.refuse_nan(f"the soup with {name}", result)
+            decision: dict[str, str] = {"decision": "keep" if verdict.kept else "discard"}
+            if math.isnan(result.evaluation.score):
+                decision = _NAN
+            log.info(
+                "%-8s %-24s %s (soup: %s)",
+                *(decision["decision"], name, self.shown(result), self.shown(before, metric=False)),
+            )
+            self._note(
+                "merge",
+                name,
+                result,
+                **decision,
+                **_comparison(verdict.comparison),
+                best_before=self.tasks.shown(before.evaluation.score),
+                soup_size=size,
+                rule=self._rule,
+                choice=proposal.among or str(choice),
+                variant=", ".join(filter(None, (proposal.variant, result.recipe.variant))),
+            )
 
     def final(self, model: str, kind: str, scored: Mapping[str, Scored]) -> None:
-        """A model of the final table, by split."""
-        for split, one in scored.items():
+        """Notes a model of the final table, by split."""
+        for split, of_split in scored.items():
             if kind != "single" or split == "test":
-                self._ledger.step(self._step("final", model, one))
+                self._note("final", model, of_split)
         heldout, test = scored["heldout"], scored.get("test")
         references = self._scores.examples.references("heldout")
         entry = Entry(
@@ -134,7 +119,7 @@ class Steps:
         self._ledger.entry(entry)
 
     def unscored(self, name: str, kind: str, score: float) -> None:
-        """A run whose score came with the list of runs, or is of a part of the examples."""
+        """Notes a run whose score came with the list of runs, or is of a part of the examples."""
         self._ledger.entry(Entry(name, kind, (name,), score))
 
     def shown(self, scored: Scored, metric: bool = True) -> str:
@@ -145,10 +130,11 @@ class Steps:
         sure = " with confidence" if evaluation.stopped_by == "confidence" else ""
         return f"{name}{at_most}{self.tasks.shown(evaluation.score):.4f}{sure}"
 
-    def _step(self, stage: str, candidate: str, scored: Scored, **more: Any) -> Step:
+    def _note(self, stage: str, candidate: str, scored: Scored, **more: Any) -> None:
+        """Notes a row of the trajectory, with `more` entries than what the score says."""
         evaluation = scored.evaluation
         score = self.tasks.shown(evaluation.score)
-        step = Step(
+        row = Step(
             stage=stage,
             candidate=candidate,
             variant=scored.recipe.variant,
@@ -167,7 +153,7 @@ class Steps:
             cached=scored.cached,
             tasks=self._by_task(scored) if evaluation.complete else {},
         )
-        return replace(step, **more)
+        self._ledger.step(replace(row, **more))
 
     def _by_task(self, scored: Scored) -> dict[str, float]:
         """The score of each task that has a name, with its metric's own sign."""
@@ -175,19 +161,9 @@ class Steps:
         return {name: tasks[name].metric.shown(part.score) for name, part in parts.items() if name}
 
 
-def _error(reason: str) -> dict[str, Any]:
-    return {"decision": "error", "reason": reason}
-
-
-def _comparison(compared: Comparison | None) -> dict[str, Any]:
-    if compared is None:
+def _comparison(comparison: Comparison | None) -> dict[str, Any]:
+    if comparison is None:
         return {}
-    low, high = compared.interval or (None, None)
-    return {
-        "gain": compared.gain,
-        "gain_low": low,
-        "gain_high": high,
-        "p_value": compared.p_value,
-        "fixed": compared.fixed,
-        "broken": compared.broken,
-    }
+    low, high = comparison.interval or (None, None)
+    row = {name: getattr(comparison, name) for name in ("gain", "p_value", "fixed", "broken")}
+    return {**row, "gain_low": low, "gain_high": high}

@@ -56,12 +56,7 @@ class Sum:
         return SumState(torch.zeros_like(like), 0.0)
 
     def add(
-        self,
-        state: SumState,
-        sparse: torch.Tensor,
-        weight: float,
-        factor: float,
-        out: SumState | None = None,
+        self, state: SumState, sparse: torch.Tensor, weight: float, factor: float, out: SumState | None = None
     ) -> SumState:
         total = torch.add(state.total, sparse, alpha=weight * factor, out=out and out.total)
         return SumState(total, state.weight + weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,9 +9,6 @@ from typing import Any, Literal
 from soupkitchen.store.events import STEP
 
 State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
-
-_SCORED = re.compile(r"(?:ranking|merging) (.*) \(\d+ of \d+\)", re.DOTALL)
-"""The name of what is being scored, if that is one run, or a run that is merged in."""
 
 
 @dataclass
@@ -78,10 +74,9 @@ class Known:
             elif event["stage"] == "merge":
                 self._merged(event)
 
-    def scoring(self, what: str) -> None:
-        """Takes in what is scored next."""
-        match = _SCORED.fullmatch(what)
-        self.now = match[1] if match and match[1] in self.runs else None
+    def scoring(self, run: str) -> None:
+        """Takes in the run that is ranked or merged in next, if it is one."""
+        self.now = run if run in self.runs else None
 
     def state(self, name: str) -> State:
         """The state of a run at present."""

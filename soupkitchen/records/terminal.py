@@ -82,10 +82,10 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def scoring(self, what: str) -> Callable[[int, int], None]:
-        """Announces what is scored next; the callback takes examples done and in all."""
+    def scoring(self, what: str, run: str = "") -> Callable[[int, int], None]:
+        """Announces the next request and its run; the callback takes examples done and in all."""
         with self._lock:
-            self._known.scoring(what)
+            self._known.scoring(run)
             self._what, self._done, self._total = what, 0, 0
             self._begun = self._now() if self._begun is None else self._begun
 

@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import is_number
-from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
+from soupkitchen.search.base import (
+    Choice,
+    Facts,
+    Guarded,
+    Mixture,
+    Proposal,
+    Ranked,
+    Trial,
+    candidates_of,
+    played,
+)
 from soupkitchen.search.greedy import Greedy
-from soupkitchen.search.phases import played
 
 if TYPE_CHECKING:
     from soupkitchen.search.space import Space

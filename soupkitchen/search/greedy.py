@@ -20,8 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
-from soupkitchen.search.phases import in_turn
+from soupkitchen.search.base import (
+    Choice,
+    Facts,
+    Guarded,
+    Mixture,
+    Proposal,
+    Ranked,
+    Trial,
+    candidates_of,
+    in_turn,
+)
 from soupkitchen.search.pruning import drop_while_it_helps
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, rank
-from soupkitchen.search.phases import in_turn
+from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, Trial, in_turn, rank
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""One tensor's running state, driven chunk by chunk, and what is fed to it."""
+"""Folds: one tensor's running state, driven chunk by chunk, and the operands of it."""
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,24 +11,25 @@ from soupkitchen.checkpoints.reader import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
 from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks
-from soupkitchen.soup.held import Reader
 from soupkitchen.soup.memory import StateMemory
-
-log = logging.getLogger(__name__)
+from soupkitchen.soup.reader import Reader
 
 AnyMethod = MergeMethod | StackMethod
 
 
 Plans = dict[tuple[Ingredient, str], Any]
-"""What a method has found of tensors that depends on neither state nor weight, by run and name."""
+"""A method's plans of tensors, which depend on neither state nor weight, by run and name."""
+
+Remarks = list[str | None]
+"""A method's remarks on the tensors of one merge."""
 
 
 class Operand(NamedTuple):
     """One run's tensor for a fold.
 
     Attributes:
-        x: its values or, where `relative`, what fine-tuning changed.
-        plans: where what the method finds of it is kept; None for nowhere.
+        x: its values or, if `relative`, its change by fine-tuning.
+        plans: where the method's plan of it is kept; None for nowhere.
     """
 
     x: torch.Tensor
@@ -39,8 +38,8 @@ class Operand(NamedTuple):
     plans: Plans | None = None
 
 
-class Vector:
-    """A tensor, or what fine-tuning changed of it: flat, float32, computed where it is looked at."""
+class TensorVector:
+    """A tensor, or its change by fine-tuning: flat, float32, computed on access."""
 
     def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
         self.device = device
@@ -55,15 +54,15 @@ class Vector:
         return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
-        """The same, for those who have that part of the base in float32 already."""
+        """The same, given that part of the base in float32."""
         x = self._x[part]
         if self._base is None or base is None:
             return x.float()
         return torch.sub(x, base) if x.dtype == torch.float32 else x.float().sub_(base)
 
 
-class Whole:
-    """What fine-tuning changed of one tensor, looked up whenever it is looked at: it holds nothing itself."""
+class LazyChange:
+    """A tensor's change by fine-tuning, read at each access: it holds nothing itself."""
 
     def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: Reader) -> None:
         self.device = reader.device
@@ -75,9 +74,9 @@ class Whole:
     def __getitem__(self, part: slice) -> torch.Tensor:
         x = self._reader.change(self._run, self._name) if self._base else None
         if x is not None:
-            return Vector(x, None, self.device)[part]
+            return TensorVector(x, None, self.device)[part]
         base = self._base.tensor(self._name).to(self.device).reshape(-1) if self._base else None
-        return Vector(self._run.tensor(self._name), base, self.device)[part]
+        return TensorVector(self._run.tensor(self._name), base, self.device)[part]
 
 
 class Fold:
@@ -101,16 +100,17 @@ class Fold:
         self._elements = torch.Size(shape).numel()
         self._state: Any = None
 
-    def taste(self, operand: Operand, finish: AnyMethod, remarks: Remarks | None = None) -> torch.Tensor:
+    def taste(self, operand: Operand, finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
+        """The merged tensor with one more run, which is not kept."""
         vector, measure = self._measure(operand, remarks)
-        merged = self._empty()
-        for part in chunks(self._elements, self._device):
-            base = self._base_of(part)
-            folded = self.method.add(self._slice(part), vector.look(part, base), measure, part.start)
-            self._write_out(merged, part, folded, base, finish)
-        return merged
 
-    def keep(self, operand: Operand, remarks: Remarks | None = None) -> None:
+        def state(part: slice, base: torch.Tensor | None) -> Any:
+            return self.method.add(self._slice(part), vector.look(part, base), measure, part.start)
+
+        return self._finished(state, finish)
+
+    def keep(self, operand: Operand, remarks: Remarks) -> None:
+        """Adds a run to the state."""
         if self._state is None:
             self._state = self._memory.state(self.method, self._elements)
         vector, measure = self._measure(operand, remarks)
@@ -132,33 +132,41 @@ class Fold:
             field[part] = new
         return field
 
-    def blend(
-        self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks | None = None
-    ) -> torch.Tensor:
-        """What keeping all of them gives. Where measures allow it, the state never leaves the cache."""
+    def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
+        """The merged tensor of these runs. Unless measures need it whole, the state never leaves the cache."""
         if self.method.stepwise:
             for operand in operands:
                 self.keep(operand, remarks)
             return self.result(finish)
         measured = [self._measure(operand, remarks) for operand in operands]
-        merged = self._empty()
-        for part in chunks(self._elements, self._device):
-            base = self._base_of(part)
+
+        def state(part: slice, base: torch.Tensor | None) -> Any:
             like = torch.empty(part.stop - part.start, dtype=torch.float32, device=self._device)
-            state = self.method.init(like)
+            folded = self.method.init(like)
             for vector, measure in measured:
-                state = self.method.add_(state, vector.look(part, base), measure, part.start)
-            self._write_out(merged, part, state, base, finish)
-        return merged
+                folded = self.method.add_(folded, vector.look(part, base), measure, part.start)
+            return folded
+
+        return self._finished(state, finish)
 
     def result(self, finish: AnyMethod) -> torch.Tensor:
-        merged = self._empty()
-        for part in chunks(self._elements, self._device):
-            self._write_out(merged, part, self._slice(part), self._base_of(part), finish)
-        return merged
+        """The merged tensor of the runs that were kept."""
+        return self._finished(lambda part, base: self._slice(part), finish)
 
-    def _empty(self) -> torch.Tensor:
-        return torch.empty(self._shape, dtype=self._dtype, device=self._device)
+    def _finished(
+        self, state_of: Callable[[slice, torch.Tensor | None], Any], finish: AnyMethod
+    ) -> torch.Tensor:
+        """The merged tensor, of the state of each part."""
+        method = self.method if self._instead else finish
+        assert isinstance(method, MergeMethod)
+        merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        for part in chunks(self._elements, self._device):
+            base = self._base_of(part)
+            values = method.result(state_of(part, base))
+            if base is not None:
+                values = values + base
+            merged.view(-1)[part] = values
+        return merged
 
     def _base_of(self, part: slice) -> torch.Tensor | None:
         """A part of the base's tensor in float32, converted once for all that look at it."""
@@ -169,8 +177,8 @@ class Fold:
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 
-    def _measure(self, operand: Operand, remarks: Remarks | None) -> tuple[Vector, Any]:
-        vector = Vector(operand.x, None if operand.relative else self._base, self._device)
+    def _measure(self, operand: Operand, remarks: Remarks) -> tuple[TensorVector, Any]:
+        vector = TensorVector(operand.x, None if operand.relative else self._base, self._device)
         origin, plans = operand.origin, operand.plans
         if plans is not None and not self.method.stepwise:
             key = origin.ingredient, origin.tensor
@@ -178,33 +186,5 @@ class Fold:
                 plans[key] = self.method.plan(vector, origin)
             origin = origin._replace(plan=plans[key])
         measure = self.method.measure(self._state, vector, origin)
-        if remarks is not None:
-            remarks.add(self.method.remark(measure))
+        remarks.append(self.method.remark(measure))
         return vector, measure
-
-    def _write_out(
-        self, merged: torch.Tensor, part: slice, state: Any, base: torch.Tensor | None, finish: AnyMethod
-    ) -> None:
-        method = self.method if self._instead else finish
-        assert isinstance(method, MergeMethod)
-        values = method.result(state)
-        if base is not None:
-            values = values + base
-        merged.view(-1)[part] = values
-
-
-class Remarks:
-    """Counts what a method has to say of the tensors of one merge."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._tensors = 0
-
-    def add(self, remark: str | None) -> None:
-        self._tensors += 1
-        if remark:
-            self._counts[remark] += 1
-
-    def say(self) -> None:
-        for remark, count in self._counts.items():
-            log.info("%s in %d of %d tensors", remark, count, self._tensors)

@@ -1,6 +1,6 @@
-"""Turns recipes into tensors: by a running state where that serves, else by reading all ingredients.
+"""The mixer: turns recipes into tensors, by a running state or by reading all ingredients.
 
-Nobody else knows which of the two it was.
+Its callers do not know which of the two it was.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from soupkitchen.checkpoints.reader import Tensors
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup.fold import Plans
-from soupkitchen.soup.held import Held, Reader
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.soup.reader import CachingReader, Reader
 from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
 
 DtypeOf = Callable[[str, torch.dtype], torch.dtype]
-"""In which dtype a tensor is loaded, by its name, where the model is loaded in the given one."""
+"""In which dtype a tensor is loaded, by its name, if the model is loaded in the given one."""
 
 
 class Mixer:
@@ -31,7 +31,10 @@ class Mixer:
         device: where arithmetic is done.
         dtype_of: for models some of whose tensors stay in float32 whatever is asked for.
         memory: makes the memory of a running state; by default it lies on the device.
-        reader: what reads tensors that are not held; by default each when it is asked for.
+        reader: reads tensors that are not cached; by default each when it is asked for.
+        caching: whether the same ingredients are merged time and again with other coefficients, so that it
+            pays to cache what is read of them, as far as the memory allows. There is a cache or a running
+            state, never both: the state gives way to the cache, and comes only while there is none.
     """
 
     def __init__(
@@ -41,57 +44,54 @@ class Mixer:
         dtype_of: DtypeOf = lambda name, dtype: dtype,
         memory: Callable[[], StateMemory] | None = None,
         reader: Reader | None = None,
+        caching: bool = False,
     ) -> None:
         self.pool = pool
         self.device = device or torch.device("cpu")
+        self.caching = caching
         self._dtype_of = dtype_of
         self._memory = memory or (lambda: StateMemory(self.device))
         self._reader = reader or Reader(self.device)
         self._soup: Soup | None = None  # the running state
-        self._held: Held | None = None  # there is one or the other
-        self._made: Recipe | None = None  # what it was made by
+        self._made: Recipe | None = None  # the recipe that it was made by
+        self._cache: CachingReader | None = None
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
-        self._found: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
+        self._surveyed: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
 
-    def tensors(self, recipe: Recipe, growing: bool = False, again: bool = False) -> Tensors:
-        """Yields what `recipe` gives, name and tensor.
+    def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
+        """Yields the tensors of `recipe` with their names.
 
         Args:
-            growing: whether others are to follow that share all ingredients but the last, so that a
-                running state of these pays. The tensors are the same either way, but for methods
-                that say otherwise.
-            again: whether others are to follow that merge the same ingredients with other coefficients, so
-                that it pays to hold what is read of these, as far as the memory allows; a running state is
-                let go for it. Where both are said it is a running state, unless something is held already.
+            growing: whether recipes are to follow that share all ingredients but the last, so that a running
+                state of these pays. The tensors are the same either way, but for methods that say otherwise.
         """
         if (saved := self._saved.get(recipe.digest)) is not None:
             return saved.tensors()
         runs = [self.pool[name] for name in recipe.ingredients]
         if recipe.method is None:
-            return in_dtype(self._reader.tensors(runs[0]), self._telling(recipe))
+            return in_dtype(self._reader.tensors(runs[0]), self._dtypes(recipe))
         if (soup := self._state_of(recipe, recipe.size)) is not None:
             return soup.tensors()
-        weight = recipe.coefficients[-1]
-        if growing and not (again and self._held):
-            return self._grown(recipe, runs).taste(runs[-1], weight)
-        if again:
-            return self._holding(recipe).blend(runs, recipe.coefficients)
+        if growing and not (self.caching and self._cache):
+            return self._grown(recipe, runs).taste(runs[-1], recipe.coefficients[-1])
+        if self.caching:
+            return self._with_cache(recipe).blend(runs, recipe.coefficients)
         if (soup := self._state_of(recipe, recipe.size - 1)) is not None:
-            return soup.taste(runs[-1], weight)
+            return soup.taste(runs[-1], recipe.coefficients[-1])
         return self.empty(recipe).blend(runs, recipe.coefficients)
 
     def empty(self, recipe: Recipe, memory: StateMemory | None = None, reader: Reader | None = None) -> Soup:
         """A soup of nothing, to be made as `recipe` says."""
         fold = recipe.fold if recipe.method else ""
-        if fold != self._found[0]:
-            self._found = fold, {}, {}
-        _, surveys, plans = self._found
+        if fold != self._surveyed[0]:
+            self._surveyed = fold, {}, {}
+        _, surveys, plans = self._surveyed
         return Soup(
             _method(recipe),
             self.device,
             self.pool.base,
-            self._telling(recipe),
+            self._dtypes(recipe),
             memory,
             self._warned,
             surveys,
@@ -100,48 +100,46 @@ class Mixer:
         )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
-        """Has the tensors of `recipe` read from where it was saved, and lets go what is held.
+        """Has the tensors of `recipe` read from where it was saved, and frees the cache.
 
-        Where transformers saves other tensors than the runs have, a running state stays, as the recipe's
+        If transformers saves other tensors than the runs have, a running state stays, as the recipe's
         tensors are made of it.
         """
-        self._release()
+        self._free_cache()
         if (view := self.pool.by_its_names(saved)) is not None:
             self._saved[recipe.digest] = view
             self.forget()
 
     def forget(self) -> None:
-        """Gives the memory of the running state, and of all that is held, back."""
-        self._release()
+        """Frees the memory of the running state and of the cache."""
+        self._free_cache()
         self._reader.forget()
         if self._soup is not None:
             self._soup.forget()
         self._soup, self._made = None, None
 
-    def _release(self) -> None:
-        """Gives the memory of what is held back."""
-        if self._held is not None:
-            self._held.forget()
-        self._held = None
+    def _free_cache(self) -> None:
+        if self._cache is not None:
+            self._cache.forget()
+        self._cache = None
 
-    def _holding(self, recipe: Recipe) -> Soup:
-        """A soup of nothing that holds what it reads."""
-        if self._held is None:
+    def _with_cache(self, recipe: Recipe) -> Soup:
+        """A soup of nothing that caches the tensors that it reads."""
+        if self._cache is None:
             self.forget()
-            self._held = Held(self._memory())
-        return self.empty(recipe, reader=self._held)
+            self._cache = CachingReader(self._memory())
+        return self.empty(recipe, reader=self._cache)
 
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
-        """The running state, where it is that of the first `size` ingredients."""
-        served = self._serves(recipe)
-        if not served or self._soup is None or len(self._soup.ingredients) != size:
+        """The running state, if it is that of the first `size` ingredients."""
+        if self._soup is None or len(self._soup.ingredients) != size or not self._serves(recipe):
             return None
         self._soup.method = _method(recipe)
         return self._soup
 
     def _grown(self, recipe: Recipe, runs: list[Checkpoint]) -> Soup:
-        """The running state of all ingredients but the last, carried on where it is of some of them."""
-        *before, _ = runs
+        """The running state of all ingredients but the last, carried on if it is of some of them."""
+        before = runs[:-1]
         if self._soup is None or not self._serves(recipe) or len(self._soup.ingredients) > len(before):
             self.forget()
             self._soup = self.empty(recipe, self._memory())
@@ -163,7 +161,7 @@ class Mixer:
         same = [(one.ingredients[:size], one.coefficients[:size], one.fold) for one in (recipe, self._made)]
         return same[0] == same[1]
 
-    def _telling(self, recipe: Recipe) -> Callable[[str], torch.dtype | None]:
+    def _dtypes(self, recipe: Recipe) -> Callable[[str], torch.dtype | None]:
         if recipe.dtype is None:
             return lambda name: None
         dtype: torch.dtype = getattr(torch, recipe.dtype)
@@ -172,7 +170,7 @@ class Mixer:
 
 def check_unchanged(recipe: Recipe, pool: Pool) -> None:
     """Raises:
-    CheckpointError: where files of what a recipe merges are not what they were when the pool was opened.
+    CheckpointError: if files that a recipe merges are not what they were when the pool was opened.
     """
     needs_base = recipe.method is not None and recipe.merge_method().needs_base
     base = [pool.base] if pool.base and needs_base else []
@@ -186,8 +184,4 @@ def check_unchanged(recipe: Recipe, pool: Pool) -> None:
 
 
 def _method(recipe: Recipe) -> MergeMethod | StackMethod:
-    if recipe.method is None:  # a soup of one is that run, whatever the method
-        return Linear()
-    method = recipe.merge_method()
-    assert isinstance(method, (MergeMethod, StackMethod))
-    return method
+    return Linear() if recipe.method is None else recipe.merge_method()  # a soup of one is that run

@@ -1,7 +1,7 @@
-"""A recipe: what a soup is made of, as plain data.
+"""Recipes: the ingredients, coefficients and merge method of a soup, as plain data.
 
-It can be printed, compared, written to a file, sent to another process and made again there. What a
-merge method is, it says by the method's tree of options (see `building`).
+They can be printed, compared, written to a file, sent to another process and made again there. The method is
+its tree of options (see `building`).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Recipe:
     """
 
     ingredients: tuple[str, ...]
-    coefficients: tuple[Coefficient, ...]
-    method: Mapping[str, Any] | None = field(default=None, hash=False)
+    coefficients: tuple[float | Annotated[tuple[float, ...], MinLen(1)], ...]
+    method: dict[str, Any] | None = field(default=None, hash=False)
     dtype: str | None = None
-    recalibrate: int = 0
+    recalibrate: Annotated[int, Ge(0)] = 0
     variant: str = field(default="", compare=False)
 
     @classmethod
@@ -88,13 +88,13 @@ class Recipe:
         Raises:
             ConfigError: if it describes none, or names what is neither ours nor of `trust`.
         """
-        told = checked(data, _Data, "this is no recipe")
-        if len(told.ingredients) != len(told.coefficients) or not told.ingredients:
+        recipe = checked(data, cls, "this is no recipe")
+        if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
             raise ConfigError("this is no recipe: that needs ingredients, and a coefficient for each")
-        if told.dtype is not None and not isinstance(getattr(torch, told.dtype, None), torch.dtype):
-            raise ConfigError(f"this is no recipe: its dtype={told.dtype} is none of PyTorch's")
-        check_names(targets(told.method), _OURS, trust)
-        return cls(**{**vars(told), "coefficients": tuple(map(plain, told.coefficients))})
+        if recipe.dtype is not None and not isinstance(getattr(torch, recipe.dtype, None), torch.dtype):
+            raise ConfigError(f"this is no recipe: its dtype={recipe.dtype} is none of PyTorch's")
+        check_names(targets(recipe.method), _OURS, trust)
+        return replace(recipe, coefficients=tuple(map(plain, recipe.coefficients)))
 
     def to_data(self) -> dict[str, Any]:
         """What JSON and YAML have words for; `from_data` makes the recipe of it again."""
@@ -144,18 +144,6 @@ class Recipe:
         late = self.merge_method().late
         kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}
         return json.dumps([kept, self.dtype], sort_keys=True)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What a file says of a recipe."""
-
-    ingredients: tuple[str, ...]
-    coefficients: tuple[float | Annotated[tuple[float, ...], MinLen(1)], ...]
-    method: dict[str, Any] | None = None
-    dtype: str | None = None
-    recalibrate: Annotated[int, Ge(0)] = 0
-    variant: str = ""
 
 
 def _numbers(tree: Any) -> Any:

@@ -14,7 +14,8 @@ have no state and cost nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,10 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import keep_freed_memory
 from soupkitchen.search.base import Coefficient
-from soupkitchen.soup.depth import parts
-from soupkitchen.soup.fold import AnyMethod, Fold, Operand, Plans, Remarks, Whole
-from soupkitchen.soup.held import Reader
+from soupkitchen.soup.coefficients import by_tensor
+from soupkitchen.soup.fold import AnyMethod, Fold, LazyChange, Operand, Plans, Remarks
 from soupkitchen.soup.memory import StateMemory
+from soupkitchen.soup.reader import Reader
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,10 @@ _NEXT_TO_NOTHING = 1e-30
 
 
 class Portion(NamedTuple):
-    """A run, and its weight in the merge, or in each part of the depth."""
+    """A run, and its weight in each tensor, by the tensor's name."""
 
     run: Checkpoint
-    weight: Coefficient
+    weight: Callable[[str], float]
 
 
 class Share(NamedTuple):
@@ -103,7 +104,7 @@ class Soup:
         self.method: AnyMethod = method
         self.device = device or torch.device("cpu")
         self.base = base if method.needs_base else None
-        self.dtype_of = _telling(dtype)
+        self.dtype_of = _by_name(dtype)
         self._memory = memory or StateMemory(self.device)
         self._ingredients: tuple[Portion, ...] = ()
         self._folds: dict[str, Fold] = {}
@@ -112,7 +113,6 @@ class Soup:
         self._surveys = {} if surveys is None else surveys
         self._reader = reader or Reader(self.device)
         self._plans = plans
-        self._parts: dict[int, Mapping[str, int]] = {}
         self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
         keep_freed_memory()
 
@@ -128,60 +128,32 @@ class Soup:
 
     def tensors(self) -> Tensors:
         """Yields the soup's weights. A soup of one is that ingredient, whatever the method."""
-        if len(self._ingredients) == 1:
-            yield from self._alone(self._ingredients[0].run)
-            return
-        for name in self._ingredients[0].run.header:
-            if name in self._fixed:
-                yield name, self._fixed[name]
-                continue
-            shares = self._shares(name, self._ingredients)
-            if name not in self._differing and self._keeps_equal(shares):
-                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
-            elif name in self._folds:
-                yield name, self._folds[name].result(self.method)
-            elif isinstance(self.method, StackMethod) and not self._untouched(name, shares):
-                yield name, self._stacked(name, shares)
-            else:
-                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
+        return self._merged(self._ingredients, self._ingredients[0].run)
 
     def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
         """Yields the weights that the soup would have with `candidate` in it."""
-        if not self._ingredients:
-            yield from self._alone(candidate)
-            return
-        self._warn_of_fixed((self._ingredients[0].run, candidate))
-        remarks, portion = Remarks(), self._portion(candidate, weight)
-        together = (*self._ingredients, portion)
-        for name, info in candidate.header.items():
-            shares = self._shares(name, together)
-            if not info.is_floating_point:
-                yield name, self._unmerged(name, shares[0].run)
-            elif self._untouched(name, shares) or (
-                name not in self._differing
-                and self._keeps_equal(shares)
-                and _are_equal(name, shares, self._reader)
-            ):
-                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
-            elif isinstance(self.method, StackMethod):
-                yield name, self._stacked(name, shares)
-            elif name not in self._folds:  # the candidate is the first to change it
-                yield name, self._blended(name, shares, remarks)
-            elif self._weight(name, portion):
-                operand = self._operand(name, shares[-1])
-                yield name, self._folds[name].taste(operand, self.method, remarks)
-            else:
-                yield name, self._folds[name].result(self.method)
-        remarks.say()
+        portion = self._portion(candidate, weight)
+        return self._merged((*self._ingredients, portion), candidate, candidate=portion)
+
+    def blend(
+        self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
+    ) -> Tensors:
+        """Yields the weights that a soup of just these `ingredients` would have.
+
+        It takes the memory of one tensor, not of a running state; the arithmetic is the same.
+        """
+        each: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
+        portions = [self._portion(run, weight) for run, weight in zip(ingredients, each, strict=True)]
+        return self._merged(portions, ingredients[0], running=False)
 
     def keep(self, ingredient: Checkpoint, weight: Coefficient | None = None) -> None:
         """Makes `ingredient` part of the soup."""
-        if self.base is not None and not self._ingredients:
+        if not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
         portion = self._portion(ingredient, weight)
         together = (*self._ingredients, portion)
         for name, info in ingredient.header.items():
-            if not self._weight(name, portion):
+            if not portion.weight(name):
                 continue
             if not info.is_floating_point:
                 self._fixed[name] = self._unmerged(name, ingredient)
@@ -193,78 +165,72 @@ class Soup:
                 started = name in self._folds
                 if not started:
                     self._folds[name] = self._start(name, shares[0].run, self._memory)
-                for one in shares[-1:] if started else shares:
-                    self._folds[name].keep(self._operand(name, one))
+                for share in shares[-1:] if started else shares:
+                    self._folds[name].keep(self._operand(name, share), [])
         self._ingredients = together
 
-    def blend(
-        self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
+    def _merged(
+        self,
+        portions: Sequence[Portion],
+        like: Checkpoint,
+        candidate: Portion | None = None,
+        running: bool = True,
     ) -> Tensors:
-        """Yields the weights that a soup of just these `ingredients` would have.
+        """Yields the merge of `portions`, tensors in the order of `like`.
 
-        Where all are known beforehand this takes the memory of one tensor, not of a
-        running state; the arithmetic is the same.
+        Args:
+            candidate: the last of them, if the running state is of the others.
+            running: whether the running state serves.
         """
-        first = ingredients[0]
-        if len(ingredients) == 1:
-            yield from self._alone(first)
+        if len(portions) == 1:
+            yield from in_dtype(self._reader.tensors(portions[0].run), self.dtype_of)
             return
-        if self.base is not None and not self._ingredients:
-            self._name_what_the_base_lacks(first)
-        self._warn_of_fixed(ingredients)
-        remarks = Remarks()
-        given: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
-        portions = tuple(self._portion(run, weight) for run, weight in zip(ingredients, given, strict=True))
-        for name, info in first.header.items():
+        if not running:
+            self._name_what_the_base_lacks(like)
+        if candidate or not running:
+            self._warn_of_fixed([portion.run for portion in portions])
+        folds = self._folds if running else {}
+        remarks: Remarks = []
+        kept = candidate is None and running  # all are: whether they are equal is known
+        for name, info in like.header.items():
             shares = self._shares(name, portions)
-            if (
-                not info.is_floating_point
-                or self._untouched(name, shares)
-                or (self._keeps_equal(shares) and _are_equal(name, shares, self._reader))
+            if not info.is_floating_point:
+                yield name, self._unmerged(name, shares[0].run) if running else shares[0].run.tensor(name)
+            elif self._untouched(name, shares) or (
+                self._keeps_equal(shares)
+                and not (running and name in self._differing)
+                and (kept or _are_equal(name, shares, self._reader))
             ):
-                yield name, self._cast(name, self._reader.tensor(shares[0].run, name))
+                tensor, dtype = self._reader.tensor(shares[0].run, name), self.dtype_of(name)
+                yield name, tensor if dtype is None else tensor.to(dtype)
             elif isinstance(self.method, StackMethod):
                 yield name, self._stacked(name, shares)
+            elif name not in folds:  # a candidate may be the first to change it
+                operands = [self._operand(name, share) for share in shares]
+                yield name, self._start(name, shares[0].run).blend(operands, self.method, remarks)
+            elif candidate and candidate.weight(name):
+                yield name, folds[name].taste(self._operand(name, shares[-1]), self.method, remarks)
             else:
-                yield name, self._blended(name, shares, remarks)
-        remarks.say()
+                yield name, folds[name].result(self.method)
+        for remark, count in Counter(filter(None, remarks)).items():
+            log.info("%s in %d of %d tensors", remark, count, len(remarks))
 
     def _portion(self, run: Checkpoint, weight: Coefficient | None) -> Portion:
-        return Portion(run, self.method.weight(run.name) if weight is None else weight)
-
-    def _weight(self, name: str, portion: Portion) -> float:
-        """What a run counts in the tensor `name`."""
-        run, weight = portion
-        if not isinstance(weight, tuple):
-            return weight
-        if len(weight) not in self._parts:  # all runs have the same names
-            self._parts[len(weight)] = parts(run.header, len(weight))
-        return weight[self._parts[len(weight)][name]]
+        return Portion(run, by_tensor(self.method.weight(run.name) if weight is None else weight, run.header))
 
     def _shares(self, name: str, portions: Sequence[Portion]) -> list[Share]:
-        """Those that count in the tensor `name`.
+        """The runs that count in the tensor `name`.
 
         Raises:
-            ConfigError: where there are none.
+            ConfigError: if there are none.
         """
-        shares = [Share(one.run, weight) for one in portions if (weight := self._weight(name, one))]
+        shares = [Share(run, weight) for run, weight_in in portions if (weight := weight_in(name))]
         if not shares:
             raise ConfigError(
-                f"the weight of all of {_some([one.run.name for one in portions])} is 0 in {name}: give one "
+                f"the weight of all of {_some([run.name for run, _ in portions])} is 0 in {name}: give one "
                 "of them another there"
             )
         return shares
-
-    def _blended(self, name: str, shares: Sequence[Share], remarks: Remarks) -> torch.Tensor:
-        fold = self._start(name, shares[0].run)
-        return fold.blend([self._operand(name, share) for share in shares], self.method, remarks)
-
-    def _alone(self, run: Checkpoint) -> Tensors:
-        yield from in_dtype(self._reader.tensors(run), self.dtype_of)
-
-    def _cast(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        dtype = self.dtype_of(name) if tensor.is_floating_point() else None
-        return tensor if dtype is None else tensor.to(dtype)
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
         """Whether the tensor is the base's in all runs, without looking, and stays so when merged."""
@@ -292,6 +258,8 @@ class Soup:
         return info is None or info.shape != shape
 
     def _name_what_the_base_lacks(self, run: Checkpoint) -> None:
+        if self.base is None:
+            return
         if lacking := [name for name, info in run.header.items() if self._base_lacks(name, info.shape)]:
             self._warn(
                 f"the base model lacks {len(lacking)} tensors of the runs, which are averaged instead: "
@@ -300,19 +268,15 @@ class Soup:
 
     def _operand(self, name: str, share: Share) -> Operand:
         """The run's tensor as methods see it."""
-        run, origin = share.run, self._origin(name, share)
-        if self.base is not None and not self._base_lacks(name, run.header[name].shape):
-            change = self._reader.change(run, name)
-            if change is not None:
-                return Operand(change, origin, relative=True, plans=self._plans)
-        return Operand(self._reader.exact(run, name), origin, plans=self._plans)
-
-    def _origin(self, name: str, share: Share) -> Origin:
-        run, weight = share
-        shape = run.header[name].shape
+        (run, weight), shape, change = share, share.run.header[name].shape, None
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
-        return Origin(run, name, weight, shape, self._survey(run))
+        elif self.base is not None:
+            change = self._reader.change(run, name)
+        origin = Origin(run, name, weight, shape, self._survey(run))
+        if change is not None:
+            return Operand(change, origin, relative=True, plans=self._plans)
+        return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
         """What the method has to know of all of the run's tensors; each run's is remembered."""
@@ -320,7 +284,7 @@ class Soup:
             return None
         if run not in self._surveys:
             vectors = {
-                name: Whole(run, name, self.base, self._reader)
+                name: LazyChange(run, name, self.base, self._reader)
                 for name, info in run.header.items()
                 if info.is_floating_point and not (self.base and self._base_lacks(name, info.shape))
             }
@@ -364,7 +328,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
     """Yields the tensors, those that are floating point in `dtype`, if given."""
-    dtype_of = _telling(dtype)
+    dtype_of = _by_name(dtype)
     for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
         yield name, tensor if wanted is None else tensor.to(wanted)
@@ -386,5 +350,5 @@ def _are_equal(name: str, shares: Sequence[Share], reader: Reader) -> bool:
     )
 
 
-def _telling(dtype: torch.dtype | DtypeOf | None) -> DtypeOf:
+def _by_name(dtype: torch.dtype | DtypeOf | None) -> DtypeOf:
     return (lambda name: dtype) if dtype is None or isinstance(dtype, torch.dtype) else dtype

@@ -1,4 +1,4 @@
-"""What is kept of evaluations, and what it is known by: predictions, from which all else follows."""
+"""The stored form of evaluations: keys, and predictions, from which all else follows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from soupkitchen.store.events import Event
 from soupkitchen.tasks import Several
 
 _ROWS, _ORDER = "rows ", "order "
-"""Before a task's name, where not all is scored: its predictions, and which examples they are of."""
+"""Before a task's name, if not all is scored: its predictions, and the numbers of their examples."""
 
 
-class Known(Protocol):
-    """What evaluations are known by; `evaluation.Identity` is one."""
+class Keys(Protocol):
+    """Digests that evaluations are found by; `evaluation.Identity` makes them."""
 
     def asked(self, recipe: Recipe, split: str) -> str:
         """A digest of what is scored, on what."""
@@ -33,35 +33,35 @@ class Known(Protocol):
 
     def check(self, recipe: Recipe) -> None:
         """Raises:
-        CheckpointError: where the files that a recipe is known by have changed since.
+        CheckpointError: if the files that the digests are of have changed since.
         """
         ...
 
 
-def asked(request: Request, identity: Known) -> str:
-    """What the journal knows a request by."""
-    key = identity.asked(request.recipe, request.split)
+def journal_key(request: Request, keys: Keys) -> str:
+    """The key of a request in the journal."""
+    key = keys.asked(request.recipe, request.split)
     return key if request.piece is None else digest(key, request.piece.examples_known)
 
 
-def entry(request: Request, identity: Known, examples: Examples) -> str:
-    """What predictions are known by that come of a request.
+def cache_key(request: Request, keys: Keys, examples: Examples) -> str:
+    """The key of a request's predictions.
 
-    Of a piece that depends on the order, on what was known and on the bar: where scoring stops follows
-    from these.
+    For a piece it depends on the order, on what was known and on the threshold, too: where scoring stops
+    follows from these.
     """
-    key, piece, bar = identity.predictions(request.recipe, request.split), request.piece, request.bar
+    key, piece, threshold = keys.predictions(request.recipe, request.split), request.piece, request.threshold
     if piece is None:
         return key
     orders = request.order or examples.order(request.split)
     bounds = {name: piece.bounds(name, len(order)) for name, order in orders.items()}
     scored = [(name, orders[name][:end].tolist(), start) for name, (start, end) in bounds.items()]
-    reached = None if bar is None else [bar.rule.text, repr(bar.incumbent), repr(bar.above)]
+    reached = threshold and [threshold.rule.text, repr(threshold.incumbent), repr(threshold.above)]
     return digest(key, scored, examples.batch_size, reached)
 
 
 def outputs_of(evaluation: Evaluation) -> dict[str, Rows]:
-    """Predictions by task and, where not all is scored, which examples they are of."""
+    """Predictions by task and, if not all is scored, the numbers of their examples."""
     if evaluation.complete:
         return {name: part.predictions for name, part in evaluation.parts.items()}
     outputs: dict[str, Rows] = {}
@@ -71,11 +71,9 @@ def outputs_of(evaluation: Evaluation) -> dict[str, Rows]:
     return outputs
 
 
-def evaluation_of(
-    outputs: Mapping[str, Rows], split: str, tasks: Several, references: Mapping[str, Rows]
-) -> Evaluation:
+def evaluation_of(outputs: Mapping[str, Rows], split: str, tasks: Several, examples: Examples) -> Evaluation:
     """The evaluation that `outputs` are of."""
-    parts = {}
+    parts, references = {}, examples.references(split)
     for name, right in references.items():
         metric = tasks.tasks[name].metric
         if len(outputs) == len(references):
@@ -86,10 +84,11 @@ def evaluation_of(
     return Evaluation.of(split, parts, tasks)
 
 
-def stopped(event: Event, split: str, sizes: Mapping[str, int]) -> Evaluation:
-    """What a journal says of an evaluation that was stopped early, of which nothing else is kept."""
+def stopped(event: Event, examples: Examples) -> Evaluation:
+    """The evaluation of an event of which no predictions are stored, as scoring stopped early."""
+    sizes = examples.sizes(event["split"])
     parts = {
         name: Part(score, None, (), number, sizes[name]) for name, (score, number) in event["parts"].items()
     }
-    by = event.get("stopped_by", "exact")
-    return Evaluation(split, event["score"], parts, False, event["eval_seconds"], by)
+    seconds, by = event["eval_seconds"], event["stopped_by"]
+    return Evaluation(event["split"], event["score"], parts, False, seconds, by)

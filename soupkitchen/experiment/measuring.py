@@ -1,0 +1,92 @@
+"""Measures a run: how much memory it took at most and, with `runtime.profile=true`, where its time went."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from soupkitchen.records import write_csv
+from soupkitchen.stopwatch import stopwatch
+from soupkitchen.store.layout import PROFILE
+
+log = logging.getLogger(__name__)
+
+_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in what getrusage counts memory by."""
+
+
+def watch(device: torch.device, looks: bool) -> None:
+    """Ends "starting"; if somebody `looks`, `device` is waited for between parts from now on."""
+    stopwatch.started()
+    stopwatch.looks = looks
+    if device.type != "cpu":
+        stopwatch.settle = partial(torch.accelerator.synchronize, device)
+
+
+def write_profile(folder: Path) -> None:
+    """Writes seconds and shares by part of the work to `folder` and to the log."""
+    table = pd.DataFrame(stopwatch.spent().items(), columns=["part", "seconds"])
+    total = table["seconds"].sum()
+    table["share"] = table["seconds"] / total
+    table["bytes"] = pd.array(
+        [stopwatch.read if part == "reading" else None for part in table["part"]], "Int64"
+    )
+    write_csv(folder / PROFILE, table.round({"seconds": 3, "share": 4}))
+    log.info("profile  %.1f s in all, %.2f GB of weights read", total, stopwatch.read / 1e9)
+    for part, seconds, share, _ in table.itertuples(index=False):
+        log.info("  %-12s %6.1f %%  %8.2f s", part, 100 * share, seconds)
+
+
+class Peak(NamedTuple):
+    """Memory at most, in GiB: of tensors on the fullest accelerator, and of this process on the host.
+
+    None without such a device, or if it does not tell.
+    """
+
+    device: float | None
+    host: float | None
+
+
+UNKNOWN = Peak(None, None)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Counts accelerators' memory anew from here on; the host counts from a process's start."""
+    for one, module in _accelerators(device):
+        if hasattr(module, "reset_peak_memory_stats"):
+            module.reset_peak_memory_stats(one)
+
+
+def peak(device: torch.device) -> Peak:
+    """The peak since `reset_peak`, of accelerators of the kind of `device`."""
+    counted = [
+        module.max_memory_allocated(one)
+        for one, module in _accelerators(device)
+        if hasattr(module, "max_memory_allocated")
+    ]
+    return Peak(_gib(max(counted)) if counted else None, _of_the_process())
+
+
+def _accelerators(device: torch.device) -> list[tuple[int, object]]:
+    if device.type == "cpu":
+        return []
+    module = torch.get_device_module(device)
+    return [(number, module) for number in range(module.device_count())]
+
+
+def _of_the_process() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT)
+
+
+def _gib(size: int) -> float:
+    return round(size / 2**30, 3)
