@@ -1,4 +1,4 @@
-"""Puts a soup on the hub, where that is asked for and nowhere else."""
+"""Puts a soup on the hub, if the user asks for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check_hub(name: str) -> None:
     """Checks, before any work, that somebody is logged in who may be allowed to push.
 
     Raises:
-        ConfigError: for a name that is none, and where nobody is, or the hub cannot be reached.
+        ConfigError: for a name that is none, if nobody is logged in, or if the hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
@@ -26,7 +26,7 @@ def check_hub(name: str) -> None:
         raise ConfigError(
             f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
         ) from error
-    except Exception as error:  # what carries it may raise anything
+    except Exception as error:  # the libraries below may raise anything
         raise ConfigError(
             f"output.push_to_hub={name}: the hub does not let us in ({_first_line(error)}); leave the option "
             "out, and push the folder later"
@@ -34,15 +34,15 @@ def check_hub(name: str) -> None:
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Pushes the soup in `folder` to the repository `name`, which is made if it is not there.
+    """Pushes the soup in `folder` to the repository `name`, which is made if it does not exist.
 
     Files that are there already are not sent again.
 
     Returns:
-        Where it is.
+        The address of the repository.
 
     Raises:
-        MachineError: where that fails; the same command tries again.
+        MachineError: if that fails; the same command tries again.
     """
     from huggingface_hub import HfApi
 
@@ -50,7 +50,7 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
-    except Exception as error:  # what carries it may raise anything
+    except Exception as error:  # the libraries below may raise anything
         raise MachineError(
             f"{folder} could not be pushed to {name} ({_first_line(error)}). The soup is complete; the same "
             "command tries again, and without output.push_to_hub it ends without"

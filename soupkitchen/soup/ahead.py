@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.soup.held import Reader
 from soupkitchen.stopwatch import stopwatch
 

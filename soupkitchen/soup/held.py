@@ -11,7 +11,8 @@ import mmap
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint, Tensors
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.weights import Tensors
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.prompts import Prompts
+from soupkitchen.checkpoints.sentence import Prompts
 from soupkitchen.errors import ConfigError
 from soupkitchen.tasks.embedding import Embedding
 

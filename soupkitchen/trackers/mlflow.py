@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from soupkitchen.checkpoints.tracked import check_store
+from soupkitchen.checkpoints.tracker_runs import check_store
 from soupkitchen.trackers.base import PROJECT, Client, OptionValue
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.beside import check_generation
+from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Processor

@@ -1,26 +1,24 @@
-"""Reads a YAML of mergekit, each key as mergekit 0.1.5 reads it: which models, by what, from which base.
+"""Reads a YAML of mergekit as mergekit 0.1.5 does: models, method, settings and base.
 
-Slices of layers and modules are refused, and so is a setting that differs between layers or tensors when
-it is asked for.
+Slices of layers and modules are refused. A setting that differs between layers or tensors is refused when it
+is asked for.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import checked, read_bytes, read_yaml
+from soupkitchen.store.documents import checked, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 AVERAGING = ("linear", "karcher", "slerp", "passthrough")
-"""Methods to which the base is a model like the others."""
+"""Methods that merge the base like any other model."""
 _LONGEST = 1 << 20
 _STRICT: Any = {"extra": "forbid"}
-_IS_MERGEKITS = re.compile(rb"""(?m)^[\s{"'-]*merge_method["']?\s*:""")
 
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=Scalar)
@@ -40,7 +38,7 @@ Settings = dict[str, Setting]
 
 @dataclass(frozen=True)
 class Named:
-    """A folder or a name on the hub, and its revision there."""
+    """A folder, or a name on the hub with a revision."""
 
     path: str
     revision: str | None = None
@@ -66,7 +64,7 @@ class _Input:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What `tokenizer` says; `source` may name a model."""
+    """The key `tokenizer`; `source` may name a model."""
 
     source: str | _Model = "union"
     tokens: dict[str, Any] | None = None
@@ -76,7 +74,7 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Document:
-    """The keys that mergekit reads and that we may take."""
+    """The keys of the file that we may take."""
 
     merge_method: str
     models: list[_Input]
@@ -101,19 +99,19 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True)
 class Config:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
-        said: the keys, as they are written.
-        models: what is merged, in order; a base that is not among `models` there comes last, as in mergekit.
+        written: the keys, as they are written.
+        models: in order; a base that is not among `models` in the file comes last, as in mergekit.
         parameters: for each model, its own settings.
-        tokenizer: what `tokenizer` or `tokenizer_source` says.
-        keys: all keys of the file that say something.
+        tokenizer: from `tokenizer` or `tokenizer_source`.
+        keys: all keys of the file that have a value.
         unknown: keys that mergekit does not read.
     """
 
     file: Path
-    said: Document
+    written: Document
     models: tuple[Reference, ...]
     parameters: tuple[Settings, ...]
     base: Reference | None
@@ -123,21 +121,17 @@ class Config:
 
     @property
     def method(self) -> str:
-        return self.said.merge_method
+        return self.written.merge_method
 
     @property
     def shared(self) -> Settings:
         """Settings for all models."""
-        return self.said.parameters or {}
+        return self.written.parameters or {}
 
     @property
     def ingredients(self) -> list[int]:
         """The numbers of the models that are merged: without the base if the method merges task vectors."""
-        return [
-            number
-            for number, model in enumerate(self.models)
-            if model != self.base or self.method in AVERAGING
-        ]
+        return [n for n, model in enumerate(self.models) if model != self.base or self.method in AVERAGING]
 
     def value(self, name: str, kind: type[T], default: D, model: int | None = None) -> T | D:
         """A setting as a `kind`: that of one model or else that of all; with no `model`, that of all.
@@ -145,8 +139,7 @@ class Config:
         Raises:
             CheckpointError: if it is something else, or differs between layers or tensors.
         """
-        own = [] if model is None else [self.parameters[model]]
-        for settings in (*own, self.shared):
+        for settings in (*([] if model is None else [self.parameters[model]]), self.shared):
             if name in settings:
                 plain = {name: _constant(self.file, name, settings[name])}
                 value = checked(plain, dict[str, kind], self.file, CheckpointError)[name]  # type: ignore[valid-type]
@@ -156,39 +149,35 @@ class Config:
         return default
 
 
-def is_mergekits(file: Path) -> bool:
-    """Whether `file` is a YAML that says how mergekit is to merge."""
-    try:
-        return file.suffix in SUFFIXES and bool(_IS_MERGEKITS.search(read_bytes(file, _LONGEST)))
-    except CheckpointError:
-        return False
-
-
 def read(file: Path) -> Config:
-    """Raises:
-    CheckpointError: if the file cannot be read, or says what mergekit or we cannot take.
+    """Reads the YAML in `file`.
+
+    Raises:
+        CheckpointError: if it cannot be read, or holds something that mergekit or we cannot take.
     """
     tree = read_yaml(file, dict[str, Any], _LONGEST, CheckpointError)
     if "merge_method" not in tree:
         raise CheckpointError(f"{file} has no merge_method: it is no YAML of mergekit's")
-    said = {key: value for key, value in tree.items() if value not in (None, "", [], {})}
+    filled = {key: value for key, value in tree.items() if value not in (None, "", [], {})}
     for part in ("slices", "modules"):
-        if part in said:
+        if part in filled:
             raise CheckpointError(f"{file}: {part} cannot be taken, only whole models ('models:')")
-    known = {field.name for field in fields(Document)}
-    told = checked({key: said[key] for key in said if key in known}, Document, file, CheckpointError)
-    if told.tokenizer and told.tokenizer_source:
+    names = {field.name for field in fields(Document)}
+    written = checked({key: filled[key] for key in filled if key in names}, Document, file, CheckpointError)
+    if written.tokenizer and written.tokenizer_source:
         raise CheckpointError(f"{file}: tokenizer_source and tokenizer say the same: remove one of them")
-    tokenizer = told.tokenizer or (Tokenizer(told.tokenizer_source) if told.tokenizer_source else None)
-    models = [reference(file, each.model) for each in told.models]
-    parameters = [each.parameters or {} for each in told.models]
-    base = reference(file, told.base_model) if told.base_model else None
+    tokenizer = written.tokenizer or (
+        Tokenizer(written.tokenizer_source) if written.tokenizer_source else None
+    )
+    models = [reference(file, each.model) for each in written.models]
+    parameters = [each.parameters or {} for each in written.models]
+    base = reference(file, written.base_model) if written.base_model else None
     if base and base not in models:
         models, parameters = [*models, base], [*parameters, {}]
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise CheckpointError(f"{file}: {twice[0]} is there twice, which mergekit does not take either")
-    unknown = tuple(key for key in said if key not in known)
-    return Config(file, told, tuple(models), tuple(parameters), base, tokenizer, tuple(said), unknown)
+    unknown = tuple(key for key in filled if key not in names)
+    return Config(file, written, tuple(models), tuple(parameters), base, tokenizer, tuple(filled), unknown)
 
 
 def _constant(file: Path, name: str, setting: Setting) -> Scalar:
@@ -212,7 +201,7 @@ def _constant(file: Path, name: str, setting: Setting) -> Scalar:
 
 
 def reference(file: Path, model: str | _Model) -> Reference:
-    """What mergekit understands by ``model``, ``model@revision``, ``model+adapter`` or a mapping of these."""
+    """The model of ``model``, ``model@revision``, ``model+adapter`` or a mapping of these."""
     if isinstance(model, str):
         name, *lora = model.split("+")
         if len(lora) > 1:

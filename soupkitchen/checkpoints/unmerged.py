@@ -1,8 +1,7 @@
-"""Weights in a run's folder that are not the model that is merged: known, or parts that would be lost.
+"""Finds weights in a run's folder that would be neither merged nor saved.
 
 A Trainer leaves the state of its optimizer beside a model, an export leaves the same weights in another
-format: neither is missed. But what lies in a folder below, as a head that is trained apart, is part of what
-was fine-tuned.
+format: neither is missed. But a head in a folder below, trained apart, is part of the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from soupkitchen.checkpoints.configuration import CONFIG_NAME
+from soupkitchen.checkpoints.files import SAFE
+from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.pickles import holds_tensors
-from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _DEEP = 3
-"""Folders below folders that are looked at."""
+"""Levels of folders that are looked at."""
 _MANY = 100_000
 """Entries that are looked at."""
 _SHOWN = 3
@@ -44,7 +43,7 @@ _NOT_THE_MODEL = re.compile(
 
 
 def check_whole(folder: Path, merged: Collection[Path]) -> None:
-    """Refuses a run that holds weights besides those that are merged, unless it is known what these are.
+    """Refuses a run that holds other weights than those that are merged, if they may be part of the model.
 
     Args:
         folder: the run's.
@@ -53,13 +52,16 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
     Raises:
         CheckpointError: naming them.
     """
-    files, parts = set(merged), []
-    folders = {file.parent for file in files}
-    same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(file.name) for file in files) else _SAME_MODEL
-    for file in _weight_files(folder):
-        beside = file.parent in folders and same.fullmatch(file.name)
-        if not (file in files or beside or _is_known(file)):
-            parts.append(file.relative_to(folder).as_posix())
+    folders = {file.parent for file in merged}
+    same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(file.name) for file in merged) else _SAME_MODEL
+    parts = [
+        file.relative_to(folder).as_posix()
+        for file in _weight_files(folder)
+        if file not in merged
+        and not (file.parent in folders and same.fullmatch(file.name))
+        and not is_of_training(file)
+        and (file.suffix == SAFE or holds_tensors(file))
+    ]
     if parts:
         more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
         raise CheckpointError(
@@ -70,7 +72,7 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files below `folder` whose names are those of weights, in order."""
+    """Yields the files below `folder` with suffixes of weights."""
     waiting, seen = [(folder, 0)], 0
     while waiting:
         place, depth = waiting.pop()
@@ -87,7 +89,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_apart(folder: Path) -> bool:
-    """Whether the folder in a run's is none of the model: by its name, or as it is a model of its own."""
+    """Whether the subfolder is no part of the model: by its name, or as it is a model of its own."""
     if _NOT_THE_MODEL.fullmatch(folder.name) or (folder / "adapter_config.json").exists():
         return True
     config = folder / CONFIG_NAME
@@ -95,12 +97,5 @@ def _is_apart(folder: Path) -> bool:
 
 
 def is_of_training(file: Path) -> bool:
-    """Whether the file is one that training resumes from, by its name."""
+    """Whether training resumes from the file, by its name."""
     return _TRAINING.fullmatch(file.name) is not None
-
-
-def _is_known(file: Path) -> bool:
-    """Whether the file besides a model's holds nothing that belongs to it."""
-    if is_of_training(file):
-        return True
-    return file.suffix != ".safetensors" and not holds_tensors(file)
