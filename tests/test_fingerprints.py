@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import adapter, llama
 
-from soupkitchen.checkpoints import Checkpoint, files, find_pool, fingerprints
+from soupkitchen.checkpoints import Checkpoint, find_pool, fingerprints
 from soupkitchen.errors import IncompatibleError
 
 
@@ -38,12 +38,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files of which bytes were read to take digests."""
     read: list[Path] = []
+    blocks = fingerprints.stored_blocks
 
     def counted(file: Path, *place: Any) -> Iterator[memoryview]:
         read.append(file)
-        return fingerprints.stored_blocks(file, *place)
+        return blocks(file, *place)
 
-    monkeypatch.setattr(files, "stored_blocks", counted)
+    monkeypatch.setattr(fingerprints, "stored_blocks", counted)
     return read
 
 
@@ -158,12 +159,13 @@ def test_nothing_is_kept_of_files_that_change_while_they_are_read(
     settled: None, copy_runs: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_runs("a") / "a"
+    blocks = fingerprints.stored_blocks
 
     def meanwhile(file: Path, *place: Any) -> Iterator[memoryview]:
         file.touch()
-        return fingerprints.stored_blocks(file, *place)
+        return blocks(file, *place)
 
-    monkeypatch.setattr(files, "stored_blocks", meanwhile)
+    monkeypatch.setattr(fingerprints, "stored_blocks", meanwhile)
     fingerprint(run)
     assert not store.exists()
 

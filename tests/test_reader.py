@@ -13,7 +13,7 @@ import xxhash
 from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
-from soupkitchen.checkpoints import Checkpoint, files, fingerprints
+from soupkitchen.checkpoints import Checkpoint, fingerprints
 from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import CheckpointError
 
@@ -26,7 +26,7 @@ def run(text_runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every look at the content be one at the files, whatever is known of them."""
-    monkeypatch.setattr(files, "findings", lambda files, read, part: read())
+    monkeypatch.setattr(fingerprints, "findings", lambda files, read, part: read())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -26,7 +26,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, named_dtypes, own_files
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names, rows_of_labels, tied_names
 from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.checkpoints.weights import TensorInfo, View, aligned
-from soupkitchen.errors import IncompatibleError
+from soupkitchen.errors import IncompatibleError, first_of
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +51,6 @@ _TEMPLATE_FILES = (f"{_TEMPLATE}.jinja", f"{_TEMPLATE}.json", "additional_chat_t
 _SETTINGS_SHOWN = 5
 
 
-class Problem(NamedTuple):
-    """Why a run cannot be merged with the others."""
-
-    run: str
-    what: str
-
-
 def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
     """The first of the runs that most are like; a whole model rather than an adapter."""
     kinds = [kind(run) for run in runs]
@@ -75,10 +68,10 @@ def kind(run: Checkpoint) -> Any:
     return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), tokens, modules
 
 
-def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Problem]]:
+def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str]]:
     """The run with the reference's names and labels, and its problems."""
-    if problems := _unfit(run, reference):
-        return run, [Problem(run.name, problem) for problem in problems]
+    if problem := _unfit(run, reference):
+        return run, [problem]
     run = _renamed(run, reference)
     problems = _differences(run, reference)
     if not problems:
@@ -88,36 +81,31 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Pro
         else:
             run = relabelled
     of_sentences = sentence.difference(run.path, reference.path, reference.name)
-    problems += [
-        problem
-        for problem in (
-            _untied(run),
-            difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
-            of_sentences and f"{of_sentences}: they make embeddings in different ways",
-        )
-        if problem
+    others = [
+        _untied(run),
+        difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
+        of_sentences and f"{of_sentences}: they make embeddings in different ways",
     ]
-    return run, [Problem(run.name, problem) for problem in problems]
+    return run, [*problems, *(problem for problem in others if problem)]
 
 
-def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
+def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
     """Why a run cannot be merged, by any names of its tensors."""
-    if bool(run.config) != bool(reference.config):
-        without = run if reference.config else reference
-        return [f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"]
-    ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
-    if ours != theirs:
-        return [f"its model_type is {ours!r}, not {theirs!r}"]
+    ours, theirs = run.config, reference.config
+    if bool(ours) != bool(theirs):
+        without = run if theirs else reference
+        return f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"
+    if ours.get("model_type") != theirs.get("model_type"):
+        return f"its model_type is {ours.get('model_type')!r}, not {theirs.get('model_type')!r}"
     for key in _COMPUTES:
-        ours, theirs = run.config.get(key), reference.config.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
-            return [f"it computes otherwise: {key} in config.json is {ours!r}, not {theirs!r}"]
-    if run.config.get("quantization_config"):
-        return ["its weights are quantised (quantization_config in config.json); use the unquantised run"]
+        if None not in (ours.get(key), theirs.get(key)) and ours[key] != theirs[key]:
+            return f"it computes otherwise: {key} in config.json is {ours[key]!r}, not {theirs[key]!r}"
+    if ours.get("quantization_config"):
+        return "its weights are quantised (quantization_config in config.json); use the unquantised run"
     for name, info in run.header.items():
         if info.torch_dtype is None or info.dtype.startswith("F8"):
-            return [f"{name} is of dtype {info.dtype}, which is not merged"]
-    return []
+            return f"{name} is of dtype {info.dtype}, which is not merged"
+    return None
 
 
 # Names
@@ -175,27 +163,28 @@ def _twins(name: str, tied: Mapping[str, str]) -> list[str]:
 
 
 def _differences(run: Checkpoint, reference: Checkpoint) -> list[str]:
+    ours, theirs = run.header, reference.header
     problems = []
-    if missing := sorted(reference.header.keys() - run.header.keys()):
+    if missing := sorted(theirs.keys() - ours.keys()):
         problems.append(f"lacks {_names(missing)}")
-    if extra := sorted(run.header.keys() - reference.header.keys()):
+    if extra := sorted(ours.keys() - theirs.keys()):
         problems.append(f"has {_names(extra)} besides")
-    shared = sorted(run.header.keys() & reference.header.keys())
-    other = [
-        f"{name} has shape {list(run.header[name].shape)}, not {list(reference.header[name].shape)}"
+    shared = sorted(ours.keys() & theirs.keys())
+    shapes = [
+        f"{name} has shape {list(ours[name].shape)}, not {list(theirs[name].shape)}"
         for name in shared
-        if run.header[name].shape != reference.header[name].shape
+        if ours[name].shape != theirs[name].shape
     ]
-    if len(other) > _SHOWN:
-        other = [f"{len(other)} tensors have other shapes: {other[0]}, …; is it a model of another size?"]
+    if len(shapes) > _SHOWN:
+        shapes = [f"{len(shapes)} tensors have other shapes: {shapes[0]}, …; is it a model of another size?"]
     kinds = [
-        f"{name} holds {_kind_of(run.header[name])}, not {_kind_of(reference.header[name])}"
+        f"{name} holds {_kind_of(ours[name])}, not {_kind_of(theirs[name])}"
         for name in shared
-        if run.header[name].is_floating_point != reference.header[name].is_floating_point
+        if ours[name].is_floating_point != theirs[name].is_floating_point
     ]
     if len(kinds) > _SHOWN:
         kinds = [f"{len(kinds)} tensors are of another kind: {kinds[0]}, …"]
-    return [*problems, *other, *kinds]
+    return [*problems, *shapes, *kinds]
 
 
 def _kind_of(info: TensorInfo) -> str:
@@ -203,12 +192,7 @@ def _kind_of(info: TensorInfo) -> str:
 
 
 def _names(names: list[str]) -> str:
-    return f"{len(names)} tensor{'s' * (len(names) > 1)}: {_first(names, _SHOWN)}"
-
-
-def _first(names: Sequence[str], shown: int) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return f"{len(names)} tensor{'s' * (len(names) > 1)}: {first_of(names, _SHOWN)}"
 
 
 # Labels
@@ -260,10 +244,10 @@ def _shown(labels: Sequence[str]) -> str:
 # Values
 
 
-def not_finite(run: Checkpoint) -> Problem | None:
+def not_finite(run: Checkpoint) -> str | None:
     """Reads the run for a tensor with NaN or Inf in it."""
     for name, count in run.weights.not_finite.items():
-        return Problem(run.name, f"{name} has {count} values that are NaN or infinite")
+        return f"{name} has {count} values that are NaN or infinite"
     return None
 
 
@@ -322,7 +306,7 @@ def warn_of_differences(runs: Sequence[Checkpoint], reference: Checkpoint) -> No
                 "%s differs from %s in %s: what %s says goes with the soup",
                 run.name,
                 reference.name,
-                _first(differ, _SETTINGS_SHOWN),
+                first_of(differ, _SETTINGS_SHOWN),
                 reference.name,
             )
 

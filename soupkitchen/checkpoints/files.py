@@ -16,16 +16,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from soupkitchen.checkpoints.fingerprints import (
-    Block,
-    Findings,
-    Places,
-    examine,
-    findings,
-    places_in,
-    stored_blocks,
-    tensor_blocks,
-)
+from soupkitchen.checkpoints import fingerprints
+from soupkitchen.checkpoints.fingerprints import Block, Findings, Places
 from soupkitchen.checkpoints.folders import Stamp, open_regular, read_json, stamp
 from soupkitchen.checkpoints.pickles import load_pickle
 from soupkitchen.checkpoints.weights import TensorInfo, Weights
@@ -130,10 +122,10 @@ class WeightFiles(Weights):
     def _findings(self) -> Findings:
         """No cached_property: before Python 3.12 it makes threads wait for each other."""
         if self._found is None:
-            # a file that was replaced is read by its old header
-            self._found = (
-                self._read() if self.changed_files() else findings(self.files, self._read, self._part)
-            )
+            if self.changed_files():  # they are read by their old headers
+                self._found = self._read()
+            else:
+                self._found = fingerprints.findings(self.files, self._read, self._part)
         return self._found
 
     def _read(self) -> Findings:
@@ -142,12 +134,12 @@ class WeightFiles(Weights):
         def blocks(name: str) -> Iterator[Block]:
             file, inner = self._places[name]
             if file.suffix != SAFE:
-                return tensor_blocks(self.tensor(name))
+                return fingerprints.tensor_blocks(self.tensor(name))
             if file not in places:
-                places[file] = places_in(file)
-            return stored_blocks(file, places[file], inner)
+                places[file] = fingerprints.places_in(file)
+            return fingerprints.stored_blocks(file, places[file], inner)
 
-        return examine(self.header, blocks)
+        return fingerprints.examine(self.header, blocks)
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:

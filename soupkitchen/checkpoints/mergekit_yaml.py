@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BeforeValidator
 
 from soupkitchen.errors import CheckpointError
 from soupkitchen.store.documents import checked, read_yaml
@@ -23,6 +26,20 @@ _STRICT: Any = {"extra": "forbid"}
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=Scalar)
 D = TypeVar("D")
+
+
+def _split(at: str, key: str, other: str) -> BeforeValidator:
+    """Takes text for a mapping of `key` and, after the character `at`, `other`."""
+
+    def split(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        first, *rest = value.split(at)
+        if len(rest) > 1:
+            raise ValueError(f"{value} has more than one '{at}'; write {{{key}: …, {other}: …}}")
+        return {key: first, other: rest[0] if rest else None}
+
+    return BeforeValidator(split)
 
 
 @dataclass(frozen=True)
@@ -48,90 +65,82 @@ class Named:
         return f"{self.path}@{self.revision}" if self.revision else self.path
 
 
+_NamedText = Annotated[Named, _split("@", "path", "revision")]
+
+
 @dataclass(frozen=True)
-class _Model:
-    model: str | Named
-    lora: str | Named | None = None
+class Reference:
+    """A model, and the adapter that is put into it."""
+
+    model: _NamedText
+    lora: _NamedText | None = None
     __pydantic_config__: ClassVar[Any] = _STRICT
 
+    def __str__(self) -> str:
+        return f"{self.model}+{self.lora}" if self.lora else str(self.model)
+
+
+_ReferenceText = Annotated[Reference, _split("+", "model", "lora")]
+
 
 @dataclass(frozen=True)
-class _Input:
-    model: str | _Model
+class Input:
+    """A model, and its own settings."""
+
+    model: _ReferenceText
     parameters: Settings | None = None
     __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The key `tokenizer`; `source` may name a model."""
+    """The key `tokenizer`; `source` is "union", "base" or a model."""
 
-    source: str | _Model = "union"
+    source: _ReferenceText = Reference(Named("union"))
     tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = None
     __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)
-class Document:
-    """The keys of the file that we may take."""
-
-    merge_method: str
-    models: list[_Input]
-    base_model: str | _Model | None = None
-    parameters: Settings | None = None
-    dtype: str | None = None
-    out_dtype: str | None = None
-    tokenizer_source: str | _Model | None = None
-    tokenizer: Tokenizer | None = None
-    chat_template: str | None = None
-
-
-class Reference(NamedTuple):
-    """A model, and the adapter that is put into it."""
-
-    model: Named
-    lora: Named | None
-
-    def __str__(self) -> str:
-        return f"{self.model}+{self.lora}" if self.lora else str(self.model)
-
-
-@dataclass(frozen=True)
 class Config:
-    """The content of the file.
+    """The keys of the file that we may take.
 
     Attributes:
-        written: the keys, as they are written.
-        models: in order; a base that is not among `models` in the file comes last, as in mergekit.
-        parameters: for each model, its own settings.
-        tokenizer: from `tokenizer` or `tokenizer_source`.
+        file: the file.
         keys: all keys of the file that have a value.
-        unknown: keys that mergekit does not read.
     """
 
     file: Path
-    written: Document
-    models: tuple[Reference, ...]
-    parameters: tuple[Settings, ...]
-    base: Reference | None
-    tokenizer: Tokenizer | None
-    keys: tuple[str, ...]
-    unknown: tuple[str, ...]
+    keys: list[str]
+    merge_method: str
+    models: list[Input]
+    base_model: _ReferenceText | None = None
+    parameters: Settings | None = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: _ReferenceText | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
 
     @property
-    def method(self) -> str:
-        return self.written.merge_method
+    def unknown(self) -> list[str]:
+        """Keys that mergekit does not read."""
+        return [key for key in self.keys if key not in _KEYS]
 
-    @property
-    def shared(self) -> Settings:
-        """Settings for all models."""
-        return self.written.parameters or {}
+    @cached_property
+    def inputs(self) -> list[Input]:
+        """The models in order; a base that is not among them comes last, as in mergekit."""
+        inputs = self.models
+        if self.base_model and all(given.model != self.base_model for given in inputs):
+            inputs = [*inputs, Input(self.base_model)]
+        return inputs
 
     @property
     def ingredients(self) -> list[int]:
         """The numbers of the models that are merged: without the base if the method merges task vectors."""
-        return [n for n, model in enumerate(self.models) if model != self.base or self.method in AVERAGING]
+        averages = self.merge_method in AVERAGING
+        return [n for n, each in enumerate(self.inputs) if averages or each.model != self.base_model]
 
     def value(self, name: str, kind: type[T], default: D, model: int | None = None) -> T | D:
         """A setting as a `kind`: that of one model or else that of all; with no `model`, that of all.
@@ -139,7 +148,8 @@ class Config:
         Raises:
             CheckpointError: if it is something else, or differs between layers or tensors.
         """
-        for settings in (*([] if model is None else [self.parameters[model]]), self.shared):
+        own = None if model is None else self.inputs[model].parameters
+        for settings in (own or {}, self.parameters or {}):
             if name in settings:
                 plain = {name: _constant(self.file, name, settings[name])}
                 value = checked(plain, dict[str, kind], self.file, CheckpointError)[name]  # type: ignore[valid-type]
@@ -147,6 +157,9 @@ class Config:
                     raise CheckpointError(f"{self.file}: {name} is {value}, which is no finite number")
                 return value
         return default
+
+
+_KEYS = {field.name for field in fields(Config)} - {"file", "keys"}
 
 
 def read(file: Path) -> Config:
@@ -162,22 +175,14 @@ def read(file: Path) -> Config:
     for part in ("slices", "modules"):
         if part in filled:
             raise CheckpointError(f"{file}: {part} cannot be taken, only whole models ('models:')")
-    names = {field.name for field in fields(Document)}
-    written = checked({key: filled[key] for key in filled if key in names}, Document, file, CheckpointError)
-    if written.tokenizer and written.tokenizer_source:
+    options = {key: filled[key] for key in filled.keys() & _KEYS} | {"file": file, "keys": list(filled)}
+    config = checked(options, Config, file, CheckpointError)
+    if config.tokenizer and config.tokenizer_source:
         raise CheckpointError(f"{file}: tokenizer_source and tokenizer say the same: remove one of them")
-    tokenizer = written.tokenizer or (
-        Tokenizer(written.tokenizer_source) if written.tokenizer_source else None
-    )
-    models = [reference(file, each.model) for each in written.models]
-    parameters = [each.parameters or {} for each in written.models]
-    base = reference(file, written.base_model) if written.base_model else None
-    if base and base not in models:
-        models, parameters = [*models, base], [*parameters, {}]
+    models = [each.model for each in config.inputs]
     if twice := [str(model) for model in models if models.count(model) > 1]:
         raise CheckpointError(f"{file}: {twice[0]} is there twice, which mergekit does not take either")
-    unknown = tuple(key for key in filled if key not in names)
-    return Config(file, written, tuple(models), tuple(parameters), base, tokenizer, tuple(filled), unknown)
+    return config
 
 
 def _constant(file: Path, name: str, setting: Setting) -> Scalar:
@@ -188,32 +193,13 @@ def _constant(file: Path, name: str, setting: Setting) -> Scalar:
         if isinstance(part, _Condition):
             values.append(_constant(file, name, part.value))
             whole = part.filter in (None, "*")
+            if whole:  # mergekit looks no further
+                break
         else:
             values.append(part)
             whole = True
-        if isinstance(part, _Condition) and whole:  # mergekit looks no further
-            break
     if not whole or any(value != values[0] for value in values):
         raise CheckpointError(
             f"{file}: {name} is not one number; settings by layer or by tensor cannot be taken"
         )
     return values[0]
-
-
-def reference(file: Path, model: str | _Model) -> Reference:
-    """The model of ``model``, ``model@revision``, ``model+adapter`` or a mapping of these."""
-    if isinstance(model, str):
-        name, *lora = model.split("+")
-        if len(lora) > 1:
-            raise CheckpointError(f"{file}: {model} has more than one '+'; write {{model: …, lora: …}}")
-        model = _Model(name, lora[0] if lora else None)
-    return Reference(_named(file, model.model), _named(file, model.lora) if model.lora else None)
-
-
-def _named(file: Path, name: str | Named) -> Named:
-    if isinstance(name, str):
-        path, *revision = name.split("@")
-        if len(revision) > 1:
-            raise CheckpointError(f"{file}: {name} has more than one '@'; write {{path: …, revision: …}}")
-        name = Named(path, revision[0] if revision else None)
-    return name

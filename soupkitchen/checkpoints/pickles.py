@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from soupkitchen.checkpoints.folders import open_regular
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, first_line
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -110,9 +110,8 @@ def load_anything(file: Path, inert: bool = False) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # what a broken pickle raises is anything
-        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise CheckpointError(
-            f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
+            f"{file} cannot be read as a PyTorch file ({first_line(error)}); copy the run again"
         ) from error
 
 
@@ -182,16 +181,13 @@ def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Ten
 
 def _strange(tensor: torch.Tensor) -> str | None:
     """Why a tensor cannot be taken."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return f"of the class {type(tensor).__name__}"
-    if tensor.is_nested:
-        return "a nested tensor"
-    if tensor.layout != torch.strided:
-        return f"a sparse tensor ({str(tensor.layout).removeprefix('torch.')})"
-    if tensor.device.type != "cpu":
-        return f"on the device {tensor.device}"
-    if tensor.is_quantized:
-        return "a quantised tensor"
-    if tensor.is_complex():
-        return "of complex numbers"
-    return None
+    layout = str(tensor.layout).removeprefix("torch.")
+    reasons = {
+        f"of the class {type(tensor).__name__}": type(tensor) not in (torch.Tensor, torch.nn.Parameter),
+        "a nested tensor": tensor.is_nested,
+        f"a sparse tensor ({layout})": tensor.layout != torch.strided,
+        f"on the device {tensor.device}": tensor.device.type != "cpu",
+        "a quantised tensor": tensor.is_quantized,
+        "of complex numbers": tensor.is_complex(),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -18,13 +18,12 @@ from soupkitchen.checkpoints import compatibility
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
 from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.checkpoint import Checkpoint
-from soupkitchen.checkpoints.compatibility import Problem
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.unmerged import check_whole
 from soupkitchen.checkpoints.weights import View, aligned
-from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,13 @@ OnIncompatible = Literal["error", "skip"]
 
 _READERS = 4
 """Runs that are read at once for values that are not finite."""
+
+
+class Problem(NamedTuple):
+    """Why a run cannot be merged with the others."""
+
+    run: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def pool_of(
     fit = []
     for run in runs:
         if (fitted := _try(run.name, problems, partial(compatibility.fitted, run, reference))) is not None:
-            problems += fitted[1]
+            problems += [Problem(run.name, what) for what in fitted[1]]
             fit += [] if fitted[1] else [fitted[0]]
     if problems and not skip:
         raise IncompatibleError(_message(problems))
@@ -222,7 +228,7 @@ def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -
     folder, on = source.folder, source.on
     other_base = on is not None and (base is None or on.resolve() != base.path.resolve())
     if on is not None and other_base:
-        base = _without_twins(_open_base(on, f"the model that {folder} is put into"))
+        base = _open_base(on, f"the model that {folder} is put into")
     if folder.is_file():
         return Checkpoint.open(folder, name, key)
     if not is_adapter(folder):
@@ -244,7 +250,7 @@ def _problems_of_values(run: Checkpoint) -> list[Problem]:
     problems: list[Problem] = []
     not_finite = _try(run.name, problems, partial(compatibility.not_finite, run))
     _try(run.name, problems, partial(compatibility.kind, run))
-    return [*problems, not_finite] if not_finite else problems
+    return [*problems, Problem(run.name, not_finite)] if not_finite else problems
 
 
 def _try(run: str, problems: list[Problem], action: Callable[[], T]) -> T | None:
@@ -257,9 +263,8 @@ def _try(run: str, problems: list[Problem], action: Callable[[], T]) -> T | None
         raise
     except Exception as error:  # a stranger's file can have a library raise anything
         log.debug("looking at %s", run, exc_info=True)
-        first_line = (str(error).strip() or "no reason given").split("\n")[0]
-        message = f"it cannot be understood ({type(error).__name__}: {first_line[:200]}); copy the run again"
-        problems.append(Problem(run, message))
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
+        problems.append(Problem(run, f"it cannot be understood ({cause}); copy the run again"))
     return None
 
 
@@ -274,10 +279,9 @@ def _base(
     }
     if given is not None:
         base = _open_base(resolve(str(given)), f"pool.base={given}", key)
-        for name, folder in adapters.items():
-            if what := _another_base(folder, base):
-                problems.append(Problem(name, what))
-        return _without_twins(base)
+        others = {name: _another_base(folder, base) for name, folder in adapters.items()}
+        problems += [Problem(name, what) for name, what in others.items() if what]
+        return base
     if not adapters:
         return _named_by_all([source.folder for source in sources.values()])
     folders: dict[str, Path] = {}
@@ -291,11 +295,13 @@ def _base(
     if not folders:
         return None
     common = Counter(folders.values()).most_common(1)[0][0]
-    for name, folder in folders.items():
-        if folder != common:
-            problems.append(Problem(name, f"it was trained on {folder}, and others on {common}"))
+    problems += [
+        Problem(name, f"it was trained on {folder}, and others on {common}")
+        for name, folder in folders.items()
+        if folder != common
+    ]
     try:
-        return _without_twins(_open_base(common, "its base model cannot be used"))
+        return _open_base(common, "its base model cannot be used")
     except CheckpointError as error:
         reported = {problem.run for problem in problems}
         problems += [
@@ -311,10 +317,6 @@ def _open_base(folder: Path, what: str, key: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{what}: {folder} is an adapter itself, and a base has to be a whole model")
     if base is None:
         raise CheckpointError(f"{what}: {problems[0].what}")
-    return base
-
-
-def _without_twins(base: Checkpoint) -> Checkpoint:
     return compatibility.without_twins(base) if base.weights.names_twins else base
 
 

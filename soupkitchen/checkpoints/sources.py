@@ -23,7 +23,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.checkpoints.unmerged import is_of_training
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
 
 log = logging.getLogger(__name__)
@@ -297,9 +297,8 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
                 "hub's cache on this machine; the hub is asked only for what you name yourself, as "
                 f"pool.base={name}, as {HUB}{name} in a list, or by: hf download {name}"
             ) from error
-        first_line = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line})"
+            f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line(error)})"
         ) from error
     return folder
 
@@ -354,12 +353,12 @@ def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None
 
 def base_folder(config: Config) -> Path:
     """The folder of the base that a YAML of mergekit names."""
-    assert config.base is not None
-    if config.base.lora is not None:
+    assert config.base_model is not None
+    if config.base_model.lora is not None:
         raise CheckpointError(
-            f"{config.file}: base_model={config.base} is a model with an adapter; merge the two"
+            f"{config.file}: base_model={config.base_model} is a model with an adapter; merge the two"
         )
-    return folder_of(config, config.base.model)
+    return folder_of(config, config.base_model.model)
 
 
 def base_named_by(path: str | Sequence[str]) -> str | None:
@@ -368,8 +367,8 @@ def base_named_by(path: str | Sequence[str]) -> str | None:
         file = Path(item).expanduser()
         if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
             config = mergekit_yaml.read(file)
-            if config.base:
-                return str(base_folder(config)) if config.method != "slerp" else None
+            if config.base_model:
+                return str(base_folder(config)) if config.merge_method != "slerp" else None
     return None
 
 
@@ -377,14 +376,15 @@ def _merged_by_mergekit(file: Path) -> Iterator[Source]:
     """Yields the models that a YAML of mergekit's merges, with weights; the log names the keys left out."""
     config = mergekit_yaml.read(file)
     left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
-    left_out += sorted({name for part in (config.shared, *config.parameters) for name in part} - {"weight"})
+    settings = (config.parameters, *(each.parameters for each in config.inputs))
+    left_out += sorted({name for part in settings for name in part or ()} - {"weight"})
     log.warning("%s: only models, weights and base_model are taken, not %s", file, ", ".join(left_out))
-    weights: list[float | None] = [None] * len(config.models)
+    weights: list[float | None] = [None] * len(config.inputs)
     try:
-        weights = [config.value("weight", float, None, number) for number in range(len(config.models))]
+        weights = [config.value("weight", float, None, number) for number in range(len(config.inputs))]
     except CheckpointError as error:
         log.warning("%s: no weight is taken", error)
     for number in config.ingredients:
-        folder, on = adapted_folders(config, config.models[number])
+        folder, on = adapted_folders(config, config.inputs[number].model)
         name = f"{on.name}-{folder.name}" if on else None
         yield Source(folder, name, weights[number], on=on)

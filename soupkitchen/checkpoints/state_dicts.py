@@ -22,7 +22,7 @@ from soupkitchen.checkpoints.files import SAFE, Getter, WeightFiles, read_header
 from soupkitchen.checkpoints.folders import stamp
 from soupkitchen.checkpoints.pickles import Inert, holds_only_tensors, load_anything, plain_tensors
 from soupkitchen.checkpoints.weights import TensorInfo, View
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, first_of
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class StateDict:
             log.warning(
                 "%s has %s of classes that are not read here: the soup's file is without them",
                 self.file,
-                ", ".join(lost[:_SHOWN]) + (f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""),
+                first_of(lost, _SHOWN),
             )
         return content
 

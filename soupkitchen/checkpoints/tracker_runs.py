@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
             page = more.token or None
     except MlflowException as error:
         raise CheckpointError(
-            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({str(error).splitlines()[0]}); "
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
             "MLFLOW_TRACKING_URI says where it is"
         ) from error
     placed = [run for run in runs if run.data.params.get(OUTPUT_DIR)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from soupkitchen.checkpoints.files import SAFE
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.pickles import holds_tensors
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, first_of
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,9 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
         and (file.suffix == SAFE or holds_tensors(file))
     ]
     if parts:
-        more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
         raise CheckpointError(
             f"it holds weights besides its model's, which would be neither merged nor saved: "
-            f"{', '.join(parts[:_SHOWN])}{more}. Models of several parts cannot be merged yet; where "
+            f"{first_of(parts, _SHOWN)}. Models of several parts cannot be merged yet; where "
             "these are no part of the model, move them out of the run's folder"
         )
 

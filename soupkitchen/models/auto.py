@@ -15,7 +15,7 @@ from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
 from soupkitchen.checkpoints.modules import MODULES, library_class
 from soupkitchen.checkpoints.names import NameMap, elements
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.models.function import Built, Function
 from soupkitchen.models.maker import Loading, Maker
 from soupkitchen.models.processors import processor_of
@@ -245,7 +245,7 @@ def _why(folder: Path, error: Exception) -> str:
     except Exception:  # a strange config.json
         config = None
     if "Unrecognized configuration class" not in str(error) or config is None:
-        return str(error).strip().split("\n")[0][:_LONGEST]
+        return first_line(error)[:_LONGEST]
     fitting = [kind for kind in _automatic() if type(config) in getattr(transformers, kind)._model_mapping]
     if kinds := [_KINDS[kind] for kind in _KINDS if kind in fitting]:
         fit = f"it would fit task={', '.join(kinds)}"

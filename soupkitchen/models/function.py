@@ -15,7 +15,7 @@ from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.names import NameMap, first_names, layout_of, shapes_of
 from soupkitchen.checkpoints.state_dicts import StateDict, stem_of
 from soupkitchen.checkpoints.weights import aligned
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_of
 from soupkitchen.models.maker import Loading, Maker
 from soupkitchen.options import check_fields
 from soupkitchen.options.building import users_own
@@ -189,8 +189,7 @@ class Built:
             (misfits, "has {}, which does not fit the model of {}"),
         ):
             if wrong:
-                more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-                what = message.format(", ".join(wrong[:_SHOWN]) + more, f"model.build={self.of.build}")
+                what = message.format(first_of(wrong, _SHOWN), f"model.build={self.of.build}")
                 raise CheckpointError(f"{file} {what}: has it other model.options?")
         return names
 

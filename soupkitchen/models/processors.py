@@ -17,7 +17,7 @@ from soupkitchen.checkpoints.folders import code_files, own_files
 from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
 from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
-from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.errors import CheckpointError, IncompatibleError, first_of
 from soupkitchen.tasks.base import Processor, Task
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,11 @@ def warn_of_files(run: Checkpoint) -> None:
         if file.is_file() and file not in copied and not any(map(file.match, _NO_PART))
     ]
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         log.warning(
-            "%s holds %s%s, of which it is not known whether the model needs them: they are not copied with "
+            "%s holds %s, of which it is not known whether the model needs them: they are not copied with "
             "the soup",
             run.path,
-            ", ".join(names[:5]),
-            more,
+            first_of(names, 5),
         )
 
 

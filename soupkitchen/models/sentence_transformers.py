@@ -19,7 +19,7 @@ from soupkitchen.checkpoints.folders import own_files
 from soupkitchen.checkpoints.modules import modules
 from soupkitchen.checkpoints.names import NameMap
 from soupkitchen.checkpoints.weights import View
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.models.maker import Loading
 from soupkitchen.models.processors import processor_of
 from soupkitchen.tasks import Task
@@ -71,8 +71,7 @@ class SentenceTransformers:
                 model_kwargs={"dtype": loading.dtype or "auto"},
             )
         except Exception as error:  # a strange modules.json may have it raise anything
-            first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
-            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line})") from error
+            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line(error)})") from error
         return model if loading.dtype is None else model.to(loading.dtype)
 
     def names(self, run: Checkpoint, model: Any) -> NameMap:

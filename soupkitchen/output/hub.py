@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from soupkitchen.errors import ConfigError, MachineError
+from soupkitchen.errors import ConfigError, MachineError, first_line
 
 
 def check_hub(name: str) -> None:
@@ -21,14 +21,14 @@ def check_hub(name: str) -> None:
         validate_repo_id(name)
         HfApi().whoami()
     except HFValidationError as error:
-        raise ConfigError(f"output.push_to_hub={name} should be org/name ({_first_line(error)})") from error
+        raise ConfigError(f"output.push_to_hub={name} should be org/name ({first_line(error)})") from error
     except LocalTokenNotFoundError as error:
         raise ConfigError(
             f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
         ) from error
     except Exception as error:  # the libraries below may raise anything
         raise ConfigError(
-            f"output.push_to_hub={name}: the hub does not let us in ({_first_line(error)}); leave the option "
+            f"output.push_to_hub={name}: the hub does not let us in ({first_line(error)}); leave the option "
             "out, and push the folder later"
         ) from error
 
@@ -52,12 +52,7 @@ def push(folder: Path, name: str, private: bool) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
     except Exception as error:  # the libraries below may raise anything
         raise MachineError(
-            f"{folder} could not be pushed to {name} ({_first_line(error)}). The soup is complete; the same "
+            f"{folder} could not be pushed to {name} ({first_line(error)}). The soup is complete; the same "
             "command tries again, and without output.push_to_hub it ends without"
         ) from error
     return f"{api.endpoint}/{name}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

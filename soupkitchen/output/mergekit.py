@@ -17,27 +17,14 @@ from typing import Any
 import torch
 import yaml
 
-from soupkitchen import methods
+from soupkitchen import merging, methods
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.compatibility import labels_of
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_bytes, read_json
-from soupkitchen.checkpoints.mergekit_yaml import AVERAGING, Config, read, reference
+from soupkitchen.checkpoints.mergekit_yaml import Config, Tokenizer, read
 from soupkitchen.checkpoints.sources import adapted_folders, base_folder, folder_of
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging import (
-    Karcher,
-    Linear,
-    Magnitude,
-    MagnitudeOutliers,
-    MergeMethod,
-    ModelStock,
-    Random,
-    RankRandom,
-    Slerp,
-    StackMethod,
-    TaskVectors,
-)
 from soupkitchen.models.processors import check_files
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
@@ -48,16 +35,19 @@ log = logging.getLogger(__name__)
 
 _NAMES = {
     (None, None): "task_arithmetic",
-    (Magnitude, "mass"): "ties",
-    (Random, None): "dare_linear",
-    (Random, "mass"): "dare_ties",
-    (MagnitudeOutliers, None): "breadcrumbs",
-    (MagnitudeOutliers, "mass"): "breadcrumbs_ties",
-    (RankRandom, None): "della_linear",
-    (RankRandom, "mass"): "della",
+    (merging.Magnitude, "mass"): "ties",
+    (merging.Random, None): "dare_linear",
+    (merging.Random, "mass"): "dare_ties",
+    (merging.MagnitudeOutliers, None): "breadcrumbs",
+    (merging.MagnitudeOutliers, "mass"): "breadcrumbs_ties",
+    (merging.RankRandom, None): "della_linear",
+    (merging.RankRandom, "mass"): "della",
 }
 """mergekit's names of a sparsifier with a consensus."""
-_SPARSE: dict[Any, tuple[str, ...]] = {MagnitudeOutliers: ("gamma",), RankRandom: ("epsilon",)}
+_SPARSE: dict[Any, tuple[str, ...]] = {
+    merging.MagnitudeOutliers: ("gamma",),
+    merging.RankRandom: ("epsilon",),
+}
 _READ: dict[str, tuple[set[str], set[str]]] = {
     "linear": ({"normalize"}, {"weight"}),
     "slerp": ({"t"}, set()),
@@ -145,30 +135,30 @@ _Words = tuple[str, dict[str, Any], dict[str, Any], list[str]]
 """A method: its name, settings for all, settings for each model, remarks."""
 
 
-def _theirs(method: MergeMethod | StackMethod, weights: Sequence[float]) -> _Words:
-    if isinstance(method, Linear):
+def _theirs(method: merging.MergeMethod | merging.StackMethod, weights: Sequence[float]) -> _Words:
+    if isinstance(method, merging.Linear):
         return "linear", {"normalize": method.normalize}, {}, []
-    if isinstance(method, Slerp):
+    if isinstance(method, merging.Slerp):
         if len(weights) != 2 or method.space != "weights" or 0 in weights:
             raise CannotSayError("its slerp is of two models' weights")
         t = weights[1] / sum(weights) if method.t is None else method.t
         return "slerp", {"t": t}, {}, []
-    if isinstance(method, ModelStock):
+    if isinstance(method, merging.ModelStock):
         if 0 in weights:
             raise CannotSayError("its model stock leaves out no run")
         return "model_stock", {"filter_wise": False}, {}, []
-    if isinstance(method, Karcher):
+    if isinstance(method, merging.Karcher):
         if len(set(weights)) > 1 or method.tolerance >= _COARSE:
             raise CannotSayError(
                 f"its Karcher mean has no weights, and leaves out more from tol={_COARSE} on"
             )
         return "karcher", {"max_iter": method.iterations, "tol": method.tolerance}, {}, []
-    if isinstance(method, TaskVectors):
+    if isinstance(method, merging.TaskVectors):
         return _their_task_vectors(method, weights)
     raise CannotSayError(f"it has no {type(method).__name__}")
 
 
-def _their_task_vectors(method: TaskVectors, weights: Sequence[float]) -> _Words:
+def _their_task_vectors(method: merging.TaskVectors, weights: Sequence[float]) -> _Words:
     sparsifier = method.sparsifier
     kind: Any = None if sparsifier is None else type(sparsifier)
     name = _NAMES.get((kind, method.consensus))
@@ -177,16 +167,16 @@ def _their_task_vectors(method: TaskVectors, weights: Sequence[float]) -> _Words
     if divides_otherwise(method, weights):
         raise CannotSayError("it divides by weights with their signs")
     shared: dict[str, Any] = {"normalize": method.normalize, "lambda": method.scale}
-    if isinstance(sparsifier, Magnitude):
+    if isinstance(sparsifier, merging.Magnitude):
         if sparsifier.trim == "model":
             raise CannotSayError("it trims each tensor by itself, not the model")
         return name, shared, {"density": sparsifier.density}, []
-    if isinstance(sparsifier, MagnitudeOutliers):
+    if isinstance(sparsifier, merging.MagnitudeOutliers):
         return name, shared, {"density": sparsifier.density, "gamma": sparsifier.gamma}, []
-    if isinstance(sparsifier, Random):
+    if isinstance(sparsifier, merging.Random):
         rescale, remarks = _rescale(sparsifier.rescale)
         return name, shared | rescale, {"density": sparsifier.density}, remarks
-    if isinstance(sparsifier, RankRandom):
+    if isinstance(sparsifier, merging.RankRandom):
         rescale, remarks = _rescale(sparsifier.rescale)
         own = {"density": sparsifier.density, "epsilon": sparsifier.epsilon}
         if sparsifier.density + sparsifier.epsilon >= 1:
@@ -195,7 +185,7 @@ def _their_task_vectors(method: TaskVectors, weights: Sequence[float]) -> _Words
     return name, shared, {}, []
 
 
-def divides_otherwise(method: TaskVectors, weights: Sequence[float]) -> bool:
+def divides_otherwise(method: merging.TaskVectors, weights: Sequence[float]) -> bool:
     """Whether mergekit's `normalize` divides by another sum of weights than ours."""
     signs = method.consensus is not None and min(weights) < 0  # ours are magnitudes there
     return method.normalize and (signs or abs(sum(weights)) < _NOTHING)
@@ -241,12 +231,13 @@ def _recipe(config: Config) -> RecipeFile:
     method, weights = _ours(config)
     _warn_of_unread(config)
     numbers = config.ingredients
-    folders = [adapted_folders(config, model) for model in config.models]
+    folders = [adapted_folders(config, each.model) for each in config.inputs]
     places = [Place(str(folder), "", str(on) if on else None) for folder, on in folders]
     models = [on or folder for folder, on in folders]
     names = [f"{number}-{Path(places[number].path).name}" for number in numbers]
     runs = {name: places[number] for name, number in zip(names, numbers, strict=True)}
-    donor = 0 if config.base is None else config.models.index(config.base)
+    references = [each.model for each in config.inputs]
+    donor = 0 if config.base_model is None else references.index(config.base_model)
     like = donor if donor in numbers else numbers[0]
     first = names[numbers.index(like)]
     if len(names) == 1:  # one run by itself would be copied; beside one that counts 0 it is merged
@@ -281,7 +272,7 @@ def _files(folder: Path) -> tuple[tuple[str, bytes], ...]:
 
 def _dtype(config: Config) -> str | None:
     """The dtype to save in."""
-    names = {"dtype": config.written.dtype, "out_dtype": config.written.out_dtype}
+    names = {"dtype": config.dtype, "out_dtype": config.out_dtype}
     for key, name in names.items():
         if name is not None and name.removeprefix("torch.") not in _DTYPES:
             raise ConfigError(f"{key}={name} should be {', '.join(_DTYPES)}, as in mergekit")
@@ -308,61 +299,63 @@ def _wider(base: Path, models: Sequence[Path]) -> str | None:
 
 def _ours(config: Config) -> tuple[Any, list[float] | None]:
     """The method, and the weights of the ingredients."""
-    if config.method not in _READ:
-        raise ConfigError(f"merge_method {config.method} is not known here; there are {', '.join(_READ)}")
-    if config.method not in ("linear", "karcher") and config.base is None:
-        raise ConfigError(f"{config.method} needs base_model")
+    if config.merge_method not in _READ:
+        raise ConfigError(
+            f"merge_method {config.merge_method} is not known here; there are {', '.join(_READ)}"
+        )
+    if config.merge_method not in ("linear", "karcher") and config.base_model is None:
+        raise ConfigError(f"{config.merge_method} needs base_model")
     if not config.ingredients:
         raise ConfigError("models has nothing but base_model")
-    if config.method == "linear":
+    if config.merge_method == "linear":
         weights, normalize = _weights(config), config.value("normalize", bool, True)
         if min(weights) < 0:
             raise ConfigError(f"weight={min(weights):g}: linear subtracts no model here")
-        return Linear(normalize), weights
-    if config.method == "karcher":
+        return merging.Linear(normalize), weights
+    if config.merge_method == "karcher":
         iterations, tolerance = config.value("max_iter", int, 10), config.value("tol", float, 1e-5)
         if not (iterations >= 1 and 0 < tolerance < _COARSE):
             limits = f"max_iter at least 1, and tol between 0 and {_COARSE}"
             raise ConfigError(f"max_iter={iterations} and tol={tolerance} should be {limits}")
-        return Karcher(iterations=iterations, tolerance=tolerance), None
-    if config.method == "slerp":
+        return merging.Karcher(iterations=iterations, tolerance=tolerance), None
+    if config.merge_method == "slerp":
         t = config.value("t", float, None)
-        if len(config.models) != 2:
+        if len(config.inputs) != 2:
             raise ConfigError("slerp takes two models, of which base_model is one")
         if t is None:
             raise ConfigError("slerp needs t among the parameters for all models")
-        return Slerp(t if config.models[0] == config.base else 1 - t), None
-    if config.method == "model_stock":
+        return merging.Slerp(t if config.inputs[0].model == config.base_model else 1 - t), None
+    if config.merge_method == "model_stock":
         if config.value("filter_wise", bool, False):
             raise ConfigError("filter_wise cannot be taken")
         if len(config.ingredients) < 2:
             raise ConfigError("model_stock needs two models beside base_model")
-        return ModelStock(), None
+        return merging.ModelStock(), None
     return _our_task_vectors(config), _weights(config)
 
 
 def _our_task_vectors(config: Config) -> Any:
-    preset = getattr(methods, config.method)
-    normalize = config.value("normalize", bool, config.method in _NORMALIZED)
+    preset = getattr(methods, config.merge_method)
+    normalize = config.value("normalize", bool, config.merge_method in _NORMALIZED)
     scaled: dict[str, Any] = {"normalize": normalize, "scale": config.value("lambda", float, 1.0)}
     config.value("int8_mask", bool, False)  # it only has mergekit hold masks in fewer bytes
     if divides_otherwise(replace(preset(), normalize=normalize), _weights(config)):
         raise ConfigError("normalize=true cannot be taken with weights below 0, or that sum to 0")
     sparsifier: dict[str, Any] = {}
     for name, default in {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}.items():
-        if name in _READ[config.method][1]:
+        if name in _READ[config.merge_method][1]:
             values = {config.value(name, float, default, model) for model in config.ingredients}
             if len(values) > 1:
                 raise ConfigError(f"{name} has to be the same for all models")
             sparsifier[name] = values.pop()
-    rescale = config.value("rescale", bool, config.method.startswith(("dare", "della")))
-    if sparsifier["density"] >= 1 or config.method == "task_arithmetic":
+    rescale = config.value("rescale", bool, config.merge_method.startswith(("dare", "della")))
+    if sparsifier["density"] >= 1 or config.merge_method == "task_arithmetic":
         return replace(preset(), sparsifier=None, **scaled)
     if hasattr(preset().sparsifier, "rescale"):
         log.warning("%s: mergekit's %s", config.file, _RANDOM)
         sparsifier["rescale"] = "l1" if rescale else None
     elif rescale:
-        raise ConfigError(f"rescale=true cannot be taken with {config.method}")
+        raise ConfigError(f"rescale=true cannot be taken with {config.merge_method}")
     return preset(**scaled, **sparsifier)
 
 
@@ -370,7 +363,7 @@ def _weights(config: Config) -> list[float]:
     weights = {number: config.value("weight", float, None, number) for number in config.ingredients}
     for number, weight in weights.items():
         if weight is None:
-            raise ConfigError(f"{config.models[number]} has no weight")
+            raise ConfigError(f"{config.inputs[number].model} has no weight")
     if not any(weights.values()):
         raise ConfigError("weight is 0 for all models")
     return [weight for weight in weights.values() if weight is not None]
@@ -378,11 +371,10 @@ def _weights(config: Config) -> list[float]:
 
 def _warn_of_unread(config: Config) -> None:
     """Warns of parameters that this method of mergekit's does not read; refuses those that none reads."""
-    shared, own = _READ[config.method]
-    ignored = set(config.shared) - shared - own
-    for model, settings in zip(config.models, config.parameters, strict=True):
-        counts = model != config.base or config.method in AVERAGING
-        ignored |= set(settings) - (own if counts else set())
+    shared, own = _READ[config.merge_method]
+    ignored = set(config.parameters or ()) - shared - own
+    for number, each in enumerate(config.inputs):
+        ignored |= set(each.parameters or ()) - (own if number in config.ingredients else set())
     elsewhere = set(_ELSEWHERE).union(*(shared | own for shared, own in _READ.values()))
     if strange := sorted(ignored - elsewhere):
         raise ConfigError(f"mergekit 0.1.5 has no parameter {', '.join(strange)}: remove it")
@@ -390,7 +382,7 @@ def _warn_of_unread(config: Config) -> None:
         log.warning(
             "%s: mergekit's %s does not read %s where it stands; so it is left out here, too",
             config.file,
-            config.method,
+            config.merge_method,
             ", ".join(sorted(ignored)),
         )
 
@@ -401,17 +393,17 @@ def _check_tokenizer(config: Config, folders: Sequence[Path]) -> None:
     Raises:
         ConfigError: if it does, or that cannot be seen.
     """
-    asked = config.tokenizer
-    if config.written.chat_template not in (None, "auto"):
+    asked = config.tokenizer or (config.tokenizer_source and Tokenizer(config.tokenizer_source))
+    if config.chat_template not in (None, "auto"):
         raise ConfigError("chat_template cannot be taken: put it into the soup's tokenizer yourself")
-    if asked is None and config.written.chat_template is None:
+    if asked is None and config.chat_template is None:
         return
     key = next(key for key in ("tokenizer_source", "tokenizer", "chat_template") if key in config.keys)
     if asked and (asked.tokens or asked.pad_to_multiple_of):
         raise ConfigError("tokens and pad_to_multiple_of of tokenizer cannot be taken")
     sources = []
-    if asked and asked.source not in ("union", "base"):
-        sources = [folder_of(config, reference(config.file, asked.source).model)]
+    if asked and str(asked.source) not in ("union", "base"):
+        sources = [folder_of(config, asked.source.model)]
     if len({_files(folder) for folder in (*folders, *sources)}) > 1:
         raise ConfigError(f"{key} cannot be taken: the models' tokenizers differ in their files")
     if asked:

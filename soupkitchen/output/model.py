@@ -22,15 +22,7 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.models.processors import copy_processor
 from soupkitchen.options import check_fields
-from soupkitchen.output.adapter import (
-    changes,
-    concatenated,
-    is_exact,
-    truncated,
-    unlike_plain,
-    whole_tensors,
-    write_adapter,
-)
+from soupkitchen.output import adapter
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.store.files import appearing
@@ -99,7 +91,7 @@ class Output:
                 "adapters that differ in dtype, in the order of labels or in the model that they are for "
                 "cannot be saved as one adapter yet; output.format=full saves their soup"
             )
-        if what := unlike_plain(runs):
+        if what := adapter.unlike_plain(runs):
             raise ConfigError(
                 f"output.format=adapter: {what}, which is not written as one adapter yet; output.format=full "
                 "saves their soup"
@@ -109,7 +101,7 @@ class Output:
                 "a sum that is not divided by its weights multiplies the base, too, which no adapter says: "
                 "take method.normalize=true, or output.format=full"
             )
-        if self.rank is None and not is_exact(runs, method):
+        if self.rank is None and not adapter.is_exact(runs, method):
             raise ConfigError(
                 "only a linear soup of LoRA adapters (no DoRA) is one adapter exactly; give the rank to cut "
                 "another to as output.rank=…, or save a model with output.format=full"
@@ -161,12 +153,12 @@ class Output:
         base = runs[0].adapted
         assert base is not None
         if self.rank is None:
-            factored = concatenated(runs, weights)
+            factored = adapter.concatenated(runs, weights)
         else:
-            factored = truncated(runs, changes(runs, weights, soup()), self.rank)
-        whole = whole_tensors(runs, weights, soup())
+            factored = adapter.truncated(runs, adapter.changes(runs, weights, soup()), self.rank)
+        whole = adapter.whole_tensors(runs, weights, soup())
         with _appearing(folder) as beside:
-            write_adapter(runs, factored, whole, beside)
+            adapter.write_adapter(runs, factored, whole, beside)
             if processor is not None:
                 copy_processor(processor, beside)
         log.info(
