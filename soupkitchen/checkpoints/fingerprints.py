@@ -80,11 +80,11 @@ def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = ""
         pass
     except Exception as error:  # damaged: it is written anew
         log.debug("the findings in %s cannot be used (%s): its files are read", stamps[0][0], error)
-    found = read()
+    fresh = read()
     settled = max(max(stamp[-2:]) for stamp in stamps) <= now - _SETTLED_SECONDS * 10**9
     if settled and _stamps(files) == stamps:
-        _keep(entry, stamps, found)
-    return found
+        _keep(entry, stamps, fresh)
+    return fresh
 
 
 def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[Block]]) -> Findings:
@@ -200,8 +200,8 @@ def _kept(entry: Path, stamps: list[_Stamp]) -> Findings | None:
     return Findings(kept["fingerprint"], kept["not_finite"]) if same else None
 
 
-def _keep(entry: Path | None, stamps: list[_Stamp], found: Findings) -> None:
-    kept = {"files": stamps, **found._asdict()}
+def _keep(entry: Path | None, stamps: list[_Stamp], fresh: Findings) -> None:
+    kept = {"files": stamps, **fresh._asdict()}
     try:
         if entry is None:
             raise OSError("there is no home folder")

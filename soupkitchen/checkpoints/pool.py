@@ -181,7 +181,7 @@ def pool_of(
         and (run := _try(name, problems, partial(_open, source, name, base_run, key))) is not None
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        wrong = [problem for found in readers.map(_problems_of_values, opened) for problem in found]
+        wrong = [problem for its_own in readers.map(_problems_of_values, opened) for problem in its_own]
     problems += wrong
     runs = [run for run in opened if run.name not in {problem.run for problem in wrong}]
     if not runs:

@@ -308,7 +308,7 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
     resolved = [source.folder.resolve() for source in sources]
     plain = [stem_of(source.folder) if source.folder.is_file() else source.folder.name for source in sources]
     short = [
-        source.name or _on_hub(source.folder) or name or folder.name
+        source.name or hub_name(source.folder) or name or folder.name
         for source, name, folder in zip(sources, plain, resolved, strict=True)
     ]
     if len(set(short)) == len(short):
@@ -320,8 +320,8 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _on_hub(folder: Path) -> str | None:
-    """The name on the hub of a snapshot in the hub's cache."""
+def hub_name(folder: Path) -> str | None:
+    """The name on the hub of a snapshot in the hub's cache; None for any other folder."""
     repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     if not repository.startswith("models--"):
         return None

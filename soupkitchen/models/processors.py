@@ -6,14 +6,14 @@ hold the lengths of the task.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import code_files, own_files
+from soupkitchen.checkpoints.folders import code_files, own_files, read_json
 from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
 from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
@@ -167,9 +167,7 @@ def _has(folder: Path, pattern: str) -> bool:
 def _has_code(folder: Path) -> bool:
     """Whether a configuration of the processor names code of its own."""
     for name in _CONFIGS:
-        try:
-            if json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map"):
+        with suppress(CheckpointError):
+            if read_json(folder / name).get("auto_map"):
                 return True
-        except (OSError, ValueError, AttributeError):
-            continue
     return False

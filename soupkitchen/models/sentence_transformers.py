@@ -83,13 +83,13 @@ class SentenceTransformers:
             for name in run.header
             if name.startswith(module.prefix)
         }
-        own = [name for name in run.header if name not in names]
+        rest = [name for name in run.header if name not in names]
         inner = transformer_in(model)
         if inner is None:
-            names |= {name: f"{next(iter(children))}.{name}" for name in own}
+            names |= {name: f"{next(iter(children))}.{name}" for name in rest}
         else:
             place = next(name for name, part in model.named_modules() if part is inner)
-            seen = replace(run, weights=View(run.weights, {name: name for name in own}))
+            seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
             names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
         return NameMap.given(run, model, names)
 

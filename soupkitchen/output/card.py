@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import read_bytes
+from soupkitchen.checkpoints.sources import hub_name
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Maker
@@ -25,8 +26,6 @@ CARD = "README.md"
 PICTURE = "trajectory.png"
 _FLATTERED = "Held-out data chose the ingredients, so its score flatters the soup somewhat."
 
-_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-"""The name of a repository's folder in the hub's cache."""
 _TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForImageClassification": "image-classification",
@@ -79,7 +78,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data:
             for name, weight in zip(recipe.ingredients, recipe.coefficients, strict=True)
         ],
         method=_method(recipe),
-        base=None if base is None else _plain(_hub_name(base.path) or base.path.name),
+        base=None if base is None else _plain(hub_name(base.path) or base.path.name),
         results=[_result(row, heldout, test) for row in chosen.to_dict("records")],
         caveat=_FLATTERED + (" Test data chose nothing." if has_test else " There was no test data."),
         code=_code(maker, (folder / "adapter_config.json").is_file()),
@@ -113,7 +112,7 @@ def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool
         if known(run.soup[column])
     ]
     models = [base] if base else list(pool)
-    named = [name for model in models if (name := _hub_name(model.path))]
+    named = [name for model in models if (name := hub_name(model.path))]
     return ModelCardData(
         model_name="soup",
         library_name=maker.library,
@@ -162,12 +161,6 @@ def _option(value: Any) -> str:
 def _base(pool: Pool) -> Checkpoint | None:
     adapted = next((run.adapted for run in pool if run.adapted is not None), None)
     return pool.base or adapted
-
-
-def _hub_name(path: Path) -> str | None:
-    """The name on the hub of a model in its cache."""
-    matches = (_SNAPSHOT.fullmatch(part) for part in path.parts)
-    return next((f"{match[1]}/{match[2]}" for match in matches if match), None)
 
 
 def _licence(base: Path) -> str | None:
