@@ -26,7 +26,7 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-_MOST_EXPRESSIONS, _LONGEST_EXPRESSION, _MOST_ROUNDS = 64, 10_000, 1000
+_MOST_EXPRESSIONS, _LONGEST_EXPRESSION, _MOST_PARTS = 64, 10_000, 1_000_000
 _MATCHING_SECONDS = 5
 _SIMPLE = re.compile(r"(?:[\w.-]|\\[.d_-])*(?:[*+](?:[\w.-]|\\[.d_-])*)?")
 """Expressions that take no long time: names, mostly."""
@@ -70,8 +70,9 @@ class Expressions:
         counts = _ROUNDS.findall(pattern)  # regex takes memory for each round before it matches
         if not all(re.fullmatch(r"\d{0,4},?\d{0,4}", count) for count in counts):
             raise regex.error("braces with more than a number of rounds are not followed")
-        if math.prod(int(n) + 1 for count in counts for n in count.split(",") if n) > _MOST_ROUNDS:
-            raise regex.error(f"more than {_MOST_ROUNDS} rounds are not followed")
+        rounds = math.prod(max(1, *(int(number or 1) for number in count.split(","))) for count in counts)
+        if rounds * len(pattern) > _MOST_PARTS:
+            raise regex.error("so many rounds are not followed")
         begin = time.process_time()
         try:
             return regex.match(pattern, text, timeout=max(self._seconds, 1e-3)) is not None

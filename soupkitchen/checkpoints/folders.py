@@ -35,7 +35,6 @@ _OBJECTS = (
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 """Files that transformers takes for a JSON object without looking."""
-_CODE = 4 << 20
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _ATTENTION_KEYS = re.compile(r"_?attn_implementation(_internal)?")
@@ -108,16 +107,16 @@ def check_folder(folder: Path) -> None:
 
 def code_files(folder: Path) -> list[Path]:
     """The Python files of a run, which are copied with a model that has code of its own; see `own_files`."""
-    return own_files(folder, "*.py", most=_CODE)
+    return own_files(folder, "*.py")
 
 
-def own_files(folder: Path, *patterns: str, most: int = MOST) -> list[Path]:
+def own_files(folder: Path, *patterns: str) -> list[Path]:
     """The files of a run that match a pattern and that may be copied with the soup, each once.
 
     Files of the hub's cache are links to its `blobs`, beside the snapshot. No other link may leave the run.
 
     Raises:
-        CheckpointError: if one is a link out of the run, no regular file, or larger than `most` bytes.
+        CheckpointError: if one is a link out of the run, or no regular file.
     """
     matches = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if not file.is_dir()]
     files = list(dict.fromkeys(matches))
@@ -132,11 +131,7 @@ def own_files(folder: Path, *patterns: str, most: int = MOST) -> list[Path]:
                 f"{file} is a link to {target}, out of the run's folder. It would be copied with the soup: "
                 "put the file itself in its place, or remove it"
             )
-        with open_regular(file) as handle:
-            if os.fstat(handle.fileno()).st_size > most:
-                raise CheckpointError(
-                    f"{file} has more than {most >> 20} MiB, which no such file has; remove it"
-                )
+        open_regular(file).close()
     return files
 
 

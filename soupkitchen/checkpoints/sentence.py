@@ -6,7 +6,7 @@ All these files go with the soup, so all runs of a pool must say the same in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +51,18 @@ class _Pooling:
 
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], file: Path) -> _Pooling:
+        """Checks the content of `file`, which had a key for each mode before version 6."""
+        old = [mode for key, mode in _OLD_KEYS.items() if config.get(key)] or ["mean"]
+        options = {**config, "pooling_mode": config.get("pooling_mode") or old}
+        return documents.checked(options, cls, file, CheckpointError)
 
     @property
     def modes(self) -> tuple[str, ...]:
-        if self.pooling_mode is not None:
-            return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else tuple(self.pooling_mode)
-        return tuple(mode for key, mode in _OLD_KEYS.items() if getattr(self, key)) or ("mean",)
+        mode = self.pooling_mode
+        return (mode,) if isinstance(mode, str) else tuple(mode or ())
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def difference(run: Path, reference: Path, name: str) -> str | None:
 
 def _poolings(folder: Path) -> list[_Pooling]:
     files = [folder / module.path / CONFIG_NAME for module in modules(folder) if module.kind == "Pooling"]
-    return [documents.read_json(file, _Pooling, error=CheckpointError) for file in files]
+    return [_Pooling.of(read_json(file), file) for file in files]
 
 
 def _model_config_file(folder: Path) -> Path:
@@ -228,9 +228,9 @@ def _model_config_file(folder: Path) -> Path:
 def _meaning(file: Path, record: type | None) -> dict[str, Any]:
     config = read_json(file) if file.exists() else {}
     typed = documents.checked(config, record, file, CheckpointError) if record is not None else None
-    if isinstance(typed, _Pooling):
-        config = {key: value for key, value in config.items() if key not in _OLD_KEYS}
-        config["pooling_mode"] = typed.modes
+    if record is _Pooling:
+        modes = _Pooling.of(config, file).modes
+        config = {key: config[key] for key in config if key not in _OLD_KEYS} | {"pooling_mode": modes}
     if isinstance(typed, SentenceConfig):
         config["prompts"] = {name: prompt for name, prompt in (typed.prompts or {}).items() if prompt} or None
     for key in ("__version__", "word_embedding_dimension", "embedding_dimension"):  # tensors have sizes

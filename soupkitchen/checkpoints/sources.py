@@ -18,11 +18,10 @@ from typing import Any, Literal
 from soupkitchen.checkpoints import mergekit_yaml, tracker_runs
 from soupkitchen.checkpoints.adapters import is_adapter
 from soupkitchen.checkpoints.checkpoint import TRAINER_STATE
-from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.files import has_weights, is_of_training
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
-from soupkitchen.checkpoints.unmerged import is_of_training
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
 
