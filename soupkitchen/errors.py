@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -90,3 +90,13 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """The end of a message about `word`: the nearest of `words`, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """At most so many of the names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -57,13 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[str]) -> bool:
     from soupkitchen.evaluation import Runtime
-    from soupkitchen.output.from_mergekit import recipe_file
-    from soupkitchen.output.rebuild import Moved, rebuild
-    from soupkitchen.output.recipe_file import RecipeFile
+    from soupkitchen.output.mergekit import read_recipe
+    from soupkitchen.output.recipe_file import Moved, RecipeFile, rebuild
     from soupkitchen.store.documents import read_yaml
 
     is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
-    told = recipe_file(file) if is_mergekits else RecipeFile.read(file, trust)
+    told = read_recipe(file) if is_mergekits else RecipeFile.read(file, trust)
     trusted = options.get("trust_remote_code", "false")
     if trusted not in ("true", "false"):
         raise ConfigError(f"trust_remote_code={trusted} should be true or false")

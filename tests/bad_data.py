@@ -496,7 +496,7 @@ ROWS = [
     Bad(
         "a tokenizer that is a link out of its folder",
         (),
-        ("tokenizer.json", "leads out of its folder", "put a copy"),
+        ("tokenizer.json", "out of the run's folder", "in its place"),
         tokenizer_elsewhere,
     ),
     Bad(

@@ -33,7 +33,7 @@ from torch.optim import swa_utils
 import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.checkpoints.wrappers import tell
+from soupkitchen.checkpoints.state_dicts import log_choice
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import Runtime
 from soupkitchen.models import Function
@@ -219,7 +219,7 @@ def test_weights_are_read_as_training_leaves_them(
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
         torch.save(lay_out(net.state_dict()), tmp_path / "runs" / f"{name}.pt")
-    tell.cache_clear()
+    log_choice.cache_clear()
     with caplog.at_level("INFO"):
         pool = find_pool(str(tmp_path / "runs"))
     expected = nets["a"].state_dict()
@@ -244,7 +244,7 @@ def test_an_average_that_a_callback_of_lightning_keeps_is_named(
         kept = {"n_averaged": 3, "average_model_state": net.state_dict()}
         held = {"state_dict": live(net.state_dict()), "callbacks": {"StochasticWeightAveraging": kept}}
         torch.save(held, tmp_path / "runs" / f"{name}.ckpt")
-    tell.cache_clear()
+    log_choice.cache_clear()
     bias = nets["a"].state_dict()["head.bias"]
     with caplog.at_level("INFO"):
         assert torch.equal(find_pool(str(tmp_path / "runs"))["a"].tensor("head.bias"), bias + 1)

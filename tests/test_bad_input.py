@@ -288,7 +288,7 @@ def test_custom_code_is_run_for_those_who_trust_it(with_code: Path, texts: Path,
 ASKS_NOTHING = """
 import sys
 from pathlib import Path
-from soupkitchen.checkpoints.parameters import tied_names
+from soupkitchen.checkpoints.names import tied_names
 print(dict(tied_names(Path(sys.argv[1]))))
 """
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soupkitchen.checkpoints.steps import training_step
+from soupkitchen.checkpoints.checkpoint import training_step
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.merging import Linear, ModelStock, TaskVectors, alternatives

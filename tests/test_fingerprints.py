@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from tiny import adapter, llama
 
 from soupkitchen.checkpoints import Checkpoint, find_pool, fingerprints
-from soupkitchen.checkpoints.content import RawFiles
 from soupkitchen.errors import IncompatibleError
 
 
@@ -37,15 +37,15 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files of which bytes were read to take digests."""
-    files: list[Path] = []
-    blocks = RawFiles.blocks
+    read: list[Path] = []
+    blocks = fingerprints.stored_blocks
 
-    def counted(self: RawFiles, file: Path, name: str) -> Iterator[memoryview]:
-        files.append(file)
-        return blocks(self, file, name)
+    def counted(file: Path, *place: Any) -> Iterator[memoryview]:
+        read.append(file)
+        return blocks(file, *place)
 
-    monkeypatch.setattr(RawFiles, "blocks", counted)
-    return files
+    monkeypatch.setattr(fingerprints, "stored_blocks", counted)
+    return read
 
 
 def fingerprint(folder: Path) -> str:
@@ -159,13 +159,13 @@ def test_nothing_is_kept_of_files_that_change_while_they_are_read(
     settled: None, copy_runs: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_runs("a") / "a"
-    blocks = RawFiles.blocks
+    blocks = fingerprints.stored_blocks
 
-    def meanwhile(self: RawFiles, file: Path, name: str) -> Iterator[memoryview]:
+    def meanwhile(file: Path, *place: Any) -> Iterator[memoryview]:
         file.touch()
-        return blocks(self, file, name)
+        return blocks(file, *place)
 
-    monkeypatch.setattr(RawFiles, "blocks", meanwhile)
+    monkeypatch.setattr(fingerprints, "stored_blocks", meanwhile)
     fingerprint(run)
     assert not store.exists()
 

@@ -25,13 +25,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from soupkitchen.checkpoints import Pool, find_pool, tracked
+from soupkitchen.checkpoints import Pool, find_pool, tracker_runs
 from soupkitchen.checkpoints.sources import find
-from soupkitchen.checkpoints.tracked import Tracked
+from soupkitchen.checkpoints.tracker_runs import TrackerRun
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear
-from soupkitchen.output.from_mergekit import recipe_file
+from soupkitchen.output.mergekit import read_recipe
 from soupkitchen.soup import Soup
 
 CPU = torch.device("cpu")
@@ -358,14 +358,14 @@ def test_of_what_a_list_names_the_hub_is_asked_for_what_begins_with_hf(
 
 
 def made_again(file: str) -> None:
-    recipe_file(Path(file))
+    read_recipe(Path(file))
 
 
 def test_an_experiments_folder_is_not_asked_of_the_hub(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [Tracked("results/run-1", "x", {})]
-    monkeypatch.setattr(tracked, "of_mlflow", lambda experiment: runs)
+    runs = [TrackerRun("results/run-1", "x", {})]
+    monkeypatch.setattr(tracker_runs, "of_mlflow", lambda experiment: runs)
     with pytest.raises(CheckpointError, match=r"results/run-1 is no folder here"):
         find_pool("mlflow:sweep")
     assert asked == []

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import fitted
-from soupkitchen.checkpoints.parameters import rows_of_labels
+from soupkitchen.checkpoints.names import rows_of_labels
 
 LABELS = ["apples", "boats", "clouds"]
 TEXTS, TOKENS, IMAGES = "text_classification", "token_classification", "image_classification"

@@ -22,8 +22,7 @@ from transformers import (
     ViTConfig,
 )
 
-from soupkitchen.checkpoints import Checkpoint, names
-from soupkitchen.checkpoints.files import TensorInfo
+from soupkitchen.checkpoints import Checkpoint, TensorInfo, names
 from soupkitchen.checkpoints.names import parameter_names
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import LiveModel

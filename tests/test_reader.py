@@ -13,8 +13,8 @@ import xxhash
 from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
-from soupkitchen.checkpoints import Checkpoint, content, files
-from soupkitchen.checkpoints.views import View, Widened
+from soupkitchen.checkpoints import Checkpoint, fingerprints
+from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import CheckpointError
 
 
@@ -26,7 +26,7 @@ def run(text_runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has every look at the content be one at the files, whatever is known of them."""
-    monkeypatch.setattr(files, "findings", lambda files, read, part: read())
+    monkeypatch.setattr(fingerprints, "findings", lambda files, read, part: read())
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_fingerprint_is_the_digest_of_names_kinds_and_bytes(
         x = tensors[key]
         expected.update(f"{key} F32 {tuple(x.shape)}\0".encode() + x.numpy().tobytes())
     assert Checkpoint.open(folder).fingerprint == expected.hexdigest()
-    monkeypatch.setattr(content, "_BLOCK", 48)  # in many blocks, the last of them short
+    monkeypatch.setattr(fingerprints, "_BLOCK", 48)  # in many blocks, the last of them short
     assert Checkpoint.open(folder).fingerprint == expected.hexdigest()
 
 
@@ -106,7 +106,7 @@ def test_values_that_are_not_finite_are_counted_whatever_their_bits(
     else:
         save_file(tensors, tmp_path / file)
     for block in (1 << 21, 64):
-        monkeypatch.setattr(content, "_BLOCK", block)
+        monkeypatch.setattr(fingerprints, "_BLOCK", block)
         assert Checkpoint.open(tmp_path).weights.not_finite == expected
 
 
@@ -145,7 +145,7 @@ def test_files_that_changed_since_they_were_opened_are_told(
     folder = request.getfixturevalue(name)
     checkpoint = Checkpoint.open(folder)
     weights = checkpoint.weights
-    around = [weights, Widened(weights, torch.float64), View(weights, {key: key for key in weights.header})]
+    around = [weights, View(weights, dtype=torch.float64), View(weights)]
     assert checkpoint.changed_files() == []
     file = sorted(folder.glob("*.safetensors"))[-1]
     _rewritten(file, how)

@@ -25,9 +25,8 @@ from soupkitchen import tasks
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.options import presets
-from soupkitchen.output.rebuild import rebuild as rebuilt
-from soupkitchen.output.rebuild import saved_fingerprint
-from soupkitchen.output.recipe_file import RecipeFile
+from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
+from soupkitchen.output.recipe_file import rebuild as rebuilt
 from soupkitchen.records import read_csv
 
 pytest.importorskip("sentence_transformers")

@@ -10,9 +10,8 @@ import pytest
 from tiny import llama, text_classifier
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.names import parameter_names
-from soupkitchen.checkpoints.parameters import architecture, rows_of_labels
-from soupkitchen.checkpoints.tokens import difference, tokens_of
+from soupkitchen.checkpoints.names import architecture, parameter_names, rows_of_labels
+from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.errors import CheckpointError
 
 
@@ -23,21 +22,21 @@ def write(folder: Path, vocabulary: Any, **more: Any) -> Path:
 
 
 def test_files_that_are_alike_are_read_into_one(tmp_path: Path) -> None:
-    one, other = (tokens_of(write(tmp_path / name, {"a": 0, "b": 1})) for name in "xy")
+    one, other = (vocabulary_of(write(tmp_path / name, {"a": 0, "b": 1})) for name in "xy")
     assert one is other
     assert one == {"a": 0, "b": 1}
 
 
 def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: Path) -> None:
     added = [{"content": "c", "id": 2}]
-    one = tokens_of(write(tmp_path / "x", {"a": 0, "b": 1, "c": 2}))
-    other = tokens_of(write(tmp_path / "y", [["a", -1.0], ["b", -2.0]], added_tokens=added))
+    one = vocabulary_of(write(tmp_path / "x", {"a": 0, "b": 1, "c": 2}))
+    other = vocabulary_of(write(tmp_path / "y", [["a", -1.0], ["b", -2.0]], added_tokens=added))
     assert one is not None
     assert other is not None
     assert one is not other
     assert one.frozen == other.frozen
     assert difference(one, other) is None
-    third = tokens_of(write(tmp_path / "z", {"a": 0, "b": 2}))
+    third = vocabulary_of(write(tmp_path / "z", {"a": 0, "b": 2}))
     assert difference(third, one) == "its tokenizer gives other numbers to 2 tokens: 'b' is 2, not 1"
 
 
@@ -46,25 +45,25 @@ def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> N
     (tmp_path / "x" / "spiece.model").write_bytes(b"pieces")
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "vocab.txt").write_text("a\nb\n")
-    files, plain = tokens_of(tmp_path / "x"), tokens_of(tmp_path / "y")
+    files, plain = vocabulary_of(tmp_path / "x"), vocabulary_of(tmp_path / "y")
     assert plain == {"a": 0, "b": 1}
     assert difference(files, plain) is None
-    assert difference(files, tokens_of(tmp_path)) is None
+    assert difference(files, vocabulary_of(tmp_path)) is None
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", {"a": "one"})
     with pytest.raises(CheckpointError, match=r"tokenizer\.json gives 'a' the number 'one'"):
-        tokens_of(folder)
+        vocabulary_of(folder)
 
 
 def test_another_tokenizer_in_the_same_folder_is_read_anew(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", {"a": 0, "b": 1})
-    first = tokens_of(folder)
-    assert tokens_of(folder) is first
+    first = vocabulary_of(folder)
+    assert vocabulary_of(folder) is first
     (tmp_path / "new").write_text(json.dumps({"model": {"vocab": {"b": 0, "a": 1}}}))
     (tmp_path / "new").replace(folder / "tokenizer.json")
-    assert tokens_of(folder) == {"b": 0, "a": 1}
+    assert vocabulary_of(folder) == {"b": 0, "a": 1}
 
 
 def test_another_model_in_the_same_folder_is_another_architecture(tmp_path: Path) -> None:

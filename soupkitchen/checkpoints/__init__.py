@@ -1,6 +1,7 @@
 """Weights on disk, one tensor at a time: reading, finding and checking runs."""
 
+from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.pool import Pool, find_pool
-from soupkitchen.checkpoints.reader import Checkpoint, TensorInfo, Tensors
+from soupkitchen.checkpoints.weights import TensorInfo, Tensors
 
 __all__ = ["Checkpoint", "Pool", "TensorInfo", "Tensors", "find_pool"]

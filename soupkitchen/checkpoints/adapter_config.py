@@ -1,21 +1,24 @@
-"""What an adapter's `adapter_config.json` says, and which modules of a model it selects, as peft reads it.
+"""Reads an adapter's `adapter_config.json`, and selects modules of a model by it as peft does.
 
-peft makes the modules that the configuration selects and loads into them what is in the file; what is there
-besides it leaves out. Options of later versions of peft, and those that make another model than weights can
-say, are refused by name.
+peft makes the modules that the configuration selects, loads the file's tensors into them, and leaves out all
+others. Options of later versions of peft, and those that make another model than weights can say, are refused
+by name.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from soupkitchen.checkpoints.patterns import ends_with, is_all, is_part, is_simple
-from soupkitchen.checkpoints.strangers import read_json
+import regex
+
+from soupkitchen.checkpoints.folders import read_json
 from soupkitchen.errors import CheckpointError
 from soupkitchen.store.documents import checked
 
@@ -23,12 +26,19 @@ ADAPTER_CONFIG_NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 
 _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-_MOST_EXPRESSIONS = 64
+_MOST_EXPRESSIONS, _LONGEST_EXPRESSION, _MOST_PARTS = 64, 10_000, 1_000_000
+_MATCHING_SECONDS = 5
+_SIMPLE = re.compile(r"(?:[\w.-]|\\[.d_-])*(?:[*+](?:[\w.-]|\\[.d_-])*)?")
+"""Expressions that take no long time: names, mostly."""
+_ROUNDS = re.compile(r"\{([^}]*)")
+_EXTENSIONS = re.compile(r"\(\?(?![:=!])")
+_WHOLE, _END, _PART = "({})$", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)"
+"""peft's expressions for a path, for the end of one after a dot, and for some of the names in one."""
 _NOT_FOLLOWED = (
     "alora_invocation_tokens", "arrow_config", "enable_lora", "kasa_config", "layer_replication",
     "megatron_config", "use_qalora",
 )  # fmt: skip
-"""Options whose models are no base and a change of its weights, or whose change is not known here."""
+"""Options whose models are more than a base and a change of its weights, or whose change is not known."""
 _SAYS_NOTHING = (
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
     "inference_mode", "lora_dropout", "lora_ga_config", "loftq_config", "megatron_core", "merge_weights",
@@ -38,6 +48,36 @@ _SAYS_NOTHING = (
 """Options that merged weights do not depend on."""
 
 Number = TypeVar("Number", int, float)
+
+
+class Expressions:
+    """Matches regular expressions that a stranger wrote, all of them together in bounded time and memory."""
+
+    def __init__(self) -> None:
+        self._seconds = float(_MATCHING_SECONDS)
+
+    def match(self, pattern: str, text: str) -> bool:
+        """Whether `text` begins as `pattern` says.
+
+        Raises:
+            regex.error: for no regular expression, or one that would take too much memory.
+            TimeoutError: if no time is left.
+        """
+        if len(pattern) > _LONGEST_EXPRESSION:
+            raise regex.error(f"it is longer than {_LONGEST_EXPRESSION} characters")
+        if _EXTENSIONS.search(pattern):  # recursion, flags and others
+            raise regex.error("groups that begin with '(?' are not followed")
+        counts = _ROUNDS.findall(pattern)  # regex takes memory for each round before it matches
+        if not all(re.fullmatch(r"\d{0,4},?\d{0,4}", count) for count in counts):
+            raise regex.error("braces with more than a number of rounds are not followed")
+        rounds = math.prod(max(1, *(int(number or 1) for number in count.split(","))) for count in counts)
+        if rounds * len(pattern) > _MOST_PARTS:
+            raise regex.error("so many rounds are not followed")
+        begin = time.process_time()
+        try:
+            return regex.match(pattern, text, timeout=max(self._seconds, 1e-3)) is not None
+        finally:
+            self._seconds -= time.process_time() - begin
 
 
 @dataclass(frozen=True)
@@ -60,7 +100,7 @@ class BlockDiagonal:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What the configuration of a LoRA adapter says that its weights depend on; see peft's `LoraConfig`."""
+    """The options of a LoRA adapter that its weights depend on; see peft's `LoraConfig`."""
 
     file: Path
     r: int = 8
@@ -86,33 +126,29 @@ class AdapterConfig:
 
     @classmethod
     def read(cls, folder: Path, model_type: str | None) -> AdapterConfig:
-        """That of the adapter in `folder`, of a model of that type.
+        """Reads the configuration of the adapter in `folder`, of a model of that type.
 
         Raises:
             CheckpointError: for an adapter of another kind, or options that are not followed.
         """
         file = folder / ADAPTER_CONFIG_NAME
-        told = read_json(file)
-        kind = str(told.get("peft_type")).upper()
+        options = read_json(file)
+        kind = str(options.get("peft_type")).upper()
         if kind != "LORA":
             raise CheckpointError(
                 f"{file}: an adapter of type {kind} is no low-rank task vector; LoRA (rsLoRA, DoRA) is merged"
             )
         for option in _NOT_FOLLOWED:
-            if told.get(option):
+            if options.get(option):
                 raise CheckpointError(f"{file}: adapters with {option} cannot be merged here yet")
-        of_ours = {own.name for own in fields(cls)} - {"file"}
-        if unknown := [key for key in told if told[key] and key not in of_ours and key not in _SAYS_NOTHING]:
+        names = {option.name for option in fields(cls)} - {"file"}
+        if unknown := [key for key in options if options[key] and key not in (*names, *_SAYS_NOTHING)]:
             raise CheckpointError(
                 f"{file}: the option {unknown[0]} is not known here, so adapters with it cannot be merged; "
                 "if it says nothing of the weights, take it out"
             )
-        config = checked(
-            {key: value for key, value in told.items() if key in of_ours} | {"file": file},
-            cls,
-            file,
-            CheckpointError,
-        )
+        tree = {key: value for key, value in options.items() if key in names} | {"file": file}
+        config = checked(tree, cls, file, CheckpointError)
         if config.target_modules is None:
             config = replace(config, target_modules=_usual(config, model_type))
         if config.use_bdlora is not None and config.use_bdlora.nblocks < 1:
@@ -133,7 +169,7 @@ class AdapterConfig:
         return rank
 
     def check_rank(self, module: str, rows: int, experts: int = 1) -> None:
-        """Refuses a file whose A of the module has so many rows, if the configuration says otherwise."""
+        """Raises a CheckpointError if the A of the module, which has so many rows, is of another rank."""
         if rows != self.rank(module) * experts:
             raise CheckpointError(
                 f"{self.file.parent}: {module!r} has rank {rows // experts}, where {ADAPTER_CONFIG_NAME} "
@@ -141,7 +177,7 @@ class AdapterConfig:
             )
 
     def scale(self, module: str) -> float:
-        """What the module's change is multiplied by."""
+        """The factor of the module's change."""
         alpha, rank = self._by_pattern("alpha_pattern", module, self.lora_alpha), self.rank(module)
         if not math.isfinite(alpha):
             raise CheckpointError(f"{self.file}: lora_alpha={alpha} should be a finite number")
@@ -151,15 +187,15 @@ class AdapterConfig:
         """Whether peft adapts the module of that path; None if that depends on what the module is.
 
         Raises:
-            CheckpointError: if it names them by expressions that are not followed.
+            CheckpointError: for an expression that cannot be followed.
         """
         if self._excludes(module):
             return False
         targets = self.target_modules or ()
         if isinstance(targets, str):
-            return (
-                None if targets.lower() == ALL_LINEAR else self._is("target_modules", is_all, module, targets)
-            )
+            if targets.lower() == ALL_LINEAR:
+                return None
+            return self._matches("target_modules", targets, module)
         if module in targets:
             return True
         return any(module.endswith(f".{target}") for target in targets) and self._has_layer(module)
@@ -170,20 +206,22 @@ class AdapterConfig:
         return name in wanted or any(name.endswith(f".{target}") for target in wanted)
 
     def trained_rows(self, module: str) -> list[int]:
-        """Which rows of the embedding of that path were trained; none if it is not named."""
-        told = self.trainable_token_indices or []
-        if isinstance(told, list):
-            return told
-        return next((rows for name, rows in told.items() if f".{module}".endswith(f".{name}")), [])
+        """The rows of the embedding of that path that were trained; none if it is not named."""
+        indices = self.trainable_token_indices or []
+        if isinstance(indices, list):
+            return indices
+        return next((rows for name, rows in indices.items() if f".{module}".endswith(f".{name}")), [])
 
     def _excludes(self, module: str) -> bool:
         excluded = self.exclude_modules or ()
         if isinstance(excluded, str):
-            if self._is("exclude_modules", is_all, module, excluded):
+            if self._matches("exclude_modules", excluded, module):
                 return True
         elif any(f".{module}".endswith(f".{name}") for name in excluded):
             return True
-        return any(self._is("modules_to_save", is_part, module, name) for name in self.modules_to_save or ())
+        return any(
+            self._matches("modules_to_save", name, module, _PART) for name in self.modules_to_save or ()
+        )
 
     def _has_layer(self, module: str) -> bool:
         """Whether the first number in the path is that of a layer in `layers_to_transform`."""
@@ -195,33 +233,43 @@ class AdapterConfig:
         for place in range(1 if patterns else 2, len(parts) - 1):
             above = ".".join(parts[:place])
             if parts[place].isdecimal() and (
-                not patterns or any(self._is("layers_pattern", ends_with, above, one) for one in patterns)
+                not patterns
+                or any(self._matches("layers_pattern", pattern, above, _END) for pattern in patterns)
             ):
                 return int(parts[place]) in (wanted if isinstance(wanted, list) else [wanted])
         return False
 
     def _by_pattern(self, option: str, module: str, default: Number) -> Number:
-        """What the first expression in `option`, for the end of a path, says of `module`."""
-        patterns: Mapping[str, Number] = getattr(self, option) or {}
+        """The value of the first expression in `option` that matches the end of the path `module`."""
+        values: Mapping[str, Number] = getattr(self, option) or {}
         return next(
-            (value for one, value in patterns.items() if self._is(option, ends_with, module, one)), default
+            (value for name, value in values.items() if self._matches(option, name, module, _END)), default
         )
 
-    def _is(self, option: str, rule: Callable[[str, str], bool], module: str, pattern: str) -> bool:
-        told = getattr(self, option)
+    @cached_property
+    def _expressions(self) -> Expressions:
+        return Expressions()
+
+    def _matches(self, option: str, pattern: str, module: str, frame: str = _WHOLE) -> bool:
+        """Whether the path `module` matches a pattern of the option, put into `frame`."""
+        value = getattr(self, option)
         try:
-            if not isinstance(told, str) and sum(not is_simple(one) for one in told) > _MOST_EXPRESSIONS:
-                raise re.error(f"more than {_MOST_EXPRESSIONS} regular expressions")
-            return rule(module, pattern)
-        except (re.error, RecursionError, OverflowError) as error:
+            if not isinstance(value, str) and sum(map(_is_expression, value)) > _MOST_EXPRESSIONS:
+                raise regex.error(f"more than {_MOST_EXPRESSIONS} regular expressions")
+            return self._expressions.match(frame.replace("{}", pattern), module)
+        except (regex.error, RecursionError, OverflowError, TimeoutError) as error:
             raise CheckpointError(
-                f"{self.file}: {option}={str(told)[:200]} cannot be understood ({error}); give it the "
+                f"{self.file}: {option}={str(value)[:200]} cannot be understood ({error}); give it the "
                 "modules by name"
             ) from error
 
 
+def _is_expression(pattern: str) -> bool:
+    return _SIMPLE.fullmatch(pattern) is None
+
+
 def _usual(config: AdapterConfig, model_type: str | None) -> list[str]:
-    """The modules that peft adapts in models of that type if nobody says which.
+    """The modules that peft adapts in models of that type by default.
 
     Raises:
         CheckpointError: if that is not known.

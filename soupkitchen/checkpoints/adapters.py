@@ -1,15 +1,16 @@
 """LoRA adapters as runs: low-rank task vectors on the model that they were trained on.
 
-Which module of the model a tensor of an adapter's files belongs to, and how it changes that, is decided here,
-as peft decides it. Modules trained whole (`modules_to_save`, biases) replace the model's. No merged copy is
-ever written.
+This decides, as peft does, to which module of the model each tensor of an adapter's files belongs, and how it
+changes that. Modules trained whole (`modules_to_save`, biases) replace the model's. No merged copy is ever
+written.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,11 @@ import torch
 
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME, AdapterConfig, BlockDiagonal
 from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank, Rows, Shift
-from soupkitchen.checkpoints.files import WeightFiles, Weights
-from soupkitchen.checkpoints.mixtures import WRAPPED, changes_of_parameters
-from soupkitchen.checkpoints.names import parameter_names
-from soupkitchen.checkpoints.parameters import architecture, tied_names
-from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.strangers import check_folder, read_json
-from soupkitchen.checkpoints.views import aligned
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.files import WeightFiles
+from soupkitchen.checkpoints.folders import check_folder, read_json
+from soupkitchen.checkpoints.names import architecture, parameter_names, tied_names
+from soupkitchen.checkpoints.weights import TensorInfo, Weights, aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,9 @@ log = logging.getLogger(__name__)
 ADAPTER_STEM = "adapter_model"
 
 PREFIX = "base_model.model."
-"""What peft puts before the name of each module."""
+"""peft's prefix of the name of each module."""
+_WRAPPED = ".base_layer"
+"""peft's suffix of the name of a module of which another parameter is adapted, too."""
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_B\.bias"
     r"|(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=$|\.weight$))(\.weight)?"
@@ -40,11 +41,29 @@ _ROWS = re.compile(r"(?P<module>.+)\.token_adapter\.trainable_tokens_delta")
 _WHOLE = re.compile(
     r"(?P<module>.+?)(\.token_adapter)?\.(base_layer|modules_to_save(\.default)?)\.(?P<parameter>[^.]+)"
 )
-_OF_TRAINING = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler\..+)")
-"""What VeLoRA and MonteCLoRA train with; their models are those of plain LoRA."""
+_OF_TRAINING = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler\..+)|.*\.original_module\..*")
+"""Tensors that VeLoRA and MonteCLoRA train with, and modules as they were before they were trained whole."""
 _HEADS = ("lm_head.weight", "decoder.weight", "embed_out.weight")
 _HEADLESS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 """peft's kinds of task whose models have no head that is tied to an embedding."""
+
+_Place = tuple[int, tuple[int, int]]
+"""An expert, and a range of its outputs: the first, and the one after the last."""
+
+
+@dataclass
+class _Stored:
+    """The tensors of an adapter's files, by what they are: names in the files.
+
+    Attributes:
+        parts: of low-rank changes, by module and part.
+        whole: of parameters that were trained whole, by name of the parameter.
+        rows: of rows of embeddings, by name of the parameter.
+    """
+
+    parts: dict[str, dict[str, str]] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, str] = field(default_factory=dict)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -53,12 +72,12 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> str:
-    """What the adapter in `folder` says that it was trained on: a folder or a hub name.
+    """The model that the adapter in `folder` was trained on: a folder or a hub name.
 
     Raises:
         CheckpointError: if it does not say.
     """
-    config: dict[str, Any] = read_json(folder / ADAPTER_CONFIG_NAME)
+    config = read_json(folder / ADAPTER_CONFIG_NAME)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not name or not isinstance(name, str):
         raise CheckpointError(
@@ -78,57 +97,41 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
     check_folder(path)
     config = AdapterConfig.read(path, base.config.get("model_type"))
     files = WeightFiles.open(path, ADAPTER_STEM)
-    parts: dict[str, dict[str, str]] = {}
-    whole: dict[str, str] = {}
-    rows: dict[str, str] = {}
-    for key in files.header:
-        inner = key.removeprefix(PREFIX)
-        if match := _PART.fullmatch(inner):
-            parts.setdefault(match["module"], {})[match["part"]] = key
-        elif match := _ROWS.fullmatch(inner):
-            rows[f"{match['module']}.weight"] = key
-        elif match := _WHOLE.fullmatch(inner):
-            whole[f"{match['module']}.{match['parameter']}"] = key
-        elif ".original_module." in inner or _OF_TRAINING.fullmatch(inner):
-            continue  # what a module trained whole was before
-        elif "lora_" in inner or "trainable_tokens" in inner:
-            raise CheckpointError(
-                f"{path}: the tensor {key!r} is of a kind of adapter that cannot be merged here yet"
-            )
-        else:
-            whole[inner] = key
-    plans = dict(changes_of_parameters(config, parts, files, base)) if config.target_parameters else {}
-    _select(config, parts, whole, rows, base)
-    _check_whole(config, whole, base)
-    wanted = {f"{module}.weight": module for module in parts}
-    biases = {f"{module}.bias": module for module, found in parts.items() if "lora_B.bias" in found}
+    stored = _sorted_out(path, files)
+    changed = dict(_changes_of_parameters(config, stored, files, base)) if config.target_parameters else {}
+    _select(config, stored, base)
+    _check_whole(config, stored.whole, base)
+    parts, whole, rows = stored.parts, stored.whole, stored.rows
+    weights_of = {f"{module}.weight": module for module in parts}
+    biases = {f"{module}.bias": module for module, tensors in parts.items() if "lora_B.bias" in tensors}
     files_of = {name: name for name in base.header}
-    if len(aligned([*wanted, *whole, *rows], files_of)) < len(wanted) + len(whole) + len(rows):
+    if len(aligned([*weights_of, *whole, *rows], files_of)) < len(weights_of) + len(whole) + len(rows):
         # adapters call modules as the model does, which may be otherwise than the files do
         files_of = {name: file for file, name in parameter_names(base.path, base.header).items()} | files_of
-    found = {inner: files_of[name] for name, inner in aligned([*wanted, *biases, *rows], files_of).items()}
-    found |= {name: name for name in rows.keys() & whole.keys() - found.keys()}  # a tied head is saved twice
-    if lost := sorted((wanted.keys() | rows.keys()) - found.keys()):
+    target = {
+        inner: files_of[name] for name, inner in aligned([*weights_of, *biases, *rows], files_of).items()
+    }
+    target |= {name: name for name in rows.keys() & whole.keys() - target.keys()}  # a tied head, saved twice
+    if lost := sorted((weights_of.keys() | rows.keys()) - target.keys()):
         if (source := tied_names(base.path).get(lost[0])) is not None:
             raise _apart(config.file, lost[0], source)
         raise IncompatibleError(f"it adapts {lost[0]!r}, which {base.path} does not have: is that its base?")
-    changed = plans | {
-        found[inner]: _low_rank(config, module, parts[module], files, base, found[inner])
-        for inner, module in wanted.items()
-    }
+    for inner, module in weights_of.items():
+        changed[target[inner]] = _low_rank(config, module, parts[module], files, base, target[inner])
     edited: dict[str, Shift | Rows] = {}
     for inner, module in biases.items():
-        if inner not in found:
+        if inner not in target:
             raise IncompatibleError(
                 f"it has a bias for {module!r} (lora_bias), but that has none in {base.path}, so the two "
                 "cannot be merged"
             )
-        edited[found[inner]] = Shift(parts[module]["lora_B.bias"], config.scale(module))
-    edited |= {found[inner]: _rows(config, inner, key, files, base) for inner, key in rows.items()}
+        edited[target[inner]] = Shift(parts[module]["lora_B.bias"], config.scale(module))
+    edited |= {target[inner]: _rows(config, inner, key, files) for inner, key in rows.items()}
     if config.trainable_token_indices and not rows:
         raise CheckpointError(f"{path}: trainable_token_indices names rows that its files do not hold")
     replaced = {files_of[name]: whole[inner] for name, inner in aligned(list(whole), files_of).items()}
-    replaced |= {name: key for name, key in whole.items() if key not in replaced.values()}
+    placed = set(replaced.values())
+    replaced |= {name: key for name, key in whole.items() if key not in placed}
     for adapted in replaced.keys() & changed.keys():  # an adapted embedding is saved beside its adapter
         if adapted in base.header and torch.equal(files.tensor(replaced[adapted]), base.tensor(adapted)):
             del replaced[adapted]
@@ -140,28 +143,49 @@ def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
     return Checkpoint(name, path, _config(base, weights), weights, adapted=base)
 
 
-def _select(
-    config: AdapterConfig,
-    parts: dict[str, dict[str, str]],
-    whole: dict[str, str],
-    rows: dict[str, str],
-    base: Checkpoint,
-) -> None:
-    """Takes out what peft leaves in the files: of modules that the configuration does not select."""
-    left = [module for name in rows if not config.trained_rows(module := name.rpartition(".")[0])]
+def _sorted_out(path: Path, files: WeightFiles) -> _Stored:
+    stored = _Stored()
+    for key in files.header:
+        inner = key.removeprefix(PREFIX)
+        if match := _PART.fullmatch(inner):
+            stored.parts.setdefault(match["module"], {})[match["part"]] = key
+        elif match := _ROWS.fullmatch(inner):
+            stored.rows[f"{match['module']}.weight"] = key
+        elif match := _WHOLE.fullmatch(inner):
+            stored.whole[f"{match['module']}.{match['parameter']}"] = key
+        elif _OF_TRAINING.fullmatch(inner):
+            continue
+        elif "lora_" in inner or "trainable_tokens" in inner:
+            raise CheckpointError(
+                f"{path}: the tensor {key!r} is of a kind of adapter that cannot be merged here yet"
+            )
+        else:
+            stored.whole[inner] = key
+    return stored
+
+
+def _select(config: AdapterConfig, stored: _Stored, base: Checkpoint) -> None:
+    """Takes out modules that the configuration does not select, as peft does."""
+    left = [module for name in stored.rows if not config.trained_rows(module := name.rpartition(".")[0])]
     for module in left:
-        del rows[f"{module}.weight"]
-    for module in list(parts):
+        del stored.rows[f"{module}.weight"]
+    for module, tensors in list(stored.parts.items()):
         selected = config.selects(module)
         if selected is None:
-            selected = "lora_A" in parts[module] and _is_inner(base, module)
+            selected = "lora_A" in tensors and _is_inner(base, module)
         if not selected:
             left.append(module)
-            del parts[module]
-    for name in [name for name, key in whole.items() if f"{WRAPPED}." in key]:
-        if name.rpartition(".")[0] in left:
-            del whole[name]
-    if left and not parts:
+            del stored.parts[module]
+    for name, key in list(stored.whole.items()):
+        if f"{_WRAPPED}." in key:
+            if name.rpartition(".")[0] in left:
+                del stored.whole[name]
+        elif name.rpartition(".")[0] in stored.parts:
+            raise CheckpointError(
+                f"{config.file.parent}: the tensor {key!r} is called as old versions of peft called it, and "
+                "newer ones leave it out; load the adapter with the version that saved it, and save it merged"
+            )
+    if left and not stored.parts:
         raise CheckpointError(
             f"{config.file} selects none of the modules that its files adapt, as {left[0]} (target_modules, "
             "exclude_modules, layers_to_transform, modules_to_save); put back what it was trained with"
@@ -175,24 +199,15 @@ def _select(
             left[0],
             f" and {len(left) - 1} more modules" if len(left) > 1 else "",
         )
-    for name, key in whole.items():
-        if name.rpartition(".")[0] in parts and f"{WRAPPED}." not in key:
-            raise CheckpointError(
-                f"{config.file.parent}: the tensor {key!r} is called as old versions of peft called it, and "
-                "newer ones leave it out; load the adapter with the version that saved it, and save it merged"
-            )
 
 
 def _is_inner(base: Checkpoint, module: str) -> bool:
     """Whether "all-linear" means the module: a linear one, and not the one that puts out tokens."""
     model = architecture(base.path)
-    head = model.get_output_embeddings() if model is not None else None
-    heads = (
-        {f"{name}.weight" for name, part in model.named_modules() if part is head}
-        if head is not None
-        else _HEADS
-    )
-    return not f"{module}.weight".endswith(tuple(heads))
+    heads: tuple[str, ...] = _HEADS
+    if model is not None and (head := model.get_output_embeddings()) is not None:
+        heads = tuple(f"{name}.weight" for name, part in model.named_modules() if part is head)
+    return not f"{module}.weight".endswith(heads)
 
 
 def _check_whole(config: AdapterConfig, whole: Collection[str], base: Checkpoint) -> None:
@@ -209,6 +224,7 @@ def _check_whole(config: AdapterConfig, whole: Collection[str], base: Checkpoint
 def _low_rank(
     config: AdapterConfig, module: str, parts: Mapping[str, str], files: Weights, base: Checkpoint, name: str
 ) -> LowRank:
+    """The change of the tensor `name` of the base."""
     path, embedding = config.file.parent, "lora_embedding_A" in parts
     down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if down not in parts or up not in parts:
@@ -216,31 +232,27 @@ def _low_rank(
             f"{path}: of {module!r} only {', '.join(sorted(parts))} is there; copy it again"
         )
     magnitude = parts.get("lora_magnitude_vector")
-    if (magnitude is not None) != bool(config.use_dora):
-        what = (
-            "has no lora_magnitude_vector, which DoRA needs"
-            if config.use_dora
-            else (f"has a lora_magnitude_vector, but {ADAPTER_CONFIG_NAME} says use_dora=false")
-        )
-        raise CheckpointError(f"{path}: {module!r} {what}")
-    if bool(config.lora_bias) != ("lora_B.bias" in parts) and not embedding:
-        what = "has no" if config.lora_bias else "has a"
-        raise CheckpointError(
-            f"{path}: {module!r} {what} lora_B.bias, but {ADAPTER_CONFIG_NAME} says "
-            f"lora_bias={config.lora_bias}"
-        )
+    wrong = None
+    if config.use_dora and magnitude is None:
+        wrong = "has no lora_magnitude_vector, which DoRA needs"
+    elif magnitude is not None and not config.use_dora:
+        wrong = f"has a lora_magnitude_vector, but {ADAPTER_CONFIG_NAME} says use_dora=false"
+    elif bool(config.lora_bias) != ("lora_B.bias" in parts) and not embedding:
+        article = "no" if config.lora_bias else "a"
+        wrong = f"has {article} lora_B.bias, but {ADAPTER_CONFIG_NAME} says lora_bias={config.lora_bias}"
+    if wrong:
+        raise CheckpointError(f"{path}: {module!r} {wrong}")
     config.check_rank(module, files.header[parts[down]].shape[0])
     blocks = (config.use_bdlora or BlockDiagonal()).blocks(module)
-    up_shape = files.header[parts[up]].shape
-    transposed = embedding or _is_transposed(config, base, name, up_shape[0])
+    transposed = embedding or _is_transposed(config, base, name, files.header[parts[up]].shape[0])
     return LowRank(parts[down], parts[up], config.scale(module), transposed, magnitude, blocks)
 
 
 def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: int) -> bool:
     """Whether the tensor `name` of the base is (in, out), as the weight of transformers' Conv1D is.
 
-    The shape tells, but for a square. peft's own `fan_in_fan_out` is that of the last module it came by, so
-    it is asked only if transformers cannot make the model.
+    The shape tells, unless it is square. peft's own `fan_in_fan_out` is that of the last module that it saw,
+    so it is used only if transformers cannot make the model.
     """
     shape = base.header[name].shape
     if len(shape) != 2 or shape[0] != shape[1]:
@@ -255,8 +267,8 @@ def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: 
     return type(modules.get(module)).__name__ == "Conv1D"
 
 
-def _rows(config: AdapterConfig, inner: str, key: str, files: Weights, base: Checkpoint) -> Rows:
-    """The rows of the embedding `inner` that were trained, and where they are."""
+def _rows(config: AdapterConfig, inner: str, key: str, files: Weights) -> Rows:
+    """The rows of the embedding `inner` that were trained."""
     rows, number = config.trained_rows(inner.rpartition(".")[0]), files.header[key].shape[0]
     if len(set(rows)) != number or len(rows) != number or min(rows) < 0:
         raise CheckpointError(
@@ -264,6 +276,89 @@ def _rows(config: AdapterConfig, inner: str, key: str, files: Weights, base: Che
             "holds, each once"
         )
     return Rows(key, tuple(rows))
+
+
+# Adapters of single parameters (`target_parameters`), as those of the experts of a mixture are
+
+
+def _changes_of_parameters(
+    config: AdapterConfig, stored: _Stored, files: Weights, base: Checkpoint
+) -> Iterator[tuple[str, LowRank]]:
+    """Takes the changes of single parameters out of `stored.parts`: they are by name of the base's tensor.
+
+    peft wraps a module once for each of its parameters, the first innermost.
+    """
+    model = architecture(base.path)
+    if model is None:
+        raise CheckpointError(
+            f"{config.file}: target_parameters needs a model that transformers can make without foreign code"
+        )
+    adapted: dict[str, list[str]] = {}
+    for place, module in model.named_modules():
+        for short, _ in module.named_parameters(recurse=False):
+            if config.names_parameter(f"{place}.{short}"):
+                adapted.setdefault(place, []).append(short)
+    named = {module.replace(_WRAPPED, "") for module in stored.parts}
+    for place, module in aligned(list(named), adapted).items():
+        for depth, short in enumerate(reversed(adapted[place])):
+            wrapper = module + _WRAPPED * depth
+            if wrapper in stored.parts:  # else peft makes one that changes nothing
+                parts = stored.parts.pop(wrapper)
+                yield from _of_parameter(config, base, model, f"{place}.{short}", parts, files)
+
+
+def _of_parameter(
+    config: AdapterConfig, base: Checkpoint, model: Any, name: str, parts: Mapping[str, str], files: Weights
+) -> Iterator[tuple[str, LowRank]]:
+    """The change of one parameter, or of each tensor of files that is a part of it."""
+    if parts.keys() != {"lora_A", "lora_B"}:
+        raise CheckpointError(f"{config.file.parent}: of {name!r} {', '.join(sorted(parts))} is there")
+    parameter, owner = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
+    experts = parameter.shape[0] if parameter.ndim == 3 else 1
+    config.check_rank(name, files.header[parts["lora_A"]].shape[0], experts)
+    transposed = experts > 1 and bool(getattr(owner, "is_transposed", False))
+    plan = LowRank(parts["lora_A"], parts["lora_B"], config.scale(name), transposed, experts=experts)
+    places = _tensors_of(base.path, base.header, name)
+    if not places or (transposed and any(place is not None for place in places.values())):
+        raise CheckpointError(
+            f"{config.file}: which tensors of {base.path} the parameter {name} (target_parameters) is made "
+            "of is not known, so adapters of it cannot be merged here yet"
+        )
+    for tensor, place in places.items():
+        expert, rows = place or (None, None)
+        yield tensor, replace(plan, expert=expert, rows=rows)
+
+
+def _tensors_of(folder: Path, header: Mapping[str, TensorInfo], parameter: str) -> dict[str, _Place | None]:
+    """The tensors of files that make up a parameter of the model in `folder`, and their places in it.
+
+    A tensor that is the parameter has the place None. Files may hold each expert of a mixture by itself, in
+    two halves: transformers takes apart a tensor of the numbers of places, which shows where these go.
+    There are no tensors at all if that does not give tensors of the files.
+    """
+    model = architecture(folder)
+    whole = [file for file, name in parameter_names(folder, header).items() if name == parameter]
+    if model is None or whole:
+        return dict.fromkeys(whole)
+    from transformers.core_model_loading import revert_weight_conversion
+
+    shape = model.get_parameter(parameter).shape
+    if len(shape) != 3:
+        return {}
+    experts, outputs = (torch.arange(number) for number in shape[:2])
+    places = torch.stack(torch.meshgrid(experts, outputs, indexing="ij"), dim=-1)
+    tensors: dict[str, _Place | None] = {}
+    for name, part in revert_weight_conversion(model, {parameter: places}).items():
+        if part.ndim != 2 or header.get(name, TensorInfo((), "")).shape != (len(part), shape[2]):
+            return {}
+        (expert, first), last = part[0].tolist(), int(part[-1, 1])
+        tensors[name] = expert, (first, last + 1)
+        if not torch.equal(part, places[expert, first : last + 1]):
+            return {}
+    return tensors
+
+
+# Checks
 
 
 def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
@@ -282,22 +377,22 @@ def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
                 f"{list(shape)}: is that its base?"
             )
     for name, edit in weights.edited.items():
-        own, shape = files[edit.key].shape, header[name].shape
-        fits = own == shape if isinstance(edit, Shift) else own[1:] == shape[1:] and max(edit.rows) < shape[0]
+        given, shape = files[edit.key].shape, header[name].shape
+        if isinstance(edit, Shift):
+            fits = given == shape
+        else:
+            fits = given[1:] == shape[1:] and max(edit.rows) < shape[0]
         if not fits:
             raise IncompatibleError(
-                f"its {edit.key} has shape {list(own)}, which does not fit {name} of {base.path}, "
+                f"its {edit.key} has shape {list(given)}, which does not fit {name} of {base.path}, "
                 f"{list(shape)}"
             )
 
 
 def _check_ties(
-    config: AdapterConfig,
-    weights: AdaptedWeights,
-    base: Checkpoint,
-    files_of: Mapping[str, str],
+    config: AdapterConfig, weights: AdaptedWeights, base: Checkpoint, files_of: Mapping[str, str]
 ) -> None:
-    """Refuses what was trained apart from a tensor that it is tied to in the base.
+    """Refuses a tensor that was trained apart from one that it is tied to in the base.
 
     peft trains a copy of the one and leaves the other as it was, unless told otherwise
     (`ensure_weight_tying`): the model that it makes has no ties any more, which its configuration
@@ -313,36 +408,34 @@ def _check_ties(
         return
     headless = str(config.task_type) in _HEADLESS
     for name, source in tied_names(base.path).items():
-        tied = {files_of.get(name, name), files_of.get(source, source)}
         if headless and name.endswith(_HEADS):
             continue
-        for one in tied.intersection(trained):
-            (other,) = tied - {one} or {one}
-            if one in weights.changed or other in weights.changed or other not in weights.replaced:
-                raise _apart(config.file, one, other)
+        tied = {files_of.get(name, name), files_of.get(source, source)}
+        for tensor in tied.intersection(trained):
+            (other,) = tied - {tensor} or {tensor}
+            if {tensor, other} & weights.changed.keys() or other not in weights.replaced:
+                raise _apart(config.file, tensor, other)
 
 
-def _apart(file: Path, one: str, other: str) -> CheckpointError:
+def _apart(file: Path, tensor: str, other: str) -> CheckpointError:
     return CheckpointError(
-        f"{file}: {one} was trained apart from {other}, to which the base ties it (tie_word_embeddings), so "
-        "the two differ, and a model cannot have both; train such adapters with modules_to_save and "
+        f"{file}: {tensor} was trained apart from {other}, to which the base ties it (tie_word_embeddings), "
+        "so the two differ, and a model cannot have both; train such adapters with modules_to_save and "
         "ensure_weight_tying=True"
     )
 
 
 def _config(base: Checkpoint, weights: AdaptedWeights) -> dict[str, Any]:
     """The base's configuration, with the sizes of what the adapter brings: labels of a head, added tokens."""
-    changes: dict[str, Any] = {}
+    config = base.config
     for name in weights.replaced:
-        rows = weights.header[name].shape[0]
-        own = base.header.get(name)
-        if own is not None and own.shape[0] == rows:
+        rows, old = weights.header[name].shape[0], base.header.get(name)
+        if old is not None and old.shape[0] == rows:
             continue
-        module, _, parameter = name.rpartition(".")
-        if parameter == "weight" and re.search(r"(^|\.)(score|classifier|out_proj)$", module):
-            numbered = {str(number): f"LABEL_{number}" for number in range(rows)}
-            changes["id2label"] = numbered
-            changes["label2id"] = {label: int(number) for number, label in numbered.items()}
-        elif own is not None and own.shape[0] == base.config.get("vocab_size"):
-            changes["vocab_size"] = rows
-    return {**base.config, **changes} if changes else base.config
+        if re.fullmatch(r"(.*\.)?(score|classifier|out_proj)\.weight", name):
+            labels = {str(number): f"LABEL_{number}" for number in range(rows)}
+            numbers = {label: int(number) for number, label in labels.items()}
+            config = {**config, "id2label": labels, "label2id": numbers}
+        elif old is not None and old.shape[0] == base.config.get("vocab_size"):
+            config = {**config, "vocab_size": rows}
+    return config

@@ -1,8 +1,8 @@
-"""The weights that an adapter gives its base: what it changes of each tensor, formed one at a time.
+"""Forms the weights that an adapter makes of its base, one tensor at a time.
 
 A low-rank change of a weight W is Δ = s·B·A, with s = α/r (α/√r for rsLoRA); with DoRA it is
-Δ = m·(W + s·B·A)/‖W + s·B·A‖ − W, a norm for each output. Of a block-diagonal factor (BD-LoRA) a file holds
-the blocks. A parameter of a mixture, (experts, out, in), has such a change for each of its experts.
+Δ = m·(W + s·B·A)/‖W + s·B·A‖ − W, with a norm for each output. A block-diagonal factor (BD-LoRA) is stored
+as its blocks. A parameter of a mixture, (experts, out, in), has such a change for each of its experts.
 
 Hu et al. 2021, "LoRA", arXiv 2106.09685. Kalajdzievski 2023, "rsLoRA", arXiv 2312.03732.
 Liu et al. 2024, "DoRA", arXiv 2402.09353. Wang et al. 2025, "BD-LoRA", arXiv 2510.23346. File format: peft.
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from soupkitchen.checkpoints.files import TensorInfo, Weights
+from soupkitchen.checkpoints.weights import TensorInfo, Weights
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class LowRank:
         scale: s.
         transposed: whether the weight is (in, out), as an embedding or GPT-2's Conv1D.
         magnitude: DoRA's m, one for each output; None without.
-        blocks: into how many blocks on their diagonal A and B are cut.
-        experts: of a mixture, how many.
-        expert, rows: of a file that holds each expert by itself, which one, and which of its outputs.
+        blocks: the numbers of diagonal blocks of A and of B.
+        experts: the number of experts of a mixture.
+        expert, rows: of a tensor that holds one expert, which one, and the range of its outputs.
     """
 
     down: str
@@ -49,7 +49,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Shift:
-    """What is added to a bias (`lora_bias`): `scale` times the tensor `key` in the adapter's file."""
+    """A change of a bias (`lora_bias`): `scale` times the tensor `key` in the adapter's file is added."""
 
     key: str
     scale: float
@@ -80,10 +80,11 @@ class AdaptedWeights(Weights):
 
     @cached_property
     def header(self) -> Mapping[str, TensorInfo]:
-        own = {name: self.files.header[key] for name, key in self.replaced.items()}
-        kept = {name: self.base.header[name] for name in own.keys() & self.base.header.keys()}
-        own |= {name: TensorInfo(own[name].shape, info.dtype) for name, info in kept.items()}
-        return dict(sorted({**self.base.header, **own}.items()))
+        header = dict(self.base.header)
+        for name, key in self.replaced.items():
+            info = self.files.header[key]
+            header[name] = TensorInfo(info.shape, header[name].dtype) if name in header else info
+        return dict(sorted(header.items()))
 
     def is_in_files(self, name: str) -> bool:
         return name not in self.changed and name not in self.edited
@@ -113,14 +114,14 @@ class AdaptedWeights(Weights):
         return start.index_copy(0, torch.tensor(edit.rows, device=device), brought)
 
     def _unchanged(self, name: str) -> torch.Tensor:
-        """What the change, if there is one, is of."""
+        """The tensor before a low-rank change or an edit."""
         key = self.replaced.get(name)
         return self.base.tensor(name) if key is None else self.files.tensor(key)
 
     @cached_property
     def fingerprint(self) -> str:
         parts = [self.base.fingerprint, self.files.fingerprint]
-        parts += [repr(sorted(some.items())) for some in (self.changed, self.replaced, self.edited)]
+        parts += [repr(sorted(plans.items())) for plans in (self.changed, self.replaced, self.edited)]
         return xxhash.xxh3_128("\0".join(parts).encode()).hexdigest()
 
     @property

@@ -1,136 +1,131 @@
-"""Checks that runs can be merged, before any time is spent on them, and mends what is only named otherwise.
+"""Checks that runs can be merged, before any time is spent on them, and renames and reorders what it can.
 
-Every run is held against a reference, one of those that most runs are like. Names that differ
+Every run is compared with a reference, one of those that most runs are like. Names that differ
 by a prefix or because two tensors are tied, and heads whose labels are in another order, are
-put right; all else is a problem. All problems of all runs are reported at once.
+put right; anything else is a problem. All problems of all runs are reported at once.
+
+Files beside the weights go with the soup, too: how texts and images are prepared and written. If runs differ
+in these, a warning says so.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from soupkitchen.checkpoints import sentence
-from soupkitchen.checkpoints.configuration import CONFIG_NAME, named_dtypes
-from soupkitchen.checkpoints.files import TensorInfo
-from soupkitchen.checkpoints.names import float32_tensors, parameter_names
-from soupkitchen.checkpoints.parameters import rows_of_labels, tied_names
-from soupkitchen.checkpoints.reader import Checkpoint
-from soupkitchen.checkpoints.tokens import difference, tokens_of
-from soupkitchen.checkpoints.views import View, Widened, aligned
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.folders import CONFIG_NAME, named_dtypes, own_files, read_bytes, read_json
+from soupkitchen.checkpoints.names import float32_tensors, parameter_names, rows_of_labels, tied_names
+from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
+from soupkitchen.checkpoints.weights import TensorInfo, View, aligned
+from soupkitchen.errors import IncompatibleError, first_of
+
+log = logging.getLogger(__name__)
 
 _SHOWN = 3
 _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
 """Buffers that old files hold and that transformers computes."""
 _HEAD = re.compile(r"(.*\.)?((\w+_)?classifier|score|classification_head)(\.out_proj)?\.(weight|bias)")
-"""The last layer of a classification head, by transformers' names, of a model that cannot be made."""
-
-
+"""The last layer of a classification head, by transformers' names, if the model cannot be made."""
 _COMPUTES = (
     "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "hidden_act", "activation_function",
     "hidden_activation", "layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling",
     "rope_parameters", "sliding_window", "position_embedding_type", "image_size", "patch_size",
 )  # fmt: skip
-"""What the same weights compute differently with."""
-
-
-class Problem(NamedTuple):
-    """Why a run cannot be merged with the others."""
-
-    run: str
-    what: str
+"""Keys of `config.json` with which the same weights compute something else."""
+_GENERATION, _TOKENIZER, _TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template"
+_IMAGES = "preprocessor_config.json"
+_CUTS = ("add_bos_token", "add_eos_token", "do_lower_case", "model_max_length", "truncation_side")
+_OF_VERSIONS = ("transformers_version", "_from_model_config")
+_IN_CONFIG = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""Keys that transformers takes from `config.json` if there is no `generation_config.json`."""
+_TEMPLATE_FILES = (f"{_TEMPLATE}.jinja", f"{_TEMPLATE}.json", "additional_chat_templates/*.jinja")
+_SETTINGS_SHOWN = 5
 
 
 def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
     """The first of the runs that most are like; a whole model rather than an adapter."""
     kinds = [kind(run) for run in runs]
-    counts = Counter(kinds)
-    commonest = max(counts, key=counts.__getitem__)  # the first of several
-    first = [run for run, own in zip(runs, kinds, strict=True) if own == commonest]
-    return next((run for run in first if run.adapted is None), first[0])
+    commonest = Counter(kinds).most_common(1)[0][0]
+    alike = [run for run, its_kind in zip(runs, kinds, strict=True) if its_kind == commonest]
+    return next((run for run in alike if run.adapted is None), alike[0])
 
 
 def kind(run: Checkpoint) -> Any:
     """What runs that can be merged have in common, most often."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
-    tokens = tokens_of(run.path)
-    told = None if tokens is None else tokens.frozen
-    modules = str(sentence.said(run.path))
-    return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), told, modules
+    vocabulary = vocabulary_of(run.path)
+    tokens = None if vocabulary is None else vocabulary.frozen
+    modules = str(sentence.meaning(run.path))
+    return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), tokens, modules
 
 
-def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[Problem]]:
-    """The run with the reference's names and labels, and what is wrong with it."""
-    problems = [Problem(run.name, what) for what in _unfit(run, reference)]
-    if problems:
-        return run, problems
+def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str]]:
+    """The run with the reference's names and labels, and its problems."""
+    if problem := _unfit(run, reference):
+        return run, [problem]
     run = _renamed(run, reference)
-    problems += [Problem(run.name, what) for what in _differences(run, reference)]
+    problems = _differences(run, reference)
     if not problems:
         relabelled = _relabelled(run, reference)
         if isinstance(relabelled, str):
-            problems.append(Problem(run.name, relabelled))
+            problems.append(relabelled)
         else:
             run = relabelled
-    if what := _untied(run):
-        problems.append(Problem(run.name, what))
-    if what := difference(tokens_of(run.path), tokens_of(reference.path)):
-        problems.append(Problem(run.name, what))
-    if what := sentence.difference(run.path, reference.path, reference.name):
-        problems.append(Problem(run.name, f"{what}: they make embeddings in different ways"))
-    return run, problems
+    of_sentences = sentence.difference(run.path, reference.path, reference.name)
+    others = [
+        _untied(run),
+        difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
+        of_sentences and f"{of_sentences}: they make embeddings in different ways",
+    ]
+    return run, [*problems, *(problem for problem in others if problem)]
 
 
-def _unfit(run: Checkpoint, reference: Checkpoint) -> list[str]:
-    """What rules a run out whatever its tensors are called."""
-    if bool(run.config) != bool(reference.config):
-        without = run if reference.config else reference
-        return [f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"]
-    ours, theirs = run.config.get("model_type"), reference.config.get("model_type")
-    if ours != theirs:
-        return [f"its model_type is {ours!r}, not {theirs!r}"]
+def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
+    """Why a run cannot be merged, by any names of its tensors."""
+    ours, theirs = run.config, reference.config
+    if bool(ours) != bool(theirs):
+        without = run if theirs else reference
+        return f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"
+    if ours.get("model_type") != theirs.get("model_type"):
+        return f"its model_type is {ours.get('model_type')!r}, not {theirs.get('model_type')!r}"
     for key in _COMPUTES:
-        ours, theirs = run.config.get(key), reference.config.get(key)
-        if ours is not None and theirs is not None and ours != theirs:
-            return [f"it computes otherwise: {key} in config.json is {ours!r}, not {theirs!r}"]
-    if run.config.get("quantization_config"):
-        return ["its weights are quantised (quantization_config in config.json); use the unquantised run"]
-    strange = [name for name, info in run.header.items() if not _mergeable(info)]
-    return (
-        [f"{strange[0]} is of dtype {run.header[strange[0]].dtype}, which is not merged"] if strange else []
-    )
-
-
-def _mergeable(info: TensorInfo) -> bool:
-    dtype = info.torch_dtype
-    return dtype is not None and not info.dtype.startswith("F8")
+        if None not in (ours.get(key), theirs.get(key)) and ours[key] != theirs[key]:
+            return f"it computes otherwise: {key} in config.json is {ours[key]!r}, not {theirs[key]!r}"
+    if ours.get("quantization_config"):
+        return "its weights are quantised (quantization_config in config.json); use the unquantised run"
+    for name, info in run.header.items():
+        if info.torch_dtype is None or info.dtype.startswith("F8"):
+            return f"{name} is of dtype {info.dtype}, which is not merged"
+    return None
 
 
 # Names
 
 
 def _renamed(run: Checkpoint, reference: Checkpoint) -> Checkpoint:
-    """The run by the reference's names, as far as they are there by any name."""
+    """The run with the reference's names for tensors that both have."""
     if run.header.keys() == reference.header.keys():
         return run
-    found = aligned(run.header, reference.header)
+    names = aligned(run.header, reference.header)
     tied = tied_names(reference.architecture)
-    for name in reference.header.keys() - found.keys():
+    for name in reference.header.keys() - names.keys():
         twin = next((twin for twin in _twins(name, tied) if twin in run.header), None)
         if twin is not None:
-            found[name] = twin
-    used = set(found.values())
-    for name in run.header.keys() - used:
-        twins = [found[twin] for twin in _twins(name, tied) if twin in found]
+            names[name] = twin
+    for name in run.header.keys() - set(names.values()):
+        twins = [names[twin] for twin in _twins(name, tied) if twin in names]
         if not (_NEVER_LOADED.fullmatch(name) or any(_is_twin(run, name, twin) for twin in twins)):
-            found[name] = name  # to be named as a tensor too many
-    return replace(run, weights=View(run.weights, found))
+            names[name] = name  # will be reported as a tensor too many
+    return replace(run, weights=View(run.weights, names))
 
 
 def without_twins(run: Checkpoint) -> Checkpoint:
@@ -150,7 +145,7 @@ def _is_twin(run: Checkpoint, name: str, source: str | None) -> bool:
 
 
 def _untied(run: Checkpoint) -> str | None:
-    """What is wrong where tensors that should be one are two."""
+    """The problem of tensors that are tied, and differ."""
     if not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in run.header):
         return None
     for name, source in tied_names(run.architecture).items():
@@ -168,27 +163,28 @@ def _twins(name: str, tied: Mapping[str, str]) -> list[str]:
 
 
 def _differences(run: Checkpoint, reference: Checkpoint) -> list[str]:
+    ours, theirs = run.header, reference.header
     problems = []
-    if missing := sorted(reference.header.keys() - run.header.keys()):
+    if missing := sorted(theirs.keys() - ours.keys()):
         problems.append(f"lacks {_names(missing)}")
-    if extra := sorted(run.header.keys() - reference.header.keys()):
+    if extra := sorted(ours.keys() - theirs.keys()):
         problems.append(f"has {_names(extra)} besides")
-    shared = sorted(run.header.keys() & reference.header.keys())
-    other = [
-        f"{name} has shape {list(run.header[name].shape)}, not {list(reference.header[name].shape)}"
+    shared = sorted(ours.keys() & theirs.keys())
+    shapes = [
+        f"{name} has shape {list(ours[name].shape)}, not {list(theirs[name].shape)}"
         for name in shared
-        if run.header[name].shape != reference.header[name].shape
+        if ours[name].shape != theirs[name].shape
     ]
-    if len(other) > _SHOWN:
-        other = [f"{len(other)} tensors have other shapes: {other[0]}, …; is it a model of another size?"]
+    if len(shapes) > _SHOWN:
+        shapes = [f"{len(shapes)} tensors have other shapes: {shapes[0]}, …; is it a model of another size?"]
     kinds = [
-        f"{name} holds {_kind_of(run.header[name])}, not {_kind_of(reference.header[name])}"
+        f"{name} holds {_kind_of(ours[name])}, not {_kind_of(theirs[name])}"
         for name in shared
-        if run.header[name].is_floating_point != reference.header[name].is_floating_point
+        if ours[name].is_floating_point != theirs[name].is_floating_point
     ]
     if len(kinds) > _SHOWN:
         kinds = [f"{len(kinds)} tensors are of another kind: {kinds[0]}, …"]
-    return [*problems, *other, *kinds]
+    return [*problems, *shapes, *kinds]
 
 
 def _kind_of(info: TensorInfo) -> str:
@@ -196,35 +192,32 @@ def _kind_of(info: TensorInfo) -> str:
 
 
 def _names(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} tensor{'s' * (len(names) > 1)}: {', '.join(names[:_SHOWN])}{rest}"
+    return f"{len(names)} tensor{'s' * (len(names) > 1)}: {first_of(names, _SHOWN)}"
 
 
 # Labels
 
 
 def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
-    """The run with the rows of its head in the reference's order; or why that cannot be."""
+    """The run with the rows of its head in the reference's order, or the reason why that is impossible."""
     ours, theirs = labels_of(run.config), labels_of(reference.config)
     if ours == theirs:
         return run
-    told = f"its labels (id2label in config.json) are {_shown(ours)}, not {_shown(theirs)}"
+    differ = f"its labels (id2label in config.json) are {_shown(ours)}, not {_shown(theirs)}"
     if sorted(ours) != sorted(theirs) or len(set(ours)) < len(ours):
-        return f"{told}: the rows of the two heads mean different things"
+        return f"{differ}: the rows of the two heads mean different things"
     head = _head_of(reference, len(ours))
     if not head:
-        return f"{told}, and which tensors are its head is not known, so they cannot be put in order"
-    order = [ours.index(label) for label in theirs]
-    rows = dict.fromkeys(head, order)
-    names = {name: name for name in run.header}
+        return f"{differ}, and which tensors are its head is not known, so they cannot be put in order"
+    rows = {name: [ours.index(label) for label in theirs] for name in head}
     numbers: dict[str, Any] = {
         key: reference.config[key] for key in ("id2label", "label2id") if key in reference.config
     }
-    return replace(run, config={**run.config, **numbers}, weights=View(run.weights, names, rows))
+    return replace(run, config={**run.config, **numbers}, weights=View(run.weights, rows=rows))
 
 
 def _head_of(run: Checkpoint, labels: int) -> list[str]:
-    """The tensors of the run that have a row for each of so many labels; none where they are not known."""
+    """The tensors of the run that have a row for each of so many labels; none if they are not known."""
     rows = [name for name, info in run.header.items() if info.shape[:1] == (labels,)]
     grown = rows_of_labels(run.architecture, labels)
     if not grown:
@@ -235,7 +228,7 @@ def _head_of(run: Checkpoint, labels: int) -> list[str]:
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of a model's labels, by number; none where `config` names none."""
+    """The names of a model's labels, by number; none if `config` names none."""
     id2label = config.get("id2label") or {}
     if not isinstance(id2label, Mapping) or not all(str(number).isdecimal() for number in id2label):
         return ["(not understood)", str(id2label)]
@@ -251,18 +244,18 @@ def _shown(labels: Sequence[str]) -> str:
 # Values
 
 
-def not_finite(run: Checkpoint) -> Problem | None:
-    """A tensor of the run with NaN or Inf in it; it takes a reading to find out."""
+def not_finite(run: Checkpoint) -> str | None:
+    """Reads the run for a tensor with NaN or Inf in it."""
     for name, count in run.weights.not_finite.items():
-        return Problem(run.name, f"{name} has {count} values that are NaN or infinite")
+        return f"{name} has {count} values that are NaN or infinite"
     return None
 
 
 def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
-    """The narrowest dtype that holds the floating-point values of all runs; None where they have just one.
+    """The narrowest dtype that holds the floating-point values of all runs; None if they have just one.
 
-    Files may hold several dtypes, and another than their `config.json` says, which is that in which
-    transformers loads them. Tensors that it keeps in float32 whatever the others are do not count.
+    Files may hold several dtypes, and another than that of their `config.json`, in which transformers loads
+    them. Tensors that it always keeps in float32 do not count.
     """
     named = {name for run in runs for name in named_dtypes(run.config)}
     for without in _kept_sets(runs):
@@ -279,7 +272,7 @@ def _dtypes(runs: Sequence[Checkpoint], without: Collection[str] = ()) -> set[to
 
 
 def _kept_sets(runs: Sequence[Checkpoint]) -> Iterator[frozenset[str]]:
-    """Sets of tensors that need not count: none, and those kept in float32 beside half-precision ones."""
+    """Yields sets of tensors that need not count: none, and those kept in float32."""
     yield frozenset()
     kinds = _dtypes(runs)
     for half in (torch.bfloat16, torch.float16):
@@ -291,4 +284,76 @@ def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     """The run with all floating-point tensors in `dtype`."""
     if all(info.torch_dtype == dtype for info in run.header.values() if info.is_floating_point):
         return run
-    return replace(run, weights=Widened(run.weights, dtype))
+    return replace(run, weights=View(run.weights, dtype=dtype))
+
+
+# Files beside the weights
+
+
+def warn_of_differences(runs: Sequence[Checkpoint], reference: Checkpoint) -> None:
+    """Warns of settings in which runs differ from the reference, whose files go with the soup."""
+    expected = _settings(reference)
+    for run in runs:
+        settings = _settings(run)
+        differ = [
+            f"{key} ({file})" if file != key else key
+            for file in sorted(settings.keys() & expected.keys())
+            for key in sorted(settings[file].keys() | expected[file].keys())
+            if settings[file].get(key) != expected[file].get(key)
+        ]
+        if differ:
+            log.warning(
+                "%s differs from %s in %s: what %s says goes with the soup",
+                run.name,
+                reference.name,
+                first_of(differ, _SETTINGS_SHOWN),
+                reference.name,
+            )
+
+
+def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = None) -> None:
+    """Refuses runs that generate in different ways, for tasks that have them generate.
+
+    Args:
+        keys: the keys of `generation_config.json` that the task depends on; None for all.
+
+    Raises:
+        IncompatibleError: naming the key and both values.
+    """
+    first, *others = [(run.name, _generation(run)) for run in runs]
+    for name, generation in others:
+        for key in keys or sorted(generation.keys() | first[1].keys()):
+            if generation.get(key) != first[1].get(key):
+                raise IncompatibleError(
+                    f"{first[0]} and {name} generate in different ways: {key} in {_GENERATION} is "
+                    f"{first[1].get(key)!r} and {generation.get(key)!r}; put the right file into both, or "
+                    "leave one out with pool.exclude=[…]"
+                )
+
+
+def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:
+    """A run's settings beside its weights, by file; without the files that it does not have."""
+    settings, folder = {_GENERATION: _generation(run)}, run.path
+    if (folder / _IMAGES).is_file():
+        images = read_json(folder / _IMAGES)
+        settings[_IMAGES] = {
+            key: images[key] for key in images if not key.endswith(("_type", "_class", "_version"))
+        }
+    if (folder / _TOKENIZER).is_file():
+        texts = read_json(folder / _TOKENIZER)
+        files = {
+            file.name: read_bytes(file).decode("utf-8", "replace")
+            for file in own_files(folder, *_TEMPLATE_FILES)
+        }
+        alone = files.get(f"{_TEMPLATE}.jinja") if len(files) == 1 else None
+        settings[_TOKENIZER] = {key: texts[key] for key in _CUTS if key in texts}
+        settings[_TEMPLATE] = {_TEMPLATE: alone or files or texts.get(_TEMPLATE)}
+    if vocabulary := vocabulary_of(folder):
+        settings["tokenizer.json"] = dict(vocabulary.rules)
+    return settings
+
+
+def _generation(run: Checkpoint) -> dict[str, Any]:
+    file = run.architecture / _GENERATION
+    settings = read_json(file) if file.is_file() else {key: run.config.get(key) for key in _IN_CONFIG}
+    return {key: value for key, value in settings.items() if key not in _OF_VERSIONS and value is not None}

@@ -1,14 +1,13 @@
-"""What a look at every byte of weight files found, kept so that the next start need not look again.
+"""Reads every byte of weight files for a digest and for values that are not finite, and keeps both.
 
-A pool of seventy runs of 14 GB is a terabyte, whose content would be hashed at each start. What was found
-in files holds for as long as they are the same ones: by path, device, inode, size, and the times at which
-content and inode last changed. Of a file that was written just before it was read, nothing is kept: another
-write within the grain of the file system's clock would leave its times as they are. git calls such files
-racily clean.
+A pool of seventy runs of 14 GB is a terabyte, which would be read at each start. So the findings are kept for
+as long as the files stay the same: by path, device, inode, size, and the times at which content and inode
+last changed. Nothing is kept of a file that was written just before it was read: another write within the
+grain of the file system's clock would not change its times. git calls such files racily clean.
 
-There is one small JSON file for the weight files of a folder, in `fingerprints/` of the cache folder. It
-appears by a rename and holds a checksum of itself, so processes may share the folder; where it is not
-there, or damaged, everything is read.
+Findings are one small JSON file a folder of weights, in `fingerprints/` of the cache folder. It appears by a
+rename and holds a checksum of itself, so processes may share the cache. If it is missing or damaged,
+everything is read.
 """
 
 from __future__ import annotations
@@ -17,35 +16,45 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+import torch
 import xxhash
 
-from soupkitchen.checkpoints.strangers import open_regular
+from soupkitchen.checkpoints.folders import open_regular
+from soupkitchen.checkpoints.weights import TensorInfo
 from soupkitchen.errors import CheckpointError
+from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 from soupkitchen.store.files import write_text
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
-"""To be raised whenever something else is found in the same files."""
+_FORMAT = 2
+"""If you change what is found in files, increase it."""
 _SETTLED_SECONDS = 2
 """How long a file must have been left alone before it is read: the coarsest clock of a file system, FAT's."""
+_BLOCK = 1 << 21
+"""The most bytes of a block: few enough to stay in the processor's cache."""
 
+Block = memoryview
+"""Some bytes of one tensor, whole values only."""
+Places = Mapping[str, tuple[int, int]]
+"""Where each tensor begins and ends in a file, in bytes."""
 _Stamp = tuple[str, int, int, int, int, int]
 """Path, device, inode, size, and when the content and the inode changed, in ns."""
 
 
 class Findings(NamedTuple):
-    """What takes a look at every byte.
+    """What reading every byte found.
 
     Attributes:
         fingerprint: the digest of the content.
-        not_finite: how many values are NaN or infinite, by tensor that has such.
+        not_finite: the number of NaN and infinite values, by tensor that has some.
     """
 
     fingerprint: str
@@ -53,65 +62,127 @@ class Findings(NamedTuple):
 
 
 def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = "") -> Findings:
-    """What `read` finds in `files`: by reading them, or by what it found before in the same ones.
+    """What was found in `files` before, or else what `read` finds.
 
     Args:
-        part: which part of the files' content, where it is not all of it.
+        part: which part of the files' content; empty for all.
     """
     files, now = list(files), time.time_ns()
     stamps = _stamps(files)
     if not stamps:
         return read()
-    if (known := _known(stamps, part)) is not None:
-        return known
-    found = read()
+    entry: Path | None = None
+    try:
+        entry = _entry(stamps, part)
+        if (kept := _kept(entry, stamps)) is not None:
+            return kept
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # damaged: it is written anew
+        log.debug("the findings in %s cannot be used (%s): its files are read", stamps[0][0], error)
+    fresh = read()
     settled = max(max(stamp[-2:]) for stamp in stamps) <= now - _SETTLED_SECONDS * 10**9
     if settled and _stamps(files) == stamps:
-        _keep(stamps, part, found)
-    return found
+        _keep(entry, stamps, fresh)
+    return fresh
+
+
+def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[Block]]) -> Findings:
+    """Reads all tensors, block by block, in one pass."""
+    content, not_finite = xxhash.xxh3_128(), {}
+    for name, info in header.items():
+        content.update(f"{name} {info.dtype} {info.shape}\0".encode())
+        number = 0
+        for block in blocks(name):
+            content.update(block)
+            stopwatch.read += block.nbytes
+            if info.is_floating_point and info.torch_dtype is not None:
+                number += _not_finite(block, info.torch_dtype)
+        if number:
+            not_finite[name] = number
+    return Findings(content.hexdigest(), not_finite)
+
+
+def places_in(file: Path) -> Places:
+    """Where the tensors of a safetensors file lie in it.
+
+    Raises:
+        CheckpointError: if the file is no longer what it was.
+    """
+    try:
+        with open_regular(file) as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        places = {name: [8 + length + x for x in info["data_offsets"]] for name, info in header.items()}
+        return {name: (begin, end) for name, (begin, end) in places.items()}
+    except (CheckpointError, OSError, OverflowError, MemoryError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+
+
+def stored_blocks(file: Path, places: Places, name: str) -> Iterator[Block]:
+    """Reads the tensor `name`; a block is overwritten by the next.
+
+    Files are read and not mapped: mapping their pages takes longer than all that is done with them here, and
+    threads that map hinder each other.
+
+    Raises:
+        CheckpointError: if the file is no longer what it was.
+    """
+    try:
+        begin, end = places[name]
+        buffer = memoryview(bytearray(min(_BLOCK, end - begin)))
+        with open_regular(file) as handle:
+            handle.seek(begin)
+            while begin < end:
+                block = buffer[: end - begin]
+                if handle.readinto(block) < len(block):
+                    raise OSError("it has become shorter")
+                begin += len(block)
+                yield block
+    except (CheckpointError, OSError, KeyError) as error:
+        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+
+
+def tensor_blocks(tensor: torch.Tensor) -> Iterator[Block]:
+    """The bytes of a tensor."""
+    values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    for start in range(0, values.size, _BLOCK):
+        yield values[start : start + _BLOCK].data
+
+
+def _not_finite(block: Block, dtype: torch.dtype) -> int:
+    """The number of values of a floating-point `dtype` whose bits are beyond those of the largest number."""
+    sign, largest = 1 << (8 * dtype.itemsize - 1), _largest(dtype)
+    values = np.frombuffer(block, f"u{dtype.itemsize}")
+    # taken as whole numbers with a sign, positive values are in order; without one, negative values
+    if values.view(f"i{dtype.itemsize}").max() <= largest and values.max() <= sign + largest:
+        return 0
+    return int(np.count_nonzero((values & values.dtype.type(sign - 1)) > largest))
+
+
+@cache
+def _largest(dtype: torch.dtype) -> int:
+    """The bits of the largest number."""
+    largest = torch.tensor([torch.finfo(dtype).max], dtype=dtype).view(torch.uint8)
+    return int.from_bytes(largest.numpy().tobytes(), "little")
 
 
 def _stamps(files: Iterable[Path]) -> list[_Stamp]:
-    """Those of the files, each opened for that: a network file system may tell old times of a closed one.
+    """The files' stamps; none at all if one cannot be opened, which reading it reports.
 
-    None at all where one cannot be opened.
+    Each is opened for that: a network file system may report old times of a closed one.
     """
     stamps = []
     try:
         for file in files:
             with open_regular(file) as handle:
-                told = os.fstat(handle.fileno())
-            where = (str(file.absolute()), told.st_dev, told.st_ino)
-            stamps.append((*where, told.st_size, told.st_mtime_ns, told.st_ctime_ns))
-    except (CheckpointError, OSError):  # reading it tells
+                status = os.fstat(handle.fileno())
+            where = (str(file.absolute()), status.st_dev, status.st_ino)
+            stamps.append((*where, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    except (CheckpointError, OSError):
         return []
     return sorted(stamps)
-
-
-def _known(stamps: list[_Stamp], part: str) -> Findings | None:
-    try:
-        kept = json.loads(_entry(stamps, part).read_bytes())
-        checksum = kept.pop("checksum")
-        if checksum == digest(kept) and kept["format"] == _FORMAT:
-            if kept["files"] == [list(stamp) for stamp in stamps]:
-                return Findings(kept["fingerprint"], kept["not_finite"])
-            return None
-        raise ValueError("its checksum or its format is another")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        log.debug("what was known of %s cannot be used (%s): it is read again", stamps[0][0], error)
-        return None
-
-
-def _keep(stamps: list[_Stamp], part: str, found: Findings) -> None:
-    kept: dict[str, Any] = {"format": _FORMAT, "files": stamps, **found._asdict()}
-    try:
-        entry = _entry(stamps, part)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        write_text(entry, json.dumps(kept | {"checksum": digest(kept)}))
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        _warn(str(error))
 
 
 def _entry(stamps: list[_Stamp], part: str) -> Path:
@@ -120,7 +191,27 @@ def _entry(stamps: list[_Stamp], part: str) -> Path:
     return folder / "fingerprints" / f"{xxhash.xxh3_128(os.fsencode(paths)).hexdigest()}.json"
 
 
+def _kept(entry: Path, stamps: list[_Stamp]) -> Findings | None:
+    kept = json.loads(entry.read_bytes())
+    checksum = kept.pop("checksum")
+    if checksum != digest(_FORMAT, kept):
+        raise ValueError("its checksum or its format is another")
+    same = kept["files"] == [list(stamp) for stamp in stamps]
+    return Findings(kept["fingerprint"], kept["not_finite"]) if same else None
+
+
+def _keep(entry: Path | None, stamps: list[_Stamp], fresh: Findings) -> None:
+    kept = {"files": stamps, **fresh._asdict()}
+    try:
+        if entry is None:
+            raise OSError("there is no home folder")
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        write_text(entry, json.dumps(kept | {"checksum": digest(_FORMAT, kept)}))
+    except OSError as error:
+        _warn(str(error))
+
+
 @cache
 def _warn(why: str) -> None:
-    """Once for each reason."""
+    """Warns once for each reason."""
     log.warning("what is found in weight files cannot be kept, so the next start reads them again (%s)", why)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from soupkitchen.checkpoints.configuration import CONFIG_NAME
 from soupkitchen.checkpoints.files import WeightFiles, has_weights
+from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import read_json
+from soupkitchen.store import documents
 
 MODULES = "modules.json"
-TOLD = "config_sentence_transformers.json"
+SENTENCE_CONFIG = "config_sentence_transformers.json"
 _PLAIN = ("Transformer", "Pooling", "Normalize")
-"""What we do ourselves, without the library, in this order."""
+"""The modules that need no library, in this order."""
 _KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
 _LIBRARY = "sentence_transformers."
 
@@ -27,7 +26,7 @@ class Module:
     Attributes:
         path: its folder in the run's; empty for the run's own.
         type: its class, with the Python module of that.
-        kwargs: what the library hands it with each batch, by name.
+        kwargs: names of arguments that the library hands it with each batch.
     """
 
     path: str
@@ -41,13 +40,13 @@ class Module:
 
     @property
     def prefix(self) -> str:
-        """What comes before the names of its tensors in the run's."""
+        """The prefix of the names of its tensors in the run's."""
         return f"{self.path}." if self.path else ""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What `config_sentence_transformers.json` says."""
+class SentenceConfig:
+    """The content of `config_sentence_transformers.json`."""
 
     model_type: Literal["SentenceTransformer", "SparseEncoder", "CrossEncoder"] | None = None
     prompts: dict[str, str | None] | None = None
@@ -57,64 +56,61 @@ class Told:
     max_active_dims: int | None = None
 
     @classmethod
-    def of(cls, folder: Path) -> Told:
-        """That of the run in `folder`; nothing if it has no such file."""
-        return read_json(folder / TOLD, cls, error=CheckpointError) if (folder / TOLD).exists() else cls()
+    def of(cls, folder: Path) -> SentenceConfig:
+        """Reads that of the run in `folder`, if there is one."""
+        file = folder / SENTENCE_CONFIG
+        return documents.read_json(file, cls, error=CheckpointError) if file.exists() else cls()
 
 
 def modules(folder: Path) -> list[Module]:
-    """The modules that the run in `folder` is made of; none if it is no run of sentence-transformers.
+    """Reads the modules of the run in `folder`; none if it is no run of sentence-transformers.
 
     Raises:
-        CheckpointError: if its list is none.
+        CheckpointError: if they cannot be read.
     """
     file = folder / MODULES
     if not file.exists():
         return []
-    found = read_json(file, list[Module], error=CheckpointError)
-    for module in found:
+    listed = documents.read_json(file, list[Module], error=CheckpointError)
+    for module in listed:
         if Path(module.path).name != module.path:
             raise CheckpointError(f"{file} names {module.path!r}, which is no folder of its own")
-    return found
+    return listed
 
 
 def library_class(folder: Path) -> str | None:
-    """The library's class of the run in `folder`, where only the library knows what it does; else None.
+    """The library's class of the run in `folder`; None if the run pools and normalises and does no more.
 
     Raises:
         CheckpointError: for a class, or modules, that are not known.
     """
-    found = modules(folder)
-    if _is_plain(folder, found):
+    listed = modules(folder)
+    if _is_plain(folder, listed):
         return None
-    for module in found:  # the library would import whatever is named there
+    for module in listed:  # the library would import any class that is named
         if not module.type.startswith(_LIBRARY) or module.kind not in _KNOWN:
             raise CheckpointError(
                 f"{folder / MODULES} names {module.type}, and of such modules it is not known how they are "
                 f"merged; known are {', '.join(_KNOWN)} of sentence-transformers"
             )
-    return Told.of(folder).model_type or "SentenceTransformer"
+    return SentenceConfig.of(folder).model_type or "SentenceTransformer"
 
 
-def _is_plain(folder: Path, found: Sequence[Module]) -> bool:
-    """Whether the modules pool what a model says, and do nothing else but normalise that."""
-    kinds = [module.kind for module in found if module.kind != "Dropout"]
+def _is_plain(folder: Path, listed: list[Module]) -> bool:
+    kinds = [module.kind for module in listed if module.kind != "Dropout"]
     if kinds != list(_PLAIN[: len(kinds)]):
         return False
-    files = [folder / module.path / CONFIG_NAME for module in found if module.kind == "Normalize"]
-    names = [_read_object(file).get(f"module_{way}_name") for file in files for way in ("input", "output")]
-    return set(names) <= {None, "sentence_embedding"}
+    files = [folder / module.path / CONFIG_NAME for module in listed if module.kind == "Normalize"]
+    configs = [read_json(file) for file in files if file.exists()]
+    names = {config.get(f"module_{way}_name") for config in configs for way in ("input", "output")}
+    return names <= {None, "sentence_embedding"}
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    return read_json(file, dict[str, Any], error=CheckpointError) if file.exists() else {}
-
-
-def weights_of(folder: Path, own: WeightFiles) -> WeightFiles:
-    """The weights of all modules of the run in `folder`, whose own are `own`.
+def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
+    """The weights of all modules of the run in `folder`; `model` are those in the folder itself.
 
     Raises:
-        CheckpointError: where a module is not there.
+        CheckpointError: if a module is missing.
     """
     parts = {}
     for module in modules(folder):
@@ -125,4 +121,4 @@ def weights_of(folder: Path, own: WeightFiles) -> WeightFiles:
             )
         if module.path and has_weights(place):
             parts[module.prefix] = WeightFiles.open(place)
-    return WeightFiles.together({"": own, **parts}) if parts else own
+    return WeightFiles.together({"": model, **parts}) if parts else model

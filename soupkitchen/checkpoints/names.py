@@ -1,17 +1,18 @@
-"""The one map between what files call their tensors and what the model calls its parameters.
+"""What transformers makes of a `config.json`: its model, and where in that the tensors of files go.
 
 Files keep the names that a model had when it was first published. transformers renames some tensors when
 it loads them (a ViT's ``attention.query`` is ``q_proj`` now), and makes one parameter of several others
-(a mixture's experts). Which ones is never guessed. Where the names differ, stand-ins of the files' tensors
+(a mixture's experts). Which ones is never guessed. If the names differ, stand-ins of the files' tensors
 go through transformers' own loading: tensors of torch's meta device, which have a shape and no content, so
-that this takes no memory however large the model is. A parameter that lies in the storage of a stand-in is
+that this takes no memory however large the model is. A parameter in the storage of a stand-in is
 that tensor. A map is used once the loaded model has been found to have the files' values by it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,9 @@ from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints.configuration import CONFIG_NAME
-from soupkitchen.checkpoints.files import TensorInfo, cached_by
-from soupkitchen.checkpoints.parameters import architecture, kept_in_float32
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.folders import CONFIG_NAME, cached_by
+from soupkitchen.checkpoints.weights import TensorInfo
 from soupkitchen.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,96 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]
 """For each name in a state dict the shape, and the first name of the same memory: others are tied to it."""
 
 
+# The model without weights
+
+
+@cached_by(CONFIG_NAME)
+def architecture(folder: Path) -> Any:
+    """The model of the `config.json` in `folder`, without weights; None if transformers cannot make it.
+
+    Code that comes with a model is not run here, even if the user trusts it. Said outright, transformers does
+    not ask the user either.
+    """
+    return _made(folder)
+
+
+def tied_names(folder: Path) -> Mapping[str, str]:
+    """The tied parameters of the model in `folder`: for each name the name that it shares memory with."""
+    model = architecture(folder)
+    return dict(model.all_tied_weights_keys) if model is not None else {}
+
+
+def elements(folder: Path) -> int:
+    """The number of values in the model in `folder`, buffers included; 0 if it is not known."""
+    model = architecture(folder)
+    return sum(x.numel() for x in (*model.parameters(), *model.buffers())) if model is not None else 0
+
+
+def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | None:
+    """Tells by name which parameters of `model` stay float32 when it is loaded as `dtype`; None if none do.
+
+    A mixture's routers stay, and T5's `wo` in float16.
+    """
+    plan: dict[str, Any] = getattr(model, "_get_dtype_plan", lambda dtype: {})(dtype)
+    if not plan:
+        return None
+    pattern = re.compile("|".join(name.replace("*", ".*") for name in plan))
+    return lambda name: pattern.search(name) is not None
+
+
+@cached_by(CONFIG_NAME)
+def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
+    """The parameters of the head of the model in `folder`: they have a row for each label.
+
+    They are those that grow by a row if the model is made with one label more. None are known if anything
+    grows otherwise, or if transformers cannot make the model.
+    """
+    models = [_made(folder, number) for number in (labels, labels + 1)]
+    if None in models:
+        return frozenset()
+    few, many = ({name: tuple(x.shape) for name, x in model.state_dict().items()} for model in models)
+    grown = frozenset(name for name in few.keys() | many.keys() if few.get(name) != many.get(name))
+    by_one = all(
+        name in few and few[name][:1] == (labels,) and many.get(name) == (labels + 1, *few[name][1:])
+        for name in grown
+    )
+    return grown if by_one else frozenset()
+
+
+def _made(folder: Path, labels: int | None = None) -> Any:
+    """Makes the model in `folder`, without weights, with so many labels or its own; None if that fails."""
+    if not (folder / CONFIG_NAME).is_file():
+        return None
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        if labels is not None:
+            config.num_labels = labels
+        config._attn_implementation = None  # one that a configuration names may be downloaded
+        model_class = getattr(transformers, (config.architectures or [""])[0])
+        if not issubclass(model_class, transformers.PreTrainedModel):
+            return None
+        with torch.device("meta"):
+            return model_class(config)
+    except Exception:  # a strange config.json may have transformers raise anything; loading it reports that
+        return None
+
+
+# Names
+
+
 @dataclass(frozen=True)
 class NameMap:
     """Where the tensors of files lie in models of one kind.
 
     Attributes:
         kind: the models' class.
-        shapes: the files' tensors.
-        layout: the models' parameters and buffers.
-        names: by name in files, those that have one, the name in the state dict.
+        shapes: of the files' tensors.
+        layout: of the models' parameters and buffers.
+        names: the name in the state dict by the name in files, for tensors that have one.
         in_place: whether writing each tensor to its place fills the model as loading it does.
     """
 
@@ -53,10 +134,10 @@ class NameMap:
 
     @classmethod
     def find(cls, run: Checkpoint, model: Any) -> NameMap:
-        """The map for a model that transformers has just loaded: from `run` or, of an adapter, from its base.
+        """The map for a model that transformers has just loaded from `run` or, of an adapter, from its base.
 
         Raises:
-            CheckpointError: where `run` has tensors of a shape that the model has no place for.
+            CheckpointError: if `run` has tensors of a shape that the model has no place for.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
         same = {name: name for name in shapes} if shapes.keys() <= layout.keys() else None
@@ -74,10 +155,10 @@ class NameMap:
 
     @classmethod
     def given(cls, run: Checkpoint, model: Any, names: Mapping[str, str]) -> NameMap:
-        """The map for a model that was just loaded from `run`, of which the names are known.
+        """The map by `names` for a model that was just loaded from `run`.
 
         Raises:
-            CheckpointError: where it does not fill the model, or the model holds other values than the files.
+            CheckpointError: if it does not fill the model, or the model holds other values than the files.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
         if strange := sorted(shapes.keys() - names.keys()) or sorted(set(names.values()) - layout.keys()):
@@ -92,7 +173,7 @@ class NameMap:
         return cls(type(model), shapes, layout, names, in_place=True)
 
     def is_for(self, run: Checkpoint, model: Any) -> bool:
-        """Whether it is that of `model` and the files of `run` too: names, shapes and ties are the same."""
+        """Whether names, shapes and ties of `model` and of the files of `run` are those of this map."""
         return (
             type(model) is self.kind
             and shapes_of(run.header) == self.shapes
@@ -100,7 +181,7 @@ class NameMap:
         )
 
     def slots(self, model: Any) -> Slots | None:
-        """Where the files' tensors go in `model`; None where it cannot be filled in place."""
+        """The places of the files' tensors in `model`; None if it cannot be filled in place."""
         if not self.in_place:
             return None
         state = model.state_dict(keep_vars=True)
@@ -108,16 +189,16 @@ class NameMap:
 
 
 def parameter_names(folder: Path, header: Mapping[str, TensorInfo]) -> Mapping[str, str]:
-    """How the model whose `config.json` is in `folder` calls the tensors of files, by name in files.
+    """The names of files' tensors in the model of the `config.json` in `folder`, by name in files.
 
-    Tensors that transformers puts together or takes apart have no name of their own and are left
-    out; so are all, where transformers cannot make the model.
+    Tensors that transformers puts together or takes apart have no name there and are left out; so are all,
+    if transformers cannot make the model.
     """
     return _parameter_names(folder, tuple(header.items()))
 
 
 def float32_tensors(folder: Path, dtype: torch.dtype, header: Mapping[str, TensorInfo]) -> frozenset[str]:
-    """Which of the tensors of files stay float32 where transformers loads the model as `dtype`."""
+    """The tensors of files that stay float32 when transformers loads the model as `dtype`."""
     kept = kept_in_float32(architecture(folder), dtype)
     if kept is None:
         return frozenset()
@@ -136,11 +217,15 @@ def _trace(
 ) -> tuple[dict[str, str], list[tuple[str, tuple[int, ...], tuple[int, ...]]]]:
     """Where transformers puts tensors: the state dict's name by file name.
 
-    Beside it the name, shape and wanted shape of those that it would put where they do not fit.
+    Beside it the name, shape and wanted shape of those that would not fit.
     """
     # all in one floating-point dtype, or loading would convert some, and so copy them out of their storage
     stand_ins = {
-        name: torch.empty(info.shape, dtype=_stand_in_dtype(info), device="meta")
+        name: torch.empty(
+            info.shape,
+            dtype=torch.float32 if info.is_floating_point else info.torch_dtype or torch.float32,
+            device="meta",
+        )
         for name, info in header.items()
     }
     try:
@@ -155,44 +240,37 @@ def _trace(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-    except Exception:  # whatever a model does that counts on having weights: it is filled otherwise
+    except Exception:  # a model may count on having weights: it is filled otherwise
         log.debug("tracing %s", kind.__name__, exc_info=True)
         return {}, []
     sources = {_memory(tensor): name for name, tensor in stand_ins.items()}
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, parameter in loaded.state_dict().items():
         if (source := sources.get(_memory(parameter))) is not None:
-            found.setdefault(source, name)
-    return found, sorted(report["mismatched_keys"])
-
-
-def _stand_in_dtype(info: TensorInfo) -> torch.dtype:
-    return torch.float32 if info.is_floating_point or info.torch_dtype is None else info.torch_dtype
+            names.setdefault(source, name)
+    return names, sorted(report["mismatched_keys"])
 
 
 def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """What two tensors have in common only if they are one, and neither a part of the other nor transposed.
-
-    Storages of the meta device have no address.
-    """
+    """Identifies a tensor by its memory. Storages of the meta device have no address."""
     storage = tensor.untyped_storage()._cdata
     return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Has transformers say nothing: the same was loaded before, or has no weights yet."""
-    from transformers.utils import logging as told
+    """Silences transformers, which reported the same before, or has no weights yet."""
+    from transformers.utils import logging as reports
 
-    level, bars = told.get_verbosity(), told.is_progress_bar_enabled()
-    told.set_verbosity_error()
-    told.disable_progress_bar()
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
     try:
         yield
     finally:
-        told.set_verbosity(level)
+        reports.set_verbosity(level)
         if bars:
-            told.enable_progress_bar()
+            reports.enable_progress_bar()
 
 
 def shapes_of(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
@@ -223,9 +301,9 @@ def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layo
 
 
 def _holds(model: Any, names: Mapping[str, str], run: Checkpoint) -> bool:
-    """Whether the model has the values of the files that it was loaded from, looked at one tensor at a time.
+    """Whether the model has the values of the files that it was loaded from.
 
-    What an adapter brings anew, or in another shape, has none there.
+    Tensors that only an adapter has, or has in another shape, are not in these.
     """
     state, loaded = model.state_dict(), run.adapted or run
     for name, to in names.items():

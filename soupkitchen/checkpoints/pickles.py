@@ -1,8 +1,7 @@
-"""PyTorch's own weight files, read as tensors and nothing else.
+"""Reads PyTorch's own weight files as tensors and nothing else.
 
-A pickle can say of a tensor that it is larger than what the file holds of it (every row the same
-memory), that it lies on no device at all, or that it is no array of numbers. Only plain tensors are
-taken, and what they claim is held against what is stored.
+A pickle can claim a tensor that is larger than the bytes in the file (every row the same memory), that lies
+on no device, or that is no array of numbers. Only plain tensors no larger than the file are taken.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from soupkitchen.checkpoints.strangers import open_regular
-from soupkitchen.errors import CheckpointError
+from soupkitchen.checkpoints.folders import open_regular
+from soupkitchen.errors import CheckpointError, first_line
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -39,7 +38,7 @@ _HARMLESS: list[Any] = [
     *_NUMBERS,
     (_SCALAR, "numpy.core.multiarray.scalar"),
 ]
-"""Classes without any code that making one of them runs."""
+"""Classes that run no code when they are made."""
 _DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
 """Names of kinds of dictionaries, as options are kept in."""
 _MOST_NAMES = 10_000
@@ -48,22 +47,24 @@ _one_at_a_time = Lock()
 
 
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a PyTorch file, memory-mapped where its format allows it.
+    """Reads the tensors of a PyTorch file, memory-mapped if its format allows it.
 
     Raises:
-        CheckpointError: where there is anything else in it. Nothing of that is run.
+        CheckpointError: if there is anything else in it. Nothing of that is run.
     """
     content = load_anything(file)
-    tensors = isinstance(content, Mapping) and all(
-        isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items()
-    )
-    if not tensors:
+    if not (isinstance(content, Mapping) and holds_only_tensors(content)):
         raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
     return plain_tensors(file, content)
 
 
+def holds_only_tensors(content: Mapping[Any, Any]) -> bool:
+    """Whether all keys are text and all values are tensors."""
+    return all(isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items())
+
+
 class Inert:
-    """Stands for what a file says by the name of a class or function: neither is imported or called."""
+    """Stands for a class or function that a file names: it is neither imported nor called."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         pass
@@ -73,20 +74,20 @@ class Inert:
 
 
 class _InertDict(Inert):
-    """Stands for a kind of dictionary: it is one."""
+    """Stands for a class that is a kind of dictionary."""
 
     def __new__(cls, *given: Any) -> Any:
         return OrderedDict()
 
 
 def load_anything(file: Path, inert: bool = False) -> Any:
-    """What a PyTorch file holds, as far as it is tensors, numbers, texts, and collections of these.
+    """Reads a PyTorch file of tensors, numbers, texts, and collections of these.
 
-    Options of a command line (`argparse.Namespace`), paths and numpy's numbers, as trainers leave them beside
+    Options of a command line (`argparse.Namespace`), paths and numpy's numbers, which trainers leave beside
     a model, are plain data, too.
 
     Args:
-        inert: whether something else, as hyperparameters of OmegaConf, becomes `Inert`.
+        inert: whether anything else, as hyperparameters of OmegaConf, becomes `Inert`.
 
     Raises:
         CheckpointError: for anything else in it. Nothing of that is run.
@@ -109,19 +110,18 @@ def load_anything(file: Path, inert: bool = False) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # what a broken pickle raises is anything
-        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise CheckpointError(
-            f"{file} cannot be read as a PyTorch file ({first_line}); copy the run again"
+            f"{file} cannot be read as a PyTorch file ({first_line(error)}); copy the run again"
         ) from error
 
 
 def _stand_ins(file: Path) -> list[Any]:
-    """For each name in the file that is none of the harmless ones, what stands for it."""
+    """A stand-in for each class that the file names, unless it is harmless."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     if len(names) > _MOST_NAMES:
         raise CheckpointError(f"{file} names {len(names)} classes, which no checkpoint does")
     harmless = {
-        one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}" for one in _HARMLESS
+        kind[1] if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}" for kind in _HARMLESS
     }
     return [
         (_InertDict if name.rsplit(".", 1)[-1] in _DICTS else Inert, name)
@@ -131,7 +131,7 @@ def _stand_ins(file: Path) -> list[Any]:
 
 
 def holds_tensors(file: Path) -> bool:
-    """Whether `file` is one that PyTorch wrote tensors to, by its first bytes and its list of contents."""
+    """Whether PyTorch wrote tensors to `file`, by its first bytes and its list of contents."""
     with open_regular(file) as handle:
         begin = handle.read(len(_LEGACY))
         if not begin.startswith(_ZIP):
@@ -151,10 +151,10 @@ def _check_stored(file: Path) -> None:
 
 
 def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict `content` of `file`.
+    """Checks the state dict `content` of `file`.
 
     Raises:
-        CheckpointError: for a tensor that is none, or claims more than is stored.
+        CheckpointError: if a tensor is not plain, or claims more bytes than are stored.
     """
     stored: dict[int, int] = {}
     claimed = 0
@@ -180,17 +180,14 @@ def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Ten
 
 
 def _strange(tensor: torch.Tensor) -> str | None:
-    """What rules a tensor out."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return f"of the class {type(tensor).__name__}"
-    if tensor.is_nested:
-        return "a nested tensor"
-    if tensor.layout != torch.strided:
-        return f"a sparse tensor ({str(tensor.layout).removeprefix('torch.')})"
-    if tensor.device.type != "cpu":
-        return f"on the device {tensor.device}"
-    if tensor.is_quantized:
-        return "a quantised tensor"
-    if tensor.is_complex():
-        return "of complex numbers"
-    return None
+    """Why a tensor cannot be taken."""
+    layout = str(tensor.layout).removeprefix("torch.")
+    reasons = {
+        f"of the class {type(tensor).__name__}": type(tensor) not in (torch.Tensor, torch.nn.Parameter),
+        "a nested tensor": tensor.is_nested,
+        f"a sparse tensor ({layout})": tensor.layout != torch.strided,
+        f"on the device {tensor.device}": tensor.device.type != "cpu",
+        "a quantised tensor": tensor.is_quantized,
+        "of complex numbers": tensor.is_complex(),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)

@@ -6,25 +6,23 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
-from soupkitchen.checkpoints import compatibility as compatible
+from soupkitchen.checkpoints import compatibility
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
-from soupkitchen.checkpoints.beside import warn_of_differences
 from soupkitchen.checkpoints.changes import AdaptedWeights
-from soupkitchen.checkpoints.compatibility import Problem
-from soupkitchen.checkpoints.files import WeightFiles
-from soupkitchen.checkpoints.leftovers import check_whole
-from soupkitchen.checkpoints.reader import CONFIG_NAME, Checkpoint
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.files import WeightFiles, check_whole
+from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
-from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.checkpoints.views import Apart, View, aligned
-from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.checkpoints.weights import View, aligned
+from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,14 @@ T = TypeVar("T")
 OnIncompatible = Literal["error", "skip"]
 
 _READERS = 4
-"""Runs that are read at once to see whether they are whole."""
+"""Runs that are read at once for values that are not finite."""
+
+
+class Problem(NamedTuple):
+    """Why a run cannot be merged with the others."""
+
+    run: str
+    what: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,13 @@ class Pool:
 
     Attributes:
         runs: at least two.
-        base: what they were fine-tuned from, where that is known.
-        reference: the run that says what the model is: its configuration, labels and tokenizer.
-        dtype: that of the runs where theirs differ, or None.
-        weights: by run, where a list of runs gave them.
-        scores: by run and by column, where a list of runs gave them.
-        trust_scores: whether runs are ranked by `scores` and not by scoring them.
-        options: what `find_pool` was asked for, as a YAML of `conf/pool` has it.
+        base: the model that they were fine-tuned from, if it is known.
+        reference: the run whose configuration, labels and tokenizer are the model's.
+        dtype: the one that all runs are taken as, if theirs differ; else None.
+        weights: by run, if a list of runs gave them.
+        scores: by run and by column, if a list of runs gave them.
+        trust_scores: whether runs are ranked by `scores`, without scoring them.
+        options: the arguments of `find_pool`, as in a YAML of `conf/pool`.
     """
 
     runs: tuple[Checkpoint, ...]
@@ -74,7 +79,7 @@ class Pool:
         return next(run for run in self.runs if run.name == name)
 
     def by_its_names(self, model: Checkpoint) -> Checkpoint | None:
-        """A model with its tensors called as the runs' are; None where it has others than they."""
+        """A model with the names of the runs' tensors; None if it has other tensors."""
         header = self.reference.header
         names = aligned(model.header, header)
         if names.keys() != header.keys():
@@ -113,9 +118,9 @@ def find_pool(
             dot at its end, what the names of the tensors begin with, as "ema_model.".
 
     Raises:
-        CheckpointError: where there are fewer than two runs.
-        IncompatibleError: where some cannot be read or merged; it names all problems of all runs.
-        ConfigError: for an option that there is not.
+        CheckpointError: if there are fewer than two runs.
+        IncompatibleError: if some cannot be read or merged; it names all problems of all runs.
+        ConfigError: for an unknown option.
     """
     if on_incompatible not in ("error", "skip"):
         raise ConfigError(f"pool.on_incompatible={on_incompatible}: choose error or skip")
@@ -125,7 +130,7 @@ def find_pool(
     pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip", key=key)
     options = {
         "_target_": "soupkitchen.checkpoints.find_pool",
-        "path": str(path) if isinstance(path, (str, Path)) else [str(one) for one in path],
+        "path": str(path) if isinstance(path, (str, Path)) else [str(item) for item in path],
         "exclude": exclude if isinstance(exclude, str) else list(exclude),
         "base": None if base is None else str(base),
         "checkpoints": checkpoints,
@@ -150,16 +155,16 @@ def pool_of(
 
     Args:
         base: as for `find_pool`.
-        skip: whether runs that cannot be merged are left out, and no error.
+        skip: whether runs that cannot be merged are left out, without an error.
         key: of runs that are files, which of several state dicts in each.
-        like: the run that says what the model is; None for the first of those that most are like.
-        least: how many have to be left.
+        like: the name of the reference; None for the first of the runs that most are like.
+        least: the number of runs that have to be left.
         copies: whether runs of the same content stay.
 
     Raises:
-        CheckpointError: where there are fewer.
-        IncompatibleError: where some cannot be read or merged.
-        ConfigError: for a key where no run is a file.
+        CheckpointError: if there are fewer.
+        IncompatibleError: if some cannot be read or merged.
+        ConfigError: for a key if no run is a file.
     """
     if key is not None and not any(source.folder.is_file() for source in sources.values()):
         raise ConfigError(
@@ -167,25 +172,29 @@ def pool_of(
         )
     problems: list[Problem] = []
     base_run = _base(sources, base, key, problems)
-    opened = _opened(sources, base_run, key, problems)
+    without_base = {problem.run for problem in problems}
+    opened = [
+        run
+        for name, source in sources.items()
+        if name not in without_base
+        and (run := _try(name, problems, partial(_open, source, name, base_run, key))) is not None
+    ]
     with ThreadPoolExecutor(_READERS) as readers:
-        strange = [problem for found in readers.map(_wrong_with, opened) for problem in found]
-    problems += strange
-    runs = [run for run in opened if run.name not in {problem.run for problem in strange}]
+        wrong = [problem for its_own in readers.map(_problems_of_values, opened) for problem in its_own]
+    problems += wrong
+    runs = [run for run in opened if run.name not in {problem.run for problem in wrong}]
     if not runs:
-        raise IncompatibleError(_told(problems))
-    reference = next((run for run in runs if run.name == like), None) or compatible.reference_of(runs)
+        raise IncompatibleError(_message(problems))
+    reference = next((run for run in runs if run.name == like), None) or compatibility.reference_of(runs)
     if _may_have_twins(runs):
-        reference = compatible.without_twins(reference)
+        reference = compatibility.without_twins(reference)
     fit = []
     for run in runs:
-        looked_at = _look(run.name, problems, partial(compatible.fitted, run, reference))
-        if looked_at is not None:
-            run, wrong = looked_at
-            problems += wrong
-            fit += [] if wrong else [run]
+        if (fitted := _try(run.name, problems, partial(compatibility.fitted, run, reference))) is not None:
+            problems += [Problem(run.name, what) for what in fitted[1]]
+            fit += [] if fitted[1] else [fitted[0]]
     if problems and not skip:
-        raise IncompatibleError(_told(problems))
+        raise IncompatibleError(_message(problems))
     if problems:
         log.warning("left out (pool.on_incompatible=skip):\n%s", _table(problems))
     fit = fit if copies else _without_copies(fit, reference.name)
@@ -193,12 +202,12 @@ def pool_of(
         raise CheckpointError(
             f"{len(fit)} of {len(sources)} runs can be merged and are no copies; a soup needs at least two"
         )
-    dtype = compatible.common_dtype(fit)
+    dtype = compatibility.common_dtype(fit)
     if dtype is not None:
         log.info("the runs differ in dtype: all are taken as %s", dtype)
-        fit = [compatible.widened(run, dtype) for run in fit]
+        fit = [compatibility.widened(run, dtype) for run in fit]
     reference = next(run for run in fit if run.name == reference.name)
-    warn_of_differences(fit, reference)
+    compatibility.warn_of_differences(fit, reference)
     listed = {run.name: sources[run.name] for run in fit}
     fitted_base = _fitted_base(base_run, reference, given=base)
     if fitted_base is not None and base is None:
@@ -213,62 +222,48 @@ def pool_of(
     )
 
 
-def _opened(
-    sources: Mapping[str, Source], base: Checkpoint | None, key: str | None, problems: list[Problem]
-) -> list[Checkpoint]:
-    """The runs that can be opened; what cannot joins the `problems`."""
-    runs = []
-    for name, source in sources.items():
-        if any(problem.run == name for problem in problems):
-            continue
-        run = _look(name, problems, partial(_open, source, name, base, key))
-        runs += [run] if run is not None else []
-    return runs
-
-
 def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
-    """The run in that folder or file; None for an adapter without a base, which is a problem already."""
+    """Opens a run; None for an adapter without a base, which is a problem already."""
     folder, on = source.folder, source.on
-    apart = on is not None and (base is None or on.resolve() != base.path.resolve())
-    if on is not None and apart:
-        base = _once(_open_base(on, f"the model that {folder} is put into"))
+    other_base = on is not None and (base is None or on.resolve() != base.path.resolve())
+    if on is not None and other_base:
+        base = _open_base(on, f"the model that {folder} is put into")
     if folder.is_file():
         return Checkpoint.open(folder, name, key)
     if not is_adapter(folder):
         run = Checkpoint.open(folder, name)
-        own = run.weights
+        files = run.weights
     elif base is not None:
         run = open_adapter(folder, name, base)
         assert isinstance(run.weights, AdaptedWeights)
-        own = run.weights.files
+        files = run.weights.files
     else:
         return None
-    assert isinstance(own, WeightFiles)
-    check_whole(folder, own.files)
-    return replace(run, weights=Apart(run.weights, {n: n for n in run.header})) if apart else run
+    assert isinstance(files, WeightFiles)
+    check_whole(folder, files.files)
+    return replace(run, weights=View(run.weights, own_base=True)) if other_base else run
 
 
-def _wrong_with(run: Checkpoint) -> list[Problem]:
-    """What is wrong with the run's values, and with what it is compared by."""
+def _problems_of_values(run: Checkpoint) -> list[Problem]:
+    """Problems of the run's values, and of the files that it is compared by."""
     problems: list[Problem] = []
-    nan = _look(run.name, problems, partial(compatible.not_finite, run))
-    _look(run.name, problems, partial(compatible.kind, run))
-    return [*problems, nan] if nan else problems
+    not_finite = _try(run.name, problems, partial(compatibility.not_finite, run))
+    _try(run.name, problems, partial(compatibility.kind, run))
+    return [*problems, Problem(run.name, not_finite)] if not_finite else problems
 
 
-def _look(run: str, problems: list[Problem], at: Callable[[], T]) -> T | None:
-    """What `at` gives; None where it fails, which is a problem of that run and of no other."""
+def _try(run: str, problems: list[Problem], action: Callable[[], T]) -> T | None:
+    """Calls `action`; if that fails, it is a problem of this run, and the result is None."""
     try:
-        return at()
+        return action()
     except (CheckpointError, IncompatibleError) as error:
         problems.append(Problem(run, str(error)))
-    except MemoryError:  # it is the machine's
+    except MemoryError:  # the machine's problem
         raise
     except Exception as error:  # a stranger's file can have a library raise anything
         log.debug("looking at %s", run, exc_info=True)
-        first_line = (str(error).strip() or "no reason given").split("\n")[0]
-        told = f"it cannot be understood ({type(error).__name__}: {first_line[:200]}); copy the run again"
-        problems.append(Problem(run, told))
+        cause = f"{type(error).__name__}: {first_line(error)[:200]}"
+        problems.append(Problem(run, f"it cannot be understood ({cause}); copy the run again"))
     return None
 
 
@@ -283,10 +278,9 @@ def _base(
     }
     if given is not None:
         base = _open_base(resolve(str(given)), f"pool.base={given}", key)
-        for name, folder in adapters.items():
-            if what := _another_base(folder, base):
-                problems.append(Problem(name, what))
-        return _once(base)
+        others = {name: _another_base(folder, base) for name, folder in adapters.items()}
+        problems += [Problem(name, what) for name, what in others.items() if what]
+        return base
     if not adapters:
         return _named_by_all([source.folder for source in sources.values()])
     folders: dict[str, Path] = {}
@@ -300,39 +294,37 @@ def _base(
     if not folders:
         return None
     common = Counter(folders.values()).most_common(1)[0][0]
-    for name, folder in folders.items():
-        if folder != common:
-            problems.append(Problem(name, f"it was trained on {folder}, and others on {common}"))
+    problems += [
+        Problem(name, f"it was trained on {folder}, and others on {common}")
+        for name, folder in folders.items()
+        if folder != common
+    ]
     try:
-        return _once(_open_base(common, "its base model cannot be used"))
+        return _open_base(common, "its base model cannot be used")
     except CheckpointError as error:
-        known = {problem.run for problem in problems}
+        reported = {problem.run for problem in problems}
         problems += [
-            Problem(name, f"{error}; pool.base=… names another") for name in adapters if name not in known
+            Problem(name, f"{error}; pool.base=… names another") for name in adapters if name not in reported
         ]
         return None
 
 
-def _open_base(folder: Path, told: str, key: str | None = None) -> Checkpoint:
+def _open_base(folder: Path, what: str, key: str | None = None) -> Checkpoint:
     problems: list[Problem] = []
-    base = _look("base", problems, partial(Checkpoint.open, folder, "base", key))
+    base = _try("base", problems, partial(Checkpoint.open, folder, "base", key))
     if is_adapter(folder):
-        raise CheckpointError(f"{told}: {folder} is an adapter itself, and a base has to be a whole model")
+        raise CheckpointError(f"{what}: {folder} is an adapter itself, and a base has to be a whole model")
     if base is None:
-        raise CheckpointError(f"{told}: {problems[0].what}")
-    return base
-
-
-def _once(base: Checkpoint) -> Checkpoint:
-    return compatible.without_twins(base) if base.weights.names_twins else base
+        raise CheckpointError(f"{what}: {problems[0].what}")
+    return compatibility.without_twins(base) if base.weights.names_twins else base
 
 
 def _another_base(adapter: Path, base: Checkpoint) -> str | None:
-    """What is wrong where the adapter was trained on another model than `base`."""
+    """The problem of an adapter that was trained on another model than `base`."""
     try:
         named = resolve(base_of(adapter), ask_hub=False)
     except CheckpointError:
-        return None  # it is not here: the user's word is taken
+        return None  # it is not here: the user is believed
     if named.resolve() == base.path.resolve():
         return None
     if _open_base(named, f"the base that {adapter} names").fingerprint == base.fingerprint:
@@ -342,41 +334,38 @@ def _another_base(adapter: Path, base: Checkpoint) -> str | None:
 
 def _named_by_all(folders: Sequence[Path]) -> Checkpoint | None:
     """The local folder that the configurations of all runs name as their origin, if it is there."""
-    configs = [folder / CONFIG_NAME for folder in folders]
     named = set()
-    for config in configs:
-        try:
-            named.add(str(read_json(config).get("_name_or_path") or ""))
-        except CheckpointError:
-            continue
+    for folder in folders:
+        with suppress(CheckpointError):
+            named.add(str(read_json(folder / CONFIG_NAME).get("_name_or_path") or ""))
     origin = Path(named.pop()) if len(named) == 1 else Path()
     try:
         if not origin.is_absolute() or not (origin / CONFIG_NAME).exists():
             return None
         return _open_base(origin, f"the base that {CONFIG_NAME} names")
-    except (CheckpointError, OSError, ValueError) as error:  # nobody asked for it
+    except (CheckpointError, OSError, ValueError) as error:  # the user did not ask for it
         log.info("no base: %s", error)
         return None
 
 
 def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | None) -> Checkpoint | None:
-    """The base by the runs' names; None for one that files name and that is no model as the runs are.
+    """The base by the runs' names; None if only files name it, and it is no model of the runs' kind.
 
     Raises:
-        IncompatibleError: where the one given shares no tensor with the runs.
+        IncompatibleError: if the one given shares no tensor with the runs.
     """
     if base is None:
         return None
     names = aligned(base.header, reference.header)
+    same_shape = sum(base.header[there].shape == reference.header[n].shape for n, there in names.items())
     if given is None and reference.adapted is None:
         alike = base.config.get("model_type") == reference.config.get("model_type")
-        same_shape = [n for n, own in names.items() if base.header[own].shape == reference.header[n].shape]
-        if not alike or 2 * len(same_shape) < len(reference.header):
+        if not alike or 2 * same_shape < len(reference.header):
             log.info("no base: %s, which all runs name, is another model (pool.base=…)", base.path)
             return None
-    if any(base.header[own].shape == reference.header[name].shape for name, own in names.items()):
-        same = all(name == own for name, own in names.items())
-        return base if same else replace(base, weights=View(base.weights, names))
+    if same_shape:
+        same_names = all(name == there for name, there in names.items())
+        return base if same_names else replace(base, weights=View(base.weights, names))
     if given is None:
         return None
     raise IncompatibleError(
@@ -385,7 +374,7 @@ def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | No
 
 
 def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
-    """Whether tied tensors may be there twice, which only transformers can tell, and not at once."""
+    """Whether tied tensors may be stored twice, which takes transformers a while to find out."""
     first = runs[0]
     if any(run.weights.names_twins or run.header.keys() != first.header.keys() for run in runs):
         return True
@@ -394,7 +383,7 @@ def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
 
 
 def _without_copies(runs: Sequence[Checkpoint], reference: str) -> list[Checkpoint]:
-    """The first run of each content, but the reference before others: it says what the model is."""
+    """The first run of each content; the reference stays."""
     first: dict[str, Checkpoint] = {}
     for run in sorted(runs, key=lambda run: run.name != reference):
         if (same := first.setdefault(run.fingerprint, run)) is not run:
@@ -402,7 +391,7 @@ def _without_copies(runs: Sequence[Checkpoint], reference: str) -> list[Checkpoi
     return [run for run in runs if run in first.values()]
 
 
-def _told(problems: Sequence[Problem]) -> str:
+def _message(problems: Sequence[Problem]) -> str:
     return (
         f"{len({p.run for p in problems})} of the runs cannot be merged with the others:\n"
         f"{_table(problems)}\n"

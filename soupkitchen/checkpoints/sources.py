@@ -1,4 +1,4 @@
-"""Finds what a user points at: folders, globs, lists in files, Trainer outputs, names on the hub."""
+"""Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from soupkitchen.checkpoints import mergekit, tracked
+from soupkitchen.checkpoints import mergekit_yaml, tracker_runs
 from soupkitchen.checkpoints.adapters import is_adapter
-from soupkitchen.checkpoints.configuration import CONFIG_NAME
-from soupkitchen.checkpoints.files import has_weights
-from soupkitchen.checkpoints.leftovers import is_of_training
+from soupkitchen.checkpoints.checkpoint import TRAINER_STATE
+from soupkitchen.checkpoints.files import has_weights, is_of_training
+from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
+from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
-from soupkitchen.checkpoints.strangers import read_json
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
 
 log = logging.getLogger(__name__)
@@ -31,21 +31,20 @@ Checkpoints = Literal["best", "last", "all"]
 
 _LISTS = (".csv", ".jsonl")
 HUB = "hf://"
-"""What comes before a name on the hub, where it could be a folder's."""
+"""The prefix of a name on the hub that could be a folder's."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that is named somewhere and not yet opened.
+    """A run that is named and not yet opened.
 
     Attributes:
         folder: where it is; of a run that is one file, that file.
+        name: given beside it; None for its folder's or its file's name.
+        weight: in a list; None if the list has none.
+        scores: in a list, by column.
         on: of an adapter, the model that it is put into; None for the pool's base, or the one that it names.
-        name: what it is called where it was named; None for its folder's or its file's name.
-        weight: what a list says of its weight; None where it says nothing.
-        scores: what a list says of its scores, by column.
     """
 
     folder: Path
@@ -67,11 +66,11 @@ def find(
         path: as for `find_pool`.
         exclude: names of runs to leave out, or one; globs are allowed.
         checkpoints: of a Trainer's output folder, which checkpoints are runs.
-        least: how many there have to be.
+        least: the number that there has to be.
 
     Raises:
-        CheckpointError: where there are fewer.
-        ConfigError: for an option that there is not.
+        CheckpointError: if there are fewer.
+        ConfigError: for an unknown option.
     """
     if checkpoints not in (None, "best", "last", "all"):
         raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
@@ -86,10 +85,10 @@ def find(
     kept = {
         name: source
         for name, source in named.items()
-        if not any(_is_called(name, pattern) for pattern in exclude)
+        if not any(_matches(name, pattern) for pattern in exclude)
     }
     for pattern in exclude:
-        if not any(_is_called(name, pattern) for name in named):
+        if not any(_matches(name, pattern) for name in named):
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
             how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
@@ -106,14 +105,14 @@ def find(
 def resolve(name: str, ask_hub: bool = True) -> Path:
     """The folder, or file with a state dict, called `name`; or a snapshot of the hub's ``org/name@revision``.
 
-    With ``hf://`` before it, it is a name on the hub whatever folders there are.
+    With ``hf://`` before it, it is a name on the hub, even if there is such a folder.
 
     Args:
-        ask_hub: whether it may be downloaded, as what the user named; what a file names is only
+        ask_hub: whether it may be downloaded, because the user named it. A name from a file is only
             looked up in the hub's cache on this machine.
 
     Raises:
-        CheckpointError: where there is neither.
+        CheckpointError: if there is neither.
     """
     on_hub = name.removeprefix(HUB)
     if on_hub == name and (folder := _here(name)):
@@ -127,9 +126,9 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
 
 
 def listed(name: str, by: object) -> Path:
-    """What the list `by` names: as `resolve`, but the hub is asked only for ``hf://org/name``.
+    """The folder or file that the list `by` names; the hub is asked only for ``hf://org/name``.
 
-    A relative folder of a list may not be there, and whoever owns its name on the hub would deliver a run.
+    A relative folder of a list may be missing, and the owner of its name on the hub would deliver a run.
     """
     try:
         return resolve(name, ask_hub=name.startswith(HUB))
@@ -137,60 +136,34 @@ def listed(name: str, by: object) -> Path:
         raise CheckpointError(f"{by}: {error}") from error
 
 
-def of_mergekit(config: mergekit.Config, name: mergekit.Named) -> Path:
-    """What a YAML of mergekit's names; as there, a folder has no revisions."""
-    return _here(name.path) or listed(str(name), config.file)
-
-
-def adapted_by_mergekit(config: mergekit.Config, model: mergekit.Reference) -> tuple[Path, Path | None]:
-    """The folder of a model; of an adapter that is put into a model, those of the two."""
-    folder = of_mergekit(config, model.model)
-    if model.lora is None:
-        return folder, None
-    adapter = of_mergekit(config, model.lora)
-    if not is_adapter(adapter):
-        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
-    return adapter, folder
-
-
-def base_of_mergekit(config: mergekit.Config) -> Path:
-    """The folder of the base that a YAML of mergekit's names."""
-    assert config.base is not None
-    if config.base.lora is not None:
-        raise CheckpointError(
-            f"{config.file}: base_model={config.base} is a model with an adapter; merge the two"
-        )
-    return of_mergekit(config, config.base.model)
-
-
 def _here(name: str) -> Path | None:
-    """The folder, or file with a state dict, called `name`; None where there is none."""
+    """The folder, or file with a state dict, called `name`; None if there is none."""
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() or is_state_dict(folder) else None
-    except (OSError, ValueError, RuntimeError):  # a name that is none
+    except (OSError, ValueError, RuntimeError):  # no name of a file
         return None
 
 
-def _is_called(name: str, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     """Whether a run has that name, or matches it as a glob."""
     return name == pattern or fnmatch(name, pattern)
 
 
 def _named_by(pattern: str) -> Iterator[Source]:
-    """The runs that one item of `path` names."""
+    """Yields the runs that one item of `path` names."""
     if pattern.startswith(HUB):
         yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
         return
-    if pattern.startswith(tracked.MLFLOW):
-        for run in tracked.of_mlflow(pattern.removeprefix(tracked.MLFLOW)):
+    if pattern.startswith(tracker_runs.MLFLOW):
+        for run in tracker_runs.of_mlflow(pattern.removeprefix(tracker_runs.MLFLOW)):
             yield Source(listed(run.folder, pattern), run.name, None, run.scores)
         return
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
         yield from _listed(file)
         return
-    if file.suffix in mergekit.SUFFIXES and file.is_file():
+    if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
         yield from _merged_by_mergekit(file)
         return
     there = file.exists()  # a name as it stands comes before what it may mean
@@ -216,40 +189,14 @@ def _named_by(pattern: str) -> Iterator[Source]:
         yield Source(folder)
 
 
-def base_named_by(path: str | Sequence[str]) -> str | None:
-    """The base that a YAML of mergekit's among what `path` names says; its folder."""
-    for item in [path] if isinstance(path, str) else path:
-        file = Path(item).expanduser()
-        if file.suffix in mergekit.SUFFIXES and file.is_file() and (config := mergekit.read(file)).base:
-            return str(base_of_mergekit(config)) if config.method != "slerp" else None
-    return None
-
-
-def _merged_by_mergekit(file: Path) -> Iterator[Source]:
-    """The models that a YAML of mergekit's merges, and their weights; the log says what else it says."""
-    config = mergekit.read(file)
-    left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
-    left_out += sorted({name for part in (config.shared, *config.parameters) for name in part} - {"weight"})
-    log.warning("%s: only models, weights and base_model are taken, not %s", file, ", ".join(left_out))
-    weights: list[float | None] = [None] * len(config.models)
-    try:
-        weights = [config.value("weight", float, None, number) for number in range(len(config.models))]
-    except CheckpointError as error:
-        log.warning("%s: no weight is taken", error)
-    for number in config.ingredients:
-        folder, on = adapted_by_mergekit(config, config.models[number])
-        name = f"{on.name}-{folder.name}" if on else None
-        yield Source(folder, name, weights[number], on=on)
-
-
 def _listed(file: Path) -> Iterator[Source]:
-    """The runs of a table with a column `path`, and optionally `name`, `weight`, and scores by metric."""
+    """Yields the runs of a table with the columns `path` and, optionally, `name`, `weight` and metrics."""
     import pandas as pd  # takes longer than opening a pool, and few pools are lists
 
     try:
         if file.suffix == ".csv":
-            told = dict.fromkeys(("path", "name", "Name", tracked.OUTPUT_DIR), str)
-            table = tracked.as_list(pd.read_csv(file, dtype=told, skipinitialspace=True))
+            texts = dict.fromkeys(("path", "name", "Name", tracker_runs.OUTPUT_DIR), str)
+            table = tracker_runs.as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
         else:
             table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:
@@ -266,20 +213,18 @@ def _listed(file: Path) -> Iterator[Source]:
     if "weight" in numbers and table["weight"].isin([math.inf, -math.inf]).any():
         raise CheckpointError(f"{file}: the column 'weight' should hold finite numbers")
     for row in table.to_dict("records"):
-        path, weight = str(row["path"]), row.get("weight")
-        folder = file.parent / Path(path).expanduser()
-        scores = {column: float(row[column]) for column in numbers if column != "weight"}
-        name = row.get("name")
+        given = {name: row[name] for name in ("name", *numbers) if name in row and not pd.isna(row[name])}
+        path = str(row["path"])
         yield Source(
-            _here(str(folder)) or listed(path, file),
-            str(name) if name is not None and not pd.isna(name) else None,
-            None if weight is None or pd.isna(weight) else float(weight),
-            {column: score for column, score in scores.items() if not pd.isna(score)},
+            _here(str(file.parent / Path(path).expanduser())) or listed(path, file),
+            given.get("name"),
+            float(given["weight"]) if "weight" in given else None,
+            {column: float(given[column]) for column in numbers if column in given and column != "weight"},
         )
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run or, as the Trainer may leave one, holds checkpoints of one; a file is one."""
+    """Whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
     if folder.is_file():
@@ -293,25 +238,25 @@ def _is_run(folder: Path) -> bool:
 
 
 def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
-    """The runs in `source`: itself, or the checkpoints wanted of a Trainer's output folder."""
+    """The runs in `source`: itself, or the wanted checkpoints of a Trainer's output folder."""
     steps = {}
     for folder in source.folder.glob("checkpoint-*"):
         number = folder.name.removeprefix("checkpoint-")
         if number.isdecimal() and folder.is_dir():
             steps[int(number)] = folder
-    own = has_weights(source.folder) or has_weights(source.folder, "adapter_model")
-    if not steps or (own and wanted is None):
+    has_model = has_weights(source.folder) or has_weights(source.folder, "adapter_model")
+    if not steps or (has_model and wanted is None):
         return [source]
     ordered = [steps[number] for number in sorted(steps)]
-    called = source.name or source.folder.resolve().name
+    name = source.name or source.folder.resolve().name
     if wanted == "all":
-        return [replace(source, folder=step, name=f"{called}/{step.name}") for step in ordered]
+        return [replace(source, folder=step, name=f"{name}/{step.name}") for step in ordered]
     chosen = ordered[-1] if wanted == "last" else _best(ordered, must=wanted == "best")
-    return [replace(source, folder=chosen, name=called)]
+    return [replace(source, folder=chosen, name=name)]
 
 
 def _best(steps: Sequence[Path], must: bool) -> Path:
-    """The best of a Trainer's checkpoints, as its state says; the last, where it doesn't and need not."""
+    """The best of a Trainer's checkpoints by its state; the last, if that names none and it need not."""
     states = [step / TRAINER_STATE for step in steps if (step / TRAINER_STATE).exists()]
     try:
         best = read_json(states[-1]).get("best_model_checkpoint") if states else None
@@ -332,7 +277,7 @@ def _best(steps: Sequence[Path], must: bool) -> Path:
 
 
 def _snapshot(name: str, ask_hub: bool = True) -> Path:
-    """The hub's files of ``org/name@revision``, from its cache or, if wanted, downloaded into it."""
+    """The folder of ``org/name@revision`` in the hub's cache; with `ask_hub` it is downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -351,41 +296,94 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
                 "hub's cache on this machine; the hub is asked only for what you name yourself, as "
                 f"pool.base={name}, as {HUB}{name} in a list, or by: hf download {name}"
             ) from error
-        first_line = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line})"
+            f"{name} is no folder here, and as a name on the hub it cannot be had ({first_line(error)})"
         ) from error
     return folder
 
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
-    """The names given, or the folders' own, where these differ, else their paths below the common parent."""
+    """The names given, or the folders' own if these differ, else their paths below the common parent."""
+    resolved = [source.folder.resolve() for source in sources]
+    plain = [stem_of(source.folder) if source.folder.is_file() else source.folder.name for source in sources]
     short = [
-        source.name or _on_hub(source.folder) or _own_name(source.folder) or source.folder.resolve().name
-        for source in sources
+        source.name or hub_name(source.folder) or name or folder.name
+        for source, name, folder in zip(sources, plain, resolved, strict=True)
     ]
     if len(set(short)) == len(short):
         return short
-    parent = os.path.commonpath([source.folder.resolve() for source in sources])
-    paths = [source.folder.resolve().relative_to(parent) for source in sources]
+    parent = os.path.commonpath(resolved)
     return [
-        path.with_name(_own_name(source.folder)).as_posix()
-        for path, source in zip(paths, sources, strict=True)
+        folder.relative_to(parent).with_name(name).as_posix()
+        for folder, name in zip(resolved, plain, strict=True)
     ]
 
 
-def _on_hub(folder: Path) -> str | None:
-    """The name on the hub of what lies in the hub's cache."""
+def hub_name(folder: Path) -> str | None:
+    """The name on the hub of a snapshot in the hub's cache; None for any other folder."""
     repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
-    return (
-        repository.removeprefix("models--").replace("--", "/") if repository.startswith("models--") else None
-    )
-
-
-def _own_name(path: Path) -> str:
-    """The folder's name, or that of a file without what says its format."""
-    return stem_of(path) if path.is_file() else path.name
+    if not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
 
 
 def _shown(patterns: Sequence[str]) -> str:
     return repr(patterns[0]) if len(patterns) == 1 else str(list(patterns))
+
+
+# YAMLs of mergekit
+
+
+def folder_of(config: Config, name: Named) -> Path:
+    """The folder that a YAML of mergekit names; as there, a folder has no revisions."""
+    return _here(name.path) or listed(str(name), config.file)
+
+
+def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None]:
+    """The folder of a model; of an adapter that is put into a model, those of the two."""
+    folder = folder_of(config, model.model)
+    if model.lora is None:
+        return folder, None
+    adapter = folder_of(config, model.lora)
+    if not is_adapter(adapter):
+        raise CheckpointError(f"{config.file}: {adapter}, the adapter of {model}, has no adapter_config.json")
+    return adapter, folder
+
+
+def base_folder(config: Config) -> Path:
+    """The folder of the base that a YAML of mergekit names."""
+    assert config.base_model is not None
+    if config.base_model.lora is not None:
+        raise CheckpointError(
+            f"{config.file}: base_model={config.base_model} is a model with an adapter; merge the two"
+        )
+    return folder_of(config, config.base_model.model)
+
+
+def base_named_by(path: str | Sequence[str]) -> str | None:
+    """The folder of the base in the first YAML of mergekit's in `path` that has one."""
+    for item in [path] if isinstance(path, str) else path:
+        file = Path(item).expanduser()
+        if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
+            config = mergekit_yaml.read(file)
+            if config.base_model:
+                return str(base_folder(config)) if config.merge_method != "slerp" else None
+    return None
+
+
+def _merged_by_mergekit(file: Path) -> Iterator[Source]:
+    """Yields the models that a YAML of mergekit's merges, with weights; the log names the keys left out."""
+    config = mergekit_yaml.read(file)
+    left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
+    settings = (config.parameters, *(each.parameters for each in config.inputs))
+    left_out += sorted({name for part in settings for name in part or ()} - {"weight"})
+    log.warning("%s: only models, weights and base_model are taken, not %s", file, ", ".join(left_out))
+    weights: list[float | None] = [None] * len(config.inputs)
+    try:
+        weights = [config.value("weight", float, None, number) for number in range(len(config.inputs))]
+    except CheckpointError as error:
+        log.warning("%s: no weight is taken", error)
+    for number in config.ingredients:
+        folder, on = adapted_folders(config, config.inputs[number].model)
+        name = f"{on.name}-{folder.name}" if on else None
+        yield Source(folder, name, weights[number], on=on)

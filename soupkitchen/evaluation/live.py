@@ -20,10 +20,9 @@ import xxhash
 from accelerate.utils.memory import clear_device_cache
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from soupkitchen.checkpoints.content import blocks_of
-from soupkitchen.checkpoints.names import NameMap, Slots
-from soupkitchen.checkpoints.parameters import kept_in_float32
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.fingerprints import tensor_blocks
+from soupkitchen.checkpoints.names import NameMap, Slots, kept_in_float32
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Loading, Maker, Transformers
 from soupkitchen.stopwatch import stopwatch
@@ -193,6 +192,6 @@ def _log(names: NameMap, level: int) -> None:
 
 def _digest(tensor: torch.Tensor) -> str:
     state = xxhash.xxh3_128(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    for block in blocks_of(tensor.cpu()):
+    for block in tensor_blocks(tensor.cpu()):
         state.update(block)
     return state.hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.views import View
+from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import (
     EvaluationOptions,
@@ -48,8 +48,7 @@ from soupkitchen.models.processors import warn_of_files
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
 from soupkitchen.output.hub import check_hub, push
-from soupkitchen.output.rebuild import saved_fingerprint
-from soupkitchen.output.recipe_file import RecipeFile
+from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.records.derived import report
 from soupkitchen.records.terminal import Display
 from soupkitchen.search import Facts, Ranked, Search

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soupkitchen.checkpoints import Pool
-from soupkitchen.checkpoints.steps import training_step
+from soupkitchen.checkpoints.checkpoint import training_step
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import EarlyStopping, Evaluation
 from soupkitchen.executors import Request

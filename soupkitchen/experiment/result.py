@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from soupkitchen.checkpoints.strangers import check_folder
+from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.folders import check_folder
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import last_recipe
 from soupkitchen.models import Loading, Transformers, maker_named
@@ -96,7 +97,7 @@ class Result:
         with about(file):
             maker = maker_named(begin["model_class"], told, self.trust)
         if not isinstance(maker, Transformers):
-            return maker.load(maker.open(folder), Loading()).eval()
+            return maker.load(Checkpoint.open(folder, "soup"), Loading()).eval()
         check_folder(folder)
         if (folder / "adapter_config.json").exists():
             try:

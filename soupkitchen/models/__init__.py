@@ -1,10 +1,9 @@
-"""What runs are models of: transformers' own, those of a function, those of sentence-transformers."""
+"""What makes models of runs: transformers, a function of the user's, sentence-transformers."""
 
-from soupkitchen.models.auto import Auto, Transformers
-from soupkitchen.models.base import Loading, Maker, Models
-from soupkitchen.models.by_name import maker_named
+from soupkitchen.models.auto import Auto, Transformers, maker_named
 from soupkitchen.models.function import Built, Function
-from soupkitchen.models.sentence import SentenceTransformers
+from soupkitchen.models.maker import Loading, Maker, Models
+from soupkitchen.models.sentence_transformers import SentenceTransformers
 
 __all__ = [
     "Auto",

@@ -1,8 +1,8 @@
-"""Models through transformers; one whose files are not all of it, or not only it, is refused."""
+"""Loads models through transformers, and refuses one if its files hold less or more than the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ import transformers
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.configuration import CONFIG_NAME, names_flash_attention
+from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
 from soupkitchen.checkpoints.modules import MODULES, library_class
-from soupkitchen.checkpoints.names import NameMap
-from soupkitchen.checkpoints.parameters import elements
-from soupkitchen.checkpoints.strangers import code_files, read_bytes
-from soupkitchen.errors import CheckpointError, ConfigError
-from soupkitchen.models.base import Loading, Maker
+from soupkitchen.checkpoints.names import NameMap, elements
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
+from soupkitchen.models.function import Built, Function
+from soupkitchen.models.maker import Loading, Maker
 from soupkitchen.models.processors import processor_of
-from soupkitchen.models.sentence import NAMES, SentenceTransformers
+from soupkitchen.models.sentence_transformers import NAMES, SentenceTransformers
+from soupkitchen.options.building import TARGET, build, check_names, targets
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 
@@ -36,22 +36,25 @@ _KINDS = {
     "AutoModelForSpeechSeq2Seq": "speech_recognition",
     "AutoModelForCTC": "speech_recognition with task.architecture=ctc",
 }
-"""Which tasks take what kind of model."""
+"""The tasks that take each kind of model."""
 _LONGEST = 300
 _TIMES_STORED, _MADE_UP = 4, 1 << 28
-"""How many more numbers than its files hold a model may have: tied ones, and tables that it computes."""
+"""Bounds of the numbers that a model may have beyond those in its files: tied ones, and computed tables."""
+_SHOWN = 100
+_OF_AUTO_CLASSES = "_model_mapping"
+"""An attribute of transformers' Auto classes of models."""
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Models as their runs' files say: through transformers, or sentence-transformers."""
+    """Loads models through transformers or sentence-transformers, as the runs' files say."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
-        """What loads them as the tasks ask.
+        """What loads them for the tasks.
 
         Raises:
-            CheckpointError: where the runs say nothing of their models.
-            ConfigError: where the tasks are not for such models.
+            CheckpointError: if the runs say nothing of their models.
+            ConfigError: if the tasks are not for such models.
         """
         if (library := library_class(pool.reference.path)) is not None:
             strange = [task for task in tasks.tasks.values() if not task.takes_sentences]
@@ -110,9 +113,6 @@ class Transformers:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         copy_code(like, folder)
 
-    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
-        return Checkpoint.open(folder, name)
-
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
     ) -> tuple[Processor, Path | None]:
@@ -122,11 +122,37 @@ class Transformers:
         return []
 
 
-def copy_code(like: Checkpoint, folder: Path) -> None:
-    """Copies the Python files that a model with code of its own comes with; nothing is run.
+_AUTO, _FUNCTION = (f"soupkitchen.models.{kind.__name__}" for kind in (Auto, Function))
 
-    Which these are was checked when the run was opened, so this fails only where they changed since.
+
+def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[str] = ()) -> Maker:
+    """The maker that a run noted: by `name`, or by `options` of the group `model` that are not `Auto`'s.
+
+    Args:
+        trust: names of the user's own that may be imported.
+
+    Raises:
+        ConfigError: for a name that is neither ours, nor in `trust`, nor a model of transformers.
     """
+    if options is not None and options.get(TARGET) != _AUTO:
+        functions = [options[key] for key in ("build", "processor") if options.get(key) is not None]
+        check_names([*targets(options), *functions], [_FUNCTION], trust)
+        if not isinstance(made := build(options), Function):
+            raise ConfigError(f"model is nothing that makes models: {str(options)[:_SHOWN]}")
+        return Built(made)
+    if name in NAMES:
+        return SentenceTransformers(name)
+    kind = getattr(transformers, name, None)
+    is_model = isinstance(kind, type) and (
+        issubclass(kind, PreTrainedModel) or hasattr(kind, _OF_AUTO_CLASSES)
+    )
+    if not is_model:
+        raise ConfigError(f"model_class={name[:_SHOWN]} is no class of models that transformers has")
+    return Transformers(kind)
+
+
+def copy_code(like: Checkpoint, folder: Path) -> None:
+    """Copies the Python files of a model that has code of its own; nothing is run."""
     if like.config.get("auto_map"):
         for file in code_files(like.architecture):
             (folder / file.name).write_bytes(read_bytes(file))
@@ -136,8 +162,8 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
     """The model that ``model_class.from_pretrained`` makes of `run` or, of an adapter, of its base.
 
     Raises:
-        CheckpointError: where it cannot be loaded, or where files and model are not of each other.
-        ConfigError: where the model does not fit where it is to be spread.
+        CheckpointError: if it cannot be loaded, or if files and model do not fit.
+        ConfigError: if there is too little memory for it.
     """
     folder, options = run.architecture, loading.options()
     if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
@@ -147,12 +173,12 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
         }
         options |= {option: size for option, size in sizes.items() if size}
     _check_claims(run)
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are told below, by name
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, by name
     try:
         if names_flash_attention(run.config):
             _choose_attention(folder, loading, options)
         model, report = model_class.from_pretrained(folder, **options)
-    except Exception as error:  # whatever a strange config.json makes of the model
+    except Exception as error:  # a strange config.json may have transformers raise anything
         raise CheckpointError(
             f"{folder}: {model_class.__name__} cannot load it ({_why(folder, error)})"
         ) from error
@@ -166,7 +192,7 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
 
 
 def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> None:
-    """Refuses a model of which transformers made up a part, or files of which it left some out."""
+    """Refuses a model if transformers made up a part of it, or left out a part of the files."""
     folder, adapted = run.architecture, run.adapted is not None
     if not adapted and (mismatched := sorted(report["mismatched_keys"])):
         name, stored, wanted = mismatched[0]
@@ -189,7 +215,7 @@ def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> Non
 
 
 def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
-    """Has transformers choose among its own kinds of attention, whatever the configuration names."""
+    """Has transformers choose among its own kinds of attention, not the one that the configuration names."""
     of_config = {
         "trust_remote_code": loading.trust_remote_code,
         "local_files_only": options["local_files_only"],
@@ -201,10 +227,7 @@ def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -
 
 
 def _check_claims(run: Checkpoint) -> None:
-    """Refuses a configuration that makes a much larger model than there are weights for.
-
-    Whatever is not in the files transformers would make up, and in full size.
-    """
+    """Refuses a configuration of a much larger model than the files: transformers would make up the rest."""
     stored = sum(info.elements for info in run.header.values())
     if (claimed := elements(run.architecture)) > _TIMES_STORED * stored + _MADE_UP:
         raise CheckpointError(
@@ -214,15 +237,15 @@ def _check_claims(run: Checkpoint) -> None:
 
 
 def _why(folder: Path, error: Exception) -> str:
-    """What transformers says, in short: it names all the classes that it knows where one does not fit."""
+    """What transformers says, in short: if a class does not fit, it names all that it knows."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception:  # whatever a strange config.json does
+    except Exception:  # a strange config.json
         config = None
     if "Unrecognized configuration class" not in str(error) or config is None:
-        return str(error).strip().split("\n")[0][:_LONGEST]
+        return first_line(error)[:_LONGEST]
     fitting = [kind for kind in _automatic() if type(config) in getattr(transformers, kind)._model_mapping]
     if kinds := [_KINDS[kind] for kind in _KINDS if kind in fitting]:
         fit = f"it would fit task={', '.join(kinds)}"
@@ -234,6 +257,6 @@ def _why(folder: Path, error: Exception) -> str:
 
 
 def _automatic() -> list[str]:
-    """The classes by which transformers loads models for something, those without a head last."""
+    """transformers' Auto classes of models; the one without a head comes last."""
     names = [name for name in dir(transformers) if name.startswith("AutoModelFor")]
-    return [*(name for name in names if hasattr(getattr(transformers, name), "_model_mapping")), "AutoModel"]
+    return [*(name for name in names if hasattr(getattr(transformers, name), _OF_AUTO_CLASSES)), "AutoModel"]

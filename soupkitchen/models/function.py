@@ -1,4 +1,4 @@
-"""Any PyTorch model: a function of the user's makes it, and its runs are state dicts."""
+"""Makes any PyTorch model by a function of the user's; its runs are state dicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from huggingface_hub import save_torch_state_dict
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.names import NameMap, first_names, layout_of, shapes_of
-from soupkitchen.checkpoints.state_dicts import StateDict, replaced, stem_of, without_prefixes
-from soupkitchen.checkpoints.views import aligned
-from soupkitchen.errors import CheckpointError, ConfigError
-from soupkitchen.models.base import Loading, Maker
+from soupkitchen.checkpoints.state_dicts import StateDict, stem_of
+from soupkitchen.checkpoints.weights import aligned
+from soupkitchen.errors import CheckpointError, ConfigError, first_of
+from soupkitchen.models.maker import Loading, Maker
 from soupkitchen.options import check_fields
 from soupkitchen.options.building import users_own
 from soupkitchen.store.provenance import source_of
@@ -33,15 +33,15 @@ class Function:
     """Models that a function makes: ``build(**options)`` gives a `torch.nn.Module`, with any weights.
 
     Attributes:
-        build: where the function is, as ``my_module.build``, ``timm.create_model`` or
+        build: the function's name, as ``my_module.build``, ``timm.create_model`` or
             ``torchvision.models.resnet50``; a class will do.
-        options: what it is called with.
-        processor: where a function is that gets the model and gives what prepares its inputs, as
-            ``my_module.transform``: for images what makes a tensor of a PIL image. None for none, where
-            the task's function does that itself.
+        options: its arguments.
+        processor: the name of a function, as ``my_module.transform``, that takes the model and returns what
+            prepares its inputs: for images, a function from a PIL image to a tensor. None if the task's
+            function prepares them.
 
     Raises:
-        ConfigError: for a function that is not there.
+        ConfigError: for a function that does not exist.
     """
 
     build: str
@@ -61,8 +61,8 @@ class Function:
             ConfigError: for a task that needs a model of transformers.
         """
         for task in tasks.tasks.values():
-            own = type(task).__module__.startswith("soupkitchen.")
-            if own and not task.takes_any_model:
+            ours = type(task).__module__.startswith("soupkitchen.")
+            if ours and not task.takes_any_model:
                 raise ConfigError(
                     f"{type(task).__name__} asks for what only models of transformers have (model=auto); "
                     "with model=function take task=function, task=image_classification, or a task of your own"
@@ -107,10 +107,10 @@ class Built:
         return partial(self._made, next((x.dtype for x in model.parameters() if x.is_floating_point()), None))
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes safetensors and, where `like` is a file of PyTorch's, a file such as that.
+        """Writes safetensors and, if `like` is a file of PyTorch's, such a file, too.
 
-        It holds what that file holds beside weights, but for other tensors, so that what loads the runs
-        loads the soup: Lightning's ``load_from_checkpoint`` finds its hyperparameters there.
+        That has everything but other tensors from `like`, so that the soup loads like a run: Lightning's
+        ``load_from_checkpoint`` finds its hyperparameters.
         """
         state, first = model.state_dict(), first_names(model)
         names = self._names(like.header, model, like.path)
@@ -121,14 +121,11 @@ class Built:
             {name: tensors[to] for to, name in once.items()}, folder, max_shard_size=max_shard_size
         )
         if like.path.is_file() and like.path.suffix != ".safetensors":
-            own = StateDict(like.path, like.key or None)
-            places = self._names(without_prefixes(own).header, model, like.path)
+            stored = StateDict.open(like.path, like.key or None)
+            places = self._names(stored.model.header, model, like.path)
             named = {name: tensors[first[to]] for name, to in places.items()}
             suffix = like.path.name.removeprefix(stem_of(like.path))
-            torch.save(replaced(own, named), folder / f"model{suffix}")
-
-    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
-        return Checkpoint.open(folder, name)
+            torch.save(stored.with_tensors(named), folder / f"model{suffix}")
 
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
@@ -139,14 +136,14 @@ class Built:
 
     def identity(self) -> list[str]:
         functions = [self.of.build, *([self.of.processor] if self.of.processor else [])]
-        return [repr(self.of), *(line for one in functions for line in _source(one))]
+        return [repr(self.of), *(line for function in functions for line in _source(function))]
 
     def _model(self, dtype: torch.dtype | None) -> torch.nn.Module:
         try:
             model = users_own("model.build", self.of.build)(**self.of.options)
         except ConfigError:
             raise
-        except Exception as error:  # it is the user's code that runs here
+        except Exception as error:  # the user's code may raise anything
             raise ConfigError(
                 f"model.build={self.of.build} with model.options={dict(self.of.options)} fails: "
                 f"{type(error).__name__}: {error}"
@@ -163,47 +160,42 @@ class Built:
         return model
 
     @torch.no_grad()
-    def _fill(self, model: torch.nn.Module, told: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    def _fill(self, model: torch.nn.Module, file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         state = model.state_dict(keep_vars=True)
-        for name, to in self._names(tensors, model, told).items():
+        for name, to in self._names(tensors, model, file).items():
             state[to].copy_(tensors[name])
 
-    def _names(self, tensors: Mapping[str, Any], model: torch.nn.Module, told: Path) -> dict[str, str]:
-        """The model's name for each tensor of a file, which are the same but for a prefix of all.
+    def _names(self, tensors: Mapping[str, Any], model: torch.nn.Module, file: Path) -> dict[str, str]:
+        """The model's name for each tensor of a file: the same, or with one prefix more or less for all.
 
         Args:
-            tensors: by name in the file, something with a shape.
-            told: the file.
+            tensors: anything with a shape, by name in the file.
 
         Raises:
-            CheckpointError: where some have no place, or some places no tensor.
+            CheckpointError: if some have no place, or some places no tensor.
         """
         state, first = model.state_dict(), first_names(model)
         names = {name: to for to, name in aligned(tensors, state).items()}
         filled = {first[to] for to in names.values()}
         missing = [to for to in state if first[to] not in filled and not to.endswith(_COUNTED)]
-        wrong: list[tuple[list[str], str]] = [
+        misfits = [
+            f"{name} of shape {list(tensors[name].shape)}"
+            for name, to in names.items()
+            if tensors[name].shape != state[to].shape
+        ]
+        for wrong, message in (
             ([name for name in tensors if name not in names], "holds {}, for which {} has no place"),
             (missing, "has no weights for {}, which {} needs"),
-            (
-                [
-                    f"{name} of shape {list(tensors[name].shape)}"
-                    for name, to in names.items()
-                    if tensors[name].shape != state[to].shape
-                ],
-                "has {}, which does not fit the model of {}",
-            ),
-        ]
-        for found, says in wrong:
-            if found:
-                more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-                what = says.format(", ".join(found[:_SHOWN]) + more, f"model.build={self.of.build}")
-                raise CheckpointError(f"{told} {what}: has it other model.options?")
+            (misfits, "has {}, which does not fit the model of {}"),
+        ):
+            if wrong:
+                what = message.format(first_of(wrong, _SHOWN), f"model.build={self.of.build}")
+                raise CheckpointError(f"{file} {what}: has it other model.options?")
         return names
 
 
 def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The tensor in the dtype of the runs, where that is narrower and loses nothing."""
+    """The tensor in the dtype of the runs, if that is narrower and loses nothing."""
     tensor = tensor.detach().cpu().contiguous()
     if dtype is None or dtype.itemsize >= tensor.dtype.itemsize or not tensor.is_floating_point():
         return tensor

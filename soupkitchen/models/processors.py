@@ -1,24 +1,23 @@
-"""Which tokenizer or image processor the models of a pool are used with: files, chosen once for the pool.
+"""Chooses the tokenizer or image processor of a pool, once, and copies its files beside the soup.
 
-The files are copied beside the soup as they are. A processor that was used, and then written by
-`save_pretrained`, is no longer what the run came with: it holds the lengths of the task.
+The files are copied as they are. A processor that was used, and then written by `save_pretrained`, would
+hold the lengths of the task.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import stat
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
+from soupkitchen.checkpoints.folders import code_files, own_files, read_json
 from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
-from soupkitchen.checkpoints.tokens import Tokens, tokens_of
-from soupkitchen.errors import CheckpointError, IncompatibleError
+from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
+from soupkitchen.errors import CheckpointError, IncompatibleError, first_of
 from soupkitchen.tasks.base import Processor, Task
 
 log = logging.getLogger(__name__)
@@ -33,35 +32,35 @@ _PATTERNS = (
     "bpe.codes", "dict.txt", "emoji.json", "entity_vocab.json", "target_vocab.json", "normalizer.json",
     "word_shape.json", "word_pronunciation.json", "byte_maps.json", "prophetnet.tokenizer",
 )  # fmt: skip
-"""What transformers reads and writes as part of tokenizers and processors."""
-_CODE = "*.py"
+"""Files of tokenizers and processors, by transformers' names."""
 _NO_PART = (
     "config.json", "generation_config.json", "adapter_config.json", "*.index.json", "*.safetensors", "*.bin",
     "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf", "*.mlmodel", "*.md",
     "LICENSE*", "NOTICE*", ".*", "trainer_*", "training_args*", "*_results.json", "*.log", "events.out*",
     "*.csv", "*.png", "*.svg", "*.yaml", "*.yml", "optimizer*", "scheduler*", "rng_state*", "*.py",
 )  # fmt: skip
-"""What else lies beside a model: weights, configuration, what training and exports leave, what is read."""
+"""Other files beside a model: weights, configuration, documents, leftovers of training and exports."""
 _TOKENIZERS = (
     "tokenizer_config.json", "tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.spm",
     "*.codes",
 )  # fmt: skip
-"""One of which a folder with a tokenizer has; the tasks on images name theirs."""
+"""A folder with a tokenizer has one of these; the tasks on images name theirs."""
 
 
 def processor_of(
     run: Checkpoint, task: Task, pool: Pool | None = None, trust_remote_code: bool = False
 ) -> tuple[Processor, Path]:
-    """What prepares inputs for the models of `pool`, and the folder whose files it is.
+    """Loads what prepares inputs for the models of `pool`; also returns the folder of its files.
 
-    It is that of `run`; where this has none, that of another run or of the base, and a warning says so.
+    It is that of `run`; if this has none, that of another run or of the base, and a warning says so.
 
     Raises:
-        CheckpointError: where none has one that can be loaded.
-        IncompatibleError: where `run` has none, and others differ in theirs.
+        CheckpointError: if none has one that can be loaded.
+        IncompatibleError: if `run` has none, and others differ in theirs.
     """
-    wanted, called = task.processor_files or _TOKENIZERS, task.processor_name
-    folders = [folder for folder in _candidates(run, pool) if any(_matching(folder, wanted))]
+    texts = not task.processor_files
+    wanted, what = (_TOKENIZERS, "tokenizer") if texts else (task.processor_files, task.processor_name)
+    folders = [folder for folder in _candidates(run, pool) if any(_has(folder, name) for name in wanted)]
     if run.path not in folders and pool is not None:
         _check_alike(pool)
     for folder in folders or [run.architecture]:  # bytes and pixels may need no file
@@ -69,7 +68,7 @@ def processor_of(
         try:
             processor = task.load_processor(str(folder), trust_remote_code)
         except CheckpointError as error:
-            if tokens_of(folder) is not None or (wanted is not _TOKENIZERS and folders):
+            if vocabulary_of(folder) is not None or (not texts and folders):
                 raise
             log.debug("no tokenizer: %s", error)
             continue
@@ -77,11 +76,11 @@ def processor_of(
             log.warning(
                 "%s has no %s of its own: all runs are scored with that of %s, and the soup is saved with it",
                 run.name,
-                "tokenizer" if wanted is _TOKENIZERS else called,
+                what,
                 folder,
             )
         return processor, folder
-    what = "tokenizer with a vocabulary" if wanted is _TOKENIZERS else called
+    what += " with a vocabulary" if texts else ""
     raise CheckpointError(
         f"{run.path} has no {what}, and no other run or base that fits has one: copy the base model's files "
         f"({', '.join(wanted[:2])}, …) into the folder of the run, or name the base as pool.base=…"
@@ -89,11 +88,7 @@ def processor_of(
 
 
 def copy_processor(folder: Path, to: Path) -> None:
-    """Copies the files of the tokenizer or processor in `folder`, byte by byte.
-
-    Raises:
-        CheckpointError: where one is not a file of that folder.
-    """
+    """Copies the files of the tokenizer or processor in `folder`; see `check_files`."""
     for file in check_files(folder):
         copied = to / file.relative_to(folder)
         copied.parent.mkdir(exist_ok=True)
@@ -106,12 +101,12 @@ def check_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: for one that is no regular file, or is a link that leads elsewhere.
     """
-    files = _regular(folder, (*_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ())))
-    return [*files, *_regular(folder, (_CODE,))] if _has_code(folder) else files
+    files = own_files(folder, *_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ()))
+    return [*files, *code_files(folder)] if _has_code(folder) else files
 
 
 def warn_of_files(run: Checkpoint) -> None:
-    """Names the files of a run that nothing is known of, and that so are not copied with the soup."""
+    """Warns of unknown files of a run, which are not copied with the soup."""
     if not run.path.is_dir():
         return
     copied = set(check_files(run.path))
@@ -121,83 +116,57 @@ def warn_of_files(run: Checkpoint) -> None:
         if file.is_file() and file not in copied and not any(map(file.match, _NO_PART))
     ]
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         log.warning(
-            "%s holds %s%s, of which it is not known whether the model needs them: they are not copied with "
+            "%s holds %s, of which it is not known whether the model needs them: they are not copied with "
             "the soup",
             run.path,
-            ", ".join(names[:5]),
-            more,
+            first_of(names, 5),
         )
 
 
-def _regular(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    files = list(_matching(folder, patterns))
-    home = folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home  # the hub's cache
-    for file in files:
-        target = file.resolve()
-        if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-            raise CheckpointError(
-                f"{file} is a link that leads out of its folder, to {target}; put a copy of that file there"
-            )
-        if not target.exists() or not stat.S_ISREG(target.stat().st_mode):
-            raise CheckpointError(f"{file} is no regular file; put the file of the base model there")
-    return files
-
-
 def _candidates(run: Checkpoint, pool: Pool | None) -> list[Path]:
-    """Folders that may hold what `run` is used with, its own first."""
-    found = [run.path]
-    if pool is not None:
-        found += [other.path for other in pool]
-    bases = [base for base in (run.adapted, pool.base if pool else None) if base is not None]
-    found += [base.path for base in bases if base is run.adapted or _rows(base) == _rows(run)]
-    return list(dict.fromkeys(found))
+    """Folders that may hold the processor of `run`, its own first."""
+    folders = [run.path, *(other.path for other in pool or ())]
+    if run.adapted is not None:
+        folders.append(run.adapted.path)
+    if pool is not None and pool.base is not None and _rows(pool.base) == _rows(run):
+        folders.append(pool.base.path)
+    return list(dict.fromkeys(folders))
 
 
 def _rows(run: Checkpoint) -> Any:
     """The size of the model's vocabulary."""
     nested = run.config.get("text_config")
-    within = nested if isinstance(nested, dict) else {}
-    return run.config.get("vocab_size", within.get("vocab_size"))
+    texts = nested if isinstance(nested, dict) else {}
+    return run.config.get("vocab_size", texts.get("vocab_size"))
 
 
 def _check_alike(pool: Pool) -> None:
     """Checks that the runs that have a tokenizer have the same.
 
     Raises:
-        IncompatibleError: where two differ.
+        IncompatibleError: if two differ.
     """
-    first: tuple[str, Tokens] | None = None
+    first: tuple[str, Vocabulary] | None = None
     for run in pool:
-        tokens = tokens_of(run.path)
-        if tokens is None:
+        if (vocabulary := vocabulary_of(run.path)) is None:
             continue
-        if first is None:
-            first = run.name, tokens
-        elif tokens.unlike(first[1]):
+        first = first or (run.name, vocabulary)
+        if vocabulary.unlike(first[1]):
             raise IncompatibleError(
                 f"{pool.reference.name} has no tokenizer, and those of {first[0]} and {run.name} differ: "
                 "copy the right one into each run, or leave runs out with pool.exclude=[…]"
             )
 
 
-def _matching(folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
-    seen: set[Path] = set()
-    for pattern in patterns:
-        for file in sorted(folder.glob(pattern)):
-            if file not in seen and not file.is_dir():
-                seen.add(file)
-                yield file
+def _has(folder: Path, pattern: str) -> bool:
+    return any(not file.is_dir() for file in folder.glob(pattern))
 
 
 def _has_code(folder: Path) -> bool:
     """Whether a configuration of the processor names code of its own."""
     for name in _CONFIGS:
-        try:
-            if json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map"):
+        with suppress(CheckpointError):
+            if read_json(folder / name).get("auto_map"):
                 return True
-        except (OSError, ValueError, AttributeError):
-            continue
     return False

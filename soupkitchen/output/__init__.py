@@ -1,4 +1,4 @@
-"""Saves the soup as users load it, and proves that what was saved is what was scored."""
+"""Saves the soup as users load it, and proves that the saved model is the one that was scored."""
 
 from soupkitchen.output.model import Output
 from soupkitchen.output.verify import check_answers, check_weights, prove_filling

@@ -11,7 +11,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.strangers import read_bytes
+from soupkitchen.checkpoints.folders import read_bytes
+from soupkitchen.checkpoints.sources import hub_name
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Maker
@@ -24,8 +25,6 @@ CARD = "README.md"
 PICTURE = "trajectory.png"
 _FLATTERED = "Held-out data chose the ingredients, so its score flatters the soup somewhat."
 
-_SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-"""What the hub's cache calls the folder of a repository."""
 _TASKS = {
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForImageClassification": "image-classification",
@@ -38,18 +37,17 @@ _TASKS = {
     "AutoModelForCTC": "automatic-speech-recognition",
     "AutoModel": "feature-extraction",
 }
-"""What the hub calls tasks, by the class that models of them are loaded as."""
+"""The hub's names of tasks, by the class that loads their models."""
 
 
 def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> None:
     """Writes the card into the folder of the soup of `run`.
 
     Args:
-        maker: what makes the models.
-        data: what the task's data is called.
+        data: the name of the task's data.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if it cannot be written.
     """
     write(folder / PICTURE, lambda beside: beside.write_bytes(run.figure.png()))
     write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
@@ -78,7 +76,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data:
             for name, weight in zip(recipe.ingredients, recipe.coefficients, strict=True)
         ],
         method=_method(recipe),
-        base=None if base is None else _plain(_name(base)),
+        base=None if base is None else _plain(hub_name(base.path) or base.path.name),
         results=[_result(row, heldout, test) for row in chosen.to_dict("records")],
         caveat=_FLATTERED + (" Test data chose nothing." if has_test else " There was no test data."),
         code=_code(maker, (folder / "adapter_config.json").is_file()),
@@ -111,7 +109,8 @@ def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool
         for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
         if has_value(run.soup[column])
     ]
-    named = [found for one in ([base] if base else pool) if (found := _hub_name(one.path))]
+    models = [base] if base else list(pool)
+    named = [name for model in models if (name := hub_name(model.path))]
     return ModelCardData(
         model_name="soup",
         library_name=maker.library,
@@ -144,8 +143,8 @@ def _method(recipe: Recipe) -> str:
     if recipe.method is None:
         return "none, it is one run"
     left_out = ("_target_", "recalibrate_batchnorm")
-    told = [(name, value) for name, value in recipe.method.items() if name not in left_out]
-    shown = ", ".join(f"{name} {_option(value)}" for name, value in told if value is not None)
+    options = [f"{n} {_option(v)}" for n, v in recipe.method.items() if n not in left_out and v is not None]
+    shown = ", ".join(options)
     return f"{str(recipe.method['_target_']).rpartition('.')[2]} ({shown})"
 
 
@@ -162,24 +161,12 @@ def _base(pool: Pool) -> Checkpoint | None:
     return pool.base or adapted
 
 
-def _hub_name(path: Path) -> str | None:
-    """The name on the hub of a model from its cache, or one that its own card says."""
-    for part in path.parts:
-        if match := _SNAPSHOT.fullmatch(part):
-            return f"{match[1]}/{match[2]}"
-    return None
-
-
-def _name(base: Checkpoint) -> str:
-    return _hub_name(base.path) or base.path.name
-
-
 def _licence(base: Path) -> str | None:
     """The licence that the base's own card names."""
     try:
         text = read_bytes(base / CARD)[: 1 << 16].decode(errors="replace")
-        told = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
-        licence = told.get("license")
+        metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        licence = metadata.get("license")
     except (CheckpointError, ValueError, RecursionError, yaml.YAMLError, AttributeError, IndexError):
         return None
     return licence if isinstance(licence, str) else None

@@ -1,17 +1,17 @@
-"""Puts a soup on the hub, where that is asked for and nowhere else."""
+"""Puts a soup on the hub, if the user asks for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from soupkitchen.errors import ConfigError, MachineError
+from soupkitchen.errors import ConfigError, MachineError, first_line
 
 
 def check_hub(name: str) -> None:
     """Checks, before any work, that somebody is logged in who may be allowed to push.
 
     Raises:
-        ConfigError: for a name that is none, and where nobody is, or the hub cannot be reached.
+        ConfigError: for a name that is none, if nobody is logged in, or if the hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
@@ -21,28 +21,28 @@ def check_hub(name: str) -> None:
         validate_repo_id(name)
         HfApi().whoami()
     except HFValidationError as error:
-        raise ConfigError(f"output.push_to_hub={name} should be org/name ({_first_line(error)})") from error
+        raise ConfigError(f"output.push_to_hub={name} should be org/name ({first_line(error)})") from error
     except LocalTokenNotFoundError as error:
         raise ConfigError(
             f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
         ) from error
-    except Exception as error:  # what carries it may raise anything
+    except Exception as error:  # the libraries below may raise anything
         raise ConfigError(
-            f"output.push_to_hub={name}: the hub does not let us in ({_first_line(error)}); leave the option "
+            f"output.push_to_hub={name}: the hub does not let us in ({first_line(error)}); leave the option "
             "out, and push the folder later"
         ) from error
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Pushes the soup in `folder` to the repository `name`, which is made if it is not there.
+    """Pushes the soup in `folder` to the repository `name`, which is made if it does not exist.
 
     Files that are there already are not sent again.
 
     Returns:
-        Where it is.
+        The address of the repository.
 
     Raises:
-        MachineError: where that fails; the same command tries again.
+        MachineError: if that fails; the same command tries again.
     """
     from huggingface_hub import HfApi
 
@@ -50,14 +50,9 @@ def push(folder: Path, name: str, private: bool) -> str:
     try:
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
-    except Exception as error:  # what carries it may raise anything
+    except Exception as error:  # the libraries below may raise anything
         raise MachineError(
-            f"{folder} could not be pushed to {name} ({_first_line(error)}). The soup is complete; the same "
+            f"{folder} could not be pushed to {name} ({first_line(error)}). The soup is complete; the same "
             "command tries again, and without output.push_to_hub it ends without"
         ) from error
     return f"{api.endpoint}/{name}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__

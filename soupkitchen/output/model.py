@@ -1,4 +1,4 @@
-"""Saves the soup as users load it, and proves that what was saved is what was scored."""
+"""Saves the soup as users load it: as a model, or as one adapter."""
 
 from __future__ import annotations
 
@@ -22,15 +22,7 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.models.processors import copy_processor
 from soupkitchen.options import check_fields
-from soupkitchen.output.low_rank import (
-    changes,
-    concatenated,
-    is_exact,
-    truncated,
-    unlike_plain,
-    whole_tensors,
-    write_adapter,
-)
+from soupkitchen.output import adapter
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.store.files import appearing
@@ -48,14 +40,14 @@ class Output:
     Attributes:
         format: "full" for a model, "adapter" for one LoRA adapter on the pool's base.
         max_shard_size: the most that a weight file may have, as ``5GB``.
-        dtype: of the weights, "float32", "bfloat16" or "float16", and of all that is scored, so
-            that what is scored is what is saved; None for that of the runs.
+        dtype: of the weights, "float32", "bfloat16" or "float16", both scored and saved; None for that of
+            the runs.
+        rank: of a saved adapter, to which the soup's change is cut; None for an exact one, which only a
+            linear soup of adapters has.
         verify: how the saved model is proven to be the one that was scored: "batch" compares its
-            tensors, to the bit, and what it answers on a batch; "full" scores all of held-out again, too.
+            tensors, to the bit, and its answers on a batch; "full" scores all of held-out again, too.
         push_to_hub: the repository on the hub that the soup is pushed to, as "org/name"; None for none.
-        private: whether that is for its owners alone, where it is made.
-        rank: of a saved adapter, to which the soup's change is cut; None for one that
-            is exact, which only a linear soup of adapters has.
+        private: whether that repository is private, if it is new.
 
     Raises:
         ConfigError: for options out of range, or that contradict each other.
@@ -83,7 +75,7 @@ class Output:
         return _DTYPES[self.dtype] if self.dtype else None
 
     def check(self, runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> None:
-        """Refuses, before any work, what could not be saved.
+        """Refuses, before any work, a soup that could not be saved.
 
         Raises:
             ConfigError: saying why.
@@ -99,7 +91,7 @@ class Output:
                 "adapters that differ in dtype, in the order of labels or in the model that they are for "
                 "cannot be saved as one adapter yet; output.format=full saves their soup"
             )
-        if what := unlike_plain(runs):
+        if what := adapter.unlike_plain(runs):
             raise ConfigError(
                 f"output.format=adapter: {what}, which is not written as one adapter yet; output.format=full "
                 "saves their soup"
@@ -109,7 +101,7 @@ class Output:
                 "a sum that is not divided by its weights multiplies the base, too, which no adapter says: "
                 "take method.normalize=true, or output.format=full"
             )
-        if self.rank is None and not is_exact(runs, method):
+        if self.rank is None and not adapter.is_exact(runs, method):
             raise ConfigError(
                 "only a linear soup of LoRA adapters (no DoRA) is one adapter exactly; give the rank to cut "
                 "another to as output.rank=…, or save a model with output.format=full"
@@ -123,19 +115,19 @@ class Output:
         Args:
             live: the model, filled.
             processor: the folder with the files of the tokenizer or image processor, which are copied.
-            like: the run that says how tensors are called, and what else belongs to the model.
+            like: the run whose names of tensors, and other files, are taken.
 
         Returns:
-            What was saved, opened.
+            The saved model, opened.
 
         Raises:
-            SaveError: where it cannot be written.
+            SaveError: if it cannot be written.
         """
         with _appearing(folder) as beside:
             live.save(beside, like, self.max_shard_size)
             if processor is not None:
                 copy_processor(processor, beside)
-        return live.maker.open(folder)
+        return Checkpoint.open(folder, "soup")
 
     def save_adapter(
         self,
@@ -148,39 +140,42 @@ class Output:
         """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
 
         Args:
-            weights: of each in the merge, or in each part of the depth.
+            weights: of each run, or of each run in each part of the depth.
             soup: makes an empty soup.
             processor: the folder with the files of the tokenizer, which are copied.
 
         Returns:
-            What was saved, opened on its base.
+            The saved adapter, opened on its base.
 
         Raises:
-            SaveError: where it cannot be written.
+            SaveError: if it cannot be written.
         """
         base = runs[0].adapted
         assert base is not None
         if self.rank is None:
-            factored = concatenated(runs, weights)
+            factored = adapter.concatenated(runs, weights)
         else:
-            factored = truncated(runs, changes(runs, weights, soup()), self.rank)
-        whole = whole_tensors(runs, weights, soup())
+            factored = adapter.truncated(runs, adapter.changes(runs, weights, soup()), self.rank)
+        whole = adapter.whole_tensors(runs, weights, soup())
         with _appearing(folder) as beside:
-            write_adapter(runs, factored, whole, beside)
+            adapter.write_adapter(runs, factored, whole, beside)
             if processor is not None:
                 copy_processor(processor, beside)
-        told = "one adapter of rank %d holds the soup's change with a relative error of %.2e"
-        log.info(told, factored.rank, factored.error)
+        log.info(
+            "one adapter of rank %d holds the soup's change with a relative error of %.2e",
+            factored.rank,
+            factored.error,
+        )
         return open_adapter(folder, "soup", base)
 
     def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:
-        """Compares what a soup that was loaded back scores with the score that it was kept for.
+        """Compares the score of a soup that was loaded back with the score that it was kept for.
 
         Args:
-            floor: what an adapter, which may be cut, has to reach.
+            floor: the least score of an adapter, which may be cut.
 
         Raises:
-            GuaranteeError: where a model's differs, or an adapter's is below `floor`.
+            GuaranteeError: if a model's score differs, or an adapter's is below `floor`.
         """
         same = math.isclose(again, expected, rel_tol=1e-6, abs_tol=1e-9) or (
             math.isnan(again) and math.isnan(expected)

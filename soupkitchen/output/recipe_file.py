@@ -1,26 +1,35 @@
-"""`recipe.yaml`: what a soup is made of and how it was saved, all that is needed to make it again.
+"""`recipe.yaml`: what a soup is made of and how it was saved; reads and writes it, and makes the soup again.
 
 Nothing has to be scored for that: the runs, the base and the recipe are enough.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
 from annotated_types import MinLen
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.errors import ConfigError
+from soupkitchen.checkpoints.adapters import ADAPTER_STEM, is_adapter
+from soupkitchen.checkpoints.files import WeightFiles
+from soupkitchen.checkpoints.pool import pool_of
+from soupkitchen.checkpoints.sources import Source, find
+from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.evaluation import LiveModel, Runtime
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
-from soupkitchen.soup import Recipe
+from soupkitchen.soup import Mixer, Recipe, check_unchanged
 from soupkitchen.store.documents import about, read_yaml
 from soupkitchen.store.files import write_text
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 _SAVED = ("format", "max_shard_size", "dtype", "rank")
@@ -34,7 +43,7 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model lies, and a digest of its tensors; of an adapter, what it is put `on` if not the base."""
+    """The path of a model, a digest of its tensors and, of an adapter, its model if that is not the base."""
 
     path: str
     fingerprint: str
@@ -43,11 +52,12 @@ class Place:
     @classmethod
     def of(cls, run: Checkpoint, base: Checkpoint | None) -> Place:
         on = run.adapted.path.absolute() if run.adapted else None
-        apart = on and not (base and on == base.path.absolute())
-        return cls(str(run.path.absolute()), run.fingerprint, str(on) if apart else None)
+        if base is not None and on == base.path.absolute():
+            on = None
+        return cls(str(run.path.absolute()), run.fingerprint, str(on) if on else None)
 
     def to_data(self) -> dict[str, str]:
-        """What YAML has words for."""
+        """The fields that have a value."""
         return {name: part for name, part in vars(self).items() if part is not None}
 
 
@@ -69,7 +79,7 @@ class _Saved:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Document:
     """The file as it is."""
 
     format: Literal[1]
@@ -91,22 +101,22 @@ class _Told:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe, and what of a run it takes to follow it elsewhere.
+    """A recipe, and what it takes to follow it elsewhere.
 
     Attributes:
         recipe: what is merged, and how.
-        runs: the ingredients, and the run that says what the model is, by name.
-        reference: the name of the latter.
-        base: the model that the runs were fine-tuned from, where the recipe needs it.
+        runs: the places of the ingredients and of the reference, by name.
+        reference: the name of the run that says what the model is.
+        base: the model that the runs were fine-tuned from, if the recipe needs it.
         model_class: the class of transformers that the task loads models as, or the function that makes them.
         processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
         output: how it was saved.
-        pad_token_id: what the task has given a model without one.
+        pad_token_id: given by the task to a model without one.
         device: the kind of device that merged.
         soup: a digest of what was saved.
-        model: the tree of options of what makes the models, where that is not transformers.
-        key: of runs that are files, where in them their state dicts are.
-        trust: what it names that is not ours, and may be imported.
+        model: the options of what makes the models, if that is not transformers.
+        key: of runs that are files, which of several state dicts in each.
+        trust: names of the user's own that may be imported.
     """
 
     recipe: Recipe
@@ -129,62 +139,59 @@ class RecipeFile:
     ) -> RecipeFile:
         """The file of a recipe for runs of `pool`."""
         names = dict.fromkeys((*recipe.ingredients, pool.reference.name))
-        named = {run.path: run.name for run in pool}
-        if processor in named:
-            names[named[processor]] = None
+        run_at = {run.path: run.name for run in pool}
+        if processor in run_at:
+            names[run_at[processor]] = None
         needs_base = recipe.method is not None and recipe.merge_method().needs_base
-        adapted = any(pool[name].adapted for name in names)
-        base = pool.base if needs_base or adapted else None
+        base = pool.base if needs_base or any(pool[name].adapted for name in names) else None
         return cls(
             recipe,
             {name: Place.of(pool[name], pool.base) for name in names},
             pool.reference.name,
             None if base is None else Place.of(base, None),
             model_class,
-            None if processor is None else named.get(processor, str(processor.absolute())),
+            None if processor is None else run_at.get(processor, str(processor.absolute())),
             key=pool.reference.key or None,
             **more,
         )
 
     @classmethod
     def read(cls, file: Path, trust: Collection[str] = ()) -> RecipeFile:
-        """The recipe in a file.
+        """Reads the recipe in a file.
 
         Args:
-            trust: what it names that is not ours, and may be imported.
+            trust: names of the user's own that may be imported.
 
         Raises:
-            ConfigError: if it is no recipe of ours, cannot be read, or names what is not trusted.
+            ConfigError: if it is no recipe of ours, cannot be read, or names something that is not trusted.
         """
-        told = read_yaml(file, _Told)
+        document = read_yaml(file, _Document)
         recipe = {
-            "ingredients": [one.name for one in told.ingredients],
-            "coefficients": [one.coefficient for one in told.ingredients],
-            **{name: getattr(told, name) for name in ("method", "dtype", "recalibrate", "variant")},
+            "ingredients": [ingredient.name for ingredient in document.ingredients],
+            "coefficients": [ingredient.coefficient for ingredient in document.ingredients],
+            **{name: getattr(document, name) for name in ("method", "dtype", "recalibrate", "variant")},
         }
+        runs = (*document.ingredients, *document.beside)
         with about(file):
             read = cls(
                 Recipe.from_data(recipe, trust),
-                {
-                    one.name: Place(one.path, one.fingerprint, one.on)
-                    for one in (*told.ingredients, *told.beside)
-                },
-                told.reference,
-                told.base,
-                told.model_class,
-                told.processor,
-                Output(**told.saved.output),
-                told.pad_token_id,
-                told.saved.device,
-                told.saved.fingerprint,
-                told.model,
-                told.key,
+                {run.name: Place(run.path, run.fingerprint, run.on) for run in runs},
+                document.reference,
+                document.base,
+                document.model_class,
+                document.processor,
+                Output(**document.saved.output),
+                document.pad_token_id,
+                document.saved.device,
+                document.saved.fingerprint,
+                document.model,
+                document.key,
                 trust,
             )
             read.maker()
             read.merge_method()
-        if read.reference not in read.runs:
-            raise ConfigError(f"{file}: reference: {read.reference} is none of its runs")
+            if read.reference not in read.runs:
+                raise ConfigError(f"reference: {read.reference} is none of its runs")
         return read
 
     def write(self, file: Path) -> None:
@@ -192,7 +199,7 @@ class RecipeFile:
         recipe, output = self.recipe.to_data(), self.output
         named = zip(recipe["ingredients"], recipe["coefficients"], strict=True)
         beside = [name for name in self.runs if name not in recipe["ingredients"]]
-        told = {
+        document = {
             "format": FORMAT,
             "method": recipe["method"],
             "ingredients": [
@@ -215,22 +222,135 @@ class RecipeFile:
                 "fingerprint": self.soup,
             },
         }
-        text = yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True, width=100)
+        text = yaml.safe_dump(_plain(document), sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)
 
     def maker(self) -> Maker:
-        """What makes the models; see `maker_named`."""
+        """The maker of the models; see `maker_named`."""
         return maker_named(self.model_class, self.model, self.trust)
 
     def merge_method(self) -> MergeMethod | StackMethod:
         """The method; a soup of one is that run, whatever the method."""
-        if self.recipe.method is None:
-            return Linear()
-        return self.recipe.merge_method()
+        return Linear() if self.recipe.method is None else self.recipe.merge_method()
 
 
 def _plain(tree: Any) -> Any:
-    """`tree` of lists and dicts that YAML has words for, none of them twice by reference."""
+    """`tree` of lists and dicts alone, none of them twice by reference."""
     if isinstance(tree, Mapping):
         return {name: _plain(part) for name, part in tree.items()}
     return [_plain(part) for part in tree] if isinstance(tree, (list, tuple)) else tree
+
+
+# Rebuilding
+
+
+@dataclass(frozen=True)
+class Moved:
+    """New places of the models that a recipe names.
+
+    Attributes:
+        path: of the runs: a folder, a glob or a list, as for `find_pool`; None for the old places.
+        base: the base's folder; None for the old one.
+    """
+
+    path: str | None = None
+    base: str | None = None
+
+
+def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Runtime | None = None) -> bool:
+    """Makes the soup of `file` in the folder `to`, with what prepares its inputs.
+
+    Returns:
+        Whether its tensors are, to the bit, those that were saved at first.
+
+    Raises:
+        ConfigError: if `to` holds something, or the recipe cannot be followed without data.
+        CheckpointError: if a run is missing, or has other tensors.
+        SaveError: if the soup cannot be written.
+    """
+    moved, runtime = moved or Moved(), runtime or Runtime()
+    recipe, output = file.recipe, file.output
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"{to} is there already: name a new folder")
+    if recipe.recalibrate:
+        raise ConfigError(
+            "batch norm was computed on training data here (method.recalibrate_batchnorm), which a "
+            "recipe does not hold: run the command that made it again"
+        )
+    pool = _pool(file, moved)
+    processor, device = _processor(file, pool), runtime.accelerator().device
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if output.format == "adapter":
+        mixer = Mixer(pool, device)
+        runs = [pool[name] for name in recipe.ingredients]
+        output.save_adapter(runs, recipe.coefficients, lambda: mixer.empty(recipe), processor, to)
+    else:
+        dtype = None if recipe.dtype is None else getattr(torch, recipe.dtype)
+        live = LiveModel(pool.reference, file.maker(), device, runtime.loading(dtype))
+        if file.pad_token_id is not None:
+            live.model.config.pad_token_id = file.pad_token_id
+        live.fill(Mixer(pool, device, live.dtype_of).tensors(recipe))
+        check_unchanged(recipe, pool)
+        output.save(live, processor, to, pool.reference)
+    return file.soup is None or saved_fingerprint(to) == file.soup
+
+
+def saved_fingerprint(folder: Path) -> str:
+    """A digest of the tensors of a soup, a model or an adapter, in `folder`."""
+    if is_adapter(folder):
+        return WeightFiles.open(folder, ADAPTER_STEM).fingerprint
+    return Checkpoint.open(folder).fingerprint
+
+
+def _pool(file: RecipeFile, moved: Moved) -> Pool:
+    """Opens the runs that a recipe needs.
+
+    Raises:
+        CheckpointError: if one is missing, or has other tensors than it had.
+    """
+    sources = _sources(file, moved)
+    for name, source in sources.items():
+        if not source.folder.exists():
+            raise CheckpointError(
+                f"{source.folder}, which the recipe calls {name}, is gone: pool.path=… finds it"
+            )
+    base = moved.base or (None if file.base is None else file.base.path)
+    if moved.base is None and base is not None and not Path(base).exists():  # never asked of the hub
+        raise CheckpointError(f"{base}, the base in the recipe, is gone: pool.base=… finds it")
+    pool = pool_of(sources, base, like=file.reference, least=1, key=file.key, copies=True)
+    opened: dict[str, Checkpoint | None] = {run.name: run for run in pool}
+    checks = [(name, place, opened.get(name)) for name, place in file.runs.items()]
+    if file.base is not None:
+        checks.append(("the base", file.base, pool.base))
+    for name, place, run in checks:
+        if run is None or place.fingerprint not in ("", run.fingerprint):
+            where = place.path if run is None else run.path
+            raise CheckpointError(
+                f"{name} in {where} is not what the recipe was made of: its tensors are others. Put "
+                "the files back, or say where they are now with pool.path=… and pool.base=…"
+            )
+    return pool
+
+
+def _sources(file: RecipeFile, moved: Moved) -> Mapping[str, Source]:
+    if moved.path is None:
+        return {
+            name: Source(Path(place.path), name, on=Path(place.on) if place.on else None)
+            for name, place in file.runs.items()
+        }
+    sources = find(moved.path, least=1)
+    if lacking := [name for name in file.runs if name not in sources]:
+        raise CheckpointError(
+            f"pool.path={moved.path} has no run called {', '.join(lacking)}; it has {', '.join(sources)}"
+        )
+    return {name: sources[name] for name in file.runs}
+
+
+def _processor(file: RecipeFile, pool: Pool) -> Path | None:
+    if file.processor is None:
+        return None
+    of_run = next((run.path for run in pool if run.name == file.processor), None)
+    if of_run is None and not Path(file.processor).is_dir():
+        log.warning("%s is gone: the soup is saved without tokenizer or image processor", file.processor)
+        return None
+    return of_run or Path(file.processor)

@@ -1,4 +1,4 @@
-"""Proves that the live model is filled as it would be loaded, and that what was saved is what was scored."""
+"""Proves that the live model is filled as if loaded, and that the saved model is the one that was scored."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from soupkitchen.evaluation import Evaluator, LiveModel
 log = logging.getLogger(__name__)
 
 _MODELS = str(Path("transformers", "models"))
-"""Where models lie that say that an input is missing."""
+"""The folder of transformers' models, which raise errors if an input is missing."""
 _EXAMPLES = 4
-"""On which a filled model is compared with a loaded one."""
+"""Examples on which a filled model is compared with a loaded one."""
 
 
 def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | None) -> None:
-    """Compares models that are filled in place with those that transformers loads, and else gives that up.
+    """Compares models filled in place with loaded ones; if they differ, models are made anew from then on.
 
-    A model may keep in itself what it has computed of its weights (LeViT its attention biases, RWKV
-    weights scaled for inference). Filled with another run's it would go on with what it kept.
+    A model may keep values that it computed from its weights (LeViT its attention biases, RWKV weights scaled
+    for inference). Filled with another run's weights it would still use those.
 
     Args:
-        first: the run that the live model was loaded from; of an adapter its base is.
-        last: another run that transformers can load; None where there is none.
+        first: the run that the live model was loaded from; of an adapter, its base was.
+        last: another run that transformers can load; None if there is none.
 
     Raises:
-        CheckpointError: where the model needs other inputs than the task gives.
+        CheckpointError: if the model needs other inputs than the task gives.
     """
     live = evaluator.live
     if last is None or not live.in_place:
@@ -74,12 +74,10 @@ def check_weights(saved: LiveModel, state: Mapping[str, str], folder: Path) -> N
         state: digests of those of the scored model, by name.
 
     Raises:
-        GuaranteeError: where one is another.
+        GuaranteeError: if one differs.
     """
-    found = saved.digests()
-    if differing := sorted(
-        name for name in state.keys() | found.keys() if state.get(name) != found.get(name)
-    ):
+    loaded = saved.digests()
+    if differing := sorted(n for n in state.keys() | loaded.keys() if state.get(n) != loaded.get(n)):
         raise GuaranteeError(
             f"{folder}: {differing[0]}, as loaded from the saved soup, is not what was scored. The soup is "
             "left in place for inspection; do not use it, and please report this"
@@ -96,11 +94,11 @@ def check_answers(
 
     Args:
         saved: of the soup in `folder`.
-        outputs: what the scored model put out for the batch, by task.
-        examples: which of the held-out examples of `saved` these are; None for all of them.
+        outputs: of the scored model for the batch, by task.
+        examples: the held-out examples of `saved` in the batch; None for all of them.
 
     Raises:
-        GuaranteeError: where it answers otherwise.
+        GuaranteeError: if its answers differ.
     """
     if examples is None:
         examples = {name: np.arange(size) for name, size in saved.examples.sizes("heldout").items()}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint
+from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.merging import MergeMethod, Origin, StackMethod
 from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks

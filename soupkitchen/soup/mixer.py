@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.reader import Tensors
+from soupkitchen.checkpoints.weights import Tensors
 from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup.fold import Plans

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint, Tensors
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.weights import Tensors
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 

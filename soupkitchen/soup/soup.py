@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from soupkitchen.checkpoints.reader import Checkpoint, Tensors
+from soupkitchen.checkpoints.checkpoint import Checkpoint
+from soupkitchen.checkpoints.weights import Tensors
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Linear, MergeMethod, Origin, StackMethod
 from soupkitchen.merging.chunks import keep_freed_memory

@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.modules import MODULES
-from soupkitchen.checkpoints.prompts import Prompts
+from soupkitchen.checkpoints.sentence import Prompts
 from soupkitchen.checkpoints.sentence import POOLINGS, of_all
 from soupkitchen.errors import ConfigError
 from soupkitchen.tasks.base import Processor, Task

@@ -16,7 +16,7 @@ from transformers import AutoModelForCTC, AutoModelForSpeechSeq2Seq, PreTrainedM
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.checkpoints.beside import check_generation
+from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without

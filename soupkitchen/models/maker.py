@@ -1,4 +1,4 @@
-"""What makes models: the seam between runs on disk and the one live model."""
+"""The seam between runs on disk and the one live model: what makes and saves models."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from soupkitchen.tasks.base import Processor
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are to be loaded.
+    """How models are loaded.
 
     Attributes:
         dtype: of the weights; None for that of the files.
-        device_map: None for the one device, or "auto" and what else accelerate takes to spread a
-            model over several.
-        max_memory: bytes by device, where a model is spread; None for what there is.
+        device_map: spreads a model over devices, "auto" or as accelerate takes it; None for one device.
+        max_memory: bytes by device for a model that is spread; None for all of it.
         trust_remote_code: whether code that comes with a model may be run.
     """
 
@@ -33,7 +32,7 @@ class Loading:
     trust_remote_code: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained``, for a folder: nothing that a file names is asked of the hub."""
+        """Arguments of ``from_pretrained`` for a folder: no name in a file reaches the hub."""
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
         options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
         if self.device_map is not None:
@@ -42,16 +41,16 @@ class Loading:
 
 
 class Maker(Protocol):
-    """Makes the live model of a run, and a folder of the live model."""
+    """Makes the live model of a run, and saves the live model in a folder."""
 
     @property
     def name(self) -> str:
-        """What makes them, as tables and recipes say it."""
+        """Its name in tables and recipes."""
         ...
 
     @property
     def library(self) -> str:
-        """What the hub calls the library that loads a saved model."""
+        """The hub's name of the library that loads a saved model."""
         ...
 
     def snippet(self, folder: str) -> str:
@@ -62,7 +61,7 @@ class Maker(Protocol):
         """The model with the weights of `run` or, of an adapter, of its base.
 
         Raises:
-            CheckpointError: where files and model are not of each other.
+            CheckpointError: if files and model do not fit.
         """
         ...
 
@@ -70,30 +69,22 @@ class Maker(Protocol):
         """Where the tensors of files lie in a model that was just loaded from `run`.
 
         Raises:
-            CheckpointError: where `run` has tensors that the model has no place for.
+            CheckpointError: if `run` has tensors that the model has no place for.
         """
         ...
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
-        """What makes another model such as `model`, which it does not keep, of tensors named as in files.
+        """A function that makes a model of the same kind of tensors named as in files.
 
-        It is for models that cannot be filled in place.
+        It is for models that cannot be filled in place, and does not keep `model`.
         """
         ...
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes the model to `folder` as those who use such models load it.
+        """Writes the model to `folder`, as users of such models load it.
 
         Args:
-            like: the run that says how tensors are called, and what else is in its files.
-        """
-        ...
-
-    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
-        """What `save` wrote to `folder`.
-
-        Raises:
-            CheckpointError: where that is broken.
+            like: the run whose names of tensors, and other files, are taken.
         """
         ...
 
@@ -103,7 +94,7 @@ class Maker(Protocol):
         """What prepares inputs of `model`, and the folder whose files are copied beside a saved one.
 
         Raises:
-            CheckpointError: where there is none.
+            CheckpointError: if there is none.
         """
         ...
 
@@ -119,6 +110,6 @@ class Models(Protocol):
         """What makes the models of `pool` for `tasks`.
 
         Raises:
-            CheckpointError: where the runs are no such models.
+            CheckpointError: if the runs are no such models.
         """
         ...

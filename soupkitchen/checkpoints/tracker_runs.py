@@ -1,4 +1,4 @@
-"""Runs as trackers know them: where the Trainer wrote each (`output_dir`), and what it scored."""
+"""Finds runs in trackers: where the Trainer wrote each (`output_dir`), and its scores."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from soupkitchen.errors import CheckpointError, ConfigError
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
 
 log = logging.getLogger(__name__)
 
 MLFLOW = "mlflow:"
-"""What comes before the name of an experiment of MLflow's."""
+"""The prefix of the name of an experiment of MLflow's."""
 OUTPUT_DIR = "output_dir"
-"""What the Trainer calls its folder, in all trackers."""
+"""The Trainer's name of its folder, in all trackers."""
 _PAGE = 1000
 _PREFIXES = ("eval/", "eval_")
+
+
+class TrackerRun(NamedTuple):
+    """A run in a tracker."""
+
+    folder: str
+    name: str
+    scores: Mapping[str, float]
 
 
 def check_store(option: str) -> None:
@@ -46,22 +54,14 @@ def check_store(option: str) -> None:
             ) from error
 
 
-class Tracked(NamedTuple):
-    """A run, as a tracker knows it."""
-
-    folder: str
-    name: str
-    scores: Mapping[str, float]
-
-
-def of_mlflow(experiment: str) -> Iterator[Tracked]:
+def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
     """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
 
-    The store is that of ``MLFLOW_TRACKING_URI``, or what MLflow finds here.
+    The store is that of ``MLFLOW_TRACKING_URI``, or MLflow's default.
 
     Raises:
-        ConfigError: where MLflow is not installed.
-        CheckpointError: where there is no such experiment, or none of its runs says where it is.
+        ConfigError: if MLflow is not installed.
+        CheckpointError: if there is no such experiment, or none of its runs says where it is.
     """
     try:
         from mlflow import MlflowClient
@@ -73,32 +73,33 @@ def of_mlflow(experiment: str) -> Iterator[Tracked]:
     check_store(f"pool.path={MLFLOW}{experiment}")
     try:
         client = MlflowClient()
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            there = ", ".join(sorted(one.name for one in client.search_experiments()))
+        wanted = client.get_experiment_by_name(experiment)
+        if wanted is None:
+            there = ", ".join(sorted(other.name for other in client.search_experiments()))
             raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
         finished, oldest_first = "attributes.status = 'FINISHED'", ["attributes.start_time ASC"]
         runs: list[Any] = []
         page: str | None = ""
-        while page is not None:  # a store gives so many at once
-            more = client.search_runs([found.experiment_id], finished, 1, _PAGE, oldest_first, page or None)
+        while page is not None:
+            more = client.search_runs([wanted.experiment_id], finished, 1, _PAGE, oldest_first, page or None)
             runs += more
             page = more.token or None
     except MlflowException as error:
         raise CheckpointError(
-            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({str(error).splitlines()[0]}); "
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
             "MLFLOW_TRACKING_URI says where it is"
         ) from error
-    known = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
-    if not known:
+    placed = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
+    if not placed:
         raise CheckpointError(
             f"none of the {len(runs)} finished runs of {experiment} says where it is (the parameter "
             f"{OUTPUT_DIR}, which the Trainer logs)"
         )
-    if len(known) < len(runs):
-        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(known), experiment)
-    for run in known:
-        yield Tracked(run.data.params[OUTPUT_DIR], str(run.info.run_name), scores_of(run.data.metrics))
+    if len(placed) < len(runs):
+        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(placed), experiment)
+    for run in placed:
+        scores = {_without_prefix(name): float(value) for name, value in run.data.metrics.items()}
+        yield TrackerRun(run.data.params[OUTPUT_DIR], str(run.info.run_name), scores)
 
 
 def as_list(table: Any) -> Any:
@@ -112,19 +113,10 @@ def as_list(table: Any) -> Any:
         log.warning(
             "%d rows are of no finished run, or have no %s: left out", len(table) - len(kept), OUTPUT_DIR
         )
-    table = kept
-    return table.rename(columns={OUTPUT_DIR: "path", "Name": "name"} | _renamed(table.columns))
+    return kept.rename(columns={OUTPUT_DIR: "path", "Name": "name"}).rename(columns=_without_prefix)
 
 
-def scores_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics by our names: what the Trainer calls ``eval_accuracy`` is ``accuracy``."""
-    return {_renamed([name]).get(name, name): float(value) for name, value in metrics.items()}
-
-
-def _renamed(names: Any) -> dict[str, str]:
-    return {
-        name: name.removeprefix(prefix)
-        for name in map(str, names)
-        for prefix in _PREFIXES
-        if name.startswith(prefix)
-    }
+def _without_prefix(name: Any) -> str:
+    """The name of a metric that the Trainer calls ``eval_accuracy``."""
+    name = str(name)
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))

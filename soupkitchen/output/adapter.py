@@ -1,4 +1,4 @@
-"""A soup of LoRA adapters as one LoRA adapter.
+"""Makes one LoRA adapter of a soup of LoRA adapters, and writes it.
 
 The average of low-rank changes Σ wᵢsᵢBᵢAᵢ is itself one, exactly: with all Aᵢ stacked and all
 wᵢsᵢBᵢ side by side, its rank is the sum of the ranks. Any other change of weights is cut to
@@ -22,7 +22,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
 from soupkitchen.checkpoints.adapters import ADAPTER_STEM, PREFIX
 from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank
-from soupkitchen.checkpoints.strangers import read_json
+from soupkitchen.checkpoints.folders import read_json
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
@@ -38,7 +38,7 @@ class Factors(NamedTuple):
     Attributes:
         down: A, (r, in, …), float32.
         up: B, (out, r, …), float32, the scale taken in.
-        plan: how the adapters' files call the two.
+        plan: their names in the adapters' files.
     """
 
     down: torch.Tensor
@@ -66,23 +66,22 @@ class Factored(NamedTuple):
 def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient]) -> Factored:
     """The weighted average of the changes of adapters without DoRA, exactly.
 
-    What a run counts may differ between parts of the depth. A run that is there more than once is
+    A run's weight may differ between parts of the depth. A run that is there more than once is
     taken in once, with the sum of its weights.
     """
-    tensors = {}
+    tensors, cpu = {}, torch.device("cpu")
     for name, plan in _plans(runs).items():
         shares = _shares(runs, weights, name)
         total = sum(shares.values())
         downs, ups = [], []
         for run, weight in shares.items():
             if name in adapted(run).changed:
-                down, up = adapted(run).factors(name, torch.device("cpu"))
+                down, up = adapted(run).factors(name, cpu)
                 downs.append(down)
                 ups.append(up * (weight / total))
-        if not downs:  # those that change it count nothing there: the least that an adapter can have
-            down, up = next(adapted(run) for run in runs if name in adapted(run).changed).factors(
-                name, torch.device("cpu")
-            )
+        if not downs:  # the runs that change it have no weight there: the least that an adapter can have
+            run = next(run for run in runs if name in adapted(run).changed)
+            down, up = adapted(run).factors(name, cpu)
             downs, ups = [down[:1]], [torch.zeros_like(up[:, :1])]
         tensors[name] = _shaped(torch.cat(downs), torch.cat(ups, dim=1), runs, name, plan)
     return Factored(tensors, 0.0)
@@ -111,7 +110,7 @@ def write_adapter(
     """Writes an adapter as peft does.
 
     Args:
-        runs: the adapters that it is made of: what it is called, its base and all else is as in the first.
+        runs: the adapters that it is made of; its names, its base and other options are those of the first.
         whole: tensors that are replaced and not changed, by name.
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -153,7 +152,7 @@ def adapted(run: Checkpoint) -> AdaptedWeights:
 
 
 def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: str) -> dict[Checkpoint, float]:
-    """What each of the runs counts in the tensor `name`, where that is not 0."""
+    """The weights of the runs in the tensor `name`, without those that are 0."""
     shares: dict[Checkpoint, float] = defaultdict(float)
     for run, weight in zip(runs, weights, strict=True):
         if isinstance(weight, tuple):
@@ -163,14 +162,14 @@ def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: st
 
 
 def _plans(runs: Sequence[Checkpoint]) -> dict[str, LowRank]:
-    """How the tensors that any of the runs changes are called in files."""
+    """The factors, in files, of the tensors that any of the runs changes."""
     return {name: plan for run in reversed(runs) for name, plan in adapted(run).changed.items()}
 
 
 def _shaped(
     down: torch.Tensor, up: torch.Tensor, runs: Sequence[Checkpoint], name: str, plan: LowRank
 ) -> Factors:
-    """The factors in the shapes that files have: those of a convolution have its kernel's."""
+    """The factors in the shapes of files: those of a convolution have its kernel's."""
     kernel = runs[0].header[name].shape[2:]
     if kernel:
         down = down.reshape(down.shape[0], -1, *kernel)
@@ -184,13 +183,13 @@ def _module(key: str) -> str:
 
 
 def is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
-    """Whether the soup of `runs` is one adapter, without loss: a sum of such, and no DoRA."""
+    """Whether the soup of `runs` is one adapter without loss: a weighted sum, and no DoRA."""
     plans = [plan for run in runs for plan in adapted(run).changed.values()]
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
 def unlike_plain(runs: Sequence[Checkpoint]) -> str | None:
-    """What some of `runs` change that is no product of two matrices; None if nothing."""
+    """Names a change of some of `runs` that is no product of two matrices; None if there is none."""
     for run in runs:
         if edited := sorted(adapted(run).edited):
             return f"{run.name} trained biases or rows of {edited[0]}"
@@ -201,15 +200,12 @@ def unlike_plain(runs: Sequence[Checkpoint]) -> str | None:
 
 
 def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
-    """What the soup of the adapters `runs` changes of their base, float32."""
-    changed = {name for run in runs for name in adapted(run).changed}
+    """Yields the changes of the base in the soup of the adapters `runs`, float32."""
+    changed = set(_plans(runs))
     if len(runs) == 1:  # a soup of one is that run, whatever the method
-        device = torch.device("cpu")
-        yield from (
-            (name, exact)
-            for name in changed
-            if (exact := runs[0].weights.task_vector(name, device)) is not None
-        )
+        for name in changed:
+            if (change := runs[0].weights.task_vector(name, torch.device("cpu"))) is not None:
+                yield name, change
         return
     base = runs[0].adapted
     assert base is not None
@@ -222,8 +218,7 @@ def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: So
 def whole_tensors(
     runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
 ) -> dict[str, torch.Tensor]:
-    """What the modules that any of the runs trained whole come to, by name of tensor."""
+    """The soup's tensors of modules that any of the runs trained whole, by name."""
     names = {name for run in runs for name in adapted(run).replaced}
-    return (
-        {name: tensor.cpu() for name, tensor in soup.blend(runs, weights) if name in names} if names else {}
-    )
+    merged = soup.blend(runs, weights) if names else ()
+    return {name: tensor.cpu() for name, tensor in merged if name in names}

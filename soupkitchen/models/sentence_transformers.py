@@ -1,4 +1,4 @@
-"""Models of sentence-transformers whose modules only that library knows: Dense, static, sparse and others."""
+"""Makes models by sentence-transformers, for runs with other modules than pooling: Dense, static, sparse."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.folders import own_files
 from soupkitchen.checkpoints.modules import modules
 from soupkitchen.checkpoints.names import NameMap
-from soupkitchen.checkpoints.strangers import own_files
-from soupkitchen.checkpoints.views import View
-from soupkitchen.errors import CheckpointError, ConfigError
-from soupkitchen.models.base import Loading
+from soupkitchen.checkpoints.weights import View
+from soupkitchen.errors import CheckpointError, ConfigError, first_line
+from soupkitchen.models.maker import Loading
 from soupkitchen.models.processors import processor_of
 from soupkitchen.tasks import Task
 from soupkitchen.tasks.base import Processor
@@ -55,37 +55,42 @@ class SentenceTransformers:
             )
         if loading.device_map is not None:
             raise ConfigError("runtime.device_map is for models of transformers: leave it null")
-        model: torch.nn.Module
         try:
-            model = getattr(_library(run.path), self.name)(
+            import sentence_transformers
+        except ImportError as error:
+            raise ConfigError(
+                f"{run.path} has modules that sentence-transformers loads: pip install "
+                "'soupkitchen[sentence-transformers]'"
+            ) from error
+        try:
+            model: torch.nn.Module = getattr(sentence_transformers, self.name)(
                 str(run.path),
                 device="cpu",
                 local_files_only=True,
                 trust_remote_code=loading.trust_remote_code,
                 model_kwargs={"dtype": loading.dtype or "auto"},
             )
-        except Exception as error:  # whatever a strange modules.json makes of it
-            first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
-            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line})") from error
+        except Exception as error:  # a strange modules.json may have it raise anything
+            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line(error)})") from error
         return model if loading.dtype is None else model.to(loading.dtype)
 
     def names(self, run: Checkpoint, model: Any) -> NameMap:
         children = dict(zip(model._modules, modules(run.path), strict=True))
-        own = [name for name in run.header if not any(_is_of(name, one.prefix) for one in children.values())]
+        names = {
+            name: f"{child}.{name.removeprefix(module.prefix)}"
+            for child, module in children.items()
+            if module.prefix
+            for name in run.header
+            if name.startswith(module.prefix)
+        }
+        rest = [name for name in run.header if name not in names]
         inner = transformer_in(model)
-        names: dict[str, str] = {}
-        if inner is not None:
-            place = next(name for name, part in model.named_modules() if part is inner)
-            seen = replace(run, weights=View(run.weights, {name: name for name in own}))
-            names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
+        if inner is None:
+            names |= {name: f"{next(iter(children))}.{name}" for name in rest}
         else:
-            names |= {name: f"{next(iter(children))}.{name}" for name in own}
-        for child, module in children.items():
-            names |= {
-                name: f"{child}.{name.removeprefix(module.prefix)}"
-                for name in run.header
-                if _is_of(name, module.prefix)
-            }
+            place = next(name for name, part in model.named_modules() if part is inner)
+            seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
+            names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
         return NameMap.given(run, model, names)
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
@@ -95,7 +100,7 @@ class SentenceTransformers:
         )
 
     def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes what the library loads: the model, and a folder for each module that has one."""
+        """Writes the model, and a folder for each module that has one, as the library loads them."""
         inner = transformer_in(model)
         if inner is not None:
             inner.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -110,9 +115,6 @@ class SentenceTransformers:
                 state = {name: x.detach().cpu().contiguous() for name, x in child.state_dict().items()}
                 save_file(state, folder / module.path / "model.safetensors", {"format": "pt"})
 
-    def open(self, folder: Path, name: str = "soup") -> Checkpoint:
-        return Checkpoint.open(folder, name)
-
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
     ) -> tuple[Processor, Path | None]:
@@ -124,18 +126,3 @@ class SentenceTransformers:
 
     def identity(self) -> list[str]:
         return [self.name, version("sentence-transformers")]
-
-
-def _library(folder: Path) -> Any:
-    try:
-        import sentence_transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"{folder} has modules that sentence-transformers loads: pip install "
-            "'soupkitchen[sentence-transformers]'"
-        ) from error
-    return sentence_transformers
-
-
-def _is_of(name: str, prefix: str) -> bool:
-    return prefix != "" and name.startswith(prefix)

@@ -1,0 +1,252 @@
+"""Opens the files of a run's folder that are not weights, and checks what a stranger may have put there.
+
+A folder may hold anything: a named pipe that nobody writes to, a link to `/dev/zero`, a link to a file
+outside the run. transformers follows a `config.json` far: it downloads the attention kernel, opens the weight
+file and builds as many layers as that names. So everything is opened here, or checked here before a library
+opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from functools import cache, wraps
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from soupkitchen.errors import CheckpointError
+from soupkitchen.store import documents
+
+MOST = 256 << 20
+"""The most bytes of a text file; the largest tokenizers have about a tenth of that."""
+CONFIG_NAME = "config.json"  # transformers' name; importing it from there takes seconds
+
+_TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".vocab", ".tiktoken", ".py")
+_READ_BELOW = ("additional_chat_templates",)
+"""Subfolders that transformers reads."""
+_OBJECTS = (
+    "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+"""Files that transformers takes for a JSON object without looking."""
+
+_DTYPE_KEYS = ("dtype", "torch_dtype")
+_ATTENTION_KEYS = re.compile(r"_?attn_implementation(_internal)?")
+_PLAIN_ATTENTION = re.compile(r"(paged\|)?(eager|sdpa|flex_attention|flash_attention_\d)")
+_REPEATED = re.compile(r"(?!.*_per_)(.*_)?(layers?|blocks?|depths?|stages?|repeats?)")
+"""Keys with a number of modules. Modules cost time and memory, whatever is in them."""
+_MANY = re.compile(r"(.*_)?experts|num_labels")
+"""Keys with a number of parts that one tensor may hold together."""
+_FEW_LAYERS, _FEW = 128, 1024
+_PER_TENSOR = 4
+
+F = TypeVar("F", bound=Callable[..., Any])
+Stamp = tuple[int, int, int] | None
+"""Size, time of the last change in ns and inode of a file; None if there is no file."""
+
+
+def open_regular(file: Path) -> BufferedReader:
+    """Opens a regular file for reading; see `documents.open_regular`. Raises a `CheckpointError`."""
+    return documents.open_regular(file, CheckpointError)
+
+
+def read_bytes(file: Path, most: int = MOST) -> bytes:
+    """Reads a file; see `documents.read_bytes`. Raises a `CheckpointError`."""
+    return documents.read_bytes(file, most, CheckpointError)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads the JSON object in `file`.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    try:
+        content = json.loads(read_bytes(file))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} should hold a JSON object")
+    return content
+
+
+def check_folder(folder: Path) -> None:
+    """Checks all files that a library may open by itself in `folder`.
+
+    Raises:
+        CheckpointError: if one is no regular file, is much too large, or is no JSON object but should be.
+    """
+    for place in (folder, *(folder / name for name in _READ_BELOW)):
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except OSError:  # a link to nothing
+                continue
+            if stat.S_ISREG(status.st_mode):
+                if status.st_size > MOST and entry.name.endswith(_TEXTS):
+                    raise CheckpointError(
+                        f"{entry.path} has {status.st_size >> 20} MiB, and such files at most {MOST >> 20}; "
+                        "copy the run again"
+                    )
+            elif not stat.S_ISDIR(status.st_mode):
+                raise CheckpointError(f"{entry.path} cannot be read: {documents.not_regular(status.st_mode)}")
+    for name in _OBJECTS:
+        if (folder / name).exists():
+            read_json(folder / name)
+
+
+def code_files(folder: Path) -> list[Path]:
+    """The Python files of a run, which are copied with a model that has code of its own; see `own_files`."""
+    return own_files(folder, "*.py")
+
+
+def own_files(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a run that match a pattern and that may be copied with the soup, each once.
+
+    Files of the hub's cache are links to its `blobs`, beside the snapshot. No other link may leave the run.
+
+    Raises:
+        CheckpointError: if one is a link out of the run, or no regular file.
+    """
+    matches = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if not file.is_dir()]
+    files = list(dict.fromkeys(matches))
+    homes = [folder.resolve()]
+    repository = homes[0].parent.parent
+    if homes[0].parent.name == "snapshots" and repository.name.startswith("models--"):
+        homes.append(repository / "blobs")
+    for file in files:
+        target = file.resolve()
+        if not any(target.is_relative_to(home) for home in homes):
+            raise CheckpointError(
+                f"{file} is a link to {target}, out of the run's folder. It would be copied with the soup: "
+                "put the file itself in its place, or remove it"
+            )
+        open_regular(file).close()
+    return files
+
+
+def stamp(file: Path) -> Stamp:
+    """Identifies a file, as long as nothing is written to it or put in its place."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def cached_by(*names: str) -> Callable[[F], F]:
+    """Caches a function of a folder until one of the files `names` in that folder changes."""
+
+    def decorated(function: F) -> F:
+        @cache
+        def cached(stamps: tuple[Stamp, ...], folder: Path, *others: Hashable) -> Any:
+            return function(folder, *others)
+
+        @wraps(function)
+        def wrapper(folder: Path, *others: Hashable) -> Any:
+            return cached(tuple(stamp(folder / name) for name in names), folder, *others)
+
+        return cast("F", wrapper)
+
+    return decorated
+
+
+# config.json
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads the `config.json` in `folder`.
+
+    Raises:
+        CheckpointError: if there is none, or if it names foreign files or code.
+    """
+    file = folder / CONFIG_NAME
+    if not os.path.lexists(file):
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {CONFIG_NAME}")
+    config = read_json(file)
+    if not isinstance(config.get("model_type", ""), str):
+        raise CheckpointError(f"{file}: model_type is no text")
+    if "transformers_weights" in config:
+        raise CheckpointError(
+            f"{file} names a weight file of its own (transformers_weights); remove that, and call the file "
+            "model.safetensors"
+        )
+    for key, value in _entries(config):
+        if key in _DTYPE_KEYS and not _all_parts(_is_dtype, value):
+            raise CheckpointError(f"{file}: {key}={str(value)[:80]} is no dtype of torch, as float32")
+        if _ATTENTION_KEYS.fullmatch(key) and not _all_parts(_PLAIN_ATTENTION.fullmatch, value):
+            raise CheckpointError(
+                f"{file} names an attention of its own ({key}={str(value)[:80]}), which transformers would "
+                "download and run; take it out, or name one of eager, sdpa, flex_attention"
+            )
+    return config
+
+
+def check_sizes(file: Path, config: Mapping[str, Any], shapes: Collection[tuple[int, ...]]) -> None:
+    """Refuses the configuration in `file` if it has many more modules than there are tensors.
+
+    Args:
+        shapes: of the run's tensors.
+
+    Raises:
+        CheckpointError: naming the key.
+    """
+    sizes = {size for shape in shapes for size in shape}
+    for key, value in _entries(config):
+        repeated = _REPEATED.fullmatch(key)
+        if not (repeated or _MANY.fullmatch(key)):
+            continue
+        most = max(_FEW_LAYERS if repeated else _FEW, _PER_TENSOR * len(shapes))
+        for number in value if isinstance(value, list) else [value]:
+            in_a_shape = not repeated and number in sizes
+            if isinstance(number, (int, float)) and not in_a_shape and not number <= most:
+                raise CheckpointError(
+                    f"{file} says {key}={str(value)[:80]}, but its files hold only {len(shapes)} tensors; "
+                    "put that right, or copy the run again"
+                )
+
+
+def named_dtypes(config: Mapping[str, Any]) -> set[str]:
+    """The names of the dtypes in which a configuration has its model loaded."""
+    value = config.get("dtype") or config.get("torch_dtype") or ()
+    return {value} if isinstance(value, str) else set(value.values() if isinstance(value, Mapping) else value)
+
+
+def names_flash_attention(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration asks for flash attention, which transformers would download if missing."""
+    return any(
+        _ATTENTION_KEYS.fullmatch(key) and "flash_attention" in str(value) for key, value in _entries(config)
+    )
+
+
+def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields all keys and values, at any depth."""
+    waiting: list[Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            yield from value.items()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _all_parts(is_plain: Callable[[str], Any], value: Any) -> bool:
+    """Whether a text is plain, or those of all parts of a composite model are; None always is."""
+    if isinstance(value, Mapping):
+        return all(_all_parts(is_plain, part) for part in value.values())
+    return value is None or (isinstance(value, str) and bool(is_plain(value)))
+
+
+def _is_dtype(name: str) -> bool:
+    return isinstance(getattr(torch, name, None), torch.dtype)
