@@ -60,7 +60,7 @@ def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def kind(run: Checkpoint) -> Any:
-    """What runs that can be merged have in common, most often."""
+    """The properties that runs that can be merged mostly share."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
     vocabulary = vocabulary_of(run.path)
     tokens = None if vocabulary is None else vocabulary.frozen
@@ -90,7 +90,7 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str
 
 
 def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
-    """Why a run cannot be merged, by any names of its tensors."""
+    """The reason why a run cannot be merged under any names of its tensors; None if there is none."""
     ours, theirs = run.config, reference.config
     if bool(ours) != bool(theirs):
         without = run if theirs else reference

@@ -37,20 +37,20 @@ log = logging.getLogger(__name__)
 _FORMAT = 2
 """If you change what is found in files, increase it."""
 _SETTLED_SECONDS = 2
-"""How long a file must have been left alone before it is read: the coarsest clock of a file system, FAT's."""
+"""The least age of files whose findings are kept: the coarsest clock of a file system, FAT's."""
 _BLOCK = 1 << 21
 """The most bytes of a block: few enough to stay in the processor's cache."""
 
 Block = memoryview
 """Some bytes of one tensor, whole values only."""
 Places = Mapping[str, tuple[int, int]]
-"""Where each tensor begins and ends in a file, in bytes."""
+"""The first byte of each tensor in a file, and the one after its last."""
 _Stamp = tuple[str, int, int, int, int, int]
 """Path, device, inode, size, and when the content and the inode changed, in ns."""
 
 
 class Findings(NamedTuple):
-    """What reading every byte found.
+    """The findings of reading every byte.
 
     Attributes:
         fingerprint: the digest of the content.
@@ -62,10 +62,10 @@ class Findings(NamedTuple):
 
 
 def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = "") -> Findings:
-    """What was found in `files` before, or else what `read` finds.
+    """Returns the kept findings in `files`, or else those of `read`.
 
     Args:
-        part: which part of the files' content; empty for all.
+        part: the part of the files' content that is read; empty for all.
     """
     files, now = list(files), time.time_ns()
     stamps = _stamps(files)
@@ -104,7 +104,7 @@ def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[B
 
 
 def places_in(file: Path) -> Places:
-    """Where the tensors of a safetensors file lie in it.
+    """Reads the places of the tensors in a safetensors file.
 
     Raises:
         CheckpointError: if the file is no longer what it was.

@@ -1,4 +1,4 @@
-"""What transformers makes of a `config.json`: its model, and where in that the tensors of files go.
+"""Has transformers make the model of a `config.json`, and finds the places of files' tensors in it.
 
 Files keep the names that a model had when it was first published. transformers renames some tensors when
 it loads them (a ViT's ``attention.query`` is ``q_proj`` now), and makes one parameter of several others
@@ -59,7 +59,7 @@ def elements(folder: Path) -> int:
 
 
 def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | None:
-    """Tells by name which parameters of `model` stay float32 when it is loaded as `dtype`; None if none do.
+    """A test, by name, for parameters of `model` that stay float32 in loading as `dtype`; None if none do.
 
     A mixture's routers stay, and T5's `wo` in float16.
     """
@@ -116,7 +116,7 @@ def _made(folder: Path, labels: int | None = None) -> Any:
 
 @dataclass(frozen=True)
 class NameMap:
-    """Where the tensors of files lie in models of one kind.
+    """The places of files' tensors in models of one kind.
 
     Attributes:
         kind: the models' class.
@@ -215,7 +215,7 @@ def _parameter_names(folder: Path, header: tuple[tuple[str, TensorInfo], ...]) -
 def _trace(
     kind: Any, config: Any, header: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, str], list[tuple[str, tuple[int, ...], tuple[int, ...]]]]:
-    """Where transformers puts tensors: the state dict's name by file name.
+    """Has transformers place the tensors: returns the state dict's name by file name.
 
     Beside it the name, shape and wanted shape of those that would not fit.
     """
@@ -279,7 +279,7 @@ def shapes_of(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
 
 
 def layout_of(model: Any) -> Layout:
-    """How a model's parameters and buffers lie in memory."""
+    """The layout of a model's parameters and buffers in memory."""
     first: dict[tuple[torch.device, int], str] = {}
     return {
         name: (tuple(x.shape), first.setdefault((x.device, x.data_ptr()), name))

@@ -24,9 +24,9 @@ from soupkitchen.errors import CheckpointError, first_line
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files began before PyTorch 1.6."""
+"""The first bytes of files before PyTorch 1.6."""
 _SHARED = 8
-"""How often the same bytes may be tensors: tied weights have a few names."""
+"""The most tensors of the same bytes: tied weights have a few names."""
 _SCALAR = import_module("numpy._core.multiarray").scalar
 _NUMBERS = [
     _SCALAR,
@@ -180,7 +180,7 @@ def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Ten
 
 
 def _strange(tensor: torch.Tensor) -> str | None:
-    """Why a tensor cannot be taken."""
+    """The reason why a tensor cannot be taken; None for a plain one."""
     layout = str(tensor.layout).removeprefix("torch.")
     reasons = {
         f"of the class {type(tensor).__name__}": type(tensor) not in (torch.Tensor, torch.nn.Parameter),

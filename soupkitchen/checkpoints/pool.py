@@ -35,7 +35,7 @@ _READERS = 4
 
 
 class Problem(NamedTuple):
-    """Why a run cannot be merged with the others."""
+    """A reason why a run cannot be merged with the others."""
 
     run: str
     what: str

@@ -1,4 +1,4 @@
-"""How runs of sentence-transformers make and compare embeddings, as the files beside the model say.
+"""Reads from the files of sentence-transformers how runs make and compare embeddings.
 
 Pooling, prompts and lengths are read here. Other modules (Dense and others) are run by the library.
 All these files go with the soup, so all runs of a pool must say the same in them.
@@ -75,7 +75,7 @@ class _ModelConfig:
 
 @dataclass(frozen=True)
 class Sentences:
-    """How a model of sentence-transformers makes an embedding of a text.
+    """The steps from a text to its embedding in a model of sentence-transformers.
 
     Attributes:
         pooling: of the tokens' last hidden states; several are laid side by side. Empty if the library's
@@ -130,7 +130,7 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Prompts:
-    """How a model of sentence-transformers searches.
+    """The prompts and the similarity with which a model of sentence-transformers searches.
 
     Attributes:
         query, passage: put before each; None for the prompt of any text.
@@ -162,7 +162,7 @@ class Prompts:
 
 
 def of_all(runs: Sequence[Checkpoint]) -> Sentences | None:
-    """How all runs of a pool make embeddings; None if none is of sentence-transformers.
+    """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
 
     The runs of a pool that have `modules.json` agree in their files; see `difference`.
 
@@ -180,9 +180,9 @@ def of_all(runs: Sequence[Checkpoint]) -> Sentences | None:
 
 
 def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """What `modules.json` and the files that it names say of the run in `folder`, by file.
+    """Reads `modules.json` and the files that it names, in `folder`: options by file.
 
-    The library's defaults, and the version that wrote them, are left out.
+    The library's defaults, and the version that wrote the files, are left out.
 
     Raises:
         CheckpointError: if such a file has a value of a wrong type.
@@ -203,7 +203,7 @@ def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def difference(run: Path, reference: Path, name: str) -> str | None:
-    """What the run in folder `run` says otherwise than the reference, called `name`; None if nothing."""
+    """The first difference between the files of a run and of the reference, called `name`; None if equal."""
     for (file, ours), (_, theirs) in zip(meaning(run), meaning(reference), strict=False):
         for key in sorted(ours.keys() | theirs.keys()):
             is_new = key in _LATER and file == _MODEL_CONFIG and (key in ours) != (key in theirs)

@@ -59,7 +59,7 @@ class StateDict:
         """Reads the file's header.
 
         Args:
-            key: which of several state dicts in it; None if there is one.
+            key: of one of several state dicts in it; None if there is one.
 
         Raises:
             CheckpointError: if it holds no state dict, or several.
@@ -135,7 +135,7 @@ def stem_of(file: Path) -> str:
 
 
 class Naming(NamedTuple):
-    """Which of the tensors in a file are the model's.
+    """The roles of the tensors in a file.
 
     Attributes:
         names: the file's name by the model's, which has no prefixes of wrappers.
@@ -227,7 +227,7 @@ def _read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str
 
 
 def _readings(key: str) -> Iterator[tuple[str, str | None]]:
-    """What a key may mean: a path to a state dict and, if it ends with a dot, a prefix of names in that."""
+    """Yields readings of a key: a path to a state dict and, if it ends with a dot, a prefix of names."""
     if not key.endswith("."):
         yield key, None
         return

@@ -64,7 +64,7 @@ def vocabulary_of(folder: Path) -> Vocabulary | None:
 
 
 def difference(ours: Vocabulary | None, theirs: Vocabulary | None) -> str | None:
-    """What is wrong with the first beside the second, if there are both."""
+    """The difference of the first from the second; None if they agree or cannot be compared."""
     if ours is None or theirs is None or not ours.unlike(theirs):
         return None
     differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))

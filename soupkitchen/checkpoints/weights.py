@@ -106,7 +106,7 @@ class Weights(ABC):
         return False
 
     def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
-        """What fine-tuning changed, float32, if the files hold that exactly; else None."""
+        """The change by fine-tuning, float32, if the files hold exactly that; else None."""
         return None
 
     def exact(self, name: str, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What makes models of runs: transformers, a function of the user's, sentence-transformers."""
+"""Makes models of runs: by transformers, a function of the user's, or sentence-transformers."""
 
 from soupkitchen.models.auto import Auto, Transformers, maker_named
 from soupkitchen.models.function import Built, Function

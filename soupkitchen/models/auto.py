@@ -50,7 +50,7 @@ class Auto:
     """Loads models through transformers or sentence-transformers, as the runs' files say."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
-        """What loads them for the tasks.
+        """Chooses the maker for the tasks.
 
         Raises:
             CheckpointError: if the runs say nothing of their models.
@@ -215,7 +215,7 @@ def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> Non
 
 
 def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
-    """Has transformers choose among its own kinds of attention, not the one that the configuration names."""
+    """Lets transformers choose among its own kinds of attention, not the one in the configuration."""
     of_config = {
         "trust_remote_code": loading.trust_remote_code,
         "local_files_only": options["local_files_only"],
@@ -237,7 +237,7 @@ def _check_claims(run: Checkpoint) -> None:
 
 
 def _why(folder: Path, error: Exception) -> str:
-    """What transformers says, in short: if a class does not fit, it names all that it knows."""
+    """The cause in short: if a class does not fit, transformers names all that it knows."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True

@@ -1,4 +1,4 @@
-"""The seam between runs on disk and the one live model: what makes and saves models."""
+"""The seam between runs on disk and the one live model: makers make models and save them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from soupkitchen.tasks.base import Processor
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded.
+    """Options of loading models.
 
     Attributes:
         dtype: of the weights; None for that of the files.
@@ -66,7 +66,7 @@ class Maker(Protocol):
         ...
 
     def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
-        """Where the tensors of files lie in a model that was just loaded from `run`.
+        """The places of files' tensors in a model that was just loaded from `run`.
 
         Raises:
             CheckpointError: if `run` has tensors that the model has no place for.
@@ -91,7 +91,7 @@ class Maker(Protocol):
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
     ) -> tuple[Processor, Path | None]:
-        """What prepares inputs of `model`, and the folder whose files are copied beside a saved one.
+        """Loads the processor of `model`'s inputs; also returns the folder of files to copy with the soup.
 
         Raises:
             CheckpointError: if there is none.
@@ -99,7 +99,7 @@ class Maker(Protocol):
         ...
 
     def identity(self) -> list[str]:
-        """What predictions depend on beside the run's own files: the user's code and its options."""
+        """The user's code and its options, on which predictions depend beside the run's own files."""
         ...
 
 
@@ -107,7 +107,7 @@ class Models(Protocol):
     """The option group `model`: how a pool's models are made."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
-        """What makes the models of `pool` for `tasks`.
+        """Chooses the maker of the models of `pool` for `tasks`.
 
         Raises:
             CheckpointError: if the runs are no such models.

@@ -68,7 +68,7 @@ def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data:
         _data(run, maker, data, base, pool),
         template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
         title=_title(recipe),
-        said=_said(run),
+        summary=_summary(run),
         version=run.events[0]["versions"].get("soupkitchen", ""),
         metric=_plain(run.metric),
         ingredients=[
@@ -95,7 +95,7 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
 
 
 def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
-    """What the hub reads."""
+    """The card's metadata, which the hub reads."""
     assert run.soup is not None
     results = [
         EvalResult(
@@ -129,7 +129,7 @@ def _title(recipe: Recipe) -> str:
     )
 
 
-def _said(run: Run) -> str:
+def _summary(run: Run) -> str:
     assert run.soup is not None
     assert run.best is not None
     size, gain = len(separated(run.soup["ingredients"])), float(run.soup["delta_vs_best_single"])

@@ -35,7 +35,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Output:
-    """How the soup is saved.
+    """Options of saving the soup.
 
     Attributes:
         format: "full" for a model, "adapter" for one LoRA adapter on the pool's base.
@@ -44,7 +44,7 @@ class Output:
             the runs.
         rank: of a saved adapter, to which the soup's change is cut; None for an exact one, which only a
             linear soup of adapters has.
-        verify: how the saved model is proven to be the one that was scored: "batch" compares its
+        verify: the proof that the saved model is the one that was scored: "batch" compares its
             tensors, to the bit, and its answers on a batch; "full" scores all of held-out again, too.
         push_to_hub: the repository on the hub that the soup is pushed to, as "org/name"; None for none.
         private: whether that repository is private, if it is new.
