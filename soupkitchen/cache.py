@@ -1,4 +1,4 @@
-"""Evaluations that are kept for later runs, listed and deleted.
+"""Lists and deletes evaluations that are kept for later runs.
 
 python -m soupkitchen.cache list      what is there
 python -m soupkitchen.cache clear     deletes it, once you have said yes; pools of the demo stay
@@ -89,7 +89,7 @@ def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, 
 
 
 def _clear(cache: EvaluationCache, entries: Sequence[Entry], total: str, yes: bool) -> None:
-    """Says what goes, and lets it go once the user has said yes."""
+    """Shows what is in the cache, and deletes it once the user has said yes."""
     folder = printable(str(cache.folder))
     print(f"{len(entries)} evaluations, {total}, in {folder}; nothing else there is touched")
     if not yes and entries:

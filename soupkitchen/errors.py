@@ -50,7 +50,7 @@ class LockError(SoupkitchenError):
 
 
 class MachineError(SoupkitchenError):
-    """A failure of a disk, a device or the memory, which no weights are the reason for."""
+    """A failure of a disk, a device or the memory, and not of any weights."""
 
 
 class CandidateError(SoupkitchenError):

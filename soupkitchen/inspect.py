@@ -8,7 +8,7 @@ from soupkitchen.errors import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command. The folder is looked at first, as torch ends a process whose folder was removed."""
+    """Runs the command. The working directory is checked first: torch ends a process if it was removed."""
     try:
         check_place()
     except ConfigError as error:

@@ -3,8 +3,8 @@
     python -m soupkitchen.rebuild results/NAME/recipe.yaml FOLDER
     python -m soupkitchen.rebuild recipe.yaml FOLDER pool.path='moved/*' pool.base=llama runtime.device=cuda
 
-What is read is held against the recipe's fingerprints. A YAML of mergekit's is taken as well. A recipe is
-data: what it names beside soupkitchen is imported only with --trust NAME, and code that comes with
+The runs are held against the recipe's fingerprints. A YAML of mergekit's is taken as well. A recipe is
+data: other packages' names in it are imported only with --trust NAME, and code that comes with
 a model is run only with trust_remote_code=true, whatever the recipe says.
 """
 
@@ -25,7 +25,7 @@ _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
 
 @standard_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Rebuilds from the command line; exits with 1 and a message where that cannot be done."""
+    """Rebuilds from the command line; exits with 1 and a message if that fails."""
     parser = argparse.ArgumentParser(
         prog="python -m soupkitchen.rebuild",
         description=__doc__,
@@ -62,12 +62,12 @@ def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[
     from soupkitchen.store.documents import read_yaml
 
     is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
-    told = read_recipe(file) if is_mergekits else RecipeFile.read(file, trust)
+    recipe = read_recipe(file) if is_mergekits else RecipeFile.read(file, trust)
     trusted = options.get("trust_remote_code", "false")
     if trusted not in ("true", "false"):
         raise ConfigError(f"trust_remote_code={trusted} should be true or false")
     runtime = Runtime(device=options.get("runtime.device", "auto"), trust_remote_code=trusted == "true")
-    return rebuild(told, folder, Moved(options.get("pool.path"), options.get("pool.base")), runtime)
+    return rebuild(recipe, folder, Moved(options.get("pool.path"), options.get("pool.base")), runtime)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -20,10 +20,10 @@ from soupkitchen.store.lock import only_process
 
 
 def make(folder: Path) -> list[Path]:
-    """Writes the report of what is in `folder`, and names the files.
+    """Writes the report of the run or the runs in `folder`; returns the files.
 
     Raises:
-        JournalError: where there is neither a run that has begun, nor a finished one below.
+        JournalError: if there is neither a run that has begun, nor a finished one below.
     """
     if (folder / JOURNAL).is_file():
         return write_report(folder)
@@ -46,16 +46,16 @@ def check(folder: Path) -> list[Path]:
         lost = altered(folder, (TRAJECTORY, LEADERBOARD, RECIPE), thoroughly=True)
         suspect(folder, lost)
     if lost:
-        told = "\n  ".join(f"{name} {what}" for name, what in lost.items())
+        changes = "\n  ".join(f"{name} {what}" for name, what in lost.items())
         raise SaveError(
-            f"{folder} is not as the run left it:\n  {told}\nThe command that made the run puts that right, "
-            "and keeps what is there now aside"
+            f"{folder} is not as the run left it:\n  {changes}\nThe command that made the run puts that "
+            "right, and keeps what is there now aside"
         )
     return [folder]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the report of each folder that is named; exits with 1 where one cannot be made."""
+    """Makes the report of each folder that is named; exits with 1 if one cannot be made."""
     make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments, check)
 
 

@@ -2,8 +2,8 @@
 
     python -m soupkitchen.tables results/NAME
 
-`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: they
-may be edited, lost or damaged, and are made again as they were.
+`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: if they are
+edited, lost or damaged, they are made again as they were.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from soupkitchen.store.lock import only_process
 
 
 def make(folder: Path) -> list[Path]:
-    """Writes the tables of the run in `folder`, and names them.
+    """Writes the tables of the run in `folder`; returns the files.
 
     Raises:
-        JournalError: where there is no journal, or a damaged one.
-        LockError: where the run is under way.
+        JournalError: if there is no journal, or a damaged one.
+        LockError: if the run is under way.
     """
     file = folder / JOURNAL
     if not file.is_file():
@@ -33,7 +33,7 @@ def make(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the tables of each folder that is named; exits with 1 where one cannot be made."""
+    """Makes the tables of each folder that is named; exits with 1 if one cannot be made."""
     make_in_each("tables", __doc__, "a run's folder, as results/NAME", make, arguments)
 
 

@@ -1,8 +1,8 @@
-"""What a pool holds, before anything is scored: `python -m soupkitchen.inspect runs/`.
+"""Shows what a pool holds, before anything is scored: `python -m soupkitchen.inspect runs/`.
 
-One row a run: its model, size and dtype, how far fine-tuning took it from the base, and
-how much its direction agrees with the others'. A run that went much further than the
-others, or another way, seldom helps a soup. That is a first guess; held-out data decides.
+One row a run: its model, size and dtype, how far fine-tuning took it from the base, and how much its
+direction agrees with the others'. A run that went much further than the others, or another way, seldom helps
+a soup. That is a first guess; held-out data decides.
 
     python -m soupkitchen.inspect 'runs/*' --base models/bert --csv pool.csv
 """
@@ -28,7 +28,7 @@ from soupkitchen.records.terminal import print_table
 from soupkitchen.soup.gram import task_vector_gram
 
 FAR = 3.0
-"""A run that is so many times as far from the base as the median run is called far off."""
+"""A run is called far off from so many times the median run's distance to the base on."""
 APART = 0.1
 """Below this mean cosine a run is said to go its own way."""
 
@@ -41,8 +41,8 @@ def inspect(pool: Pool) -> pd.DataFrame:
 
     - `distance`: ‖θ − θ₀‖ / ‖θ₀‖ over the tensors that runs and base share; without a base, from
       the mean of the runs;
-    - `mean_cosine`: with the other runs' task vectors, but those that are none; empty without a base;
-    - `guess`: what these two say.
+    - `mean_cosine`: with the other runs' task vectors that are not zero; empty without a base;
+    - `guess`: a verdict on these two in words.
     """
     gram, origin = task_vector_gram(pool.runs, pool.base)
     lengths = np.sqrt(np.diag(gram))
@@ -64,7 +64,7 @@ def inspect(pool: Pool) -> pd.DataFrame:
 
 
 def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
-    """What the list of runs, or the Trainer's state, says of the run's scores."""
+    """The scores of a run in the list of runs, or in the Trainer's state."""
     scores = dict(pool.scores.get(run.name, {}))
     try:
         state = read_json(run.path / "trainer_state.json")
@@ -74,8 +74,8 @@ def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
     entries = [entry for entry in history if isinstance(entry, dict)] if isinstance(history, list) else []
     for entry in entries:  # the last evaluation is that of the checkpoint
         for key, value in entry.items():
-            known = key.startswith("eval_") and key.endswith(("loss", "accuracy", "f1"))
-            if known and isinstance(value, (int, float)):
+            is_score = key.startswith("eval_") and key.endswith(("loss", "accuracy", "f1"))
+            if is_score and isinstance(value, (int, float)):
                 scores[key] = float(value)
     return scores
 
@@ -109,7 +109,7 @@ def _guess(length: float, median: float, mean_cosine: float | None) -> str:
 
 @standard_streams()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table; exits with 1 and a message where the pool cannot be read."""
+    """Prints the table; exits with 1 and a message if the pool cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m soupkitchen.inspect", description=(__doc__ or "").splitlines()[0]
     )

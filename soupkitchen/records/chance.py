@@ -1,9 +1,10 @@
-"""What a search would have gained by chance alone: candidates that are no better, told better by luck.
+"""Estimates the gain of a search by chance alone, if no candidate were better than the soup.
 
 For each candidate the paired outcomes are permuted: of the examples on which it and the soup differ, a fair
-coin says which of the two is right. If examples are not right or wrong, the interval of the gain says how
-far it goes. A search that keeps whatever seems better adds up what such candidates seem to gain; of those of
-which it takes the best, the largest gain counts once. All together is no more than there is left to gain.
+coin says which of the two is right. If examples are not right or wrong, the width of the gain's interval is
+that of its distribution. A search that keeps each candidate that seems better adds up these gains; of
+alternatives, of which it takes the best, the largest gain counts once. The sum is at most what is left to
+gain.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Chance:
-    """Gains by chance, as the metric counts them.
+    """Gains by chance, in units of the metric.
 
     Attributes:
-        mean: on average.
-        high: that which one of twenty exceeds.
+        mean: the average gain.
+        high: the gain that chance exceeds one time in twenty.
         candidates: how many were tried.
-        share: how often chance gives at least what was gained.
+        share: how often chance gives at least the actual gain.
     """
 
     mean: float
@@ -39,9 +40,9 @@ class Chance:
 def by_chance(
     steps: pd.DataFrame, gained: float, binary: bool, left: float = math.inf, seed: int = 0
 ) -> Chance | None:
-    """What the candidates of a trajectory would have gained if none were better than the soup.
+    """The gain of a trajectory's candidates if none were better than the soup.
 
-    Those that were not scored in full are taken to differ from the soup as the others do on average.
+    Candidates that were not scored in full are taken to differ from the soup as the others do on average.
 
     Args:
         steps: the trajectory's rows; with a column `choice`, candidates that share one are alternatives.
@@ -50,18 +51,18 @@ def by_chance(
         left: the most that could be gained.
 
     Returns:
-        None where no candidate was scored in full.
+        None if no candidate was scored in full.
     """
     tried = steps[(steps["stage"] == "merge") & steps["decision"].isin(["keep", "discard"])]
     in_full = tried["gain_low"].notna() & tried["gain_high"].notna()
-    known = tried[in_full]
-    if known.empty:
+    whole = tried[in_full]
+    if whole.empty:
         return None
     random = np.random.default_rng(seed)
-    columns: Sequence[np.ndarray] = [_gains(row, binary, random) for row in known.to_dict("records")]
-    others = len(tried) - len(known)
+    columns: Sequence[np.ndarray] = [_gains(row, binary, random) for row in whole.to_dict("records")]
+    others = len(tried) - len(whole)
     borrowed = [random.permutation(columns[number % len(columns)]) for number in range(others)]
-    every = pd.concat([known, tried[~in_full]])
+    every = pd.concat([whole, tried[~in_full]])
     gains = pd.DataFrame(np.column_stack([*columns, *borrowed])).clip(lower=0.0)
     choices = every["choice"].to_numpy() if "choice" in every else np.arange(len(every))
     totals = gains.T.groupby(choices).max().sum().clip(upper=max(left, 0.0)).to_numpy()
@@ -70,7 +71,7 @@ def by_chance(
 
 
 def _gains(row: Mapping[Any, Any], binary: bool, random: np.random.Generator) -> np.ndarray:
-    """Gains of a candidate that is as good as the soup."""
+    """Random gains of a candidate that is as good as the soup."""
     fixed, broken, total = (_number(row[name]) for name in ("fixed", "broken", "examples_total"))
     if binary and total:
         differ = int(fixed + broken)

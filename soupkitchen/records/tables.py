@@ -1,4 +1,4 @@
-"""Tables that stay tables.
+"""Writes and reads CSV tables whose text stays text.
 
 Names come from strangers. A cell of text that a spreadsheet would take for a formula gets an apostrophe
 before it, as spreadsheets themselves write such text; `read_csv` takes it away again. Names such as ``NA``
@@ -29,7 +29,7 @@ TEXT_COLUMNS = frozenset(
     "run task data metric method search model kind ingredients coefficients stage candidate variant "
     "decision split rule reason architecture dtype base guess stopped_by".split()
 )
-"""Columns that hold text, whatever a cell of theirs looks like."""
+"""Columns of text, whatever their cells look like."""
 
 _MOST_COLUMNS = 10_000
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
@@ -60,10 +60,10 @@ def _csv(table: pd.DataFrame, header: bool = True) -> str:
 
 
 def read_csv(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
-    """A table of ours, as it was before it was written.
+    """Reads a table as it was before `write_csv` wrote it.
 
     Raises:
-        ConfigError: if it is none, cannot be read, or lacks a column that is `needed`.
+        ConfigError: if it is not such a table, cannot be read, or lacks a column that is `needed`.
     """
     try:
         lines = io.StringIO(read_bytes(own(file)).decode(), newline="")

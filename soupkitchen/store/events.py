@@ -148,6 +148,7 @@ class _Other(TypedDict, total=False):
     recipe: dict[str, Any]
     parts: dict[str, tuple[float, _Count]]
     score: float
+    best: float | None
     cached: bool
     complete: bool
     greater_is_better: bool
