@@ -79,7 +79,7 @@ def row(pool: Pool, method: MergeMethod, device: torch.device, proposals: int) -
 
 
 def held_bytes(mixer: Mixer) -> int:
-    held: Any = mixer._held
+    held: Any = mixer._cache
     return sum(x.nbytes for tensors in (held._exact, held._changes) for x in tensors.values())
 
 

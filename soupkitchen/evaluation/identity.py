@@ -1,8 +1,8 @@
 """Identity: digests of all that a prediction depends on.
 
-These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the model's
-configuration, the task's options, the user's own code of a task, metric or method, the packages that compute,
-and soupkitchen's own code.
+These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the
+model's configuration, the task's options, the user's own code of a task, metric or method, the packages that
+compute, and soupkitchen's own code.
 """
 
 from __future__ import annotations
@@ -156,9 +156,10 @@ def model(live: Any) -> str:
 
 def task(of: Task) -> list[str]:
     """The options of a task that its predictions may depend on, and its code."""
+    every: tuple[Any, ...] = fields(of) if is_dataclass(of) else ()
     options = [
         f"{option.name}={getattr(of, option.name)!r}"
-        for option in (fields(of) if is_dataclass(of) else ())
+        for option in every
         if option.repr and option.name not in ("data", "metric")
     ]
     own: list[str] = of.identity() if hasattr(of, "identity") else []

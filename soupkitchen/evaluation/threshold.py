@@ -1,8 +1,8 @@
 """Thresholds: what a candidate has to reach, as data. Scoring stops once it no longer can.
 
-That is arithmetic, not statistics: examples that are not scored yet count as the best that they can be. A rule
-that accepts a gain accepts a larger one, and one with a smaller p-value; so its no is final, and decisions,
-soups and scores are those of full evaluation. `evaluation.confidence` has the kind that is statistics.
+That is arithmetic, not statistics: examples that are not scored yet count as the best that they can be. A
+rule that accepts a gain accepts a larger one, and one with a smaller p-value; so its no is final, and
+decisions, soups and scores are those of full evaluation. `evaluation.confidence` has the statistical kind.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ class Ranking:
     def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
         """The ranking in the order and batches in which candidates are scored, which `stopping` may choose.
 
-        A candidate and the soup are scored in the same batches: numbers that differ only because examples were
-        padded otherwise decide nothing. So the best runs are scored again if batches are other ones now.
+        A candidate and the soup are scored in the same batches: numbers that differ only because examples
+        were padded otherwise decide nothing. So the best runs are scored again if batches are others now.
         """
         if stopping is not None:
             best = scores.score(Request("starting", recipes.single(self.best_first[0].name)))

@@ -115,7 +115,8 @@ class Scores:
             anew: score them although they were scored.
 
         Raises:
-            CandidateError: for the first that cannot be scored, if it is not skipped; and all that `score` raises.
+            CandidateError: for the first that cannot be scored, if it is not skipped.
+            Others: as `score` does.
         """
 
         def request_of(number: int) -> Request:
