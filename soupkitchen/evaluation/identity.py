@@ -122,8 +122,9 @@ def own_code(package: Path = Path(__file__).parents[1]) -> str:
 def _code(source: bytes) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
-            node.body = node.body[1:]
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            texts = (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) for one in node.body)
+            node.body = [one for one, is_text in zip(node.body, texts, strict=True) if not is_text]
     return ast.dump(tree)
 
 
