@@ -38,8 +38,8 @@ from soupkitchen import methods, metrics
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.evaluation.identity import versions
-from soupkitchen.experiment.measuring import peak, reset_peak
 from soupkitchen.executors import Bench, Request
+from soupkitchen.experiment.measuring import peak, reset_peak
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.options import resources
 from soupkitchen.search import Mixture
