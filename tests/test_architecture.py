@@ -30,6 +30,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = ("options", "store", "search", "records", "errors", "console", "cli/config")
 LONGEST = 250
 LONGER = {
+    "evaluation/confidence.py": "the statistics of stopping with confidence, in one file at the seam",
+    "executors/ray.py": "Ray: its cluster, the executor and the worker",
+    "search/base.py": "the words of a search, and searches that are several, one after the other",
     "experiment/experiment.py": "what a run is, and everything that is made ready before it",
     "experiment/scores.py": "where a score is known from, place by place",
     "checkpoints/adapter_config.py": "peft's options, and how they select modules",

@@ -8,6 +8,7 @@ from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.runtime import Runtime
+from soupkitchen.evaluation.scoring import EarlyStopping, Threshold
 from soupkitchen.evaluation.setup import (
     Splits,
     check_batchnorm,
@@ -18,7 +19,6 @@ from soupkitchen.evaluation.setup import (
     warn_of_splits,
 )
 from soupkitchen.evaluation.statistics import Comparison, compare, confidence_interval
-from soupkitchen.evaluation.threshold import EarlyStopping, Threshold
 
 __all__ = [
     "Comparison",

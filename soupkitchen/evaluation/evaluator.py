@@ -23,8 +23,7 @@ from soupkitchen.evaluation.examples import Examples, Listed, Order, Piece
 from soupkitchen.evaluation.forward import Batches, FiniteCheck, PendingRows
 from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation
-from soupkitchen.evaluation.scoring import Progress, score_batches
-from soupkitchen.evaluation.threshold import Threshold
+from soupkitchen.evaluation.scoring import Progress, Threshold, score_batches
 from soupkitchen.metrics import Rows, take
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch

@@ -1,4 +1,4 @@
-"""A forward pass: batches on their way to the device, the check of all outputs, predictions on their way back.
+"""Forward passes: batches on their way to the device, a check of all outputs, predictions on their way back.
 
 A task takes the likeliest label, token or choice, and the likeliest of nothing but NaN is number 0: a broken
 model would pass for one that always says the first label. So the model's own outputs are checked before any

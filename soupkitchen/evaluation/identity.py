@@ -1,8 +1,8 @@
 """Identity: digests of all that a prediction depends on.
 
-These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the model's
-configuration, the task's options, the user's own code of a task, metric or method, the packages that compute,
-and soupkitchen's own code.
+These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the
+model's configuration, the task's options, the user's own code of a task, metric or method, the packages that
+compute, and soupkitchen's own code.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soupkitchen.evaluation.confidence import ConfidentStopping
-from soupkitchen.evaluation.threshold import EarlyStopping
+from soupkitchen.evaluation.scoring import EarlyStopping
 from soupkitchen.options import check_fields
 from soupkitchen.store.evaluations import EvaluationCache
 

@@ -20,7 +20,8 @@ class Part:
         score: higher better; the most that it could be if not all is scored.
         values: float64 (examples,), each example's share of the score, higher better and in the data's order;
             the best possible for an example that is not scored yet. None for a metric that is no mean.
-        predictions: one entry for each scored example: in the data's order if all are, else in that of `order`.
+        predictions: one entry for each scored example, in the data's order or, if not all are scored, in that
+            of `order`.
         examples_scored: how many.
         examples_total: of how many.
         order: int64 (examples_scored,), the numbers of those that are scored; None if all are.

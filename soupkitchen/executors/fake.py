@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from soupkitchen.evaluation.examples import Examples
-from soupkitchen.executors.base import Executor, Request, Scoring
-from soupkitchen.executors.speculation import replayed
+from soupkitchen.executors.base import Executor, Request, Scoring, replayed
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from soupkitchen.evaluation import Comparison, EarlyStopping, Threshold, compare
-from soupkitchen.evaluation.threshold import is_above
+from soupkitchen.evaluation.scoring import is_above
 from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Candidate, Recipes
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable

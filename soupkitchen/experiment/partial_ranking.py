@@ -2,7 +2,7 @@
 
 Every run is scored on the same part, which gives the order. The first in that order is scored on the rest,
 too, and so are the others, but no further than it takes to know that they cannot be the best: examples not
-scored yet count as right (`evaluation.threshold`). So the best run is that of a full ranking, and the promise
+scored yet count as right (`evaluation.scoring`). So the best run is that of a full ranking, and the promise
 about soups holds; only the order of the other candidates is less sure.
 
 The others come in waves of 2, 4, 8, … runs. All of a wave have to reach the best before it, on examples in

@@ -1,4 +1,4 @@
-"""How the runs of a pool are ranked: by scoring each, or by scores that came with them."""
+"""Ranking the runs of a pool: by scoring each, or by scores that came with them."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Ranking:
     def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
         """The ranking in the order and batches in which candidates are scored, which `stopping` may choose.
 
-        A candidate and the soup are scored in the same batches: numbers that differ only because examples were
-        padded otherwise decide nothing. So the best runs are scored again if batches are other ones now.
+        A candidate and the soup are scored in the same batches: numbers that differ only because examples
+        were padded otherwise decide nothing. So the best runs are scored again if batches are others now.
         """
         if stopping is not None:
             best = scores.score(Request("starting", recipes.single(self.best_first[0].name)))
@@ -96,7 +96,7 @@ def check_ranking(
     """Checks that nothing needs scores that the ranking does not find out.
 
     Raises:
-        ConfigError: where something does.
+        ConfigError: if something does.
     """
     normalized = tasks.aggregate == "normalized"
     if pool.trust_scores and normalized:
@@ -111,12 +111,11 @@ def check_ranking(
         "task.aggregate=normalized needs those on all of it": normalized,
         "method.weights={by: score, …} needs those on all of it": isinstance(parsed(method.weights), ByScore),
     }
-    for said, is_so in others.items():
-        if is_so:
-            raise ConfigError(
-                "search.ranking={examples: …} finds out most runs' scores on a part of the held-out data "
-                f"only, and {said}: leave search.ranking=full, or change the other option"
-            )
+    if reasons := [reason for reason, is_so in others.items() if is_so]:
+        raise ConfigError(
+            "search.ranking={examples: …} finds out most runs' scores on a part of the held-out data "
+            f"only, and {reasons[0]}: leave search.ranking=full, or change the other option"
+        )
 
 
 def unscored(pool: Pool) -> list[Ranked]:
@@ -133,8 +132,8 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
     """Scores every run by itself; those that cannot be scored are left out.
 
     Raises:
-        CheckpointError: where none can.
-        DataError: where all score NaN.
+        CheckpointError: if none can.
+        DataError: if all score NaN.
     """
     normalized = scores.tasks.aggregate == "normalized"
     singles: dict[str, Scored] = {}

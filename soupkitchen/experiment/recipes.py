@@ -53,7 +53,7 @@ class Recipes:
         return Recipe.single(name, self.dtype)
 
     def of(self, mixture: Mixture) -> list[Recipe]:
-        """The recipes of a mixture: one, or one for each method of the grid, of which the best is to be taken."""
+        """The recipes of a mixture: one, or one for each method of the grid, to take the best of."""
         if len(mixture.ingredients) == 1:
             return [self.single(mixture.ingredients[0])]
         method = self.method if not mixture.options else with_options(self.method, mixture.options)

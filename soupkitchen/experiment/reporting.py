@@ -1,4 +1,4 @@
-"""What a run notes for its report, beside its decisions: the pool's map, what each ingredient is worth."""
+"""Contents of a run's report beside its decisions: the pool's map, the worth of each ingredient, the card."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from soupkitchen.store.layout import SOUP
 from soupkitchen.tasks import Several, Task
 
 log = logging.getLogger(__name__)
-
-_SOUP = "soup"
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,11 @@ def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
     if recipe.size < 2:
         return
     for place, name in enumerate(recipe.ingredients):
-        rest = [number for number in range(recipe.size) if number != place]
-        ingredients = tuple(recipe.ingredients[number] for number in rest)
-        if len(ingredients) == 1:
-            without = Recipe.single(ingredients[0], recipe.dtype)
-        else:
-            coefficients = tuple(recipe.coefficients[number] for number in rest)
+        ingredients, coefficients = (
+            every[:place] + every[place + 1 :] for every in (recipe.ingredients, recipe.coefficients)
+        )
+        without = Recipe.single(ingredients[0], recipe.dtype)
+        if len(ingredients) > 1:
             without = replace(recipe, ingredients=ingredients, coefficients=coefficients)
         (result,) = scores.each([Request(f"the soup without {name}", without)])
         if isinstance(result, Unscorable):
@@ -81,22 +78,19 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
     size = sum(info.elements * info.torch_dtype.itemsize for info in header.values() if info.torch_dtype)
     if file.is_file() or size * len(runs) > most * 2**30:
         return
-    if (saved := _saved(soup, pool)) is not None:
-        runs.append(saved)
+    saved = _saved(soup, pool)
+    runs += [] if saved is None else [saved]
     gram, origin = task_vector_gram(runs, pool.base)
-    whole = (
-        np.isfinite(gram).sum(1) == np.isfinite(gram).sum(1).max()
-    )  # one that overflows has no place on it
-    if saved is not None and not whole[-1]:
-        saved = None
-    told = {
+    finite = np.isfinite(gram).sum(1)
+    whole = finite == finite.max()  # a run that overflows has no place on the map
+    content = {
         "names": [run.name for run, fits in zip(runs, whole, strict=True) if fits],
-        "soup": None if saved is None else saved.name,
+        "soup": saved.name if saved is not None and whole[-1] else None,
         "base": pool.base is not None,
         "origin": origin if np.isfinite(origin) else None,
         "gram": np.nan_to_num(gram[whole][:, whole], posinf=0.0, neginf=0.0).tolist(),
     }
-    write_text(file, json.dumps(told, allow_nan=False))
+    write_text(file, json.dumps(content, allow_nan=False))
 
 
 def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: Task | Several) -> None:
@@ -107,15 +101,15 @@ def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: 
     shown = data if isinstance(data, str) and "/" not in data.strip("/") else Path(str(data)).name
     try:
         write_card(folder / SOUP, Run(folder), recipe, pool, maker, shown)
-    except Exception as error:  # nobody loses a soup for what is said of it
+    except Exception as error:  # a card is not worth a soup
         file = folder / SOUP / CARD
         log.warning("%s could not be written (%s); the run itself is complete", file, error)
         log.debug("%s", file, exc_info=error)
 
 
 def _saved(soup: Path, pool: Pool) -> Checkpoint | None:
-    """The soup by the runs' names of tensors; None where it has others, or is an adapter."""
-    name = _SOUP
+    """The soup by the runs' names of tensors; None if it has others, or is an adapter."""
+    name = "soup"
     while name in {run.name for run in pool}:
         name += "'"
     try:

@@ -1,4 +1,4 @@
-"""What a finished run came to, read from its folder."""
+"""The result of a finished run, read from its folder."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Result:
 
     @classmethod
     def of(cls, folder: Path, config: Mapping[str, Any]) -> Result:
-        """That of a run which the user has just described by `config`, and so trusts."""
+        """The result of a run that the user has just described by `config`, and so trusts."""
         model = config.get("model") or {}
-        own = [str(model[option]) for option in ("build", "processor") if model.get(option)]
-        return cls(folder, [*targets(config), *own])
+        code = [str(model[option]) for option in ("build", "processor") if model.get(option)]
+        return cls(folder, [*targets(config), *code])
 
     @cached_property
     def leaderboard(self) -> pd.DataFrame:
@@ -50,21 +50,21 @@ class Result:
 
     @cached_property
     def trajectory(self) -> pd.DataFrame:
-        """What was tried, in order, with the reasons."""
+        """Every candidate that was tried, in order, with the reasons."""
         return read_csv(self.folder / TRAJECTORY, COLUMNS)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What the soup is made of.
+        """The recipe of the soup.
 
         Raises:
-            JournalError: where an earlier version of soupkitchen wrote the run.
+            JournalError: if the run saved no soup.
             ConfigError: if it names code that is not in `trust`.
         """
         file = self.folder / JOURNAL
-        told = last_recipe(file)
+        data = last_recipe(file)
         with about(file):
-            return Recipe.from_data(told, self.trust)
+            return Recipe.from_data(data, self.trust)
 
     @property
     def score(self) -> float:
@@ -93,9 +93,9 @@ class Result:
         """
         begin, folder = journal.begun(self.folder / JOURNAL)[0], self.folder / SOUP
         file = self.folder / CONFIG
-        told = read_yaml(file, _Config).model
+        tree = read_yaml(file, _Config).model
         with about(file):
-            maker = maker_named(begin["model_class"], told, self.trust)
+            maker = maker_named(begin["model_class"], tree, self.trust)
         if not isinstance(maker, Transformers):
             return maker.load(Checkpoint.open(folder, "soup"), Loading()).eval()
         check_folder(folder)
@@ -116,6 +116,6 @@ class Result:
 
 @dataclass(frozen=True)
 class _Config:
-    """What of a run's configuration it takes to load its soup."""
+    """The part of a run's configuration that it takes to load its soup."""
 
     model: dict[str, Any] | None = None

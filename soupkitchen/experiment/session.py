@@ -63,7 +63,7 @@ def carry_out(
 
 
 def _for_all(build: Callable[[Path], Experiment], group: ProcessGroup) -> Callable[[Path], Experiment]:
-    """Has the other processes of a launch begin once it is clear that there is work, and that it can be done."""
+    """Has the other processes of a launch begin once it is clear that there is work that can be done."""
 
     def built(folder: Path) -> Experiment:
         experiment = build(folder)

@@ -1,7 +1,6 @@
 """Merge methods: pure functions on tensors. They know no files and no models."""
 
-from soupkitchen.merging.base import MergeMethod, Method, Origin, StackMethod, Vector
-from soupkitchen.merging.grid import alternatives
+from soupkitchen.merging.base import MergeMethod, Method, Origin, StackMethod, Vector, alternatives
 from soupkitchen.merging.karcher import Karcher
 from soupkitchen.merging.linear import Linear
 from soupkitchen.merging.model_stock import ModelStock

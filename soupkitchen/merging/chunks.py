@@ -1,10 +1,13 @@
-"""Walks over long flat tensors in chunks, so that temporaries stay in a core's cache."""
+"""Long flat tensors, walked over in chunks so that temporaries stay in a core's cache; their dot products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+
+from soupkitchen.merging.base import Vector
 
 CPU_CHUNK = 1 << 18
 """Elements at once on a CPU: enough for torch's threads to share, few enough for the cache."""
@@ -35,3 +38,24 @@ def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1)
     size = max(size // whole, 1) * whole
     for start in range(0, elements, size):
         yield slice(start, min(start + size, elements))
+
+
+def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
+    """⟨a, b⟩ for all pairs of flat float32 vectors of one length: float64 (n, n), on the host.
+
+    Sums are float64 and stay on the device until the end: the host waits once.
+
+    Args:
+        device: where products are formed; a vector may lie elsewhere.
+    """
+    total = torch.zeros(len(vectors), len(vectors), dtype=widest(device), device=device)
+    for part in chunks(vectors[0].numel(), device, beside=len(vectors)):
+        rows = torch.stack([vector[part].to(device, total.dtype) for vector in vectors])
+        total += rows @ rows.T
+    products: np.ndarray = total.cpu().double().numpy()
+    return products
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """What sums are kept in: float64, but where a device has none."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from soupkitchen.merging.base import StackMethod
-from soupkitchen.merging.geometry import gram
+from soupkitchen.merging.chunks import gram
 
 _NEARLY_ZERO = 1e-12
 

@@ -18,7 +18,7 @@ import torch
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
-from soupkitchen.merging.geometry import gram
+from soupkitchen.merging.chunks import gram
 
 
 class StockState(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
-from soupkitchen.merging.geometry import gram
+from soupkitchen.merging.chunks import gram
 
 COLINEAR = 0.9995
 

@@ -24,8 +24,7 @@ import torch
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.base import Origin, Vector
-from soupkitchen.merging.chunks import chunks
-from soupkitchen.merging.geometry import widest
+from soupkitchen.merging.chunks import chunks, widest
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, ascending, largest
 from soupkitchen.options import check_fields

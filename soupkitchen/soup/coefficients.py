@@ -1,4 +1,4 @@
-"""Coefficients of ingredients: a number, or one for each part of the model's depth; a function of the tensor's name."""
+"""Coefficients of ingredients, as functions of a tensor's name: one number, or one by part of the depth."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Fold:
         return field
 
     def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor of these runs. Unless measures need it whole, the state never leaves the cache."""
+        """The merged tensor of these runs. Unless measures need the state, it never leaves the cache."""
         if self.method.stepwise:
             for operand in operands:
                 self.keep(operand, remarks)

@@ -1,8 +1,8 @@
 """Readers of the runs' tensors: each time anew, read ahead for an accelerator, or cached for a search.
 
-A search that asks for hundreds of mixtures of the same runs needs each tensor as often. Cached are tensors that
-were computed (a LoRA adapter's change), reordered or unpickled, and those mapped from a file, which are no second
-copy: their pages need not be looked up again.
+A search that asks for hundreds of mixtures of the same runs needs each tensor as often. Cached are tensors
+that were computed (a LoRA adapter's change), reordered or unpickled, and those mapped from a file, which are
+no second copy: their pages need not be looked up again.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ class _Pending(NamedTuple):
 class ReadAhead(Reader):
     """Reads tensors of files ahead, in the order in which a run names them, others when they are asked for.
 
-    A thread copies them from the mapped files into memory that the device can fetch from by itself (pinned, on
-    CUDA) and sends them off on a stream of its own, so that an accelerator does not wait for files. On a CPU
-    there is nothing to gain.
+    A thread copies them from the mapped files into memory that the device can fetch from by itself (pinned,
+    on CUDA) and sends them off on a stream of its own, so that an accelerator does not wait for files. On a
+    CPU there is nothing to gain.
 
     Args:
         device: where arithmetic is done.
@@ -180,7 +180,7 @@ class ReadAhead(Reader):
             following = self._following[run][following]
 
     def _fetch(self, run: Checkpoint, name: str) -> Callable[[], torch.Tensor]:
-        """Reads a tensor; the result is to be called by the thread that computes with it, on its own stream."""
+        """Reads a tensor; the thread that computes with it calls the result, on its own stream."""
         mapped = run.weights.exact(name, self.device)
         if self.device.type != "cuda":
             read = mapped.clone()
