@@ -19,7 +19,7 @@ from conftest import ROOT
 from pages import PAGES, anchors, blocks, commands, has_figures, links, sections, tables
 
 import soupkitchen
-from soupkitchen.options import presets
+from soupkitchen.options import files
 
 SCRIPTS = ROOT / "scripts"
 README = ROOT / "README.md"
@@ -62,11 +62,11 @@ def leaves(tree: dict[str, Any], above: str) -> Iterator[str]:
 )
 def test_every_option_has_a_row(group: str) -> None:
     page = (ROOT / "docs" / "options.md").read_text()
-    for name in presets.names(group):
+    for name in files.names(group):
         section = page.split(f"### {group}={name}\n")[1].split("\n### ")[0]
         if "#data-and-metric" in section:
             section += page.split("### Data and metric\n")[1].split("\n### ")[0]
-        for option in leaves(presets.compose(group, name), group):
+        for option in leaves(files.compose(group, name), group):
             assert f"| `{option}` |" in section, f"{group}={name}"
 
 
@@ -75,7 +75,7 @@ def test_what_the_package_exports_is_in_the_api() -> None:
     for name in set(soupkitchen.__all__) - {"methods", "tasks"}:
         assert f"### soupkitchen.{name}\n" in page
     for group in ("method", "task"):
-        for name in presets.names(group):
+        for name in files.names(group):
             assert f"### soupkitchen.{group}s.{name}\n" in page
 
 

@@ -19,6 +19,7 @@ from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.console import say
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.options import check_tree
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
@@ -69,10 +70,13 @@ def run(config: DictConfig) -> float:
     Raises:
         SoupkitchenError: for whatever the user can put right.
     """
-    conf.check(config)
+    conf.check_keys(config)
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
     check_is_ours(folder)
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    if config.overwrite or not RunFolder(folder).is_finished:
+        _session()  # whose imports those of the check are
+        check_tree(plain)
     choices = HydraConfig.get().runtime.choices
     plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
     launch.check()

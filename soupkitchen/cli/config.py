@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,12 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.console import check_place
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import check_tree, resources, shown, unknown
+from soupkitchen.options import check_tree, files, shown
+from soupkitchen.options.files import CONF
 from soupkitchen.options.words import mended
-from soupkitchen.search.rules import AcceptRule
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
-
-CONF = resources.folder("conf")
 
 PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "model", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
@@ -53,7 +51,7 @@ def sweepable(words: Sequence[str]) -> list[str]:
         return ["-m", *words] if flags else words
     swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
     experiment = next((o.value() for o in parsed.values() if o.key_or_group == "experiment"), None)
-    params = None if experiment is None else _sweep_of(str(experiment))
+    params = _sweep_of(_experiment(str(experiment)))
     if not flags and params is None:
         return words
     swept |= set(params or ())
@@ -68,29 +66,24 @@ def sweepable(words: Sequence[str]) -> list[str]:
     return ["-m", *words] if flags else words
 
 
-def _sweep_of(experiment: str) -> set[str] | None:
-    """The options that one of our experiments sweeps over; None for one that is no sweep."""
-    content = _experiment(experiment)
-    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN":
-        return None
-    return set(map(str, OmegaConf.select(content, "hydra.sweeper.params") or ()))
+def _experiment(name: str) -> Mapping[str, Any]:
+    """What one of our experiments says; nothing if there is none of that name."""
+    return files.written(CONF / "experiment" / f"{name}.yaml")
 
 
-def _only_sweeps(experiment: str) -> bool:
-    """Whether an experiment says nothing of a run but what its name says anyway."""
-    content = _experiment(experiment)
-    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN" or set(content) - {"defaults", "hydra"}:
+def _sweep_of(experiment: Mapping[str, Any]) -> set[str] | None:
+    """The options that an experiment sweeps over; None if it is no sweep."""
+    ours = experiment.get("hydra", {})
+    return set(ours.get("sweeper", {}).get("params", ())) if ours.get("mode") == "MULTIRUN" else None
+
+
+def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment says nothing of a run that the name of the run does not say, too."""
+    if _sweep_of(experiment) is None or experiment.keys() - {"defaults", "hydra"}:
         return False
-    said = [f"override /{group}" for group in _NAMED_BY]
-    entries = [next(iter(entry)) for entry in content.get("defaults", []) if entry != "_self_"]
-    return all(entry in said or entry.startswith("override /hydra/") for entry in entries)
-
-
-def _experiment(name: str) -> DictConfig:
-    """What one of our experiments says; nothing where there is none of that name."""
-    file = CONF / "experiment" / f"{name}.yaml"
-    content: Any = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-    return content
+    named = [f"override /{group}" for group in _NAMED_BY]
+    entries = [next(iter(entry)) for entry in experiment.get("defaults", []) if entry != "_self_"]
+    return all(entry in named or entry.startswith("override /hydra/") for entry in entries)
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
@@ -116,7 +109,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
             others.append(f"~{key}")
             continue
         value = override.get_value_string().strip("'\"")
-        if key == "experiment" and _only_sweeps(value):
+        if key == "experiment" and _only_sweeps(_experiment(value)):
             continue
         if key == "pool.path":
             parts["pool"] = tail(value)
@@ -143,7 +136,7 @@ def explain(message: str) -> str:
         return "hydra/sweeper=optuna needs an extra: pip install 'soupkitchen[optuna]'"
     if match := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, wrong = match[1], match[2]
-        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        choices = files.names(group)
         if group == "hydra":  # Hydra has choices of its own, which it lists
             within, wrong = wrong.rsplit("/", 1)
             group = f"hydra/{within}"
@@ -163,29 +156,25 @@ def explain(message: str) -> str:
     return message
 
 
-def check(config: DictConfig) -> None:
-    """Checks what can be checked of a composition without building what it names.
+def check_keys(config: DictConfig) -> None:
+    """Checks what a composition says without importing what it names: its keys, and the top level.
 
     Raises:
-        ConfigError: for an option that nothing reads, one that has to be given and is not, or one that
-            is of the wrong type or out of range.
+        ConfigError: for an option that nothing reads, or one that has to be given and is not.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    read = groups | set(_yaml(CONF / "config.yaml"))
     for key in map(str, config):
-        if key not in read:
-            raise ConfigError(explain(f"Could not override '{key!s}'"))
+        if key not in groups | files.load(CONF / "config.yaml").keys():
+            raise ConfigError(explain(f"Could not override '{key}'"))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(" ".join(explain(f"Missing mandatory value: {key}") for key in missing))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for group in PARTS:
         if not (isinstance(plain.get(group), dict) and "_target_" in plain[group]):
             raise _names_nothing(group, plain.get(group))
-    for key in unknown(plain):
+    for key in files.unknown(plain):
         raise ConfigError(explain(f"Could not override '{key}'"))
-    check_tree(plain)
-    if plain["search"]["_target_"].startswith("soupkitchen.search."):
-        AcceptRule.of(plain["search"].get("accept", "better"))
+    check_tree({name: value for name, value in plain.items() if name not in groups})
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -216,20 +205,19 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _names_nothing(group: str, value: Any) -> ConfigError:
-    choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    choices = ", ".join(files.names(group))
     return ConfigError(f"{group}={shown(value)} is no name of a file; choose one of {choices}")
 
 
+@cache
 def _known_keys() -> list[str]:
     """Every option of every file of every group."""
-    keys = set(flat(_yaml(CONF / "config.yaml")))
-    for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
-        keys.add(group.name)
-        if group.name == "experiment":
-            continue
-        for file in group.glob("*.yaml"):
-            keys |= {f"{group.name}.{key}" for key in flat(_yaml(file))}
-    return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))
+    keys = set(flat(files.load(CONF / "config.yaml")))
+    for file in CONF.glob("*/*.yaml"):
+        keys.add(group := file.parent.name)
+        if group != "experiment":
+            keys |= {f"{group}.{key}" for key in flat(files.load(file))}
+    return sorted(key for key in keys if not re.search(r"(^|\.)_target_$", key))
 
 
 def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
@@ -240,14 +228,3 @@ def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
         if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
             return ends[near[0]]
     return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
-
-
-def _yaml(file: Path) -> Any:
-    """The options in `file`, with those of the shared files that it takes in."""
-    content: Any = OmegaConf.load(file)
-    shared = [
-        _yaml(CONF / f"{entry.split('@')[0].lstrip('/')}.yaml")
-        for entry in content.get("defaults", [])
-        if isinstance(entry, str) and entry.startswith("/shared/")
-    ]
-    return OmegaConf.to_container(OmegaConf.merge(*shared, content), resolve=False)
