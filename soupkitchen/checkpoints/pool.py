@@ -25,6 +25,7 @@ from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, 
 from soupkitchen.checkpoints.strangers import read_json
 from soupkitchen.checkpoints.views import Apart, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.options.kinds import SomeTexts
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class Pool:
 
 
 def find_pool(
-    path: str | Sequence[str],
-    exclude: str | Sequence[str] = (),
+    path: SomeTexts,
+    exclude: SomeTexts = (),
     base: str | None = None,
     *,
     checkpoints: Checkpoints | None = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import Stopping
 from soupkitchen.store.evaluations import EvaluationCache
 
 
@@ -24,7 +25,7 @@ class EvaluationOptions:
         ConfigError: for options of the wrong type.
     """
 
-    early_stopping: bool | str | Mapping[str, float] = True
+    early_stopping: Stopping = True
     cache: str | None = None
 
     def __post_init__(self) -> None:

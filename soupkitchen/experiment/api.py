@@ -10,19 +10,19 @@ from typing import Any
 from soupkitchen.checkpoints import Pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
-from soupkitchen.executors import Executor
+from soupkitchen.executors import Executor, Local
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.reporting import Report
 from soupkitchen.experiment.result import Result
 from soupkitchen.experiment.session import carry_out
-from soupkitchen.merging import MergeMethod, StackMethod
-from soupkitchen.models import Models
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.models import Auto, Models
 from soupkitchen.options import building, check_tree
 from soupkitchen.options.building import TARGET, describe, target_of
-from soupkitchen.options.presets import compose, preset, top_level
+from soupkitchen.options.files import compose, top_level
 from soupkitchen.output import Output
 from soupkitchen.records import update_sweep_leaderboard
-from soupkitchen.search import Search
+from soupkitchen.search import Greedy, Search
 from soupkitchen.store.digests import digest
 from soupkitchen.store.settings import slug, tail, what_is_run
 from soupkitchen.tasks import Several, Task
@@ -87,13 +87,10 @@ def cook(
     Raises:
         SoupkitchenError: for whatever you can put right: each says what is wrong and what to do.
     """
-    method, search = method or preset("method", "linear"), search or preset("search", "greedy")
-    output, runtime = output or preset("output", "default"), runtime or preset("runtime", "default")
-    evaluation, executor = (
-        evaluation or preset("evaluation", "default"),
-        executor or preset("executor", "local"),
-    )
-    report, model = report or preset("report", "default"), model or preset("model", "auto")
+    method, search = method or Linear(), search or Greedy()
+    output, runtime, report = output or Output(), runtime or Runtime(), report or Report()
+    evaluation = evaluation or building.build(compose("evaluation", "default"))
+    executor, model = executor or Local(), model or Auto()
     if not isinstance(task, Several) and not hasattr(task, "metric"):
         raise ConfigError(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "

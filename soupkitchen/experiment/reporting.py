@@ -16,6 +16,7 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import NotNegative
 from soupkitchen.output.card import CARD, PICTURE, write_card
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
@@ -45,7 +46,7 @@ class Report:
 
     write: bool = True
     contributions: bool = False
-    map_gib: float = 20.0
+    map_gib: NotNegative = 20.0
 
     def __post_init__(self) -> None:
         check_fields(self, "report")

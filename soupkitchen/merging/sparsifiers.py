@@ -29,6 +29,7 @@ from soupkitchen.merging.geometry import widest
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, ascending, largest
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import Fraction, Share
 
 _GROUP = "method.sparsifier"
 
@@ -90,7 +91,7 @@ class Magnitude(Sparsifier):
             their names.
     """
 
-    density: float
+    density: Share
     trim: Literal["tensor", "model"] = "tensor"
 
     def __post_init__(self) -> None:
@@ -150,8 +151,8 @@ class Outliers(NamedTuple):
 class MagnitudeOutliers(Sparsifier):
     """Drops the `gamma` share of largest magnitude, then the smallest until the `density` share is left."""
 
-    density: float
-    gamma: float
+    density: Share
+    gamma: Fraction
 
     def __post_init__(self) -> None:
         check_fields(self, _GROUP)
@@ -187,7 +188,7 @@ class Random(Sparsifier):
         seed: of the masks.
     """
 
-    density: float
+    density: Share
     rescale: Rescale | None = "probability"
     seed: int = 0
 
@@ -229,8 +230,8 @@ class RankRandom(Sparsifier):
         seed: of the masks.
     """
 
-    density: float
-    epsilon: float
+    density: Share
+    epsilon: Fraction
     rescale: Rescale | None = "probability"
     seed: int = 0
 

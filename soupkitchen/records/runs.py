@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError, JournalError
-from soupkitchen.options import presets
+from soupkitchen.options import files
 from soupkitchen.options.building import TARGET
 from soupkitchen.store import journal
 from soupkitchen.store.documents import own, read_yaml
@@ -104,15 +104,15 @@ class Costs:
 @cache
 def presets_say(group: str, name: str) -> Mapping[str, Any]:
     """The options of a preset of ours, by dotted key; none where there is no preset of that name."""
-    if group not in PRESETS or name not in presets.names(group):
+    if group not in PRESETS or name not in files.names(group):
         return {}
-    return what_is_run({group: presets.compose(group, name)})
+    return what_is_run({group: files.compose(group, name)})
 
 
 def _nearest(group: str, options: Mapping[str, Any]) -> str:
     """The preset made of the same classes that the fewest options differ from; else the class."""
     said = what_is_run({group: options})
-    known = {name: presets_say(group, name) for name in presets.names(group)}
+    known = {name: presets_say(group, name) for name in files.names(group)}
     differing = {
         name: sum(preset.get(key) != said.get(key) for key in preset.keys() | said.keys())
         for name, preset in known.items()

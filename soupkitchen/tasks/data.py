@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 
 from soupkitchen.errors import ConfigError, DataError, MachineError, did_you_mean
+from soupkitchen.options.kinds import Inside, Seed, Splits
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks import delimited
@@ -70,12 +71,12 @@ class Data:
         ConfigError: for a share that is none.
     """
 
-    path: str | Mapping[str, str]
+    path: Splits
     heldout: str = AUTO
     test: str | None = AUTO
     train: str = AUTO
-    heldout_share: float = 0.2
-    seed: int = 0
+    heldout_share: Inside = 0.2
+    seed: Seed = 0
     name: str | None = None
     revision: str | None = None
 

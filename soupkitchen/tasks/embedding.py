@@ -15,6 +15,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.modules import MODULES
 from soupkitchen.checkpoints.sentence import POOLINGS, of_all
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Processor
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 from soupkitchen.tasks.values import texts_of
@@ -38,10 +39,10 @@ class Embedding:
 
     takes_sentences: ClassVar[bool] = True
 
-    pooling: str | Sequence[str] | None
-    prompt: str | None
+    pooling: SomeTexts | None
+    prompt: AnyText | None
     lower: bool
-    max_length: int | None
+    max_length: AtLeast1 | None
 
     def __post_init__(self) -> None:
         if unknown := [mode for mode in self.modes if mode not in POOLINGS]:

@@ -21,6 +21,7 @@ import datasets
 from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.options.kinds import Labels
 from soupkitchen.tasks.data import check_columns
 from soupkitchen.tasks.values import check_filled, lists_of, row_of, shown
 
@@ -48,7 +49,7 @@ class Labelled:
             data's; None for what follows from both.
     """
 
-    labels: str | Mapping[Any, Any] | Sequence[str] | None = field(default=None, kw_only=True)
+    labels: Labels | None = field(default=None, kw_only=True)
     _reading: Any = field(default=None, init=False, repr=False, compare=False, kw_only=True)
 
     def with_labels(self: AnyTask, splits: Splits, model: Any) -> AnyTask:

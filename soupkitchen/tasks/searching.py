@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.prompts import Prompts
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import AnyText
 from soupkitchen.tasks.embedding import Embedding
 
 SIMILARITIES = ("cosine", "dot")
@@ -27,9 +28,9 @@ class Searching(Embedding):
             say, and else for `prompt`.
     """
 
-    similarity: str | None
-    query_prompt: str | None
-    passage_prompt: str | None
+    similarity: Literal["cosine", "dot"] | None
+    query_prompt: AnyText | None
+    passage_prompt: AnyText | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

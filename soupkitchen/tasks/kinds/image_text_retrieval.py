@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import CAPTION, IMAGE, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line
@@ -47,8 +48,8 @@ class ImageTextRetrieval:
     metric: TaskMetric
     image: str = "image"
     text: str = "text"
-    prompt: str | None = None
-    max_length: int | None = None
+    prompt: AnyText | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

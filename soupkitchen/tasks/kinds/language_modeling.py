@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import LONG_TEXT, Wanted
@@ -42,7 +43,7 @@ class LanguageModeling(TextTask):
     data: Data
     metric: TaskMetric
     text: str = "text"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import datasets
@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.options.kinds import Fraction, LabelsOrColumns
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import LABELS, TEXTS, Wanted
 from soupkitchen.tasks.data import check_columns
@@ -36,7 +37,8 @@ class MultilabelClassification(TextClassification):
     looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABELS)
 
     label: str = "labels"
-    threshold: float = 0.5
+    labels: LabelsOrColumns | None = field(default=None, kw_only=True)
+    threshold: Fraction = 0.5
 
     @property
     def stratify_column(self) -> str | None:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Processor, labels
 from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, Wanted
@@ -52,9 +53,9 @@ class MultipleChoice(TextTask, Labelled):
     prompt: str = "{question}"
     choices: str = "choices"
     answer: str = "answer"
-    before_choice: str = " "
+    before_choice: AnyText = " "
     normalize: Literal["tokens", "bytes"] | None = None
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         if self.normalize not in ("tokens", "bytes", None):

@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.options.kinds import AtLeast0, AtLeast1
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.data import Data, check_columns
 from soupkitchen.tasks.texts import TextTask, check_tokens, longest
@@ -45,9 +46,9 @@ class QuestionAnswering(TextTask):
     context: str = "context"
     answers: str = "answers"
     unanswerable: bool = False
-    longest_answer: int = 30
-    stride: int = 128
-    max_length: int | None = None
+    longest_answer: AtLeast1 = 30
+    stride: AtLeast0 = 128
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import RANKED, Wanted
 from soupkitchen.tasks.data import Data, check_columns
@@ -59,13 +60,13 @@ class Reranking(TextTask, Searching):
     positive: str = "positive"
     negative: str = "negative"
     architecture: Literal["bi", "cross"] = "bi"
-    similarity: str | None = None
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    similarity: Literal["cosine", "dot"] | None = None
+    query_prompt: AnyText | None = None
+    passage_prompt: AnyText | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

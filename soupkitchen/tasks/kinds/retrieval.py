@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import QUERY, Wanted
 from soupkitchen.tasks.data import Data, check_columns
@@ -64,13 +65,13 @@ class Retrieval(TextTask, Searching):
     id: str = "id"
     passage: str = "{text}"
     queries: str = "queries.jsonl"
-    similarity: str | None = None
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    similarity: Literal["cosine", "dot"] | None = None
+    query_prompt: AnyText | None = None
+    passage_prompt: AnyText | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

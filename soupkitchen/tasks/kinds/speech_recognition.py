@@ -19,6 +19,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.beside import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, Wanted
 from soupkitchen.tasks.data import Data, check_columns, first_line, folders_of
@@ -67,10 +68,10 @@ class SpeechRecognition:
     audio: str = "audio"
     text: str = "text"
     normalize: Literal["none", "basic"] = "none"
-    sampling_rate: int | None = None
+    sampling_rate: AtLeast1 | None = None
     language: str | None = None
-    max_new_tokens: int | None = None
-    num_beams: int = 1
+    max_new_tokens: AtLeast1 | None = None
+    num_beams: AtLeast1 = 1
 
     def __post_init__(self) -> None:
         for option, choices in {"architecture": ("seq2seq", "ctc"), "normalize": ("none", "basic")}.items():

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Processor, decided, labels
 from soupkitchen.tasks.columns import LABEL, TEXTS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
@@ -31,7 +32,7 @@ class SequenceTask(TextTask):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

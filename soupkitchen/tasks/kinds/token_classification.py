@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import TAGS, WORDS, Wanted
 from soupkitchen.tasks.data import Data, check_columns
@@ -43,7 +44,7 @@ class TokenClassification(TextTask, Labelled):
     metric: TaskMetric
     words: str = "tokens"
     label: str = "tags"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.columns import TRIPLET, Wanted
 from soupkitchen.tasks.data import Data, check_columns
@@ -39,10 +40,10 @@ class Triplets(TextTask, Embedding):
     anchor: str = "anchor"
     positive: str = "positive"
     negative: str = "negative"
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:
