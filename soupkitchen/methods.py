@@ -45,9 +45,13 @@ class Shared(TypedDict, total=False):
 
 
 linear = Linear
+"""The model soup proper: a weighted average. Wortsman et al. 2022, arXiv 2203.05482. See `Linear`."""
 model_stock = ModelStock
+"""The average, shrunk towards the base by the angle between the runs. See `ModelStock`."""
 slerp = Slerp
+"""Spherical interpolation of each candidate into the soup. See `Slerp`."""
 karcher = Karcher
+"""The Karcher mean of the directions, times the mean length. See `Karcher`."""
 
 
 def task_arithmetic(

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -25,7 +25,7 @@ import soupkitchen as api
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.options import kinds
+from soupkitchen.options.kinds import Tracker
 from soupkitchen.records import Entry, Step
 from soupkitchen.store.settings import what_is_run
 from soupkitchen.trackers import Trackers
@@ -70,7 +70,7 @@ class InterruptedError(BaseException):
     """As Ctrl-C."""
 
 
-@pytest.fixture(params=kinds.TRACKERS)
+@pytest.fixture(params=get_args(Tracker))
 def name(request: pytest.FixtureRequest) -> str:
     """Each tracker; trackio, which our constraints leave out, where somebody has installed it."""
     if request.param == "trackio":
@@ -128,7 +128,7 @@ def figures(one: Tracked) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_each_name_is_a_file_a_class_and_an_extra() -> None:
-    assert set(kinds.TRACKERS) == set(_CLIENTS)
+    assert set(get_args(Tracker)) == set(_CLIENTS)
     for name, made in _CLIENTS.items():
         assert getattr(importlib.import_module(f"soupkitchen.trackers.{name}"), made).name == name
 
@@ -242,7 +242,7 @@ def test_what_is_remembered_is_told_anew_where_its_file_was_spoilt(
     assert figures(second) == POINTS
 
 
-@pytest.mark.parametrize("tracker", kinds.TRACKERS)
+@pytest.mark.parametrize("tracker", get_args(Tracker))
 def test_an_absent_package_is_said_with_its_extra_before_any_work(
     tracker: str, text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from soupkitchen.errors import ConfigError, calling
 from soupkitchen.options.files import options_by_target
-from soupkitchen.options.kinds import Kind, TopLevel, check, kinds_of
+from soupkitchen.options.kinds import TopLevel, check, hints_of
 
 TARGET = "_target_"
 
@@ -53,12 +53,12 @@ def check_tree(tree: Mapping[str, Any], key: str = "") -> None:
     Raises:
         ConfigError: for the first option of the wrong type, or out of range.
     """
-    kinds: Mapping[str, Kind] = {} if key else kinds_of(TopLevel)
+    hints: Mapping[str, Any] = {} if key else hints_of(TopLevel)
     if tree.get(TARGET) in options_by_target():
-        kinds = kinds_of(named(tree[TARGET]))
+        hints = hints_of(named(tree[TARGET]))
     dotted = {name: f"{key}.{name}" if key else str(name) for name in tree}
-    for name in [name for name in tree if name in kinds]:
-        check(dotted[name], tree[name], kinds[name])
+    for name in [name for name in tree if name in hints]:
+        check(dotted[name], tree[name], hints[name])
     for name, value in tree.items():
         if isinstance(value, Mapping):
             check_tree(value, dotted[name])

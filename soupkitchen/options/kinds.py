@@ -1,7 +1,7 @@
-"""What an option may be: the words that annotate the fields and parameters which take it, and their check.
+"""What an option may be: its annotation, which is checked, and words for what plain types cannot say.
 
-A plain type says the usual thing: ``str`` is text that is not empty, ``int`` a whole number, ``Literal`` a
-choice, a class a group of options below the option. A range is a word from here: ``density: Share``.
+``str`` is text that is not empty, ``int`` a whole number, ``float`` a finite one, ``Literal`` a choice; a
+class is a group of options, or the object that they make. Ranges have words here: ``density: Share``.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from soupkitchen.errors import ConfigError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What an option may be.
-
-    Attributes:
-        says: that in words: what it should be, or "choose …".
-        fits: whether a value is of the kind.
-        null: whether None is, too.
-    """
+    """Metadata of an annotation: the words for what a value should be, and a condition beside the type."""
 
     says: str
-    fits: Callable[[Any], bool]
-    null: bool = False
+    holds: Callable[[Any], bool] = lambda value: True
 
 
 def is_whole(value: Any) -> bool:
@@ -44,182 +39,77 @@ def is_number(value: Any) -> bool:
     return is_real and abs(value) <= sys.float_info.max
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _is_list_of(fits: Callable[[Any], bool], value: Any) -> bool:
-    """Whether it is a list of different values that fit, one at least."""
-    return _is_list(value) and all(map(fits, value)) and 0 < len(value) == len(set(value))
-
-
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and value > 0
-
-
-def _is_inside(value: Any) -> bool:
-    return is_number(value) and 0 < value < 1
-
-
-def _is_map_of(fits: Callable[[Any], bool], value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(fits, value.values()))
-
-
-def _is_single(value: Any, key: str) -> bool:
-    return isinstance(value, Mapping) and list(value) == [key]
-
-
 def at_least(least: int) -> Kind:
-    says = f"a whole number of at least {least}"
-    return Kind(says, lambda v: is_whole(v) and least <= v < 2**63)
+    return Kind(f"a whole number of at least {least}", lambda v: least <= v < 2**63)
 
 
 def whole(least: int, most: int) -> Kind:
-    return Kind(f"a whole number from {least} to {most}", lambda v: is_whole(v) and least <= v <= most)
+    return Kind(f"a whole number from {least} to {most}", lambda v: least <= v <= most)
 
 
-FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-TEXT = Kind("text", _is_text)
-_ANY_TEXT = Kind("text", lambda v: isinstance(v, str))
-MAPPING = Kind("a mapping, as {a: 1}", lambda v: isinstance(v, Mapping))
-ANYTHING = Kind("", lambda v: True, null=True)
-PART = Kind(
-    "options of its own with a _target_",
-    lambda v: (
-        "_target_" in v
-        if isinstance(v, Mapping)
-        else not isinstance(v, (str, list, tuple, NoneType, numbers.Number))
-    ),
-)
-"""A group of options below an option, or the object that it makes."""
-_PLAIN = {
-    bool: FLAG,
-    str: TEXT,
-    int: Kind("a whole number", is_whole),
-    float: Kind("a number", is_number),
-    Mapping: MAPPING,
-    dict: MAPPING,
-}
+def only(key: str) -> Kind:
+    return Kind("", lambda v: list(v) == [key])
 
-Name = Annotated[str, Kind("a name", lambda v: _is_text(v) or is_number(v))]
-AnyText = Annotated[str, _ANY_TEXT]
-"""Text that may be empty."""
-SomeTexts = Annotated[
-    str | Sequence[str],
-    Kind("text, or a list of texts", lambda v: _is_text(v) or (_is_list(v) and all(map(_is_text, v)))),
-]
-ListOfTexts = Annotated[
-    Sequence[str],
-    Kind("a list of texts, as ['###']", lambda v: _is_list(v) and all(map(_is_text, v))),
-]
+
+AT_LEAST_ONE = Kind("", bool)
+
+Distinct = Annotated[Sequence[T], Kind("", lambda v: 0 < len(v) == len(set(v)))]
+Name = Annotated[str | float, Kind("a name")]
+AnyText = Annotated[str | Literal[""], Kind("text")]
+SomeTexts = Annotated[str | Sequence[str], Kind("text, or a list of texts")]
+ListOfTexts = Annotated[Sequence[str], Kind("a list of texts, as ['###']")]
 AtLeast0 = Annotated[int, at_least(0)]
 AtLeast1 = Annotated[int, at_least(1)]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
-Positive = Annotated[float, Kind("a number above 0", _is_positive)]
-NotNegative = Annotated[float, Kind("a number, and at least 0", lambda v: is_number(v) and v >= 0)]
-Share = Annotated[float, Kind("a number above 0, and 1 at most", lambda v: is_number(v) and 0 < v <= 1)]
-Inside = Annotated[float, Kind("a number above 0 and below 1", _is_inside)]
-Fraction = Annotated[float, Kind("a number between 0 and 1", lambda v: is_number(v) and 0 <= v <= 1)]
-Scales = Annotated[
-    float | Sequence[float],
-    Kind("a number, or a list of different numbers", lambda v: is_number(v) or _is_list_of(is_number, v)),
-]
+Positive = Annotated[float, Kind("a number above 0", lambda v: v > 0)]
+NotNegative = Annotated[float, Kind("a number, and at least 0", lambda v: v >= 0)]
+Share = Annotated[float, Kind("a number above 0, and 1 at most", lambda v: 0 < v <= 1)]
+Inside = Annotated[float, Kind("a number above 0 and below 1", lambda v: 0 < v < 1)]
+Fraction = Annotated[float, Kind("a number between 0 and 1", lambda v: 0 <= v <= 1)]
+Confidence = Annotated[float, Kind("", lambda v: 0.5 < v < 1)]
+Scales = Annotated[float | Distinct[float], Kind("a number, or a list of different numbers")]
 SeveralPositive = Annotated[
-    Sequence[float],
-    Kind("a list of different numbers above 0, as [0.25, 0.5, 1]", lambda v: _is_list_of(_is_positive, v)),
+    Distinct[Positive], Kind("a list of different numbers above 0, as [0.25, 0.5, 1]")
 ]
 Durations = Annotated[
-    Literal["all", "geometric"] | Sequence[int],
-    Kind(
-        "all, geometric, or a list of different whole numbers of at least 1, as [5,10]",
-        lambda v: v in ("all", "geometric") or _is_list_of(lambda n: is_whole(n) and n >= 1, v),
-    ),
+    Literal["all", "geometric"] | Distinct[AtLeast1],
+    Kind("all, geometric, or a list of different whole numbers of at least 1, as [5,10]"),
 ]
-Ranges = Annotated[
-    Mapping[str, Sequence[float]],
-    Kind(
-        "a range by name of option, as {scale: [0.2, 1.5]}",
-        lambda v: _is_map_of(lambda r: _is_list_of(is_number, r) and len(r) == 2 and r[0] < r[1], v),
-    ),
-]
+Range = Annotated[Sequence[float], Kind("", lambda v: len(v) == 2 and v[0] < v[1])]
+Ranges = Annotated[Mapping[str, Range], Kind("a range by name of option, as {scale: [0.2, 1.5]}")]
+ACCEPTANCE = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 Acceptance = Annotated[
-    str | Mapping[str, Any],
-    Kind(
-        "choose better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 "
-        "and 1",
-        lambda v: (
-            v in ("better", "not_worse")
-            or (_is_single(v, "margin") and is_number(v["margin"]) and v["margin"] >= 0)
-            or (_is_single(v, "significant") and _is_inside(v["significant"]))
-        ),
-    ),
+    Literal["better", "not_worse"]
+    | Annotated[Mapping[str, NotNegative], only("margin")]
+    | Annotated[Mapping[str, Inside], only("significant")],
+    Kind(f"choose {ACCEPTANCE}"),
 ]
 Ranking = Annotated[
-    str | Mapping[str, Any],
-    Kind(
-        "choose full, or {examples: …} with a share of the held-out data above 0 and below 1",
-        lambda v: v == "full" or (_is_single(v, "examples") and _is_inside(v["examples"])),
-    ),
+    Literal["full"] | Annotated[Mapping[str, Inside], only("examples")],
+    Kind("choose full, or {examples: …} with a share of the held-out data above 0 and below 1"),
 ]
 Stopping = Annotated[
-    bool | str | Mapping[str, float],
-    Kind(
-        "true or false, exact, or {confidence: p} with p above 0.5 and below 1",
-        lambda v: (
-            isinstance(v, bool)
-            or v == "exact"
-            or (_is_single(v, "confidence") and is_number(v["confidence"]) and 0.5 < v["confidence"] < 1)
-        ),
-    ),
+    bool | Literal["exact"] | Annotated[Mapping[str, Confidence], only("confidence")],
+    Kind("true or false, exact, or {confidence: p} with p above 0.5 and below 1"),
 ]
-Size = Annotated[str | int, Kind("a size, as 5GB", lambda v: _is_text(v) or (is_whole(v) and v > 0))]
-DeviceMap = Annotated[
-    str | dict[str, Any], Kind("text or a mapping", lambda v: _is_text(v) or isinstance(v, Mapping))
-]
-DeviceSizes = Annotated[
-    dict[int | str, int | str],
-    Kind("how much by device, as {cpu: 8GiB}", lambda v: isinstance(v, Mapping) and bool(v)),
-]
+Size = Annotated[str | AtLeast1, Kind("a size, as 5GB")]
+DeviceMap = Annotated[str | dict[str, Any], Kind("text or a mapping")]
+DeviceSizes = Annotated[dict[int | str, Any], AT_LEAST_ONE, Kind("how much by device, as {cpu: 8GiB}")]
 Splits = Annotated[
-    str | Mapping[str, str],
-    Kind(
-        "text, or a file for each split as {train: a.csv, validation: b.csv}",
-        lambda v: _is_text(v) or (bool(v) and _is_map_of(_is_text, v)),
-    ),
+    str | Annotated[Mapping[str, str], AT_LEAST_ONE],
+    Kind("text, or a file for each split as {train: a.csv, validation: b.csv}"),
 ]
-TaskWeights = Annotated[
-    Mapping[str, float],
-    Kind("a number above 0 by name of task, as {reviews: 2}", lambda v: _is_map_of(_is_positive, v)),
-]
+TaskWeights = Annotated[Mapping[str, Positive], Kind("a number above 0 by name of task, as {reviews: 2}")]
 _READ = "or the model's label by the data's, as {neg: NEGATIVE}"
-
-
-def _are_labels(value: Any) -> bool:
-    names = bool(value) and _is_map_of(lambda v: _is_text(v) or is_whole(v), value)
-    return value in ("names", "indices") or names
-
-
-Labels = Annotated[
-    str | Mapping[Any, Any] | Sequence[str], Kind(f"choose names or indices, {_READ}", _are_labels)
-]
+_LabelMap = Annotated[Mapping[Any, str | int], AT_LEAST_ONE]
+Labels = Annotated[Literal["names", "indices"] | _LabelMap, Kind(f"choose names or indices, {_READ}")]
 LabelsOrColumns = Annotated[
-    str | Mapping[Any, Any] | Sequence[str],
-    Kind(
-        f"choose names, indices or vectors, {_READ}, or a list of columns of 0 and 1, as [toxic, obscene]",
-        lambda v: _are_labels(v) or v == "vectors" or (_is_list(v) and bool(v) and all(map(_is_text, v))),
-    ),
+    Literal["names", "indices", "vectors"] | _LabelMap | Annotated[Sequence[str], AT_LEAST_ONE],
+    Kind(f"choose names, indices or vectors, {_READ}, or a list of columns of 0 and 1, as [toxic, obscene]"),
 ]
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Trackers = Annotated[
-    str | Sequence[str],
-    Kind(
-        f"choose {', '.join(TRACKERS)}, or a list of these",
-        lambda v: v in TRACKERS if isinstance(v, str) else _is_list(v) and all(t in TRACKERS for t in v),
-    ),
+    Tracker | Sequence[Tracker], Kind(f"choose {', '.join(get_args(Tracker))}, or a list of these")
 ]
 
 
@@ -236,47 +126,81 @@ class TopLevel(TypedDict):
     demo_seed: Seed
 
 
-def kind_of(hint: Any) -> Kind:
-    """What a value annotated so may be; anything, if the annotation says nothing that can be checked."""
-    origin, arguments = get_origin(hint), get_args(hint)
+_PLAIN: Mapping[Any, Kind] = {
+    bool: Kind("true or false", lambda v: isinstance(v, bool)),
+    str: Kind("text", lambda v: isinstance(v, str) and v != ""),
+    int: Kind("a whole number", is_whole),
+    float: Kind("a number", is_number),
+    Mapping: Kind("a mapping, as {a: 1}", lambda v: isinstance(v, Mapping)),
+    Sequence: Kind("a list", lambda v: isinstance(v, Sequence) and not isinstance(v, str)),
+    NoneType: Kind("null", lambda v: v is None),
+    Any: Kind("anything"),
+}
+_NO_OBJECTS = (str, list, tuple, numbers.Number, NoneType)
+_PART = Kind(
+    "options of its own with a _target_",
+    lambda v: "_target_" in v if isinstance(v, Mapping) else not isinstance(v, _NO_OBJECTS),
+)
+
+
+def _kind(hint: Any) -> Kind:
+    """The kind of a type that is no union, without the types inside it."""
+    outer = get_origin(hint) or hint
+    return _PLAIN.get(Mapping if outer is dict else outer, _PART)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value may stand where the annotation is `hint`."""
+    origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        kind: Kind = next(data for data in arguments[1:] if isinstance(data, Kind))
-        return kind
-    if origin is Literal:
-        *others, last = arguments
-        return Kind(f"choose {', '.join(others)} or {last}", lambda v: isinstance(v, str) and v in arguments)
+        return fits(value, inner[0]) and all(kind.holds(value) for kind in inner[1:])
     if origin in (Union, UnionType):
-        others = [argument for argument in arguments if argument is not NoneType]
-        if len(others) == len(arguments) or len(others) > 1:
-            return ANYTHING
-        kind = kind_of(others[0])
-        return Kind(f"{kind.says}{', or null' if ',' in kind.says else ' or null'}", kind.fits, null=True)
-    return _PLAIN.get(origin or hint, PART if isinstance(hint, type) else ANYTHING)
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return isinstance(value, str) and value in inner
+    if not _kind(hint).holds(value):
+        return False
+    values = value.values() if isinstance(value, Mapping) else value
+    return all(fits(each, inner[-1]) for each in values) if inner else True
+
+
+def says(hint: Any) -> str:
+    """What a value should be, in words."""
+    inner = get_args(hint)
+    if get_origin(hint) is Annotated:
+        return str(inner[-1].says)
+    if get_origin(hint) is Literal:
+        return f"choose {', '.join(inner[:-1])} or {inner[-1]}"
+    if get_origin(hint) in (Union, UnionType):
+        *others, last = (says(each) for each in inner)
+        return f"{', '.join(others)}{',' if any(',' in other for other in others) else ''} or {last}"
+    return _kind(hint).says
 
 
 @cache
-def kinds_of(made: Any) -> Mapping[str, Kind]:
-    """What each option that a class or function takes may be, by name."""
+def hints_of(made: Any) -> Mapping[str, Any]:
+    """The annotation of each option that a class or function takes."""
     hints = get_type_hints(made, include_extras=True)
     taken = hints if made is TopLevel else inspect.signature(made).parameters
-    return {name: kind_of(hints.get(name, Any)) for name in taken}
+    return {name: hints.get(name, Any) for name in taken}
 
 
-def check(key: str, value: Any, kind: Kind) -> None:
+def check(key: str, value: Any, hint: Any) -> None:
     """Checks one option, which is called `key` on the command line.
 
     Raises:
-        ConfigError: if `value` is not of that kind.
+        ConfigError: if `value` does not fit the annotation `hint`.
     """
-    if kind.null if value is None else kind.fits(value):
+    if fits(value, hint):
         return
-    hint = ""
-    if kind is PART and isinstance(value, str):
-        hint = f"; did you mean {key}.{'path' if key.endswith('data') else 'name'}={value}?"
-    elif kind in (TEXT, _ANY_TEXT) and isinstance(value, numbers.Number):
-        hint = f", and what looks like something else needs quotes twice: {key}=\"'…'\""
-    says = f": {kind.says}" if kind.says.startswith("choose ") else f" should be {kind.says}"
-    raise ConfigError(f"{key}={shown(value)}{says}{hint}")
+    should = says(hint)
+    meant = ""
+    if isinstance(value, str) and should == _PART.says:
+        meant = f"; did you mean {key}.{'path' if key.endswith('data') else 'name'}={value}?"
+    elif should == "text" and isinstance(value, numbers.Number):
+        meant = f", and what looks like something else needs quotes twice: {key}=\"'…'\""
+    link = ": " if should.startswith("choose ") else " should be "
+    raise ConfigError(f"{key}={shown(value)}{link}{should}{meant}")
 
 
 def check_fields(options: Any, group: str) -> None:
@@ -291,8 +215,8 @@ def check_fields(options: Any, group: str) -> None:
     """
     made: Any = type(options)
     if made.__module__.startswith("soupkitchen."):
-        for name, kind in kinds_of(made).items():
-            check(f"{group}.{name}", getattr(options, name), kind)
+        for name, hint in hints_of(made).items():
+            check(f"{group}.{name}", getattr(options, name), hint)
 
 
 def shown(value: Any) -> str:

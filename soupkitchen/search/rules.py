@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import is_number
-from soupkitchen.options.kinds import Ranking, check, kind_of
+from soupkitchen.options.kinds import Ranking, check
 
 _FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 
@@ -109,7 +109,7 @@ def share_of(ranking: Ranking) -> float | None:
     Raises:
         ConfigError: where it asks for something else.
     """
-    check("search.ranking", ranking, kind_of(Ranking))
+    check("search.ranking", ranking, Ranking)
     return None if isinstance(ranking, str) else float(ranking["examples"])
 
 

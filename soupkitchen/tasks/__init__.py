@@ -9,74 +9,31 @@ from __future__ import annotations
 from typing import Any
 
 from soupkitchen.options.files import compose
-from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.base import Task as Task
 from soupkitchen.tasks.by_name import by_name
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.data import Data as Data
 from soupkitchen.tasks.harness import harness_tasks
-from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity
-from soupkitchen.tasks.kinds.function import Function
-from soupkitchen.tasks.kinds.image_classification import ImageClassification
-from soupkitchen.tasks.kinds.image_text_retrieval import ImageTextRetrieval
-from soupkitchen.tasks.kinds.language_modeling import LanguageModeling
-from soupkitchen.tasks.kinds.masked_language_modeling import MaskedLanguageModeling
-from soupkitchen.tasks.kinds.multilabel_classification import MultilabelClassification
-from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice
-from soupkitchen.tasks.kinds.pair_classification import PairClassification
-from soupkitchen.tasks.kinds.question_answering import QuestionAnswering
-from soupkitchen.tasks.kinds.reranking import Reranking
-from soupkitchen.tasks.kinds.retrieval import Retrieval
-from soupkitchen.tasks.kinds.several import Several
-from soupkitchen.tasks.kinds.speech_recognition import SpeechRecognition
-from soupkitchen.tasks.kinds.text_classification import TextClassification
-from soupkitchen.tasks.kinds.text_generation import TextGeneration
-from soupkitchen.tasks.kinds.text_regression import TextRegression
-from soupkitchen.tasks.kinds.token_classification import TokenClassification
-from soupkitchen.tasks.kinds.triplets import Triplets
-
-__all__ = [
-    "Data",
-    "EmbeddingSimilarity",
-    "Function",
-    "ImageClassification",
-    "ImageTextRetrieval",
-    "LanguageModeling",
-    "MaskedLanguageModeling",
-    "MultilabelClassification",
-    "MultipleChoice",
-    "PairClassification",
-    "QuestionAnswering",
-    "Reranking",
-    "Retrieval",
-    "Several",
-    "SpeechRecognition",
-    "Task",
-    "TextClassification",
-    "TextGeneration",
-    "TextRegression",
-    "TokenClassification",
-    "Triplets",
-    "demo",
-    "embedding_similarity",
-    "function",
-    "image_classification",
-    "image_text_retrieval",
-    "language_modeling",
-    "lm_eval",
-    "masked_language_modeling",
-    "multilabel_classification",
-    "multiple_choice",
-    "pair_classification",
-    "question_answering",
-    "reranking",
-    "retrieval",
-    "several",
-    "speech_recognition",
-    "text_classification",
-    "text_generation",
-    "text_regression",
-    "token_classification",
-    "triplets",
-]
+from soupkitchen.tasks.kinds.embedding_similarity import EmbeddingSimilarity as EmbeddingSimilarity
+from soupkitchen.tasks.kinds.function import Function as Function
+from soupkitchen.tasks.kinds.image_classification import ImageClassification as ImageClassification
+from soupkitchen.tasks.kinds.image_text_retrieval import ImageTextRetrieval as ImageTextRetrieval
+from soupkitchen.tasks.kinds.language_modeling import LanguageModeling as LanguageModeling
+from soupkitchen.tasks.kinds.masked_language_modeling import MaskedLanguageModeling as MaskedLanguageModeling
+from soupkitchen.tasks.kinds.multilabel_classification import (
+    MultilabelClassification as MultilabelClassification,
+)
+from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice as MultipleChoice
+from soupkitchen.tasks.kinds.pair_classification import PairClassification as PairClassification
+from soupkitchen.tasks.kinds.question_answering import QuestionAnswering as QuestionAnswering
+from soupkitchen.tasks.kinds.reranking import Reranking as Reranking
+from soupkitchen.tasks.kinds.retrieval import Retrieval as Retrieval
+from soupkitchen.tasks.kinds.several import Several as Several
+from soupkitchen.tasks.kinds.speech_recognition import SpeechRecognition as SpeechRecognition
+from soupkitchen.tasks.kinds.text_classification import TextClassification as TextClassification
+from soupkitchen.tasks.kinds.text_generation import TextGeneration as TextGeneration
+from soupkitchen.tasks.kinds.text_regression import TextRegression as TextRegression
+from soupkitchen.tasks.kinds.token_classification import TokenClassification as TokenClassification
+from soupkitchen.tasks.kinds.triplets import Triplets as Triplets
 
 embedding_similarity = by_name(EmbeddingSimilarity, metric="spearman")
 image_classification = by_name(ImageClassification, metric="accuracy")
