@@ -1,7 +1,6 @@
-"""What Hydra needs to know of soupkitchen: names of runs, and errors in plain words.
+"""The command line's words before Hydra and after it: names of runs, checks of keys, errors in plain words.
 
-Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at
-once.
+Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at once.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ def register_resolvers() -> None:
 
 
 def sweepable(words: Sequence[str]) -> list[str]:
-    """The command line with `-m` first, and options of swept groups as sweeps too, of one value.
+    """Puts `-m` first, and makes each option of a swept group a sweep of one value.
 
-    Of ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra would first compose what is
-    not swept, and so look for that option in the default method. An experiment may sweep, too.
+    For ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra first composes the words that are not
+    swept, and would look for that option in the default method. An experiment may sweep, too.
     """
     flags = {"-m", "--multirun"} & set(words)
     words = [word for word in words if word not in flags]  # amid other words it would end them
@@ -47,7 +46,7 @@ def sweepable(words: Sequence[str]) -> list[str]:
         parsed = {
             word: OverridesParser.create().parse_override(word) for word in words if not word.startswith("-")
         }
-    except HydraException:  # it is told when Hydra comes by
+    except HydraException:  # Hydra itself will say so
         return ["-m", *words] if flags else words
     swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
     experiment = next((o.value() for o in parsed.values() if o.key_or_group == "experiment"), None)
@@ -67,7 +66,7 @@ def sweepable(words: Sequence[str]) -> list[str]:
 
 
 def _experiment(name: str) -> Mapping[str, Any]:
-    """What one of our experiments says; nothing if there is none of that name."""
+    """The YAML of one of our experiments; empty if there is none of that name."""
     return files.written(CONF / "experiment" / f"{name}.yaml")
 
 
@@ -87,19 +86,16 @@ def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
-    """The command line as our options are called.
-
-    `method.coefficients` is `method.weights`, and what `model.build` is called with needs no plus sign.
-    """
+    """Writes `method.coefficients` as `method.weights`, and `model.options` with Hydra's plus signs."""
     words = [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
     return [re.sub(r"^(?=model\.options\.)", "++", word) for word in words]
 
 
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """The name of a run: pool, method and search, then whatever else was overridden.
+    """Names a run by pool, method and search, then by all other overrides, in any order.
 
-    The same command gives the same name, whatever the order of its words; options
-    that only say how to run (device, workers, …), and an experiment that is a sweep, have no part in it.
+    Options that only say how to run (device, workers, …) have no part in it, nor has an experiment that is a
+    sweep.
     """
     parts = {group: choices[group] for group in _NAMED_BY}
     others = []
@@ -123,7 +119,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
 
 
 def explain(message: str) -> str:
-    """Hydra's message about the command line, with the nearest right word where one is near."""
+    """Rewrites a message of Hydra's about the command line, with the nearest right word if one is near."""
     if match := re.search(r"Could not override '(?:[^']*@)?([^']+)'", message):
         wrong = match[1]
         if wrong in _known_keys():
@@ -157,10 +153,10 @@ def explain(message: str) -> str:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Checks what a composition says without importing what it names: its keys, and the top level.
+    """Checks a composition's keys and its top level, without importing anything that it names.
 
     Raises:
-        ConfigError: for an option that nothing reads, or one that has to be given and is not.
+        ConfigError: for an option that nothing reads, that is missing, or, at the top level, that is wrong.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     for key in map(str, config):
@@ -178,7 +174,7 @@ def check_keys(config: DictConfig) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Checks what Hydra has no words for.
+    """Checks mistakes that Hydra does not explain.
 
     Raises:
         ConfigError: if a group is taken away or given no name, a value needs quotes, or there is no folder
@@ -191,7 +187,7 @@ def check_words(words: Sequence[str]) -> None:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
-            if not re.match(r"[~+]*[\w.@/]+=", word):  # it is told when Hydra comes by
+            if not re.match(r"[~+]*[\w.@/]+=", word):  # Hydra itself will say so
                 continue
             raise ConfigError(
                 f"{word}: {str(error).splitlines()[0]}. A value with [ ] {{ }} , = or : needs quotes of its "
@@ -211,7 +207,7 @@ def _names_nothing(group: str, value: Any) -> ConfigError:
 
 @cache
 def _known_keys() -> list[str]:
-    """Every option of every file of every group."""
+    """Lists every option of every file of `conf/`."""
     keys = set(flat(files.load(CONF / "config.yaml")))
     for file in CONF.glob("*/*.yaml"):
         keys.add(group := file.parent.name)
@@ -221,7 +217,7 @@ def _known_keys() -> list[str]:
 
 
 def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
-    """The key that is likely meant: one that ends in the same word, or one like it; in this group first."""
+    """Guesses the right key: one with a similar last word, in the same group first; else one like it."""
     group, last = wrong.split(".")[0], wrong.rsplit(".", 1)[-1]
     for among in ([key for key in keys if key.split(".")[0] == group], keys):
         ends = {key.rsplit(".", 1)[-1]: key for key in reversed(among)}

@@ -1,4 +1,4 @@
-"""The files that come with soupkitchen, and what the YAMLs of `conf/` say. Nothing heavy is imported.
+"""Finds the files that come with soupkitchen, and reads the YAMLs of `conf/`. Imports nothing heavy.
 
 In a checkout `conf/` and `scripts/` stand beside the package; a wheel carries them inside it.
 """
@@ -33,12 +33,12 @@ def names(group: str) -> list[str]:
 
 @cache
 def written(file: Path) -> Mapping[str, Any]:
-    """What stands in one of our YAMLs; nothing if there is no such file."""
+    """Reads one of our YAMLs; empty if there is no such file."""
     return yaml.load(file.read_text(encoding="utf-8"), _Loader) or {} if file.is_file() else {}
 
 
 def load(file: Path) -> dict[str, Any]:
-    """The options in one of our YAMLs, over those of the files that its defaults list takes in."""
+    """Reads the options of one of our YAMLs, over those of the files in its defaults list."""
     content = {key: value for key, value in written(file).items() if key != "defaults"}
     tree: dict[str, Any] = {}
     for entry in written(file).get("defaults", ["_self_"]):
@@ -51,14 +51,14 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def compose(group: str, name: str) -> dict[str, Any]:
-    """The options of a choice of a group, with references to the top level (`${cache_dir}`) filled in."""
+    """Reads a choice of a group, and fills in its references to the top level (`${cache_dir}`)."""
     whole = OmegaConf.create({**load(CONF / "config.yaml"), group: load(CONF / group / f"{name}.yaml")})
     tree: Any = OmegaConf.to_container(whole[group], resolve=True)
     return tree
 
 
 def top_level() -> dict[str, Any]:
-    """The options of `conf/config.yaml` that belong to no group, but for the run's name, filled in."""
+    """Reads the options of `conf/config.yaml` that belong to no group, except the run's name."""
     tree = load(CONF / "config.yaml")
     kept = {name: value for name, value in tree.items() if name not in ("hydra", "name")}
     filled: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
