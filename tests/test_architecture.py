@@ -40,7 +40,6 @@ LONGER = {
     "evaluation/evaluator.py": "preparing and scoring share one state, that of the splits",
     "merging/sparsifiers.py": "four short classes that are read side by side",
     "output/from_mergekit.py": "what each key of mergekit's means here",
-    "options/kinds.py": "all words that say what an option may be, and their check",
     "soup/soup.py": "the soup",
     "store/journal.py": "the journal and what its events may hold",
     "tasks/data.py": "all that task.data.path may name",
