@@ -96,6 +96,9 @@ def test_a_task_takes_its_data_first_and_options_of_data_and_metric_by_name(tmp_
     assert (by_part.data, by_part.metric.name) == (Data(str(tmp_path), "dev"), "mse")
     by_object = tasks.text_classification(data=made.data, metric=metrics.load("cross_entropy"))
     assert (by_object.data, by_object.metric.name) == (made.data, "cross_entropy")
+    other = tasks.text_classification("x", metric={"_target_": "soupkitchen.metrics.load", "name": "mse"})
+    assert other.metric.name == "mse"
+    assert tasks.masked_language_modeling("x", seed=3).data.seed == 0
     files = tasks.text_classification({"train": tmp_path / "a.csv"}).data.path
     assert files == {"train": str(tmp_path / "a.csv")}
 

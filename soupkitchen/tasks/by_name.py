@@ -49,33 +49,34 @@ class ByName(Protocol[TaskT]):
 def by_name(made: Callable[..., TaskT], metric: str | None = None) -> ByName[TaskT]:
     """Makes the function of the class `made`, whose metric is `metric` by default; None if it takes none."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", made.__name__).lower()
-    parts: dict[str, Callable[..., Any]] = {"data": Data, **({} if metric is None else {"metric": load})}
-    signature, places = _signature(made, parts, metric)
+    parts: dict[str, Callable[..., Any]] = (
+        {"data": Data} if metric is None else {"data": Data, "metric": load}
+    )
+    defaults = {"data": {}, "metric": {"name": metric}}
+    places, signature = _signature(made, parts, metric)
 
     def task(*positional: Any, **options: Any) -> Any:
-        if unknown := sorted(options.keys() - signature.parameters.keys()):
-            hint = did_you_mean(unknown[0], signature.parameters)
+        if unknown := sorted(options.keys() - places.keys()):
+            hint = did_you_mean(unknown[0], places)
             raise ConfigError(f"tasks.{name} has no option {unknown[0]!r}{hint}")
         try:
             given = signature.bind_partial(*positional, **options).arguments
         except TypeError as error:
             raise ConfigError(f"tasks.{name}: {error}") from None
-        tree = {TARGET: target_of(made)}
+        tree = {TARGET: target_of(made), **{option: given[option] for option in given if not places[option]}}
         for part, of in parts.items():
-            whole = given.pop(part, {} if part == "data" else metric)
-            beside = {option: describe(given.pop(option)) for option in [*given] if places[option] == part}
+            whole = given.get(part, {})
+            beside = {option: describe(given[option]) for option in given if places[option] == part}
             if part == "metric" and isinstance(whole, str):
                 whole = {"name": whole}
-            if isinstance(whole, Mapping):
-                default = {} if part == "data" else {"name": metric}
-                whole = {TARGET: target_of(of), **default, **describe(whole), **beside}
+            if isinstance(whole, Mapping) and TARGET not in whole:
+                whole = {TARGET: target_of(of), **defaults[part], **describe(whole), **beside}
             elif beside:
-                names = ", ".join(beside)
+                named = ", ".join(beside)
                 raise ConfigError(
-                    f"tasks.{name}: {names} has no place beside an object {part}=; say it there"
+                    f"tasks.{name}: {named} has no place beside an object {part}=; say it there"
                 )
             tree[part] = whole
-        tree |= given
         check_tree(tree, "task")
         return build(tree)
 
@@ -87,22 +88,15 @@ def by_name(made: Callable[..., TaskT], metric: str | None = None) -> ByName[Tas
 
 def _signature(
     made: Callable[..., Any], parts: Mapping[str, Callable[..., Any]], metric: str | None
-) -> tuple[inspect.Signature, dict[str, str]]:
-    """The signature of a task by name, and by option the part that it belongs to; "" for the task itself."""
-    takes = {part: inspect.signature(of).parameters for part, of in {"": made, **parts}.items()}
+) -> tuple[Mapping[str, str], inspect.Signature]:
+    """Finds by option the part that takes it, "" for the task itself, and the signature of all."""
     places: dict[str, str] = {}
-    needed, optional = [], []
-    for part, parameters in takes.items():
-        for option, parameter in parameters.items():
-            if option in places or (part == "metric" and option == "name"):
-                continue
-            places[option] = part
-            if option in parts:
-                default = metric if option == "metric" else None
-                optional.append(parameter.replace(kind=_KEYWORD, default=default))
-            elif parameter.default is parameter.empty:
-                needed.append(parameter.replace(kind=_POSITIONAL))
-            else:
-                optional.append(parameter.replace(kind=_KEYWORD))
-    needed.sort(key=lambda parameter: parameter.name != "path")
-    return inspect.Signature([*needed, *optional]), places
+    parameters = []
+    for part, of in {"": made, **parts}.items():
+        for option, parameter in inspect.signature(of).parameters.items():
+            if option not in places:
+                default = {"data": None, "metric": metric}.get(option, parameter.default)
+                kind = _POSITIONAL if default is parameter.empty else _KEYWORD
+                parameters.append(parameter.replace(kind=kind, default=default))
+                places[option] = part
+    return places, inspect.Signature(sorted(parameters, key=lambda p: (p.kind, p.name != "path")))
