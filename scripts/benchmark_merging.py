@@ -67,7 +67,7 @@ def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
     import hydra
     from omegaconf import OmegaConf
 
-    from soupkitchen.options import resources
+    from soupkitchen.options import files
 
     torch.manual_seed(0)
     print("| method | k = 2, ms | k = 32, ms | ratio |")
@@ -75,7 +75,7 @@ def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [tensors_on_disk(Path(folder) / f"run{i}", elements) for i in range(5)]
         base, *pool = runs
-        for file in sorted((resources.folder("conf") / "method").glob("*.yaml")):
+        for file in sorted((files.folder("conf") / "method").glob("*.yaml")):
             method = hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
             if not isinstance(method, MergeMethod):
                 continue

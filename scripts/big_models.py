@@ -68,11 +68,11 @@ def merge_one(folder: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM
 
     from soupkitchen.checkpoints import find_pool
-    from soupkitchen.options import resources
+    from soupkitchen.options import files
     from soupkitchen.soup import Soup
 
     method = hydra.utils.instantiate(
-        OmegaConf.load(resources.folder("conf") / "method" / f"{name}.yaml"), _convert_="all"
+        OmegaConf.load(files.folder("conf") / "method" / f"{name}.yaml"), _convert_="all"
     )
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
     out = folder / "merged"

@@ -41,7 +41,7 @@ from soupkitchen.evaluation.identity import versions
 from soupkitchen.executors import Bench, Request
 from soupkitchen.experiment.measuring import peak, reset_peak
 from soupkitchen.experiment.recipes import Recipes
-from soupkitchen.options import resources
+from soupkitchen.options import files
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe
 from soupkitchen.soup.reader import ReadAhead, Reader
@@ -134,7 +134,7 @@ def check_methods(pool: Pool, device: torch.device) -> None:
     """Sets merges on the device beside those on the CPU."""
     say("## Merges beside the CPU's\n")
     say("| method | largest difference, in shares of the largest magnitude |\n|---|---|")
-    for file in sorted((resources.folder("conf") / "method").glob("*.yaml")):
+    for file in sorted((files.folder("conf") / "method").glob("*.yaml")):
         (recipe,) = Recipes(getattr(methods, file.stem)()).of(Mixture(tuple(NAMES[:3])))[:1]
         expected = {name: x.clone() for name, x in Mixer(pool).tensors(recipe)}
         worst = 0.0

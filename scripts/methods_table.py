@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from soupkitchen.options import resources
+from soupkitchen.options import files
 
 RESULTS = Path("results")
 DENSITIES = (0.5, 0.1, 0.01)
@@ -26,7 +26,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    methods = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
+    methods = sorted(file.stem for file in (files.folder("conf") / "method").glob("*.yaml"))
     sweep(f"method={','.join(methods)}")
     sweep(
         "method=dare_linear,dare_ties",

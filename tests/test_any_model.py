@@ -37,7 +37,6 @@ from soupkitchen.checkpoints.state_dicts import log_choice
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import Runtime
 from soupkitchen.models import Function
-from soupkitchen.options import presets
 from soupkitchen.output import Output
 from soupkitchen.search import Uniform
 
@@ -261,7 +260,7 @@ def test_the_soup_of_averages_is_one_that_loads_as_the_runs_do(
     for name, net in nets.items():
         state = averaged(net).state_dict() if kind == "torch" else AVERAGED[kind][1](net.state_dict())
         torch.save(state, tmp_path / "runs" / f"{name}.pt")
-    result = cook(tmp_path / "runs", data, tmp_path, search=presets.preset("search", "uniform"))
+    result = cook(tmp_path / "runs", data, tmp_path, search=Uniform())
     saved = torch.load(result.folder / "soup" / "model.pt", weights_only=True)
     like = torch.load(tmp_path / "runs" / "a.pt", weights_only=True)
     assert saved.keys() == like.keys()
@@ -364,7 +363,7 @@ def test_classes_in_hyperparameters_are_neither_imported_nor_made(
     pool = find_pool(str(tmp_path / "runs"))
     assert torch.equal(pool["a"].tensor("model.head.bias"), nets["a"].state_dict()["head.bias"])
     if hyper in ("OmegaConf", "dataclass"):
-        result = cook(tmp_path / "runs", data, tmp_path, search=presets.preset("search", "uniform"))
+        result = cook(tmp_path / "runs", data, tmp_path, search=Uniform())
         saved = torch.load(result.folder / "soup" / "model.ckpt", weights_only=True)
         assert saved["pytorch-lightning_version"] == "2.5"
         assert saved.get("hyper_parameters") == (None if hyper == "OmegaConf" else {"width": 4})

@@ -529,7 +529,7 @@ def test_the_wheel_works_in_any_folder(text_runs: Path, texts: Path, tmp_path: P
     words = [*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]"]
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[1:] = {words!r}\n"
-        "import soupkitchen, soupkitchen.__main__, soupkitchen.demo, soupkitchen.options.resources as r\n"
+        "import soupkitchen, soupkitchen.__main__, soupkitchen.demo, soupkitchen.options.files as r\n"
         f"assert soupkitchen.__file__.startswith({str(tmp_path)!r})\n"
         "assert (r.folder('scripts') / 'finetune_pool.py').exists()\n"
         "soupkitchen.__main__.main()"

@@ -19,7 +19,7 @@ import soupkitchen as api
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import LiveModel
-from soupkitchen.options import presets
+from soupkitchen.search import Uniform
 
 NAMES = ("a", "b", "c")
 SMALL: dict[str, Any] = {
@@ -85,7 +85,7 @@ def test_a_composite_model_is_scored_by_a_function_and_saved_with_its_processor(
     task = api.tasks.function(
         str(tmp_path / "data"), function="of_a_user.likelihood", model="AutoModelForImageTextToText"
     )
-    uniform = presets.preset("search", "uniform")
+    uniform = Uniform()
     result = api.cook(runs, task, search=uniform, results_dir=tmp_path, name="x")
     soup = load_file(result.folder / "soup" / "model.safetensors")
     files = [load_file(runs / name / "model.safetensors") for name in NAMES]

@@ -33,13 +33,13 @@ from soupkitchen.merging import (
 )
 from soupkitchen.merging.noise import key_of, survivors, uniform
 from soupkitchen.merging.selection import ascending, largest
-from soupkitchen.options import resources
+from soupkitchen.options import files
 
-METHODS = sorted(file.stem for file in (resources.folder("conf") / "method").glob("*.yaml"))
+METHODS = sorted(file.stem for file in (files.folder("conf") / "method").glob("*.yaml"))
 
 
 def method_called(name: str) -> Any:
-    file = resources.folder("conf") / "method" / f"{name}.yaml"
+    file = files.folder("conf") / "method" / f"{name}.yaml"
     return hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.options import presets
+from soupkitchen.options import files
 from soupkitchen.records import (
     Entry,
     Step,
@@ -249,8 +249,8 @@ def cooked(run: Path, score: float, method: str, choices: bool = True, **options
     """The folder of a finished run by a preset with some options of its own, by dotted key."""
     finished(run, score)
     config = OmegaConf.load(run / "config.yaml")
-    config.method, config.search = presets.compose("method", method), presets.compose("search", "greedy")
-    config.runtime, config.top_k = presets.compose("runtime", "default"), None
+    config.method, config.search = files.compose("method", method), files.compose("search", "greedy")
+    config.runtime, config.top_k = files.compose("runtime", "default"), None
     for key, value in options.items():
         OmegaConf.update(config, key, value, force_add=True)
     if choices:
@@ -305,7 +305,7 @@ def test_only_runs_that_can_be_compared_make_a_column_of_what_they_differ_in(tmp
 
 
 def test_where_nobody_noted_the_presets_the_nearest_is_named_or_the_class(tmp_path: Path) -> None:
-    names = presets.names("method")
+    names = files.names("method")
     for name in names:
         cooked(tmp_path / name, 0.1, name, choices=False)
     cooked(tmp_path / "sparse", 0.1, "ties", choices=False, **{"method.sparsifier.density": 0.9})

@@ -21,7 +21,7 @@ from command import SECONDS, events, forked, own, same, soupkitchen, started, wa
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
-from soupkitchen.options import resources
+from soupkitchen.options import files
 from soupkitchen.search import Greedy, Uniform
 from soupkitchen.store.events import line_of
 from soupkitchen.store.files import recover
@@ -31,7 +31,7 @@ from soupkitchen.store.lock import only_process
 
 @pytest.mark.slow
 def test_runs_killed_at_random_end_as_if_left_alone(text_runs: Path, texts: Path) -> None:
-    script = resources.folder("scripts") / "kill_runs.py"
+    script = files.folder("scripts") / "kill_runs.py"
     words = [f"pool.path={text_runs}/*", f"pool.base={text_runs}/a", "task=text_classification"]
     command = [sys.executable, str(script), "--kills", "25", *words, f"task.data.path={texts}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)

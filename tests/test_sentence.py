@@ -24,10 +24,10 @@ import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
-from soupkitchen.options import presets
 from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.output.recipe_file import rebuild as rebuilt
 from soupkitchen.records import read_csv
+from soupkitchen.search import Uniform
 
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
@@ -35,7 +35,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-UNIFORM = presets.preset("search", "uniform")
+UNIFORM = Uniform()
 POOLINGS = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ["mean", "cls"]]
 
 
@@ -155,9 +155,7 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
         states[name] = {key: x.double() for key, x in model.state_dict().items() if x.is_floating_point()}
         model.save_pretrained(str(tmp_path / "runs" / name))
     task = api.tasks.embedding_similarity(str(pairs))
-    result = api.cook(
-        tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
-    )
+    result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=Uniform())
     for file in (result.folder / "soup").rglob("*"):  # safetensors writes for its owner alone
         assert file.stat().st_mode & 0o777 == (0o755 if file.is_dir() else 0o644), file
     soup = type(model)(str(result.folder / "soup"), device="cpu")
@@ -370,9 +368,7 @@ def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
         model.save_pretrained(str(tmp_path / "runs" / name))
     task = api.tasks.text_regression(str(pairs), text_pair="text_pair", metric="spearman")
-    result = api.cook(
-        tmp_path / "runs", task, results_dir=tmp_path, name="x", search=presets.preset("search", "uniform")
-    )
+    result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=Uniform())
     rows = pd.read_csv(pairs / "validation.csv")
     table = result.leaderboard.set_index("model")["heldout_spearman"]
     for name, folder in {"soup": result.folder / "soup", "a": tmp_path / "runs" / "a"}.items():

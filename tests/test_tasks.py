@@ -44,7 +44,7 @@ from transformers import (
 from soupkitchen import metrics, tasks
 from soupkitchen.errors import CheckpointError, ConfigError, DataError, MetricError
 from soupkitchen.options.building import build, describe
-from soupkitchen.options.presets import compose
+from soupkitchen.options.files import compose
 from soupkitchen.tasks import (
     Data,
     EmbeddingSimilarity,

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -25,7 +25,7 @@ import soupkitchen as api
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.options import kinds
+from soupkitchen.options.kinds import Tracker
 from soupkitchen.records import Entry, Step
 from soupkitchen.store.settings import what_is_run
 from soupkitchen.trackers import CLIENTS, Trackers, options_of
@@ -69,7 +69,7 @@ class InterruptedError(BaseException):
     """As Ctrl-C."""
 
 
-@pytest.fixture(params=kinds.TRACKERS)
+@pytest.fixture(params=get_args(Tracker))
 def name(request: pytest.FixtureRequest) -> str:
     """Each tracker; trackio, which our constraints leave out, where somebody has installed it."""
     if request.param == "trackio":
@@ -127,7 +127,7 @@ def figures(one: Tracked) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_each_name_has_a_class() -> None:
-    assert set(kinds.TRACKERS) == set(CLIENTS)
+    assert set(get_args(Tracker)) == set(CLIENTS)
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_what_is_remembered_is_told_anew_where_its_file_was_spoilt(
     assert figures(second) == POINTS
 
 
-@pytest.mark.parametrize("tracker", kinds.TRACKERS)
+@pytest.mark.parametrize("tracker", get_args(Tracker))
 def test_an_absent_package_is_said_with_its_extra_before_any_work(
     tracker: str, text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from soupkitchen.cli.config import in_our_words
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.decays import coefficients
-from soupkitchen.options import resources
+from soupkitchen.options import files
 from soupkitchen.search import Mixture, Ranked, Trial, Window
 
 Windows = list[tuple[str, tuple[str, ...]]]
@@ -363,7 +363,7 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_searches_killed_at_random_end_as_if_left_alone(trained: Path, texts: Path) -> None:
-    script = resources.folder("scripts") / "kill_runs.py"
+    script = files.folder("scripts") / "kill_runs.py"
     words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-15") if "name" not in word]
     command = [
         sys.executable,

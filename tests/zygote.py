@@ -59,13 +59,11 @@ def import_everything() -> None:
     import soupkitchen.experiment
     import soupkitchen.experiment.session
     import soupkitchen.records.report
+    import soupkitchen.tasks
     import soupkitchen.trackers  # noqa: F401
-    from soupkitchen import metrics, tasks
+    from soupkitchen import metrics
 
     metrics.shipped()
-    for kind in tasks.CLASSES:
-        getattr(tasks, kind)
-
     get_checkpoint_conversion_mapping("bert")  # a thousand expressions, of which each loading needs none
     Plugins.instance()
     Image.init()

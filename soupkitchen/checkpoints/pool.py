@@ -23,6 +23,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.weights import View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
+from soupkitchen.options.kinds import SomeTexts
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ class Pool:
 
 
 def find_pool(
-    path: str | Sequence[str],
-    exclude: str | Sequence[str] = (),
+    path: SomeTexts,
+    exclude: SomeTexts = (),
     base: str | None = None,
     *,
     checkpoints: Checkpoints | None = None,

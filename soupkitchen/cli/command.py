@@ -19,6 +19,8 @@ from soupkitchen.cli.errors import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.console import say
 from soupkitchen.errors import SoupkitchenError
+from soupkitchen.options import check_tree
+from soupkitchen.options.files import CONF
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import launch
 from soupkitchen.store.folder import RunFolder, shown
@@ -42,7 +44,7 @@ class Failed(BaseException):
         self.error = error
 
 
-@hydra.main(version_base="1.3", config_path=str(conf.CONF), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_all(config: DictConfig) -> float:
     """Runs one job of the command line.
 
@@ -69,10 +71,13 @@ def run(config: DictConfig) -> float:
     Raises:
         SoupkitchenError: if something is wrong that the user can put right.
     """
-    conf.check(config)
+    conf.check_keys(config)
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
     check_is_ours(folder)
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    if config.overwrite or not RunFolder(folder).is_finished:
+        _session()  # whose imports those of the check are
+        check_tree(plain)
     choices = HydraConfig.get().runtime.choices
     plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
     launch.check()

@@ -1,7 +1,6 @@
-"""What Hydra needs to know of soupkitchen: names of runs, and errors in plain words.
+"""The command line's words before Hydra and after it: names of runs, checks of keys, errors in plain words.
 
-Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at
-once.
+Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,12 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.console import check_place
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import check_tree, resources, shown, unknown
+from soupkitchen.options import check_tree, files, shown
+from soupkitchen.options.files import CONF
 from soupkitchen.options.words import mended
-from soupkitchen.search.rules import AcceptRule
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
-
-CONF = resources.folder("conf")
 
 PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "model", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
@@ -38,10 +35,10 @@ def register_resolvers() -> None:
 
 
 def sweepable(words: Sequence[str]) -> list[str]:
-    """The command line with `-m` first, and options of swept groups as sweeps too, of one value.
+    """Puts `-m` first, and makes each option of a swept group a sweep of one value.
 
-    Of ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra would first compose what is
-    not swept, and so look for that option in the default method. An experiment may sweep, too.
+    For ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra first composes the words that are not
+    swept, and would look for that option in the default method. An experiment may sweep, too.
     """
     flags = {"-m", "--multirun"} & set(words)
     words = [word for word in words if word not in flags]  # amid other words it would end them
@@ -49,11 +46,11 @@ def sweepable(words: Sequence[str]) -> list[str]:
         parsed = {
             word: OverridesParser.create().parse_override(word) for word in words if not word.startswith("-")
         }
-    except HydraException:  # it is told when Hydra comes by
+    except HydraException:  # Hydra itself will say so
         return ["-m", *words] if flags else words
     swept = {override.key_or_group for override in parsed.values() if override.is_sweep_override()}
     experiment = next((o.value() for o in parsed.values() if o.key_or_group == "experiment"), None)
-    params = None if experiment is None else _sweep_of(str(experiment))
+    params = _sweep_of(_experiment(str(experiment)))
     if not flags and params is None:
         return words
     swept |= set(params or ())
@@ -68,45 +65,37 @@ def sweepable(words: Sequence[str]) -> list[str]:
     return ["-m", *words] if flags else words
 
 
-def _sweep_of(experiment: str) -> set[str] | None:
-    """The options that one of our experiments sweeps over; None for one that is no sweep."""
-    content = _experiment(experiment)
-    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN":
-        return None
-    return set(map(str, OmegaConf.select(content, "hydra.sweeper.params") or ()))
+def _experiment(name: str) -> Mapping[str, Any]:
+    """The YAML of one of our experiments; empty if there is none of that name."""
+    return files.written(CONF / "experiment" / f"{name}.yaml")
 
 
-def _only_sweeps(experiment: str) -> bool:
-    """Whether an experiment says nothing of a run but what its name says anyway."""
-    content = _experiment(experiment)
-    if OmegaConf.select(content, "hydra.mode") != "MULTIRUN" or set(content) - {"defaults", "hydra"}:
+def _sweep_of(experiment: Mapping[str, Any]) -> set[str] | None:
+    """The options that an experiment sweeps over; None if it is no sweep."""
+    ours = experiment.get("hydra", {})
+    return set(ours.get("sweeper", {}).get("params", ())) if ours.get("mode") == "MULTIRUN" else None
+
+
+def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
+    """Whether an experiment says nothing of a run that the name of the run does not say, too."""
+    if _sweep_of(experiment) is None or experiment.keys() - {"defaults", "hydra"}:
         return False
-    said = [f"override /{group}" for group in _NAMED_BY]
-    entries = [next(iter(entry)) for entry in content.get("defaults", []) if entry != "_self_"]
-    return all(entry in said or entry.startswith("override /hydra/") for entry in entries)
-
-
-def _experiment(name: str) -> DictConfig:
-    """What one of our experiments says; nothing where there is none of that name."""
-    file = CONF / "experiment" / f"{name}.yaml"
-    content: Any = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
-    return content
+    named = [f"override /{group}" for group in _NAMED_BY]
+    entries = [next(iter(entry)) for entry in experiment.get("defaults", []) if entry != "_self_"]
+    return all(entry in named or entry.startswith("override /hydra/") for entry in entries)
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
-    """The command line as our options are called.
-
-    `method.coefficients` is `method.weights`, and what `model.build` is called with needs no plus sign.
-    """
+    """Writes `method.coefficients` as `method.weights`, and `model.options` with Hydra's plus signs."""
     words = [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
     return [re.sub(r"^(?=model\.options\.)", "++", word) for word in words]
 
 
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """The name of a run: pool, method and search, then whatever else was overridden.
+    """Names a run by pool, method and search, then by all other overrides, in any order.
 
-    The same command gives the same name, whatever the order of its words; options
-    that only say how to run (device, workers, …), and an experiment that is a sweep, have no part in it.
+    Options that only say how to run (device, workers, …) have no part in it, nor has an experiment that is a
+    sweep.
     """
     parts = {group: choices[group] for group in _NAMED_BY}
     others = []
@@ -116,7 +105,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
             others.append(f"~{key}")
             continue
         value = override.get_value_string().strip("'\"")
-        if key == "experiment" and _only_sweeps(value):
+        if key == "experiment" and _only_sweeps(_experiment(value)):
             continue
         if key == "pool.path":
             parts["pool"] = tail(value)
@@ -130,7 +119,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
 
 
 def explain(message: str) -> str:
-    """Hydra's message about the command line, with the nearest right word where one is near."""
+    """Rewrites a message of Hydra's about the command line, with the nearest right word if one is near."""
     if match := re.search(r"Could not override '(?:[^']*@)?([^']+)'", message):
         wrong = match[1]
         if wrong in _known_keys():
@@ -143,7 +132,7 @@ def explain(message: str) -> str:
         return "hydra/sweeper=optuna needs an extra: pip install 'soupkitchen[optuna]'"
     if match := re.search(r"Could not find '(\w+)/([^']+)'", message):
         group, wrong = match[1], match[2]
-        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        choices = files.names(group)
         if group == "hydra":  # Hydra has choices of its own, which it lists
             within, wrong = wrong.rsplit("/", 1)
             group = f"hydra/{within}"
@@ -163,33 +152,29 @@ def explain(message: str) -> str:
     return message
 
 
-def check(config: DictConfig) -> None:
-    """Checks what can be checked of a composition without building what it names.
+def check_keys(config: DictConfig) -> None:
+    """Checks a composition's keys and its top level, without importing anything that it names.
 
     Raises:
-        ConfigError: for an option that nothing reads, one that has to be given and is not, or one that
-            is of the wrong type or out of range.
+        ConfigError: for an option that nothing reads, that is missing, or, at the top level, that is wrong.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
-    read = groups | set(_yaml(CONF / "config.yaml"))
     for key in map(str, config):
-        if key not in read:
-            raise ConfigError(explain(f"Could not override '{key!s}'"))
+        if key not in groups | files.load(CONF / "config.yaml").keys():
+            raise ConfigError(explain(f"Could not override '{key}'"))
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(" ".join(explain(f"Missing mandatory value: {key}") for key in missing))
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for group in PARTS:
         if not (isinstance(plain.get(group), dict) and "_target_" in plain[group]):
             raise _names_nothing(group, plain.get(group))
-    for key in unknown(plain):
+    for key in files.unknown(plain):
         raise ConfigError(explain(f"Could not override '{key}'"))
-    check_tree(plain)
-    if plain["search"]["_target_"].startswith("soupkitchen.search."):
-        AcceptRule.of(plain["search"].get("accept", "better"))
+    check_tree({name: value for name, value in plain.items() if name not in groups})
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Checks what Hydra has no words for.
+    """Checks mistakes that Hydra does not explain.
 
     Raises:
         ConfigError: if a group is taken away or given no name, a value needs quotes, or there is no folder
@@ -202,7 +187,7 @@ def check_words(words: Sequence[str]) -> None:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException as error:
-            if not re.match(r"[~+]*[\w.@/]+=", word):  # it is told when Hydra comes by
+            if not re.match(r"[~+]*[\w.@/]+=", word):  # Hydra itself will say so
                 continue
             raise ConfigError(
                 f"{word}: {str(error).splitlines()[0]}. A value with [ ] {{ }} , = or : needs quotes of its "
@@ -216,38 +201,26 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _names_nothing(group: str, value: Any) -> ConfigError:
-    choices = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    choices = ", ".join(files.names(group))
     return ConfigError(f"{group}={shown(value)} is no name of a file; choose one of {choices}")
 
 
+@cache
 def _known_keys() -> list[str]:
-    """Every option of every file of every group."""
-    keys = set(flat(_yaml(CONF / "config.yaml")))
-    for group in (folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra"):
-        keys.add(group.name)
-        if group.name == "experiment":
-            continue
-        for file in group.glob("*.yaml"):
-            keys |= {f"{group.name}.{key}" for key in flat(_yaml(file))}
-    return sorted(key for key in keys if not re.search(r"(^|\.)(_target_|defaults)$", key))
+    """Lists every option of every file of `conf/`."""
+    keys = set(flat(files.load(CONF / "config.yaml")))
+    for file in CONF.glob("*/*.yaml"):
+        keys.add(group := file.parent.name)
+        if group != "experiment":
+            keys |= {f"{group}.{key}" for key in flat(files.load(file))}
+    return sorted(key for key in keys if not re.search(r"(^|\.)_target_$", key))
 
 
 def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
-    """The key that is likely meant: one that ends in the same word, or one like it; in this group first."""
+    """Guesses the right key: one with a similar last word, in the same group first; else one like it."""
     group, last = wrong.split(".")[0], wrong.rsplit(".", 1)[-1]
     for among in ([key for key in keys if key.split(".")[0] == group], keys):
         ends = {key.rsplit(".", 1)[-1]: key for key in reversed(among)}
         if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
             return ends[near[0]]
     return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
-
-
-def _yaml(file: Path) -> Any:
-    """The options in `file`, with those of the shared files that it takes in."""
-    content: Any = OmegaConf.load(file)
-    shared = [
-        _yaml(CONF / f"{entry.split('@')[0].lstrip('/')}.yaml")
-        for entry in content.get("defaults", [])
-        if isinstance(entry, str) and entry.startswith("/shared/")
-    ]
-    return OmegaConf.to_container(OmegaConf.merge(*shared, content), resolve=False)

@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from soupkitchen.console import say
-from soupkitchen.options.kinds import NOT_NEGATIVE, POSITIVE, TEXT, check, or_null
+from soupkitchen.options.kinds import NotNegative, Positive, check
 
 _ATTEMPTS = 3
 """How often a job that loses its worker is started again."""
@@ -41,9 +41,9 @@ class RayLauncher(Launcher):
     """
 
     def __init__(self, address: str | None = None, cpus_per_job: float = 1, gpus_per_job: float = 0) -> None:
-        check("hydra.launcher.address", address, or_null(TEXT))
-        check("hydra.launcher.cpus_per_job", cpus_per_job, POSITIVE)
-        check("hydra.launcher.gpus_per_job", gpus_per_job, NOT_NEGATIVE)
+        check("hydra.launcher.address", address, str | None)
+        check("hydra.launcher.cpus_per_job", cpus_per_job, Positive)
+        check("hydra.launcher.gpus_per_job", gpus_per_job, NotNegative)
         self.address, self.cpus_per_job, self.gpus_per_job = address, cpus_per_job, gpus_per_job
         self.job: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 

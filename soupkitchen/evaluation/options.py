@@ -9,6 +9,7 @@ from pathlib import Path
 from soupkitchen.evaluation.confidence import ConfidentStopping
 from soupkitchen.evaluation.scoring import EarlyStopping
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import Stopping
 from soupkitchen.store.evaluations import EvaluationCache
 
 
@@ -26,7 +27,7 @@ class EvaluationOptions:
         ConfigError: for options of the wrong type.
     """
 
-    early_stopping: bool | str | Mapping[str, float] = True
+    early_stopping: Stopping = True
     cache: str | None = None
 
     def __post_init__(self) -> None:

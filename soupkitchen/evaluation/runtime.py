@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from accelerate.utils import convert_file_size_to_int, get_max_memory, patch_env
 from soupkitchen.errors import ConfigError
 from soupkitchen.models import Loading
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Seed, whole
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -48,13 +49,13 @@ class Runtime:
     """
 
     device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int = 64
-    workers: int = 0
-    seed: int = 0
-    threads: int | None = None
-    device_map: str | dict[str, Any] | None = None
-    max_memory: dict[int | str, int | str] | None = None
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    batch_size: AtLeast1 = 64
+    workers: Annotated[int, whole(0, 1024)] = 0
+    seed: Seed = 0
+    threads: Annotated[int, whole(1, 4096)] | None = None
+    device_map: DeviceMap | None = None
+    max_memory: DeviceSizes | None = None
     offload_folder: str | None = None
     compile: bool = False
     profile: bool = False

@@ -23,6 +23,7 @@ from soupkitchen.errors import ConfigError, MachineError, SoupkitchenError
 from soupkitchen.executors.base import Executor, Request, Scoring
 from soupkitchen.executors.bench import Bench
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import AtLeast1, NotNegative
 from soupkitchen.store.lock import soft_if_refused
 from soupkitchen.tasks import Several
 
@@ -51,8 +52,8 @@ class Ray(Executor):
     """
 
     address: str | None = None
-    workers: int = 2
-    gpus_per_worker: float = 0.0
+    workers: AtLeast1 = 2
+    gpus_per_worker: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "executor")

@@ -10,19 +10,19 @@ from typing import Any
 from soupkitchen.checkpoints import Pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
-from soupkitchen.executors import Executor
+from soupkitchen.executors import Executor, Local
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.reporting import Report
 from soupkitchen.experiment.result import Result
 from soupkitchen.experiment.session import carry_out
-from soupkitchen.merging import MergeMethod, StackMethod
-from soupkitchen.models import Models
+from soupkitchen.merging import Linear, MergeMethod, StackMethod
+from soupkitchen.models import Auto, Models
 from soupkitchen.options import building, check_tree
 from soupkitchen.options.building import TARGET, describe, target_of
-from soupkitchen.options.presets import compose, preset, top_level
+from soupkitchen.options.files import compose, top_level
 from soupkitchen.output import Output
 from soupkitchen.records import update_sweep_leaderboard
-from soupkitchen.search import Search
+from soupkitchen.search import Greedy, Search
 from soupkitchen.store.digests import digest
 from soupkitchen.store.settings import slug, tail, what_is_run
 from soupkitchen.tasks import Several, Task
@@ -94,14 +94,14 @@ def cook(
         )
     parts: dict[str, Any] = {
         "task": task,
-        "method": method or preset("method", "linear"),
-        "search": search or preset("search", "greedy"),
-        "runtime": runtime or preset("runtime", "default"),
-        "evaluation": evaluation or preset("evaluation", "default"),
-        "output": output or preset("output", "default"),
-        "executor": executor or preset("executor", "local"),
-        "report": report or preset("report", "default"),
-        "model": model or preset("model", "auto"),
+        "method": method or Linear(),
+        "search": search or Greedy(),
+        "runtime": runtime or Runtime(),
+        "evaluation": evaluation or building.build(compose("evaluation", "default")),
+        "output": output or Output(),
+        "executor": executor or Local(),
+        "report": report or Report(),
+        "model": model or Auto(),
     }
     pool_tree = _pool(pool, base, exclude)
     config = {

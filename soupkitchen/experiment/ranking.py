@@ -18,6 +18,7 @@ from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import ByScore, parsed
+from soupkitchen.options.kinds import Ranking as ByPart
 from soupkitchen.search import Ranked, rank
 from soupkitchen.search.rules import share_of
 from soupkitchen.tasks import Several
@@ -90,9 +91,7 @@ def margin(score: float) -> float:
     return abs(score) * _NEAR
 
 
-def check_ranking(
-    ranking: str | Mapping[str, Any], pool: Pool, tasks: Several, method: MergeMethod | StackMethod
-) -> None:
+def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMethod | StackMethod) -> None:
     """Checks that nothing needs scores that the ranking does not find out.
 
     Raises:

@@ -16,6 +16,7 @@ from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import NotNegative
 from soupkitchen.output.card import CARD, PICTURE, write_card
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
@@ -43,7 +44,7 @@ class Report:
 
     write: bool = True
     contributions: bool = False
-    map_gib: float = 20.0
+    map_gib: NotNegative = 20.0
 
     def __post_init__(self) -> None:
         check_fields(self, "report")
@@ -55,9 +56,8 @@ def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
     if recipe.size < 2:
         return
     for place, name in enumerate(recipe.ingredients):
-        ingredients, coefficients = (
-            every[:place] + every[place + 1 :] for every in (recipe.ingredients, recipe.coefficients)
-        )
+        ingredients = recipe.ingredients[:place] + recipe.ingredients[place + 1 :]
+        coefficients = recipe.coefficients[:place] + recipe.coefficients[place + 1 :]
         without = Recipe.single(ingredients[0], recipe.dtype)
         if len(ingredients) > 1:
             without = replace(recipe, ingredients=ingredients, coefficients=coefficients)

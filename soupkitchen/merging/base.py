@@ -30,6 +30,7 @@ import torch
 
 from soupkitchen.merging.weights import ByScore, ByStep, Weights, check_weights, parsed, softmax
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import AtLeast0
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -94,7 +95,7 @@ class Method:
     """
 
     weights: Weights | None = None
-    recalibrate_batchnorm: int = 0
+    recalibrate_batchnorm: AtLeast0 = 0
 
     needs_base = False
     """Whether it works on task vectors."""

@@ -19,6 +19,7 @@ import torch
 
 from soupkitchen.merging.base import StackMethod
 from soupkitchen.merging.chunks import gram
+from soupkitchen.options.kinds import AtLeast1, Positive
 
 _NEARLY_ZERO = 1e-12
 
@@ -35,8 +36,8 @@ class Karcher(StackMethod):
         ConfigError: for iterations below 1.
     """
 
-    iterations: int = 10
-    tolerance: float = 1e-5
+    iterations: AtLeast1 = 10
+    tolerance: Positive = 1e-5
 
     keeps_equal = True
 

@@ -17,6 +17,7 @@ import torch
 
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.chunks import gram
+from soupkitchen.options.kinds import Fraction
 
 COLINEAR = 0.9995
 
@@ -49,7 +50,7 @@ class Slerp(MergeMethod):
         ConfigError: for a `t` outside 0 to 1, or an unknown space.
     """
 
-    t: float | None = None
+    t: Fraction | None = None
     space: Literal["weights", "task_vectors"] = "weights"
 
     ordered = True

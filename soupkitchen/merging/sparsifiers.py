@@ -28,6 +28,7 @@ from soupkitchen.merging.chunks import chunks, widest
 from soupkitchen.merging.noise import attainable, key_of, survivors, uniform
 from soupkitchen.merging.selection import Largest, ascending, largest
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import Fraction, Share
 
 _GROUP = "method.sparsifier"
 
@@ -89,7 +90,7 @@ class Magnitude(Sparsifier):
             their names.
     """
 
-    density: float
+    density: Share
     trim: Literal["tensor", "model"] = "tensor"
 
     def __post_init__(self) -> None:
@@ -149,8 +150,8 @@ class Outliers(NamedTuple):
 class MagnitudeOutliers(Sparsifier):
     """Drops the `gamma` share of largest magnitude, then the smallest until the `density` share is left."""
 
-    density: float
-    gamma: float
+    density: Share
+    gamma: Fraction
 
     def __post_init__(self) -> None:
         check_fields(self, _GROUP)
@@ -186,7 +187,7 @@ class Random(Sparsifier):
         seed: of the masks.
     """
 
-    density: float
+    density: Share
     rescale: Rescale | None = "probability"
     seed: int = 0
 
@@ -228,8 +229,8 @@ class RankRandom(Sparsifier):
         seed: of the masks.
     """
 
-    density: float
-    epsilon: float
+    density: Share
+    epsilon: Fraction
     rescale: Rescale | None = "probability"
     seed: int = 0
 

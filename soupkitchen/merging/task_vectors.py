@@ -20,6 +20,7 @@ import torch
 from soupkitchen.merging.base import MergeMethod, Origin, Vector
 from soupkitchen.merging.consensus import Consensus, Count, Mass, Sum
 from soupkitchen.merging.sparsifiers import Keep, Magnitude, Sparsifier
+from soupkitchen.options.kinds import Scales
 
 _CONSENSUS: Mapping[str | None, Callable[[bool], Consensus]] = {None: Sum, "mass": Mass, "count": Count}
 
@@ -50,7 +51,7 @@ class TaskVectors(MergeMethod):
     sparsifier: Sparsifier | None = None
     consensus: Literal["mass", "count"] | None = None
     normalize: bool = False
-    scale: float | Sequence[float] = 1.0
+    scale: Scales = 1.0
 
     needs_base = True
     negative_weights = True

@@ -10,8 +10,7 @@ from typing import Any
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.decays import ALPHA, DECAYS, coefficients
-from soupkitchen.options import POSITIVE, is_number, words
-from soupkitchen.options.kinds import INSIDE
+from soupkitchen.options import is_number, words
 
 Weights = Mapping[str, Any]
 """Numbers by name of run; ``{by: score, temperature: T}``; or ``{by: step, decay: NAME}``."""
@@ -60,7 +59,12 @@ def parsed(weights: Weights | None) -> ByScore | ByStep | Mapping[str, float] | 
 
 def _by_score(weights: Weights) -> ByScore:
     temperature: Any = weights.get("temperature")
-    if weights["by"] != "score" or set(weights) != {"by", "temperature"} or not POSITIVE.fits(temperature):
+    if (
+        weights["by"] != "score"
+        or set(weights) != {"by", "temperature"}
+        or not is_number(temperature)
+        or temperature <= 0
+    ):
         raise ConfigError(
             f"method.weights={dict(weights)}: weights by score are {{by: score, temperature: T}}, with T "
             "above 0, in units of the score (0.01 is one point of accuracy); those by training step are "
@@ -80,7 +84,7 @@ def _by_step(weights: Weights) -> ByStep:
             f"method.weights={dict(weights)}: weights by training step are {{by: step, decay: NAME}}, with "
             f"NAME one of {', '.join(DECAYS)}, or a list of different ones; ema takes alpha, too"
         )
-    if "alpha" in weights and ("ema" not in asked or not INSIDE.fits(alpha)):
+    if "alpha" in weights and ("ema" not in asked or not is_number(alpha) or not 0 < alpha < 1):
         raise ConfigError(
             f"method.weights.alpha={alpha}: it is that of decay: ema, what the newest checkpoint counts, a "
             "number above 0 and below 1"

@@ -1,14 +1,6 @@
-"""Options: what each may be, objects made of them and told as them again, and where their files lie."""
+"""Options: what each may be, trees of them and the objects built of these, and the YAMLs of `conf/`."""
 
-from soupkitchen.options.kinds import (
-    POSITIVE,
-    RANKING,
-    check,
-    check_fields,
-    check_tree,
-    is_number,
-    shown,
-    unknown,
-)
+from soupkitchen.options.building import check_tree
+from soupkitchen.options.kinds import check_fields, is_number, shown
 
-__all__ = ["POSITIVE", "RANKING", "check", "check_fields", "check_tree", "is_number", "shown", "unknown"]
+__all__ = ["check_fields", "check_tree", "is_number", "shown"]

@@ -1,7 +1,6 @@
-"""Objects as plain data and back: a tree of options whose `_target_` names what is made of them.
+"""Objects as plain data and back: a tree of options whose `_target_` names the class or function to call.
 
-Such a tree is what a YAML of `conf/` holds, what a recipe says of its merge method, and what a run's
-`config.yaml` keeps of a run that was started from Python.
+YAMLs of `conf/` hold such trees; so do a recipe, for its merge method, and the `config.yaml` of a run.
 """
 
 from __future__ import annotations
@@ -16,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError, calling
+from soupkitchen.options.files import options_by_target
+from soupkitchen.options.kinds import TopLevel, check, hints_of
 
 TARGET = "_target_"
 
 
 def build(tree: Any) -> Any:
-    """What a tree describes: parts first, then what is made of them.
+    """Builds the object that a tree describes, its parts first.
 
     Raises:
-        ConfigError: where a `_target_` names nothing, or takes other options.
+        ConfigError: if a `_target_` names nothing, or takes other options.
     """
     if isinstance(tree, Mapping):
         options = {name: build(part) for name, part in tree.items() if name != TARGET}
@@ -40,11 +41,34 @@ def build(tree: Any) -> Any:
     return tree
 
 
-def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[str]) -> None:
-    """Checks that data from a file names nothing to be imported but what is `ours`, or what the user trusts.
+def check_tree(tree: Mapping[str, Any], key: str = "") -> None:
+    """Checks the options in a tree against the annotations of what takes them, outer ones first.
+
+    Options of a `_target_` that `conf/` does not name are left alone.
+
+    Args:
+        tree: a whole configuration, with references filled in; or the part of it below `key`.
+        key: what leads to `tree`, dotted.
 
     Raises:
-        ConfigError: if it does, with what to say if that is meant.
+        ConfigError: for the first option of the wrong type, or out of range.
+    """
+    hints: Mapping[str, Any] = {} if key else hints_of(TopLevel)
+    if tree.get(TARGET) in options_by_target():
+        hints = hints_of(named(tree[TARGET]))
+    dotted = {name: f"{key}.{name}" if key else str(name) for name in tree}
+    for name in [name for name in tree if name in hints]:
+        check(dotted[name], tree[name], hints[name])
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            check_tree(value, dotted[name])
+
+
+def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[str]) -> None:
+    """Checks that data from a file names nothing to import but `ours`, and what the user trusts.
+
+    Raises:
+        ConfigError: with what to say if another name is meant.
     """
     strange = list(dict.fromkeys(str(name) for name in names if name not in (*ours, *trust)))
     if strange:
@@ -56,7 +80,7 @@ def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[s
 
 
 def targets(tree: Any) -> Iterator[Any]:
-    """All that `build` would look up for a tree."""
+    """Each `_target_` that `build` would import for a tree."""
     if isinstance(tree, Mapping):
         if TARGET in tree:
             yield tree[TARGET]
@@ -67,14 +91,13 @@ def targets(tree: Any) -> Iterator[Any]:
 
 
 def describe(thing: Any) -> Any:
-    """The tree that `build` makes `thing` of.
+    """Makes the tree that `build` makes `thing` of.
 
-    Mappings, sequences and what YAML has words for are what they are; a dataclass is told by its fields,
-    an object of another class by the attributes that are called as what it was made of is. Anything else
-    has to have a method `describe` that returns its tree.
+    Plain values stay as they are. A dataclass is described by its fields, another object by its method
+    `describe`, or by the attributes that are called like its class's parameters.
 
     Raises:
-        ConfigError: where it cannot be told.
+        ConfigError: if it has none of these.
     """
     if thing is None or isinstance(thing, (bool, str)):
         return thing
@@ -88,69 +111,68 @@ def describe(thing: Any) -> Any:
         return [describe(part) for part in thing]
     if hasattr(thing, "describe") and not isinstance(thing, type):
         return thing.describe()
-    if is_dataclass(thing) and not isinstance(thing, type):
-        options = {f.name: describe(getattr(thing, f.name)) for f in fields(thing) if f.init}
-        return {TARGET: target_of(type(thing)), **options}
-    if (kept := _kept(thing)) is not None:
-        return {TARGET: target_of(type(thing)), **{name: describe(part) for name, part in kept.items()}}
+    if (options := _options_of(thing)) is not None:
+        described = {name: describe(getattr(thing, name)) for name in options}
+        return {TARGET: target_of(type(thing)), **described}
     raise ConfigError(
         f"{thing!r} cannot be written down, as a recipe has to be: make it a dataclass of plain options, or "
         "give it a method describe() that returns its tree"
     )
 
 
-def _kept(thing: Any) -> Mapping[str, Any] | None:
-    """What an object was made of, where it keeps all of that; None where it does not."""
-    if isinstance(thing, type) or not hasattr(thing, "__dict__"):
+def _options_of(thing: Any) -> list[str] | None:
+    """The attributes that an object was made of; None if it does not keep all of them."""
+    if isinstance(thing, type):
         return None
+    if is_dataclass(thing):
+        return [field.name for field in fields(thing) if field.init]
     try:
-        wanted = inspect.signature(type(thing)).parameters.values()
+        parameters = inspect.signature(type(thing)).parameters.values()
     except (TypeError, ValueError):
         return None
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    if not wanted or any(one.kind not in by_name or not hasattr(thing, one.name) for one in wanted):
-        return None
-    return {one.name: getattr(thing, one.name) for one in wanted}
+    kept = all(parameter.kind in by_name and hasattr(thing, parameter.name) for parameter in parameters)
+    return [parameter.name for parameter in parameters] if parameters and kept else None
 
 
 def target_of(made: Any) -> str:
-    """The name that leads to a class or function: that by which its package exports it, where it does."""
+    """The name of a class or function by which its package exports it, if it does; else its full name."""
     module, name = made.__module__, made.__qualname__
     package = ".".join(module.split(".")[:2])
     return f"{package}.{name}" if getattr(import_module(package), name, None) is made else f"{module}.{name}"
 
 
 def users_own(option: str, name: str) -> Callable[..., Any]:
-    """The function, or class, of the user's that an option names as ``module.function``.
+    """The user's function or class that an option names as ``module.function``.
 
     Raises:
-        ConfigError: where it cannot be imported, or cannot be called.
+        ConfigError: if it cannot be imported, or cannot be called.
     """
     module, _, function = name.rpartition(".")
     try:
         with calling("its module"):
-            found = getattr(import_module(module), function)
+            imported = getattr(import_module(module), function)
     except Exception as error:  # it is the user's code that runs here
         raise ConfigError(
             f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
             "installed"
         ) from error
-    if not callable(found):
-        raise ConfigError(f"{option}={name} cannot be called: it is {found!r}")
+    if not callable(imported):
+        raise ConfigError(f"{option}={name} cannot be called: it is {imported!r}")
 
-    @wraps(found, updated=())
+    @wraps(imported, updated=())
     def called(*arguments: Any, **options: Any) -> Any:
         with calling(f"{option}={name}"):
-            return found(*arguments, **options)
+            return imported(*arguments, **options)
 
     return called
 
 
 def named(target: str) -> Any:
-    """What a dotted name leads to.
+    """Imports what a dotted name leads to.
 
     Raises:
-        ConfigError: where that is nothing.
+        ConfigError: if that is nothing.
     """
     module, _, name = target.rpartition(".")
     try:

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 _PLAIN = re.compile(r"[\w/+.-]+", re.ASCII)
 _IN_KEYS = re.compile(r"[\w/+.$%*@?|\\()\[\]{}:=, -]+", re.ASCII)
-"""What Hydra reads in the keys of a mapping, some of it after a backslash; it has no quotes there."""
+"""Characters that Hydra allows in keys of a mapping, some after a backslash; keys have no quotes."""
 _ESCAPED = re.compile(r"([\\()\[\]{}:=, ])")
 _PAIR = re.compile(r"\s*(.+?)\s*:\s*([-+.\w]+)\s*(?:,|$)")
 
 
 def listing(option: str, names: Sequence[str]) -> str:
-    """The word that sets `option` to a list of names: ``'pool.exclude=["lr=0.1,seed=1"]'``."""
+    """Writes the word that sets `option` to a list of names: ``'pool.exclude=["lr=0.1,seed=1"]'``."""
     return shlex.quote(f"{option}=[{', '.join(map(quoted, names))}]")
 
 
 def mapping(option: str, values: dict[str, str]) -> str | None:
-    """The word that sets `option` to a mapping; None if Hydra has no place for a key of it."""
+    """Writes the word that sets `option` to a mapping; None if Hydra cannot read one of its keys."""
     if not all(_IN_KEYS.fullmatch(key) for key in values):
         return None
     inside = ", ".join(_ESCAPED.sub(r"\\\1", key) + f": {value}" for key, value in values.items())
@@ -32,7 +32,7 @@ def is_plain(name: str) -> bool:
 
 
 def mended(word: str) -> str:
-    """What was likely meant by a word, ``OPTION=VALUE``, that Hydra cannot read."""
+    """Guesses how a word that Hydra cannot read, ``OPTION=VALUE``, should be written."""
     option, _, value = word.partition("=")
     value = value.strip()
     if value[:1] == "[" and value[-1:] == "]":
@@ -44,7 +44,7 @@ def mended(word: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """`text` as a value in Hydra's grammar, where a backslash is one unless a quote follows."""
+    """Writes `text` as a value in Hydra's grammar: a backslash is an escape only before a quote."""
     if is_plain(text):
         return text
     quote = "'" if '"' in text and "'" not in text else '"'

@@ -22,6 +22,7 @@ from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.models.processors import copy_processor
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import AtLeast1, Size
 from soupkitchen.output import adapter
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
@@ -54,9 +55,9 @@ class Output:
     """
 
     format: Literal["full", "adapter"] = "full"
-    max_shard_size: str | int = "50GB"
-    dtype: str | None = None
-    rank: int | None = None
+    max_shard_size: Size = "50GB"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    rank: AtLeast1 | None = None
     verify: Literal["batch", "full"] = "batch"
     push_to_hub: str | None = None
     private: bool = True

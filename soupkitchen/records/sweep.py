@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
-from soupkitchen.options import is_number, presets, shown
+from soupkitchen.options import files, is_number, shown
 from soupkitchen.options.building import TARGET
 from soupkitchen.records.leaderboard import HELDOUT, heldout_column, read_leaderboard
 from soupkitchen.records.run import Costs, Run
@@ -135,15 +135,15 @@ class _Settings:
 @cache
 def _preset(group: str, name: str) -> Mapping[str, Any]:
     """The options of a preset of ours, by dotted key; empty if there is no preset of that name."""
-    if group not in _PRESETS or name not in presets.names(group):
+    if group not in _PRESETS or name not in files.names(group):
         return {}
-    return what_is_run({group: presets.compose(group, name)})
+    return what_is_run({group: files.compose(group, name)})
 
 
 def _nearest(group: str, options: Mapping[str, Any]) -> str:
     """The preset made of the same classes that the fewest options differ from; else the class."""
     wanted = what_is_run({group: options})
-    known = {name: _preset(group, name) for name in presets.names(group)}
+    known = {name: _preset(group, name) for name in files.names(group)}
     differing = {
         name: sum(preset.get(key) != wanted.get(key) for key in preset.keys() | wanted.keys())
         for name, preset in known.items()

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soupkitchen.options import check_fields
-from soupkitchen.search.rules import AcceptRule, OnError, Ranking
+from soupkitchen.options.kinds import Acceptance, Ranking
+from soupkitchen.search.rules import AcceptRule, OnError
 
 Coefficient = float | tuple[float, ...]
 """What an ingredient counts; or what it counts in each part of the model's depth, the first layers first."""
@@ -207,7 +208,7 @@ class Guarded(Search):
         ConfigError: for another rule, and for options out of range.
     """
 
-    accept: str | Mapping[str, Any] = "better"
+    accept: Acceptance = "better"
     on_error: OnError = "skip"
     ranking: Ranking = "full"
 

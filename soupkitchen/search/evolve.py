@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import is_number
+from soupkitchen.options.kinds import AtLeast1, Positive, Ranges, Seed, at_least, whole
 from soupkitchen.search.base import (
     Choice,
     Facts,
@@ -68,15 +69,15 @@ class Evolve(Guarded):
     """
 
     initial: Literal["greedy", "uniform", "best"] = "greedy"
-    evaluations: int = 100
-    examples: int | None = None
-    population: int | None = None
-    sigma: float = 0.2
-    seed: int = 0
-    layers: int = 1
+    evaluations: AtLeast1 = 100
+    examples: AtLeast1 | None = None
+    population: Annotated[int, at_least(6)] | None = None
+    sigma: Positive = 0.2
+    seed: Seed = 0
+    layers: Annotated[int, whole(1, 1000)] = 1
     negative: bool = False
-    options: Mapping[str, Sequence[float]] | None = field(default=None, hash=False)
-    candidates: int | None = None
+    options: Ranges | None = field(default=None, hash=False)
+    candidates: Annotated[int, at_least(2)] | None = None
 
     again = True
     _now: Mapping[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)

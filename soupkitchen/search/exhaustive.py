@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
 
 MOST_RUNS = 12
@@ -21,7 +22,7 @@ class Exhaustive(Guarded):
         candidates: only subsets of so many of the best runs; None for all runs.
     """
 
-    candidates: int | None = None
+    candidates: AtLeast1 | None = None
 
     def check(self, pool: Sequence[Ranked]) -> None:
         if (runs := min(len(pool), self.candidates or len(pool))) > MOST_RUNS:

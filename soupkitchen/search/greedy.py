@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import AtLeast1, SeveralPositive
 from soupkitchen.search.base import (
     Choice,
     Facts,
@@ -50,10 +51,10 @@ class Greedy(Guarded):
         prune: whether ingredients are dropped afterwards, while that helps.
     """
 
-    candidates: int | None = None
-    passes: int | None = None
+    candidates: AtLeast1 | None = None
+    passes: AtLeast1 | None = None
     replacement: bool = False
-    candidate_scale: Sequence[float] | None = None
+    candidate_scale: SeveralPositive | None = None
     prune: bool = False
 
     def knowing(self, facts: Facts) -> Greedy:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import RANKING, check, is_number
+from soupkitchen.options import is_number
+from soupkitchen.options.kinds import Ranking, check
 
 _FORMS = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 
@@ -102,17 +103,13 @@ class AcceptRule:
         return p <= self.amount
 
 
-Ranking = str | Mapping[str, Any]
-"""How the pool is ranked: "full", or ``{examples: share}`` by a part of the held-out data."""
-
-
 def share_of(ranking: Ranking) -> float | None:
     """The share of the held-out examples that ``search.ranking`` asks for; None for all of them.
 
     Raises:
         ConfigError: where it asks for something else.
     """
-    check("search.ranking", ranking, RANKING)
+    check("search.ranking", ranking, Ranking)
     return None if isinstance(ranking, str) else float(ranking["examples"])
 
 

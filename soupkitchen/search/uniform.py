@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soupkitchen.options import check_fields
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, candidates_of
 from soupkitchen.search.rules import AcceptRule, OnError
 
@@ -27,7 +28,7 @@ class Uniform(Search):
     """
 
     on_error: OnError = "skip"
-    candidates: int | None = None
+    candidates: AtLeast1 | None = None
 
     guaranteed = False
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import Durations
 from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial
 
 
@@ -36,7 +37,7 @@ class Window(Guarded):
             the latest first.
     """
 
-    durations: Literal["all", "geometric"] | Sequence[int] = "all"
+    durations: Durations = "all"
     end: Literal["last", "any"] = "last"
 
     def check(self, pool: Sequence[Ranked]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_dataset, load_from_disk
 
 from soupkitchen.errors import DataError, MachineError
+from soupkitchen.options.kinds import Inside, Seed, Splits
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks import delimited, splits
@@ -52,12 +53,12 @@ class Data(Source):
         revision: the revision of a dataset of the hub.
     """
 
-    path: str | Mapping[str, str]
+    path: Splits
     heldout: str = AUTO
     test: str | None = AUTO
     train: str = AUTO
-    heldout_share: float = 0.2
-    seed: int = 0
+    heldout_share: Inside = 0.2
+    seed: Seed = 0
     name: str | None = None
     revision: str | None = None
 

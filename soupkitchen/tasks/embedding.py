@@ -13,9 +13,9 @@ from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.modules import MODULES
-from soupkitchen.checkpoints.sentence import Prompts
-from soupkitchen.checkpoints.sentence import POOLINGS, of_all
+from soupkitchen.checkpoints.sentence import POOLINGS, Prompts, of_all
 from soupkitchen.errors import ConfigError
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Processor, Task
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
@@ -38,10 +38,10 @@ class Embedding(Task):
 
     takes_sentences: ClassVar[bool] = True
 
-    pooling: str | Sequence[str] | None
-    prompt: str | None
+    pooling: SomeTexts | None
+    prompt: AnyText | None
     lower: bool
-    max_length: int | None
+    max_length: AtLeast1 | None
 
     def __post_init__(self) -> None:
         if unknown := [mode for mode in self.modes if mode not in POOLINGS]:

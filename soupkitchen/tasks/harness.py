@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
 from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
+from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Collate, Processor, Source, Task
 from soupkitchen.tasks.kinds.several import Several
@@ -43,15 +44,15 @@ _RIGHT_OR_WRONG = ("acc", "acc_norm", "acc_bytes", "exact_match")
 
 
 def harness_tasks(
-    tasks: Sequence[str],
-    num_fewshot: int | None = None,
-    limit: int | None = None,
-    test_limit: int | None = None,
+    tasks: SomeTexts,
+    num_fewshot: AtLeast0 | None = None,
+    limit: AtLeast1 | None = None,
+    test_limit: AtLeast1 | None = None,
     metric: str | None = None,
     filter: str | None = None,
     architecture: Literal["causal", "seq2seq"] = "causal",
     aggregate: Literal["mean", "min", "normalized"] = "mean",
-    weights: Mapping[str, float] | None = None,
+    weights: TaskWeights | None = None,
 ) -> HarnessTask | Several:
     """One task of the harness, or several aggregated.
 

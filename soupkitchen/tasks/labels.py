@@ -23,6 +23,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.options.kinds import Labels
 from soupkitchen.tasks.base import Task
 from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
 
@@ -53,7 +54,7 @@ class Labelled(Task):
 
     entries: ClassVar[str | None] = None
 
-    labels: str | Mapping[Any, Any] | Sequence[str] | None = field(default=None, kw_only=True)
+    labels: Labels | None = field(default=None, kw_only=True)
     _reading: Any = field(default=None, init=False, repr=False, compare=False, kw_only=True)
 
     def with_labels(self: AnyTask, splits: Splits, model: Any) -> AnyTask:

@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor
 from soupkitchen.tasks.columns import CAPTION, IMAGE
 from soupkitchen.tasks.data import Data
@@ -48,8 +49,8 @@ class ImageTextRetrieval(ImageTask):
     metric: TaskMetric
     image: str = "image"
     text: str = "text"
-    prompt: str | None = None
-    max_length: int | None = None
+    prompt: AnyText | None = None
+    max_length: AtLeast1 | None = None
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         return load_both(folder, trust_remote_code, "image_processor")

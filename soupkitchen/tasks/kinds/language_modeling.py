@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
 from soupkitchen.tasks.columns import LONG_TEXT
@@ -39,7 +40,7 @@ class LanguageModeling(Task):
     data: Data
     metric: TaskMetric
     text: str = "text"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "text")

@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1, Seed, Share
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
 from soupkitchen.tasks.cells import row_of
@@ -53,9 +54,9 @@ class MaskedLanguageModeling(Task):
     data: Data
     metric: TaskMetric
     text: str = "text"
-    masked: float = 0.15
-    seed: int = 0
-    max_length: int | None = None
+    masked: Share = 0.15
+    seed: Seed = 0
+    max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         if self.metric.key == "bits_per_byte":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.options.kinds import Fraction, LabelsOrColumns
 from soupkitchen.tasks.base import Batch, Processor
 from soupkitchen.tasks.cells import check_columns, row_of
 from soupkitchen.tasks.columns import LABELS, TEXTS
@@ -37,7 +38,8 @@ class MultilabelClassification(TextClassification):
     entries = _LABELS
 
     label: str = "labels"
-    threshold: float = 0.5
+    labels: LabelsOrColumns | None = field(default=None, kw_only=True)  # type: ignore[assignment]
+    threshold: Fraction = 0.5
 
     @property
     def columns(self) -> Sequence[str]:

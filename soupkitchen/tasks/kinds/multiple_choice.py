@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1
 from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor
 from soupkitchen.tasks.cells import lists_of, prompts, row_of
@@ -51,9 +52,9 @@ class MultipleChoice(Labelled):
     prompt: str = "{question}"
     choices: str = "choices"
     answer: str = "answer"
-    before_choice: str = " "
+    before_choice: AnyText = " "
     normalize: Literal["tokens", "bytes"] | None = None
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         reading, written = self.read_as(split, model), prompts(self.prompt, split)

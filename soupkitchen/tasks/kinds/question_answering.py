@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast0, AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
 from soupkitchen.tasks.cells import row_of
 from soupkitchen.tasks.data import Data
@@ -48,9 +49,9 @@ class QuestionAnswering(Task):
     context: str = "context"
     answers: str = "answers"
     unanswerable: bool = False
-    longest_answer: int = 30
-    stride: int = 128
-    max_length: int | None = None
+    longest_answer: AtLeast1 = 30
+    stride: AtLeast0 = 128
+    max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "question", "context", "answers")

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
 from soupkitchen.tasks.cells import check_filled, row_of
 from soupkitchen.tasks.columns import RANKED
@@ -61,12 +62,12 @@ class Reranking(Searching):
     negative: str = "negative"
     architecture: Literal["bi", "cross"] = "bi"
     similarity: Literal["cosine", "dot"] | None = None
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    query_prompt: AnyText | None = None
+    passage_prompt: AnyText | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:

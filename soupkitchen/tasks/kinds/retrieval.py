@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks import relevance
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
 from soupkitchen.tasks.cells import check_template, filled, is_missing
@@ -56,12 +56,12 @@ class Retrieval(Searching):
     passage: str = "{text}"
     queries: str = "queries.jsonl"
     similarity: Literal["cosine", "dot"] | None = None
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    query_prompt: AnyText | None = None
+    passage_prompt: AnyText | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def examples_of(self, split: Dataset) -> Dataset:
         """The queries of a split: judgements are put together by query."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from datasets import Dataset
 
 from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.options.kinds import TaskWeights
 from soupkitchen.tasks.base import Task
 
 SINGLE = ""
@@ -33,7 +34,7 @@ class Several:
 
     tasks: Mapping[str, Task]
     aggregate: Literal["mean", "min", "normalized"] = "mean"
-    weights: Mapping[str, float] | None = None
+    weights: TaskWeights | None = None
     _best_single: Mapping[str, float] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
 from soupkitchen.tasks.cells import row_of
 from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT
@@ -70,10 +71,10 @@ class SpeechRecognition(Task):
     audio: str = "audio"
     text: str = "text"
     normalize: Literal["none", "basic"] = "none"
-    sampling_rate: int | None = None
+    sampling_rate: AtLeast1 | None = None
     language: str | None = None
-    max_new_tokens: int | None = None
-    num_beams: int = 1
+    max_new_tokens: AtLeast1 | None = None
+    num_beams: AtLeast1 = 1
 
     @property
     def model_class(self) -> type:

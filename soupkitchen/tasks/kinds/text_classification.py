@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, decided, without
 from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS
 from soupkitchen.tasks.data import Data
@@ -30,7 +31,7 @@ class SequenceTask(Task):
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "text", "text_pair")

@@ -15,6 +15,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1, ListOfTexts
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
 from soupkitchen.tasks.cells import check_filled, prompts, template_columns
 from soupkitchen.tasks.columns import ANSWER, PROMPT
@@ -51,10 +52,10 @@ class TextGeneration(Task):
     prompt: str = "{prompt}"
     answer: str = "answer"
     extract: str | None = None
-    stop: tuple[str, ...] | list[str] = ()
-    max_new_tokens: int = 64
-    num_beams: int = 1
-    max_length: int | None = None
+    stop: ListOfTexts = ()
+    max_new_tokens: AtLeast1 = 64
+    num_beams: AtLeast1 = 1
+    max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         template_columns("task.prompt", self.prompt)

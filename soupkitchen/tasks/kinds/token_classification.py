@@ -11,6 +11,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
 from soupkitchen.tasks.cells import lists_of, row_of
 from soupkitchen.tasks.columns import TAGS, WORDS
@@ -45,7 +46,7 @@ class TokenClassification(Labelled):
     metric: TaskMetric
     words: str = "tokens"
     label: str = "tags"
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         self.check_columns(split, "words")
