@@ -271,9 +271,9 @@ def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(
 ) -> None:
     words = (*own(text_runs, texts), "name=x", "search=uniform", "pool.exclude=[c,d,wild]")
     full = (
-        "import soupkitchen.records.derived as derived\n"
+        "import soupkitchen.records.report as report\n"
         "def write_report(folder): raise OSError(28, 'No space left on device')\n"
-        "derived.write_report = write_report"
+        "report.write_report = write_report"
     )
     assert "report.html could not be written" in soupkitchen(*words, cwd=tmp_path, before=full).stderr
     assert not (tmp_path / "results" / "x" / "report.html").exists()
