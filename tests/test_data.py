@@ -20,7 +20,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from soupkitchen import metrics
 from soupkitchen.errors import DataError
 from soupkitchen.evaluation import load_splits, warn_of_splits
-from soupkitchen.tasks import Data, ImageClassification, Several
+from soupkitchen.tasks import Data, ImageClassification, Several, TextClassification
 from soupkitchen.tasks.files import count_overlap
 
 
@@ -216,6 +216,12 @@ def test_slices_of_files_by_the_names_that_people_use(tmp_path: Path) -> None:
     assert found(str(tmp_path), heldout="train+held-out[50%:]") == {"heldout": ["train.csv", "b"]}
 
 
+def test_a_split_may_be_asked_for_by_the_usual_name_of_what_it_is_for(tmp_path: Path) -> None:
+    path = laid(tmp_path, "dev.csv", "training.csv")
+    assert found(path, heldout="validation") == {"heldout": ["dev.csv"]}
+    assert found(path, heldout="train") == {"heldout": ["training.csv"]}
+
+
 def test_a_card_that_says_what_the_splits_are_is_believed(tmp_path: Path) -> None:
     path = laid(tmp_path, "heldout.csv", "special.csv", "train.csv")
     card = "configs:\n- config_name: default\n  data_files:\n  - split: validation\n    path: special.csv\n"
@@ -249,6 +255,17 @@ def test_the_same_image_in_two_splits_is_found_wherever_it_lies(
     warn_of_splits(tasks, load_splits(tasks))
     assert "3 of 15 held-out examples are training examples too" in caplog.text
     assert "1 of 13 test examples are held-out examples too" in caplog.text
+
+
+def test_examples_are_the_same_by_their_texts_whatever_else_their_rows_hold(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, start in {"dev": 0, "test": 2}.items():
+        rows = "".join(f"w{number},0,{name}\n" for number in range(start, start + 4))
+        (tmp_path / f"{name}.csv").write_text(f"text,label,source\n{rows}")
+    tasks = Several.of(TextClassification(Data(str(tmp_path)), metrics.load("accuracy")))
+    warn_of_splits(tasks, load_splits(tasks))
+    assert "2 of 4 test examples are held-out examples too" in caplog.text
 
 
 def test_images_inside_of_tables_and_in_columns_of_paths_are_compared_too(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_cells_that_excel_quotes_for_their_commas_lose_the_quotes(tmp_path: Path
         ("a.csv", 'text,label\nw1,"', 2),
         ("a.tsv", 'text\tlabel\n"say ""w1"""\t0\n"w2\t1\n', 3),
         ("a.tsv", '"text"\t"label"\n"w1"\t0\n"w2\t1\n', 3),
+        ("a.tsv", 'text\tlabel\n"say ""w1"""\t0\n5" of w2\t1\n', 3),
         ("a.tsv", 'text\n"two\nlines"\n', 2),
     ],
 )

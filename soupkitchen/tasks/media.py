@@ -55,8 +55,8 @@ def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
     processor = load_with(AutoProcessor, folder, trust_remote_code, f"{what} and tokenizer", remedy)
     if not hasattr(processor, part) or getattr(processor, "tokenizer", None) is None:
         raise CheckpointError(
-            f"{folder} has files of a {type(processor).__name__}, where {'an' if part[0] == 'i' else 'a'} "
-            f"{what} and a tokenizer are needed; copy those of the base model there"
+            f"{folder} has files of a {type(processor).__name__}, where {what} and tokenizer are needed; "
+            "copy those of the base model there"
         )
     check_vocabulary(processor.tokenizer, folder)
     return processor
