@@ -37,7 +37,7 @@ class MultilabelClassification(TextClassification):
     looked_for: ClassVar[tuple[Wanted, ...]] = (TEXTS, LABELS)
 
     label: str = "labels"
-    labels: LabelsOrColumns | None = field(default=None, kw_only=True)
+    labels: LabelsOrColumns | None = field(default=None, kw_only=True)  # type: ignore[assignment]
     threshold: Fraction = 0.5
 
     @property
