@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from soupkitchen.console import check_place
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import check_tree, files, shown
-from soupkitchen.options.files import CONF
 from soupkitchen.options.words import mended
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
+CONF = files.CONF
 PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "model", "task", "pool")
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")

@@ -103,7 +103,7 @@ class AcceptRule:
         return p <= self.amount
 
 
-def share_of(ranking: Ranking) -> float | None:
+def share_of(ranking: str | Mapping[str, Any]) -> float | None:
     """The share of the held-out examples that ``search.ranking`` asks for; None for all of them.
 
     Raises:
