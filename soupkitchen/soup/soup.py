@@ -26,7 +26,7 @@ from soupkitchen.search.base import Coefficient
 from soupkitchen.soup.coefficients import by_tensor
 from soupkitchen.soup.fold import AnyMethod, Fold, LazyChange, Operand, Plans, Remarks
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.soup.reader import Reader
+from soupkitchen.soup.reader import TensorReader
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Soup:
         memory: StateMemory | None = None,
         warned: set[str] | None = None,
         surveys: dict[Checkpoint, Any] | None = None,
-        reader: Reader | None = None,
+        reader: TensorReader | None = None,
         plans: Plans | None = None,
     ) -> None:
         if method.needs_base and base is None:
@@ -106,7 +106,7 @@ class Soup:
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned = set() if warned is None else warned
         self._surveys = {} if surveys is None else surveys
-        self._reader = reader or Reader(self.device)
+        self._reader = reader or TensorReader(self.device)
         self._plans = plans
         self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
         keep_freed_memory()
@@ -329,7 +329,7 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
         yield name, tensor if wanted is None else tensor.to(wanted)
 
 
-def _are_equal(name: str, shares: Sequence[Share], reader: Reader) -> bool:
+def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
     """Whether the tensor is, to the bit, the same in all runs; ends at the first difference.
 
     Tensors of adapters are not looked at: to compute them is what merging does.
