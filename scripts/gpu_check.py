@@ -44,7 +44,7 @@ from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.options import files
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe
-from soupkitchen.soup.reader import ReadAhead, Reader
+from soupkitchen.soup.reader import ReadAhead, TensorReader
 from soupkitchen.tasks import Data, LanguageModeling, Several
 
 RUNS, WORDS, BATCH = 4, 128, 16
@@ -181,7 +181,7 @@ def measure(folder: Path, device: str) -> None:
         reset_peak(on)
         taken: dict[bool, float] = {}
         for ahead in (False, True):
-            reader = ReadAhead(on, 1 << 30) if ahead else Reader(on)
+            reader = ReadAhead(on, 1 << 30) if ahead else TensorReader(on)
             bench.mixer = Mixer(pool, on, bench.evaluator.live.dtype_of, reader=reader)
             bench.fill(two, growing=True)
             bench.fill(three, growing=True)  # the state is that of two now

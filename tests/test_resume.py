@@ -322,11 +322,11 @@ def failing(name: str) -> str:
     """Code that makes every reading of the run of that name fail."""
     return (
         "import soupkitchen.soup.reader as h\n"
-        "tensors = h.Reader.tensors\n"
+        "tensors = h.TensorReader.tensors\n"
         "def fail(self, run):\n"
         f"    if run.name == {name!r}: raise RuntimeError('its tensors are odd')\n"
         "    return tensors(self, run)\n"
-        "h.Reader.tensors = fail"
+        "h.TensorReader.tensors = fail"
     )
 
 

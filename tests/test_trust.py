@@ -608,11 +608,11 @@ def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
     words = (*own(text_runs, texts), "name=x")
     code = (
         "import soupkitchen.soup.reader as h\n"
-        "tensors = h.Reader.tensors\n"
+        "tensors = h.TensorReader.tensors\n"
         "def fail(self, run):\n"
         "    if run.name == 'c': raise OSError(5, 'Input/output error')\n"
         "    return tensors(self, run)\n"
-        "h.Reader.tensors = fail"
+        "h.TensorReader.tensors = fail"
     )
     result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
     assert "ranking c (3 of 5): [Errno 5] Input/output error" in result.stderr

@@ -92,7 +92,7 @@ class Executor:
 
 @dataclass
 class Local(Executor):
-    """Scores in this process, one request after the other, each when its turn comes and not before."""
+    """Scores in this process, one request after the other."""
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
         return map(self.bench.score, requests)

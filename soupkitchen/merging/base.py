@@ -12,7 +12,7 @@ The laws, which one test holds every method to:
    (`ordered = True` opts out).
 4. `add` and `result` work element by element. What a method must know of the
    whole tensor (a norm, a threshold) it takes in `measure`, which may see all of
-   it. So whoever drives a method may feed `add` any slice of a tensor.
+   it. So `add` may be given any slice of a tensor.
 5. Zeros added to nothing stay zeros.
 
 A method that `needs_base` is given task vectors (what fine-tuning changed, θᵢ − θ₀)
@@ -178,7 +178,7 @@ class MergeMethod(Method):
         raise NotImplementedError
 
     def remark(self, measure: Any) -> str | None:
-        """What is worth counting over the tensors of a merge, for the log."""
+        """A remark on one tensor, which the log counts over the tensors of a merge."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""What a search strategy is: what to try next, given what was tried.
+"""Search strategies: what to try next, given what was tried.
 
 A strategy keeps no state. What it proposes depends on the runs and on the trials so far, and on
 nothing else; so a search is continued by replaying its trials.
@@ -17,16 +17,16 @@ from soupkitchen.options.kinds import Acceptance, Ranking
 from soupkitchen.search.rules import AcceptRule, OnError
 
 Coefficient = float | tuple[float, ...]
-"""What an ingredient counts; or what it counts in each part of the model's depth, the first layers first."""
+"""The weight of an ingredient; or its weights in each part of the model's depth, the first layers first."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A run and how it does.
+    """A run and its score.
 
     Attributes:
-        score: its own held-out score, higher better; of a part of the examples where no more was scored.
-        step: the training step that it is a checkpoint of; None where that is not known.
+        score: on held-out, higher better; on a part of the examples if no more were scored.
+        step: the training step that it is a checkpoint of; None if that is not known.
         partial: whether the score is of a part of the examples.
     """
 
@@ -41,9 +41,8 @@ class Mixture:
     """Runs to be merged, in this order; a run may be there more than once.
 
     Attributes:
-        coefficients: for each, what it counts, times the weight that the merge method gives it; None
-            for just that weight.
-        options: of the merge method, by dotted name, that are other than the method has them.
+        coefficients: of each, a factor of the weight that the merge method gives it; None for 1.
+        options: of the merge method, by dotted name, that replace the method's own.
     """
 
     ingredients: tuple[str, ...]
@@ -73,11 +72,12 @@ class Proposal:
     """A mixture that may become the soup.
 
     Attributes:
-        candidate: what tables call it: the run that is added, or any other name.
-        unscored: of a mixture that takes in several runs at once, those before the last: each
-            becomes a row of the trajectory, without a score.
-        variant: what tables call it among several of the same candidate.
-        among: what it is one of, if the search takes the best of many that are not made of one another.
+        candidate: its name in tables: the run that is added, or any other.
+        unscored: of a mixture that takes in several runs at once, those before the last: each becomes a row
+            of the trajectory, without a score.
+        variant: its name in tables among several of the same candidate.
+        among: the name of the set that it is one of, if the search takes the best of many that are not made
+            of one another.
     """
 
     candidate: str
@@ -92,8 +92,8 @@ class Choice:
     """Proposals of which the best that the rule accepts becomes the soup, the first among equals.
 
     Attributes:
-        exact: how many of the best have to be told apart by their scores; each of the others is scored
-            no further than it takes to know that it is none of these, nor the one to be kept.
+        exact: how many of the best have to be scored in full; each of the others is scored no further than
+            it takes to know that it is none of these, nor the one to be kept.
     """
 
     proposals: tuple[Proposal, ...]
@@ -102,10 +102,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """A proposal and what became of it.
+    """A proposal and its outcome.
 
     Attributes:
-        score: higher better; None where it was not found out in full.
+        score: higher better; None if it was not found out in full.
         examples: that were scored for it.
     """
 
@@ -117,13 +117,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a search may know of the merge method and of the model.
+    """Facts of the merge method and of the model that a search may use.
 
     Attributes:
         options: the method's, by dotted name.
         subtracts: whether the method takes coefficients below 0.
         weighs: whether it looks at coefficients at all.
-        layers: of the model; 0 where nothing is numbered.
+        layers: of the model; 0 if nothing is numbered.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -136,12 +136,12 @@ class Search:
     """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
 
     on_error: OnError
-    """What becomes of a run that cannot be scored: "skip" goes on without it, "stop" ends there."""
+    """Whether the run goes on without a candidate that cannot be scored ("skip"), or ends ("stop")."""
 
     guaranteed = True
-    """Whether what comes out has to be no worse on held-out than the best single run.
+    """Whether the soup has to be no worse on held-out than the best single run.
 
-    Where it has not, as where every run is taken, what cannot be scored ends the run.
+    If not, as when every run is taken, a candidate that cannot be scored ends the run.
     """
 
     ranking: Ranking = "full"
@@ -156,36 +156,36 @@ class Search:
         raise NotImplementedError
 
     def knowing(self, facts: Facts) -> Search:
-        """The search, told of the merge method and the model; asked before anything is scored.
+        """The search with facts of the merge method and the model; called before anything is scored.
 
         Raises:
-            ConfigError: where it cannot search with these.
+            ConfigError: if it cannot search with these.
         """
         return self
 
     def extremes(self) -> Sequence[Mapping[str, float]]:
-        """The options of the method, where it proposes others, at the ends of their ranges."""
+        """The method's options at the ends of the ranges in which the search proposes others."""
         return []
 
     def check(self, pool: Sequence[Ranked]) -> None:
         """Checks that it can search these runs, in pool order, whose scores are not known yet (NaN).
 
         Raises:
-            ConfigError: where it cannot.
+            ConfigError: if it cannot.
         """
 
     def most(self, runs: int) -> int:
-        """How many mixtures of a pool of so many runs are scored, about, at most: for progress bars."""
+        """About how many mixtures of a pool of so many runs are scored at most: for progress bars."""
         return runs - 1
 
     def start(self, pool: Sequence[Ranked]) -> Mixture:
-        """What the soup starts as, of a pool in pool order: the best run."""
+        """The mixture that the soup starts as, of a pool in pool order: the best run."""
         return Mixture((rank(pool)[0].name,))
 
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """What to try next, in this order; nothing when the search is over.
+        """The next proposals, in this order; none when the search is over.
 
         All of it may be scored at once. The first that is kept becomes the soup; those after it were
         proposed for another soup, so they count as not tried. Of a `Choice` all are tried.
@@ -195,7 +195,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Guarded(Search):
-    """What searches share that take what a rule accepts, and end no worse than the best single run.
+    """A search that keeps candidates that a rule accepts, and ends no worse than the best single run.
 
     Attributes:
         accept: when a candidate becomes the soup: "better", "not_worse", ``{margin: x}`` or
@@ -222,9 +222,9 @@ class Guarded(Search):
 
 
 def rank(pool: Sequence[Ranked]) -> list[Ranked]:
-    """The runs, best first; equal scores in pool order; a run whose score is not a number last.
+    """The runs, best first; equal scores in pool order; runs without a number last.
 
-    Those that were scored in full, as the best was, come before those whose score is of a part.
+    Runs that were scored in full, as the best was, come before those whose score is of a part.
     """
 
     def place(run: Ranked) -> tuple[float, bool, float]:
@@ -235,18 +235,18 @@ def rank(pool: Sequence[Ranked]) -> list[Ranked]:
 
 
 def candidates_of(pool: Sequence[Ranked], most: int | None = None) -> list[str]:
-    """The names of the runs, best first; of so many at most."""
+    """The names of at most so many runs, best first."""
     return [run.name for run in rank(pool)][:most]
 
 
 Phase = Callable[[Sequence[Ranked], Mixture, Sequence[Trial]], Sequence[Proposal | Choice]]
-"""Proposes as a `Search` does; it sees its own trials only."""
+"""Proposes as a `Search` does; it sees only its own trials."""
 
 
 def in_turn(
     phases: Sequence[Phase], pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> Sequence[Proposal | Choice]:
-    """What is next, where each phase begins with the soup that the one before it ended with."""
+    """The next proposals of phases, each of which begins with the soup that the one before it ended with."""
     soup, left = start, trials
     for phase in phases:
         proposed, soup, left = played(phase, pool, soup, left)
@@ -258,14 +258,14 @@ def in_turn(
 def played(
     phase: Phase, pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> tuple[Sequence[Proposal | Choice], Mixture, Sequence[Trial]]:
-    """What a phase proposes after these trials, the soup then, and the trials that are no longer its own."""
+    """A phase's proposals after these trials, the soup then, and the trials that are no longer its own."""
     soup, left = start, deque(trials)
-    own: list[Trial] = []
-    while proposed := phase(pool, soup, own):
+    own_trials: list[Trial] = []
+    while proposed := phase(pool, soup, own_trials):
         if not left:
             return proposed, soup, []
         taken = _taken(proposed, left)
-        own += taken
+        own_trials += taken
         soup = next((trial.proposal.mixture for trial in taken if trial.kept), soup)
     return [], soup, list(left)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from soupkitchen.search.space import Space
 
 _STILL = 1e-3
-"""Where no coordinate varies by more than this any longer, nothing new would be tried."""
+"""If no coordinate varies by more than this any longer, nothing new would be tried."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ class Evolve(Guarded):
                     f"search.options: the method has no number called {name} that could be searched; it has "
                     f"{numbers or 'none'}"
                 )
-        told = replace(self)
+        search = replace(self)
         now = {name: float(options[name]) for name in self.ranges if is_number(options[name])}
-        object.__setattr__(told, "_now", now)
-        return told
+        object.__setattr__(search, "_now", now)
+        return search
 
     def extremes(self) -> Sequence[Mapping[str, float]]:
         return [{name: limits[end] for name, limits in self.ranges.items()} for end in (0, 1)]
@@ -131,24 +131,21 @@ class Evolve(Guarded):
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        found, begun, own = played(self._initial, pool, self.start(pool), trials)
-        if found:
-            return found
-        names = candidates_of(pool, self.candidates)
-        if self.initial == "uniform":
-            begun = Mixture(tuple(names))
-        return next(self._generations(self._space(names), begun, own), [])
-
-    def _space(self, names: Sequence[str]) -> Space:
         from soupkitchen.search.space import Range, Space  # numpy takes its time
 
-        ranges = [Range(name, *limits) for name, limits in self.ranges.items()]
-        return Space(tuple(names), self.layers, self.negative, tuple(ranges))
+        proposed, begun, own_trials = played(self._initial, pool, self.start(pool), trials)
+        if proposed:
+            return proposed
+        names = tuple(candidates_of(pool, self.candidates))
+        ranges = tuple(Range(name, *limits) for name, limits in self.ranges.items())
+        space = Space(names, self.layers, self.negative, ranges)
+        begun = Mixture(names) if self.initial == "uniform" else begun
+        return next(self._generations(space, begun, own_trials), [])
 
     def _initial(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """What finds the soup to begin at."""
+        """Proposes what finds the soup to begin at."""
         if self.initial == "greedy":
             return Greedy(self.accept, candidates=self.candidates).propose(pool, soup, trials)
         if self.initial == "uniform" and not trials:
@@ -158,7 +155,7 @@ class Evolve(Guarded):
     def _generations(
         self, space: Space, begun: Mixture, trials: Sequence[Trial]
     ) -> Iterator[Sequence[Choice]]:
-        """Yields the first generation that was not tried; those before it are told from their trials."""
+        """Yields the first generation that was not tried, after replaying those before from their trials."""
         first = space.place(begun, self._now)
         size = self.population or 4 + math.floor(3 * math.log(len(first)))
         strategy = _strategy(first, self.sigma, size, self.seed)
@@ -171,16 +168,11 @@ class Evolve(Guarded):
                 points = strategy.ask()
             tried = trials[done : done + size]
             if not tried:
-                members = [
-                    Proposal(
-                        f"generation {number}, {member} of {size}",
-                        mixture,
-                        variant=space.shown(mixture),
-                        among="generations",
-                    )
-                    for member, mixture in enumerate(map(space.mixture, points), start=1)
-                ][: self.evaluations - done]
-                yield [Choice(tuple(members), exact=strategy.sp.weights.mu)]
+                members = []
+                for member, mixture in enumerate(map(space.mixture, points), start=1):
+                    name, variant = f"generation {number}, {member} of {size}", space.shown(mixture)
+                    members.append(Proposal(name, mixture, variant=variant, among="generations"))
+                yield [Choice(tuple(members[: self.evaluations - done]), exact=strategy.sp.weights.mu)]
                 return
             done += len(tried)
             if len(tried) == size:
@@ -189,7 +181,7 @@ class Evolve(Guarded):
 
 
 def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
-    """CMA-ES without weights for what is no parent, drawing its samples from a generator of its own."""
+    """CMA-ES without weights for members that are no parents, with a random generator of its own."""
     import numpy as np
 
     with _unwarned():

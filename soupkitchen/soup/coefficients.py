@@ -24,7 +24,7 @@ def plain(coefficient: Any) -> Coefficient:
     """A coefficient of plain numbers; the same in all parts is one number.
 
     Raises:
-        TypeError, ValueError: for what is none.
+        TypeError, ValueError: if it is none.
     """
     if isinstance(coefficient, (str, bytes)):
         raise TypeError(f"{coefficient!r} is no number")

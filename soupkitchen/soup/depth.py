@@ -1,4 +1,4 @@
-"""How deep in a model a tensor lies, told by the names that tensors have in files. Knows no torch.
+"""Depth: how deep in a model a tensor lies, by its name in the files. Knows no torch.
 
 Layers are what is numbered: ``encoder.layer.7.…``, ``h.7.…``, ``layers.7.…``, ``stages.2.layers.5.…``. Of
 numbers within numbers the outermost counts (a mixture's experts and T5's sublayers are within one layer),
@@ -19,11 +19,11 @@ from itertools import takewhile
 from typing import NamedTuple
 
 _STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
-"""What comes before the number of a layer."""
+"""The word before the number of a layer."""
 _JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
 """A layer and its number in one word, as torchvision's ``layer1``."""
 _INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
-"""What comes between the number of a stage and that of a block in it."""
+"""The word between the number of a stage and that of a block in it."""
 _LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
 _FIRST = re.compile(
     r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
@@ -108,7 +108,7 @@ def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
 
 
 def _numbered(name: str) -> list[Numbered]:
-    """What is numbered in a name, the outermost first."""
+    """The numbered parts of a name, the outermost first."""
     words, found = name.split("."), []
     for index, word in enumerate(words):
         if index and word.isdecimal() and not words[index - 1].isdecimal():

@@ -12,7 +12,7 @@ from soupkitchen.merging import MergeMethod, Origin, StackMethod
 from soupkitchen.merging.base import Ingredient
 from soupkitchen.merging.chunks import chunks
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.soup.reader import Reader
+from soupkitchen.soup.reader import TensorReader
 
 AnyMethod = MergeMethod | StackMethod
 
@@ -64,7 +64,7 @@ class TensorVector:
 class LazyChange:
     """A tensor's change by fine-tuning, read at each access: it holds nothing itself."""
 
-    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: Reader) -> None:
+    def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: TensorReader) -> None:
         self.device = reader.device
         self._run, self._name, self._base, self._reader = run, name, base, reader
 

@@ -1,4 +1,4 @@
-"""Inner products of what fine-tuning changed: how far runs went, and how much they agree."""
+"""Inner products of task vectors: how far runs went, and how much they agree."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Where the running state of a soup is kept: on the device, in the host's memory, or in mapped files.
+"""Memory for the running state of a soup: on the device, in the host's memory, or in mapped files.
 
-A soup's state is a few numbers for each parameter: 4 bytes for an average, 8 for model stock, 10 for TIES
-(16 where weights are not whole). Where that exceeds what the device may give, the rest lies in the host's
-memory, and where it exceeds that too, in memory-mapped files that vanish with the process.
+The state is a few numbers for each parameter: 4 bytes for an average, 8 for model stock, 10 for TIES (16 if
+weights are not whole). The part that exceeds the device's budget lies in the host's memory, and the part that
+exceeds that, too, in memory-mapped files that vanish with the process.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class StateMemory:
         return converted
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor that is looked at time and again: on the device if there is room, else where it lies."""
+        """A tensor for repeated use: on the device if there is room, else where it lies."""
         place = self.room(tensor.nbytes, on_host=False)
         return tensor if place is None else tensor.to(place)
 
     def room(self, size: int, on_host: bool = True) -> torch.device | None:
-        """Where `size` bytes still fit, which are taken then; None where they do not.
+        """Reserves `size` bytes where they still fit; None if they do not.
 
         Args:
             on_host: whether the host's memory will do.
@@ -83,7 +83,7 @@ class StateMemory:
         return None
 
     def give_back(self, size: int, place: torch.device) -> None:
-        """Says that `size` bytes that `room` gave are free again."""
+        """Frees `size` bytes that `room` has reserved."""
         left = self._left[place]
         self._left[place] = None if left is None else left + size
 
@@ -94,7 +94,7 @@ class StateMemory:
         return torch.empty(elements, dtype=like.dtype, device=place)
 
     def _mapped(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor in a file that is deleted at once, and exists until nobody uses the tensor."""
+        """A tensor in a file that is deleted at once, and exists as long as the tensor."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".state.") as file:
                 file.truncate(elements * dtype.itemsize)

@@ -16,7 +16,7 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.soup.fold import Plans
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.soup.reader import CachingReader, Reader
+from soupkitchen.soup.reader import CachingReader, TensorReader
 from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
 
@@ -43,7 +43,7 @@ class Mixer:
         device: torch.device | None = None,
         dtype_of: DtypeOf = lambda name, dtype: dtype,
         memory: Callable[[], StateMemory] | None = None,
-        reader: Reader | None = None,
+        reader: TensorReader | None = None,
         caching: bool = False,
     ) -> None:
         self.pool = pool
@@ -51,7 +51,7 @@ class Mixer:
         self.caching = caching
         self._dtype_of = dtype_of
         self._memory = memory or (lambda: StateMemory(self.device))
-        self._reader = reader or Reader(self.device)
+        self._reader = reader or TensorReader(self.device)
         self._soup: Soup | None = None  # the running state
         self._made: Recipe | None = None  # the recipe that it was made by
         self._cache: CachingReader | None = None
@@ -81,7 +81,9 @@ class Mixer:
             return soup.taste(runs[-1], recipe.coefficients[-1])
         return self.empty(recipe).blend(runs, recipe.coefficients)
 
-    def empty(self, recipe: Recipe, memory: StateMemory | None = None, reader: Reader | None = None) -> Soup:
+    def empty(
+        self, recipe: Recipe, memory: StateMemory | None = None, reader: TensorReader | None = None
+    ) -> Soup:
         """A soup of nothing, to be made as `recipe` says."""
         fold = recipe.fold if recipe.method else ""
         if fold != self._surveyed[0]:

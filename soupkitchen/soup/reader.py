@@ -25,7 +25,7 @@ _AHEAD = 2
 """How many tensors of a run are read ahead."""
 
 
-class Reader:
+class TensorReader:
     """Reads the tensors of runs, each time anew.
 
     Args:
@@ -63,7 +63,7 @@ class Reader:
             return run.weights.task_vector(name, self.device)
 
 
-class CachingReader(Reader):
+class CachingReader(TensorReader):
     """Reads each tensor once and keeps it: on the device, else on the host, as long as there is room.
 
     A tensor that does not fit is read each time; none gives way to another.
@@ -115,7 +115,7 @@ class _Pending(NamedTuple):
     arrives: Future[Callable[[], torch.Tensor]]
 
 
-class ReadAhead(Reader):
+class ReadAhead(TensorReader):
     """Reads tensors of files ahead, in the order in which a run names them, others when they are asked for.
 
     A thread copies them from the mapped files into memory that the device can fetch from by itself (pinned,

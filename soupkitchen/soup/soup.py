@@ -1,14 +1,12 @@
 """A soup: a merge method applied to whole checkpoints, tensor by tensor.
 
-*Taste* a candidate to get the weights that the soup would have with it; nothing
-changes. *Keep* it to make it an ingredient. To discard a candidate is to do
-nothing: there is no rollback.
+*Taste* a candidate to get the weights that the soup would have with it; nothing changes. *Keep* it to make
+it an ingredient. To discard a candidate is to do nothing: there is no rollback.
 
-The cost of a candidate does not grow with the soup: the soup is a running state
-(a few float32 values for each parameter), and a candidate is folded into it
-while it is read from its files. (A `StackMethod` has no such state, and reads all
-ingredients again.) Tensors that no ingredient changed, as most of a pool of adapters,
-have no state and cost nothing.
+The cost of a candidate does not grow with the soup: the soup is a running state (a few float32 values for
+each parameter), and a candidate is folded into it while it is read from its files. (A `StackMethod` has no
+such state, and reads all ingredients again.) Tensors that no ingredient changed, as most of a pool of
+adapters, have no state and cost nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from soupkitchen.search.base import Coefficient
 from soupkitchen.soup.coefficients import by_tensor
 from soupkitchen.soup.fold import AnyMethod, Fold, LazyChange, Operand, Plans, Remarks
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.soup.reader import Reader
+from soupkitchen.soup.reader import TensorReader
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ DtypeOf = Callable[[str], torch.dtype | None]
 """The dtype of the tensor of that name; None for that of the ingredients' files."""
 
 _NEXT_TO_NOTHING = 1e-30
-"""The weight of a subtracted run where tensors are averaged: it counts only if there are no others."""
+"""The weight of a subtracted run in tensors that are averaged: it counts only if there are no others."""
 
 
 class Portion(NamedTuple):
@@ -57,32 +55,29 @@ class Share(NamedTuple):
 class Soup:
     """Ingredients merged by one method, starting from nothing.
 
-    The dtype of each merged tensor is `dtype` or, without, that of the first ingredient's.
-    Tensors that are not floating point (integer buffers) are the first ingredient's;
-    where another's differ, a warning names them.
+    Merged tensors have the dtype `dtype` or, without, that of the first ingredient. Tensors that are not
+    floating point (integer buffers) are the first ingredient's; a warning names those that differ.
 
-    A run's weight is that which it is tasted, kept or blended with or, without, the method's for its name.
-    It is one number, or one for each part of the model's depth (see `depth`). Where it is 0 the run takes
-    no part: a tensor is merged as if it were not there. Where it is 0 for all of them there is no tensor to
-    give: that is a ConfigError.
+    A run's weight is given when it is tasted, kept or blended or, without, the method's for its name. It is
+    one number, or one for each part of the model's depth (see `coefficients`). A run of weight 0 in a tensor
+    takes no part there; if all have weight 0, that is a ConfigError.
     `method` may be replaced by one that differs only in options that `result` alone looks at (`late`).
 
     Args:
         method: how to merge.
         device: where arithmetic is done.
-        base: what the runs were fine-tuned from, for methods on task vectors; of adapters
-            it is the model that they were trained on.
-            Tensors that it lacks, or has in another shape (a new head), are averaged
-            instead, by `Linear` with the same weights where these are positive.
-        dtype: of the merged tensors that are floating point; or what tells it of each by its name.
+        base: the model that the runs, or adapters, were fine-tuned from, for methods on task vectors. Tensors
+            that it lacks, or has in another shape (a new head), are averaged instead, by `Linear` with the
+            same weights if these are positive.
+        dtype: of the merged tensors that are floating point; or a function of the tensor's name.
         memory: where states are kept; by default on the device.
-        warned: what was warned of, and need not be again: soups of one run may share it.
-        surveys: what the method has to know of all of a run's tensors: soups of one method may share it.
-        reader: what reads the tensors that are merged; by default each is read anew.
-        plans: what the method has found of tensors: soups of one method may share it; None to find it anew.
+        warned: warnings given before, which are not repeated: soups of one run may share it.
+        surveys: the method's surveys of runs: soups of one method may share it.
+        reader: reads the tensors that are merged; by default each is read anew.
+        plans: the method's plans of tensors: soups of one method may share it; None to make them anew.
 
     Raises:
-        ConfigError: where the method needs a base and there is none.
+        ConfigError: if the method needs a base and there is none.
     """
 
     def __init__(
@@ -94,7 +89,7 @@ class Soup:
         memory: StateMemory | None = None,
         warned: set[str] | None = None,
         surveys: dict[Checkpoint, Any] | None = None,
-        reader: Reader | None = None,
+        reader: TensorReader | None = None,
         plans: Plans | None = None,
     ) -> None:
         if method.needs_base and base is None:
@@ -112,13 +107,13 @@ class Soup:
         self._fixed: dict[str, torch.Tensor] = {}
         self._warned = set() if warned is None else warned
         self._surveys = {} if surveys is None else surveys
-        self._reader = reader or Reader(self.device)
+        self._reader = reader or TensorReader(self.device)
         self._plans = plans
         self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
         keep_freed_memory()
 
     def forget(self) -> None:
-        """Gives the memory of the state back; the soup is not to be used after that."""
+        """Frees the state; the soup is not to be used after that."""
         self._folds.clear()
         self._fixed.clear()
 
@@ -234,7 +229,7 @@ class Soup:
         return shares
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
-        """Whether the tensor is the base's in all runs, without looking, and stays so when merged."""
+        """Whether the tensor is known to be the base's in all runs, and stays so when merged."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
@@ -242,7 +237,7 @@ class Soup:
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
-        """What merges the tensor `name` of runs like `like`; `memory` is for its state."""
+        """A fold of the tensor `name` of runs like `like`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
         shape, dtype = like.header[name].shape, self.dtype_of(name) or like.header[name].torch_dtype
         assert dtype is not None
@@ -268,7 +263,7 @@ class Soup:
             )
 
     def _operand(self, name: str, share: Share) -> Operand:
-        """The run's tensor as methods see it."""
+        """The run's tensor, or its change, with its origin."""
         (run, weight), shape, change = share, share.run.header[name].shape, None
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
@@ -280,7 +275,7 @@ class Soup:
         return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
-        """What the method has to know of all of the run's tensors; each run's is remembered."""
+        """The method's survey of all of the run's tensors, which is made once a run."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
         if run not in self._surveys:
@@ -335,7 +330,7 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
         yield name, tensor if wanted is None else tensor.to(wanted)
 
 
-def _are_equal(name: str, shares: Sequence[Share], reader: Reader) -> bool:
+def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
     """Whether the tensor is, to the bit, the same in all runs; ends at the first difference.
 
     Tensors of adapters are not looked at: to compute them is what merging does.
