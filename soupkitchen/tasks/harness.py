@@ -32,6 +32,7 @@ from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks.base import Batch, Collate, Processor, Source, Task
 from soupkitchen.tasks.kinds.several import Several
+from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import check_causal, unwrapped
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,9 @@ def harness_tasks(
 def _load(name: str) -> tuple[dict[str, Any], Any]:
     """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
+    templates = installed("lm_eval.utils", "lm-eval")
+    if not isinstance(templates.env, Bounded):
+        templates.env = Bounded.like(templates.env)
     path = Path(name).expanduser()
     try:
         if path.suffix in (".yaml", ".yml"):
