@@ -122,7 +122,7 @@ def pools(file: Path) -> None:
 def record(folder: Path, words: list[str]) -> None:
     """Records everything, or what pytest's words name, into `folder`."""
     environment = {**os.environ, "GUARD": str(folder.absolute()), "COLUMNS": "120"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "tests")])
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "scripts", ROOT / "tests")))
     options = words or ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
