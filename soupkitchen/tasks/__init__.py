@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from soupkitchen.options.files import compose
+from soupkitchen.tasks import harness
 from soupkitchen.tasks.base import Task as Task
 from soupkitchen.tasks.by_name import by_name
 from soupkitchen.tasks.data import Data as Data
-from soupkitchen.tasks.harness import harness_tasks
 from soupkitchen.tasks.kinds.embeddings import EmbeddingSimilarity as EmbeddingSimilarity
 from soupkitchen.tasks.kinds.embeddings import PairClassification as PairClassification
 from soupkitchen.tasks.kinds.embeddings import Triplets as Triplets
@@ -54,7 +54,7 @@ token_classification = by_name(TokenClassification, metric="entity_f1")
 triplets = by_name(Triplets, metric="accuracy")
 function = by_name(Function)
 several = Several
-lm_eval = harness_tasks
+lm_eval = harness.harness_tasks
 
 
 def demo(**options: Any) -> TextClassification:
