@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.options.kinds import check_fields
 from soupkitchen.tasks.cells import check_columns, first_line, texts_of
 from soupkitchen.tasks.columns import Wanted
 
@@ -81,6 +82,9 @@ class Task:
     length_column: ClassVar[str | None] = "length"
     processor_files: ClassVar[tuple[str, ...]] = ()
     processor_name: ClassVar[str] = "image processor"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "task")
 
     @property
     def model_class(self) -> type:

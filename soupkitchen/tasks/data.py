@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_dataset, load_from_disk
 
 from soupkitchen.errors import DataError, MachineError
-from soupkitchen.options.kinds import Inside, Seed, Splits
+from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks import delimited, splits
@@ -61,6 +61,9 @@ class Data(Source):
     seed: Seed = 0
     name: str | None = None
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "task.data")
 
     def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
         """The splits by role: "heldout", and "test" if there is one.

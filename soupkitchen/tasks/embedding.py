@@ -44,6 +44,7 @@ class Embedding(Task):
     max_length: AtLeast1 | None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := [mode for mode in self.modes if mode not in POOLINGS]:
             raise ConfigError(f"task.pooling={unknown[0]}: choose {', '.join(POOLINGS)}")
 

@@ -51,6 +51,7 @@ class Function(Task):
     name: str = "score"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._function()
         if not hasattr(transformers, self.model):
             automatic = [name for name in dir(transformers) if name.startswith("AutoModel")]

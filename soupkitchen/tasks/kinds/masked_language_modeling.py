@@ -59,6 +59,7 @@ class MaskedLanguageModeling(Task):
     max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.metric.key == "bits_per_byte":
             raise ConfigError(
                 "task.metric.name=bits_per_byte: only some tokens of a text are scored, and their bytes are "

@@ -58,6 +58,7 @@ class TextGeneration(Task):
     max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         template_columns("task.prompt", self.prompt)
         try:
             re.compile(self.extract or "")
