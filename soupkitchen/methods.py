@@ -33,7 +33,7 @@ from soupkitchen.merging.weights import Weights
 from soupkitchen.options.kinds import AtLeast0, Fraction, Scales, Share
 
 Signs = Literal["mass", "count"]
-"""How signs are elected: the sign of the sum, or the majority."""
+"""The election of signs: the sign of the sum, or the majority."""
 
 
 class Shared(TypedDict, total=False):
@@ -88,7 +88,7 @@ def ties(
         density: the share of entries that stays.
         trim: "tensor" for that share of each tensor; "model" for that of the whole task vector, as the paper.
         consensus: how signs are elected.
-        normalize: divide by the weights of those that agree.
+        normalize: divide by the weights of the runs that agree.
         shared: see `soupkitchen.methods`.
     """
     return TaskVectors(Magnitude(density, trim), consensus, normalize, **shared)

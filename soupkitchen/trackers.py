@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 OptionValue = str | int | float | bool
 PROJECT = "soupkitchen"
-"""Where trackers gather our runs, unless the user names another place."""
+"""The project that gathers our runs, unless the user names another."""
 _FILES = (TRAJECTORY, LEADERBOARD, CONFIG, REPORT, RECIPE)
 """The files that are kept with a run, as far as they are there in the end."""
 
@@ -74,7 +74,7 @@ class Client:
         """
 
     def arguments(self, folder: Path, new: bool) -> dict[str, Any]:
-        """Those of accelerate's class."""
+        """The options of accelerate's class."""
         raise NotImplementedError
 
     def configure(self, again: bool) -> None:
@@ -83,7 +83,7 @@ class Client:
             self.tracker.store_init_configuration(self.options)
 
     def kept(self, steps: int, ended: bool) -> int:
-        """How many steps the tracker has.
+        """The number of steps the tracker has.
 
         Args:
             steps: how many it was told.
@@ -153,7 +153,7 @@ class Wandb(Client):
         self.tracker.store_init_configuration(self.options)  # a kill may have lost it
 
     def kept(self, steps: int, ended: bool) -> int:
-        """What the server has; offline, a kill loses what was not written, so that all is told again.
+        """The steps that the server has; offline, a kill loses the unwritten ones, so all are logged again.
 
         Of a step that it is told twice the server keeps the first.
         """
@@ -243,7 +243,7 @@ CLIENTS: Mapping[str, type[Client]] = {
 
 @dataclass(frozen=True)
 class _Memory:
-    """What `trackers.json` remembers of a tracker.
+    """An entry of `trackers.json`.
 
     Attributes:
         run: the tracker's id of the run.
@@ -417,7 +417,7 @@ def _class(name: str) -> type[Client]:
 
 
 def _read(file: Path) -> dict[str, _Memory]:
-    """What is remembered of each tracker; empty if the file is not there, or was edited."""
+    """Reads the entries by tracker; empty if the file is not there, or was edited."""
     if not os.path.lexists(file):
         return {}
     try:

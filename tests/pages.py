@@ -69,7 +69,7 @@ def tables(text: str) -> Iterator[list[list[str]]]:
 
 
 def has_figures(table: list[list[str]]) -> bool:
-    """Whether most cells beside the first column are numbers."""
+    """Tells whether most cells beside the first column are numbers."""
     cells = [cell for row in table[1:] for cell in row[1:] if cell]
     numbers = [cell for cell in cells if re.match(r"[+−-]?\d", cell)]
     return len(numbers) > len(cells) / 2

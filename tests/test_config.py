@@ -335,7 +335,7 @@ def test_a_signal_during_imports_ends_in_one_line(number: int, code: int, tmp_pa
 
 
 def _catches(process: int, number: int) -> bool:
-    """Whether a process has a handler of its own for a signal."""
+    """Tells whether a process has a handler of its own for a signal."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:

@@ -36,7 +36,7 @@ from soupkitchen.soup.reader import ReadAhead
 
 METHODS = sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
 WAITS = 4
-"""How often the host may wait for the device, for each tensor of each run that is looked at."""
+"""The number of times that the host may wait for the device, for each tensor of each run."""
 
 
 @pytest.fixture(scope="module")

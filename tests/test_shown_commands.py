@@ -56,7 +56,7 @@ def parsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reads_arguments(script: Path) -> bool:
-    """Whether a script parses its arguments before all else, by itself or as the scripts of gains do."""
+    """Tells whether a script parses its arguments first, by itself or as the scripts of gains do."""
     return re.search(r"^import argparse$|gains\.arguments\(", script.read_text(), re.MULTILINE) is not None
 
 

@@ -57,7 +57,7 @@ class Expressions:
         self._seconds = float(_MATCHING_SECONDS)
 
     def match(self, pattern: str, text: str) -> bool:
-        """Whether `text` begins as `pattern` says.
+        """Tells whether `text` begins as `pattern` says.
 
         Raises:
             regex.error: for no regular expression, or one that would take too much memory.
@@ -184,7 +184,7 @@ class AdapterConfig:
         return alpha / (rank**0.5 if self.use_rslora else rank)
 
     def selects(self, module: str) -> bool | None:
-        """Whether peft adapts the module of that path; None if that depends on what the module is.
+        """Tells whether peft adapts the module of that path; None if that depends on what the module is.
 
         Raises:
             CheckpointError: for an expression that cannot be followed.
@@ -201,7 +201,7 @@ class AdapterConfig:
         return any(module.endswith(f".{target}") for target in targets) and self._has_layer(module)
 
     def names_parameter(self, name: str) -> bool:
-        """Whether the parameter of that path is adapted by itself (`target_parameters`)."""
+        """Tells whether the parameter of that path is adapted by itself (`target_parameters`)."""
         wanted = self.target_parameters or ()
         return name in wanted or any(name.endswith(f".{target}") for target in wanted)
 
@@ -224,7 +224,7 @@ class AdapterConfig:
         )
 
     def _has_layer(self, module: str) -> bool:
-        """Whether the first number in the path is that of a layer in `layers_to_transform`."""
+        """Tells whether the first number in the path is that of a layer in `layers_to_transform`."""
         wanted = self.layers_to_transform
         if wanted is None or wanted == []:
             return True
@@ -251,7 +251,7 @@ class AdapterConfig:
         return Expressions()
 
     def _matches(self, option: str, pattern: str, module: str, frame: str = _WHOLE) -> bool:
-        """Whether the path `module` matches a pattern of the option, put into `frame`."""
+        """Tells whether the path `module` matches a pattern of the option, put into `frame`."""
         value = getattr(self, option)
         try:
             if not isinstance(value, str) and sum(map(_is_expression, value)) > _MOST_EXPRESSIONS:

@@ -67,7 +67,7 @@ class _Stored:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds a peft adapter."""
+    """Tells whether `folder` holds a peft adapter."""
     return (folder / ADAPTER_CONFIG_NAME).exists()
 
 
@@ -202,7 +202,7 @@ def _select(config: AdapterConfig, stored: _Stored, base: Checkpoint) -> None:
 
 
 def _is_inner(base: Checkpoint, module: str) -> bool:
-    """Whether "all-linear" means the module: a linear one, and not the one that puts out tokens."""
+    """Tells whether "all-linear" means the module: a linear one, and not the one that puts out tokens."""
     model = architecture(base.path)
     heads: tuple[str, ...] = _HEADS
     if model is not None and (head := model.get_output_embeddings()) is not None:
@@ -249,9 +249,9 @@ def _low_rank(
 
 
 def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: int) -> bool:
-    """Whether the tensor `name` of the base is (in, out), as the weight of transformers' Conv1D is.
+    """Tells whether the tensor `name` of the base is (in, out), as the weight of transformers' Conv1D is.
 
-    The shape tells, unless it is square. peft's own `fan_in_fan_out` is that of the last module that it saw,
+    The shape tells, unless it is square. peft's own `fan_in_fan_out` describes the last module that it saw,
     so it is used only if transformers cannot make the model.
     """
     shape = base.header[name].shape

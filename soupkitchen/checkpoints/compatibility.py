@@ -1,6 +1,6 @@
 """Checks that runs can be merged, before any time is spent on them, and renames and reorders what it can.
 
-Every run is compared with a reference, one of those that most runs are like. Names that differ
+Every run is compared with a reference, one that most runs are like. Names that differ
 by a prefix or because two tensors are tied, and heads whose labels are in another order, are
 put right; anything else is a problem. All problems of all runs are reported at once.
 
@@ -140,7 +140,7 @@ def without_twins(run: Checkpoint) -> Checkpoint:
 
 
 def _is_twin(run: Checkpoint, name: str, source: str | None) -> bool:
-    """Whether `name` is `source` by another name, and not a tensor of its own."""
+    """Tells whether `name` is `source` by another name, and not a tensor of its own."""
     return source is not None and source in run.header and torch.equal(run.tensor(name), run.tensor(source))
 
 

@@ -172,7 +172,7 @@ class WeightFiles(Weights):
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:
-    """Whether `folder` holds weight files of that stem."""
+    """Tells whether `folder` holds weight files of that stem."""
     names = [_names(stem, suffix) for suffix in (SAFE, _PICKLE)]
     return any(os.path.lexists(folder / name) for pair in names for name in pair)
 
@@ -338,7 +338,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_apart(folder: Path) -> bool:
-    """Whether the subfolder is no part of the model: by its name, or as it is a model of its own."""
+    """Tells whether the subfolder is no part of the model: by its name, or as it is a model of its own."""
     if _NOT_THE_MODEL.fullmatch(folder.name) or (folder / "adapter_config.json").exists():
         return True
     config = folder / CONFIG_NAME
@@ -346,5 +346,5 @@ def _is_apart(folder: Path) -> bool:
 
 
 def is_of_training(file: Path) -> bool:
-    """Whether training resumes from the file, by its name."""
+    """Tells whether training resumes from the file, by its name."""
     return _TRAINING.fullmatch(file.name) is not None

@@ -35,7 +35,7 @@ from soupkitchen.store.files import write_text
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
-"""If you change what is found in files, increase it."""
+"""Increase it if you change the findings."""
 _SETTLED_SECONDS = 2
 """The least age of files whose findings are kept: the coarsest clock of a file system, FAT's."""
 _BLOCK = 1 << 21

@@ -223,7 +223,7 @@ def named_dtypes(config: Mapping[str, Any]) -> set[str]:
 
 
 def names_flash_attention(config: Mapping[str, Any]) -> bool:
-    """Whether the configuration asks for flash attention, which transformers would download if missing."""
+    """Tells whether a configuration asks for flash attention, which transformers downloads if missing."""
     return any(
         _ATTENTION_KEYS.fullmatch(key) and "flash_attention" in str(value) for key, value in _entries(config)
     )
@@ -242,7 +242,7 @@ def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _all_parts(is_plain: Callable[[str], Any], value: Any) -> bool:
-    """Whether a text is plain, or those of all parts of a composite model are; None always is."""
+    """Tells whether a text is plain, or those of all parts of a composite model are; None always is."""
     if isinstance(value, Mapping):
         return all(_all_parts(is_plain, part) for part in value.values())
     return value is None or (isinstance(value, str) and bool(is_plain(value)))

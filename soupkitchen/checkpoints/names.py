@@ -173,7 +173,7 @@ class NameMap:
         return cls(type(model), shapes, layout, names, in_place=True)
 
     def is_for(self, run: Checkpoint, model: Any) -> bool:
-        """Whether names, shapes and ties of `model` and of the files of `run` are those of this map."""
+        """Tells whether names, shapes and ties of `model` and of the files of `run` are those of this map."""
         return (
             type(model) is self.kind
             and shapes_of(run.header) == self.shapes
@@ -217,7 +217,7 @@ def _trace(
 ) -> tuple[dict[str, str], list[tuple[str, tuple[int, ...], tuple[int, ...]]]]:
     """Has transformers place the tensors: returns the state dict's name by file name.
 
-    Beside it the name, shape and wanted shape of those that would not fit.
+    Beside it the name, shape and wanted shape of each tensor that would not fit.
     """
     # all in one floating-point dtype, or loading would convert some, and so copy them out of their storage
     stand_ins = {
@@ -293,7 +293,7 @@ def first_names(model: Any) -> dict[str, str]:
 
 
 def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> bool:
-    """Whether every tensor fits in its place, and every place has a tensor, by one name or another."""
+    """Tells whether every tensor fits in its place, and every place has a tensor, by one name or another."""
     if any(layout[to][0] != shapes[name] for name, to in names.items()):
         return False
     wanted = {first for shape, first in layout.values() if 0 not in shape}
@@ -301,7 +301,7 @@ def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layo
 
 
 def _holds(model: Any, names: Mapping[str, str], run: Checkpoint) -> bool:
-    """Whether the model has the values of the files that it was loaded from.
+    """Tells whether the model has the values of the files that it was loaded from.
 
     Tensors that only an adapter has, or has in another shape, are not in these.
     """

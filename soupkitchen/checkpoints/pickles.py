@@ -43,7 +43,7 @@ _DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
 """Names of kinds of dictionaries, as options are kept in."""
 _MOST_NAMES = 10_000
 _one_at_a_time = Lock()
-"""torch has one list of such classes for all threads."""
+"""torch has one list of safe classes for all threads."""
 
 
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
 
 
 def holds_only_tensors(content: Mapping[Any, Any]) -> bool:
-    """Whether all keys are text and all values are tensors."""
+    """Tells whether all keys are text and all values are tensors."""
     return all(isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items())
 
 
@@ -131,7 +131,7 @@ def _stand_ins(file: Path) -> list[Any]:
 
 
 def holds_tensors(file: Path) -> bool:
-    """Whether PyTorch wrote tensors to `file`, by its first bytes and its list of contents."""
+    """Tells whether PyTorch wrote tensors to `file`, by its first bytes and its list of contents."""
     with open_regular(file) as handle:
         begin = handle.read(len(_LEGACY))
         if not begin.startswith(_ZIP):

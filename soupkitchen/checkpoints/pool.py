@@ -375,7 +375,7 @@ def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | No
 
 
 def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
-    """Whether tied tensors may be stored twice, which takes transformers a while to find out."""
+    """Tells whether tied tensors may be stored twice, which takes transformers a while to find out."""
     first = runs[0]
     if any(run.weights.names_twins or run.header.keys() != first.header.keys() for run in runs):
         return True

@@ -146,7 +146,7 @@ def _here(name: str) -> Path | None:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Whether a run has that name, or matches it as a glob."""
+    """Tells whether a run has that name, or matches it as a glob."""
     return name == pattern or fnmatch(name, pattern)
 
 
@@ -224,7 +224,7 @@ def _listed(file: Path) -> Iterator[Source]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
+    """Tells whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
     if folder.is_file():

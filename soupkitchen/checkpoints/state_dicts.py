@@ -124,7 +124,7 @@ class StateDict:
 
 
 def is_state_dict(file: Path) -> bool:
-    """Whether `file` has a name that files with state dicts have."""
+    """Tells whether `file` has a name that files with state dicts have."""
     return file.name.endswith(SUFFIXES) and file.is_file()
 
 
@@ -287,7 +287,7 @@ def _unwrapped(file: Path, names: Sequence[str], prefix: str = "") -> dict[str, 
 
 
 def _is_count(name: str, info: TensorInfo, names: Collection[str]) -> bool:
-    """Whether a wrapper counts something in the tensor: `AveragedModel`, ema-pytorch."""
+    """Tells whether a wrapper counts something in the tensor: `AveragedModel`, ema-pytorch."""
     above, _, last = name.rpartition(".")
     wrapped = {"n_averaged": _PARALLEL, "initted": "ema_model.", "step": "ema_model."}.get(last)
     if wrapped is None or info.elements != 1:

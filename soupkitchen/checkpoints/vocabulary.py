@@ -36,7 +36,7 @@ class Vocabulary(dict[str, Any]):
         return frozenset(self.items())
 
     def unlike(self, other: Vocabulary) -> bool:
-        """Whether the two differ; two of different kinds cannot be compared."""
+        """Tells whether the two differ; two of different kinds cannot be compared."""
         return self is not other and self.are_files == other.are_files and self != other
 
 

@@ -94,15 +94,15 @@ class Weights(ABC):
 
     @property
     def names_twins(self) -> bool:
-        """Whether the format stores tied tensors under both names."""
+        """Tells whether the format stores tied tensors under both names."""
         return False
 
     def is_in_files(self, name: str) -> bool:
-        """Whether the tensor is read as it is, and not computed."""
+        """Tells whether the tensor is read as it is, and not computed."""
         return True
 
     def leaves(self, name: str) -> bool:
-        """Whether the tensor is, without a look at its values, known to be that of the base model."""
+        """Tells whether the tensor is, without a look at its values, known to be that of the base model."""
         return False
 
     def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:

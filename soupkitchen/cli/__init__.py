@@ -1,1 +1,1 @@
-"""What is run from a shell: the command, which alone knows Hydra, and its smaller siblings."""
+"""The command, which alone knows Hydra, and what smaller commands share."""

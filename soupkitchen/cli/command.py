@@ -106,7 +106,7 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
-    """Whether nothing is left to do that takes runs and data; found out without heavy imports.
+    """Tells whether nothing is left to do that takes runs and data; found out without heavy imports.
 
     Raises:
         ConfigError: if another run's results are there.

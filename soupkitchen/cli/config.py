@@ -77,7 +77,7 @@ def _sweep_of(experiment: Mapping[str, Any]) -> set[str] | None:
 
 
 def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
-    """Whether an experiment says nothing of a run that the name of the run does not say, too."""
+    """Tells whether an experiment says nothing of a run that the name of the run does not say, too."""
     if _sweep_of(experiment) is None or experiment.keys() - {"defaults", "hydra"}:
         return False
     named = [f"override /{group}" for group in _NAMED_BY]

@@ -22,7 +22,7 @@ from soupkitchen.console import say
 from soupkitchen.options.kinds import NotNegative, Positive, check
 
 _ATTEMPTS = 3
-"""How often a job that loses its worker is started again."""
+"""The number of times that a job that loses its worker is started again."""
 
 
 class RayLauncher(Launcher):

@@ -45,7 +45,7 @@ LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
 """By how many standard deviations the null hypothesis is lowered, and by how many more for each unit of
 skewness above the last."""
 LEAST_EXAMPLES = 30
-"""What is sampled says nothing of fewer."""
+"""The sampled bound is not used below this many examples."""
 LEAST_OTHERS = 10
 """Nor before so many differences were other than the commonest: ties and constants tell of no spread."""
 MOST_SEEN = 0.5
@@ -159,7 +159,7 @@ def score_at_most(
 def upper_limit(
     differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float = 0.0
 ) -> float:
-    """What the mean of n differences is below, but with a probability of `error`, given the first of them.
+    """Bounds the mean of n differences from above, given the first of them, with an error of `error`.
 
     Args:
         differences: float64 (t,), those of the first t examples in an order drawn at random.
@@ -208,7 +208,7 @@ def _bets(
 
 @dataclass(frozen=True)
 class Bets:
-    """What is bet on each of t differences. Arrays are float64 (t,) and depend on what came before each.
+    """Bets on each of t differences. Arrays are float64 (t,) and depend on what came before each.
 
     Attributes:
         differences: x.
@@ -299,8 +299,8 @@ def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.
 
 
 def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """What to bet where differences are expected to be lower by `drift` than the null hypothesis of a mean
-    of 0 says: about what lets the capital grow fastest (approximate Kelly), and nothing on no drift.
+    """Bets if differences are expected to be lower by `drift` than the null hypothesis of a mean of 0 says:
+    about the share that lets the capital grow fastest (approximate Kelly), and nothing on no drift.
     """
     drift = np.maximum(drift, 0.0)
     shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)

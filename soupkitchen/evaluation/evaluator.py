@@ -96,7 +96,7 @@ class Evaluator:
 
     @property
     def compiled(self) -> bool:
-        """Whether ``torch.compile`` makes the model's forward pass."""
+        """Tells whether ``torch.compile`` makes the model's forward pass."""
         self._follow()
         return is_compiled_module(self._model)
 

@@ -38,7 +38,7 @@ class Piece:
     limit: Mapping[str, int] | None = None
 
     def bounds(self, name: str, size: int) -> tuple[int, int]:
-        """Of a task with so many examples, which places of the order are scored: from one up to another."""
+        """The places of the order that are scored, from one up to another, of so many examples."""
         return len(self.known.get(name, ())), size if self.limit is None else self.limit[name]
 
     @property
@@ -89,11 +89,11 @@ class Examples:
         return tuple(role for role in self.splits if role != "train")
 
     def sizes(self, split: str) -> dict[str, int]:
-        """How many examples each task has in the split."""
+        """The number of examples each task has in the split."""
         return {name: len(listed.order) for name, listed in self.splits[split].items()}
 
     def size(self, split: str) -> int:
-        """How many examples the split has."""
+        """The number of examples the split has."""
         return sum(self.sizes(split).values())
 
     def references(self, split: str) -> dict[str, Rows]:
@@ -143,7 +143,7 @@ class Examples:
     def shuffle(self, split: str, soup: Evaluation) -> None:
         """Puts the examples into an order drawn at random, the same every time, which then stays.
 
-        What is said of all examples with some confidence, given some of them, rests on that. So they are not
+        Confidence in a bound on all examples, given some of them, rests on that. So they are not
         sorted by length either. Metrics that are no means keep their batches: `soup` tells which are.
         """
         order, random = self.order(split), np.random.default_rng(_SEED)
@@ -193,7 +193,7 @@ class Examples:
 
 
 def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
-    """How well `soup`, and the pool on average, do on each example: float64 (examples,), the least first.
+    """The values of `soup`, and the pool's means, by example: float64 (examples,), the least first.
 
     Where some of the pool have not scored an example, one more counts that does on it as all do on
     average: otherwise one wrong answer would outweigh what many have shown.

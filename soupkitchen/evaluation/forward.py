@@ -107,7 +107,7 @@ class FiniteCheck:
 
     @property
     def finite(self) -> torch.Tensor | None:
-        """Whether no output since `forget` is NaN or has an infinity on top.
+        """Tells whether no output since `forget` is NaN or has an infinity on top.
 
         0-dimensional, on the device; None without outputs. Single outputs may be minus infinity, as those of
         tokens that a model never says; padding is not looked at.

@@ -77,7 +77,7 @@ class Identity:
 
 
 def weights(recipe: Recipe, pool: Pool) -> list[Any]:
-    """What the tensors of a recipe depend on; names of runs have no part in it."""
+    """Lists the facts that a recipe's tensors depend on; names of runs have no part in it."""
     fingerprints = [pool[name].fingerprint for name in recipe.ingredients]
     if recipe.method is None:
         return [fingerprints, recipe.dtype]

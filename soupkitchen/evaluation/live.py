@@ -149,12 +149,12 @@ class LiveModel:
 
     @property
     def spread(self) -> bool:
-        """Whether accelerate has spread the model over devices, and moves data between them."""
+        """Tells whether accelerate has spread the model over devices, and moves data between them."""
         return hasattr(self.model, "hf_device_map")
 
     @property
     def bytes(self) -> dict[torch.device, int]:
-        """How much memory the model takes, by device."""
+        """The bytes that the model takes, by device."""
         taken: Counter[torch.device] = Counter()
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             taken[tensor.device] += tensor.nbytes
@@ -165,7 +165,7 @@ class LiveModel:
         self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:
-        """Whether transformers has no use for the file tensor `name` (an old buffer, say)."""
+        """Tells whether transformers has no use for the file tensor `name` (an old buffer, say)."""
         return self._slots is not None and self._slots[name] is None
 
     def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -15,12 +15,12 @@ from soupkitchen.store.evaluations import EvaluationCache
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How models are scored; results are the same whatever is chosen here, but for a confidence.
+    """Options of scoring; results are the same whatever is chosen here, but for a confidence.
 
     Attributes:
         early_stopping: true or "exact": stop scoring a candidate as soon as no outcome of the remaining
             examples could change the decision. ``{"confidence": p}``: as soon as it is so sure, too, that
-            they will not; what is kept is scored in full all the same. False: score everything.
+            they will not; kept candidates are scored in full all the same. False: score everything.
         cache: the folder of evaluations that are kept for later runs; None to keep none.
 
     Raises:

@@ -24,7 +24,7 @@ class Part:
             of `order`.
         examples_scored: how many.
         examples_total: of how many.
-        order: int64 (examples_scored,), the numbers of those that are scored; None if all are.
+        order: int64 (examples_scored,), the numbers of the scored examples; None if all are.
     """
 
     score: float
@@ -96,7 +96,7 @@ class Part:
 
     @property
     def scored(self) -> np.ndarray:
-        """Which examples are scored: bool (examples,), in the data's order."""
+        """Marks the scored examples: bool (examples,), in the data's order."""
         flags = np.full(self.examples_total, self.order is None)
         if self.order is not None:
             flags[self.order] = True

@@ -1,4 +1,4 @@
-"""Where and how the work runs: device, arithmetic of the forward pass, batches."""
+"""Options of where and how the work runs: device, arithmetic of the forward pass, batches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """How to run.
+    """Options of where and how the work runs.
 
     Attributes:
         device: "auto" for what accelerate finds, or "cpu", "cuda", "cuda:1", "mps".
@@ -68,11 +68,11 @@ class Runtime:
         self.memory()
 
     def loading(self, dtype: torch.dtype | None = None) -> Loading:
-        """How models are to be loaded, with weights of that dtype."""
+        """The options to load models with, with weights of that dtype."""
         return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
 
     def offload(self) -> Path | None:
-        """Where states that fit nowhere else lie."""
+        """The folder of states that fit nowhere else."""
         return None if self.offload_folder is None else Path(self.offload_folder).expanduser()
 
     def memory(self) -> dict[int | str, int] | None:
@@ -113,7 +113,7 @@ class Runtime:
         return on_device // 32, on_host // 32
 
     def _memory_of(self, device: torch.device) -> tuple[int, int]:
-        """What is given to, or free on, a device and the host, in bytes."""
+        """The memory that is given to, or free on, a device and the host, in bytes."""
         memory: Mapping[int | str, int] = self.memory() or get_max_memory()
         on_device = 0 if device.type == "cpu" else memory.get(device.index or 0, memory.get(device.type, 0))
         return on_device, memory.get("cpu", 0)

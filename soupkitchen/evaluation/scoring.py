@@ -32,7 +32,7 @@ Forward = Callable[[str, Sequence[np.ndarray]], Iterable[Rows]]
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a candidate has to reach.
+    """The gain or score that a candidate has to reach.
 
     Attributes:
         rule: what its gain has to be.
@@ -71,7 +71,7 @@ class Threshold:
         return replace(so_far, stopped_by="exact") if self.out_of_reach(so_far) else None
 
     def out_of_reach(self, so_far: Evaluation) -> bool:
-        """Whether a candidate can no longer be accepted; examples not scored yet count at their best."""
+        """Tells whether a candidate can no longer be accepted; unscored examples count at their best."""
         if self.above is not None and not is_above(so_far.score, self.above):
             return True
 
@@ -86,7 +86,7 @@ class Threshold:
 
 
 def is_above(score: float, other: float) -> bool:
-    """Whether a score is better than another; any number is better than NaN."""
+    """Tells whether a score is better than another; any number is better than NaN."""
     return score > other or (math.isnan(other) and not math.isnan(score))
 
 

@@ -68,7 +68,7 @@ def _with_answers(task: Any) -> Any:
 
 
 def _columns_of(task: Any) -> set[str]:
-    """The columns that the task needs, of those that it looks for by well-known names."""
+    """The columns that the task needs, among the columns that it looks for by well-known names."""
     named = [
         (wanted, getattr(task, option)) for wanted in task.looked_for for option in wanted.options.split()
     ]

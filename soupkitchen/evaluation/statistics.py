@@ -1,4 +1,4 @@
-"""How sure a score is, and how sure a difference: the bootstrap over examples, and McNemar's test.
+"""Intervals of scores and of differences: the bootstrap over examples, and McNemar's test.
 
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 McNemar 1947, "Note on the sampling error of the difference between correlated proportions".
@@ -70,7 +70,7 @@ def confidence_interval(
 def compare(
     candidate: Evaluation, incumbent: Evaluation, tasks: Several, references: References
 ) -> Comparison:
-    """How `candidate` differs from `incumbent`; both complete, and of the same examples."""
+    """Compares `candidate` with `incumbent`; both complete, and of the same examples."""
     gain = candidate.score - incumbent.score
     if math.isnan(gain):
         return Comparison(None, None, gain, None, None)
@@ -102,7 +102,7 @@ def mcnemar(differences: np.ndarray) -> float:
 
 
 def right_or_wrong(tasks: Several) -> bool:
-    """Whether there is one task, whose examples are right or wrong: McNemar's test is for these."""
+    """Tells whether there is one task, whose examples are right or wrong: McNemar's test is for these."""
     first, *others = tasks.tasks.values()
     return not others and first.metric.binary
 
@@ -126,7 +126,7 @@ def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | N
 
 
 def _rescorer(evaluation: Evaluation, tasks: Several, references: References) -> Rescorer | None:
-    """What tells the scores of resamples of the examples; None where that cannot be had quickly."""
+    """Makes the function that scores resamples of the examples; None if that cannot be done quickly."""
     by_task = {}
     for name, part in evaluation.parts.items():
         rescored = _of_task(part, tasks.tasks[name].metric, references[name])

@@ -66,7 +66,7 @@ class Executor:
     """
 
     workers: int = 1
-    """How many requests it can use at once."""
+    """The number of requests it can use at once."""
     bench: Any
 
     def start(self, bench: Any) -> None:

@@ -129,7 +129,7 @@ class Bench:
 
 
 def _of_the_machine(error: BaseException) -> bool:
-    """Whether an error says nothing of the weights: a disk, a device or the memory failed."""
+    """Tells whether an error says nothing of the weights: a disk, a device or the memory failed."""
     if isinstance(error, (OSError, MemoryError)) or should_reduce_batch_size(error):
         return True
     accelerator = getattr(torch, "AcceleratorError", None)  # since torch 2.8

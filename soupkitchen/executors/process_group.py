@@ -20,7 +20,7 @@ from soupkitchen.errors import MachineError, calling
 from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
-"""How long one may work while the others wait. One that ended is noticed at once."""
+"""The time that one process may work while the others wait; its end is noticed at once."""
 
 
 class LostError(MachineError):

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = 600
 """Seconds that a worker may take to start anew."""
 _ATTEMPTS = 3
-"""How often the same request may lose its worker before the run gives up."""
+"""The number of times that the same request may lose its worker before the run gives up."""
 _HANDSHAKE = 20
 """Seconds that the head of a cluster may take to answer at all."""
 
@@ -132,7 +132,7 @@ class Ray(Executor):
                 time.sleep(1)
 
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
-        """What comes of a request; where its worker dies, or has no memory left, it is asked for again.
+        """Waits for the result of a request; if its worker dies, or has no memory left, asks again.
 
         Raises:
             MachineError: where that happens time and again.
@@ -161,7 +161,7 @@ class Ray(Executor):
 
 
 class _DroppedError(BaseException):
-    """Nobody asks for the scoring any more."""
+    """The scoring was cancelled."""
 
 
 class _Worker:
@@ -187,7 +187,7 @@ class _Worker:
         """Answers once the worker is there."""
 
     def drop(self, number: int) -> None:
-        """Nobody wants to know any more of what was asked up to `number`; what of it is in progress ends."""
+        """Cancels all requests up to `number`, the running one included."""
         self._dropped = max(number, self._dropped)
 
     def score(self, request: Request, tasks: Several, number: int) -> Scoring:

@@ -70,7 +70,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What to run.
+    """The parts of a run.
 
     Attributes:
         pool: the runs to make soup of.

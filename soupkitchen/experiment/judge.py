@@ -119,19 +119,19 @@ class Judge:
         return requests
 
     def _threshold(self, soup: Scored, above: float | None = None) -> Threshold | None:
-        """What a candidate has to reach, besides a score `above` that is accepted already."""
+        """The threshold of a candidate, besides a score `above` that is accepted already."""
         if self.stopping is None:
             return None
         tasks, examples = self.scores.tasks, self.scores.examples
         return self.stopping.threshold(self.rule, soup.evaluation, tasks, examples, above)
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Threshold | None:
-        """What has to be exceeded to be among the `exact` best so far."""
+        """The threshold of the `exact` best so far."""
         known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
         return self._above(known[-exact]) if len(known) >= exact else None
 
     def _above(self, score: float) -> Threshold | None:
-        """What exceeds a score, whatever the rule."""
+        """The threshold of any score above one, whatever the rule."""
         return None if self.stopping is None else Threshold(AcceptRule("any"), above=score)
 
     def _verdict(self, candidate: Candidate, result: Scored | Unscorable, soup: Scored) -> Verdict:
@@ -144,7 +144,7 @@ class Judge:
 
 
 def _best(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The best of those that the rule accepts, the first among equals."""
+    """The best candidate that the rule accepts, the first among equals."""
     best: Verdict | None = None
     for verdict in verdicts:
         if verdict.kept and (best is None or is_above(_score(verdict), _score(best))):

@@ -52,7 +52,7 @@ class Ledger:
 
     @property
     def replaying(self) -> bool:
-        """Whether an event from before has not been asked for yet."""
+        """Tells whether an event from before has not been asked for yet."""
         return self._journal.replaying
 
     def begin(
@@ -125,7 +125,7 @@ class Ledger:
         self._once(("ingredient",), event=CONTRIBUTION, ingredient=ingredient, score=score)
 
     def saved(self) -> bool:
-        """Whether the soup was saved before, and that is the journal's next event."""
+        """Tells whether the soup was saved before, and that is the journal's next event."""
         return self._journal.recall(event="saved") is not None
 
     def save(self, recipe: Mapping[str, Any]) -> None:

@@ -127,7 +127,7 @@ class _SampledRun:
         return self.evaluation.complete or math.isnan(self.evaluation.score)
 
     def is_better(self, other: _SampledRun | None) -> bool:
-        """Whether a full ranking would put it first; ties are broken by pool order."""
+        """Tells whether a full ranking would put it first; ties are broken by pool order."""
         score = self.evaluation.score
         if not self.evaluation.complete or math.isnan(score):
             return False
@@ -179,7 +179,7 @@ class _PartialRanking:
         return runs
 
     def _continued(self, wave: Sequence[_SampledRun], order: Order) -> set[str]:
-        """Scores the rest for those runs of a wave that may be the best; the names of those that fail."""
+        """Scores the rest for the runs of a wave that may be the best; returns the names of failed runs."""
         requests, continued, failed = [], [], set()
         for run in wave:
             threshold = self._threshold(run)
@@ -203,7 +203,7 @@ class _PartialRanking:
         return failed
 
     def _threshold(self, run: _SampledRun) -> Threshold | None:
-        """What a run has to reach to be the best; None if no best is known yet.
+        """The threshold of the best run; None if no best is known yet.
 
         What is not right or wrong depends on the batches by a hair: a run that is near may be the best in
         others.

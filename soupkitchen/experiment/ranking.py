@@ -87,7 +87,7 @@ class Ranking:
 
 
 def margin(score: float) -> float:
-    """How far below `score`, the best, a run may be that is the best in other batches."""
+    """The distance to the best `score` within which a run may be the best in other batches."""
     return abs(score) * _NEAR
 
 

@@ -73,7 +73,7 @@ class Result:
 
     @property
     def gain(self) -> float:
-        """How much better than the best single run the soup is on held-out; more is better."""
+        """The soup's gain on held-out over the best single run; more is better."""
         return float(self._soup["delta_vs_best_single"])
 
     @property

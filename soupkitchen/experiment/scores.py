@@ -69,7 +69,7 @@ class Scored:
 
     @property
     def examples_scored(self) -> int:
-        """How many examples were scored for it."""
+        """The number of examples that were scored for it."""
         return 0 if self.cached else self.evaluation.examples_scored - self.examples_known
 
 

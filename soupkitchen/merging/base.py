@@ -1,4 +1,4 @@
-"""What a merge method is: a fold over ingredients, on one tensor at a time.
+"""The contract of merge methods: a fold over ingredients, on one tensor at a time.
 
 A method is a frozen dataclass whose fields are its options. Its state is a
 NamedTuple of flat tensors, float32 or smaller, one element for each element of the
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Ingredient(Protocol):
-    """What methods may know of an ingredient."""
+    """The facts that methods may know of an ingredient."""
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +61,7 @@ class Vector(Protocol):
 
 
 class Origin(NamedTuple):
-    """Where a tensor comes from.
+    """The ingredient and the name of a tensor.
 
     Attributes:
         ingredient: the run.
@@ -82,7 +82,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What all methods share.
+    """The base of all methods.
 
     Attributes:
         weights: weight by name of run, 1 for a run that is not named; or `ByScore`, `ByStep`.
@@ -98,19 +98,19 @@ class Method:
     recalibrate_batchnorm: AtLeast0 = 0
 
     needs_base = False
-    """Whether it works on task vectors."""
+    """Tells whether it works on task vectors."""
     ordered = False
-    """Whether the order of the ingredients matters."""
+    """Tells whether the order of the ingredients matters."""
     negative_weights = False
-    """Whether a run may be subtracted."""
+    """Tells whether a run may be subtracted."""
     weighs = True
-    """Whether ingredients may weigh differently."""
+    """Tells whether ingredients may weigh differently."""
     late: ClassVar[tuple[str, ...]] = ()
     """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
     keeps_untouched = True
-    """Whether a tensor that is the same in all runs, and in the base where it is needed, stays as it is."""
+    """Tells whether a tensor stays as it is if all runs, and the base if needed, have the same."""
     keeps_equal = False
-    """Whether a tensor that is the same in all runs, whatever the base has, stays as it is if all weigh more
+    """Tells whether a tensor that is the same in all runs, whatever the base has, stays so if all weigh more
     than 0: it is then not merged."""
 
     def __post_init__(self) -> None:
@@ -136,17 +136,17 @@ class MergeMethod(Method):
     """A merge method that is a fold. Its state and its measure are its own; nobody else looks inside."""
 
     surveys = False
-    """Whether it has to see all tensors of an ingredient before it adds the first."""
+    """Tells whether it has to see all tensors of an ingredient before it adds the first."""
 
     stepwise = False
-    """Whether `measure` looks at the state, or gives something as large as the tensor."""
+    """Tells whether `measure` looks at the state, or gives something as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
-        """What `measure` has to know of all of an ingredient's tensors, by name."""
+        """Surveys all of an ingredient's tensors, by name, for `measure`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:
-        """What `measure` has to know of `x` that depends on neither the state nor the weight.
+        """Prepares `measure`: all about `x` that depends on neither the state nor the weight.
 
         Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once and
         given to `measure` in `origin` time and again.
@@ -158,7 +158,7 @@ class MergeMethod(Method):
         raise NotImplementedError
 
     def measure(self, state: Any, x: Vector, origin: Origin) -> Any:
-        """What `add` has to know of the whole tensor `x`."""
+        """Measures the whole tensor `x` for `add`."""
         raise NotImplementedError
 
     def add(self, state: Any, x: torch.Tensor, measure: Any, start: int) -> Any:

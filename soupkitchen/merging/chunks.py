@@ -17,7 +17,7 @@ _MOST_KEPT = (32 << 20) - (1 << 16)
 
 
 def keep_freed_memory() -> None:
-    """Has the process keep memory that is freed for what is asked for next.
+    """Has the process keep memory that is freed for the next request.
 
     Else each chunk's temporaries may be given back to the system and taken from it again, page by
     page, which can take longer than the arithmetic. glibc holds on to as much as twice the largest
@@ -57,5 +57,5 @@ def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """What sums are kept in: float64, but where a device has none."""
+    """The dtype of sums: float64, or float32 if a device has none."""
     return torch.float32 if device.type == "mps" else torch.float64

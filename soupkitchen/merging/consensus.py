@@ -1,4 +1,4 @@
-"""How sparse task vectors are combined: by summing them, or by electing a sign for each entry first.
+"""Combines sparse task vectors: sums them, or elects a sign for each entry first.
 
 With wᵢ the weights and δ̂ᵢ what a sparsifier leaves of the task vectors, vᵢ = wᵢδ̂ᵢ:
 

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Mapping
 
 ALPHA = 0.2
-"""What the newest checkpoint counts in an exponential moving average, where nothing else is said."""
+"""The default weight of the newest checkpoint in an exponential moving average."""
 
 Decay = Callable[[int, int, float], float]
 """wᵢ of i, k and α."""
@@ -63,7 +63,7 @@ DECAYS: Mapping[str, Decay] = {
 
 
 def coefficients(decay: str, size: int, alpha: float = ALPHA) -> tuple[float, ...]:
-    """What each of `size` checkpoints counts, the oldest first: c₀, …, c_k with k = size − 1.
+    """The weights of `size` checkpoints, the oldest first: c₀, …, c_k with k = size − 1.
 
     Args:
         decay: one of `DECAYS`.

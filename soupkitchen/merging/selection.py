@@ -35,11 +35,11 @@ _INFINITY = 0x7F800000
 _NONE = 1 << 16
 
 Ties = list[tuple[slice, int]]
-"""How many magnitudes equal some value, part by part of a vector."""
+"""The number of magnitudes that equal some value, part by part of a vector."""
 
 
 class Largest(NamedTuple):
-    """Which elements are among the k largest magnitudes.
+    """Marks the elements among the k largest magnitudes.
 
     Attributes:
         threshold: the k-th largest magnitude.
@@ -105,7 +105,7 @@ def _bracket(x: Vector, k: int) -> tuple[float, float]:
 
 
 def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int]]:
-    """How many magnitudes exceed `high`; those from `low` to `high`; and how many of these each chunk has."""
+    """Counts magnitudes above `high`, finds those from `low` to `high`, and counts these by chunk."""
     above, sizes = 0, []
     gathered = np.empty(x.numel(), np.float32)  # takes memory only as far as it is filled
     filled = 0
@@ -121,7 +121,7 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
 
 
 def _count(x: Vector, value: float) -> tuple[int, Ties]:
-    """How many magnitudes exceed `value`, and how many equal it, where."""
+    """Counts the magnitudes above `value`, and finds the equal ones."""
     above = 0
     ties: Ties = []
     for part in chunks(x.numel(), x.device):
@@ -146,7 +146,7 @@ def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
 
 
 def _last_tie(x: Vector, threshold: float, wanted: int, ties: Ties) -> int | None:
-    """Where the last is of `wanted` magnitudes that equal `threshold`; None where these are all."""
+    """The place of the last of `wanted` magnitudes that equal `threshold`; None if these are all."""
     if wanted == sum(number for _, number in ties):
         return None
     for part, number in ties:
@@ -194,7 +194,7 @@ def _bin_of(x: Vector, k: int, bin_of: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def _position_of_tie(x: Vector, threshold: float, wanted: int) -> int:
-    """Where the last is of `wanted` magnitudes that equal `threshold`."""
+    """The place of the last of `wanted` magnitudes that equal `threshold`."""
     position = torch.full((), -1, dtype=torch.int64, device=x.device)
     before = torch.zeros((), dtype=torch.int64, device=x.device)
     for part in chunks(x.numel(), x.device):

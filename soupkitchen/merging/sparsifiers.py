@@ -36,20 +36,20 @@ Rescale = Literal["probability", "l1"]
 
 
 class Sparsifier:
-    """What a sparsifier is. Its plan is its own; nobody else looks inside."""
+    """The contract of sparsifiers. A plan is the sparsifier's own; nobody else looks inside."""
 
     surveys = False
-    """Whether `survey` has to see all tensors of an ingredient first."""
+    """Tells whether `survey` has to see all tensors of an ingredient first."""
 
     large_plans = False
-    """Whether a plan takes as much memory as the tensor."""
+    """Tells whether a plan takes as much memory as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
-        """What `plan` has to know of all of an ingredient's task vectors, by name of tensor."""
+        """Surveys all of an ingredient's task vectors, by name of tensor, for `plan`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:
-        """What `apply` has to know of the whole task vector `x` of one tensor."""
+        """Plans `apply` from the whole task vector `x` of one tensor."""
         raise NotImplementedError
 
     def apply(self, x: torch.Tensor, plan: Any, start: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ class Sparsifier:
         raise NotImplementedError
 
     def factor(self, plan: Any) -> float:
-        """What all that `apply` gives is still to be multiplied by: whoever sums does it at no cost."""
+        """The factor that results of `apply` are still to be multiplied by, which a sum does at no cost."""
         return 1.0
 
 
@@ -72,7 +72,7 @@ class Keep(Sparsifier):
 
 
 class Trimmed(NamedTuple):
-    """What stays of a whole model: the `largest` of it laid end to end, and where each tensor begins."""
+    """The entries of a model that stay: its `largest`, laid end to end, and the start of each tensor."""
 
     largest: Largest
     offsets: Mapping[str, int]

@@ -39,7 +39,7 @@ class ByStep:
     alpha: float = ALPHA
 
     def coefficients(self, steps: Sequence[int]) -> list[float]:
-        """What each ingredient counts, in the order of `steps`; of equal ones the first is the older."""
+        """The weight of each ingredient, in the order of `steps`; of equal ones the first is the older."""
         assert isinstance(self.decay, str), "one of the alternatives has to be chosen first"
         oldest_first = sorted(range(len(steps)), key=steps.__getitem__)
         counts = dict(zip(oldest_first, coefficients(self.decay, len(steps), self.alpha), strict=True))

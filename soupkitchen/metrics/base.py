@@ -22,7 +22,7 @@ Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
 """A metric's predictions: labels, rows of logits, texts, numbers, or rows of (nats, tokens, bytes)."""
 
 _ROUNDING = 1e-9
-"""How much better than the best, relative to it, a value may be by rounding."""
+"""The relative amount by which rounding may lift a value above the best."""
 
 Score = NewType("Score", float)
 """A metric's value turned so that higher is better: a loss is negated, once, here."""
@@ -68,7 +68,7 @@ class TaskMetric:
     arguments: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def identity(self) -> list[str]:
-        """What scores depend on beside predictions and references: the metric's source and its options."""
+        """Lists the facts that scores depend on beside predictions and references: source and options."""
         options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
         shipped = type(self.module).__module__.startswith("soupkitchen.")  # these have a version
         return [self.name, options, *([] if shipped else source_of(type(self.module)))]
@@ -163,17 +163,17 @@ class TaskMetric:
 
     @property
     def is_mean(self) -> bool:
-        """Whether the score follows from one value an example."""
+        """Tells whether the score follows from one value an example."""
         return self._own("per_example") is not None
 
     @property
     def is_plain_mean(self) -> bool:
-        """Whether the score is nothing but the mean of the examples' values."""
+        """Tells whether the score is nothing but the mean of the examples' values."""
         return self.is_mean and not (self._own("weights") or self._own("link"))
 
     @property
     def can_be_resampled(self) -> bool:
-        """Whether the score of a resample of the examples can be had quickly."""
+        """Tells whether the score of a resample of the examples can be had quickly."""
         return any(self._own(function) for function in ("per_example", "statistics", "of"))
 
     @property
@@ -189,7 +189,7 @@ class TaskMetric:
 
     @property
     def binary(self) -> bool:
-        """Whether each example's value is 0 or 1."""
+        """Tells whether each example's value is 0 or 1."""
         return bool(self._own("binary"))
 
     def shown(self, score: float) -> float:
@@ -233,7 +233,7 @@ class TaskMetric:
 
 
 def lost(predictions: Rows) -> np.ndarray:
-    """Which predictions are NaN, which stands for outputs that are not finite: bool (examples,)."""
+    """Marks predictions that are NaN, which stands for outputs that are not finite: bool (examples,)."""
     if isinstance(predictions, np.ndarray) and predictions.dtype != object:
         if predictions.dtype.kind != "f":
             return np.zeros(len(predictions), bool)

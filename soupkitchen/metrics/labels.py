@@ -159,7 +159,7 @@ class BestF1:
 
 
 def _by_threshold(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """How many labels of 1, and how many of all, are at or above each threshold; the number of 1 in all.
+    """Counts labels of 1, and all labels, at or above each threshold; also the labels of 1 in all.
 
     Equal numbers are all above a threshold, or none is.
     """

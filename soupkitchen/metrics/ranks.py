@@ -148,7 +148,7 @@ class RetrievalRecall:
 def _has_near(
     queries: np.ndarray, of_query: np.ndarray, others: np.ndarray, of_other: np.ndarray, k: int
 ) -> np.ndarray:
-    """Whether one of the `k` candidates nearest to each query belongs to it: bool (queries,).
+    """Tells whether one of the `k` candidates nearest to each query belongs to it: bool (queries,).
 
     Args:
         queries, others: embeddings (rows, width), which belong together row by row.

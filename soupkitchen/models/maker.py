@@ -81,7 +81,7 @@ class Maker(Protocol):
         ...
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes the model to `folder`, as users of such models load it.
+        """Writes the model to `folder`, as users of its kind of model load it.
 
         Args:
             like: the run whose names of tensors, and other files, are taken.

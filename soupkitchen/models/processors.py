@@ -164,7 +164,7 @@ def _has(folder: Path, pattern: str) -> bool:
 
 
 def _has_code(folder: Path) -> bool:
-    """Whether a configuration of the processor names code of its own."""
+    """Tells whether a configuration of the processor names code of its own."""
     for name in _CONFIGS:
         with suppress(CheckpointError):
             if read_json(folder / name).get("auto_map"):

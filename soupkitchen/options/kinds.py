@@ -1,4 +1,4 @@
-"""What an option may be: its annotation, which is checked, and words for what plain types cannot say.
+"""Annotations of options, their check, and words for what plain types cannot say.
 
 ``str`` is text that is not empty, ``int`` a whole number, ``float`` a finite one, ``Literal`` a choice; a
 class is a group of options, or the object that they make. Ranges have words here: ``density: Share``.
@@ -29,12 +29,12 @@ class Kind:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number; true and false are none."""
+    """Tells whether it is a whole number; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number; true and false are none."""
+    """Tells whether it is a finite number; true and false are none."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and abs(value) <= sys.float_info.max
 
@@ -150,7 +150,7 @@ def _kind(hint: Any) -> Kind:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value may stand where the annotation is `hint`."""
+    """Tells whether a value may stand where the annotation is `hint`."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return fits(value, inner[0]) and all(kind.holds(value) for kind in inner[1:])
@@ -165,7 +165,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def says(hint: Any) -> str:
-    """What a value should be, in words."""
+    """Describes the values that fit."""
     inner = get_args(hint)
     if get_origin(hint) is Annotated:
         return str(inner[-1].says)

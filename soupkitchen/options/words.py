@@ -27,7 +27,7 @@ def mapping(option: str, values: dict[str, str]) -> str | None:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name needs no quoting anywhere."""
+    """Tells whether a name needs no quoting anywhere."""
     return _PLAIN.fullmatch(name) is not None
 
 

@@ -183,7 +183,7 @@ def _module(key: str) -> str:
 
 
 def is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
-    """Whether the soup of `runs` is one adapter without loss: a weighted sum, and no DoRA."""
+    """Tells whether the soup of `runs` is one adapter without loss: a weighted sum, and no DoRA."""
     plans = [plan for run in runs for plan in adapted(run).changed.values()]
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 

@@ -186,7 +186,7 @@ def _their_task_vectors(method: merging.TaskVectors, weights: Sequence[float]) -
 
 
 def divides_otherwise(method: merging.TaskVectors, weights: Sequence[float]) -> bool:
-    """Whether mergekit's `normalize` divides by another sum of weights than ours."""
+    """Tells whether mergekit's `normalize` divides by another sum of weights than ours."""
     signs = method.consensus is not None and min(weights) < 0  # ours are magnitudes there
     return method.normalize and (signs or abs(sum(weights)) < _NOTHING)
 

@@ -111,7 +111,7 @@ def check_answers(
 
 
 def _alike(ours: Any, theirs: Any, exactly: bool = False) -> bool:
-    """Whether two trees of tensors, texts and numbers are the same; NaN is equal to itself."""
+    """Tells whether two trees of tensors, texts and numbers are the same; NaN is equal to itself."""
     if isinstance(ours, Mapping):
         return ours.keys() == theirs.keys() and all(_alike(ours[k], theirs[k], exactly) for k in ours)
     if isinstance(ours, torch.Tensor):

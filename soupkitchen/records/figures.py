@@ -282,7 +282,7 @@ def parallel_figure(runs: Sequence[Row], columns: Sequence[str], score: str) -> 
 
 
 def _heights(values: Sequence[Any]) -> tuple[dict[Any, float], dict[Any, str]]:
-    """Where values of a column lie between 0 and 1, and what is written there: all texts, or two numbers."""
+    """The places of a column's values between 0 and 1, and their labels: all texts, or two numbers."""
     present = [value for value in values if has_value(value)]
     if present and all(isinstance(value, (int, float)) for value in present):
         low, high = min(present), max(present)

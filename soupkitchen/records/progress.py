@@ -1,4 +1,4 @@
-"""How far a run is: each run of the pool and what came of it, a function of the journal's events so far."""
+"""The progress of a run: each run of the pool and its outcome, a function of the journal's events so far."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
 
 @dataclass
 class OfRun:
-    """What came of one run of the pool.
+    """The outcome of one run of the pool.
 
     Attributes:
         state: if it is known for good; else "".
@@ -32,7 +32,7 @@ class OfRun:
 
 @dataclass
 class Known:
-    """What a run's events say so far.
+    """The progress that a run's events tell so far.
 
     Attributes:
         metric: the name of the score.

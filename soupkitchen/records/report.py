@@ -206,7 +206,7 @@ class _Map:
 
 
 def map_section(run: Run) -> Section | None:
-    """How alike the task vectors of the runs are, as `map.json` says."""
+    """Shows the similarity of the runs' task vectors, from `map.json`."""
     file, title = run.folder / MAP, "The pool's map"
     if not os.path.lexists(file):
         return None

@@ -1,4 +1,4 @@
-"""What the journal of one run, and the files beside it, say."""
+"""One run, as its journal and the files beside it tell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST = 4 << 20
 
 @dataclass(frozen=True)
 class Costs:
-    """What a run took; None if that is not known.
+    """The costs of a run; None if unknown.
 
     Attributes:
         candidates_tried: mixtures that were scored to be decided on.
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def gain(self) -> float:
-        """What the soup gained on held-out over the best single run; higher is better."""
+        """The soup's gain on held-out over the best single run; higher is better."""
         return float(self.soup["delta_vs_best_single"]) if self.soup else 0.0
 
     @property

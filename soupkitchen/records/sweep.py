@@ -72,7 +72,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
 
 
 def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
-    """Whether a higher score is better: as the run's journal says or, if it is lost, the order of `table`."""
+    """Tells whether a higher score is better, by the run's journal or, if lost, the order of `table`."""
     if isinstance(answer := last_event(run / JOURNAL).get("greater_is_better"), bool):
         return answer
     scores = table[heldout_column(table)].dropna()
@@ -93,7 +93,7 @@ def _report(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What a run's configuration says.
+    """The facts of a run's configuration.
 
     Attributes:
         task: the class of the task.
@@ -110,7 +110,7 @@ class _Settings:
 
     @classmethod
     def of(cls, run: Path) -> _Settings:
-        """Those of the run in the folder `run`; empty if they cannot be read."""
+        """Reads them from the folder `run`; empty if they cannot be read."""
         try:
             config = read_yaml(own(run / CONFIG), dict[str, Any])
             task = config["task"]
@@ -126,7 +126,7 @@ class _Settings:
         return cls(task_class, str(data), choices, what_is_run(config))
 
     def is_implied(self, key: str) -> bool:
-        """Whether the value of an option follows from the name of a preset."""
+        """Tells whether the value of an option follows from the name of a preset."""
         group = key.split(".")[0]
         preset = _preset(group, self.choices.get(group, ""))
         return key not in self.options or (key in preset and preset[key] == self.options[key])
@@ -179,7 +179,7 @@ class _Run:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """What only runs that can be compared have in common."""
+        """The facts that comparable runs share."""
         return self.settings.task, self.settings.data, self.metric
 
     @property
@@ -216,7 +216,7 @@ def _run(folder: Path) -> _Run | None:
 
 
 def _is_sweep(file: Path) -> bool:
-    """Whether a table is one of all runs."""
+    """Tells whether a table is one of all runs."""
     with open_regular(own(file)) as handle:
         return handle.read(9) == b"rank,run,"
 

@@ -108,7 +108,7 @@ def separated(cell: str) -> tuple[str, ...]:
 
 
 def has_value(value: Any) -> bool:
-    """Whether a cell holds something: not None, NaN or pandas' NA."""
+    """Tells whether a cell holds something: not None, NaN or pandas' NA."""
     return value is not None and value is not pd.NA and value == value
 
 

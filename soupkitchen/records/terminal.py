@@ -1,4 +1,4 @@
-"""What a person sees of a run: on a terminal the pool and what comes of it, and at the end the leaderboard.
+"""Shows a run to a person: on a terminal the pool and its outcomes, and at the end the leaderboard.
 
 The pool goes to stderr, if that is a terminal; the leaderboard goes to stdout.
 """
@@ -106,7 +106,7 @@ class Display:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at most, with merging; None if the speed is unknown or nothing is left."""
+        """The seconds that the rest takes at most, with merging; None if unknown, or if nothing is left."""
         left = self._examples - self._done
         if self._begun is None or not self._scored or left <= 0:
             return None
@@ -178,7 +178,7 @@ class Display:
 
 
 def is_live(on: Console) -> bool:
-    """Whether a console can show what changes: a terminal that can, or a notebook, and ours alone."""
+    """Tells whether a console can show what changes: a terminal that can, or a notebook, and ours alone."""
     if launch.size() > 1 or on.is_dumb_terminal:
         return False
     if on.is_terminal and on.file.isatty():  # rich takes a pipe for a terminal where FORCE_COLOR says so

@@ -1,4 +1,4 @@
-"""Which mixtures to try, and when one becomes the soup. Knows no torch."""
+"""Searches: they propose mixtures and say when one becomes the soup. Knows no torch."""
 
 from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
 from soupkitchen.search.evolve import Evolve

@@ -136,19 +136,19 @@ class Search:
     """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
 
     on_error: OnError
-    """Whether the run goes on without a candidate that cannot be scored ("skip"), or ends ("stop")."""
+    """Tells whether the run goes on without a candidate that cannot be scored ("skip"), or ends ("stop")."""
 
     guaranteed = True
-    """Whether the soup has to be no worse on held-out than the best single run.
+    """Tells whether the soup has to be no worse on held-out than the best single run.
 
     If not, as when every run is taken, a candidate that cannot be scored ends the run.
     """
 
     ranking: Ranking = "full"
-    """How the pool is ranked before the search."""
+    """The kind of ranking before the search."""
 
     again = False
-    """Whether the same runs are merged time and again, with other coefficients."""
+    """Tells whether the same runs are merged time and again, with other coefficients."""
 
     @property
     def rule(self) -> AcceptRule:

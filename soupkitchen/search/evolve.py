@@ -84,7 +84,7 @@ class Evolve(Guarded):
 
     @property
     def ranges(self) -> Mapping[str, Sequence[float]]:
-        """Of the options that are searched."""
+        """The ranges of the options that are searched."""
         return self.options or {}
 
     def knowing(self, facts: Facts) -> Evolve:

@@ -20,7 +20,7 @@ _NO_P_VALUES = (
 
 @dataclass(frozen=True)
 class AcceptRule:
-    """What a candidate's gain has to be.
+    """The gain that a candidate needs.
 
     "better" is strictly better, as in the paper's code; "not_worse" at least as good,
     as in its text; "margin" better by more than an amount; "significant" better
@@ -79,8 +79,10 @@ class AcceptRule:
             )
 
     def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
-        """Whether a gain is enough. It stays so if the gain grows and the p-value falls: early stopping asks
-        with the most and the least that these can still be.
+        """Tells whether a gain is enough.
+
+        It stays so if the gain grows and the p-value falls: early stopping asks with the most and the least
+        that these can still be.
 
         `p_value` computes how likely such a gain is by chance, where that can be told.
 
@@ -114,4 +116,4 @@ def share_of(ranking: str | Mapping[str, Any]) -> float | None:
 
 
 OnError = Literal["skip", "stop"]
-"""What becomes of a candidate that cannot be scored, or scores NaN."""
+"""The treatment of a candidate that cannot be scored, or scores NaN."""

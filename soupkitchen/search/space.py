@@ -27,7 +27,7 @@ class Range:
 
     @property
     def by_ratio(self) -> bool:
-        """Whether steps are factors: for scales above 0."""
+        """Tells whether steps are factors: for scales above 0."""
         return self.name.split(".")[-1] == "scale" and self.low > 0
 
     def value(self, place: float) -> float:
@@ -38,7 +38,7 @@ class Range:
         return float(round(self.low + (self.high - self.low) * share, _DIGITS))
 
     def place(self, value: float | None) -> float:
-        """Where a value lies; the middle for None."""
+        """The place of a value; the middle for None."""
         if value is None:
             return 0.5
         if self.by_ratio:
@@ -65,7 +65,7 @@ class Space:
     ranges: tuple[Range, ...] = ()
 
     def place(self, mixture: Mixture, options: Mapping[str, float]) -> np.ndarray:
-        """Where a mixture lies, of a method that has these `options`."""
+        """The place of a mixture, for a method that has these `options`."""
         counts = dict.fromkeys(self.runs, 0.0)
         for name, coefficient in zip(mixture.ingredients, mixture.shares, strict=True):
             assert isinstance(coefficient, (int, float)), "what a search begins at has no parts"
@@ -80,7 +80,7 @@ class Space:
 
     @property
     def coefficients(self) -> int:
-        """How many of a vector's numbers are coefficients."""
+        """The number of coefficients in a vector."""
         return len(self.runs) * self.parts
 
     def inside(self, point: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class Space:
         )
 
     def mixture(self, point: np.ndarray) -> Mixture:
-        """What lies there. Runs that count nothing are left out, so long as two stay."""
+        """The mixture at a place. Runs that count nothing are left out, so long as two stay."""
         raw = np.asarray(point[: self.coefficients]).reshape(len(self.runs), self.parts)
         counts = np.round(self.inside(point)[: self.coefficients].reshape(raw.shape), _DIGITS)
         for part in np.flatnonzero(~counts.any(axis=0)):  # a part of nothing is no model

@@ -67,7 +67,7 @@ class Window(Guarded):
                 yield Proposal(name, mixture, among="windows")
 
     def _durations(self, most: int) -> list[int]:
-        """How long the windows are that may have `most` checkpoints, the shortest first."""
+        """The lengths of windows that may have `most` checkpoints, the shortest first."""
         if self.durations == "all":
             return list(range(2, most + 1))
         if self.durations == "geometric":

@@ -35,7 +35,7 @@ _ORDER = (
     (2, re.compile(r"decoder")),
     (0, re.compile(r"vision|visual|image|audio|speech|feature_extractor")),
 )
-"""Which stacks come first, by where they are; the others have 1."""
+"""The order of stacks that come first, by their paths; the others have 1."""
 
 
 class Numbered(NamedTuple):
@@ -59,12 +59,12 @@ Layer = tuple[str, int, int]
 
 
 def layers(names: Iterable[str]) -> int:
-    """How many layers a model has whose tensors are called so; 0 where nothing is numbered."""
+    """The number of layers of a model whose tensors have these names; 0 if nothing is numbered."""
     return len(_ordered(tuple(names))[0])
 
 
 def parts(names: Iterable[str], number: int) -> Mapping[str, int]:
-    """Which of `number` parts of the depth each tensor lies in, 0 for the first.
+    """The part of the depth, of `number`, that each tensor lies in, 0 for the first.
 
     Layer l of L is in part floor(l · number / L); so no part is empty where there are as many layers.
     """
@@ -159,7 +159,7 @@ def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
 
 
 def _common(one: list[str], other: list[str]) -> int:
-    """How many words two paths begin with in common."""
+    """The number of words that two paths begin with in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 

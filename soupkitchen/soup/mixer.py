@@ -133,7 +133,7 @@ class Mixer:
         return self.empty(recipe, reader=self._cache)
 
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
-        """The running state, if it is that of the first `size` ingredients."""
+        """The running state, if it belongs to the first `size` ingredients."""
         if self._soup is None or len(self._soup.ingredients) != size or not self._serves(recipe):
             return None
         self._soup.method = _method(recipe)
@@ -156,7 +156,7 @@ class Mixer:
         return self._soup
 
     def _serves(self, recipe: Recipe) -> bool:
-        """Whether the running state is of the first ingredients of `recipe`, merged as it says."""
+        """Tells whether the running state is of the first ingredients of `recipe`, merged as it says."""
         if self._soup is None or self._made is None:
             return False
         size = len(self._soup.ingredients)

@@ -22,7 +22,7 @@ from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 
 _AHEAD = 2
-"""How many tensors of a run are read ahead."""
+"""The number of a run's tensors that are read ahead."""
 
 
 class TensorReader:

@@ -25,12 +25,12 @@ from soupkitchen.soup.coefficients import check, plain
 from soupkitchen.store.documents import checked
 
 _OURS = frozenset(f"{merging.__name__}.{name}" for name in merging.__all__)
-"""What a recipe of a file may name: no more than this is imported for it."""
+"""The names that a recipe from a file may use; nothing else is imported for it."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What weights are made of.
+    """The making of weights, as data.
 
     Attributes:
         ingredients: names of runs, in merge order; a run may be there more than once.
@@ -97,7 +97,7 @@ class Recipe:
         return replace(recipe, coefficients=tuple(map(plain, recipe.coefficients)))
 
     def to_data(self) -> dict[str, Any]:
-        """What JSON and YAML have words for; `from_data` makes the recipe of it again."""
+        """The recipe in types of JSON and YAML; `from_data` makes the recipe again."""
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
         coefficients = [list(one) if isinstance(one, tuple) else one for one in self.coefficients]
         return told | {"ingredients": list(self.ingredients), "coefficients": coefficients}
@@ -110,7 +110,7 @@ class Recipe:
 
     @property
     def size(self) -> int:
-        """How many ingredients it has."""
+        """The number of ingredients it has."""
         return len(self.ingredients)
 
     def merge_method(self) -> MergeMethod | StackMethod:
@@ -129,7 +129,7 @@ class Recipe:
         return method
 
     def extends(self, soup: Recipe) -> bool:
-        """Whether it is `soup` and one more run, in a way that a running state of `soup` serves."""
+        """Tells whether it is `soup` and one more run, in a way that a running state of `soup` serves."""
         before = self.ingredients[:-1]
         if not before or before != soup.ingredients or self.dtype != soup.dtype:
             return False
@@ -139,7 +139,7 @@ class Recipe:
 
     @cached_property
     def fold(self) -> str:
-        """What the running state of all but the last ingredient depends on, beside these."""
+        """The facts that the running state of all but the last ingredient depends on, beside these."""
         assert self.method is not None
         late = self.merge_method().late
         kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}

@@ -55,7 +55,7 @@ class Share(NamedTuple):
 class Soup:
     """Ingredients merged by one method, starting from nothing.
 
-    Merged tensors have the dtype `dtype` or, without, that of the first ingredient. Tensors that are not
+    Merged tensors have the dtype `dtype` or, without, the first ingredient's. Tensors that are not
     floating point (integer buffers) are the first ingredient's; a warning names those that differ.
 
     A run's weight is given when it is tasted, kept or blended or, without, the method's for its name. It is
@@ -229,11 +229,11 @@ class Soup:
         return shares
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
-        """Whether the tensor is known to be the base's in all runs, and stays so when merged."""
+        """Tells whether the tensor is known to be the base's in all runs, and stays so when merged."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
-        """Whether tensors that are the same in all runs stay so when merged."""
+        """Tells whether tensors that are the same in all runs stay so when merged."""
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
@@ -249,7 +249,7 @@ class Soup:
         return Fold(self.method, shape, dtype, self._reader.exact(self.base, name), memory)
 
     def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether the base has no tensor of that name and shape."""
+        """Tells whether the base has no tensor of that name and shape."""
         info = self.base.header.get(name) if self.base else None
         return info is None or info.shape != shape
 
@@ -331,7 +331,7 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
 
 
 def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
-    """Whether the tensor is, to the bit, the same in all runs; ends at the first difference.
+    """Tells whether the tensor is, to the bit, the same in all runs; ends at the first difference.
 
     Tensors of adapters are not looked at: to compute them is what merging does.
     """

@@ -58,7 +58,7 @@ def note(folder: Path, names: Collection[str] | None = None) -> None:
 
 
 def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) -> dict[str, str]:
-    """What became of files of the finished run in `folder` since: by name, "is missing" or "was changed".
+    """Looks for changes of the finished run in `folder`: by file, "is missing" or "was changed".
 
     Args:
         wanted: names of files that have to be there.
@@ -80,7 +80,7 @@ def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) 
 
 
 def set_aside(folder: Path, names: Iterable[str]) -> None:
-    """Moves changed files out of the way of those that are made again; the soup moves as a whole."""
+    """Moves changed files out of the way of files that are made again; the soup moves as a whole."""
     changed = {SOUP if name.startswith(f"{SOUP}/") else name for name in names if name not in _USERS}
     there = [name for name in sorted(changed) if (folder / name).exists()]
     if there:
@@ -110,7 +110,7 @@ def _write(folder: Path, seen: dict[str, _Seen]) -> None:
 
 
 def _read(folder: Path) -> dict[str, _Seen]:
-    """What was noted; nothing if the file is not there, or was edited. Names that lead elsewhere are none."""
+    """Reads the notes; none if the file is missing or was edited. Names that lead elsewhere are left out."""
     if not (folder / CHECKSUMS).exists():
         return {}
     try:

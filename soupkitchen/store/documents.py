@@ -204,7 +204,7 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
 
 
 def _is_plain(tree: Any) -> bool:
-    """Whether a tree is not too deep or large, and its texts can be written."""
+    """Tells whether a tree is not too deep or large, and its texts can be written."""
     waiting: list[tuple[Any, int]] = [([tree], 0)]
     parts = 0
     while waiting:

@@ -42,7 +42,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do that takes runs and data."""
+        """Tells whether nothing is left to do that takes runs and data."""
         there = (self.path / LEADERBOARD).is_file() or (
             (self.path / CHECKSUMS).is_file()
             and journal.last_event(self.path / JOURNAL).get("event") in ("finish", None)
@@ -50,7 +50,7 @@ class RunFolder:
         return there and has_weights(self.path / SOUP)
 
     def lost(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """What became of files of the finished run: by name, "is missing" or "was changed"."""
+        """Looks for changes of the finished run: by file, "is missing" or "was changed"."""
         report = (REPORT, *PICTURES) if (config.get("report") or {}).get("write") else ()
         return altered(self.path, (TRAJECTORY, LEADERBOARD, RECIPE, JOURNAL, *report))
 
@@ -59,7 +59,7 @@ class RunFolder:
         return any((self.path / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD))
 
     def is_to_be_run(self, config: Mapping[str, Any], overwrite: bool) -> bool:
-        """Whether there is work to do; results of another run are never overwritten.
+        """Tells whether there is work to do; results of another run are never overwritten.
 
         Raises:
             ConfigError: if such results are there, with the options that differ.

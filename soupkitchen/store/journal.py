@@ -1,4 +1,4 @@
-"""What happened in a run: one JSON object a line, each on disk before it is acted on.
+"""The journal of a run: one JSON object a line, each on disk before it is acted on.
 
 A killed run is continued by replaying the journal: before anything happens anew, it is asked what happened,
 in the same order. So decisions need no other state than this file, and tables are functions of it.
@@ -17,7 +17,7 @@ from soupkitchen.store.events import Event, damaged, event_of, line_of
 from soupkitchen.store.files import sync
 
 FORMAT = 2
-"""What a journal of this version says of itself in its first event."""
+"""The format that a journal's first event names."""
 _MOST, _LAST = 1 << 30, 1 << 16
 """Bytes of a journal, and of its last event, at most."""
 
@@ -47,7 +47,7 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Whether there are events that have not been asked for yet."""
+        """Tells whether there are events that have not been asked for yet."""
         return bool(self._waiting)
 
     def recall(self, **wanted: Any) -> Event | None:
@@ -143,7 +143,7 @@ def begun(file: Path) -> list[Event]:
 
 
 def last_event(file: Path) -> Event:
-    """The last event that a journal has, whoever writes it; empty if none can be read."""
+    """The last event of a journal, even while it is written; empty if none can be read."""
     try:
         with open_regular(own(file, JournalError), JournalError) as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LAST))

@@ -13,7 +13,7 @@ def number() -> int:
 
 
 def size() -> int:
-    """How many processes were launched together; 1 if this one was started by itself."""
+    """The number of processes that were launched together; 1 if this one was started by itself."""
     if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
         return 1
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -36,7 +36,7 @@ _EVENT = b'{"event": '
 
 
 def carries_mark(folder: Path) -> bool:
-    """Whether `folder` is a run's: it holds our configuration, perhaps edited since, or our journal."""
+    """Tells whether `folder` is a run's: it holds our configuration, perhaps edited since, or our journal."""
     lines = _begin(folder / CONFIG, 1 << 20).decode(errors="replace").splitlines()
     if {line.split(" ")[0] for line in lines} >= _OPTIONS:
         return True
@@ -76,11 +76,11 @@ def check_is_ours(folder: Path) -> None:
 
 
 def _is_harmless(path: Path) -> bool:
-    """Whether a run that was killed early may have left it, with no mark beside it yet."""
+    """Tells whether a run that was killed early may have left it, with no mark beside it yet."""
     moved_aside = path.name.startswith("before-") and carries_mark(path)
     return moved_aside or path.name == LOG or path.name.startswith(f".{CONFIG}.")
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a soup was saved to `folder`, and is still there."""
+    """Tells whether a soup was saved to `folder`, and is still there."""
     return any(folder.glob("*.safetensors"))

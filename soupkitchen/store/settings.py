@@ -1,4 +1,4 @@
-"""Which options results depend on: what two runs must share to be the same run."""
+"""The options that results depend on: two runs that share them are the same run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from soupkitchen.options import shown
 from soupkitchen.store.documents import own, read_yaml
 
 CHOICES = "choices"
-"""Where the command notes which file of each group was chosen."""
+"""The key under which the command notes the chosen file of each group."""
 NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = set(
     "runtime.device runtime.batch_size runtime.workers runtime.threads runtime.device_map "
@@ -37,7 +37,7 @@ def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_ignored(key: str) -> bool:
-    """Whether results do not depend on an option, or on the one that it is below."""
+    """Tells whether results do not depend on an option, or on the one that it is below."""
     return any(key == option or key.startswith(f"{option}.") for option in NOT_IN_NAMES | HOW_NOT_WHAT)
 
 

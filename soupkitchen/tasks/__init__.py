@@ -1,4 +1,4 @@
-"""What "good" means: a dataset, its preprocessing, a forward step, a metric.
+"""Tasks define "good": a dataset, its preprocessing, a forward step, a metric.
 
 Each kind of task is a class, and a function that makes one by its data and by names of options:
 ``tasks.text_classification("reviews", metric="f1_macro")`` is `task=text_classification` on the command line.

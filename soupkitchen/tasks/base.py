@@ -103,7 +103,7 @@ class Task:
         return None if self.stratify is None else getattr(self, self.stratify)
 
     def identity(self) -> list[str]:
-        """What predictions depend on beside the options and the prepared examples."""
+        """Lists the facts that predictions depend on beside the options and the prepared examples."""
         return []
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
@@ -213,7 +213,7 @@ def load_tokenizer(folder: str, trust_remote_code: bool = False) -> Processor:
 
 
 def load_with(loader: Any, folder: str, trust_remote_code: bool, what: str, remedy: str) -> Processor:
-    """What a class of transformers loads from a folder; `what` and `remedy` are for the message.
+    """Loads by a class of transformers from a folder; `what` and `remedy` are for the message.
 
     Raises:
         CheckpointError: if it cannot.

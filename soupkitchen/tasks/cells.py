@@ -24,12 +24,12 @@ def row_of(split: Dataset, number: int) -> int:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is empty: null, or the NaN that stands for it among numbers."""
+    """Tells whether a cell is empty: null, or the NaN that stands for it among numbers."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def is_unknown(split: Dataset, column: str) -> bool:
-    """Whether all cells of a column are empty, or -1, which stands for a label that is kept secret."""
+    """Tells whether all cells of a column are empty, or -1, which stands for a label that is kept secret."""
     if not isinstance(split.features[column], (datasets.Value, datasets.ClassLabel)):
         return False
     return all(is_missing(value) or value in (-1, "") for value in split[column])

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 AnyTask = TypeVar("AnyTask", bound=Any)
 Fits = Callable[[Any], bool]
-"""Whether a column may serve, by its entry in `datasets.Features`."""
+"""Tells whether a column may serve, by its entry in `datasets.Features`."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a task's examples come from: any source that the `datasets` package reads."""
+"""The source of a task's examples: anything that the `datasets` package reads."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Data(Source):
 
     @property
     def _is_saved(self) -> bool:
-        """Whether `save_to_disk` wrote what is there."""
+        """Tells whether `save_to_disk` wrote what is there."""
         if isinstance(self.path, Mapping):
             return False
         return any((self._path / marker).exists() for marker in ("dataset_dict.json", "state.json"))
@@ -291,7 +291,7 @@ def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tupl
 
 
 def folders_of(data: object) -> list[Path]:
-    """Where files that data names are looked for: beside its tables, and in the working directory."""
+    """The folders that may hold files which data names: beside its tables, and the working directory."""
     if not isinstance(data, Data):
         return [Path.cwd()]
     root = [] if isinstance(data.path, Mapping) or not data._path.is_dir() else [data._path]

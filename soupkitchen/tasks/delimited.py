@@ -123,7 +123,7 @@ def _read(file: Path) -> tuple[pa.Table, str]:
 
 
 def _ways(text: str) -> tuple[bool, ...]:
-    """Whether quotes of a file with tabs quote cells, or are text; both if regular rows are to decide.
+    """Tells whether quotes of a file with tabs quote cells, or are text; both if regular rows are to decide.
 
     MRPC, QNLI and others are published with tabs and without quoting. A program quoted cells if one has
     doubled quotes, and neither tab nor line break; or if the header begins with a quoted cell; or if all

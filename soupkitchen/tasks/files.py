@@ -1,8 +1,8 @@
 """Local files of data: which there are, whether they changed, and what two splits have in common.
 
 `datasets` keeps what it has read of a file, and takes it for the same file as long as its time of
-modification is. Copying and unpacking set that time at will; they cannot set that of the last change of the
-file itself (ctime).
+modification is. Copying and unpacking set that time at will; they cannot set the time of the file's own
+last change (ctime).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def cache_folder(paths: Iterable[str | Path]) -> str | None:
 
 
 def count_overlap(first: Dataset, second: Dataset, columns: Sequence[str]) -> int:
-    """How many examples of `second` are in `first` too, by the content of `columns`.
+    """The number of examples of `second` that are in `first`, too, by the content of `columns`.
 
     Rows are compared by digests, of which only the smaller side's are kept. Images and sounds are compared by
     the bytes of their files: two files of different sizes are never read for it.

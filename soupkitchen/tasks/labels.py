@@ -65,7 +65,7 @@ class Labelled(Task):
         return read
 
     def read_as(self, split: Dataset, model: Any) -> Any:
-        """How labels are read: as `with_labels` found, or as `split` alone says."""
+        """The reading of labels: as `with_labels` found, or as `split` alone says."""
         return self.reading({"": split}, model) if self._reading is None else self._reading
 
     def reading(self, splits: Splits, model: Any) -> Any:
@@ -188,7 +188,7 @@ class ModelLabels:
 
     @property
     def is_counted(self) -> bool:
-        """Whether names say no more than the number: LABEL_0, LABEL_1."""
+        """Tells whether names say no more than the number: LABEL_0, LABEL_1."""
         return self.names is None or _is_counted(self.names)
 
     def target(self, wanted: str | int) -> int:
@@ -350,7 +350,7 @@ class Reader:
 
 
 def affirmed(names: Sequence[str]) -> int | None:
-    """Which of two names says yes, as "equivalent" beside "not_equivalent"; None if they do not tell."""
+    """Finds the name that says yes, as "equivalent" beside "not_equivalent"; None if they do not tell."""
     one, other = (name.strip().casefold() for name in names)
     for number, (yes, no) in enumerate(((one, other), (other, one))):
         if (yes in _YES and no in _NO) or re.fullmatch(_NEGATED + re.escape(yes), no):
@@ -410,7 +410,7 @@ def _class_label(feature: Any) -> datasets.ClassLabel | None:
 
 
 def _is_counted(names: Sequence[str]) -> bool:
-    """Whether names are the same text with numbers from 0 in it."""
+    """Tells whether names are the same text with numbers from 0 in it."""
     start = re.fullmatch(r"([^0-9]*)0([^0-9]*)", names[0]) if names else None
     return start is not None and all(name == f"{start[1]}{n}{start[2]}" for n, name in enumerate(names))
 

@@ -82,7 +82,7 @@ def tables_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def says_itself(folder: Path) -> bool:
-    """Whether `folder` has a card with a list of its splits, as data sets of the hub do."""
+    """Tells whether `folder` has a card with a list of its splits, as data sets of the hub do."""
     card = folder / "README.md"
     if not card.is_file():
         return False

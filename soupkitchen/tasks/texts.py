@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:
-    """How many tokens an input may have: the option's number, or the tokenizer's and the model's limit."""
+    """The most tokens of an input: the option's number, or the tokenizer's and the model's limit."""
     config: Any = model.config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     positions = next((limit for limit in limits if isinstance(limit, int) and limit > 0), 1 << 30)

@@ -97,7 +97,7 @@ class ImageTextRetrieval(ImageTask):
         return torch.cat([torch.nn.functional.normalize(part, dim=-1) for part in embedded], dim=1)
 
     def _limit(self, tokenizer: Processor, model: PreTrainedModel) -> int:
-        """How many tokens a text may have."""
+        """The number of tokens a text may have."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return min(longest(tokenizer, model, None), positions or longest(tokenizer, model, None))
 

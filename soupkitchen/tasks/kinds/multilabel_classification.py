@@ -65,7 +65,7 @@ class MultilabelClassification(TextClassification):
         return [[int(number in row) for number in range(model.config.num_labels)] for row in numbers]
 
     def _are_vectors(self, splits: Splits, size: int) -> bool:
-        """Whether all lists hold a 0 or 1 for each of `size` labels."""
+        """Tells whether all lists hold a 0 or 1 for each of `size` labels."""
         column = Column.of(splits, self.label, _LABELS)
         rows = [row for split in splits.values() for row in values_of(split, self.label, _LABELS)]
         flags, whole = column.rows.keys() <= _FLAGS, all(len(row) == size for row in rows)

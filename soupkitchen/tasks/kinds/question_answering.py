@@ -109,7 +109,7 @@ class QuestionAnswering(Task):
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """Where each answer begins and ends in its context, or -1 and -1: (examples, 2)."""
+        """The first and last place of each answer in its context, or -1 and -1: (examples, 2)."""
         outputs = model(**without(batch, "offsets", "windows"))
         scores, spans = self._spans(outputs.start_logits.float(), outputs.end_logits.float(), batch)
         sizes = batch["windows"].tolist()

@@ -40,8 +40,7 @@ class Reranking(Searching):
         data: the queries, each with its passages.
         metric: makes a number of the ranks.
         query: the column of queries.
-        positive, negative: the columns of the passages that are right and of those that are not: one, or a
-            list.
+        positive, negative: the columns of right and of wrong passages: one, or a list.
         architecture: "bi" for encoders, which embed queries and passages each for itself; "cross" for
             sequence classification with one output, which reads both at once.
         similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.embedding.Searching`.

@@ -89,7 +89,7 @@ class Several:
 
     @property
     def binary(self) -> bool:
-        """Whether each example of each task is right or wrong."""
+        """Tells whether each example of each task is right or wrong."""
         return all(task.metric.binary for task in self.tasks.values())
 
     @property

@@ -47,7 +47,7 @@ class SpeechRecognition(Task):
         architecture: "seq2seq" models generate (Whisper, Speech2Text); "ctc" models say a character for each
             frame (wav2vec 2.0, HuBERT): the likeliest are taken, without repetitions and blanks.
         audio: the column of recordings: `datasets.Audio`, paths, bytes, numbers, or {array, sampling_rate}.
-        text: the column of what is said.
+        text: the column of the spoken text.
         normalize: how both texts change before they are compared: "none", or "basic" for lower case without
             punctuation and without brackets and their content, as Whisper's basic normaliser has it.
         sampling_rate: of columns of numbers; None for the feature extractor's.
@@ -186,7 +186,7 @@ class SpeechRecognition(Task):
             )
 
     def _frames(self, split: Dataset, steps: np.ndarray, model: PreTrainedModel) -> list[int] | None:
-        """How many frames the model makes of each recording; None if it does not tell.
+        """The number of frames the model makes of each recording; None if it does not tell.
 
         Raises:
             DataError: if a recording is too short for one.
