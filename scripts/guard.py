@@ -33,6 +33,7 @@ _ASIDE = [
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*", "<time>"),
     (r"\b[\d.,]+ ?(s|ms|seconds|minutes|MB|GB|MiB|GiB|KiB|kB)\b", "<amount>"),
     (r"\b[0-9a-f]{12,64}\b", "<digest>"),
+    (r"before-\d{8}-\d{6}-\d+", "<before>"),
     (r"\bpid \d+|process \d+|0x[0-9a-f]+|:\d{4,5}\b", "<number>"),
     (r"(?m)^\[[^\]]*\]", "<stamp>"),
 ]
@@ -138,7 +139,11 @@ def record(folder: Path, words: list[str]) -> None:
 def records(folder: Path) -> dict[str, dict[str, Any]]:
     """The records in a folder, by test and number of the command in it."""
     lines = (line for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines())
-    return {one["test"]: one for one in map(json.loads, lines)}
+    found = {one["test"]: one for one in map(json.loads, lines)}
+    for one in found.values():
+        one["err"], one["out"] = (cleaned(one.get(stream, "")) for stream in ("err", "out"))
+        one["written"] = sorted((cleaned(name), text) for name, text in one.get("written", {}).items())
+    return found
 
 
 def compare(old: Path, new: Path) -> int:
