@@ -218,7 +218,7 @@ ROWS = [
         rows({"content": "w1", "sentence": "w2", "label": "apples"}),
     ),
     Bad(
-        "a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation', 'test'")
+        "a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation'")
     ),
     Bad("a column misspelt", ("task.label=lable",), ("it has text, label", "did you mean label?")),
     Bad(

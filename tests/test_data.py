@@ -243,6 +243,17 @@ def test_images_in_a_folder_that_is_named_heldout(tmp_path: Path) -> None:
 # Overlap
 
 
+def test_a_folder_of_images_may_be_named_from_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "validation"):
+        for label in ("cat", "dog"):
+            (tmp_path / "pictures" / split / label).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / split / label / "one.png")
+    monkeypatch.chdir(tmp_path)
+    assert Data("pictures").load("validation")["label"] == [0, 1]
+
+
 def test_the_same_image_in_two_splits_is_found_wherever_it_lies(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -253,7 +253,7 @@ class Data(Source):
         cache = cache_folder([self._path]) if self._path.exists() else None
         if self._paths:
             patterns = {
-                name: [escape(str(path)) + "/**" * path.is_dir() for path in paths]
+                name: [escape(str(path.absolute())) + "/**" * path.is_dir() for path in paths]
                 for name, paths in self._paths.items()
             }
             return load_dataset(str(self._path), data_files=patterns, split=split, cache_dir=cache)
