@@ -20,7 +20,7 @@ from typing import Any
 
 from soupkitchen.cli.startup import standard_streams
 from soupkitchen.console import printable
-from soupkitchen.store.evaluations import Entry, EvaluationCache
+from soupkitchen.store.evaluations import CachedEvaluation, EvaluationCache
 
 _UNITS_OF_TIME = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _UNITS_OF_SIZE = {
@@ -88,7 +88,7 @@ def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, 
     return float(match[1]), units[match[2]]
 
 
-def _clear(cache: EvaluationCache, entries: Sequence[Entry], total: str, yes: bool) -> None:
+def _clear(cache: EvaluationCache, entries: Sequence[CachedEvaluation], total: str, yes: bool) -> None:
     """Shows what is in the cache, and deletes it once the user has said yes."""
     folder = printable(str(cache.folder))
     print(f"{len(entries)} evaluations, {total}, in {folder}; nothing else there is touched")

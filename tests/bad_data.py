@@ -217,9 +217,7 @@ ROWS = [
         ("task.text=text", "task.text=sentence or task.text=content"),
         rows({"content": "w1", "sentence": "w2", "label": "apples"}),
     ),
-    Bad(
-        "a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation'")
-    ),
+    Bad("a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation'")),
     Bad("a column misspelt", ("task.label=lable",), ("it has text, label", "did you mean label?")),
     Bad(
         "json lines that are no json",

@@ -53,7 +53,7 @@ from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.soup import Recipe
 from soupkitchen.store.journal import read
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.base import Source, Task
+from soupkitchen.tasks.base import DataSource, Task
 
 EXAMPLES = 1000
 UNKNOWN = np.full(EXAMPLES, np.inf)
@@ -412,7 +412,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 class Table(Task):
     """A task whose predictions a table says."""
 
-    model_class, data = object, Source()
+    model_class, data = object, DataSource()
 
     def __init__(self, metric: str) -> None:
         self.metric = metrics.load(metric)

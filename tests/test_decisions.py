@@ -57,7 +57,7 @@ from soupkitchen.search.rules import AcceptRule
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tasks import Data, Several
-from soupkitchen.tasks.base import Source, Task
+from soupkitchen.tasks.base import DataSource, Task
 
 # A pool without models: a table says what each soup predicts for each example
 
@@ -65,7 +65,7 @@ from soupkitchen.tasks.base import Source, Task
 class Table(Task):
     """A task whose model's predictions are read from a table."""
 
-    data = Source()
+    data = DataSource()
     model_class = torch.nn.Module
 
     def __init__(self, metric: str, references: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from soupkitchen.errors import MetricError
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankMetric:
     """A mean over queries of a value of the ranks of relevant passages, from 0 to 1.
 
     A prediction is the ranks of the passages that are relevant to a query, ascending, 1 for the first; a
@@ -48,7 +48,7 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Ndcg(Ranked):
+class Ndcg(RankMetric):
     """The discounted gain of relevant passages among the first `k`, as a share of the most possible.
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
@@ -64,7 +64,7 @@ class Ndcg(Ranked):
 
 
 @dataclass(frozen=True)
-class ReciprocalRank(Ranked):
+class ReciprocalRank(RankMetric):
     """One over the rank of the first relevant passage; 0 if none is among the first `k`."""
 
     name = "mrr_at_10"
@@ -74,7 +74,7 @@ class ReciprocalRank(Ranked):
 
 
 @dataclass(frozen=True)
-class Recall(Ranked):
+class Recall(RankMetric):
     """The share of relevant passages that are among the first `k`."""
 
     name = "recall_at_10"
@@ -84,7 +84,7 @@ class Recall(Ranked):
 
 
 @dataclass(frozen=True)
-class RankedPrecision(Ranked):
+class RankedPrecision(RankMetric):
     """The mean over relevant passages of the precision down to their rank; 0 below the first `k`."""
 
     k: int = 100

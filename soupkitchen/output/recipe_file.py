@@ -62,12 +62,12 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run(Place):
+class _NamedRun(Place):
     name: Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ingredient(_Run):
+class _Ingredient(_NamedRun):
     coefficient: float | list[float]
 
 
@@ -90,7 +90,7 @@ class _Document:
     recalibrate: int
     variant: str
     reference: str
-    beside: list[_Run]
+    beside: list[_NamedRun]
     model_class: str
     processor: str | None
     pad_token_id: int | None

@@ -162,7 +162,7 @@ def _class(options: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _SweptRun:
     """A finished run, and how it is to be ranked.
 
     Attributes:
@@ -189,7 +189,7 @@ class _Run:
         return nan, 0.0 if nan else -self.goodness
 
 
-def _run(folder: Path) -> _Run | None:
+def _run(folder: Path) -> _SweptRun | None:
     """The run in `folder`; None if that holds no finished run of ours."""
     file = folder / LEADERBOARD
     try:
@@ -212,7 +212,7 @@ def _run(folder: Path) -> _Run | None:
     score = float(soup[metric])
     goodness = score if greater_is_better(folder, table) else -score
     settings = _Settings.of(folder)
-    return _Run(folder.name, metric.removeprefix(HELDOUT), settings, costs, soup, goodness)
+    return _SweptRun(folder.name, metric.removeprefix(HELDOUT), settings, costs, soup, goodness)
 
 
 def _is_sweep(file: Path) -> bool:
@@ -221,7 +221,7 @@ def _is_sweep(file: Path) -> bool:
         return handle.read(9) == b"rank,run,"
 
 
-def _table(runs: Sequence[_Run]) -> pd.DataFrame:
+def _table(runs: Sequence[_SweptRun]) -> pd.DataFrame:
     groups = [
         sorted((run for run in runs if run.kind == kind), key=lambda run: run.place)
         for kind in sorted({run.kind for run in runs})

@@ -45,7 +45,7 @@ Outputs = Mapping[str, Rows]
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedEvaluation:
     """An entry of the cache.
 
     Attributes:
@@ -112,7 +112,7 @@ class EvaluationCache:
         """Removes half-written entries that kills left; nobody else may be writing."""
         remove_unfinished(self.folder / f"*{_SUFFIX}")
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CachedEvaluation]:
         """All entries, the longest unused first. Files that are no entries are passed over."""
         entries = []
         for file in self.folder.glob(f"*{_SUFFIX}"):
@@ -120,14 +120,16 @@ class EvaluationCache:
                 status = file.lstat()
                 if stat.S_ISREG(status.st_mode) and _KEY.fullmatch(file.stem):
                     used = datetime.fromtimestamp(status.st_mtime)
-                    entries += [Entry(file.stem, label, status.st_size, used) for label in _labels(file)]
+                    entries += [
+                        CachedEvaluation(file.stem, label, status.st_size, used) for label in _labels(file)
+                    ]
         return sorted(entries, key=lambda entry: entry.used)
 
     def clear(self) -> int:
         """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
         return len(self.prune(size=-1))
 
-    def prune(self, before: datetime = datetime.min, size: float = math.inf) -> list[Entry]:
+    def prune(self, before: datetime = datetime.min, size: float = math.inf) -> list[CachedEvaluation]:
         """Deletes entries not used since `before`, and the longest unused beyond `size` bytes in all.
 
         Runs that are under way do without, and score again. Damaged entries stay, as with `clear`.

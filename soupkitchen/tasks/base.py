@@ -28,7 +28,7 @@ Predictions = torch.Tensor | Sequence[Any]
 """One entry an example of a batch: rows of a tensor, or anything else in a list."""
 
 
-class Source:
+class DataSource:
     """Gives a task its examples."""
 
     def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
@@ -71,7 +71,7 @@ class Task:
         processor_name: what such files hold, in words.
     """
 
-    data: Source
+    data: DataSource
     metric: TaskMetric
 
     looked_for: ClassVar[tuple[Wanted, ...]] = ()

@@ -21,7 +21,7 @@ from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
 from soupkitchen.tasks import delimited, splits
-from soupkitchen.tasks.base import Source
+from soupkitchen.tasks.base import DataSource
 from soupkitchen.tasks.cells import first_line
 from soupkitchen.tasks.files import cache_folder, local_files
 
@@ -34,7 +34,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Data(Source):
+class Data(DataSource):
     """A dataset, and the roles of its splits.
 
     Attributes:

@@ -30,7 +30,7 @@ from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
 from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Collate, Processor, Source, Task
+from soupkitchen.tasks.base import Batch, Collate, DataSource, Processor, Task
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import check_causal, unwrapped
@@ -175,7 +175,7 @@ class HarnessTasks(Several):
 
 
 @dataclass(frozen=True)
-class _Documents(Source):
+class _Documents(DataSource):
     """The numbers of a harness task's documents, by split."""
 
     count: int
