@@ -117,8 +117,8 @@ class Searching(Embedding):
     """
 
     similarity: Literal["cosine", "dot"] | None
-    query_prompt: str | None
-    passage_prompt: str | None
+    query_prompt: AnyText | None
+    passage_prompt: AnyText | None
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
         fitted, prompts = super().fitted_to(runs), Prompts.of(runs[0].path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
+from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Collate, Processor
 from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS, TRIPLET
 from soupkitchen.tasks.data import Data
@@ -62,10 +62,10 @@ class EmbeddingSimilarity(_Together):
     text: str = "text"
     text_pair: str = "text_pair"
     label: str = "label"
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def encode_labels(self, split: Dataset) -> list[Any]:
         self.check_columns(split, "label")
@@ -130,10 +130,10 @@ class Triplets(_Together):
     anchor: str = "anchor"
     positive: str = "positive"
     negative: str = "negative"
-    pooling: str | Sequence[str] | None = None
-    prompt: str | None = None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
     lower: bool = False
-    max_length: int | None = None
+    max_length: AtLeast1 | None = None
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         anchor, positive, negative = self.embedded(model, batch).chunk(3)
