@@ -51,13 +51,14 @@ def check_tokens(
         "own tokenizer into the folder of the run"
     )
     for number, text in enumerate(tokens):
+        if text and (rows is None or max(text) < rows):
+            continue
         where = f"task.{option}={column}: row {row_of(split, number)}"
         if not text:
             raise DataError(f"{where} is empty, it has no tokens; fill it, or leave the row out")
-        if rows is not None and max(text) >= rows:
-            raise DataError(
-                f"{where} has the token {max(text)}, and the model's embedding only {rows} rows: {remedy}"
-            )
+        raise DataError(
+            f"{where} has the token {max(text)}, and the model's embedding only {rows} rows: {remedy}"
+        )
     if padding is not None and rows is not None and (getattr(padding, "pad_token_id", None) or 0) >= rows:
         raise CheckpointError(
             f"the tokenizer pads with {padding.pad_token!r}, token {padding.pad_token_id}, and the model's "

@@ -73,13 +73,15 @@ class QuestionAnswering(Task):
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        check_tokens(self, split, "context", encoded["input_ids"], model, processor)
         inputs = [name for name in processor.model_input_names if name in encoded]
         windows: list[list[dict[str, Any]]] = [[] for _ in questions]
+        tokens: list[list[int]] = [[] for _ in questions]
         for number, example in enumerate(encoded["overflow_to_sample_mapping"]):
             spans = zip(encoded.sequence_ids(number), encoded["offset_mapping"][number], strict=True)
             offsets = [list(span) if part == 1 else _NOWHERE for part, span in spans]
+            tokens[example] += encoded["input_ids"][number]
             windows[example].append({**{name: encoded[name][number] for name in inputs}, "offsets": offsets})
+        check_tokens(self, split, "context", tokens, model, processor)
         return Dataset.from_dict(
             {
                 "windows": windows,
