@@ -1,7 +1,7 @@
 """Composes command lines as the command does, sweeps job by job, and runs none of them.
 
 Reads requests from stdin, a JSON object a line (arguments, cwd, and a file for what is printed). Each is
-answered with the command's exit code; the file has the name of each job on a line of its own. Needs no torch.
+answered with the command's exit code; the file has the name of each job on a line of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
+from zygote import import_everything
+
 from soupkitchen import __main__ as entry
 from soupkitchen.cli import command
 
 
 def main() -> None:
+    import_everything()
     for line in sys.stdin:
         request = json.loads(line)
         process = os.fork()

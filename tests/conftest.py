@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 LONGEST = (
     "demo ray resume bad_inputs sweeps launchers devices processes decisions cli ranking sentence window "
-    "trust trackers coverage tasks any_model compile report rebuild"
+    "trust trackers coverage tasks any_model compile report rebuild shown_commands"
 ).split()
 """The files whose tests take most of the time, the longest first."""
 
