@@ -52,6 +52,7 @@ class Nodes:
             **{f"RAY_{name}": str(value) for name, value in _PATIENCE.items()},
             **{"PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))},
             "DYING": str(wish),
+            "RAY_AUTH_MODE": "disabled",
         }
         head = self._start(
             "--head", f"--port={self.gcs}", f"--ray-client-server-port={client}", "--num-cpus=0",
