@@ -287,6 +287,18 @@ def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
     assert np.mean(partly) < 0.9
 
 
+def test_of_equal_recipes_the_first_is_the_best() -> None:
+    """Controls and starts of a search take it: alternatives are in the order of the options."""
+    right = np.ones(6, int)
+    several = Several({"": Table("accuracy", right)})
+    examples = Examples({"heldout": {"": Listed(right)}}, 2)
+    executor = Fake(lambda recipe, split: {"": right}, several, examples)
+    scores = Scores(executor, examples, several, Ledger(None), Names())
+    judge = Judge(Greedy().rule, scores, Recipes(Linear()))
+    best = judge.best("equals", [Recipe.single(name) for name in "cab"])
+    assert best.recipe.ingredients == ("c",)
+
+
 def pruned(answers: Any, metric: str, right: np.ndarray) -> tuple[Scored, list[dict[str, Any]]]:
     """The soup that pruning three runs ends with, and the rows of the merge stage."""
     several = Several({"": Table(metric, right)})
