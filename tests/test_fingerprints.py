@@ -59,6 +59,24 @@ def unkept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return fingerprint(folder)
 
 
+def test_the_same_bytes_in_another_shape_dtype_or_name_are_other_weights(tmp_path: Path) -> None:
+    """Otherwise a cached evaluation could be found for another model."""
+    bits = torch.arange(6, dtype=torch.int32)
+    files = [
+        {"a": bits.view(torch.float32).reshape(2, 3)},
+        {"a": bits.view(torch.float32).reshape(3, 2)},
+        {"a": bits.reshape(2, 3)},
+        {"b": bits.view(torch.float32).reshape(2, 3)},
+    ]
+    found = set()
+    for number, tensors in enumerate(files):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "config.json").write_text("{}")
+        save_file(tensors, tmp_path / str(number) / "model.safetensors")
+        found.add(fingerprint(tmp_path / str(number)))
+    assert len(found) == len(files)
+
+
 def test_a_second_start_reads_no_byte_of_the_pool(
     settled: None, read: list[Path], copy_runs: Callable[..., Path]
 ) -> None:
