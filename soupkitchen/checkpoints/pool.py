@@ -23,7 +23,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.weights import View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
-from soupkitchen.options.kinds import SomeTexts
+from soupkitchen.options.kinds import SomeTexts, check
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +123,7 @@ def find_pool(
         IncompatibleError: if some cannot be read or merged; it names all problems of all runs.
         ConfigError: for an unknown option.
     """
-    if on_incompatible not in ("error", "skip"):
-        raise ConfigError(f"pool.on_incompatible={on_incompatible}: choose error or skip")
+    check("pool.on_incompatible", on_incompatible, OnIncompatible)
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")

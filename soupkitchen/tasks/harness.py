@@ -221,8 +221,7 @@ class HarnessTask(Task):
     _made_of: Mapping[str, Any] = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("causal", "seq2seq"):
-            raise ConfigError(f"task.architecture={self.architecture}: choose causal or seq2seq")
+        super().__post_init__()
         if self.metric.name not in self._task.aggregation():
             raise ConfigError(
                 f"task.metric={self.metric_name}: {self.name} has {', '.join(self._task.aggregation())}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from datasets import Dataset
 
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.options.kinds import TaskWeights
+from soupkitchen.options.kinds import TaskWeights, check_fields
 from soupkitchen.tasks.base import Task
 
 SINGLE = ""
@@ -42,8 +42,6 @@ class Several:
             raise ConfigError(
                 "task.tasks: name at least one task, as +task@task.tasks.NAME=text_classification"
             )
-        if self.aggregate not in ("mean", "min", "normalized"):
-            raise ConfigError(f"task.aggregate={self.aggregate}: choose mean, min or normalized")
         if len({task.model_class for task in self.tasks.values()}) > 1:
             kinds = ", ".join(f"{name}: {task.model_class.__name__}" for name, task in self.tasks.items())
             raise ConfigError(f"task.tasks need models of different kinds ({kinds}); one soup is one model")
@@ -55,6 +53,7 @@ class Several:
                     f"task.weights={dict(self.weights)} should give each of {', '.join(self.tasks)} a "
                     "positive weight"
                 )
+        check_fields(self, "task")
 
     @classmethod
     def of(cls, task: Task | Several) -> Several:
