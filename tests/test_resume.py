@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from command import SECONDS, events, forked, own, same, soupkitchen, started, wait_for, with_full_disk
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError, JournalError, LockError
@@ -216,6 +218,30 @@ def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
         assert f"{tmp_path / 'x'} is in use by process" in result.stderr
     with only_process(tmp_path / "x"), pytest.raises(LockError), only_process(tmp_path / "x"):
         pass
+
+
+def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(
+    tmp_path: Path,
+) -> None:
+    """Whoever comes in such a moment waits for it: it gets the name of the other one, or the lock."""
+    lock, holder = tmp_path / ".x.lock", tmp_path / ".x.holder"
+    other = FileLock(lock, thread_local=False)
+    other.acquire()
+    who = json.dumps({"process": 17, "host": "elsewhere", "since": "2026-01-01 00:00:00"})
+    saying = threading.Timer(0.3, holder.write_text, [who])
+    saying.start()
+    with (
+        pytest.raises(LockError, match="in use by process 17 on elsewhere, since 2026"),
+        only_process(tmp_path / "x"),
+    ):
+        pass
+    saying.join()
+    holder.unlink()
+    ending = threading.Timer(0.3, other.release)
+    ending.start()
+    with only_process(tmp_path / "x"):
+        assert holder.exists()
+    ending.join()
 
 
 REFUSALS = ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL")

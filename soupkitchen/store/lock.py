@@ -28,6 +28,9 @@ from soupkitchen.store.files import REFUSED, write_text
 
 log = logging.getLogger(__name__)
 
+SAYING_SO = 2.0
+"""Seconds in which a process that took a lock writes who it is, and one that says so no more lets it go."""
+
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
@@ -76,11 +79,17 @@ def locked(
     lock = FileLock(file)
     try:
         with soft_if_refused():
-            lock.acquire(timeout)
+            try:
+                lock.acquire(timeout)
+            except Timeout:
+                if _holder(file):
+                    raise
+                lock.acquire(SAYING_SO)
     except Timeout as error:
+        holder = _holder(file) or "another process"
         remedy = f". If that process has ended, remove {file}" if isinstance(lock, SoftFileLock) else ""
         raise LockError(
-            f"{used or file} is in use by {_holder(file)}. Wait for it, stop it{otherwise}{remedy}"
+            f"{used or file} is in use by {holder}. Wait for it, stop it{otherwise}{remedy}"
         ) from error
     soft = isinstance(lock, SoftFileLock)
     if soft:
@@ -134,7 +143,7 @@ def _holder_of(lock: Path) -> Path:
     return lock.with_suffix(".holder")
 
 
-def _holder(lock: Path) -> str:
+def _holder(lock: Path) -> str | None:
     """Who holds a lock, as the file beside it says or, if it is a soft one, the file itself."""
     try:
         holder = read_json(own(_holder_of(lock)), dict[str, str | int])
@@ -145,4 +154,4 @@ def _holder(lock: Path) -> str:
         process, host, *_ = read_bytes(own(lock)).decode().split("\n")
         return f"process {process} on {host}"
     except (ConfigError, ValueError):
-        return "another process"
+        return None
