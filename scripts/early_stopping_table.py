@@ -21,7 +21,7 @@ from scipy.stats import norm
 
 from soupkitchen import metrics
 from soupkitchen.evaluation import Evaluation, Threshold
-from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.scoring import Examples, Listed
 from soupkitchen.executors import Fake, Request
 from soupkitchen.search import Greedy
 from soupkitchen.soup import Recipe

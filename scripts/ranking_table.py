@@ -24,7 +24,7 @@ from scipy.stats import norm
 
 from soupkitchen import metrics
 from soupkitchen.evaluation import EarlyStopping
-from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.scoring import Examples, Listed
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge

@@ -24,7 +24,7 @@ from soupkitchen import cook, demo, methods, metrics
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.experiment import Result
-from soupkitchen.merging.decays import DECAYS
+from soupkitchen.merging.weights import DECAYS
 from soupkitchen.search import Window
 from soupkitchen.tasks import Data, Several, TextClassification
 

@@ -22,7 +22,7 @@ import soupkitchen
 from soupkitchen import methods, tasks
 from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.evaluation import EvaluationOptions, LiveModel, Runtime
-from soupkitchen.experiment.reporting import Report
+from soupkitchen.experiment.finishing import Report
 from soupkitchen.models import Loading
 from soupkitchen.soup import Soup
 

@@ -37,7 +37,7 @@ from soupkitchen.evaluation.confidence import (
     score_at_most,
     upper_limit,
 )
-from soupkitchen.evaluation.examples import Examples, Listed
+from soupkitchen.evaluation.scoring import Examples, Listed
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge

@@ -17,8 +17,7 @@ from soupkitchen.checkpoints.checkpoint import training_step
 from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.merging import Linear, ModelStock, TaskVectors, alternatives
-from soupkitchen.merging.decays import DECAYS, coefficients
-from soupkitchen.merging.weights import ByStep
+from soupkitchen.merging.weights import DECAYS, ByStep, coefficients
 from soupkitchen.search import Mixture
 
 alphas = st.floats(0.01, 0.99)

@@ -40,8 +40,8 @@ from soupkitchen.evaluation import (
     compare,
     statistics,
 )
-from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.identity import PREDICTING, own_code
+from soupkitchen.evaluation.scoring import Examples, Listed
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
@@ -53,7 +53,7 @@ from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.search import Evolve, Exhaustive, Greedy, Pruned, Search
-from soupkitchen.search.rules import AcceptRule
+from soupkitchen.search.base import AcceptRule
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tasks import Data, Several

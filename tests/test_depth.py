@@ -47,7 +47,7 @@ from transformers import (
 )
 
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.soup.depth import layers, parts
+from soupkitchen.soup.coefficients import layers, parts
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 T5_SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2}

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from soupkitchen import metrics
 from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.evaluation import Evaluation, Part, Threshold, compare
-from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.evaluation.forward import Batches
+from soupkitchen.evaluation.evaluator import Batches
+from soupkitchen.evaluation.scoring import Examples, Listed
 from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
 from soupkitchen.executors.spmd import SharedBench, _Follower
 from soupkitchen.experiment.ledger import Ledger

@@ -21,7 +21,7 @@ from soupkitchen import rebuild, report, tables
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli import command
 from soupkitchen.errors import ConfigError, JournalError, SoupkitchenError
-from soupkitchen.experiment.result import Result
+from soupkitchen.experiment.session import Result
 from soupkitchen.records import leaderboard, trajectory
 from soupkitchen.records.report import map_section, page
 from soupkitchen.records.run import Run
@@ -445,7 +445,7 @@ sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from soupkitchen import rebuild, report
 from soupkitchen.cli import command
-from soupkitchen.experiment.result import Result
+from soupkitchen.experiment.session import Result
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import SoupkitchenError
 home, run = Path(sys.argv[1]), Path(sys.argv[2])

@@ -22,10 +22,9 @@ from test_decisions import Names, Table
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import EarlyStopping, Threshold
-from soupkitchen.evaluation.examples import Examples, Listed, Piece
+from soupkitchen.evaluation.scoring import Examples, Listed, Piece
 from soupkitchen.executors import Bench, Fake, Request
-from soupkitchen.experiment.algorithm import find_soup
-from soupkitchen.experiment.controls import final_table
+from soupkitchen.experiment.algorithm import final_table, find_soup
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.partial_ranking import RankingSample, by_part
@@ -36,7 +35,7 @@ from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear
 from soupkitchen.records import leaderboard, read_csv, trajectory
 from soupkitchen.search import AcceptRule, Greedy, Ranked, rank
-from soupkitchen.search.rules import share_of
+from soupkitchen.search.base import share_of
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tables import make

@@ -20,7 +20,7 @@ from scipy.stats import norm
 
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import JournalError
-from soupkitchen.experiment.reporting import write_map
+from soupkitchen.experiment.finishing import write_map
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
 from soupkitchen.records.derived import report
@@ -224,7 +224,7 @@ def test_a_run_that_overflows_has_no_place_on_the_map(
 ) -> None:
     import json
 
-    monkeypatch.setattr("soupkitchen.experiment.reporting.task_vector_gram", lambda runs, base: (
+    monkeypatch.setattr("soupkitchen.experiment.finishing.task_vector_gram", lambda runs, base: (
         np.array([[1, np.nan, 0.5], [np.nan, np.inf, np.nan], [0.5, np.nan, 2]]), np.inf))  # fmt: skip
     pool = find_pool(str(text_runs), exclude=["d", "wild"])
     write_map(pool, tmp_path / "soup", tmp_path / "map.json", 1.0)

@@ -47,7 +47,7 @@ from transformers import (
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.evaluation import LiveModel, Runtime
-from soupkitchen.evaluation.forward import FiniteCheck
+from soupkitchen.evaluation.evaluator import FiniteCheck
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.scores import Scored
 from soupkitchen.merging import Linear

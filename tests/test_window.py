@@ -27,7 +27,7 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 
 from soupkitchen.cli.config import in_our_words
 from soupkitchen.errors import ConfigError
-from soupkitchen.merging.decays import coefficients
+from soupkitchen.merging.weights import coefficients
 from soupkitchen.options import files
 from soupkitchen.search import Mixture, Ranked, Trial, Window
 

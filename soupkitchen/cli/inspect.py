@@ -25,7 +25,7 @@ from soupkitchen.console import printable, say, warn_on_stderr
 from soupkitchen.errors import CheckpointError, SoupkitchenError
 from soupkitchen.records import write_csv
 from soupkitchen.records.terminal import print_table
-from soupkitchen.soup.gram import task_vector_gram
+from soupkitchen.soup.mixer import task_vector_gram
 
 FAR = 3.0
 """A run is called far off from so many times the median run's distance to the base on."""

@@ -5,9 +5,8 @@ from soupkitchen.evaluation.confidence import ConfidentStopping, ConfidentThresh
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.evaluation.identity import Identity
 from soupkitchen.evaluation.live import LiveModel
-from soupkitchen.evaluation.options import EvaluationOptions
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.evaluation.runtime import Runtime
+from soupkitchen.evaluation.runtime import EvaluationOptions, Runtime
 from soupkitchen.evaluation.scoring import EarlyStopping, Threshold
 from soupkitchen.evaluation.setup import (
     Splits,

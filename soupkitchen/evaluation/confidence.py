@@ -32,9 +32,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from soupkitchen.evaluation.examples import Examples, Order
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.evaluation.scoring import EarlyStopping, Threshold
+from soupkitchen.evaluation.scoring import EarlyStopping, Examples, Order, Threshold
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several

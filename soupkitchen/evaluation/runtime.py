@@ -1,4 +1,4 @@
-"""Options of where and how the work runs: device, arithmetic of the forward pass, batches."""
+"""Options of the evaluation, and of where and how the work runs: device, arithmetic, batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,46 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import convert_file_size_to_int, get_max_memory, patch_environment, set_seed
 
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation.confidence import ConfidentStopping
+from soupkitchen.evaluation.scoring import EarlyStopping
 from soupkitchen.models import Loading
 from soupkitchen.options import check_fields
-from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Seed, whole
+from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Seed, Stopping, whole
+from soupkitchen.store.evaluations import EvaluationCache
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of scoring; results are the same whatever is chosen here, but for a confidence.
+
+    Attributes:
+        early_stopping: true or "exact": stop scoring a candidate as soon as no outcome of the remaining
+            examples could change the decision. ``{"confidence": p}``: as soon as it is so sure, too, that
+            they will not; kept candidates are scored in full all the same. False: score everything.
+        cache: the folder of evaluations that are kept for later runs; None to keep none.
+
+    Raises:
+        ConfigError: for options of the wrong type.
+    """
+
+    early_stopping: Stopping = True
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "evaluation")
+
+    @property
+    def stopping(self) -> EarlyStopping | None:
+        """When scoring of a candidate stops; None for never before all examples are scored."""
+        if self.early_stopping is False:
+            return None
+        if isinstance(self.early_stopping, Mapping):
+            return ConfidentStopping(self.early_stopping["confidence"])
+        return EarlyStopping()
+
+    def open_cache(self) -> EvaluationCache | None:
+        return EvaluationCache(Path(self.cache).expanduser()) if self.cache else None
+
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
 _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}

@@ -1,5 +1,9 @@
 """Scoring, batch by batch, no further than a decision needs: until a candidate cannot reach its threshold.
 
+`Examples` says in which batches, and in which order, a split is scored. In the same batches, whatever their
+order, equal weights give equal scores to the last bit: how an example is padded depends on the others of its
+batch.
+
 Thresholds are data. That a candidate cannot reach one is arithmetic, not statistics: examples that are not
 scored yet count as the best that they can be. A rule that accepts a gain accepts a larger one, and one with a
 smaller p-value; so its no is final, and decisions, soups and scores are those of full evaluation.
@@ -15,13 +19,206 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from soupkitchen.evaluation.examples import Examples, Order, Piece
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.statistics import mcnemar, right_or_wrong
 from soupkitchen.metrics import Rows, take
 from soupkitchen.search import AcceptRule
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
+
+BUCKET = 4
+"""Batches of like difficulty that are sorted by length together."""
+
+_SEED = 0
+
+Order = Mapping[str, np.ndarray]
+"""For each task, the numbers of its examples in the order in which they are scored."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """That a split is scored in pieces: where one begins and ends in the order of each task's examples.
+
+    Batches begin anew with each piece.
+
+    Attributes:
+        known: for each task, predictions of the first examples of the order; these are not scored again.
+        limit: for each task, how many examples of the order are known afterwards; None for all.
+    """
+
+    known: Mapping[str, Rows] = field(default_factory=dict, repr=False)
+    limit: Mapping[str, int] | None = None
+
+    def bounds(self, name: str, size: int) -> tuple[int, int]:
+        """The places of the order that are scored, from one up to another, of so many examples."""
+        return len(self.known.get(name, ())), size if self.limit is None else self.limit[name]
+
+    @property
+    def examples_known(self) -> int:
+        return sum(map(len, self.known.values()))
+
+
+@dataclass
+class Listed:
+    """One task's examples of one split.
+
+    Attributes:
+        references: what predictions are compared with, in the data's order.
+        lengths: of each example; None where all are of one length.
+        corpus: numbers of what each example is compared with, in order of length: these rows of the prepared
+            data follow on its examples, and are no examples.
+        order: in which they are scored: the longest first, until others are found to be harder.
+    """
+
+    references: Rows
+    lengths: np.ndarray | None = None
+    corpus: np.ndarray = field(default_factory=lambda: np.zeros(0, int), repr=False)
+    order: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        every = np.arange(len(self.references))
+        self.order = every if self.lengths is None else np.argsort(-self.lengths, kind="stable")
+
+
+class Examples:
+    """All splits, by role ("heldout", "test", "train") and task.
+
+    Attributes:
+        batch_size: examples in a batch.
+        arranged: splits whose batches are no longer those of like length.
+        shuffled: of these, splits in an order drawn at random, which stays.
+    """
+
+    def __init__(self, splits: Mapping[str, Mapping[str, Listed]], batch_size: int) -> None:
+        self.splits = splits
+        self.batch_size = batch_size
+        self.arranged: set[str] = set()
+        self.shuffled: set[str] = set()
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The roles of the splits that are scored."""
+        return tuple(role for role in self.splits if role != "train")
+
+    def sizes(self, split: str) -> dict[str, int]:
+        """The number of examples each task has in the split."""
+        return {name: len(listed.order) for name, listed in self.splits[split].items()}
+
+    def size(self, split: str) -> int:
+        """The number of examples the split has."""
+        return sum(self.sizes(split).values())
+
+    def references(self, split: str) -> dict[str, Rows]:
+        """For each task, what predictions are compared with, in the data's order."""
+        return {name: listed.references for name, listed in self.splits[split].items()}
+
+    def order(self, split: str) -> dict[str, np.ndarray]:
+        """For each task, the order in which the split's examples are scored."""
+        return {name: listed.order for name, listed in self.splits[split].items()}
+
+    def reorder(self, split: str, order: Order) -> None:
+        """Scores the examples of the split in the given order from now on."""
+        for name, listed in self.splits[split].items():
+            listed.order = order[name]
+
+    def batches(self, split: str) -> dict[str, list[np.ndarray]]:
+        """For each task, the examples of each batch, in the order in which batches are scored."""
+        return {
+            name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            for name, order in self.order(split).items()
+        }
+
+    def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
+        """For each task, the batches of what its examples are compared with; mostly none."""
+        return {
+            name: [
+                listed.corpus[at : at + self.batch_size]
+                for at in range(0, len(listed.corpus), self.batch_size)
+            ]
+            for name, listed in self.splits[split].items()
+        }
+
+    def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
+        """Makes batches of like difficulty: what `soup` does worst on, and among that what `pool` does.
+
+        A bad candidate then shows early. Examples of like difficulty are sorted by length.
+        Metrics that are no means keep their batches.
+        """
+        order = self.order(split)
+        for name, listed in self.splits[split].items():
+            known = [e.parts[name] for e in pool if not np.isnan(e.score)]
+            if known and all(part.values is not None for part in (soup.parts[name], *known)):
+                order[name] = self._hardest(listed, listed.order, soup.parts[name], known)
+                self.arranged.add(split)
+        self.reorder(split, order)
+
+    def shuffle(self, split: str, soup: Evaluation) -> None:
+        """Puts the examples into an order drawn at random, the same every time, which then stays.
+
+        Confidence in a bound on all examples, given some of them, rests on that. So they are not
+        sorted by length either. Metrics that are no means keep their batches: `soup` tells which are.
+        """
+        order, random = self.order(split), np.random.default_rng(_SEED)
+        for name in self.splits[split]:
+            if soup.parts[name].values is not None:
+                order[name] = random.permutation(len(order[name]))
+                self.arranged.add(split)
+                self.shuffled.add(split)
+        self.reorder(split, order)
+
+    def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:
+        """Those `among` each task's examples: first what `soup` and, among that, `pool` does worst on."""
+        return {
+            name: self._hardest(
+                listed, among[name], soup.parts[name], [e.parts[name] for e in pool if not np.isnan(e.score)]
+            )
+            for name, listed in self.splits[split].items()
+        }
+
+    def _hardest(self, listed: Listed, among: np.ndarray, soup: Part, pool: Sequence[Part]) -> np.ndarray:
+        among = np.sort(among)
+        hardest = among[np.argsort(_ease(soup, pool)[among], kind="stable")]
+        if listed.lengths is None:
+            return hardest
+        size, lengths = BUCKET * self.batch_size, listed.lengths
+        buckets = [hardest[start : start + size] for start in range(0, len(hardest), size)]
+        return np.concatenate([hardest[:0], *(b[np.argsort(-lengths[b], kind="stable")] for b in buckets)])
+
+    def hardest_first(self, split: str, soup: Evaluation) -> None:
+        """Puts the batches first that `soup` does worst on; which examples are scored together stays.
+
+        A last batch that is not full stays the last, so that all others stay whole. An order drawn at random
+        stays as it is.
+        """
+        if split in self.shuffled:
+            return
+        order = {}
+        for name, batches in self.batches(split).items():
+            values = soup.parts[name].values
+            if values is not None:
+                full = [batch for batch in batches if len(batch) == self.batch_size]
+                means = [float(values[batch].mean()) for batch in full]
+                first = [full[index] for index in np.argsort(means, kind="stable")]
+                batches = [*first, *batches[len(full) :]]
+            order[name] = np.concatenate(batches)
+        self.reorder(split, order)
+
+
+def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
+    """The values of `soup`, and the pool's means, by example: float64 (examples,), the least first.
+
+    Where some of the pool have not scored an example, one more counts that does on it as all do on
+    average: otherwise one wrong answer would outweigh what many have shown.
+    """
+    assert soup.values is not None
+    scored = np.stack([part.scored for part in pool])
+    values = np.where(scored, np.stack([part.values for part in pool if part.values is not None]), 0.0)
+    number, total = scored.sum(axis=0), values.sum(axis=0)
+    missing = number < len(pool)
+    average = total.sum() / number.sum()
+    mean: np.ndarray = np.where(missing, total + average, total) / (number + missing)
+    return soup.values + mean
+
 
 Progress = Callable[[int, int], None]
 """Called with the examples scored so far and the examples that there are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from soupkitchen.evaluation.examples import Examples
+from soupkitchen.evaluation.scoring import Examples
 from soupkitchen.executors.base import Executor, Request, Scoring, replayed
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe

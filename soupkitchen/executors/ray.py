@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError, MachineError, SoupkitchenError
-from soupkitchen.executors.base import Executor, Request, Scoring
-from soupkitchen.executors.bench import Bench
+from soupkitchen.executors.base import Bench, Executor, Request, Scoring
 from soupkitchen.options import check_fields
 from soupkitchen.options.kinds import AtLeast1, NotNegative
 from soupkitchen.store.lock import soft_if_refused

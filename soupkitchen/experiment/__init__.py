@@ -1,7 +1,7 @@
 """One run, from pool to soup; `algorithm` is the page to read first."""
 
 from soupkitchen.experiment.experiment import Experiment
-from soupkitchen.experiment.reporting import Report
-from soupkitchen.experiment.result import Result
+from soupkitchen.experiment.finishing import Report
+from soupkitchen.experiment.session import Result
 
 __all__ = ["Experiment", "Report", "Result"]

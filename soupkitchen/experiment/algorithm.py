@@ -1,4 +1,4 @@
-"""The algorithm: rank the pool; for each next proposal merge, score, keep or discard.
+"""The algorithm: for each next proposal merge, score, keep or discard; then the final table.
 
 All that takes long goes through the ledger, so a run that is continued comes this way again and does
 nothing twice.
@@ -96,3 +96,45 @@ def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
             )
         )
     return trials
+
+
+CONTROLS = 2
+"""Models in the table beside the soup and the single runs: uniform, and uniform of the top k."""
+
+
+def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_k: int | None = None) -> None:
+    """Scores the controls on held-out, and the models worth reporting on test.
+
+    Args:
+        top_k: how many of the best runs `uniform_top_k` merges; None for as many as the soup has, and
+            at least two.
+    """
+    recipes, scores = judge.recipes, judge.scores
+    best, *others = ranking.best_first
+    top = [run.name for run in ranking.best_first][: top_k or max(2, soup.recipe.size)]
+    models = [
+        ("soup", "soup", [soup.recipe]),
+        ("uniform", "uniform", recipes.of(Mixture(tuple(ranking.names)))),
+        (f"uniform_top_{len(top)}", "uniform", recipes.of(Mixture(tuple(top)))),
+    ]
+    unscored = {run.name for run in others if ranking.listed or run.partial}
+    for run in ranking.runs:
+        if run.name not in unscored:
+            models.append((run.name, "single", [recipes.single(run.name)]))
+    for run in others:
+        if run.name in unscored:
+            steps.unscored(run.name, "listed" if ranking.listed else "partial", run.score)
+    for model, kind, alternatives in models:
+        scored: dict[str, Scored] = {}
+        result = judge.best(f"{model} on heldout", alternatives, skips=True)
+        if isinstance(result, Scored):
+            scored["heldout"] = result
+            if "test" in scores.examples.scored and (kind != "single" or model == best.name):
+                request = Request(f"{model} on test", result.recipe, "test")
+                (result,) = scores.each([request])
+                if isinstance(result, Scored):
+                    scored["test"] = result
+        if isinstance(result, Unscorable):
+            steps.failed("final", model, alternatives[0].ingredients, result.reason)
+        if scored:
+            steps.final(model, kind, scored)

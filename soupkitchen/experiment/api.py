@@ -12,9 +12,8 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.executors import Executor, Local
 from soupkitchen.experiment.experiment import Experiment
-from soupkitchen.experiment.reporting import Report
-from soupkitchen.experiment.result import Result
-from soupkitchen.experiment.session import carry_out
+from soupkitchen.experiment.finishing import Report
+from soupkitchen.experiment.session import Result, carry_out
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Auto, Models
 from soupkitchen.options import building, check_tree

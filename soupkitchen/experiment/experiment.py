@@ -30,16 +30,14 @@ from soupkitchen.evaluation import (
 )
 from soupkitchen.evaluation.statistics import least_p
 from soupkitchen.executors import Bench, Executor, Local
-from soupkitchen.experiment.algorithm import find_soup
-from soupkitchen.experiment.controls import CONTROLS, final_table
+from soupkitchen.experiment.algorithm import CONTROLS, final_table, find_soup
+from soupkitchen.experiment.finishing import Report, describe_soup, save_soup, score_without_each, write_map
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger, Observer
 from soupkitchen.experiment.measuring import peak, reset_peak, watch, write_profile
 from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
-from soupkitchen.experiment.reporting import Report, describe_soup, score_without_each, write_map
-from soupkitchen.experiment.saving import save_soup
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import MergeMethod, StackMethod
@@ -52,9 +50,9 @@ from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.records.derived import report
 from soupkitchen.records.terminal import Display
 from soupkitchen.search import Facts, Ranked, Search
-from soupkitchen.search.rules import share_of
+from soupkitchen.search.base import share_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
-from soupkitchen.soup.depth import layers
+from soupkitchen.soup.coefficients import layers
 from soupkitchen.soup.reader import ReadAhead
 from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store import checksums

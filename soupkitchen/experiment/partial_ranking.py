@@ -21,7 +21,7 @@ import numpy as np
 from soupkitchen.checkpoints import Pool
 from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.evaluation import Evaluation, Threshold
-from soupkitchen.evaluation.examples import Examples, Order, Piece
+from soupkitchen.evaluation.scoring import Examples, Order, Piece
 from soupkitchen.executors import Request
 from soupkitchen.experiment.ranking import ALL_NAN, NONE_SCORED, Ranking, by_scoring, margin, ranking_requests
 from soupkitchen.experiment.recipes import Recipes

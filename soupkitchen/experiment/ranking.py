@@ -20,7 +20,7 @@ from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import ByScore, parsed
 from soupkitchen.options.kinds import Ranking as ByPart
 from soupkitchen.search import Ranked, rank
-from soupkitchen.search.rules import share_of
+from soupkitchen.search.base import share_of
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)

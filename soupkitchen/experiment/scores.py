@@ -15,12 +15,12 @@ import numpy as np
 
 from soupkitchen.errors import CandidateError, CheckpointError, DataError
 from soupkitchen.evaluation import Evaluation, Part, Threshold
-from soupkitchen.evaluation.examples import Examples, Order
+from soupkitchen.evaluation.scoring import Examples, Order
 from soupkitchen.executors import Executor, Request, Scoring
 from soupkitchen.executors.base import Speculation, replayed
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.metrics import Rows
-from soupkitchen.search.rules import OnError
+from soupkitchen.search.base import OnError
 from soupkitchen.soup import Recipe
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache

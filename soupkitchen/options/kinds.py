@@ -77,12 +77,14 @@ Durations = Annotated[
 ]
 Range = Annotated[Sequence[float], Kind("", lambda v: len(v) == 2 and v[0] < v[1])]
 Ranges = Annotated[Mapping[str, Range], Kind("a range by name of option, as {scale: [0.2, 1.5]}")]
-ACCEPTANCE = "better, not_worse, {margin: x} with x of 0 or more, or {significant: α} with α between 0 and 1"
 Acceptance = Annotated[
     Literal["better", "not_worse"]
     | Annotated[Mapping[str, NotNegative], only("margin")]
     | Annotated[Mapping[str, Inside], only("significant")],
-    Kind(f"choose {ACCEPTANCE}"),
+    Kind(
+        "choose better, not_worse, {margin: x} with x of 0 or more, "
+        "or {significant: α} with α between 0 and 1"
+    ),
 ]
 Ranking = Annotated[
     Literal["full"] | Annotated[Mapping[str, Inside], only("examples")],

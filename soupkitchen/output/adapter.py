@@ -26,7 +26,7 @@ from soupkitchen.checkpoints.folders import read_json
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
-from soupkitchen.soup.depth import parts
+from soupkitchen.soup.coefficients import parts
 
 Changes = Iterable[tuple[str, torch.Tensor]]
 """Name and change, float32, of each tensor that adapters change."""

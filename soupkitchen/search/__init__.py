@@ -1,11 +1,21 @@
 """Searches: they propose mixtures and say when one becomes the soup. Knows no torch."""
 
-from soupkitchen.search.base import Choice, Facts, Guarded, Mixture, Proposal, Ranked, Search, Trial, rank
+from soupkitchen.search.base import (
+    AcceptRule,
+    Choice,
+    Facts,
+    Guarded,
+    Mixture,
+    Proposal,
+    Ranked,
+    Search,
+    Trial,
+    rank,
+)
 from soupkitchen.search.evolve import Evolve
 from soupkitchen.search.exhaustive import Exhaustive
 from soupkitchen.search.greedy import Greedy
 from soupkitchen.search.pruning import Pruned
-from soupkitchen.search.rules import AcceptRule
 from soupkitchen.search.uniform import Uniform
 from soupkitchen.search.window import Window
 

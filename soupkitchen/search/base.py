@@ -10,11 +10,106 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from soupkitchen.errors import ConfigError
 from soupkitchen.options import check_fields
-from soupkitchen.options.kinds import Acceptance, Ranking
-from soupkitchen.search.rules import AcceptRule, OnError
+from soupkitchen.options.kinds import Acceptance, Ranking, check
+
+_NO_P_VALUES = (
+    "search.accept={significant: …} needs a metric with values for examples; this one has none. Choose "
+    "better, not_worse or {margin: x}"
+)
+
+
+@dataclass(frozen=True)
+class AcceptRule:
+    """The gain that a candidate needs.
+
+    "better" is strictly better, as in the paper's code; "not_worse" at least as good,
+    as in its text; "margin" better by more than an amount; "significant" better
+    with a one-sided paired p-value of at most an amount; "any" whatever it is.
+    """
+
+    kind: Literal["better", "not_worse", "margin", "significant", "any"] = "better"
+    amount: float = 0.0
+
+    @classmethod
+    def of(cls, option: Any) -> AcceptRule:
+        """The rule that ``search.accept`` asks for, as `Acceptance` has it."""
+        if not isinstance(option, Mapping):
+            return cls(option)
+        ((kind, amount),) = option.items()
+        return cls(kind, float(amount))
+
+    @property
+    def text(self) -> str:
+        """As tables state it."""
+        return {
+            "any": "any",
+            "better": "gain > 0",
+            "not_worse": "gain >= 0",
+            "margin": f"gain > {self.amount:g}",
+            "significant": f"gain > 0 and p <= {self.amount:g}",
+        }[self.kind]
+
+    def check(self, least_p: float | None) -> None:
+        """Checks that the rule can accept anything, `least_p` being the least p-value; None for none at all.
+
+        Raises:
+            ConfigError: where it can not.
+        """
+        if self.kind != "significant":
+            return
+        if least_p is None:
+            raise ConfigError(_NO_P_VALUES)
+        if self.amount < least_p:
+            raise ConfigError(
+                f"search.accept={{significant: {self.amount:g}}} can accept nothing: the least p-value that "
+                f"this metric can give on this held-out data is {least_p:.2g}; take more than that, or "
+                "another rule"
+            )
+
+    def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
+        """Tells whether a gain is enough.
+
+        It stays so if the gain grows and the p-value falls: early stopping asks with the most and the least
+        that these can still be.
+
+        `p_value` computes how likely such a gain is by chance, where that can be told.
+
+        Raises:
+            ConfigError: where the rule needs a p-value and the metric allows none.
+        """
+        if self.kind == "any":
+            return True
+        if self.kind == "not_worse":
+            return gain >= 0
+        if self.kind == "margin":
+            return gain > self.amount
+        if not gain > 0:
+            return False
+        if self.kind == "better":
+            return True
+        p = p_value()
+        if p is None:
+            raise ConfigError(_NO_P_VALUES)
+        return p <= self.amount
+
+
+def share_of(ranking: str | Mapping[str, Any]) -> float | None:
+    """The share of the held-out examples that ``search.ranking`` asks for; None for all of them.
+
+    Raises:
+        ConfigError: where it asks for something else.
+    """
+    check("search.ranking", ranking, Ranking)
+    return None if isinstance(ranking, str) else float(ranking["examples"])
+
+
+OnError = Literal["skip", "stop"]
+"""The treatment of a candidate that cannot be scored, or scores NaN."""
+
 
 Coefficient = float | tuple[float, ...]
 """The weight of an ingredient; or its weights in each part of the model's depth, the first layers first."""
@@ -214,7 +309,6 @@ class Guarded(Search):
 
     def __post_init__(self) -> None:
         check_fields(self, "search")
-        AcceptRule.of(self.accept)
 
     @property
     def rule(self) -> AcceptRule:

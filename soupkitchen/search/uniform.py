@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 from soupkitchen.options import check_fields
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.search.base import Mixture, Proposal, Ranked, Search, Trial, candidates_of
-from soupkitchen.search.rules import AcceptRule, OnError
+from soupkitchen.search.base import (
+    AcceptRule,
+    Mixture,
+    OnError,
+    Proposal,
+    Ranked,
+    Search,
+    Trial,
+    candidates_of,
+)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,28 @@
-"""Coefficients of ingredients, as functions of a tensor's name: one number, or one by part of the depth."""
+"""Coefficients of ingredients, as functions of a tensor's name: one number, or one by part of the depth.
+
+The depth of a tensor follows from its name in the files. Layers are what is numbered: ``h.7.…``,
+``encoder.layer.7.…``, ``layers.7.…``, ``stages.2.layers.5.…``. Of numbers within numbers the outermost counts
+(a mixture's experts and T5's sublayers are within one layer), except that the blocks of a stage are layers of
+their own, as in ResNet and Swin. Stacks follow each other: vision and audio first, then encoders, then
+decoders, then heads.
+
+A tensor in no layer goes with the first or the last layer of the stacks that it is next to by name:
+embeddings and stems with the first, all else (final norms, poolers, heads) with the last.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Method
 from soupkitchen.search.base import Coefficient
-from soupkitchen.soup.depth import parts
 
 
 def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str], float]:
@@ -67,3 +80,156 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
         if not any(values[part % len(values)] for values in by_part):
             where = f" in part {part + 1} of the depth" if numbers else ""
             raise ConfigError(f"the coefficients of all ingredients are 0{where}: give one of them another")
+
+
+_STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
+"""The word before the number of a layer."""
+_JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
+"""A layer and its number in one word, as torchvision's ``layer1``."""
+_INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
+"""The word between the number of a stage and that of a block in it."""
+_LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
+_FIRST = re.compile(
+    r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
+    r"|position|relative|rotary|feature_(extractor|projection)|pre_la?ye?r?norm|ln_pre|project_in"
+    r"|(^|\.)(conv|bn)\d*\."
+)
+_ORDER = (
+    (3, re.compile(r"(^|[._])(heads?|neck|classifier|pooler)([._]|$)")),
+    (2, re.compile(r"decoder")),
+    (0, re.compile(r"vision|visual|image|audio|speech|feature_extractor")),
+)
+"""The order of stacks that come first, by their paths; the others have 1."""
+
+
+class Numbered(NamedTuple):
+    """A numbered part of a name.
+
+    Attributes:
+        home: the module that the stack is in, "" for the model itself.
+        stack: what the stack is called there.
+        number: of the layer, or of the stage.
+        inner: of the block in the stage; None where there is none.
+    """
+
+    home: str
+    stack: str
+    number: int
+    inner: int | None
+
+
+Layer = tuple[str, int, int]
+"""Home, number, and number in the stage."""
+
+
+def layers(names: Iterable[str]) -> int:
+    """The number of layers of a model whose tensors have these names; 0 if nothing is numbered."""
+    return len(_ordered(tuple(names))[0])
+
+
+def parts(names: Iterable[str], number: int) -> Mapping[str, int]:
+    """The part of the depth, of `number`, that each tensor lies in, 0 for the first.
+
+    Layer l of L is in part floor(l · number / L); so no part is empty where there are as many layers.
+    """
+    return _parts(tuple(names), number)
+
+
+@lru_cache(maxsize=16)
+def _parts(names: tuple[str, ...], number: int) -> Mapping[str, int]:
+    order, layer_of = _ordered(names)
+    if not order:
+        return {name: 0 if _comes_first(name) else number - 1 for name in names}
+    position = {layer: index for index, layer in enumerate(order)}
+    homes: dict[str, list[int]] = defaultdict(list)
+    for layer, index in position.items():
+        homes[layer[0]].append(index)
+    found = {}
+    for name in names:
+        if name in layer_of:
+            index = position[layer_of[name]]
+        else:
+            near = _next_to(name, homes)
+            index = min(near) if _comes_first(name) else max(near)
+        found[name] = index * number // len(order)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
+    """All layers, the first first, and that of each tensor that is in one."""
+    numbered = {name: found for name in names if (found := _numbered(name))}
+    stacks = _stacks(numbered)
+    within = {name: one for name, found in numbered.items() for one in found[::-1] if one[:2] in stacks}
+    inner: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for home, _, number, block in within.values():
+        inner[home, number] += [] if block is None else [block]
+    layer_of = {
+        name: (home, number, min(inner[home, number], default=0) if block is None else block)
+        for name, (home, _, number, block) in within.items()
+    }
+    return sorted(set(layer_of.values()), key=lambda layer: (_rank(layer[0]), layer)), layer_of
+
+
+def _numbered(name: str) -> list[Numbered]:
+    """The numbered parts of a name, the outermost first."""
+    words, found = name.split("."), []
+    for index, word in enumerate(words):
+        if index and word.isdecimal() and not words[index - 1].isdecimal():
+            home, stack, number = words[: index - 1], words[index - 1], int(word)
+        elif joined := _JOINED.fullmatch(word):
+            home, stack, number = words[:index], joined[1], int(joined[2])
+        else:
+            continue
+        found.append(Numbered(".".join(home), stack, number, _inner(words[index + 1 :])))
+    return found
+
+
+def _inner(rest: list[str]) -> int | None:
+    """The number of the block, `rest` being what comes after a stage's number in a name."""
+    if len(rest) > 2 and _INNER.fullmatch(rest[0]):
+        rest = rest[1:]
+    return int(rest[0]) if len(rest) > 1 and rest[0].isdecimal() else None
+
+
+def _stacks(numbered: Mapping[str, list[Numbered]]) -> set[tuple[str, str]]:
+    """Home and name of the stacks of layers.
+
+    Where nothing is called as layers are, it is the one that most tensors are in. What is numbered beside
+    a stack just as it is (Segformer's ``patch_embeddings.2``) belongs to its layers.
+    """
+    stacks = set()
+    for found in numbered.values():
+        outermost = next((one for one in found if _STACK.fullmatch(one.stack)), None)
+        stacks |= {outermost[:2]} if outermost else set()
+    numbers: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for found in numbered.values():
+        for one in found:
+            numbers[one[:2]].add(one.number)
+    if not stacks:
+        sizes = Counter(found[0][:2] for found in numbered.values() if len(numbers[found[0][:2]]) > 1)
+        stacks = {stack for stack, _ in sizes.most_common(1)}
+    alike = {(home, frozenset(numbers[home, stack])) for home, stack in stacks}
+    beside = {one for one, told in numbers.items() if len(told) > 1 and (one[0], frozenset(told)) in alike}
+    return stacks | beside
+
+
+def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
+    """The layers of the stacks whose home has most of its path in common with `name`."""
+    words = name.split(".")
+    common = {home: _common(words, home.split(".")) for home in homes}
+    most = max(common.values())
+    return [index for home, indices in homes.items() if common[home] == most for index in indices]
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """The number of words that two paths begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _comes_first(name: str) -> bool:
+    return _FIRST.search(name) is not None and _LAST.search(name) is None
+
+
+def _rank(home: str) -> int:
+    return next((rank for rank, pattern in _ORDER if pattern.search(home)), 1)

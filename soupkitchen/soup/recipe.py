@@ -35,7 +35,7 @@ class Recipe:
     Attributes:
         ingredients: names of runs, in merge order; a run may be there more than once.
         coefficients: the weight of each in the merge, or its weights in as many parts of the model's depth
-            as there are (see `depth`). What counts 0 is left out there, and the others are merged.
+            as there are (see `soup.coefficients`). A weight of 0 leaves a run out there.
         method: the merge method's tree, without weights; None for one run by itself, which is that
             run whatever the method.
         dtype: of the merged tensors that are floating point, as "bfloat16"; None for that of the runs.

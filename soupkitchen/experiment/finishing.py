@@ -1,4 +1,4 @@
-"""Contents of a run's report beside its decisions: the pool's map, the worth of each ingredient, the card."""
+"""The soup, saved and proven, and what its report has beside decisions: map, worth of ingredients, card."""
 
 from __future__ import annotations
 
@@ -11,19 +11,78 @@ import numpy as np
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.errors import CheckpointError
-from soupkitchen.executors import Request
+from soupkitchen.evaluation import Runtime, Splits, evaluator_of
+from soupkitchen.executors import Bench, Request
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
 from soupkitchen.options.kinds import NotNegative
+from soupkitchen.output import Output, check_answers, check_weights
 from soupkitchen.output.card import CARD, PICTURE, write_card
 from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
-from soupkitchen.soup.gram import task_vector_gram
+from soupkitchen.soup.mixer import task_vector_gram
 from soupkitchen.store.files import write_text
 from soupkitchen.store.layout import SOUP
 from soupkitchen.tasks import Several, Task
+
+
+def save_soup(
+    soup: Scored, folder: Path, floor: float, bench: Bench, output: Output, splits: Splits, runtime: Runtime
+) -> None:
+    """Saves the soup to `folder`.
+
+    The state of the search, then the live model are let go before the soup is loaded: there are never two
+    models.
+
+    Args:
+        floor: the best single run's score.
+
+    Raises:
+        SaveError: if it cannot be written.
+        GuaranteeError: if it is not what was scored.
+    """
+    evaluator, mixer, recipe, expected = bench.evaluator, bench.mixer, soup.recipe, soup.evaluation.score
+    live, processor = evaluator.live, evaluator.processor_folder
+    if output.format == "adapter":
+        runs = [mixer.pool[name] for name in recipe.ingredients]
+        mixer.forget()
+        adapter = output.save_adapter(
+            runs, recipe.coefficients, lambda: mixer.empty(recipe), processor, folder
+        )
+        live.fill(adapter.tensors())
+        again = evaluator.score("heldout").score
+        output.check_score(again, expected, min(floor, expected), evaluator.tasks, folder)
+        return
+    bench.fill(recipe)
+    mixer.forget()
+    digests = live.digests()
+    saved = output.save(live, processor, folder, mixer.pool.reference)
+    batch = {name: batches[0] for name, batches in evaluator.examples.batches("heldout").items()}
+    outputs = evaluator.outputs("heldout", batch)
+    mixer.take_from(saved, recipe)
+    evaluator.release()
+    whole, heldout = output.verify == "full", splits["heldout"]
+    asked = {name: split if whole else split.select(batch[name]) for name, split in heldout.items()}
+    live.load(saved)
+    check_weights(live, digests, folder)
+    rescorer = evaluator_of(
+        saved,
+        evaluator.tasks,
+        {"heldout": asked},
+        replace(runtime, batch_size=evaluator.examples.batch_size),
+        evaluator.dtype,
+        accelerator=evaluator.accelerator,
+        live=live,
+    )
+    check_answers(rescorer, outputs, batch if whole else None, folder)
+    if whole:
+        again = rescorer.score("heldout", order=soup.order).score
+        output.check_score(again, expected, floor, evaluator.tasks, folder)
+    rescorer.release()
+    live.load(mixer.pool.reference)
+
 
 log = logging.getLogger(__name__)
 
