@@ -33,6 +33,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.evaluation.prediction import Known, Residuals, features_of, residuals
 from soupkitchen.evaluation.scoring import EarlyStopping, Examples, Order, Threshold
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.search import AcceptRule
@@ -71,10 +72,12 @@ class ConfidentThreshold(Threshold):
     Attributes:
         confidence: with which a candidate may be discarded.
         values: the incumbent's, by task and example.
+        features: float64 (examples, q), by task, which predict differences; those of no task may be there.
     """
 
     confidence: float = 1.0
     values: Mapping[str, np.ndarray | None] = field(default_factory=dict, repr=False)
+    features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def ended(
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
@@ -96,7 +99,8 @@ class ConfidentThreshold(Threshold):
                 continue
             metric = tasks.tasks[name].metric
             weights = metric.weights(references[name])
-            score = score_at_most(metric, part, before, weights, order[name], error)
+            features = self.features.get(name)
+            score = score_at_most(metric, part, before, weights, order[name], error, features)
             parts[name] = replace(part, score=min(score, part.score))
         score = tasks.score({name: part.score for name, part in parts.items()})
         return replace(so_far, score=score, parts=parts, stopped_by="confidence")
@@ -118,12 +122,16 @@ class ConfidentStopping(EarlyStopping):
         tasks: Several,
         examples: Examples,
         above: float | None = None,
+        known: Sequence[Known] = (),
     ) -> Threshold:
         exact = Threshold.of(rule, incumbent, tasks, above)
         if not examples.shuffled:
             return exact
         values = {name: part.values for name, part in incumbent.parts.items()}
-        return ConfidentThreshold(**vars(exact), confidence=self.confidence, values=values)
+        metrics = {name: task.metric for name, task in tasks.tasks.items()}
+        references = examples.references(incumbent.split) if known else {}
+        features = features_of(known, incumbent, metrics, references)
+        return ConfidentThreshold(**vars(exact), confidence=self.confidence, values=values, features=features)
 
 
 def score_at_most(
@@ -133,6 +141,7 @@ def score_at_most(
     weights: np.ndarray | None,
     order: np.ndarray,
     error: float,
+    features: np.ndarray | None = None,
 ) -> float:
     """A score that a candidate is below, but with a probability of `error`.
 
@@ -141,6 +150,7 @@ def score_at_most(
         incumbent: float64 (examples,), the values of what it is compared with.
         weights: float64 (examples,), or None.
         order: int (examples,), drawn at random, in which examples are scored.
+        features: float64 (examples, q), which predict differences.
     """
     assert part.values is not None
     share = np.ones(len(order)) if weights is None else weights * (len(order) / weights.sum())
@@ -151,12 +161,18 @@ def score_at_most(
     bounds = share[order] * (metric.best - incumbent[order])
     sample = not (metric.greater_is_better and math.isfinite(metric.best))
     grain = _GRAIN * float(np.mean(np.abs(share * incumbent)))
-    limit = upper_limit(differences, bounds, error, sample, grain)
+    drawn = None if features is None else share[order, None] * features[order]
+    limit = upper_limit(differences, bounds, error, sample, grain, drawn)
     return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
 
 
 def upper_limit(
-    differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float = 0.0
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    error: float,
+    sample: bool,
+    grain: float = 0.0,
+    features: np.ndarray | None = None,
 ) -> float:
     """Bounds the mean of n differences from above, given the first of them, with an error of `error`.
 
@@ -166,12 +182,13 @@ def upper_limit(
         error: of all looks together, however many.
         sample: whether examples may say how large gains can be, beside `bounds`.
         grain: differences that differ by less are one.
+        features: float64 (n, q), which predict differences, in that order.
 
     Returns:
         The limit, infinite where nothing is excluded. But for how finely it is computed, more examples
         never raise it.
     """
-    limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain)]
+    limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain, features)]
     return min(limits, default=np.inf)
 
 
@@ -182,27 +199,35 @@ def excluded_after(
     sample: bool,
     grain: float = 0.0,
     mean: float = 0.0,
+    features: np.ndarray | None = None,
 ) -> int | None:
     """After how many examples a mean of `mean` or more is excluded; None where that never happens.
 
     Of what `upper_limit` takes; it is below `mean` from there on.
     """
-    found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain)]
+    found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain, features)]
     return min((number for number in found if number is not None), default=None)
 
 
 def _bets(
-    differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    error: float,
+    sample: bool,
+    grain: float,
+    features: np.ndarray | None,
 ) -> Iterator[Bets]:
     """The bets that share the error."""
     if not (len(differences) and np.isfinite(differences).all()):
         return
     bounded = bool(np.isfinite(bounds).all())
     if bounded:
-        yield proven(differences, bounds, error * PROVEN if sample else error)
+        left = residuals(differences, bounds, features)
+        yield proven(differences, bounds, error * PROVEN if sample else error, left)
     seen = differences[: int(MOST_SEEN * len(bounds))]
     if sample and len(seen) >= LEAST_EXAMPLES:
-        yield sampled(seen, len(bounds), error * (1 - PROVEN) if bounded else error, grain)
+        left = residuals(seen, bounds, features)
+        yield sampled(seen, len(bounds), error * (1 - PROVEN) if bounded else error, grain, left)
 
 
 @dataclass(frozen=True)
@@ -210,7 +235,8 @@ class Bets:
     """Bets on each of t differences. Arrays are float64 (t,) and depend on what came before each.
 
     Attributes:
-        differences: x.
+        differences: d, from which follows what the null hypothesis expects.
+        residuals: x, the differences less what was predicted.
         total: n.
         error: α.
         shares: λ.
@@ -221,6 +247,7 @@ class Bets:
     """
 
     differences: np.ndarray
+    residuals: np.ndarray
     total: int
     error: float
     shares: np.ndarray
@@ -231,8 +258,9 @@ class Bets:
 
     def log_capital(self, mean: float) -> np.ndarray:
         """log K_t(mean) after each example."""
-        x, shares = self.differences, self.shares
-        expected = (self.total * mean - _before(x)) / (self.total - np.arange(len(x))) - self.lowered
+        x, shares = self.residuals, self.shares
+        left = self.total - np.arange(len(x))
+        expected = (self.total * mean - _before(self.differences)) / left - self.lowered
         if self.bounds is not None:
             shares = np.minimum(shares, _LOSES / np.maximum(self.bounds - expected, _TINY))
         return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
@@ -267,34 +295,48 @@ class Bets:
         return high
 
 
-def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
-    """Bets that lose no more than there is, as long as no difference is above its bound."""
-    seen = np.arange(len(differences))
-    still = np.maximum.accumulate(bounds[::-1])[::-1][: len(seen)]  # of those that are not known yet
-    mean = _before(differences) / (seen + 1)  # as if a difference of 0 had been seen before
-    square = (_before(np.square(differences)) + np.square(still[0] / 2)) / (seen + 1)
+def proven(differences: np.ndarray, bounds: np.ndarray, error: float, left: Residuals | None = None) -> Bets:
+    """Bets that lose no more than there is, as long as no difference is above its bound.
+
+    Args:
+        left: what features do not predict; by default nothing is predicted.
+    """
+    left = left or residuals(differences, bounds)
+    x, seen = left.values, np.arange(len(differences))
+    mean = _before(x) / (seen + 1)  # as if a difference of 0 had been seen before
+    square = (_before(np.square(x)) + np.square(left.most[0] / 2)) / (seen + 1)
     drift = -_before(differences) / (len(bounds) - seen) - mean
     shares = _shares(drift, square - np.square(mean))
-    return Bets(differences, len(bounds), error, shares, bounds=still)
+    return Bets(differences, x, len(bounds), error, shares, bounds=left.most)
 
 
-def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.0) -> Bets:
-    """Bets that lose no more than there is, as long as gains are not far larger than the examples say."""
-    x, seen = differences, np.arange(len(differences))
+def sampled(
+    differences: np.ndarray, total: int, error: float, grain: float = 0.0, left: Residuals | None = None
+) -> Bets:
+    """Bets that lose no more than there is, as long as gains are not far larger than the examples say.
+
+    Args:
+        left: as for `proven`.
+    """
+    left = left or residuals(differences, np.full(total, np.inf))
+    x, seen = left.values, np.arange(len(differences))
     count = np.maximum(seen, 1)
     mean, square, cube = (_before(x**power) / count for power in (1, 2, 3))
     variance = np.maximum(square - np.square(mean), 0.0)
     skewness = (cube - 3 * mean * square + 2 * mean**3) / np.maximum(variance**1.5, _TINY)
     deviation = np.sqrt(variance * count / np.maximum(count - 1, 1))
-    others = seen - _most_before(_which_alike(x, grain))
+    others = seen - _most_before(_which_alike(differences, grain))
     wide = SPREADS * (1 + 0.5 * LEAST_OTHERS / np.maximum(others, 1))  # while little is known
-    cut = np.maximum.reduce([wide * np.sqrt(square), BEYOND * _most_before(x), _most_before(-x)]) + _TINY
+    cut = np.maximum.reduce(
+        [wide * np.sqrt(square), BEYOND * _most_before(x), _most_before(-x), left.largest]
+    )
+    cut += _TINY
     lowered = (LOWERED + LOWERED_BY_SKEWNESS * np.maximum(skewness - SKEWED, 0.0)) * deviation
-    drift = -_before(x) / (total - seen) - lowered - mean
+    drift = -_before(differences) / (total - seen) - lowered - mean
     shares = _shares(drift + deviation / np.sqrt(count), np.square(deviation))  # hoping for one error more
     shares = np.minimum(shares, _LOSES_SAMPLED / cut)
     shares[(others < LEAST_OTHERS) | (deviation <= grain)] = 0.0
-    return Bets(x, total, error, shares, lowered, cut, silent=LEAST_EXAMPLES - 1)
+    return Bets(differences, x, total, error, shares, lowered, cut, silent=LEAST_EXAMPLES - 1)
 
 
 def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.evaluation.prediction import Known
 from soupkitchen.evaluation.statistics import mcnemar, right_or_wrong
 from soupkitchen.metrics import Rows, take
 from soupkitchen.search import AcceptRule
@@ -301,8 +302,9 @@ class EarlyStopping:
         tasks: Several,
         examples: Examples,
         above: float | None = None,
+        known: Sequence[Known] = (),
     ) -> Threshold:
-        """The threshold of a candidate that is to replace `incumbent`."""
+        """The threshold of a candidate that is to replace `incumbent`; `known` is what it is made of."""
         return Threshold.of(rule, incumbent, tasks, above)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count, groupby
 
 from soupkitchen.errors import CandidateError, GuaranteeError
@@ -27,6 +28,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
         GuaranteeError: if the soup is worse on held-out than the best single run, and may not be.
     """
     ranking = ranking.prepared(judge.stopping if search.guaranteed else None, judge.scores, judge.recipes)
+    judge = replace(judge, singles=ranking.singles)
     soup, best = _started(search.start(ranking.runs), ranking, judge, steps)
     trials: list[Trial] = []
     results: list[Scored | Unscorable] = []

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from statistics import fmean
 
-from soupkitchen.evaluation import Comparison, EarlyStopping, Threshold, compare
+from soupkitchen.evaluation import Comparison, EarlyStopping, Evaluation, Threshold, compare
+from soupkitchen.evaluation.prediction import Known
 from soupkitchen.evaluation.scoring import is_above
 from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Candidate, Recipes
@@ -43,6 +47,7 @@ class Judge:
     Attributes:
         stopping: when scoring stops early; None for never.
         skips: whether a candidate that cannot be scored counts as discarded; else that ends the run.
+        singles: evaluations of the runs by themselves, by name.
     """
 
     rule: AcceptRule
@@ -50,6 +55,7 @@ class Judge:
     recipes: Recipes
     stopping: EarlyStopping | None = None
     skips: bool = True
+    singles: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def decide(
         self, proposed: Sequence[Proposal | Choice], soup: Scored, before: int = 0
@@ -69,14 +75,17 @@ class Judge:
         places = [at for at, contest in enumerate(contests) for _ in contest.candidates]
         candidates = [candidate for contest in contests for candidate in contest.candidates]
         verdicts: list[list[Verdict]] = [[] for _ in contests]
-        easiest = self._threshold(soup)
+
+        @cache
+        def of_candidate(number: int, above: float | None) -> Threshold | None:
+            return self._threshold(soup, candidates[number].recipe, above)
 
         def threshold(number: int) -> Threshold | None:
             contest, known = contests[places[number]], verdicts[places[number]]
             if contest.exact:
                 return self._place(contest.exact, known)
             best = _best(known)
-            return easiest if best is None else self._threshold(soup, best.score)
+            return of_candidate(number, None if best is None else best.score)
 
         requests = self._requests(candidates, soup.recipe, before)
         results = self.scores.each(requests, threshold, self.skips)
@@ -118,12 +127,21 @@ class Judge:
             previous = recipe
         return requests
 
-    def _threshold(self, soup: Scored, above: float | None = None) -> Threshold | None:
+    def _threshold(self, soup: Scored, candidate: Recipe, above: float | None) -> Threshold | None:
         """The threshold of a candidate, besides a score `above` that is accepted already."""
         if self.stopping is None:
             return None
-        tasks, examples = self.scores.tasks, self.scores.examples
-        return self.stopping.threshold(self.rule, soup.evaluation, tasks, examples, above)
+        tasks, examples, known = self.scores.tasks, self.scores.examples, self._known(candidate, soup.recipe)
+        return self.stopping.threshold(self.rule, soup.evaluation, tasks, examples, above, known)
+
+    def _known(self, candidate: Recipe, soup: Recipe) -> list[Known]:
+        """The runs of a candidate that were scored by themselves."""
+        shares, before = _shares(candidate), _shares(soup)
+        return [
+            Known(share, share > before.get(name, 0.0), self.singles[name])
+            for name, share in shares.items()
+            if name in self.singles
+        ]
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Threshold | None:
         """The threshold of the `exact` best so far."""
@@ -155,3 +173,12 @@ def _best(verdicts: Sequence[Verdict]) -> Verdict | None:
 def _score(verdict: Verdict) -> float:
     assert verdict.score is not None, "what is kept was scored in full"
     return verdict.score
+
+
+def _shares(recipe: Recipe) -> dict[str, float]:
+    """Each ingredient's share of the coefficients, the mean over parts of the depth."""
+    shares: dict[str, float] = defaultdict(float)
+    for name, coefficient in zip(recipe.ingredients, recipe.coefficients, strict=True):
+        shares[name] += fmean(coefficient if isinstance(coefficient, tuple) else [coefficient])
+    total = sum(map(abs, shares.values())) or 1.0
+    return {name: share / total for name, share in shares.items()}

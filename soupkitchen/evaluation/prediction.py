@@ -1,0 +1,157 @@
+"""Predicts a candidate's differences to the incumbent by what is known of all examples already.
+
+After ranking, the value of each run on each held-out example is known. These features say much of what a
+merge of the runs does on an example. Let zᵢ be the features of example i, z̄ᵢ their mean over the examples
+that are not drawn before i, and bᵢ a slope that depends on the examples before i only. The residual
+
+    yᵢ = dᵢ − bᵢ·(zᵢ − z̄ᵢ)
+
+of the difference dᵢ has, given what came before, the mean of dᵢ, because the i-th example is drawn uniformly
+from those that are left. So bets on y (`evaluation.confidence`) are as honest as bets on d, whatever the
+features are: useless ones cost next to nothing, misleading ones only examples. This is the control variate of
+prediction-powered inference: Angelopoulos et al. 2023, Science 382; with bets: arXiv 2505.18000, 2502.04294.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soupkitchen.evaluation.outcome import Evaluation, Part
+from soupkitchen.metrics import Rows, TaskMetric
+
+FIRST, GROWTH = 32, 1.2
+"""The slope is fitted from so many examples on, and anew each time that their number has grown so much."""
+_RIDGE = 1.0
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """The parts of differences that features do not predict.
+
+    Attributes:
+        values: float64 (t,), y.
+        most: float64 (t,), the most that each y can be, given the most that each difference can be.
+        largest: float64 (t,), the largest prediction for an example that is not drawn yet, less their mean.
+        explained: the share of the differences' variance that the features took away, from `FIRST` on.
+    """
+
+    values: np.ndarray
+    most: np.ndarray
+    largest: np.ndarray
+    explained: float
+
+
+def residuals(differences: np.ndarray, bounds: np.ndarray, features: np.ndarray | None = None) -> Residuals:
+    """The residuals of the first t of n differences, in the order in which examples are drawn.
+
+    Args:
+        differences: float64 (t,).
+        bounds: float64 (n,), the most that each difference can be.
+        features: float64 (n, q), known of all examples; None for none.
+    """
+    t, n = len(differences), len(bounds)
+    features = np.zeros((n, 0)) if features is None else features
+    spread = features.std(axis=0)
+    z = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
+    values, most, largest = differences.copy(), np.maximum.accumulate(bounds[::-1])[::-1][:t], np.zeros(t)
+    sums = np.concatenate([np.zeros((1, z.shape[1])), np.cumsum(z, axis=0)])
+    start = FIRST
+    while start < t and z.shape[1]:
+        end = min(max(int(start * GROWTH), start + 1), t)
+        slope = _slope(differences[:start], z[:start])
+        predicted = z @ slope
+        still = (sums[-1] - sums[start:end]) @ slope / (n - np.arange(start, end))
+        values[start:end] = differences[start:end] - (predicted[start:end] - still)
+        most[start:end] = _most_from(bounds - predicted, start, end) + still
+        largest[start:end] = _most_from(predicted, start, end) - still
+        start = end
+    explained = 0.0
+    if t > FIRST and (before := differences[FIRST:].var()):
+        explained = float(1 - values[FIRST:].var() / before)
+    return Residuals(values, most, largest, explained)
+
+
+def _slope(differences: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The ridge regression of differences on features: float64 (q,)."""
+    centred = z - z.mean(axis=0)
+    gram = centred.T @ centred + _RIDGE * np.sqrt(len(z)) * np.eye(z.shape[1])
+    slope: np.ndarray = np.linalg.solve(gram, centred.T @ (differences - differences.mean()))
+    return slope
+
+
+def _most_from(values: np.ndarray, start: int, end: int) -> np.ndarray:
+    """The largest of the values from each of `start` to `end` on."""
+    most: np.ndarray = np.maximum.accumulate(values[start:][::-1])[::-1][: end - start]
+    return most
+
+
+@dataclass(frozen=True)
+class Known:
+    """A run in a candidate: how much it counts there, and what it does by itself.
+
+    Attributes:
+        share: of the sum of coefficients.
+        added: whether the incumbent is without it.
+        evaluation: it may be of a part of the examples.
+    """
+
+    share: float
+    added: bool
+    evaluation: Evaluation
+
+
+def features_of(
+    known: Sequence[Known],
+    incumbent: Evaluation,
+    metrics: Mapping[str, TaskMetric],
+    references: Mapping[str, Rows],
+) -> dict[str, np.ndarray]:
+    """What is known of all examples, less the incumbent's value, by task: float64 (examples, q).
+
+    These are the values of the runs that are new, of all runs in the candidate by their shares and, if the
+    metric takes logits, of the mixture of their logits. An example of which nothing is known has 0.
+    """
+    features = {}
+    for name, before in incumbent.parts.items():
+        parts = [(one, one.evaluation.parts[name]) for one in known]
+        parts = [(one, part) for one, part in parts if part.values is not None]
+        if before.values is None or not parts:
+            continue
+        columns = [_mean([(one.share, part) for one, part in parts], before.values)]
+        if new := [(1.0, part) for one, part in parts if one.added]:
+            columns.append(_mean(new, before.values))
+        if (mixed := _mixed(parts, before, metrics[name], references[name])) is not None:
+            columns.append(mixed)
+        features[name] = np.stack(columns, axis=1)
+    return features
+
+
+def _mean(parts: Sequence[tuple[float, Part]], before: np.ndarray) -> np.ndarray:
+    """The weighted mean of differences to the incumbent, 0 where one is not known."""
+    total = np.zeros(len(before))
+    for share, part in parts:
+        assert part.values is not None
+        difference = part.values - before
+        total += share * np.where(part.scored & np.isfinite(difference), difference, 0.0)
+    return total / sum(abs(share) for share, _ in parts)
+
+
+def _mixed(
+    parts: Sequence[tuple[Known, Part]], before: Part, metric: TaskMetric, references: Rows
+) -> np.ndarray | None:
+    """The difference of the mixture of logits; None where there are none, or some are not known."""
+    if metric.inputs != "logits" or any(part.order is not None for _, part in parts):
+        return None
+    logits = [np.asarray(part.predictions, np.float64) for _, part in parts]
+    if any(rows.shape != logits[0].shape or rows.ndim != 2 for rows in logits):
+        return None
+    shares = np.array([one.share for one, _ in parts])
+    mixture = np.tensordot(shares / shares.sum(), np.stack(logits), 1)
+    values = metric.per_example(mixture, references)
+    assert values is not None
+    assert before.values is not None
+    difference = values - before.values
+    return np.where(np.isfinite(difference), difference, 0.0)
