@@ -343,7 +343,9 @@ def test_what_is_bounded_above_rests_on_proof_and_losses_on_samples_too(monkeypa
     asked = []
     monkeypatch.setattr(
         "soupkitchen.evaluation.confidence.upper_limit",
-        lambda differences, bounds, error, sample, grain, features: asked.append((sample, bounds.tolist())) or math.inf,
+        lambda differences, bounds, error, sample, grain, features: (
+            asked.append((sample, bounds.tolist())) or math.inf
+        ),
     )
     before, order = np.array([0.0, 1.0, 1.0, 0.0]), np.array([2, 0, 3, 1])
     for name in ("accuracy", "mse"):

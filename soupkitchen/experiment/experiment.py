@@ -35,8 +35,8 @@ from soupkitchen.experiment.finishing import Report, describe_soup, save_soup, s
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger, Observer
 from soupkitchen.experiment.measuring import peak, reset_peak, watch, write_profile
-from soupkitchen.experiment.partial_ranking import by_part
-from soupkitchen.experiment.ranking import by_list, check_ranking, steps_of, unscored
+from soupkitchen.experiment.race import by_race
+from soupkitchen.experiment.ranking import by_list, by_scoring, check_ranking, steps_of, unscored
 from soupkitchen.experiment.recipes import Recipes, check_weights, with_options
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
@@ -50,7 +50,7 @@ from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.records.derived import report
 from soupkitchen.records.terminal import Display
 from soupkitchen.search import Facts, Ranked, Search
-from soupkitchen.search.base import share_of
+from soupkitchen.search.base import confidence_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
 from soupkitchen.soup.coefficients import layers
 from soupkitchen.soup.reader import ReadAhead
@@ -172,8 +172,10 @@ class Experiment:
         recipes = Recipes(method, dtype, steps_of(self._runs))
         if pool.trust_scores:
             ranking = by_list(pool, scores, recipes, steps)
+        elif (confidence := confidence_of(search.ranking)) is not None:
+            ranking = by_race(pool, scores, recipes, steps, confidence, search.rule.margin)
         else:
-            ranking = by_part(pool, scores, recipes, steps, share_of(search.ranking))
+            ranking = by_scoring(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
         judge = Judge(search.rule, scores, recipes, self.evaluation.stopping, skips=search.guaranteed)
         soup, ranking = find_soup(search, ranking, judge, steps)

@@ -20,7 +20,7 @@ from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.merging.weights import ByScore, parsed
 from soupkitchen.options.kinds import Ranking as ByPart
 from soupkitchen.search import Ranked, rank
-from soupkitchen.search.base import share_of
+from soupkitchen.search.base import confidence_of
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMeth
             "task.aggregate=normalized needs the scores of all single runs, which pool.trust_scores=true "
             "does not find out: choose mean or min, or leave trust_scores false"
         )
-    if share_of(ranking) is None:
+    if confidence_of(ranking) is None:
         return
     others = {
         "pool.trust_scores=true takes those of the list": pool.trust_scores,
@@ -112,7 +112,7 @@ def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMeth
     }
     if reasons := [reason for reason, is_so in others.items() if is_so]:
         raise ConfigError(
-            "search.ranking={examples: …} finds out most runs' scores on a part of the held-out data "
+            "search.ranking={confidence: …} finds out most runs' scores on a part of the held-out data "
             f"only, and {reasons[0]}: leave search.ranking=full, or change the other option"
         )
 

@@ -87,8 +87,8 @@ Acceptance = Annotated[
     ),
 ]
 Ranking = Annotated[
-    Literal["full"] | Annotated[Mapping[str, Inside], only("examples")],
-    Kind("choose full, or {examples: …} with a share of the held-out data above 0 and below 1"),
+    Literal["full"] | Annotated[Mapping[str, Confidence], only("confidence")],
+    Kind("choose full, or {confidence: p} with p above 0.5 and below 1, which replaces {examples: …}"),
 ]
 Stopping = Annotated[
     bool | Literal["exact"] | Annotated[Mapping[str, Confidence], only("confidence")],

@@ -53,6 +53,11 @@ class AcceptRule:
             "significant": f"gain > 0 and p <= {self.amount:g}",
         }[self.kind]
 
+    @property
+    def margin(self) -> float:
+        """The gain that is too small to count."""
+        return self.amount if self.kind == "margin" else 0.0
+
     def check(self, least_p: float | None) -> None:
         """Checks that the rule can accept anything, `least_p` being the least p-value; None for none at all.
 
@@ -97,14 +102,14 @@ class AcceptRule:
         return p <= self.amount
 
 
-def share_of(ranking: str | Mapping[str, Any]) -> float | None:
-    """The share of the held-out examples that ``search.ranking`` asks for; None for all of them.
+def confidence_of(ranking: str | Mapping[str, Any]) -> float | None:
+    """The confidence of the race that ``search.ranking`` asks for; None to score all in full.
 
     Raises:
-        ConfigError: where it asks for something else.
+        ConfigError: if it asks for something else.
     """
     check("search.ranking", ranking, Ranking)
-    return None if isinstance(ranking, str) else float(ranking["examples"])
+    return None if isinstance(ranking, str) else float(ranking["confidence"])
 
 
 OnError = Literal["skip", "stop"]

@@ -87,6 +87,12 @@ class Several:
         return self.alone.metric.greater_is_better if self.alone else True
 
     @property
+    def shares(self) -> dict[str, float]:
+        """Each task's share of the mean."""
+        weights = {name: 1.0 if self.weights is None else self.weights[name] for name in self.tasks}
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+    @property
     def binary(self) -> bool:
         """Tells whether each example of each task is right or wrong."""
         return all(task.metric.binary for task in self.tasks.values())
