@@ -1,4 +1,6 @@
-"""An experiment: what to run, and all that is made ready before it: data, model, ledger, cache."""
+"""An experiment: the parts of a run, and what is prepared before the algorithm: data, model, ledger,
+cache.
+"""
 
 from __future__ import annotations
 
@@ -68,22 +70,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """The parts of a run.
+    """The parts of a run; `soupkitchen.cook` describes them.
 
     Attributes:
-        pool: the runs to make soup of.
-        task: what "good" means.
-        method: how runs are merged.
-        search: which mixtures are tried, and which stay.
-        runtime: where and how it runs.
-        folder: an existing folder, where the tables and the soup go.
-        evaluation: how models are scored.
-        output: how the soup is saved.
-        executor: what scores, and on how many benches at once.
-        report: what people look at.
-        model: what makes the models; by default transformers, as the runs and the task say.
-        top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the soup
-            has, and at least two.
+        folder: an existing folder for the tables and the soup.
     """
 
     pool: Pool
@@ -100,15 +90,12 @@ class Experiment:
     top_k: int | None = None
 
     def run(self, observers: Sequence[Observer] = ()) -> None:
-        """Cooks the soup: tables and model are in `folder` when it returns.
-
-        Args:
-            observers: are told of each event.
+        """Cooks the soup, and writes tables and model to `folder`.
 
         Raises:
             SoupkitchenError: for an error that the user can put right.
-            GuaranteeError: if the saved soup is not the one that was scored, or a greedy one is worse than
-                the best single run.
+            GuaranteeError: if the saved soup is not the scored one, or worse than the best single run
+                although the search is guaranteed.
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
@@ -143,7 +130,7 @@ class Experiment:
             write_profile(self.folder)
 
     def bench(self) -> Bench:
-        """The live model and the pool, for a process that scores requests of another."""
+        """The bench for a process that scores another one's requests."""
         evaluator = self._evaluator(*self._tasks_and_splits())
         prove_filling(evaluator, self.pool.reference, self._loadable_last())
         return Bench(evaluator, self._mixer(evaluator))
@@ -151,7 +138,6 @@ class Experiment:
     def _cook(
         self, bench: Bench, ledger: Ledger, method: MergeMethod | StackMethod, search: Search, splits: Splits
     ) -> None:
-        """Ranks the pool, finds the soup, saves it, and compares it with the others."""
         evaluator, pool = bench.evaluator, self.pool
         keys = Identity(evaluator, pool)
         self._begin(ledger, keys, evaluator)
@@ -204,7 +190,6 @@ class Experiment:
         checksums.note(self.folder)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
-        """Writes down how the soup is made again, by us and by mergekit."""
         live = evaluator.live
         own_padding = live.pad_token_id != self.pool.reference.config.get("pad_token_id")
         file = RecipeFile.of(
@@ -224,14 +209,13 @@ class Experiment:
 
     @cached_property
     def _runs(self) -> Sequence[Ranked]:
-        """The runs before any is scored; their training steps are read from files."""
         return unscored(self.pool)
 
     def _search(self, method: MergeMethod | StackMethod) -> Search:
-        """The search, told of the method.
+        """The search, given the facts of method and pool.
 
         Raises:
-            ConfigError: if it cannot search with that method, or this pool.
+            ConfigError: if it cannot search with these.
         """
         options = flat(describe(replace(method, weights=None)))
         depth = layers(list(self.pool.reference.header))
@@ -264,7 +248,7 @@ class Experiment:
         return Mixer(self.pool, device, live.dtype_of, memory, reader, caching=self.search.again)
 
     def _loadable_last(self) -> Checkpoint | None:
-        """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""
+        """The last run besides the reference that transformers can load: no adapter, no view."""
         reference = self.pool.reference
         if reference.adapted is not None:
             return None
@@ -272,7 +256,7 @@ class Experiment:
         return next((run for run in reversed(plain) if run is not reference), None)
 
     def _begin(self, ledger: Ledger, keys: Identity, evaluator: Evaluator) -> None:
-        """Notes what the run depends on or, if it is continued, checks that this is as it was."""
+        """Notes all that the run depends on, or checks it if the run is continued."""
         base, tasks = self.pool.base, evaluator.tasks
         depends: dict[str, Mapping[str, str]] = {
             "runs": {run.name: run.fingerprint for run in self.pool},
@@ -293,14 +277,14 @@ class Experiment:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The dtype of the soup, and of all that is scored; None for that of the runs."""
+        """The soup's dtype; None for that of the runs."""
         return self.output.torch_dtype or self.pool.dtype
 
     def _weighted_method(self) -> MergeMethod | StackMethod:
-        """The method, with the weights that a list of runs gave.
+        """The method, with the weights from the list of runs.
 
         Raises:
-            ConfigError: if the method has weights of its own.
+            ConfigError: if it has its own.
         """
         if not self.pool.weights:
             return self.method

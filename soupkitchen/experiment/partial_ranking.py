@@ -1,12 +1,11 @@
-"""Ranking by a part of the held-out data, after which the best run is found exactly all the same.
+"""Ranks runs by a part of the held-out data, yet finds the best run exactly.
 
-Every run is scored on the same part, which gives the order. The first in that order is scored on the rest,
-too, and so are the others, but no further than it takes to know that they cannot be the best: examples not
-scored yet count as right (`evaluation.scoring`). So the best run is that of a full ranking, and the promise
-about soups holds; only the order of the other candidates is less sure.
+All runs are scored on one part, which gives the order. The first is then scored on the rest, the others only
+until they cannot be the best: unscored examples count as right (`evaluation.scoring`). So the guarantee
+holds; only the order of other runs is approximate.
 
-The others come in waves of 2, 4, 8, … runs. All of a wave have to reach the best before it, on examples in
-the same order, the hardest known by then first. So it makes no difference how many are scored at once.
+The others come in waves of 2, 4, 8, … runs. Each wave has to reach the best before it, on examples in one
+order, the hardest first. So results do not depend on how many are scored at once.
 """
 
 from __future__ import annotations
@@ -37,12 +36,10 @@ _SEED = 17
 
 
 def by_part(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps, share: float | None) -> Ranking:
-    """Ranks by a share of the held-out examples, None for all; the best run is found exactly.
-
-    Runs that cannot be scored are left out.
+    """Ranks by a share of the held-out examples, None for all; leaves out runs that cannot be scored.
 
     Raises:
-        CheckpointError: if none can.
+        CheckpointError: if none can be scored.
         DataError: if all score NaN.
     """
     if share is None:
@@ -61,10 +58,10 @@ def by_part(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps, share: f
 
 @dataclass(frozen=True)
 class RankingSample:
-    """A part of each task's held-out examples, drawn at random, and the rest of them.
+    """A random part of each task's examples, and the rest.
 
     Attributes:
-        part, rest: the longest first.
+        part, rest: example numbers, longest first.
     """
 
     examples: Examples
@@ -74,7 +71,7 @@ class RankingSample:
 
     @classmethod
     def of(cls, examples: Examples, split: str, share: float) -> RankingSample:
-        """Draws the same sample every time, whatever the size of batches: a continued run may have others."""
+        """Draws the sample, the same for all batch sizes: a continued run may have another."""
         random, part, rest = np.random.default_rng(_SEED), {}, {}
         for name, order in examples.order(split).items():
             drawn = random.permutation(len(order))[order] < math.ceil(share * len(order))
@@ -83,16 +80,15 @@ class RankingSample:
 
     @property
     def piece(self) -> Piece:
-        """The part by itself."""
         return Piece(limit={name: len(part) for name, part in self.part.items()})
 
     def order(self, best: Evaluation | None = None, pool: Sequence[Evaluation] = ()) -> Order:
-        """The part, and then the rest: first the examples on which `best`, then `pool`, do worst."""
+        """The part, then the rest; first of it the examples where `best`, then `pool`, do worst."""
         rest = self.rest if best is None else self.examples.hardest(self.split, self.rest, best, pool)
         return {name: np.concatenate([part, rest[name]]) for name, part in self.part.items()}
 
     def score(self, evaluation: Evaluation, tasks: Several) -> float:
-        """The score on the part, of an evaluation of that or more; the tasks' metrics have to be means."""
+        """The score on the part; metrics have to be means."""
         scores, references = {}, self.examples.references(self.split)
         for name, numbers in self.part.items():
             metric, values = tasks.tasks[name].metric, evaluation.parts[name].values
@@ -108,7 +104,6 @@ class _SampledRun:
 
     Attributes:
         place: in the pool.
-        evaluation: of the examples that are scored.
         on_part: its score on the part.
     """
 
@@ -119,7 +114,7 @@ class _SampledRun:
 
     @property
     def score(self) -> float:
-        """The full score, if that is known or known to be NaN; else that on the part."""
+        """The full score if it is known or surely NaN; else that on the part."""
         return self.evaluation.score if self.is_settled else self.on_part
 
     @property
@@ -127,7 +122,7 @@ class _SampledRun:
         return self.evaluation.complete or math.isnan(self.evaluation.score)
 
     def is_better(self, other: _SampledRun | None) -> bool:
-        """Tells whether a full ranking would put it first; ties are broken by pool order."""
+        """Tells whether a full ranking puts it first; pool order breaks ties."""
         score = self.evaluation.score
         if not self.evaluation.complete or math.isnan(score):
             return False
@@ -164,7 +159,6 @@ class _PartialRanking:
         return Ranking(ranked, singles, self.best.evaluation.score, in_pieces=True)
 
     def _on_part(self, names: Sequence[str]) -> list[_SampledRun]:
-        """Scores each run on the part; those that cannot be scored are left out."""
         options = {"order": self.sample.order(), "piece": self.sample.piece}
         requests = ranking_requests(names, self.recipes, **options)
         runs, tasks = [], self.scores.tasks
@@ -179,7 +173,7 @@ class _PartialRanking:
         return runs
 
     def _continued(self, wave: Sequence[_SampledRun], order: Order) -> set[str]:
-        """Scores the rest for the runs of a wave that may be the best; returns the names of failed runs."""
+        """Scores the rest for runs that may be the best; returns the names of failed runs."""
         requests, continued, failed = [], [], set()
         for run in wave:
             threshold = self._threshold(run)
@@ -203,10 +197,9 @@ class _PartialRanking:
         return failed
 
     def _threshold(self, run: _SampledRun) -> Threshold | None:
-        """The threshold of the best run; None if no best is known yet.
+        """The threshold to become the best; None for the first run.
 
-        What is not right or wrong depends on the batches by a hair: a run that is near may be the best in
-        others.
+        Continuous scores vary with the batches, so runs within `margin` count as well.
         """
         if self.best is None:
             return None
@@ -217,7 +210,6 @@ class _PartialRanking:
 
 
 def _waves(runs: Sequence[_SampledRun]) -> Iterator[Sequence[_SampledRun]]:
-    """One run, and then the next 2, 4, 8, …"""
     start, size = 0, 1
     while start < len(runs):
         yield runs[start : start + size]
