@@ -1,27 +1,25 @@
-"""Upper confidence limits for the mean of paired differences of which some are known, in random order.
+"""Upper confidence limits for the mean of n paired differences, from the first t in random order.
 
-The null hypothesis is that the mean over all n examples is m or more. A gambler who doubts it bets on
-low differences, a share λᵢ that depends on what was seen before, and has after t examples
+The null hypothesis is that the mean of all n is m or more. A gambler bets against it a share λᵢ, which
+depends on earlier differences. After t examples the capital is
 
     K_t(m) = Π (1 − λᵢ (xᵢ − mᵢ)),    mᵢ = (n m − Σ_{j<i} xⱼ) / (n − i + 1),
 
-mᵢ being what the null hypothesis expects of the i-th example, drawn without replacement. As long as no
-factor can be negative, K is a nonnegative supermartingale, so it ever reaches 1/α with a probability of α
-at most (Ville), however often one looks. Each factor grows with m: all m above a limit are excluded.
+with mᵢ the mean of the i-th example under the null hypothesis, drawn without replacement. If no factor can be
+negative, K is a nonnegative supermartingale: it ever reaches 1/α with a probability of at most α (Ville),
+however often one looks. Each factor grows with m, so all m above a limit are excluded.
 Waudby-Smith and Ramdas 2020, "Confidence sequences for sampling without replacement" (arXiv 2006.04347);
 2024, "Estimating means of bounded random variables by betting" (arXiv 2010.09686).
 
-No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which takes an upper bound of the differences. There are two:
+No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound of the differences:
 
-- *proven*: what each difference can be at the most. The error is α whatever the differences are. Where
-  they are far below that, as those of a language model's losses are, it needs many examples.
-- *sampled*: what the examples so far say of the largest gain that is still to come, `SPREADS` times their
-  root mean square, `BEYOND` times the largest gain and once the largest loss among them. A larger
-  gain counts as that, and for what is so cut off the null hypothesis is lowered a little, more where gains
-  are skewed. The error is then about α, as with the asymptotic confidence sequences of Waudby-Smith et al.
-  2021 (arXiv 2103.06476), whose place it takes: bets look at the differences and not at an estimate
-  of their variance, so skewness misleads them less. It cannot know of a few large gains that alone make up
-  the mean, and that no example so far hints at; nothing that looks at a part of the examples can.
+- *proven*: the largest possible differences. The error is α for all data. If differences are far below the
+  bound, as those of a language model's losses are, it needs many examples.
+- *sampled*: `SPREADS` times the root mean square of the differences so far, `BEYOND` times their largest
+  gain, or once their largest loss. A larger gain is clipped; to make up for that, the null hypothesis is
+  lowered a little, more if gains are skewed. The error is about α, as with asymptotic confidence sequences
+  (Waudby-Smith et al. 2021, arXiv 2103.06476), but skewness misleads bets less, since they estimate no
+  variance. It misses a few large gains that make up the mean and of which no example so far gives a sign.
 """
 
 from __future__ import annotations
@@ -39,37 +37,37 @@ from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
 SPREADS, BEYOND = 4.0, 1.5
-"""So many root mean squares of the differences, and so many times the largest gain, a gain counts in full."""
+"""The sampled bound: in root mean squares of the differences, and in largest gains."""
 LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
-"""By how many standard deviations the null hypothesis is lowered, and by how many more for each unit of
-skewness above the last."""
+"""The null hypothesis is lowered by this many standard deviations, and more for each unit of skewness
+above `SKEWED`.
+"""
 LEAST_EXAMPLES = 30
 """The sampled bound is not used below this many examples."""
 LEAST_OTHERS = 10
-"""Nor before so many differences were other than the commonest: ties and constants tell of no spread."""
+"""It bets nothing until this many differences are not the commonest one: ties show no spread."""
 MOST_SEEN = 0.5
-"""Nor of examples after this share of all: the fewer are left, the more one of them can weigh."""
+"""It ignores examples after this share of all: if few are left, one of them weighs too much."""
 PROVEN = 0.05
-"""The share of the error that the proven bounds have where the sampled ones are asked, too."""
+"""The proven bound's share of the error if the sampled one is used, too."""
 
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
 _GRAIN = 1e-6
-"""Differences by less than this share of the incumbent's mean value are rounding."""
+"""Smaller differences, relative to the incumbent's mean value, are rounding."""
 
 
 @dataclass(frozen=True)
 class ConfidentThreshold(Threshold):
-    """A threshold that may also discard a candidate that is as good as sure not to reach it.
+    """A threshold that also discards a candidate that almost surely cannot reach it.
 
-    The scored examples of the task in progress give an upper limit for its mean difference to the incumbent,
-    and so for the candidate's score; the rule then decides on that. Tasks are scored one after the other,
-    others count as they are or at their best, so one limit is in use at any time, and each task has its share
-    of the error. What is accepted was scored in full.
+    The scored examples of the task in progress give an upper limit of its mean difference to the incumbent,
+    and so of the score, which the rule decides on. Tasks are scored one after the other and share the error
+    equally. Accepted candidates are scored in full.
 
     Attributes:
-        confidence: with which a candidate may be discarded.
+        confidence: of a discard.
         values: the incumbent's, by task and example.
     """
 
@@ -104,7 +102,7 @@ class ConfidentThreshold(Threshold):
 
 @dataclass(frozen=True)
 class ConfidentStopping(EarlyStopping):
-    """Stops scoring a candidate as soon as its fate is certain, or as good as certain."""
+    """Stops scoring a candidate once the decision is certain, or almost."""
 
     confidence: float
 
@@ -134,13 +132,13 @@ def score_at_most(
     order: np.ndarray,
     error: float,
 ) -> float:
-    """A score that a candidate is below, but with a probability of `error`.
+    """An upper limit of a candidate's score, exceeded with a probability of at most `error`.
 
     Args:
         part: the candidate's scored examples.
-        incumbent: float64 (examples,), the values of what it is compared with.
+        incumbent: float64 (examples,), the incumbent's values.
         weights: float64 (examples,), or None.
-        order: int (examples,), drawn at random, in which examples are scored.
+        order: int (examples,), the random order of scoring.
     """
     assert part.values is not None
     share = np.ones(len(order)) if weights is None else weights * (len(order) / weights.sum())
@@ -158,18 +156,17 @@ def score_at_most(
 def upper_limit(
     differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float = 0.0
 ) -> float:
-    """Bounds the mean of n differences from above, given the first of them, with an error of `error`.
+    """An upper limit of the mean of n differences, from the first t.
 
     Args:
-        differences: float64 (t,), those of the first t examples in an order drawn at random.
-        bounds: float64 (n,), what each can be at the most, in that order; infinite where nothing is known.
-        error: of all looks together, however many.
-        sample: whether examples may say how large gains can be, beside `bounds`.
-        grain: differences that differ by less are one.
+        differences: float64 (t,), in random order.
+        bounds: float64 (n,), the largest possible differences in that order; infinite if unknown.
+        error: of all looks together.
+        sample: use the sampled bound, too.
+        grain: smaller distances between differences count as ties.
 
     Returns:
-        The limit, infinite where nothing is excluded. But for how finely it is computed, more examples
-        never raise it.
+        The limit; infinite if nothing is excluded. But for numerical precision, more examples never raise it.
     """
     limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain)]
     return min(limits, default=np.inf)
@@ -183,9 +180,9 @@ def excluded_after(
     grain: float = 0.0,
     mean: float = 0.0,
 ) -> int | None:
-    """After how many examples a mean of `mean` or more is excluded; None where that never happens.
+    """The number of examples after which a mean of `mean` or more is excluded; None if never.
 
-    Of what `upper_limit` takes; it is below `mean` from there on.
+    `upper_limit` is below `mean` from there on.
     """
     found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain)]
     return min((number for number in found if number is not None), default=None)
@@ -194,7 +191,7 @@ def excluded_after(
 def _bets(
     differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float
 ) -> Iterator[Bets]:
-    """The bets that share the error."""
+    """Yields the bets, which share the error."""
     if not (len(differences) and np.isfinite(differences).all()):
         return
     bounded = bool(np.isfinite(bounds).all())
@@ -207,17 +204,17 @@ def _bets(
 
 @dataclass(frozen=True)
 class Bets:
-    """Bets on each of t differences. Arrays are float64 (t,) and depend on what came before each.
+    """Bets on t differences. Arrays are float64 (t,); an entry depends on earlier differences only.
 
     Attributes:
         differences: x.
         total: n.
         error: α.
         shares: λ.
-        lowered: how much less than mᵢ is expected.
-        cut: what xᵢ − mᵢ counts at the most.
-        bounds: what xᵢ can be at the most, to which λ is lowered; None where that is done.
-        silent: examples of which nothing is said.
+        lowered: subtracted from mᵢ.
+        cut: xᵢ − mᵢ is clipped to this.
+        bounds: of later xᵢ; λ is lowered to fit. None if it fits already.
+        silent: the number of first examples that exclude nothing.
     """
 
     differences: np.ndarray
@@ -238,13 +235,13 @@ class Bets:
         return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
 
     def excluded_after(self, mean: float) -> int | None:
-        """After how many examples a mean of `mean` or more is excluded."""
+        """The number of examples after which `mean` is excluded."""
         enough = self.log_capital(mean) >= -np.log(self.error)
         enough[: self.silent] = False
         return int(enough.argmax()) + 1 if enough.any() else None
 
     def limit(self) -> float:
-        """The least mean that is excluded, but for a small part of the differences' size."""
+        """The least mean that is excluded, by bisection."""
         step = float(np.sqrt(np.mean(np.square(self.differences)))) or 1.0
         low = high = 0.0
         excluded = self.excluded_after(0.0) is not None
@@ -268,7 +265,7 @@ class Bets:
 
 
 def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
-    """Bets that lose no more than there is, as long as no difference is above its bound."""
+    """Bets that never lose more than the capital if differences stay within their bounds."""
     seen = np.arange(len(differences))
     still = np.maximum.accumulate(bounds[::-1])[::-1][: len(seen)]  # of those that are not known yet
     mean = _before(differences) / (seen + 1)  # as if a difference of 0 had been seen before
@@ -279,7 +276,7 @@ def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
 
 
 def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.0) -> Bets:
-    """Bets that lose no more than there is, as long as gains are not far larger than the examples say."""
+    """Bets that never lose more than the capital, since gains are clipped to what the examples suggest."""
     x, seen = differences, np.arange(len(differences))
     count = np.maximum(seen, 1)
     mean, square, cube = (_before(x**power) / count for power in (1, 2, 3))
@@ -298,8 +295,8 @@ def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.
 
 
 def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Bets if differences are expected to be lower by `drift` than the null hypothesis of a mean of 0 says:
-    about the share that lets the capital grow fastest (approximate Kelly), and nothing on no drift.
+    """Shares that grow the capital about fastest (approximate Kelly) if differences are lower by `drift`
+    than expected.
     """
     drift = np.maximum(drift, 0.0)
     shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)
@@ -307,17 +304,17 @@ def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _before(x: np.ndarray) -> np.ndarray:
-    """Of each, the sum of those before it."""
+    """For each entry, the sum of earlier ones."""
     return np.concatenate([[0.0], np.cumsum(x[:-1])])
 
 
 def _most_before(x: np.ndarray) -> np.ndarray:
-    """Of each, the largest before it, and 0 at the least."""
+    """For each entry, the largest earlier one, at least 0."""
     return np.maximum.accumulate(np.concatenate([[0.0], x[:-1]]))
 
 
 def _which_alike(x: np.ndarray, grain: float) -> np.ndarray:
-    """Of each, the how manieth of its value it is: int (t,)."""
+    """Counts equal values: int (t,), 1 for the first of each."""
     values = np.round(x / grain) if grain > 0 else x
     order, place = np.argsort(values, kind="stable"), np.arange(len(x))
     ordered = values[order]

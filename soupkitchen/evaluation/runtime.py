@@ -1,4 +1,4 @@
-"""Options of the evaluation, and of where and how the work runs: device, arithmetic, batches."""
+"""Options of the evaluation, and of device, precision, batches and memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from soupkitchen.store.evaluations import EvaluationCache
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of scoring; results are the same whatever is chosen here, but for a confidence.
+    """Options of scoring; only `confidence` can change results.
 
     Attributes:
-        early_stopping: true or "exact": stop scoring a candidate as soon as no outcome of the remaining
-            examples could change the decision. ``{"confidence": p}``: as soon as it is so sure, too, that
-            they will not; kept candidates are scored in full all the same. False: score everything.
-        cache: the folder of evaluations that are kept for later runs; None to keep none.
+        early_stopping: true or "exact": stop scoring a candidate once no outcome of the rest can change the
+            decision. ``{"confidence": p}``: also once that is this sure; kept candidates are still scored in
+            full. False: score everything.
+        cache: a folder of evaluations for later runs; None for no cache.
 
     Raises:
-        ConfigError: for options of the wrong type.
+        ConfigError: if an option has the wrong type.
     """
 
     early_stopping: Stopping = True
@@ -43,7 +43,7 @@ class EvaluationOptions:
 
     @property
     def stopping(self) -> EarlyStopping | None:
-        """When scoring of a candidate stops; None for never before all examples are scored."""
+        """The rule of early stopping; None to score in full."""
         if self.early_stopping is False:
             return None
         if isinstance(self.early_stopping, Mapping):
@@ -60,29 +60,25 @@ _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """Options of where and how the work runs.
+    """Options of device, precision, batches and memory.
 
     Attributes:
-        device: "auto" for what accelerate finds, or "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" to compute in the weights' own dtype; "bfloat16" or "float16"
-            for accelerate's mixed precision. Weights keep their dtype either way.
+        device: "auto" for accelerate's choice, or "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto" for the weights' own; "bfloat16" or "float16" for accelerate's mixed precision, which
+            leaves the weights' dtype alone.
         batch_size: examples in a forward pass.
-        workers: processes that prepare batches beside the main one.
-        seed: for whatever is random.
-        threads: CPU threads of torch; None for torch's own choice.
-        device_map: None for a model on the one device; "auto", or what else accelerate takes, to
-            spread one that is too large for it over several.
-        max_memory: what model and merge states may take, by device ("cpu", or a GPU's number), as
-            ``{0: 20GiB, cpu: 60GiB}``; None for what is free. Beyond that, states lie in files.
-        offload_folder: where those files are; None for the system's temporary folder.
-        compile: whether the forward pass is compiled by ``torch.compile``, once for each shape of batch and
-            each time that the model is made: for many candidates or much held-out data.
-        profile: whether the run tells where its time went, on the log and in `profile.csv`; devices are
-            then waited for between the parts of the work.
-        trust_remote_code: whether Python code that comes with a model may be run.
+        workers: extra processes that prepare batches.
+        threads: CPU threads of torch; None for its default.
+        device_map: "auto", or another value for accelerate, to spread a large model over devices.
+        max_memory: memory for model and merge states by device, as ``{0: 20GiB, cpu: 60GiB}``; None for all
+            that is free. Further states go to files.
+        offload_folder: for these files; None for the system's temporary folder.
+        compile: use ``torch.compile``; it compiles once for each shape of batch and each new model.
+        profile: log time by part and write `profile.csv`; devices are synchronized between parts.
+        trust_remote_code: run Python code that comes with a model.
 
     Raises:
-        ConfigError: for options of the wrong type, or out of range.
+        ConfigError: if an option has the wrong type or is out of range.
     """
 
     device: str = "auto"
@@ -105,18 +101,18 @@ class Runtime:
         self.memory()
 
     def loading(self, dtype: torch.dtype | None = None) -> Loading:
-        """The options to load models with, with weights of that dtype."""
+        """Options to load models with."""
         return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
 
     def offload(self) -> Path | None:
-        """The folder of states that fit nowhere else."""
+        """The folder for states that do not fit into memory."""
         return None if self.offload_folder is None else Path(self.offload_folder).expanduser()
 
     def memory(self) -> dict[int | str, int] | None:
         """`max_memory` in bytes.
 
         Raises:
-            ConfigError: for sizes that are none.
+            ConfigError: if a size cannot be read.
         """
         if self.max_memory is None:
             return None
@@ -130,11 +126,11 @@ class Runtime:
             ) from error
 
     def state_budget(self, taken: Mapping[torch.device, int], device: torch.device) -> tuple[int, int]:
-        """Bytes that merge states may take on the device and in the host's memory.
+        """Bytes for merge states, on the device and on the host.
 
         Args:
-            taken: what the live model takes already, by device.
-            device: where states are to lie: what other devices have free is no room for them.
+            taken: bytes of the live model by device.
+            device: of the states; other devices' free memory does not count.
         """
         on_device, on_host = self._memory_of(device)
         if self.max_memory is None:  # what is free has the model taken off; the rest of the work needs some
@@ -145,21 +141,21 @@ class Runtime:
         return max(on_device - beside - batches[0], 0), max(on_host - of_model - batches[1], 0)
 
     def batch_budget(self, device: torch.device) -> tuple[int, int]:
-        """Bytes that batches may take which are kept to be used again, on the device and on the host."""
+        """Bytes for stored batches, on the device and on the host."""
         on_device, on_host = self._memory_of(device)
         return on_device // 32, on_host // 32
 
     def _memory_of(self, device: torch.device) -> tuple[int, int]:
-        """The memory that is given to, or free on, a device and the host, in bytes."""
+        """Bytes that are allowed or free, on the device and on the host."""
         memory: Mapping[int | str, int] = self.memory() or get_max_memory()
         on_device = 0 if device.type == "cpu" else memory.get(device.index or 0, memory.get(device.type, 0))
         return on_device, memory.get("cpu", 0)
 
     def accelerator(self) -> Accelerator:
-        """The accelerator of this process. Sets seeds and threads as it is made.
+        """Makes this process's accelerator; sets seeds and threads.
 
         Raises:
-            ConfigError: for a device that is not there, or cannot do what `dtype` asks.
+            ConfigError: if the device is missing, or cannot compute in `dtype`.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -194,10 +190,8 @@ class Runtime:
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Compiles next to nothing.
-
-    Raises:
-        ConfigError: where that fails.
+    """Raises:
+    ConfigError: if a tiny model cannot be compiled.
     """
     try:
         torch.compile(torch.nn.Softplus())(torch.ones(2, device=device))
