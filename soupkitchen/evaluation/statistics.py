@@ -41,8 +41,8 @@ class Comparison:
             metric has no values by example.
         gain: in score; more is better.
         interval: of the gain, 95 % paired bootstrap; None if there is none.
-        p_value: the one-sided probability of such a gain if the candidate is no better: McNemar's exact test
-            if examples are right or wrong, else the share of resamples without a gain.
+        p_value: one-sided, of the gain: McNemar's exact test if examples are right or wrong, else the share
+            of resamples without a gain.
     """
 
     fixed: int | None

@@ -1,9 +1,7 @@
-"""Workers on a Ray cluster, each with a live model of its own, that score several requests at once.
+"""Workers on a Ray cluster, each with its own live model, that score several requests at once.
 
-Recipes, bars and results cross the wire; weights come from storage that all workers see. With W workers the
-next W proposals are scored at once, and the first in order that is kept is taken: the decisions, and
-the tables, are those of one process. A worker that dies has its work done again by the one that Ray
-starts in its place.
+Only recipes, thresholds and results are sent; all workers read weights from shared storage. Decisions and
+tables are those of one process. Ray restarts a worker that dies, and its work is repeated.
 """
 
 from __future__ import annotations
@@ -29,11 +27,11 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _PATIENCE = 600
-"""Seconds that a worker may take to start anew."""
+"""Seconds to wait for a worker's restart."""
 _ATTEMPTS = 3
-"""The number of times that the same request may lose its worker before the run gives up."""
+"""The run gives up when a request has lost its worker this often."""
 _HANDSHAKE = 20
-"""Seconds that the head of a cluster may take to answer at all."""
+"""Seconds to wait for the cluster's head."""
 
 
 @dataclass
@@ -41,13 +39,12 @@ class Ray(Executor):
     """Scores on workers of a Ray cluster.
 
     Attributes:
-        address: the cluster's, as "auto" or "ray://head:10001"; None for one on this machine, which is
-            started for the run and ends with it.
-        workers: how many there are, and so how many requests are scored at once.
-        gpus_per_worker: GPUs, or a part of one, that each worker has for itself.
+        address: as "auto" or "ray://head:10001"; None starts a cluster here, for the run only.
+        workers: their number; each scores one request at a time.
+        gpus_per_worker: GPUs, or a part of one, for each worker.
 
     Raises:
-        ConfigError: for options out of range, and where Ray is not installed.
+        ConfigError: if an option is out of range, or Ray is not installed.
     """
 
     address: str | None = None
@@ -59,11 +56,11 @@ class Ray(Executor):
         imported()
 
     def start(self, bench: Bench) -> None:
-        """Starts the workers; each makes a bench of its own.
+        """Starts the workers, each with its own bench.
 
         Raises:
-            ConfigError: where the cluster cannot be reached, or has no room for so many.
-            MachineError: where a worker cannot see what this process sees.
+            ConfigError: if the cluster cannot be reached or is too small.
+            MachineError: if a worker sees other files.
         """
         super().start(bench)
         ray = imported()
@@ -121,7 +118,7 @@ class Ray(Executor):
         return self._workers[number % len(self._workers)].score.remote(request, self._tasks, self._asked)
 
     def _await(self, number: int) -> None:
-        """Waits for a worker that may be starting anew: until then whatever it is asked fails at once."""
+        """Waits for a worker that restarts: until then each call to it fails at once."""
         ray, deadline = imported(), time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
@@ -131,10 +128,10 @@ class Ray(Executor):
                 time.sleep(1)
 
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
-        """Waits for the result of a request; if its worker dies, or has no memory left, asks again.
+        """Waits for a result; asks again if the worker dies or runs out of memory.
 
         Raises:
-            MachineError: where that happens time and again.
+            MachineError: if that happens `_ATTEMPTS` times.
         """
         ray = imported()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -164,7 +161,7 @@ class _DroppedError(BaseException):
 
 
 class _Worker:
-    """A process of the cluster with a bench of its own."""
+    """A process of the cluster with its own bench."""
 
     def __init__(self, make: Callable[[], Bench]) -> None:
         self._bench: Any = None
@@ -179,7 +176,7 @@ class _Worker:
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
-        """The host, and what is seen there, or why nothing is."""
+        """The host, and its bench's `sees` or the error of starting."""
         return socket.gethostname(), self._error or self._bench.sees()
 
     def ready(self) -> None:
@@ -208,10 +205,10 @@ class _Worker:
 
 
 def imported(what: str = "executor=ray") -> Any:
-    """Ray itself, for `what` needs it.
+    """Imports Ray, which `what` needs.
 
     Raises:
-        ConfigError: where it is not installed.
+        ConfigError: if it is not installed.
     """
     try:
         import ray
@@ -221,13 +218,13 @@ def imported(what: str = "executor=ray") -> Any:
 
 
 def connect(address: str | None, option: str, workers: int = 1) -> None:
-    """Connects with a cluster, or starts one here that has room for so many workers.
+    """Connects to a cluster, or starts one here for `workers`.
 
     Args:
-        option: what the address is called on the command line.
+        option: the address's name on the command line.
 
     Raises:
-        ConfigError: where it cannot be reached.
+        ConfigError: if it cannot be reached.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -247,7 +244,7 @@ def connect(address: str | None, option: str, workers: int = 1) -> None:
 
 @contextmanager
 def connected(address: str | None, option: str) -> Iterator[Any]:
-    """Ray, connected with a cluster for a while, where it is not already."""
+    """Connects to a cluster for a while, unless connected already."""
     ray = imported("hydra/launcher=ray")
     own = not ray.is_initialized()
     if own:

@@ -1,11 +1,9 @@
-"""Several processes of one launch, as torchrun starts them, that score each request together.
+"""Processes of one launch, as torchrun starts them, that score each request together.
 
-All merge the same weights; each scores every so many-th batch. The first process asks, gathers what the
-others predict, and does all else alone: decisions, journal, cache and tables are those of one process.
-Batches are whole, and the same as in one process, so scores are too, to the bit.
+All merge the same weights; process i of N predicts batches i, i + N, …. The first gathers the predictions,
+and alone decides and writes. Batches are those of one process, so scores are bitwise equal.
 
-Messages are small objects: recipes, numbers of examples, predictions. So there is one way for CPUs and GPUs
-alike (gloo), beside whatever accelerate makes of the devices.
+Messages are small objects, so gloo serves CPUs and GPUs alike.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from soupkitchen.soup import Recipe
 from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
-"""The time that one process may work while the others wait; its end is noticed at once."""
+"""The longest time that one process may work while others wait; a lost process is noticed at once."""
 
 
 class LostError(MachineError):
@@ -43,7 +41,7 @@ class ProcessGroup:
 
     Attributes:
         number: this process's, from 0.
-        size: how many there are.
+        size: of the group.
     """
 
     def __init__(self) -> None:
@@ -56,31 +54,30 @@ class ProcessGroup:
 
     @classmethod
     def joined(cls) -> ProcessGroup | None:
-        """The group of this launch; None for a process by itself."""
+        """The group of this launch; None for a single process."""
         return cls() if launch.size() > 1 else None
 
     def tell(self, message: Any) -> None:
-        """Tells the others what is to be done; only the first process may."""
+        """Sends a message to the others; for the first process only."""
         with _noticing_loss():
             dist.broadcast_object_list([message], src=0, group=self._group)
 
     def listen(self) -> Any:
-        """The first process's message."""
+        """Waits for the first process's message."""
         messages = [None]
         with _noticing_loss():
             dist.broadcast_object_list(messages, src=0, group=self._group)
         return messages[0]
 
     def answer(self, reply: Any) -> None:
-        """Answers the first process's message."""
         with _noticing_loss():
             dist.gather_object(reply, None, dst=0, group=self._group)
 
     def do(self, message: Any, part: Callable[[], Any]) -> list[Any]:
-        """Has the others do what `message` says while this process does its `part`; the results of all.
+        """Sends `message`, does this process's `part`, and returns all results.
 
         Raises:
-            BaseException: the error of the first that failed: all have answered then.
+            BaseException: the first error, once all have answered.
         """
         self.tell(message)
         replies: list[Any] = [None] * self.size
@@ -137,7 +134,7 @@ def _leave() -> None:
 
 @dataclass
 class Spmd(Executor):
-    """Scores in all processes of the launch: one request after the other, together.
+    """Scores one request after the other in all processes of the launch together.
 
     Started by ``torchrun --nproc_per_node N -m soupkitchen …`` or, with GPUs, ``accelerate launch``.
     """
@@ -163,7 +160,7 @@ class Spmd(Executor):
 
 
 class SharedBench(Bench):
-    """The first process's bench, which has the others fill their models and predict their share."""
+    """The first process's bench, which shares filling and predicting with the others."""
 
     def __init__(self, bench: Bench, group: ProcessGroup) -> None:
         super().__init__(bench.evaluator, bench.mixer, bench.announce)
@@ -173,7 +170,7 @@ class SharedBench(Bench):
         self._group.do(("fill", recipe, growing), lambda: super(SharedBench, self).fill(recipe, growing))
 
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """The predictions of each batch, in order: as many batches at once as there are processes."""
+        """Yields the predictions in order, one batch of each process at a time."""
         size = self._group.size
         mine = super().predictions(split, name, batches[::size])
         for start in range(0, len(batches), size):
@@ -185,7 +182,7 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
     """Does what the first process says until it says "end".
 
     Args:
-        bench_of: makes the bench; called once there is work.
+        bench_of: makes the bench once there is work.
     """
     follower = _Follower(group)
     while True:
@@ -203,7 +200,7 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
 
 @dataclass
 class _Follower:
-    """Any process of a launch but the first."""
+    """A process of a launch that is not the first."""
 
     group: ProcessGroup
     bench: Any = None  # or why there is none

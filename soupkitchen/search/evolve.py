@@ -1,7 +1,7 @@
-"""Evolution of a soup's coefficients, and of the merge method's options, by CMA-ES.
+"""Evolves a soup's coefficients and the merge method's options by CMA-ES.
 
-Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772; the package `cma` does the
-arithmetic. Only the ranks within a generation are used, and of these those of its parents.
+Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772, by the package `cma`. It uses only
+the ranks of a generation's parents.
 """
 
 from __future__ import annotations
@@ -33,39 +33,35 @@ if TYPE_CHECKING:
     from soupkitchen.search.space import Space
 
 _STILL = 1e-3
-"""If no coordinate varies by more than this any longer, nothing new would be tried."""
+"""The search ends if no coordinate's standard deviation is larger."""
 
 
 @dataclass(frozen=True)
 class Evolve(Guarded):
-    """Searches coefficients with CMA-ES, beginning at a soup that is found first.
+    """Searches coefficients with CMA-ES, starting at a soup that is found first.
 
-    A coefficient is what a run counts, times the weight that the method gives it. The best mixture that
-    was ever accepted is the soup, the one that the search began at included. Of a generation half become
-    parents, and only these are scored in full.
+    A coefficient multiplies the method's weight. The soup is the best mixture that was accepted, the initial
+    one included. Half of a generation become parents, and only these are scored in full.
 
-    It fits the held-out data more closely than a greedy search does: look at the test score beside.
+    It fits the held-out data more closely than greedy does: look at the test score, too.
 
     Attributes:
-        initial: where it begins: at the greedy soup, the uniform one, or the best run.
-        evaluations: how many mixtures are scored, beside those that finding the initial soup takes.
-        examples: how many examples are scored for these at most, which counts forward passes; None for
-            any number. The generation that comes to it is the last.
-        population: mixtures of a generation; None for 4 + ⌊3 ln n⌋, n being how many numbers are searched.
-            6 at least: of fewer, `cma` uses the ranks of others than parents, too.
-        sigma: the standard deviation of the first generation, where 1 is a run's full share, or the
-            width of an option's range.
-        seed: of the samples.
-        layers: into how many parts the model's depth is cut, each with coefficients of its own.
-        negative: whether coefficients may be below 0, where the method can subtract; else what is below
-            0 counts as 0.
-        options: of the method, by dotted name, to be searched too, with their ranges:
-            ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
-            None for none.
-        candidates: only so many of the best runs take part; None for all.
+        initial: the greedy soup, the uniform one, or the best run.
+        evaluations: the number of mixtures, beside those for the initial soup.
+        examples: the number of examples scored for these; None for no limit. The generation that reaches it
+            is the last.
+        population: mixtures in a generation, at least 6, since with fewer `cma` ranks non-parents, too; None
+            for 4 + ⌊3 ln n⌋ with n searched numbers.
+        sigma: the first generation's standard deviation; 1 is a run's full weight, or the width of an
+            option's range.
+        layers: parts of the model's depth with their own coefficients.
+        negative: allow coefficients below 0 if the method subtracts; else they count as 0.
+        options: ranges of the method's options, by dotted name: ``{scale: [0.2, 1.5], sparsifier.density:
+            [0.1, 0.9]}``; `scale` is searched by its logarithm.
+        candidates: the number of best runs that take part; None for all.
 
     Raises:
-        ConfigError: for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     initial: Literal["greedy", "uniform", "best"] = "greedy"
@@ -84,7 +80,6 @@ class Evolve(Guarded):
 
     @property
     def ranges(self) -> Mapping[str, Sequence[float]]:
-        """The ranges of the options that are searched."""
         return self.options or {}
 
     def knowing(self, facts: Facts) -> Evolve:
@@ -145,7 +140,7 @@ class Evolve(Guarded):
     def _initial(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """Proposes what finds the soup to begin at."""
+        """Proposes as the initial search does."""
         if self.initial == "greedy":
             return Greedy(self.accept, candidates=self.candidates).propose(pool, soup, trials)
         if self.initial == "uniform" and not trials:
@@ -155,7 +150,7 @@ class Evolve(Guarded):
     def _generations(
         self, space: Space, begun: Mixture, trials: Sequence[Trial]
     ) -> Iterator[Sequence[Choice]]:
-        """Yields the first generation that was not tried, after replaying those before from their trials."""
+        """Replays the tried generations, and yields the next one."""
         first = space.place(begun, self._now)
         size = self.population or 4 + math.floor(3 * math.log(len(first)))
         strategy = _strategy(first, self.sigma, size, self.seed)
@@ -181,7 +176,7 @@ class Evolve(Guarded):
 
 
 def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
-    """CMA-ES without weights for members that are no parents, with a random generator of its own."""
+    """CMA-ES with weights for parents only, and its own random generator."""
     import numpy as np
 
     with _unwarned():
@@ -200,14 +195,14 @@ def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Without the warnings of `cma`: that nothing can be plotted, that points are not where it put them."""
+    """Silences the warnings of `cma` on plots and clipped points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _ranks(tried: Sequence[Trial]) -> list[float]:
-    """The place of each member, the best 0; the first among equals; what was not scored in full last."""
+    """Each member's rank, 0 for the best; the first among equals; without a full score last."""
     scores = [-math.inf if trial.score is None else trial.score for trial in tried]
     finite = [-math.inf if math.isnan(score) else score for score in scores]
     ranks = [0.0] * len(tried)

@@ -1,4 +1,4 @@
-"""Folds: one tensor's running state, driven chunk by chunk, and the operands of it."""
+"""Folds: one tensor's running state and its operands, processed in chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AnyMethod = MergeMethod | StackMethod
 
 
 Plans = dict[tuple[Ingredient, str], Any]
-"""A method's plans of tensors, which depend on neither state nor weight, by run and name."""
+"""A method's plans by run and tensor name; they depend on neither state nor weight."""
 
 Remarks = list[str | None]
 """A method's remarks on the tensors of one merge."""
@@ -28,8 +28,8 @@ class Operand(NamedTuple):
     """One run's tensor for a fold.
 
     Attributes:
-        x: its values or, if `relative`, its change by fine-tuning.
-        plans: where the method's plan of it is kept; None for nowhere.
+        x: its values or, if `relative`, its task vector.
+        plans: stores the method's plan; None to make it anew.
     """
 
     x: torch.Tensor
@@ -39,7 +39,7 @@ class Operand(NamedTuple):
 
 
 class TensorVector:
-    """A tensor, or its change by fine-tuning: flat, float32, computed on access."""
+    """A tensor or its task vector: flat, float32, computed on access."""
 
     def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
         self.device = device
@@ -54,7 +54,7 @@ class TensorVector:
         return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
-        """The same, given that part of the base in float32."""
+        """The slice, given that of the base in float32."""
         x = self._x[part]
         if self._base is None or base is None:
             return x.float()
@@ -62,7 +62,7 @@ class TensorVector:
 
 
 class LazyChange:
-    """A tensor's change by fine-tuning, read at each access: it holds nothing itself."""
+    """A tensor's task vector, read from files at each access."""
 
     def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: TensorReader) -> None:
         self.device = reader.device
@@ -80,7 +80,7 @@ class LazyChange:
 
 
 class Fold:
-    """One tensor's running state, driven chunk by chunk."""
+    """One tensor's running state, processed in chunks."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Fold:
         memory: StateMemory,
         instead: bool = False,
     ) -> None:
-        """`instead`: whether `method` stands in for the soup's own."""
+        """`instead`: whether `method` replaces the soup's own."""
         self.method = method
         self._instead = instead
         self._base = None if base is None else memory.hold(base).reshape(-1)
@@ -101,7 +101,7 @@ class Fold:
         self._state: Any = None
 
     def taste(self, operand: Operand, finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor with one more run, which is not kept."""
+        """The merged tensor with one more run; the state stays."""
         vector, measure = self._measure(operand, remarks)
 
         def state(part: slice, base: torch.Tensor | None) -> Any:
@@ -125,7 +125,7 @@ class Fold:
         self._state = type(folded)(*(old if isinstance(old, torch.Tensor) else new for old, new in pairs))
 
     def _stored(self, part: slice, field: Any, old: Any, new: Any) -> Any:
-        """A field of the state with `new` as a part of it, which was `old`, in the dtype of the new."""
+        """Writes `new` to a part of a field that held `old`, in the new dtype."""
         if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
             if field.dtype != new.dtype:
                 field = self._memory.converted(field, new.dtype)
@@ -133,7 +133,9 @@ class Fold:
         return field
 
     def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor of these runs. Unless measures need the state, it never leaves the cache."""
+        """The merged tensor of these runs, with just one chunk of state at a time unless the method is
+        stepwise.
+        """
         if self.method.stepwise:
             for operand in operands:
                 self.keep(operand, remarks)
@@ -150,13 +152,13 @@ class Fold:
         return self._finished(state, finish)
 
     def result(self, finish: AnyMethod) -> torch.Tensor:
-        """The merged tensor of the runs that were kept."""
+        """The merged tensor of the kept runs."""
         return self._finished(lambda part, base: self._slice(part), finish)
 
     def _finished(
         self, state_of: Callable[[slice, torch.Tensor | None], Any], finish: AnyMethod
     ) -> torch.Tensor:
-        """The merged tensor, of the state of each part."""
+        """The merged tensor, from each chunk's state."""
         method = self.method if self._instead else finish
         assert isinstance(method, MergeMethod)
         merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
@@ -169,11 +171,11 @@ class Fold:
         return merged
 
     def _base_of(self, part: slice) -> torch.Tensor | None:
-        """A part of the base's tensor in float32, converted once for all that look at it."""
+        """A chunk of the base in float32, converted once for all its users."""
         return None if self._base is None else self._base[part].to(self._device, torch.float32)
 
     def _slice(self, part: slice) -> Any:
-        """A part of the state, on the device where arithmetic is done."""
+        """A chunk of the state, on the device of arithmetic."""
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 

@@ -1,12 +1,11 @@
 """A soup: a merge method applied to whole checkpoints, tensor by tensor.
 
-*Taste* a candidate to get the weights that the soup would have with it; nothing changes. *Keep* it to make
-it an ingredient. To discard a candidate is to do nothing: there is no rollback.
+*Taste* a candidate to get the soup's weights with it; nothing changes. *Keep* it to make it an ingredient. To
+discard it, do nothing.
 
-The cost of a candidate does not grow with the soup: the soup is a running state (a few float32 values for
-each parameter), and a candidate is folded into it while it is read from its files. (A `StackMethod` has no
-such state, and reads all ingredients again.) Tensors that no ingredient changed, as most of a pool of
-adapters, have no state and cost nothing.
+A candidate costs the same in a large soup: the soup is a running state of a few float32 values for each
+parameter, and the candidate is folded in while it is read. (A `StackMethod` reads all ingredients again.)
+Tensors that no ingredient changed, as most with adapters, have no state.
 """
 
 from __future__ import annotations
@@ -32,49 +31,46 @@ from soupkitchen.soup.reader import TensorReader
 log = logging.getLogger(__name__)
 
 DtypeOf = Callable[[str], torch.dtype | None]
-"""The dtype of the tensor of that name; None for that of the ingredients' files."""
+"""The dtype by tensor name; None for that of the files."""
 
 _NEXT_TO_NOTHING = 1e-30
-"""The weight of a subtracted run in tensors that are averaged: it counts only if there are no others."""
+"""The weight of a subtracted run in averaged tensors: it counts only if there are no others."""
 
 
 class Portion(NamedTuple):
-    """A run, and its weight in each tensor, by the tensor's name."""
+    """A run, and its weight by tensor name."""
 
     run: Checkpoint
     weight: Callable[[str], float]
 
 
 class Share(NamedTuple):
-    """A run, and its weight in one tensor, which is not 0."""
+    """A run, and its nonzero weight in one tensor."""
 
     run: Checkpoint
     weight: float
 
 
 class Soup:
-    """Ingredients merged by one method, starting from nothing.
+    """Ingredients merged by one method; empty at first.
 
-    Merged tensors have the dtype `dtype` or, without, the first ingredient's. Tensors that are not
-    floating point (integer buffers) are the first ingredient's; a warning names those that differ.
+    Merged tensors have `dtype`, by default the first ingredient's. Tensors that are not floating point are
+    the first ingredient's; a warning names those that differ.
 
-    A run's weight is given when it is tasted, kept or blended or, without, the method's for its name. It is
-    one number, or one for each part of the model's depth (see `coefficients`). A run of weight 0 in a tensor
-    takes no part there; if all have weight 0, that is a ConfigError.
-    `method` may be replaced by one that differs only in options that `result` alone looks at (`late`).
+    Weights are passed with each run, by default the method's: one number, or one for each part of the model's
+    depth (see `coefficients`). With weight 0 a run takes no part in a tensor; ConfigError if all have 0.
+    `method` may be replaced if only options differ that `result` alone uses (`late`).
 
     Args:
-        method: how to merge.
-        device: where arithmetic is done.
-        base: the model that the runs, or adapters, were fine-tuned from, for methods on task vectors. Tensors
-            that it lacks, or has in another shape (a new head), are averaged instead, by `Linear` with the
-            same weights if these are positive.
-        dtype: of the merged tensors that are floating point; or a function of the tensor's name.
-        memory: where states are kept; by default on the device.
-        warned: warnings given before, which are not repeated: soups of one run may share it.
-        surveys: the method's surveys of runs: soups of one method may share it.
-        reader: reads the tensors that are merged; by default each is read anew.
-        plans: the method's plans of tensors: soups of one method may share it; None to make them anew.
+        device: of arithmetic.
+        base: the pretrained model, for methods on task vectors. If it lacks a tensor or its shape differs (a
+            new head), the runs' are averaged by `Linear`, with the same weights if positive.
+        dtype: of merged floating-point tensors; may be a function of the name.
+        memory: for states; by default on the device.
+        warned: earlier warnings, not to be repeated; may be shared by soups.
+        surveys: the method's surveys of runs; may be shared by soups of one method.
+        reader: reads the tensors; by default on request.
+        plans: the method's plans of tensors; may be shared by soups of one method. None to make them anew.
 
     Raises:
         ConfigError: if the method needs a base and there is none.
@@ -113,37 +109,36 @@ class Soup:
         keep_freed_memory()
 
     def forget(self) -> None:
-        """Frees the state; the soup is not to be used after that."""
+        """Frees the state, for good."""
         self._folds.clear()
         self._fixed.clear()
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """Names of the ingredients, in the order in which they were kept."""
+        """Names of the ingredients, in merge order."""
         return tuple(portion.run.name for portion in self._ingredients)
 
     def tensors(self) -> Tensors:
-        """Yields the soup's weights. A soup of one is that ingredient, whatever the method."""
+        """Yields the soup's weights; a soup of one is that run."""
         return self._merged(self._ingredients, self._ingredients[0].run)
 
     def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
-        """Yields the weights that the soup would have with `candidate` in it."""
+        """Yields the soup's weights with `candidate` in it."""
         portion = self._portion(candidate, weight)
         return self._merged((*self._ingredients, portion), candidate, candidate=portion)
 
     def blend(
         self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
     ) -> Tensors:
-        """Yields the weights that a soup of just these `ingredients` would have.
-
-        It takes the memory of one tensor, not of a running state; the arithmetic is the same.
+        """Yields the weights of a soup of just these runs, with the memory of one tensor and the same
+        arithmetic.
         """
         each: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
         portions = [self._portion(run, weight) for run, weight in zip(ingredients, each, strict=True)]
         return self._merged(portions, ingredients[0], running=False)
 
     def keep(self, ingredient: Checkpoint, weight: Coefficient | None = None) -> None:
-        """Makes `ingredient` part of the soup."""
+        """Adds `ingredient` to the soup."""
         if not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
         portion = self._portion(ingredient, weight)
@@ -175,8 +170,8 @@ class Soup:
         """Yields the merge of `portions`, tensors in the order of `like`.
 
         Args:
-            candidate: the last of them, if the running state is of the others.
-            running: whether the running state serves.
+            candidate: the last portion, if the running state has only the others.
+            running: use the running state.
         """
         if len(portions) == 1:
             yield from in_dtype(self._reader.tensors(portions[0].run), self.dtype_of)
@@ -229,15 +224,15 @@ class Soup:
         return shares
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
-        """Tells whether the tensor is known to be the base's in all runs, and stays so when merged."""
+        """Tells whether the tensor is surely the base's in all runs, and in the merge."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
-        """Tells whether tensors that are the same in all runs stay so when merged."""
+        """Tells whether tensors that are equal in all runs stay so when merged."""
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
-        """A fold of the tensor `name` of runs like `like`; `memory` is for its state."""
+        """Starts a fold of the tensor `name`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
         shape, dtype = like.header[name].shape, self.dtype_of(name) or like.header[name].torch_dtype
         assert dtype is not None
@@ -263,7 +258,7 @@ class Soup:
             )
 
     def _operand(self, name: str, share: Share) -> Operand:
-        """The run's tensor, or its change, with its origin."""
+        """The run's tensor or task vector, with its origin."""
         (run, weight), shape, change = share, share.run.header[name].shape, None
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
@@ -275,7 +270,7 @@ class Soup:
         return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
-        """The method's survey of all of the run's tensors, which is made once a run."""
+        """The method's survey of all of the run's tensors, made once."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
         if run not in self._surveys:
@@ -298,7 +293,7 @@ class Soup:
         return self._fixed.get(name, run.tensor(name))
 
     def _warn_of_fixed(self, runs: Sequence[Checkpoint]) -> None:
-        """Names, once, the tensors that are not merged although they differ between the runs."""
+        """Warns once of unmerged tensors that differ between runs."""
         first = runs[0]
         fixed = [name for name, info in first.header.items() if not info.is_floating_point]
         differing = [
@@ -323,7 +318,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
-    """Yields the tensors, those that are floating point in `dtype`, if given."""
+    """Yields the tensors, floating-point ones in `dtype` if given."""
     dtype_of = _by_name(dtype)
     for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
@@ -331,9 +326,8 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
 
 
 def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
-    """Tells whether the tensor is, to the bit, the same in all runs; ends at the first difference.
-
-    Tensors of adapters are not looked at: to compute them is what merging does.
+    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors would have
+    to be computed.
     """
     first, *others = (share.run for share in shares)
     if any(run.adapted is not None for run in (first, *others)):
