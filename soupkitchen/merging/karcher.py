@@ -1,9 +1,8 @@
 """The Karcher mean: the point on the sphere that is nearest to all ingredients along its surface.
 
-Each tensor is taken as a direction and a length. The mean direction is found by
-steps in the tangent plane: from the present guess m, each ingredient u lies at an
-angle φ = arccos⟨m, u⟩ along (u − ⟨m, u⟩m); m moves along the weighted mean of these. The
-result has the weighted mean length.
+Each tensor is a direction and a length. Steps in the tangent plane find the mean direction: seen from the
+present guess m, an ingredient u lies at the angle φ = arccos⟨m, u⟩ along u − ⟨m, u⟩m; m moves along their
+weighted mean. The result has the weighted mean length.
 
 Karcher 1977, "Riemannian center of mass and mollifier smoothing".
 """
@@ -29,11 +28,11 @@ class Karcher(StackMethod):
     """The Riemannian mean of directions, times the mean length. Not incremental.
 
     Attributes:
-        iterations: steps at most.
-        tolerance: a step shorter than this, in radians, is the last.
+        iterations: the largest number of steps.
+        tolerance: in radians; a shorter step is the last.
 
     Raises:
-        ConfigError: for iterations below 1.
+        ConfigError: if an option is out of range.
     """
 
     iterations: AtLeast1 = 10
@@ -58,10 +57,7 @@ class Karcher(StackMethod):
         return total.reshape(tensors[0].shape)
 
     def _mean(self, units: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """The mean direction as a sum of units: their coefficients (n,).
-
-        It never leaves the plane that the ingredients span, so their products `units` (n, n) tell all.
-        """
+        """The mean direction, as coefficients (n,) of the units with inner products `units` (n, n)."""
         every = np.eye(len(shares))
         mean = _unit(shares, units, every[0])
         for _ in range(self.iterations):
@@ -83,6 +79,6 @@ def _length(coefficients: np.ndarray, units: np.ndarray) -> float:
 
 
 def _unit(coefficients: np.ndarray, units: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """The same direction at length 1; `otherwise` where there is none."""
+    """Scales to length 1; `otherwise` if the length is 0."""
     length = _length(coefficients, units)
     return coefficients / length if length > _NEARLY_ZERO else otherwise
