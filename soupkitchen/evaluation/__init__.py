@@ -1,4 +1,4 @@
-"""Scores the live model on its tasks, on the devices that accelerate finds."""
+"""Scores the live model on its tasks."""
 
 from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.confidence import ConfidentStopping, ConfidentThreshold

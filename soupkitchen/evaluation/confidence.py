@@ -1,7 +1,7 @@
 """Upper confidence limits for the mean of n paired differences, from the first t in random order.
 
-The null hypothesis is that the mean of all n is m or more. A gambler bets against it a share λᵢ, which
-depends on earlier differences. After t examples the capital is
+The null hypothesis is that the mean of all n is m or more. A gambler bets a share λᵢ of the capital against
+it, which depends on earlier differences. After t examples the capital is
 
     K_t(m) = Π (1 − λᵢ (xᵢ − mᵢ)),    mᵢ = (n m − Σ_{j<i} xⱼ) / (n − i + 1),
 
@@ -15,11 +15,11 @@ No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound
 
 - *proven*: the largest possible differences. The error is α for all data. If differences are far below the
   bound, as those of a language model's losses are, it needs many examples.
-- *sampled*: `SPREADS` times the root mean square of the differences so far, `BEYOND` times their largest
-  gain, or once their largest loss. A larger gain is clipped; to make up for that, the null hypothesis is
-  lowered a little, more if gains are skewed. The error is about α, as with asymptotic confidence sequences
-  (Waudby-Smith et al. 2021, arXiv 2103.06476), but skewness misleads bets less, since they estimate no
-  variance. It misses a few large gains that make up the mean and of which no example so far gives a sign.
+- *sampled*: the largest of `SPREADS` times the root mean square of the differences so far, `BEYOND` times
+  their largest gain, and their largest loss. A larger gain is clipped; to make up for that, the null
+  hypothesis is lowered a little, more if gains are skewed. The error is about α, as with asymptotic
+  confidence sequences (Waudby-Smith et al. 2021, arXiv 2103.06476), which skewness misleads more. It cannot
+  know of a few large gains of which no example so far gives a sign.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from soupkitchen.tasks import Several
 SPREADS, BEYOND = 4.0, 1.5
 """The sampled bound: in root mean squares of the differences, and in largest gains."""
 LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
-"""The null hypothesis is lowered by this many standard deviations, and more for each unit of skewness
+"""The null hypothesis is lowered by this many standard deviations, and by more for each unit of skewness
 above `SKEWED`.
 """
 LEAST_EXAMPLES = 30
@@ -67,7 +67,6 @@ class ConfidentThreshold(Threshold):
     equally. Accepted candidates are scored in full.
 
     Attributes:
-        confidence: of a discard.
         values: the incumbent's, by task and example.
     """
 
@@ -132,7 +131,7 @@ def score_at_most(
     order: np.ndarray,
     error: float,
 ) -> float:
-    """An upper limit of a candidate's score, exceeded with a probability of at most `error`.
+    """An upper limit of a candidate's score, wrong with a probability of at most `error`.
 
     Args:
         part: the candidate's scored examples.
@@ -180,10 +179,7 @@ def excluded_after(
     grain: float = 0.0,
     mean: float = 0.0,
 ) -> int | None:
-    """The number of examples after which a mean of `mean` or more is excluded; None if never.
-
-    `upper_limit` is below `mean` from there on.
-    """
+    """The number of examples after which `upper_limit` is below `mean` for good; None if never."""
     found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain)]
     return min((number for number in found if number is not None), default=None)
 
@@ -191,7 +187,6 @@ def excluded_after(
 def _bets(
     differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float
 ) -> Iterator[Bets]:
-    """Yields the bets, which share the error."""
     if not (len(differences) and np.isfinite(differences).all()):
         return
     bounded = bool(np.isfinite(bounds).all())
@@ -241,7 +236,7 @@ class Bets:
         return int(enough.argmax()) + 1 if enough.any() else None
 
     def limit(self) -> float:
-        """The least mean that is excluded, by bisection."""
+        """The least excluded mean, by bisection."""
         step = float(np.sqrt(np.mean(np.square(self.differences)))) or 1.0
         low = high = 0.0
         excluded = self.excluded_after(0.0) is not None
@@ -276,7 +271,7 @@ def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
 
 
 def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.0) -> Bets:
-    """Bets that never lose more than the capital, since gains are clipped to what the examples suggest."""
+    """Bets that never lose more than the capital, because larger gains are clipped."""
     x, seen = differences, np.arange(len(differences))
     count = np.maximum(seen, 1)
     mean, square, cube = (_before(x**power) / count for power in (1, 2, 3))
@@ -295,9 +290,7 @@ def sampled(differences: np.ndarray, total: int, error: float, grain: float = 0.
 
 
 def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Shares that grow the capital about fastest (approximate Kelly) if differences are lower by `drift`
-    than expected.
-    """
+    """Approximate Kelly shares if differences are lower than expected by `drift`."""
     drift = np.maximum(drift, 0.0)
     shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)
     return shares

@@ -1,7 +1,7 @@
 """Scores the live model on its tasks' splits, no further than a decision needs.
 
-Outputs are checked before any task sees them: argmax of NaN is 0, so a broken model would pass for one that
-always says the first label. Batches are kept if there is room, since a search scores the same ones again.
+Outputs are checked before a task sees them: argmax of NaN is 0, so a broken model would pass for one that
+always says the first label. Batches are kept if there is room: a search scores them often.
 """
 
 from __future__ import annotations
@@ -37,14 +37,7 @@ from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
 
 class Batches:
-    """The batches of one task's split.
-
-    Args:
-        data: prepared examples.
-        device: of the batches.
-        memory: bounds the stored batches.
-        workers: extra processes that prepare batches.
-    """
+    """The batches of one task's split; `memory` bounds those that are stored."""
 
     def __init__(
         self,
@@ -60,7 +53,6 @@ class Batches:
         self._reserved: list[tuple[int, torch.device]] = []
 
     def forget(self) -> None:
-        """Frees the stored batches."""
         self._stored.clear()
         for size, place in self._reserved:
             self._memory.give_back(size, place)
@@ -102,7 +94,7 @@ class Batches:
 
 
 class FiniteCheck:
-    """Hooks that check a model's outputs, and cast floating-point inputs to the dtype of its weights."""
+    """Checks a model's outputs by hooks, and casts floating-point inputs to its dtype."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._dtype = _dtype_of(model)
@@ -118,15 +110,15 @@ class FiniteCheck:
     def finite(self) -> torch.Tensor | None:
         """Tells whether the largest output at each place is finite since `forget`; padding is ignored.
 
-        0-dimensional, on the device; None without outputs. Other outputs may be minus infinity, as for tokens
-        that a model never says.
+        0-dimensional, on the device; None without outputs. Smaller outputs may be minus infinity, as for
+        tokens that a model never says.
         """
         flags, self._not_finite = self._not_finite, []
         return ~torch.stack([flag.to(flags[0].device) for flag in flags]).any() if flags else None
 
     @contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Yields a list that collects the outputs of forward passes."""
+        """Yields a list that collects outputs."""
         recorded = self._recorded = []
         try:
             yield recorded
@@ -158,10 +150,8 @@ class FiniteCheck:
 
 
 class PendingRows:
-    """A batch's predictions, copied to the host while it starts the next batch.
-
-    Args:
-        finite: bool, 0-dimensional; whether the model's outputs are finite.
+    """Predictions on their way to the host; `finite` is 0-dimensional and tells whether all outputs are
+    finite.
     """
 
     def __init__(self, predictions: Predictions, finite: torch.Tensor | None) -> None:
@@ -173,7 +163,7 @@ class PendingRows:
     def arrived(self) -> Rows:
         """Waits for the predictions; non-finite ones become NaN, or all if an output is not finite.
 
-        A single NaN makes the mean NaN, so its example does not matter.
+        One NaN makes the mean NaN, so it does not matter which example it was.
         """
         with stopwatch.part("forward"):
             if self._event is not None:
@@ -221,13 +211,10 @@ def _sent(x: torch.Tensor) -> torch.Tensor:
 log = logging.getLogger(__name__)
 
 Predict = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
-"""Predicts batches of a split and task, as `Evaluator.predictions` does."""
 
 
 @dataclass
 class _Prepared:
-    """One task's split, ready for the model."""
-
     task: Task
     data: datasets.Dataset
     listed: Listed
@@ -235,10 +222,7 @@ class _Prepared:
 
 
 class Evaluator:
-    """Scores the live model.
-
-    Each split is tokenised once; `examples` holds its batches and their order.
-    """
+    """Scores the live model. Each split is tokenised once; `examples` holds its batches and order."""
 
     def __init__(
         self,
@@ -251,9 +235,7 @@ class Evaluator:
         workers: int = 0,
         memory: StateMemory | None = None,
     ) -> None:
-        """Prepares `splits`, by role ("heldout", "test", "train") and task, for `live`.
-
-        `memory` bounds stored batches; by default none are stored.
+        """Prepares `splits`, by role ("heldout", "test", "train") and task; `memory` is for stored batches.
 
         Raises:
             DataError: if columns or labels do not fit task and model.
@@ -289,7 +271,7 @@ class Evaluator:
         return is_compiled_module(self._model)
 
     def _follow(self) -> None:
-        """Prepares the present live model if it changed."""
+        """Prepares the live model if it changed."""
         live = self.live
         if self._source is live.model:
             return
@@ -300,7 +282,7 @@ class Evaluator:
             self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
 
     def _detach(self) -> None:
-        """Forgets the model, in accelerate too; slow, since that collects garbage."""
+        """Forgets the model, in accelerate too, which is slow: it collects garbage."""
         if self._source is not None:
             self._model = self._source = None
             self.accelerator.free_memory()
@@ -314,7 +296,6 @@ class Evaluator:
         self.live.release()
 
     def _step(self, task: Task, batch: Batch, plain: bool = False) -> Predictions:
-        """Does one forward pass; `plain` without compilation."""
         self._follow()
         with stopwatch.part("forward"), self.accelerator.autocast():
             return task.step(self._source if plain else self._model, batch, self.processor)
@@ -333,12 +314,11 @@ class Evaluator:
         return outputs
 
     def _batch(self, prepared: _Prepared, numbers: np.ndarray) -> Batch:
-        """Makes a batch on the device, without storing it."""
         batch = prepared.task.collator(self.processor)(list(prepared.data.select(numbers)))
         return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
-        """The split's prepared examples by task, in the data's order."""
+        """Prepared examples by task, in the data's order."""
         return {name: prepared.data for name, prepared in self._splits[split].items()}
 
     def score(
@@ -388,7 +368,7 @@ class Evaluator:
     def _predicted(
         self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]
     ) -> Iterator[Rows]:
-        """Yields each batch's predictions; a retrieval corpus is embedded first."""
+        """Yields each batch's predictions; embeds a retrieval corpus first."""
         corpus = self.examples.corpus(split)[name]
         if not (corpus and batches):
             yield from predict(split, name, batches)
@@ -420,7 +400,7 @@ class Evaluator:
             yield pending.popleft().arrived()
 
     def recalibrate(self, number: int) -> None:
-        """Recomputes batch-norm statistics on `number` training batches, always the same ones.
+        """Recomputes batch-norm statistics on `number` training batches, always the same.
 
         Raises:
             ConfigError: if no forward pass updates them.
@@ -438,7 +418,6 @@ class Evaluator:
             )
 
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
-        """Yields shuffled training batches, task by task."""
         size = self.examples.batch_size
         for prepared in self._splits["train"].values():
             shuffled = np.random.default_rng(seed).permutation(len(prepared.data))

@@ -1,7 +1,7 @@
 """Digests of all that a prediction depends on.
 
-That is: the recipe and its ingredients' fingerprints, the prepared examples, the model's configuration, the
-task's options, the user's own code, package versions, and soupkitchen's code.
+That is: recipe, fingerprints of ingredients, prepared examples, the model's configuration, the task's
+options, the user's own code, package versions, and soupkitchen's code.
 """
 
 from __future__ import annotations
@@ -69,14 +69,13 @@ class Identity:
         return digest(model(live.model), own) if own else model(live.model)
 
     def examples(self, split: str) -> str:
-        """A digest of the split's prepared examples."""
         if split not in self._examples:
             self._examples[split] = examples(list(self._evaluator.prepared(split).values()))
         return self._examples[split]
 
 
 def weights(recipe: Recipe, pool: Pool) -> list[Any]:
-    """Lists all that a recipe's tensors depend on; names of runs do not count."""
+    """All that a recipe's tensors depend on; names of runs do not count."""
     fingerprints = [pool[name].fingerprint for name in recipe.ingredients]
     if recipe.method is None:
         return [fingerprints, recipe.dtype]
@@ -96,7 +95,6 @@ _source_of = cache(source_of)
 
 @cache
 def versions() -> Mapping[str, str]:
-    """The versions of the packages that compute."""
     return {package: version(package) for package in PACKAGES}
 
 
@@ -131,12 +129,10 @@ def foreign_code(*things: Any) -> list[str]:
 
 
 def examples(prepared: Sequence[datasets.Dataset]) -> str:
-    """A digest of prepared examples."""
     return digest(*map(_content, prepared))
 
 
 def model(live: Any) -> str:
-    """A digest of a model's configuration."""
     parts = [getattr(live, name, None) for name in ("config", "generation_config")]
     ignored = {"_name_or_path", "transformers_version"}
     trees = [part.to_dict().items() for part in parts if part is not None]

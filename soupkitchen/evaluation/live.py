@@ -1,7 +1,7 @@
-"""The live model: the one model in memory; each candidate's weights are written into it in place.
+"""The live model: the one model in memory, into which each candidate's weights are written in place.
 
-Code outside uses the tensor names of files; `checkpoints/names.py` maps them to parameters. If a parameter is
-made of several file tensors, transformers' own loading fills the model, which is slower.
+Callers use the tensor names of files; `checkpoints/names.py` maps them to parameters. If a parameter is made
+of several file tensors, transformers fills the model, more slowly.
 """
 
 from __future__ import annotations
@@ -40,12 +40,10 @@ class LiveModel:
     def __init__(
         self, run: Checkpoint, maker: Maker | type, device: torch.device, loading: Loading | None = None
     ) -> None:
-        """Makes the model of `run`, by `maker` or a class of transformers.
-
-        Its weights are those of the run; for an adapter, those of its base.
+        """Makes the model of `run`; an adapter starts with its base's weights.
 
         Raises:
-            CheckpointError: if tensors of the run are missing or have no place.
+            CheckpointError: if tensors are missing or have no place.
             ConfigError: if the model does not fit the devices that it is spread over.
         """
         self.maker: Maker = Transformers(maker) if isinstance(maker, type) else maker
@@ -59,7 +57,7 @@ class LiveModel:
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
-        """Replaces the model by that of `run`; the old one is released first."""
+        """Replaces the model by that of `run`; releases the old one first."""
         self.release()
         self.model = self.maker.load(run, self._loading).eval()
         stopwatch.read += sum(info.nbytes for info in run.header.values())
@@ -81,7 +79,6 @@ class LiveModel:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The model's padding token; None if it has none."""
         return getattr(getattr(self.model, "config", None), "pad_token_id", None)
 
     def release(self) -> None:
@@ -93,14 +90,14 @@ class LiveModel:
         clear_device_cache(garbage_collection=True)
 
     def make_anew(self) -> None:
-        """Makes `fill` build a new model each time, because forward passes leave state in this one."""
+        """Makes `fill` build a new model each time, because forward passes leave state in it."""
         self._slots, self._made_anew = None, True
 
     @torch.no_grad()
     def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Fills the model with `tensors`, named as in files.
 
-        State that forward passes derived from the old weights (LeViT's attention biases) is dropped.
+        State that forward passes computed from the old weights (LeViT's attention biases) is dropped.
 
         Raises:
             CheckpointError: if tensors are missing or have no place.
@@ -125,7 +122,7 @@ class LiveModel:
 
     @contextmanager
     def batchnorm_in_training(self) -> Iterator[None]:
-        """Makes forward passes recompute batch-norm statistics, as the mean over these passes."""
+        """Makes forward passes recompute batch-norm statistics, as their mean."""
         layers = self.batchnorms()
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
@@ -151,14 +148,13 @@ class LiveModel:
 
     @property
     def bytes(self) -> dict[torch.device, int]:
-        """The model's size by device."""
         taken: Counter[torch.device] = Counter()
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             taken[tensor.device] += tensor.nbytes
         return dict(taken)
 
     def save(self, folder: Path, like: Checkpoint, max_shard_size: str | int = "50GB") -> None:
-        """Saves the model as users load it, with the tensor names of `like`."""
+        """Saves the model with the tensor names of `like`."""
         self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:
@@ -171,7 +167,7 @@ class LiveModel:
         return torch.float32 if kept is not None and kept(names.get(name, name)) else dtype
 
     def digests(self) -> dict[str, str]:
-        """A digest of the values of each parameter and buffer."""
+        """Digests of the values of each parameter and buffer."""
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""Evaluations: one model's scores and predictions, as plain numbers and arrays that can be sent."""
+"""Evaluations: one model's scores and predictions, as numbers and arrays that can be sent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,6 @@ class Part:
     def whole(
         cls, metric: TaskMetric, predictions: Rows, references: Rows, values: np.ndarray | None = None
     ) -> Part:
-        """The part with all examples scored."""
         if values is None:
             values = metric.per_example(predictions, references)
         if values is None:
@@ -101,7 +100,7 @@ class Part:
 
 
 StoppedBy = Literal["", "exact", "confidence"]
-"""Why scoring stopped early: the decision was certain, or certain enough."""
+"""Why scoring stopped early."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,6 @@ class Evaluation:
 
     @classmethod
     def of(cls, split: str, parts: Mapping[str, Part], tasks: Several, seconds: float = 0.0) -> Evaluation:
-        """The evaluation with these parts."""
         score = tasks.score({name: part.score for name, part in parts.items()})
         complete = all(part.examples_scored == part.examples_total for part in parts.values())
         return cls(split, score, dict(parts), complete, seconds)
@@ -140,5 +138,4 @@ class Evaluation:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The tasks' scores, higher better."""
         return {name: part.score for name, part in self.parts.items()}

@@ -23,13 +23,13 @@ from soupkitchen.store.evaluations import EvaluationCache
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of scoring; only `confidence` can change results.
+    """Options of scoring; only a confidence can change results.
 
     Attributes:
-        early_stopping: true or "exact": stop scoring a candidate once no outcome of the rest can change the
-            decision. ``{"confidence": p}``: also once that is this sure; kept candidates are still scored in
-            full. False: score everything.
-        cache: a folder of evaluations for later runs; None for no cache.
+        early_stopping: true or "exact": stop scoring a candidate once the rest cannot change the decision.
+            ``{"confidence": p}``: also once that is this sure; kept candidates are still scored in full.
+            False: score everything.
+        cache: a folder of evaluations for later runs, or None.
 
     Raises:
         ConfigError: if an option has the wrong type.
@@ -43,7 +43,7 @@ class EvaluationOptions:
 
     @property
     def stopping(self) -> EarlyStopping | None:
-        """The rule of early stopping; None to score in full."""
+        """None to score in full."""
         if self.early_stopping is False:
             return None
         if isinstance(self.early_stopping, Mapping):
@@ -65,16 +65,16 @@ class Runtime:
     Attributes:
         device: "auto" for accelerate's choice, or "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto" for the weights' own; "bfloat16" or "float16" for accelerate's mixed precision, which
-            leaves the weights' dtype alone.
+            leaves weights alone.
         batch_size: examples in a forward pass.
         workers: extra processes that prepare batches.
         threads: CPU threads of torch; None for its default.
         device_map: "auto", or another value for accelerate, to spread a large model over devices.
-        max_memory: memory for model and merge states by device, as ``{0: 20GiB, cpu: 60GiB}``; None for all
-            that is free. Further states go to files.
+        max_memory: for model and merge states by device, as ``{0: 20GiB, cpu: 60GiB}``; None for all that is
+            free. Further states go to files.
         offload_folder: for these files; None for the system's temporary folder.
-        compile: use ``torch.compile``; it compiles once for each shape of batch and each new model.
-        profile: log time by part and write `profile.csv`; devices are synchronized between parts.
+        compile: use ``torch.compile``, once for each shape of batch and each new model.
+        profile: log time by part and write `profile.csv`; synchronizes devices between parts.
         trust_remote_code: run Python code that comes with a model.
 
     Raises:
@@ -101,11 +101,9 @@ class Runtime:
         self.memory()
 
     def loading(self, dtype: torch.dtype | None = None) -> Loading:
-        """Options to load models with."""
         return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
 
     def offload(self) -> Path | None:
-        """The folder for states that do not fit into memory."""
         return None if self.offload_folder is None else Path(self.offload_folder).expanduser()
 
     def memory(self) -> dict[int | str, int] | None:
@@ -146,7 +144,6 @@ class Runtime:
         return on_device // 32, on_host // 32
 
     def _memory_of(self, device: torch.device) -> tuple[int, int]:
-        """Bytes that are allowed or free, on the device and on the host."""
         memory: Mapping[int | str, int] = self.memory() or get_max_memory()
         on_device = 0 if device.type == "cpu" else memory.get(device.index or 0, memory.get(device.type, 0))
         return on_device, memory.get("cpu", 0)

@@ -35,18 +35,17 @@ Order = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a split: a range in each task's order. Batches start anew with each piece.
+    """A range of each task's order; batches start anew with it.
 
     Attributes:
-        known: by task, predictions of the first examples, which are not scored again.
-        limit: by task, the end of the piece; None for all.
+        known: by task, predictions of earlier examples.
+        limit: by task, the end of the range; None for all.
     """
 
     known: Mapping[str, Rows] = field(default_factory=dict, repr=False)
     limit: Mapping[str, int] | None = None
 
     def bounds(self, name: str, size: int) -> tuple[int, int]:
-        """The start and end in the order of `size` examples."""
         return len(self.known.get(name, ())), size if self.limit is None else self.limit[name]
 
     @property
@@ -61,9 +60,8 @@ class Listed:
     Attributes:
         references: the right answers, in the data's order.
         lengths: by example; None if all are equal.
-        corpus: row numbers of a retrieval corpus, by length; these rows follow the examples in the prepared
-            data.
-        order: of scoring; at first by length, the longest first.
+        corpus: row numbers of a retrieval corpus, by length; these rows follow the examples.
+        order: of scoring; at first the longest first.
     """
 
     references: Rows
@@ -92,18 +90,16 @@ class Examples:
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """The roles of the scored splits."""
         return tuple(role for role in self.splits if role != "train")
 
     def sizes(self, split: str) -> dict[str, int]:
-        """The number of examples by task."""
         return {name: len(listed.order) for name, listed in self.splits[split].items()}
 
     def size(self, split: str) -> int:
         return sum(self.sizes(split).values())
 
     def references(self, split: str) -> dict[str, Rows]:
-        """The right answers by task, in the data's order."""
+        """Right answers by task, in the data's order."""
         return {name: listed.references for name, listed in self.splits[split].items()}
 
     def order(self, split: str) -> dict[str, np.ndarray]:
@@ -115,14 +111,14 @@ class Examples:
             listed.order = order[name]
 
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
-        """The example numbers of each batch by task, in order of scoring."""
+        """Example numbers of each batch by task, in order of scoring."""
         return {
             name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
             for name, order in self.order(split).items()
         }
 
     def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
-        """The batches of the retrieval corpus by task; most have none."""
+        """Batches of the retrieval corpus by task; most have none."""
         return {
             name: [
                 listed.corpus[at : at + self.batch_size]
@@ -132,7 +128,7 @@ class Examples:
         }
 
     def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Makes batches of like difficulty, the hardest for `soup`, then for `pool`, first.
+        """Makes batches of like difficulty, those hardest for `soup`, then for `pool`, first.
 
         So bad candidates show early. Examples of like difficulty are sorted by length. Metrics that are no
         means keep their batches.
@@ -148,8 +144,7 @@ class Examples:
     def shuffle(self, split: str, soup: Evaluation) -> None:
         """Puts the examples into a random order, always the same, for good.
 
-        Confidence limits need that. Metrics that are no means keep their batches; `soup` tells which these
-        are.
+        Confidence limits need that. Metrics that are no means keep their batches.
         """
         order, random = self.order(split), np.random.default_rng(_SEED)
         for name in self.splits[split]:
@@ -160,7 +155,7 @@ class Examples:
         self.reorder(split, order)
 
     def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:
-        """Sorts the examples `among`, the hardest for `soup`, then for `pool`, first."""
+        """Sorts the examples `among`, those hardest for `soup`, then for `pool`, first."""
         return {
             name: self._hardest(
                 listed, among[name], soup.parts[name], [e.parts[name] for e in pool if not np.isnan(e.score)]
@@ -178,7 +173,7 @@ class Examples:
         return np.concatenate([hardest[:0], *(b[np.argsort(-lengths[b], kind="stable")] for b in buckets)])
 
     def hardest_first(self, split: str, soup: Evaluation) -> None:
-        """Puts the batches first that `soup` does worst on; each batch keeps its examples.
+        """Puts the batches first that `soup` does worst on, with the same examples in each.
 
         A last batch that is not full stays last, and a random order stays.
         """
@@ -197,7 +192,7 @@ class Examples:
 
 
 def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
-    """Sums the values of `soup` and the pool's mean: float64 (examples,), low if hard.
+    """The values of `soup` plus the pool's means: float64 (examples,), low if hard.
 
     If some runs have not scored an example, one average value is added: otherwise one wrong answer would
     outweigh many.
@@ -216,7 +211,6 @@ Progress = Callable[[int, int], None]
 """Gets the number of scored examples, and of all."""
 
 Forward = Callable[[str, Sequence[np.ndarray]], Iterable[Rows]]
-"""Predicts batches of a task's example numbers."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +218,8 @@ class Threshold:
     """The gain or score that a candidate has to reach.
 
     Attributes:
-        rule: accepts or refuses a gain.
         incumbent: the incumbent's score, higher better.
-        paired: 0 or 1 by example, the incumbent's answers, if the rule needs a p-value from McNemar's test;
-            else None.
+        paired: the incumbent's answers, 0 or 1 by example, if McNemar's test will decide; else None.
         above: the score of an accepted candidate, to exceed as well.
     """
 
@@ -240,7 +232,6 @@ class Threshold:
     def of(
         cls, rule: AcceptRule, incumbent: Evaluation, tasks: Several, above: float | None = None
     ) -> Threshold:
-        """The threshold to replace `incumbent`."""
         paired = None
         if rule.kind == "significant" and right_or_wrong(tasks):
             (part,) = incumbent.parts.values()
@@ -275,12 +266,12 @@ class Threshold:
 
 
 def is_above(score: float, other: float) -> bool:
-    """Tells whether a score is better than another; numbers are better than NaN."""
+    """Tells whether a score is better; numbers are better than NaN."""
     return score > other or (math.isnan(other) and not math.isnan(score))
 
 
 class EarlyStopping:
-    """Stops scoring a candidate once no outcome of the rest can change the decision."""
+    """Stops scoring a candidate once the rest cannot change the decision."""
 
     def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
         """Orders the examples so that bad candidates show early."""

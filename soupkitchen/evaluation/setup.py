@@ -67,7 +67,6 @@ def _with_answers(task: Any) -> Any:
 
 
 def _columns_of(task: Any) -> set[str]:
-    """The columns that the task needs of those with well-known names."""
     named = [
         (wanted, getattr(task, option)) for wanted in task.looked_for for option in wanted.options.split()
     ]
@@ -124,11 +123,10 @@ def evaluator_of(
     """Makes an evaluator of models of the architecture of `run`.
 
     Args:
-        pool: other runs, whose processor files serve if `run` has none.
+        pool: its processor files serve if `run` has none.
         dtype: of the weights; None for that of the files.
-        accelerator: to reuse.
-        live: the loaded model, if there is one.
-        maker: makes the models; None for the transformers class that the tasks ask for.
+        accelerator, live: to reuse.
+        maker: of models; None for the tasks' transformers class.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))

@@ -20,7 +20,7 @@ from soupkitchen.tasks import Several
 RESAMPLES = 1000
 
 _AT_ONCE = 1_000_000
-"""Examples drawn at a time, over all resamples."""
+"""Examples drawn at a time."""
 
 Resamples = Sequence[np.ndarray]
 """Indices of drawn examples by task: (resamples, examples)."""
@@ -37,12 +37,12 @@ class Comparison:
     """A candidate beside the incumbent, on the same examples.
 
     Attributes:
-        fixed, broken: the number of examples on which the candidate does better, and worse; None if the
-            metric has no values by example.
+        fixed, broken: examples on which the candidate does better, and worse; None if the metric has no
+            values by example.
         gain: in score; more is better.
-        interval: of the gain, 95 % paired bootstrap; None if there is none.
-        p_value: one-sided, of the gain: McNemar's exact test if examples are right or wrong, else the share
-            of resamples without a gain.
+        interval: of the gain, 95 % paired bootstrap, or None.
+        p_value: one-sided: McNemar's exact test if examples are right or wrong, else the share of resamples
+            without a gain; or None.
     """
 
     fixed: int | None
@@ -57,8 +57,7 @@ def confidence_interval(
 ) -> tuple[float, float] | None:
     """The percentile bootstrap interval of a score, higher better.
 
-    None for NaN, for a task with one example, and for a metric that is no mean and too slow for a thousand
-    resamples.
+    None for NaN, a task with one example, and a metric that is no mean and too slow for a thousand resamples.
     """
     if math.isnan(evaluation.score):
         return None
@@ -198,7 +197,6 @@ def _plain(evaluation: Evaluation, tasks: Several) -> np.ndarray | None:
 
 
 def _rows(rows: Rows) -> np.ndarray:
-    """An array with one element for each row."""
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), dtype=object)

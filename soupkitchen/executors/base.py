@@ -29,11 +29,11 @@ class Request:
     Attributes:
         what: the request in words.
         run: the run that is ranked or merged in, or "".
-        threshold: scoring ends once it is out of reach; None to score all.
+        threshold: None to score all.
         order: of scoring; None for the present one.
         batch_size: 0 for the present one.
         growing: requests follow that share all ingredients but the last.
-        piece: of the split; None for all of it.
+        piece: None for the whole split.
     """
 
     what: str
@@ -65,14 +65,14 @@ class Scoring:
 
 
 class Executor:
-    """Scores requests, on this process's bench or on its own ones elsewhere.
+    """Scores requests, on this process's bench or elsewhere.
 
     A subclass needs `score`, and `workers` if it takes several requests at once. `bench.score(request)`
     scores one here.
     """
 
     workers: int = 1
-    """The number of requests that it can score at once."""
+    """The number of requests scored at once."""
     bench: Any
 
     def start(self, bench: Any) -> None:
@@ -92,23 +92,20 @@ class Executor:
         self.bench.evaluator.tasks = tasks
 
     def stop(self) -> None:
-        """Is called at the end, also after an error; releases the model."""
+        """Is called at the end, even after an error; releases the model."""
         self.bench = None
 
 
 @dataclass
 class Local(Executor):
-    """Scores in this process, one request after the other."""
-
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
         return map(self.bench.score, requests)
 
 
 class Speculation:
-    """Sends as many requests ahead as the executor has workers; results are as if scored one by one.
+    """Sends ahead as many requests as there are workers; results are as if scored one by one.
 
     Args:
-        number: of requests.
         request_of: makes a request by number, with the present threshold, which never falls.
     """
 
@@ -126,9 +123,7 @@ class Speculation:
         self._results: Iterator[tuple[int, Scoring]] = iter(())
 
     def take(self, place: int, request: Request) -> Scoring:
-        """The result at `place`, cut off at the threshold of `request`, which may have risen after
-        sending.
-        """
+        """The result at `place`, cut off at the threshold of `request`, which may have risen meanwhile."""
         if place not in self._sent:
             places = range(place, min(place + self._executor.workers, self._number))
             self._sent = {at: request if at == place else self._request_of(at) for at in places}
@@ -145,11 +140,7 @@ class Speculation:
 def replayed(
     predicted: Mapping[str, Rows], request: Request, tasks: Several, examples: Examples
 ) -> Evaluation:
-    """Scores a request from known predictions.
-
-    Args:
-        predicted: by task, for all examples in the data's order.
-    """
+    """Scores a request from known predictions: by task, of all examples in the data's order."""
 
     def forward(name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
         return (take(predicted[name], batch) for batch in batches)
@@ -172,7 +163,7 @@ def _in_the_datas_order(part: Part) -> Rows:
 
 
 Announce = Callable[[str, str], Progress]
-"""Gets the request in words and its run; returns a progress callback."""
+"""Gets a request in words and its run; returns a progress callback."""
 
 
 def _silent(what: str, run: str) -> Progress:
@@ -184,7 +175,7 @@ class Bench:
 
     Attributes:
         announce: is called before each scoring.
-        elsewhere: picklable, makes such a bench in another process; None if that is impossible.
+        elsewhere: makes such a bench in another process; can be pickled, or is None.
     """
 
     def __init__(
@@ -233,10 +224,7 @@ class Bench:
         }
 
     def check_alike(self, others: Mapping[str, Mapping[str, str]]) -> None:
-        """Compares the digests of other processes with this one's.
-
-        Args:
-            others: results of `sees`, by the process's name.
+        """Compares the results of `sees` of other processes with this one's.
 
         Raises:
             MachineError: if one differs.
@@ -255,7 +243,7 @@ class Bench:
         Raises:
             MachineError: if it fails for a reason other than the weights.
             CheckpointError: if files of the pool have changed.
-            SoupkitchenError: for an error that the user can put right.
+            SoupkitchenError: if something is wrong that the user can put right.
         """
         evaluator, recipe, started = self.evaluator, request.recipe, time.perf_counter()
         evaluator.examples.batch_size = request.batch_size or evaluator.examples.batch_size

@@ -1,7 +1,4 @@
-"""An executor without models, for tests of searches: a function predicts.
-
-Batches, thresholds, decisions and tables are real.
-"""
+"""An executor for tests of searches: a function predicts; batches, thresholds and decisions are real."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
 
 Answers = Callable[[Recipe, str], Mapping[str, Rows]]
-"""Predicts by task, for a recipe and a split; an exception means that the recipe cannot be scored."""
+"""Predicts by task; an exception means that the recipe cannot be scored."""
 
 
 class Fake(Executor):
     """Scores by a function.
 
     Attributes:
-        scored: recipes so far, with the number of scored examples.
+        scored: recipes so far, with the number of examples.
     """
 
     def __init__(self, answers: Answers, tasks: Several, examples: Examples, workers: int = 1) -> None:

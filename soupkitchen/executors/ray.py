@@ -1,7 +1,7 @@
 """Workers on a Ray cluster, each with its own live model, that score several requests at once.
 
-Only recipes, thresholds and results are sent; all workers read weights from shared storage. Decisions and
-tables are those of one process. Ray restarts a worker that dies, and its work is repeated.
+Only recipes, thresholds and results are sent; workers read weights from shared storage. Decisions and tables
+are those of one process. Ray restarts a worker that dies, and its work is repeated.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Ray(Executor):
     """Scores on workers of a Ray cluster.
 
     Attributes:
-        address: as "auto" or "ray://head:10001"; None starts a cluster here, for the run only.
-        workers: their number; each scores one request at a time.
-        gpus_per_worker: GPUs, or a part of one, for each worker.
+        address: as "auto" or "ray://head:10001"; None starts a cluster here for the run.
+        workers: each scores one request at a time.
+        gpus_per_worker: may be a fraction.
 
     Raises:
         ConfigError: if an option is out of range, or Ray is not installed.
@@ -56,7 +56,7 @@ class Ray(Executor):
         imported()
 
     def start(self, bench: Bench) -> None:
-        """Starts the workers, each with its own bench.
+        """Starts the workers.
 
         Raises:
             ConfigError: if the cluster cannot be reached or is too small.
@@ -128,11 +128,7 @@ class Ray(Executor):
                 time.sleep(1)
 
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
-        """Waits for a result; asks again if the worker dies or runs out of memory.
-
-        Raises:
-            MachineError: if that happens `_ATTEMPTS` times.
-        """
+        """Waits for a result; asks again if the worker dies or runs out of memory."""
         ray = imported()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -176,7 +172,7 @@ class _Worker:
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
-        """The host, and its bench's `sees` or the error of starting."""
+        """The host, and its bench's `sees` or the error at its start."""
         return socket.gethostname(), self._error or self._bench.sees()
 
     def ready(self) -> None:
@@ -218,7 +214,7 @@ def imported(what: str = "executor=ray") -> Any:
 
 
 def connect(address: str | None, option: str, workers: int = 1) -> None:
-    """Connects to a cluster, or starts one here for `workers`.
+    """Connects to a cluster, or starts one here.
 
     Args:
         option: the address's name on the command line.

@@ -1,7 +1,7 @@
 """Processes of one launch, as torchrun starts them, that score each request together.
 
-All merge the same weights; process i of N predicts batches i, i + N, …. The first gathers the predictions,
-and alone decides and writes. Batches are those of one process, so scores are bitwise equal.
+All merge the same weights; process i of N predicts batches i, i + N, …. The first gathers predictions, and
+alone decides and writes. Batches are those of one process, so scores are bitwise equal.
 
 Messages are small objects, so gloo serves CPUs and GPUs alike.
 """
@@ -29,7 +29,7 @@ from soupkitchen.soup import Recipe
 from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
-"""The longest time that one process may work while others wait; a lost process is noticed at once."""
+"""The longest work of one process while others wait; a lost process is noticed at once."""
 
 
 class LostError(MachineError):
@@ -37,12 +37,7 @@ class LostError(MachineError):
 
 
 class ProcessGroup:
-    """All processes of the launch.
-
-    Attributes:
-        number: this process's, from 0.
-        size: of the group.
-    """
+    """The processes of a launch; `number` is this one's, from 0."""
 
     def __init__(self) -> None:
         if not dist.is_initialized():
@@ -58,7 +53,7 @@ class ProcessGroup:
         return cls() if launch.size() > 1 else None
 
     def tell(self, message: Any) -> None:
-        """Sends a message to the others; for the first process only."""
+        """Sends a message to the others; for the first process."""
         with _noticing_loss():
             dist.broadcast_object_list([message], src=0, group=self._group)
 
@@ -101,7 +96,6 @@ class Failure:
 
 
 def tried(part: Callable[[], Any]) -> Any:
-    """The result of `part`, or its failure."""
     try:
         with calling():
             return part()
@@ -134,7 +128,7 @@ def _leave() -> None:
 
 @dataclass
 class Spmd(Executor):
-    """Scores one request after the other in all processes of the launch together.
+    """Scores one request after the other, in all processes together.
 
     Started by ``torchrun --nproc_per_node N -m soupkitchen …`` or, with GPUs, ``accelerate launch``.
     """
@@ -160,7 +154,7 @@ class Spmd(Executor):
 
 
 class SharedBench(Bench):
-    """The first process's bench, which shares filling and predicting with the others."""
+    """The first process's bench, which shares filling and predicting."""
 
     def __init__(self, bench: Bench, group: ProcessGroup) -> None:
         super().__init__(bench.evaluator, bench.mixer, bench.announce)
@@ -170,7 +164,6 @@ class SharedBench(Bench):
         self._group.do(("fill", recipe, growing), lambda: super(SharedBench, self).fill(recipe, growing))
 
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """Yields the predictions in order, one batch of each process at a time."""
         size = self._group.size
         mine = super().predictions(split, name, batches[::size])
         for start in range(0, len(batches), size):
@@ -179,11 +172,7 @@ class SharedBench(Bench):
 
 
 def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
-    """Does what the first process says until it says "end".
-
-    Args:
-        bench_of: makes the bench once there is work.
-    """
+    """Does what the first process says until it says "end"; `bench_of` is called once there is work."""
     follower = _Follower(group)
     while True:
         match group.listen():

@@ -1,6 +1,6 @@
 """The algorithm: merge, score, keep or discard each proposal; then the final table.
 
-A continued run calls all of this again: the ledger gives back the work that was done.
+A continued run calls all of this again; the ledger gives back what was done.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
 
 
 def _started(start: Mixture, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Mixture, Scored]:
-    """Scores the search's first mixture; the best single run replaces it if that fails."""
+    """Scores the search's first mixture; if that fails, the best single run replaces it."""
     single = len(start.ingredients) == 1
     name = start.ingredients[0] if single else f"all {len(start.ingredients)}"
     best = judge.best("starting", judge.recipes.of(start), skips=not single)
@@ -79,7 +79,7 @@ def _best_single(ranking: Ranking, judge: Judge) -> Scored:
 
 
 def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
-    """Makes a trial for each proposal, with the score of its best candidate."""
+    """A trial for each proposal, with its best candidate's score."""
     trials = []
     for _, group in groupby(verdicts, key=lambda verdict: id(verdict.candidate.proposal)):
         same = list(group)
@@ -102,7 +102,7 @@ CONTROLS = 2
 
 
 def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_k: int | None = None) -> None:
-    """Scores the final table's models on held-out; the soup, the controls and the best run also on test.
+    """Scores the final table on held-out; the soup, the controls and the best run also on test.
 
     Args:
         top_k: the size of `uniform_top_k`; None for the soup's, at least two.

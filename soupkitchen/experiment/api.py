@@ -51,8 +51,8 @@ def cook(
 ) -> Result:
     """Turns a pool of fine-tuned runs into one better model.
 
-    The same as ``python -m soupkitchen``, with the same files. If you repeat the call, an interrupted run
-    continues and a finished one is not repeated.
+    The same as ``python -m soupkitchen``, with the same files. The same call again continues an interrupted
+    run, and does not repeat a finished one.
 
         from soupkitchen import cook, methods, tasks
 
@@ -63,15 +63,15 @@ def cook(
     Args:
         pool: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list, a hub name, a list of these; or a pool
             from `find_pool`.
-        task: how models are scored: see `soupkitchen.tasks`.
-        method: how runs are merged: see `soupkitchen.methods`; the average by default.
-        search: which mixtures are tried; greedy by default.
+        task: see `soupkitchen.tasks`.
+        method: see `soupkitchen.methods`; the average by default.
+        search: greedy by default.
         base: the model that the runs were fine-tuned from; None for the one that they name.
         exclude: names of runs to leave out, or globs.
         output: how the soup is saved.
         runtime: device, batches and memory.
-        evaluation: early stopping and the cache; by default in ``SOUPKITCHEN_CACHE`` or
-            ``~/.cache/soupkitchen``.
+        evaluation: early stopping and the cache, which is ``SOUPKITCHEN_CACHE`` or ``~/.cache/soupkitchen``
+            by default.
         executor: this process by default.
         report: the parts of `report.html`.
         model: makes the models; `soupkitchen.models.Function` for state dicts.
@@ -81,7 +81,7 @@ def cook(
         tracker: "tensorboard", "wandb", "mlflow" or "trackio", or several.
 
     Raises:
-        SoupkitchenError: for an error that you can put right; the message says how.
+        SoupkitchenError: if something is wrong that you can put right; the message says how.
     """
     if not isinstance(task, Several | Task):
         raise ConfigError(
@@ -133,7 +133,7 @@ def _executor(executor: Executor) -> dict[str, Any]:
 def _pool(
     pool: str | Path | Sequence[str | Path] | Pool, base: str | Path | None, exclude: str | Sequence[str]
 ) -> dict[str, Any]:
-    """The pool's options, with the keys of `conf/pool`."""
+    """The pool's options, as in `conf/pool`."""
     if isinstance(pool, Pool):
         if base is not None or exclude:
             raise ConfigError("base and exclude are for find_pool, where the pool was opened; leave them out")

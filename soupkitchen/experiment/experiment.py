@@ -1,6 +1,4 @@
-"""An experiment: the parts of a run, and what is prepared before the algorithm: data, model, ledger,
-cache.
-"""
+"""An experiment: the parts of a run, and all that is prepared before the algorithm."""
 
 from __future__ import annotations
 
@@ -70,7 +68,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """The parts of a run; `soupkitchen.cook` describes them.
+    """The parts of a run; see `soupkitchen.cook`.
 
     Attributes:
         folder: an existing folder for the tables and the soup.
@@ -93,9 +91,9 @@ class Experiment:
         """Cooks the soup, and writes tables and model to `folder`.
 
         Raises:
-            SoupkitchenError: for an error that the user can put right.
-            GuaranteeError: if the saved soup is not the scored one, or worse than the best single run
-                although the search is guaranteed.
+            SoupkitchenError: if something is wrong that the user can put right.
+            GuaranteeError: if the saved soup is not the scored one, or the search is guaranteed and the soup
+                is worse than the best single run.
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
@@ -212,11 +210,7 @@ class Experiment:
         return unscored(self.pool)
 
     def _search(self, method: MergeMethod | StackMethod) -> Search:
-        """The search, given the facts of method and pool.
-
-        Raises:
-            ConfigError: if it cannot search with these.
-        """
+        """The search, adapted to method and pool."""
         options = flat(describe(replace(method, weights=None)))
         depth = layers(list(self.pool.reference.header))
         search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))
@@ -281,11 +275,7 @@ class Experiment:
         return self.output.torch_dtype or self.pool.dtype
 
     def _weighted_method(self) -> MergeMethod | StackMethod:
-        """The method, with the weights from the list of runs.
-
-        Raises:
-            ConfigError: if it has its own.
-        """
+        """The method, with the weights from the list of runs."""
         if not self.pool.weights:
             return self.method
         if self.method.weights is not None:

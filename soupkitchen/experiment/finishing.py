@@ -91,7 +91,7 @@ class Report:
     Attributes:
         write: make `report.html`.
         contributions: score the soup without each ingredient, too.
-        map_gib: the largest pool in GiB that is read again for the map of similarities; 0 for no map.
+        map_gib: larger pools, in GiB, get no map of similarities; 0 for no map.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -124,12 +124,7 @@ def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
 
 
 def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
-    """Writes the Gram matrix of the task vectors of the runs and the soup.
-
-    Args:
-        soup: its folder.
-        most: GiB; larger pools are skipped.
-    """
+    """Writes the Gram matrix of task vectors of the runs and the soup; skips pools of over `most` GiB."""
     runs, header = list(pool), pool.reference.header
     size = sum(info.elements * info.torch_dtype.itemsize for info in header.values() if info.torch_dtype)
     if file.is_file() or size * len(runs) > most * 2**30:

@@ -59,7 +59,6 @@ class Judge:
         If the caller stops iterating, the rest is not scored.
 
         Args:
-            soup: the incumbent.
             before: the number of earlier proposals, for display.
 
         Raises:
@@ -119,7 +118,6 @@ class Judge:
         return requests
 
     def _threshold(self, soup: Scored, above: float | None = None) -> Threshold | None:
-        """A candidate's threshold; `above` is a score that is accepted already."""
         if self.stopping is None:
             return None
         tasks, examples = self.scores.tasks, self.scores.examples

@@ -32,10 +32,10 @@ class Observer(Protocol):
 class Ledger:
     """Notes events in the journal and steps in `trajectory.csv`.
 
-    A continued run makes the same calls in the same order; they are checked, and not noted twice.
+    A continued run makes the same calls again; they are checked, not noted.
 
     Args:
-        folder: the run's; None for memory only.
+        folder: None for memory only.
         observers: get each event once it is on disk; when a run continues, also earlier ones.
     """
 
@@ -104,7 +104,6 @@ class Ledger:
         self._add(event="error", key=key, split=split, what=what, reason=reason)
 
     def step(self, step: Step) -> None:
-        """Notes a row of the trajectory."""
         if self._once(_CHECKED, event=STEP, **asdict(step)) and self.folder is not None:
             rows = sum(event["event"] == STEP for event in self.events)
             if (file := self.folder / TRAJECTORY).exists():
@@ -130,11 +129,7 @@ class Ledger:
     def finish(
         self, greater_is_better: bool, peak: Peak = UNKNOWN, last: Callable[[], None] = lambda: None
     ) -> None:
-        """Notes the end, and writes the leaderboard.
-
-        Args:
-            last: is called before, since a run with a leaderboard counts as finished.
-        """
+        """Notes the end, calls `last`, and writes the leaderboard, which marks the run as finished."""
         memory = {"peak_device_gib": peak.device, "peak_host_gib": peak.host}
         self._once(("greater_is_better",), event="finish", greater_is_better=greater_is_better, **memory)
         last()

@@ -1,4 +1,4 @@
-"""Measures a run's peak memory and, with `runtime.profile=true`, its time by part."""
+"""Measures peak memory and, with `runtime.profile=true`, time by part."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ def watch(device: torch.device, looks: bool) -> None:
 
 
 def write_profile(folder: Path) -> None:
-    """Writes seconds and shares by part to `folder` and the log."""
     table = pd.DataFrame(stopwatch.spent().items(), columns=["part", "seconds"])
     total = table["seconds"].sum()
     table["share"] = table["seconds"] / total
@@ -44,7 +43,7 @@ def write_profile(folder: Path) -> None:
 
 
 class Peak(NamedTuple):
-    """Peak GiB, of tensors on the fullest accelerator and of this process; None if unknown."""
+    """Peak GiB of tensors on the fullest accelerator, and of this process; None if unknown."""
 
     device: float | None
     host: float | None
@@ -54,14 +53,13 @@ UNKNOWN = Peak(None, None)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Restarts the accelerators' peak; the host's counts from the process's start."""
+    """Restarts the accelerators' peak; the host's always counts from the start."""
     for one, module in _accelerators(device):
         if hasattr(module, "reset_peak_memory_stats"):
             module.reset_peak_memory_stats(one)
 
 
 def peak(device: torch.device) -> Peak:
-    """The peak since `reset_peak`."""
     counted = [
         module.max_memory_allocated(one)
         for one, module in _accelerators(device)

@@ -5,7 +5,7 @@ until they cannot be the best: unscored examples count as right (`evaluation.sco
 holds; only the order of other runs is approximate.
 
 The others come in waves of 2, 4, 8, … runs. Each wave has to reach the best before it, on examples in one
-order, the hardest first. So results do not depend on how many are scored at once.
+order, so results do not depend on how many are scored at once.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RankingSample:
 
     @classmethod
     def of(cls, examples: Examples, split: str, share: float) -> RankingSample:
-        """Draws the sample, the same for all batch sizes: a continued run may have another."""
+        """Draws the sample, the same for all batch sizes."""
         random, part, rest = np.random.default_rng(_SEED), {}, {}
         for name, order in examples.order(split).items():
             drawn = random.permutation(len(order))[order] < math.ceil(share * len(order))
@@ -83,7 +83,7 @@ class RankingSample:
         return Piece(limit={name: len(part) for name, part in self.part.items()})
 
     def order(self, best: Evaluation | None = None, pool: Sequence[Evaluation] = ()) -> Order:
-        """The part, then the rest; first of it the examples where `best`, then `pool`, do worst."""
+        """The part, then the rest, where the hardest examples for `best`, then `pool`, come first."""
         rest = self.rest if best is None else self.examples.hardest(self.split, self.rest, best, pool)
         return {name: np.concatenate([part, rest[name]]) for name, part in self.part.items()}
 
@@ -100,13 +100,6 @@ class RankingSample:
 
 @dataclass
 class _SampledRun:
-    """A run that is ranked.
-
-    Attributes:
-        place: in the pool.
-        on_part: its score on the part.
-    """
-
     name: str
     place: int
     evaluation: Evaluation
@@ -199,7 +192,7 @@ class _PartialRanking:
     def _threshold(self, run: _SampledRun) -> Threshold | None:
         """The threshold to become the best; None for the first run.
 
-        Continuous scores vary with the batches, so runs within `margin` count as well.
+        Continuous scores vary with the batches, so runs within `margin` count, too.
         """
         if self.best is None:
             return None

@@ -1,4 +1,4 @@
-"""Ranks the runs of a pool, by scoring each or by listed scores."""
+"""Ranks the runs of a pool by scoring each, or by listed scores."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _NEAR = 1e-3
-"""Within this share of the best score, runs may change places in other batches."""
+"""Runs within this share of the best score may change places in other batches."""
 _WILD = 0.25
-"""A larger relative difference between a listed score and ours gets a warning."""
+"""Warns if a listed score differs from ours by more than this share."""
 _UNITS = 20
-"""A larger factor between listed scores gets a warning: percent are 100 times shares."""
+"""Warns if listed scores differ by more than this factor: percent are 100 times shares."""
 
 NONE_SCORED = "no run of the pool can be scored; the reasons are above"
 ALL_NAN = "every run of the pool scores NaN on the held-out set: there is nothing to rank"
@@ -117,12 +117,10 @@ def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMeth
 
 
 def unscored(pool: Pool) -> list[Ranked]:
-    """The runs with NaN for scores."""
     return [Ranked(run.name, math.nan, training_step(run)) for run in pool]
 
 
 def steps_of(runs: Sequence[Ranked]) -> dict[str, int]:
-    """The known training steps."""
     return {run.name: run.step for run in runs if run.step is not None}
 
 
@@ -161,7 +159,6 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
 
 
 def ranking_requests(names: Sequence[str], recipes: Recipes, **options: Any) -> list[Request]:
-    """Makes a request for each run by itself."""
     return [
         Request(f"ranking {name} ({number} of {len(names)})", recipes.single(name), run=name, **options)
         for number, name in enumerate(names, start=1)

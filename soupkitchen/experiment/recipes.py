@@ -1,4 +1,4 @@
-"""Turns a search's mixtures into recipes, which hold all that weights depend on."""
+"""Makes recipes, which hold all that weights depend on, from a search's mixtures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ class Recipes:
         ]
 
     def contest(self, proposed: Proposal | Choice) -> Contest:
-        """Makes a candidate for each proposal and method."""
         choice = proposed if isinstance(proposed, Choice) else Choice((proposed,))
         candidates = [
             Candidate(proposal, recipe)

@@ -27,7 +27,7 @@ from soupkitchen.store.events import Event
 from soupkitchen.tasks import Several
 
 _ROWS, _ORDER = "rows ", "order "
-"""Before a task's name, if not all is scored: its predictions, and the numbers of their examples."""
+"""Prefixes of task names if not all is scored: predictions, and their example numbers."""
 
 
 class Keys(Protocol):
@@ -56,7 +56,7 @@ class Scored:
         merge_seconds: for reading, merging and filling the model.
         cached: known before.
         order: of scoring, by task.
-        examples_known: examples of earlier pieces.
+        examples_known: from earlier pieces.
     """
 
     recipe: Recipe
@@ -83,7 +83,6 @@ class Scores:
     """The scores of one pool's recipes.
 
     Args:
-        ledger: notes and recalls evaluations.
         own: the run's own evaluations; None to store none.
         shared: the cache of all runs.
         on_error: "skip" goes on without a recipe that cannot be scored.
@@ -107,14 +106,11 @@ class Scores:
         self._memory: dict[tuple[str, str], Scored] = {}
 
     def score(self, request: Request, anew: bool = False) -> Scored:
-        """Scores one request.
-
-        Args:
-            anew: score it again, in the present batches.
+        """Scores one request; `anew` even if it was scored, in the present batches.
 
         Raises:
             CandidateError: if it fails because of the weights, and errors may be skipped.
-            CheckpointError: if it fails and errors may not be skipped, or files changed meanwhile.
+            CheckpointError: if it fails and errors may not be skipped, or files changed.
             MachineError: if it fails for another reason.
             SaveError, JournalError: if the run's own files cannot be written.
         """
@@ -132,10 +128,8 @@ class Scores:
         """Yields the results in order, as if requests were scored one after the other.
 
         Args:
-            threshold: the present threshold of a request by number, which may rise with results; None for its
-                own.
+            threshold: of a request by number; it may rise with results. None for its own.
             skips: note a failure and go on.
-            anew: score requests again.
 
         Raises:
             CandidateError: if a recipe cannot be scored, unless `skips`.
@@ -177,7 +171,6 @@ class Scores:
             raise DataError(f"{what} scores NaN on the held-out set; search.on_error=skip goes on without it")
 
     def _look_up(self, request: Request, anew: bool) -> Scored | Unscorable | None:
-        """The known result; None if there is none."""
         key = request.recipe.digest, request.split
         if key in self._memory and not anew:
             remembered = self._memory[key]
@@ -188,7 +181,6 @@ class Scores:
         return None if evaluation is None else self._note(request, evaluation, cached=True)
 
     def _recalled(self, request: Request) -> Scored | Unscorable:
-        """The result in the journal."""
         event = self.ledger.recall_scoring(journal_key(request, self.keys), request.split)
         if event["event"] == "error":
             return Unscorable(request.recipe, event["reason"])
@@ -240,7 +232,6 @@ class Scores:
     def _note(
         self, request: Request, evaluation: Evaluation, merge_seconds: float = 0.0, cached: bool = False
     ) -> Scored:
-        """Notes an evaluation and stores its predictions."""
         self.keys.check(request.recipe)
         key = None
         if (evaluation.complete or request.piece) and (self._own or self._shared):
@@ -313,7 +304,7 @@ def outputs_of(evaluation: Evaluation) -> dict[str, Rows]:
 
 
 def evaluation_of(outputs: Mapping[str, Rows], split: str, tasks: Several, examples: Examples) -> Evaluation:
-    """Rebuilds the evaluation from its `outputs_of`."""
+    """The inverse of `outputs_of`."""
     parts, references = {}, examples.references(split)
     for name, right in references.items():
         metric = tasks.tasks[name].metric
@@ -326,7 +317,7 @@ def evaluation_of(outputs: Mapping[str, Rows], split: str, tasks: Several, examp
 
 
 def stopped(event: Event, examples: Examples) -> Evaluation:
-    """The evaluation of an event without stored predictions: scoring stopped early."""
+    """The evaluation of an event without stored predictions, after an early stop."""
     sizes = examples.sizes(event["split"])
     parts = {
         name: Part(score, None, (), number, sizes[name]) for name, (score, number) in event["parts"].items()

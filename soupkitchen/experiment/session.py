@@ -1,4 +1,4 @@
-"""A run in its folder, one process at a time, and its result; for the command line and Python alike."""
+"""A run in its folder, by one process at a time, and its result."""
 
 from __future__ import annotations
 
@@ -137,16 +137,14 @@ log = logging.getLogger("soupkitchen")
 def carry_out(
     config: Mapping[str, Any], folder: Path, build: Callable[[Path], Experiment], overwrite: bool = False
 ) -> Result:
-    """Runs or continues the run of `config` in `folder`; a finished one is not repeated.
+    """Runs or continues the run of `config` in `folder`; does not repeat a finished one.
 
     Args:
-        config: the options by group.
-        folder: the run's own; may be missing.
-        build: makes the experiment if there is work to do.
+        build: makes the experiment; called only if there is work to do.
         overwrite: move earlier results aside.
 
     Raises:
-        SoupkitchenError: for an error that the user can put right.
+        SoupkitchenError: if something is wrong that the user can put right.
     """
     launch.check()
     with stopwatch.run(), soft_if_refused():
@@ -202,7 +200,7 @@ def _carry_out(
 
 @contextmanager
 def _still_there(folder: Path) -> Iterator[None]:
-    """Says so if an error came from somebody removing the folder."""
+    """Replaces an error if it came from somebody removing the folder."""
     try:
         yield
     except (OSError, SoupkitchenError) as error:
@@ -235,7 +233,6 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers and datasets."""
     library = transformers.utils.logging
     with ExitStack() as undo:
         undo.callback(library.set_verbosity, library.get_verbosity())

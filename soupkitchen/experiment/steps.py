@@ -20,11 +20,7 @@ _NAN = {"decision": "error", "reason": "its score is NaN"}
 
 
 class Steps:
-    """Notes steps in the ledger and the log.
-
-    Args:
-        rule: the gain that candidates need, in words.
-    """
+    """Notes steps in the ledger and the log; `rule` is the gain that candidates need, in words."""
 
     def __init__(self, scores: Scores, rule: str) -> None:
         self._scores, self._ledger, self._rule = scores, scores.ledger, rule
@@ -43,11 +39,9 @@ class Steps:
         self._note("rank", name, scored, **row)
 
     def started(self, name: str, scored: Scored) -> None:
-        """Notes the search's first soup."""
         self._note("merge", name, scored, decision="start", soup_size=scored.recipe.size)
 
     def returned(self, scored: Scored, reason: str) -> None:
-        """Notes that the soup is a single run after all."""
         (name,) = scored.recipe.ingredients
         log.info("keep     %-24s %s: %s", name, self.shown(scored), reason)
         self._note("merge", name, scored, decision="keep", soup_size=1, rule=self._rule, reason=reason)
@@ -55,7 +49,6 @@ class Steps:
     def failed(
         self, stage: str, name: str, ingredients: Sequence[str], reason: str, size: int | None = None
     ) -> None:
-        """Notes a recipe that cannot be scored."""
         log.warning("error    %-24s %s", name, reason)
         row = Step(stage, name, ingredients=tuple(ingredients), soup_size=size)
         self._ledger.step(replace(row, decision="error", reason=reason))
@@ -118,7 +111,7 @@ class Steps:
         self._ledger.entry(entry)
 
     def unscored(self, name: str, kind: str, score: float) -> None:
-        """Notes a run with a listed score, or one from a part of the examples."""
+        """Notes a run with a listed or partial score."""
         self._ledger.entry(Entry(name, kind, (name,), score))
 
     def shown(self, scored: Scored, metric: bool = True) -> str:

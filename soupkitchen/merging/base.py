@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 
 class Ingredient(Protocol):
-    """The facts of an ingredient that methods may use."""
-
     @property
     def fingerprint(self) -> str:
         """Equal for equal weights; may read the files."""
@@ -58,10 +56,6 @@ class Origin(NamedTuple):
     """The ingredient and name of a tensor.
 
     Attributes:
-        ingredient: the run.
-        tensor: the tensor's name.
-        weight: the ingredient's.
-        shape: the tensor's.
         survey: the result of the method's `survey`.
         plan: the result of the method's `plan`; None if not made yet.
     """
@@ -80,8 +74,8 @@ class Method:
 
     Attributes:
         weights: by name of run, 1 by default; or `ByScore`, `ByStep`.
-        recalibrate_batchnorm: batches of training data on which batch-norm statistics are recomputed; 0 to
-            average them, which often hurts.
+        recalibrate_batchnorm: training batches on which batch-norm statistics are recomputed; 0 to average
+            them, which often hurts.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -101,10 +95,10 @@ class Method:
     late: ClassVar[tuple[str, ...]] = ()
     """Options that only `result` uses: methods that differ just in these share a running state."""
     keeps_untouched = True
-    """True if a tensor stays as it is if all runs, and the base if needed, have it."""
+    """True if a tensor that all runs, and the base if needed, have in common stays as it is."""
     keeps_equal = False
-    """True if a tensor stays as it is if all runs have it with positive weights, whatever the base has; it
-    is then not merged.
+    """True if a tensor that all runs have in common stays as it is for positive weights, whatever the base
+    has; it is then not merged.
     """
 
     def __post_init__(self) -> None:
@@ -112,14 +106,13 @@ class Method:
         check_weights(self.weights, negative=self.negative_weights)
 
     def weight(self, ingredient: str) -> float:
-        """The weight of the ingredient with this name."""
         weights = parsed(self.weights)
         assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
         by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
         return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:
-        """Computes weights by score, if any; `scores` are higher better."""
+        """The method with weights by score, if any, made numbers; `scores` are higher better."""
         weights = parsed(self.weights)
         if not isinstance(weights, ByScore):
             return self
@@ -130,7 +123,7 @@ class MergeMethod(Method):
     """A merge method that is a fold. State and measure are private to it."""
 
     surveys = False
-    """True if it has to see all tensors of an ingredient first."""
+    """True if `survey` has to see all tensors of an ingredient first."""
 
     stepwise = False
     """True if `measure` uses the state, or is as large as the tensor."""
@@ -177,7 +170,7 @@ class MergeMethod(Method):
 class StackMethod(Method):
     """A merge method that is no fold: it needs all ingredients of a tensor at once.
 
-    Each candidate costs a reading of all ingredients; `merge` needs memory for all of a tensor.
+    Each candidate costs a reading of all ingredients.
     """
 
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:

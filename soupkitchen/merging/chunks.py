@@ -10,7 +10,7 @@ import torch
 from soupkitchen.merging.base import Vector
 
 CPU_CHUNK = 1 << 18
-"""Elements: enough to share among torch's threads, few enough for the cache."""
+"""Elements: enough to share among threads, few enough for the cache."""
 GPU_CHUNK = 1 << 26
 _MOST_KEPT = (32 << 20) - (1 << 16)
 """Bytes; glibc learns from blocks of up to 32 MiB."""
@@ -42,10 +42,7 @@ def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1)
 def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
     """⟨a, b⟩ for all pairs of flat float32 vectors of one length: float64 (n, n), on the host.
 
-    Sums are float64 and stay on the device until the end, so the host waits once.
-
-    Args:
-        device: of the products; vectors may lie elsewhere.
+    Sums are float64 and stay on the device until the end, so the host waits once. Vectors may lie elsewhere.
     """
     total = torch.zeros(len(vectors), len(vectors), dtype=widest(device), device=device)
     for part in chunks(vectors[0].numel(), device, beside=len(vectors)):

@@ -3,7 +3,7 @@
 With wᵢ the weights, δ̂ᵢ the sparse task vectors, and vᵢ = wᵢδ̂ᵢ:
 
 - `Sum`, without consensus: Σ vᵢ, divided by Σ wᵢ if normalised;
-- `Mass` and `Count` (TIES): a sign γ for each entry, by mass (the sign of Σ vᵢ) or by count (of Σ sign vᵢ), +
+- `Mass` and `Count` (TIES): a sign for each entry, by mass (the sign of Σ vᵢ) or by count (of Σ sign vᵢ), +
   if that is 0; then Σ of the vᵢ of that sign, divided by their Σ |wᵢ| if normalised, 0 if there are none.
 
 All are running sums. Sums of weights take a byte as long as all weights are whole numbers.
@@ -153,7 +153,7 @@ class Count:
 
 
 def _no_weights(like: torch.Tensor, used: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Zero weights of positive and of negative entries, and their sum; empty if not `used`."""
+    """Zero weights by sign, and their sum; empty if not `used`."""
     size = like.numel() if used else 0
     positive, negative = (torch.zeros(size, dtype=torch.int8, device=like.device) for _ in range(2))
     return positive, negative, 0.0
@@ -188,7 +188,6 @@ def _elected(votes: torch.Tensor) -> torch.Tensor:
 
 
 def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch.Tensor) -> torch.Tensor:
-    """Divides `merged` in place by the weight of the elected sign."""
     positive, negative = state.positive_weight, state.negative_weight
     if positive.dtype == torch.int8:
         least: float = 1

@@ -1,8 +1,8 @@
-"""The Karcher mean: the point on the sphere that is nearest to all ingredients along its surface.
+"""The Karcher mean: the point on the sphere nearest to all ingredients along its surface.
 
-Each tensor is a direction and a length. Steps in the tangent plane find the mean direction: seen from the
-present guess m, an ingredient u lies at the angle φ = arccos⟨m, u⟩ along u − ⟨m, u⟩m; m moves along their
-weighted mean. The result has the weighted mean length.
+Each tensor is a direction and a length. Steps in the tangent plane find the mean direction: from the present
+guess m, an ingredient u lies at the angle φ = arccos⟨m, u⟩ along u − ⟨m, u⟩m; m moves along their weighted
+mean. The result has the weighted mean length.
 
 Karcher 1977, "Riemannian center of mass and mollifier smoothing".
 """
@@ -79,6 +79,5 @@ def _length(coefficients: np.ndarray, units: np.ndarray) -> float:
 
 
 def _unit(coefficients: np.ndarray, units: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """Scales to length 1; `otherwise` if the length is 0."""
     length = _length(coefficients, units)
     return coefficients / length if length > _NEARLY_ZERO else otherwise

@@ -1,7 +1,7 @@
 """Model Stock: the angle between fine-tunes decides how far to go from the base to their average.
 
 θ₀ + t·(mean θᵢ − θ₀), with t = k·c / (1 + (k − 1)·c) and c the mean pairwise cosine of the task vectors. With
-unit vectors uᵢ = δᵢ/‖δᵢ‖, c = (‖Σuᵢ‖² − k)/(k(k − 1)), so a running sum of unit vectors is enough.
+unit vectors uᵢ = δᵢ/‖δᵢ‖, c = (‖Σuᵢ‖² − k)/(k(k − 1)), so a running sum is enough.
 
 Jang et al. 2024, "Model Stock: All we need is just a few fine-tuned models", arXiv 2403.19522.
 """
@@ -38,7 +38,7 @@ class StockMeasure(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelStock(MergeMethod):
-    """Averages task vectors and shrinks the average towards the base. All ingredients weigh the same.
+    """Averages task vectors with equal weights, and shrinks the average towards the base.
 
     A task vector of zeros (a frozen tensor) counts as orthogonal to the others. If ingredients cancel so that
     the formula divides by zero, the base is kept.

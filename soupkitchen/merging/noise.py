@@ -1,7 +1,7 @@
 """Random numbers that depend only on a seed, the ingredient's fingerprint and the tensor's name.
 
-Each block has its own stream (SFC64, seeded by a hash), so any slice can be drawn alone. They are the same on
-every device.
+Each block has its own stream (SFC64, seeded by a hash), so any slice can be drawn alone, the same on every
+device.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _stream(key: int, block: int) -> np.random.SFC64:
 
 
 class _Hashed(ISeedSequence):
-    """Seeds a generator by a hash: as good as numpy's SeedSequence, in a tenth of the time."""
+    """Seeds a generator by a hash: as good as numpy's SeedSequence, ten times as fast."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name

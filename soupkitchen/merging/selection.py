@@ -2,11 +2,10 @@
 
 A sample gives two bounds that almost surely enclose the k-th largest. One pass counts the magnitudes above
 and gathers those between, some 2 % of a long vector; quickselect finds the k-th largest among these. If the
-sample misled, all magnitudes are gathered, so the result is always exact. The earlier of equal magnitudes is
-chosen first, so that every device chooses the same k elements.
+sample misled, all are gathered, so the result is always exact. The earlier of equal magnitudes is chosen, so
+that every device chooses the same k.
 
-On an accelerator, where the host should not wait for each chunk, `_counted` finds the bits of the k-th
-largest by counting.
+On an accelerator, where the host should not wait for each chunk, `_counted` is used.
 """
 
 from __future__ import annotations
@@ -191,7 +190,6 @@ def _bin_of(x: Vector, k: int, bin_of: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def _position_of_tie(x: Vector, threshold: float, wanted: int) -> int:
-    """The place of the last of `wanted` magnitudes equal to `threshold`."""
     position = torch.full((), -1, dtype=torch.int64, device=x.device)
     before = torch.zeros((), dtype=torch.int64, device=x.device)
     for part in chunks(x.numel(), x.device):

@@ -165,8 +165,6 @@ class MagnitudeOutliers(Sparsifier):
 
 
 class Draw(NamedTuple):
-    """The key of a tensor's random numbers, and the factor of survivors."""
-
     key: int
     scale: float
 

@@ -7,8 +7,8 @@ the average with
 
     c₀ = 1 − w₁,  cⱼ = wⱼ − wⱼ₊₁,  c_k = w_k
 
-which are at least 0 and sum to 1. That is exact for the updates of this run; with a decayed rate the updates
-would differ, to second order in the rate.
+which are at least 0 and sum to 1. That is exact for this run's updates; a decayed rate would have made
+others, to second order in the rate.
 
     linear          wᵢ = 1 − x with x = i/(k + 1): the plain average, cⱼ = 1/(k + 1)
     cosine          wᵢ = (1 + cos πx)/2
@@ -169,10 +169,8 @@ def softmax(scores: Mapping[str, float], temperature: float) -> dict[str, float]
 
 
 def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
-    """Checks that weights by name belong to runs.
-
-    Raises:
-        ConfigError: if a name is no run's.
+    """Raises:
+    ConfigError: if a weight's name is no run's.
     """
     by_name = parsed(weights)
     if isinstance(by_name, (ByScore, ByStep)):
@@ -191,10 +189,8 @@ def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
 
 
 def check_weights(weights: Weights | None, *, negative: bool) -> None:
-    """Checks weights by name.
-
-    Raises:
-        ConfigError: if one is 0, no finite number, or negative without `negative`.
+    """Raises:
+    ConfigError: if a weight is 0, no finite number, or negative without `negative`.
     """
     by_name = parsed(weights)
     if isinstance(by_name, (ByScore, ByStep)):

@@ -43,7 +43,6 @@ class AcceptRule:
 
     @property
     def text(self) -> str:
-        """The rule in tables."""
         return {
             "any": "any",
             "better": "gain > 0",
@@ -53,10 +52,10 @@ class AcceptRule:
         }[self.kind]
 
     def check(self, least_p: float | None) -> None:
-        """Checks that some gain can be accepted; `least_p` is the least possible p-value, None for none.
+        """Checks that some gain can be accepted.
 
         Raises:
-            ConfigError: if none can.
+            ConfigError: if none can, because `least_p` is too large or None.
         """
         if self.kind != "significant":
             return
@@ -120,7 +119,7 @@ class Ranked:
 
     Attributes:
         score: on held-out, higher better.
-        step: the training step; None if unknown.
+        step: the training step, if known.
         partial: the score is of a part of the examples.
     """
 
@@ -135,8 +134,8 @@ class Mixture:
     """Runs to be merged, in this order; repeats are allowed.
 
     Attributes:
-        coefficients: factors of the weights from the merge method; None for 1.
-        options: of the merge method, by dotted name, that replace its own.
+        coefficients: factors of the merge method's weights; None for 1.
+        options: of the merge method, by dotted name, to replace its own.
     """
 
     ingredients: tuple[str, ...]
@@ -144,20 +143,17 @@ class Mixture:
     options: Mapping[str, float] = field(default_factory=dict)
 
     def plus(self, name: str, coefficient: float = 1.0) -> Mixture:
-        """Adds a run."""
         if self.coefficients is None and coefficient == 1.0:
             return Mixture((*self.ingredients, name), None, self.options)
         return Mixture((*self.ingredients, name), (*self.shares, coefficient), self.options)
 
     def without(self, position: int) -> Mixture:
-        """Drops one ingredient."""
         others = [index for index in range(len(self.ingredients)) if index != position]
         coefficients = self.coefficients and tuple(self.coefficients[index] for index in others)
         return Mixture(tuple(self.ingredients[index] for index in others), coefficients, self.options)
 
     @property
     def shares(self) -> tuple[Coefficient, ...]:
-        """The coefficients, 1 by default."""
         return self.coefficients or (1.0,) * len(self.ingredients)
 
 
@@ -167,7 +163,7 @@ class Proposal:
 
     Attributes:
         candidate: its name in tables: the added run, or another.
-        unscored: if it adds several runs at once, those before the last; each gets a row without a score.
+        unscored: further runs that it adds before the last; each gets a row without a score.
         variant: its name in tables among several of the same candidate.
         among: the name of its set, if the search takes the best of many independent mixtures.
     """
@@ -184,8 +180,7 @@ class Choice:
     """Proposals of which the best accepted one becomes the soup, the first among equals.
 
     Attributes:
-        exact: how many of the best need full scores; others are scored until they cannot be among them or be
-            kept.
+        exact: how many of the best need full scores.
     """
 
     proposals: tuple[Proposal, ...]
@@ -213,7 +208,7 @@ class Facts:
 
     Attributes:
         options: the method's, by dotted name.
-        subtracts: it takes coefficients below 0.
+        subtracts: the method takes coefficients below 0.
         weighs: it uses coefficients at all.
         layers: of the model; 0 if unknown.
     """
@@ -225,7 +220,7 @@ class Facts:
 
 
 class Search:
-    """A search strategy. Subclasses are frozen dataclasses with options and no state."""
+    """A search strategy: a frozen dataclass with options and no state."""
 
     on_error: OnError
     """"skip" goes on without a candidate that cannot be scored, "stop" ends the run."""
@@ -237,8 +232,6 @@ class Search:
     """
 
     ranking: Ranking = "full"
-    """The ranking before the search."""
-
     again = False
     """True if the same runs are merged often, with other coefficients."""
 
@@ -292,8 +285,8 @@ class Guarded(Search):
     Attributes:
         accept: "better", "not_worse", ``{margin: x}`` or ``{significant: α}``; see `AcceptRule`.
         on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-        ranking: "full" ranks by all held-out data, ``{examples: 0.1}`` by a tenth: the best run is still
-            exact, the order of the others is not.
+        ranking: "full" ranks by all held-out data, ``{examples: 0.1}`` by a tenth; the best run is still
+            exact.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -322,7 +315,6 @@ def rank(pool: Sequence[Ranked]) -> list[Ranked]:
 
 
 def candidates_of(pool: Sequence[Ranked], most: int | None = None) -> list[str]:
-    """The names of the best runs, `most` of them if given."""
     return [run.name for run in rank(pool)][:most]
 
 
@@ -333,7 +325,7 @@ Phase = Callable[[Sequence[Ranked], Mixture, Sequence[Trial]], Sequence[Proposal
 def in_turn(
     phases: Sequence[Phase], pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> Sequence[Proposal | Choice]:
-    """The next proposals of several phases, each of which starts with the soup of the one before."""
+    """The next proposals of phases, each of which starts with the soup of the one before."""
     soup, left = start, trials
     for phase in phases:
         proposed, soup, left = played(phase, pool, soup, left)
@@ -345,7 +337,7 @@ def in_turn(
 def played(
     phase: Phase, pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> tuple[Sequence[Proposal | Choice], Mixture, Sequence[Trial]]:
-    """A phase's proposals after these trials, its soup then, and the trials left for later phases."""
+    """A phase's proposals after these trials, its soup, and the trials left for later phases."""
     soup, left = start, deque(trials)
     own_trials: list[Trial] = []
     while proposed := phase(pool, soup, own_trials):
@@ -358,7 +350,6 @@ def played(
 
 
 def _taken(proposed: Sequence[Proposal | Choice], left: deque[Trial]) -> list[Trial]:
-    """The trials of these proposals, up to the first kept one."""
     taken: list[Trial] = []
     for entry in proposed:
         size = len(entry.proposals) if isinstance(entry, Choice) else 1

@@ -33,32 +33,30 @@ if TYPE_CHECKING:
     from soupkitchen.search.space import Space
 
 _STILL = 1e-3
-"""The search ends if no coordinate's standard deviation is larger."""
+"""The search ends once all standard deviations are smaller."""
 
 
 @dataclass(frozen=True)
 class Evolve(Guarded):
     """Searches coefficients with CMA-ES, starting at a soup that is found first.
 
-    A coefficient multiplies the method's weight. The soup is the best mixture that was accepted, the initial
-    one included. Half of a generation become parents, and only these are scored in full.
+    A coefficient multiplies the method's weight. The soup is the best accepted mixture, the initial one
+    included. Half of a generation become parents, and only these are scored in full.
 
     It fits the held-out data more closely than greedy does: look at the test score, too.
 
     Attributes:
         initial: the greedy soup, the uniform one, or the best run.
         evaluations: the number of mixtures, beside those for the initial soup.
-        examples: the number of examples scored for these; None for no limit. The generation that reaches it
-            is the last.
+        examples: scored for these at most; None for no limit. The generation that reaches it is the last.
         population: mixtures in a generation, at least 6, since with fewer `cma` ranks non-parents, too; None
             for 4 + ⌊3 ln n⌋ with n searched numbers.
-        sigma: the first generation's standard deviation; 1 is a run's full weight, or the width of an
-            option's range.
+        sigma: the first standard deviation; 1 is a run's full weight, or the width of an option's range.
         layers: parts of the model's depth with their own coefficients.
         negative: allow coefficients below 0 if the method subtracts; else they count as 0.
         options: ranges of the method's options, by dotted name: ``{scale: [0.2, 1.5], sparsifier.density:
             [0.1, 0.9]}``; `scale` is searched by its logarithm.
-        candidates: the number of best runs that take part; None for all.
+        candidates: the number of best runs; None for all.
 
     Raises:
         ConfigError: if an option is out of range.
@@ -140,7 +138,6 @@ class Evolve(Guarded):
     def _initial(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """Proposes as the initial search does."""
         if self.initial == "greedy":
             return Greedy(self.accept, candidates=self.candidates).propose(pool, soup, trials)
         if self.initial == "uniform" and not trials:
@@ -202,7 +199,7 @@ def _unwarned() -> Iterator[None]:
 
 
 def _ranks(tried: Sequence[Trial]) -> list[float]:
-    """Each member's rank, 0 for the best; the first among equals; without a full score last."""
+    """Ranks, 0 for the best; the first among equals; without a full score last."""
     scores = [-math.inf if trial.score is None else trial.score for trial in tried]
     finite = [-math.inf if math.isnan(score) else score for score in scores]
     ranks = [0.0] * len(tried)

@@ -108,7 +108,6 @@ class Greedy(Guarded):
         return [Choice(tuple(one for name in names for one in self._scaled(soup, name)))]
 
     def _with(self, soup: Mixture, name: str) -> Proposal | Choice:
-        """The soup and one more run, once for each scale."""
         proposals = self._scaled(soup, name)
         return proposals[0] if self.candidate_scale is None else Choice(tuple(proposals))
 

@@ -15,11 +15,7 @@ _DIGITS = 6
 
 @dataclass(frozen=True)
 class Range:
-    """An option's range; place 0 is the low end, 1 the high one.
-
-    Attributes:
-        name: dotted.
-    """
+    """An option's range; place 0 is the low end, 1 the high one."""
 
     name: str
     low: float
@@ -53,10 +49,8 @@ class Space:
     """Vectors, float64 (runs × parts + ranges,): each run's coefficients by part, then the options.
 
     Attributes:
-        runs: in merge order.
         parts: of the model's depth.
         negative: keep coefficients below 0; else they count as 0.
-        ranges: of the searched options.
     """
 
     runs: tuple[str, ...]
@@ -80,7 +74,6 @@ class Space:
 
     @property
     def coefficients(self) -> int:
-        """The number of coefficients in a vector."""
         return len(self.runs) * self.parts
 
     def inside(self, point: np.ndarray) -> np.ndarray:
@@ -111,5 +104,4 @@ class Space:
         return Mixture(tuple(self.runs[at] for at in taken), tuple(coefficients), options)
 
     def shown(self, mixture: Mixture) -> str:
-        """The options of a mixture in tables."""
         return ", ".join(f"{name}={value:g}" for name, value in mixture.options.items())

@@ -1,7 +1,7 @@
 """The best window of one run: soups of its last checkpoints.
 
-Averaging the last checkpoints of a run at constant learning rate imitates a decay of that rate over these
-steps. Held-out data decides how many:
+Averaging the last checkpoints of a run at constant learning rate imitates a decay over these steps. Held-out
+data decides how many:
 
     the soup is the best single checkpoint
     for each number of checkpoints, the smallest first:
@@ -66,7 +66,6 @@ class Window(Guarded):
                 yield Proposal(name, mixture, among="windows")
 
     def _durations(self, most: int) -> list[int]:
-        """The lengths of windows of up to `most` checkpoints, shortest first."""
         if self.durations == "all":
             return list(range(2, most + 1))
         if self.durations == "geometric":
@@ -76,10 +75,7 @@ class Window(Guarded):
 
 
 def check_steps(runs: Sequence[Ranked], option: str) -> None:
-    """Checks that runs have different known training steps.
-
-    Args:
-        option: the one that needs them, as on the command line.
+    """Checks that runs have different known training steps, which `option` needs.
 
     Raises:
         ConfigError: if a step is unknown, or two are equal.

@@ -1,9 +1,9 @@
 """Coefficients of ingredients, by tensor: one number, or one for each part of the model's depth.
 
-A tensor's depth follows from its name in the files. Layers are numbered parts: ``h.7.…``,
-``encoder.layer.7.…``, ``stages.2.layers.5.…``. Of nested numbers the outermost counts (a layer holds its
-experts and sublayers), but the blocks of a stage are layers of their own (ResNet, Swin). Stacks come in this
-order: vision and audio, encoders, decoders, heads.
+A tensor's depth follows from its name in the files. Layers are numbered: ``h.7.…``, ``encoder.layer.7.…``,
+``stages.2.layers.5.…``. Of nested numbers the outermost counts (a layer holds its experts and sublayers), but
+blocks of a stage are layers of their own (ResNet, Swin). Stacks come in this order: vision and audio,
+encoders, decoders, heads.
 
 A tensor outside of layers goes with the nearest stacks by name: embeddings and stems with their first layer,
 all others (final norms, poolers, heads) with the last.
@@ -33,7 +33,7 @@ def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str],
 
 
 def plain(coefficient: Any) -> Coefficient:
-    """A coefficient as plain numbers; equal numbers for all parts become one.
+    """Plain numbers; equal ones for all parts become one.
 
     Raises:
         TypeError, ValueError: if it is no coefficient.
@@ -82,11 +82,10 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
 
 
 _STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
-"""The word before a layer's number."""
 _JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
 """A layer and its number in one word, as torchvision's ``layer1``."""
 _INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
-"""The word between the numbers of a stage and of its block."""
+"""The word between a stage's number and its block's."""
 _LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
 _FIRST = re.compile(
     r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
@@ -108,7 +107,7 @@ class Numbered(NamedTuple):
         home: the module that holds the stack, "" for the model.
         stack: its name there.
         number: of the layer or stage.
-        inner: of the block in a stage, or None.
+        inner: of a block in the stage.
     """
 
     home: str
@@ -185,7 +184,7 @@ def _numbered(name: str) -> list[Numbered]:
 
 
 def _inner(rest: list[str]) -> int | None:
-    """The block's number, from the words after the stage's number."""
+    """The block's number, from the words after the stage's."""
     if len(rest) > 2 and _INNER.fullmatch(rest[0]):
         rest = rest[1:]
     return int(rest[0]) if len(rest) > 1 and rest[0].isdecimal() else None
@@ -222,7 +221,6 @@ def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
 
 
 def _common(one: list[str], other: list[str]) -> int:
-    """The length of the common beginning."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 

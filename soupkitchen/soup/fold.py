@@ -1,4 +1,4 @@
-"""Folds: one tensor's running state and its operands, processed in chunks."""
+"""Folds: one tensor's running state and its operands, in chunks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ AnyMethod = MergeMethod | StackMethod
 
 
 Plans = dict[tuple[Ingredient, str], Any]
-"""A method's plans by run and tensor name; they depend on neither state nor weight."""
+"""A method's plans by run and tensor name."""
 
 Remarks = list[str | None]
-"""A method's remarks on the tensors of one merge."""
 
 
 class Operand(NamedTuple):
@@ -29,7 +28,7 @@ class Operand(NamedTuple):
 
     Attributes:
         x: its values or, if `relative`, its task vector.
-        plans: stores the method's plan; None to make it anew.
+        plans: stores the method's plan, or None.
     """
 
     x: torch.Tensor
@@ -54,7 +53,7 @@ class TensorVector:
         return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
-        """The slice, given that of the base in float32."""
+        """The slice, given the base's in float32."""
         x = self._x[part]
         if self._base is None or base is None:
             return x.float()
@@ -80,7 +79,7 @@ class LazyChange:
 
 
 class Fold:
-    """One tensor's running state, processed in chunks."""
+    """One tensor's running state."""
 
     def __init__(
         self,
@@ -110,7 +109,6 @@ class Fold:
         return self._finished(state, finish)
 
     def keep(self, operand: Operand, remarks: Remarks) -> None:
-        """Adds a run to the state."""
         if self._state is None:
             self._state = self._memory.state(self.method, self._elements)
         vector, measure = self._measure(operand, remarks)
@@ -125,7 +123,7 @@ class Fold:
         self._state = type(folded)(*(old if isinstance(old, torch.Tensor) else new for old, new in pairs))
 
     def _stored(self, part: slice, field: Any, old: Any, new: Any) -> Any:
-        """Writes `new` to a part of a field that held `old`, in the new dtype."""
+        """Writes `new` to the part of a field that held `old`, in the new dtype."""
         if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
             if field.dtype != new.dtype:
                 field = self._memory.converted(field, new.dtype)
@@ -133,8 +131,8 @@ class Fold:
         return field
 
     def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor of these runs, with just one chunk of state at a time unless the method is
-        stepwise.
+        """The merged tensor of these runs; unless the method is stepwise, the state of one chunk at a
+        time.
         """
         if self.method.stepwise:
             for operand in operands:
@@ -152,13 +150,11 @@ class Fold:
         return self._finished(state, finish)
 
     def result(self, finish: AnyMethod) -> torch.Tensor:
-        """The merged tensor of the kept runs."""
         return self._finished(lambda part, base: self._slice(part), finish)
 
     def _finished(
         self, state_of: Callable[[slice, torch.Tensor | None], Any], finish: AnyMethod
     ) -> torch.Tensor:
-        """The merged tensor, from each chunk's state."""
         method = self.method if self._instead else finish
         assert isinstance(method, MergeMethod)
         merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
@@ -171,11 +167,9 @@ class Fold:
         return merged
 
     def _base_of(self, part: slice) -> torch.Tensor | None:
-        """A chunk of the base in float32, converted once for all its users."""
         return None if self._base is None else self._base[part].to(self._device, torch.float32)
 
     def _slice(self, part: slice) -> Any:
-        """A chunk of the state, on the device of arithmetic."""
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 

@@ -1,7 +1,7 @@
 """Memory for a soup's running state: on the device, on the host, or in mapped files.
 
 The state takes 4 bytes a parameter for an average, 8 for model stock, 10 for TIES (16 if weights are not
-whole). It overflows from the device to the host, and then to temporary memory-mapped files.
+whole). It overflows from the device to the host, then to memory-mapped files.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class StateMemory:
 
     Args:
         device: of arithmetic; a CPU has only the host's memory.
-        on_device: bytes; None for no limit.
-        on_host: bytes; None for no limit.
+        on_device, on_host: bytes; None for no limit.
         folder: of mapped files; None for the system's temporary folder.
     """
 
@@ -40,7 +39,7 @@ class StateMemory:
         self._left[torch.device("cpu")] = on_host
 
     def state(self, method: MergeMethod, elements: int) -> Any:
-        """The initial state of `method` for a tensor of this size."""
+        """The empty state of `method` for a tensor of this size."""
         state: Any = None
         fields: list[Any] = []
         for part in chunks(elements, self.device):
@@ -56,7 +55,7 @@ class StateMemory:
         return type(state)(*fields)
 
     def converted(self, field: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Converts a field of a state, and frees its old memory."""
+        """Converts a field of a state, and frees the old one."""
         converted = self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
         if field.untyped_storage().filename is None:  # else it lies in a file
             place = next(place for place in self._left if place.type == field.device.type)
@@ -77,7 +76,6 @@ class StateMemory:
         return None
 
     def give_back(self, size: int, place: torch.device) -> None:
-        """Frees bytes that `room` reserved."""
         left = self._left[place]
         self._left[place] = None if left is None else left + size
 

@@ -20,19 +20,17 @@ from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
 
 DtypeOf = Callable[[str, torch.dtype], torch.dtype]
-"""The dtype of a tensor, by name, in a model loaded in the given dtype."""
+"""A tensor's dtype by name, if the model is loaded in the given dtype."""
 
 
 class Mixer:
     """Mixes the runs of one pool.
 
     Args:
-        device: of arithmetic.
         dtype_of: for models that keep some tensors in float32.
         memory: makes the running state's memory; by default on the device.
-        reader: reads uncached tensors; by default each on request.
-        caching: cache tensors, because the same ingredients are merged often with other coefficients. The
-            cache replaces the running state; there are never both.
+        caching: cache tensors, because the same ingredients are merged often. The cache replaces the running
+            state; there are never both.
     """
 
     def __init__(
@@ -61,8 +59,8 @@ class Mixer:
         """Yields (name, tensor) of `recipe`.
 
         Args:
-            growing: recipes follow that share all ingredients but the last, so a running state pays. It does
-                not change the tensors, unless the method says so.
+            growing: recipes follow that share all ingredients but the last, so a running state pays. Unless
+                the method says otherwise, the tensors are the same.
         """
         if (saved := self._saved.get(recipe.digest)) is not None:
             return saved.tensors()
@@ -82,7 +80,6 @@ class Mixer:
     def empty(
         self, recipe: Recipe, memory: StateMemory | None = None, reader: TensorReader | None = None
     ) -> Soup:
-        """An empty soup with the method and dtypes of `recipe`."""
         fold = recipe.fold if recipe.method else ""
         if fold != self._surveyed[0]:
             self._surveyed = fold, {}, {}
@@ -100,7 +97,7 @@ class Mixer:
         )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
-        """Reads the tensors of `recipe` from its saved files from now on, and frees the cache.
+        """Reads the tensors of `recipe` from its saved files from now on; frees the cache.
 
         The running state stays if transformers saves other tensors than the runs have.
         """
@@ -123,7 +120,6 @@ class Mixer:
         self._cache = None
 
     def _with_cache(self, recipe: Recipe) -> Soup:
-        """An empty soup that caches the tensors that it reads."""
         if self._cache is None:
             self.forget()
             self._cache = CachingReader(self._memory())
@@ -153,7 +149,7 @@ class Mixer:
         return self._soup
 
     def _serves(self, recipe: Recipe) -> bool:
-        """Tells whether the running state is of the first ingredients, merged in the same way."""
+        """Tells whether the running state is of the recipe's first ingredients, merged alike."""
         if self._soup is None or self._made is None:
             return False
         size = len(self._soup.ingredients)

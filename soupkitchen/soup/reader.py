@@ -1,7 +1,4 @@
-"""Readers of the runs' tensors: on request, ahead for an accelerator, or cached for a search.
-
-Mapped tensors are cached, too, without a second copy: their pages need no second lookup.
-"""
+"""Readers of the runs' tensors: on request, ahead for an accelerator, or cached for a search."""
 
 from __future__ import annotations
 
@@ -20,15 +17,11 @@ from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 
 _AHEAD = 2
-"""The number of tensors that are read ahead for each run."""
+"""Tensors read ahead for each run."""
 
 
 class TensorReader:
-    """Reads tensors of runs on request.
-
-    Args:
-        device: of arithmetic and of computed tensors.
-    """
+    """Reads tensors of runs on request; computed ones are on `device`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -48,7 +41,6 @@ class TensorReader:
         return run.tensor(name)
 
     def tensors(self, run: Checkpoint) -> Tensors:
-        """Yields (name, tensor) of `run`."""
         for name in run.header:
             yield name, self.tensor(run, name)
 
@@ -62,7 +54,10 @@ class TensorReader:
 
 
 class CachingReader(TensorReader):
-    """Keeps tensors as long as there is room, on the device, else on the host; drops none for another."""
+    """Keeps tensors as long as there is room, on the device, else on the host.
+
+    Mapped tensors are cached, too, without a second copy: their pages need no second lookup.
+    """
 
     def __init__(self, memory: StateMemory) -> None:
         super().__init__(memory.device)
@@ -96,7 +91,7 @@ class CachingReader(TensorReader):
         name: str,
         read: torch.Tensor,
     ) -> torch.Tensor:
-        """Caches a tensor and returns it; one computed on the device is not copied to the host."""
+        """Caches a tensor; one computed on the device is not copied to the host."""
         place = self._memory.room(read.nbytes, on_host=read.device.type == "cpu")
         if place is None:
             return read
@@ -114,10 +109,7 @@ class ReadAhead(TensorReader):
     """Reads a run's tensors ahead in file order, so that an accelerator does not wait.
 
     A thread copies them from mapped files to pinned memory (on CUDA), and sends them on its own stream.
-
-    Args:
-        device: of arithmetic.
-        budget: bytes on their way at once, over all runs.
+    `budget` is the bytes on their way at once, over all runs.
     """
 
     def __init__(self, device: torch.device, budget: int) -> None:
@@ -158,7 +150,7 @@ class ReadAhead(TensorReader):
         return None
 
     def _read_on(self, run: Checkpoint, name: str) -> None:
-        """Starts to read the tensors after `name`, within the budget."""
+        """Starts to read the tensors after `name`."""
         queue = self._pending.setdefault(run, deque())
         if run not in self._following:
             names = list(run.header)
@@ -197,7 +189,7 @@ class ReadAhead(TensorReader):
 
 
 def _touched(mapped: torch.Tensor) -> torch.Tensor:
-    """The tensor; when profiling, its pages are read now, so that the time counts as reading."""
+    """When profiling, reads the tensor's pages now, so that the time counts as reading."""
     if stopwatch.looks and mapped.device.type == "cpu" and mapped.is_contiguous() and mapped.numel():
         mapped.flatten().view(torch.uint8)[:: mmap.PAGESIZE].max()
     return mapped

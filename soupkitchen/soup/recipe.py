@@ -1,7 +1,4 @@
-"""Recipes: a soup's ingredients, coefficients and merge method as plain data.
-
-They can be printed, compared, saved and sent. The method is a tree of options (see `building`).
-"""
+"""Recipes: a soup's ingredients, coefficients and merge method as plain data."""
 
 from __future__ import annotations
 
@@ -29,15 +26,15 @@ _OURS = frozenset(f"{merging.__name__}.{name}" for name in merging.__all__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that weights are made of, as data.
+    """All that weights are made of, as data to print, compare, save and send.
 
     Attributes:
         ingredients: names of runs, in merge order; repeats are allowed.
         coefficients: each one's weight, or its weights by part of the model's depth (see
-            `soup.coefficients`); 0 leaves it out there.
-        method: the merge method's tree, without weights; None for a single run.
+            `soup.coefficients`).
+        method: the merge method's tree of options, without weights; None for a single run.
         dtype: of merged floating-point tensors, as "bfloat16"; None for that of the runs.
-        recalibrate: batches of training data for batch-norm statistics.
+        recalibrate: training batches for batch-norm statistics.
         variant: the name in tables among alternatives; it changes no weights.
     """
 
@@ -77,13 +74,13 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: Any, trust: Collection[str] = ()) -> Recipe:
-        """The recipe in `data` from `to_data`.
+        """The inverse of `to_data`.
 
         Args:
             trust: the user's own classes that it may import.
 
         Raises:
-            ConfigError: if it is no recipe, or names other code.
+            ConfigError: if `data` is no recipe, or names other code.
         """
         recipe = checked(data, cls, "this is no recipe")
         if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
@@ -101,13 +98,12 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the recipe in all processes."""
+        """Equal for equal recipes, in all processes."""
         told = {name: _numbers(part) for name, part in self.to_data().items() if name != "variant"}
         return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
 
     @property
     def size(self) -> int:
-        """The number of ingredients."""
         return len(self.ingredients)
 
     def merge_method(self) -> MergeMethod | StackMethod:
@@ -125,7 +121,7 @@ class Recipe:
         return method
 
     def extends(self, soup: Recipe) -> bool:
-        """Tells whether it is `soup` and one more run, so that a running state of `soup` serves."""
+        """Tells whether it is `soup` and one more run, so that a running state serves."""
         before = self.ingredients[:-1]
         if not before or before != soup.ingredients or self.dtype != soup.dtype:
             return False
@@ -135,7 +131,7 @@ class Recipe:
 
     @cached_property
     def fold(self) -> str:
-        """The options that the running state depends on, beside ingredients and coefficients."""
+        """The options that a running state depends on."""
         assert self.method is not None
         late = self.merge_method().late
         kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}

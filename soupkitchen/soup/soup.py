@@ -1,7 +1,6 @@
 """A soup: a merge method applied to whole checkpoints, tensor by tensor.
 
-*Taste* a candidate to get the soup's weights with it; nothing changes. *Keep* it to make it an ingredient. To
-discard it, do nothing.
+*Taste* a candidate to get the soup's weights with it; nothing changes. *Keep* it to make it an ingredient.
 
 A candidate costs the same in a large soup: the soup is a running state of a few float32 values for each
 parameter, and the candidate is folded in while it is read. (A `StackMethod` reads all ingredients again.)
@@ -34,12 +33,10 @@ DtypeOf = Callable[[str], torch.dtype | None]
 """The dtype by tensor name; None for that of the files."""
 
 _NEXT_TO_NOTHING = 1e-30
-"""The weight of a subtracted run in averaged tensors: it counts only if there are no others."""
+"""The weight of a subtracted run in averaged tensors: it counts only without others."""
 
 
 class Portion(NamedTuple):
-    """A run, and its weight by tensor name."""
-
     run: Checkpoint
     weight: Callable[[str], float]
 
@@ -57,20 +54,18 @@ class Soup:
     Merged tensors have `dtype`, by default the first ingredient's. Tensors that are not floating point are
     the first ingredient's; a warning names those that differ.
 
-    Weights are passed with each run, by default the method's: one number, or one for each part of the model's
-    depth (see `coefficients`). With weight 0 a run takes no part in a tensor; ConfigError if all have 0.
-    `method` may be replaced if only options differ that `result` alone uses (`late`).
+    A run's weight, by default the method's, is one number, or one for each part of the model's depth (see
+    `coefficients`). With weight 0 a run takes no part in a tensor; ConfigError if all have 0. `method` may be
+    replaced if only `late` options differ.
 
     Args:
-        device: of arithmetic.
         base: the pretrained model, for methods on task vectors. If it lacks a tensor or its shape differs (a
-            new head), the runs' are averaged by `Linear`, with the same weights if positive.
+            new head), `Linear` averages the runs' with the same positive weights.
         dtype: of merged floating-point tensors; may be a function of the name.
         memory: for states; by default on the device.
-        warned: earlier warnings, not to be repeated; may be shared by soups.
-        surveys: the method's surveys of runs; may be shared by soups of one method.
-        reader: reads the tensors; by default on request.
-        plans: the method's plans of tensors; may be shared by soups of one method. None to make them anew.
+        warned: earlier warnings, not to be repeated; soups may share it.
+        surveys, plans: the method's; soups of one method may share them.
+        reader: by default reads on request.
 
     Raises:
         ConfigError: if the method needs a base and there is none.
@@ -115,7 +110,6 @@ class Soup:
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """Names of the ingredients, in merge order."""
         return tuple(portion.run.name for portion in self._ingredients)
 
     def tensors(self) -> Tensors:
@@ -130,15 +124,12 @@ class Soup:
     def blend(
         self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
     ) -> Tensors:
-        """Yields the weights of a soup of just these runs, with the memory of one tensor and the same
-        arithmetic.
-        """
+        """Yields the weights of a soup of just these runs, in the memory of one tensor."""
         each: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
         portions = [self._portion(run, weight) for run, weight in zip(ingredients, each, strict=True)]
         return self._merged(portions, ingredients[0], running=False)
 
     def keep(self, ingredient: Checkpoint, weight: Coefficient | None = None) -> None:
-        """Adds `ingredient` to the soup."""
         if not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
         portion = self._portion(ingredient, weight)
@@ -210,7 +201,7 @@ class Soup:
         return Portion(run, by_tensor(self.method.weight(run.name) if weight is None else weight, run.header))
 
     def _shares(self, name: str, portions: Sequence[Portion]) -> list[Share]:
-        """The runs that count in the tensor `name`.
+        """The runs with weight in the tensor `name`.
 
         Raises:
             ConfigError: if there are none.
@@ -224,15 +215,14 @@ class Soup:
         return shares
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
-        """Tells whether the tensor is surely the base's in all runs, and in the merge."""
+        """Tells whether the tensor is the base's in all runs and in the merge."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
-        """Tells whether tensors that are equal in all runs stay so when merged."""
+        """Tells whether a tensor that is equal in all runs is so in the merge."""
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
-        """Starts a fold of the tensor `name`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
         shape, dtype = like.header[name].shape, self.dtype_of(name) or like.header[name].torch_dtype
         assert dtype is not None
@@ -244,7 +234,6 @@ class Soup:
         return Fold(self.method, shape, dtype, self._reader.exact(self.base, name), memory)
 
     def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Tells whether the base has no tensor of that name and shape."""
         info = self.base.header.get(name) if self.base else None
         return info is None or info.shape != shape
 
@@ -258,7 +247,6 @@ class Soup:
             )
 
     def _operand(self, name: str, share: Share) -> Operand:
-        """The run's tensor or task vector, with its origin."""
         (run, weight), shape, change = share, share.run.header[name].shape, None
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
@@ -270,7 +258,7 @@ class Soup:
         return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
-        """The method's survey of all of the run's tensors, made once."""
+        """The method's survey of the run, made once."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
         if run not in self._surveys:
@@ -318,7 +306,6 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
-    """Yields the tensors, floating-point ones in `dtype` if given."""
     dtype_of = _by_name(dtype)
     for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
@@ -326,8 +313,8 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
 
 
 def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
-    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors would have
-    to be computed.
+    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors have to be
+    computed.
     """
     first, *others = (share.run for share in shares)
     if any(run.adapted is not None for run in (first, *others)):
