@@ -15,11 +15,11 @@ No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound
 
 - *proven*: the largest possible differences. The error is α for all data. If differences are far below the
   bound, as those of a language model's losses are, it needs many examples.
-- *sampled*: the largest of `SPREADS` times the root mean square of the differences so far, `BEYOND` times
-  their largest gain, and their largest loss. A larger gain is clipped; to make up for that, the null
-  hypothesis is lowered a little, more if gains are skewed. The error is about α, as with asymptotic
-  confidence sequences (Waudby-Smith et al. 2021, arXiv 2103.06476), which skewness misleads more. It cannot
-  know of a few large gains of which no example so far gives a sign.
+- *sampled*: the largest of `SPREADS` root mean squares of the differences so far, `BEYOND` largest gains, and
+  the largest loss. A larger gain is clipped; to make up for that, the null hypothesis is lowered a little,
+  more if gains are skewed. The error is about α, as with asymptotic confidence sequences (Waudby-Smith et al.
+  2021, arXiv 2103.06476), which skewness misleads more. A few large gains of which no example so far gives a
+  sign are missed.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
 SPREADS, BEYOND = 4.0, 1.5
-"""The sampled bound: in root mean squares of the differences, and in largest gains."""
+"""The sampled bound: so many root mean squares, and so many largest gains."""
 LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
 """The null hypothesis is lowered by this many standard deviations, and by more for each unit of skewness
 above `SKEWED`.
 """
 LEAST_EXAMPLES = 30
-"""The sampled bound is not used below this many examples."""
+"""The sampled bound needs this many examples."""
 LEAST_OTHERS = 10
-"""It bets nothing until this many differences are not the commonest one: ties show no spread."""
+"""It also needs this many differences that are not the commonest one: ties show no spread."""
 MOST_SEEN = 0.5
-"""It ignores examples after this share of all: if few are left, one of them weighs too much."""
+"""It ignores examples after this share of all: if few are left, each weighs too much."""
 PROVEN = 0.05
-"""The proven bound's share of the error if the sampled one is used, too."""
+"""The proven bound's share of the error beside a sampled one."""
 
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
@@ -63,8 +63,8 @@ class ConfidentThreshold(Threshold):
     """A threshold that also discards a candidate that almost surely cannot reach it.
 
     The scored examples of the task in progress give an upper limit of its mean difference to the incumbent,
-    and so of the score, which the rule decides on. Tasks are scored one after the other and share the error
-    equally. Accepted candidates are scored in full.
+    and so of the score. Tasks are scored one after the other and share the error equally. Accepted candidates
+    are scored in full.
 
     Attributes:
         values: the incumbent's, by task and example.
@@ -101,7 +101,7 @@ class ConfidentThreshold(Threshold):
 
 @dataclass(frozen=True)
 class ConfidentStopping(EarlyStopping):
-    """Stops scoring a candidate once the decision is certain, or almost."""
+    """Stops scoring once the decision is certain, or almost."""
 
     confidence: float
 
@@ -134,7 +134,6 @@ def score_at_most(
     """An upper limit of a candidate's score, wrong with a probability of at most `error`.
 
     Args:
-        part: the candidate's scored examples.
         incumbent: float64 (examples,), the incumbent's values.
         weights: float64 (examples,), or None.
         order: int (examples,), the random order of scoring.
@@ -155,7 +154,7 @@ def score_at_most(
 def upper_limit(
     differences: np.ndarray, bounds: np.ndarray, error: float, sample: bool, grain: float = 0.0
 ) -> float:
-    """An upper limit of the mean of n differences, from the first t.
+    """An upper limit of the mean of n differences, from the first t; infinite if nothing is excluded.
 
     Args:
         differences: float64 (t,), in random order.
@@ -165,7 +164,7 @@ def upper_limit(
         grain: smaller distances between differences count as ties.
 
     Returns:
-        The limit; infinite if nothing is excluded. But for numerical precision, more examples never raise it.
+        Up to numerical precision, more examples never raise it.
     """
     limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain)]
     return min(limits, default=np.inf)
@@ -208,7 +207,7 @@ class Bets:
         shares: λ.
         lowered: subtracted from mᵢ.
         cut: xᵢ − mᵢ is clipped to this.
-        bounds: of later xᵢ; λ is lowered to fit. None if it fits already.
+        bounds: of later xᵢ, to lower λ; None if λ fits already.
         silent: the number of first examples that exclude nothing.
     """
 
@@ -230,7 +229,6 @@ class Bets:
         return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
 
     def excluded_after(self, mean: float) -> int | None:
-        """The number of examples after which `mean` is excluded."""
         enough = self.log_capital(mean) >= -np.log(self.error)
         enough[: self.silent] = False
         return int(enough.argmax()) + 1 if enough.any() else None
@@ -297,12 +295,12 @@ def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _before(x: np.ndarray) -> np.ndarray:
-    """For each entry, the sum of earlier ones."""
+    """Sums of earlier entries."""
     return np.concatenate([[0.0], np.cumsum(x[:-1])])
 
 
 def _most_before(x: np.ndarray) -> np.ndarray:
-    """For each entry, the largest earlier one, at least 0."""
+    """The largest earlier entry, at least 0."""
     return np.maximum.accumulate(np.concatenate([[0.0], x[:-1]]))
 
 

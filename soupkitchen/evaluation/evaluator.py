@@ -37,7 +37,7 @@ from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
 
 class Batches:
-    """The batches of one task's split; `memory` bounds those that are stored."""
+    """The batches of one task's split; `memory` bounds the stored ones."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Batches:
 
 
 class FiniteCheck:
-    """Checks a model's outputs by hooks, and casts floating-point inputs to its dtype."""
+    """Checks a model's outputs, and casts floating-point inputs to its dtype."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._dtype = _dtype_of(model)
@@ -118,7 +118,6 @@ class FiniteCheck:
 
     @contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:
-        """Yields a list that collects outputs."""
         recorded = self._recorded = []
         try:
             yield recorded
@@ -150,9 +149,7 @@ class FiniteCheck:
 
 
 class PendingRows:
-    """Predictions on their way to the host; `finite` is 0-dimensional and tells whether all outputs are
-    finite.
-    """
+    """Predictions on their way to the host; `finite` is 0-dimensional."""
 
     def __init__(self, predictions: Predictions, finite: torch.Tensor | None) -> None:
         self._predictions = _sent(predictions) if isinstance(predictions, torch.Tensor) else predictions
@@ -181,7 +178,7 @@ class PendingRows:
 
 
 def _outputs(output: Any) -> Iterator[torch.Tensor]:
-    """The logits of an output or, without these, all its floating-point tensors."""
+    """The logits, or else all floating-point tensors of an output."""
     if isinstance(output, torch.Tensor):
         output = (output,)
     elif isinstance(output, Mapping):
@@ -193,7 +190,6 @@ def _outputs(output: Any) -> Iterator[torch.Tensor]:
 
 
 def _dtype_of(model: torch.nn.Module) -> torch.dtype | None:
-    """The dtype of most floating-point weights."""
     elements: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -202,7 +198,7 @@ def _dtype_of(model: torch.nn.Module) -> torch.dtype | None:
 
 
 def _sent(x: torch.Tensor) -> torch.Tensor:
-    """Starts a copy to the host; `x` itself if it is not on CUDA."""
+    """Starts a copy from CUDA to the host."""
     if x.device.type != "cuda":
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
@@ -235,7 +231,7 @@ class Evaluator:
         workers: int = 0,
         memory: StateMemory | None = None,
     ) -> None:
-        """Prepares `splits`, by role ("heldout", "test", "train") and task; `memory` is for stored batches.
+        """Prepares `splits`, by role ("heldout", "test", "train") and task.
 
         Raises:
             DataError: if columns or labels do not fit task and model.
@@ -266,12 +262,10 @@ class Evaluator:
 
     @property
     def compiled(self) -> bool:
-        """Tells whether ``torch.compile`` compiles the model."""
         self._follow()
         return is_compiled_module(self._model)
 
     def _follow(self) -> None:
-        """Prepares the live model if it changed."""
         live = self.live
         if self._source is live.model:
             return
@@ -302,7 +296,7 @@ class Evaluator:
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """The model's outputs and predictions for one batch of each task."""
+        """Outputs and predictions for one batch of each task."""
         outputs = {}
         for name, numbers in examples.items():
             prepared = self._splits[split][name]
@@ -368,7 +362,7 @@ class Evaluator:
     def _predicted(
         self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]
     ) -> Iterator[Rows]:
-        """Yields each batch's predictions; embeds a retrieval corpus first."""
+        """Yields predictions; embeds a retrieval corpus first."""
         corpus = self.examples.corpus(split)[name]
         if not (corpus and batches):
             yield from predict(split, name, batches)
@@ -383,9 +377,8 @@ class Evaluator:
 
     @torch.inference_mode()
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """Yields the predictions of each batch of example numbers.
-
-        On an accelerator the next batch starts before the host reads the last one.
+        """Yields predictions batch by batch; on an accelerator the next batch starts before the host reads
+        the last one.
         """
         prepared = self._splits[split][name]
         ahead = 0 if self.accelerator.device.type == "cpu" else 1

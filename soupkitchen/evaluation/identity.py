@@ -63,7 +63,6 @@ class Identity:
         check_unchanged(recipe, self._pool)
 
     def model(self) -> str:
-        """A digest of the model's configuration and its maker."""
         live = self._evaluator.live
         own = live.maker.identity()
         return digest(model(live.model), own) if own else model(live.model)
@@ -101,7 +100,6 @@ def versions() -> Mapping[str, str]:
 PREDICTING = (
     "checkpoints evaluation executors merging metrics models options soup tasks store/evaluations.py".split()
 )
-"""The parts of soupkitchen that predictions depend on."""
 
 
 @cache
@@ -116,7 +114,7 @@ def own_code(package: Path = Path(__file__).parents[1]) -> str:
 
 
 def foreign_code(*things: Any) -> list[str]:
-    """The source of the classes of `things` and their fields that are not soupkitchen's."""
+    """The source of classes of `things` and their fields that are not soupkitchen's."""
     kinds: set[type] = set()
     waiting = list(things)
     while waiting:
@@ -141,7 +139,6 @@ def model(live: Any) -> str:
 
 
 def task(of: Task) -> list[str]:
-    """The task's code, and the options that predictions may depend on."""
     known: tuple[Any, ...] = fields(of) if is_dataclass(of) else ()
     options = [
         f"{option.name}={getattr(of, option.name)!r}"

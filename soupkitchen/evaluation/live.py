@@ -34,7 +34,7 @@ class LiveModel:
 
     Attributes:
         model: in evaluation mode, on its device.
-        in_place: whether filling writes straight into the parameters.
+        in_place: filling writes straight into the parameters.
     """
 
     def __init__(
@@ -137,7 +137,6 @@ class LiveModel:
                 layer.eval()
 
     def batchnorms(self) -> list[_BatchNorm]:
-        """The batch-norm layers with running statistics."""
         modules = self.model.modules()
         return [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
 
@@ -167,7 +166,6 @@ class LiveModel:
         return torch.float32 if kept is not None and kept(names.get(name, name)) else dtype
 
     def digests(self) -> dict[str, str]:
-        """Digests of the values of each parameter and buffer."""
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
 

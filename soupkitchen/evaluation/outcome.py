@@ -20,8 +20,8 @@ class Part:
         score: higher better; the most possible if not all is scored.
         values: float64 (examples,), each example's share of the score, higher better, in the data's order;
             the best possible for unscored examples. None if the metric is no mean.
-        predictions: one for each scored example, in the data's order or that of `order`.
-        order: int64 (examples_scored,), the scored examples; None if all are.
+        predictions: of scored examples, in the data's order or that of `order`.
+        order: int64 (examples_scored,), the scored examples; None for all.
     """
 
     score: float
@@ -68,11 +68,7 @@ class Part:
         order: np.ndarray,
         values: np.ndarray | None = None,
     ) -> Part:
-        """The part with `predictions` of the first examples of `order`.
-
-        Args:
-            values: of all examples, if known; the best possible for unscored ones.
-        """
+        """The part with `predictions` of the first examples of `order`; `values` are of all examples."""
         if (
             isinstance(predictions, list)
             and predictions
@@ -100,7 +96,7 @@ class Part:
 
 
 StoppedBy = Literal["", "exact", "confidence"]
-"""Why scoring stopped early."""
+"""The reason of an early stop, or ""."""
 
 
 @dataclass(frozen=True)

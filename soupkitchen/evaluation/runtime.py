@@ -43,7 +43,6 @@ class EvaluationOptions:
 
     @property
     def stopping(self) -> EarlyStopping | None:
-        """None to score in full."""
         if self.early_stopping is False:
             return None
         if isinstance(self.early_stopping, Mapping):
@@ -68,8 +67,8 @@ class Runtime:
             leaves weights alone.
         batch_size: examples in a forward pass.
         workers: extra processes that prepare batches.
-        threads: CPU threads of torch; None for its default.
-        device_map: "auto", or another value for accelerate, to spread a large model over devices.
+        threads: CPU threads; None for torch's default.
+        device_map: "auto", or another value for accelerate, to spread a large model.
         max_memory: for model and merge states by device, as ``{0: 20GiB, cpu: 60GiB}``; None for all that is
             free. Further states go to files.
         offload_folder: for these files; None for the system's temporary folder.
@@ -124,12 +123,7 @@ class Runtime:
             ) from error
 
     def state_budget(self, taken: Mapping[torch.device, int], device: torch.device) -> tuple[int, int]:
-        """Bytes for merge states, on the device and on the host.
-
-        Args:
-            taken: bytes of the live model by device.
-            device: of the states; other devices' free memory does not count.
-        """
+        """Bytes for merge states, on `device` and on the host; `taken` are the live model's by device."""
         on_device, on_host = self._memory_of(device)
         if self.max_memory is None:  # what is free has the model taken off; the rest of the work needs some
             return int(0.8 * on_device), int(0.8 * on_host)

@@ -99,11 +99,9 @@ class Examples:
         return sum(self.sizes(split).values())
 
     def references(self, split: str) -> dict[str, Rows]:
-        """Right answers by task, in the data's order."""
         return {name: listed.references for name, listed in self.splits[split].items()}
 
     def order(self, split: str) -> dict[str, np.ndarray]:
-        """The order of scoring by task."""
         return {name: listed.order for name, listed in self.splits[split].items()}
 
     def reorder(self, split: str, order: Order) -> None:
@@ -111,14 +109,14 @@ class Examples:
             listed.order = order[name]
 
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
-        """Example numbers of each batch by task, in order of scoring."""
+        """Batches of example numbers by task, in order of scoring."""
         return {
             name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
             for name, order in self.order(split).items()
         }
 
     def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
-        """Batches of the retrieval corpus by task; most have none."""
+        """Batches of the retrieval corpus by task."""
         return {
             name: [
                 listed.corpus[at : at + self.batch_size]
@@ -218,7 +216,6 @@ class Threshold:
     """The gain or score that a candidate has to reach.
 
     Attributes:
-        incumbent: the incumbent's score, higher better.
         paired: the incumbent's answers, 0 or 1 by example, if McNemar's test will decide; else None.
         above: the score of an accepted candidate, to exceed as well.
     """
@@ -245,8 +242,7 @@ class Threshold:
 
         Args:
             so_far: the scored examples; others count at their best.
-            references: by task, in the data's order.
-            order: of scoring, by task.
+            order: of scoring.
         """
         return replace(so_far, stopped_by="exact") if self.out_of_reach(so_far) else None
 
@@ -271,7 +267,7 @@ def is_above(score: float, other: float) -> bool:
 
 
 class EarlyStopping:
-    """Stops scoring a candidate once the rest cannot change the decision."""
+    """Stops scoring once the rest cannot change the decision."""
 
     def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
         """Orders the examples so that bad candidates show early."""
@@ -285,7 +281,6 @@ class EarlyStopping:
         examples: Examples,
         above: float | None = None,
     ) -> Threshold:
-        """The threshold to replace `incumbent`."""
         return Threshold.of(rule, incumbent, tasks, above)
 
 
@@ -299,12 +294,7 @@ def score_batches(
     piece: Piece | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Scores `split`, or a piece of it, until the candidate cannot reach `threshold` any more.
-
-    Args:
-        threshold: None to score all.
-        order: by task; None for that of `examples`.
-    """
+    """Scores `split`, or a piece of it, until the candidate cannot reach `threshold` any more."""
     started, piece = time.perf_counter(), piece or Piece()
     orders, references = order or examples.order(split), examples.references(split)
     done, total = 0, examples.size(split) - piece.examples_known

@@ -47,9 +47,8 @@ def find_columns(tasks: Several) -> Several:
 
 
 def _with_answers(task: Any) -> Any:
-    """Drops a test split that lacks a column, or has it empty or -1 throughout.
-
-    Competitions and the hub publish such splits.
+    """Drops a test split that lacks a column, or has it empty or -1 throughout, as published test splits
+    often do.
     """
     if (test := task.data.found_test()) is None:
         return task
@@ -79,10 +78,10 @@ def _columns_of(task: Any) -> set[str]:
 
 
 def fit_to(tasks: Several, pool: Pool) -> Several:
-    """Adapts the tasks to usage files beside the runs.
+    """Adapts the tasks to files beside the runs that say how their models are used.
 
     Raises:
-        IncompatibleError: if the runs' files differ.
+        IncompatibleError: if runs differ in these.
     """
     fitted = {name: task.fitted_to(pool.runs) for name, task in tasks.tasks.items()}
     return replace(tasks, tasks=fitted)
@@ -126,7 +125,7 @@ def evaluator_of(
         pool: its processor files serve if `run` has none.
         dtype: of the weights; None for that of the files.
         accelerator, live: to reuse.
-        maker: of models; None for the tasks' transformers class.
+        maker: None for the tasks' transformers class.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))

@@ -23,13 +23,13 @@ _AT_ONCE = 1_000_000
 """Examples drawn at a time."""
 
 Resamples = Sequence[np.ndarray]
-"""Indices of drawn examples by task: (resamples, examples)."""
+"""Drawn examples by task: (resamples, examples)."""
 
 Rescorer = Callable[[Resamples], np.ndarray]
 """Scores of resamples: (resamples,)."""
 
 References = Mapping[str, Rows]
-"""A split's right answers by task, in the data's order."""
+"""Right answers by task, in the data's order."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def confidence_interval(
 ) -> tuple[float, float] | None:
     """The percentile bootstrap interval of a score, higher better.
 
-    None for NaN, a task with one example, and a metric that is no mean and too slow for a thousand resamples.
+    None for NaN, a task with one example, and a metric that is no mean and too slow to resample.
     """
     if math.isnan(evaluation.score):
         return None
@@ -99,7 +99,7 @@ def mcnemar(differences: np.ndarray) -> float:
 
 
 def right_or_wrong(tasks: Several) -> bool:
-    """Tells whether there is just one task, with right or wrong examples, as McNemar's test needs."""
+    """Tells whether there is one task, with right or wrong examples, as McNemar's test needs."""
     first, *others = tasks.tasks.values()
     return not others and first.metric.binary
 
@@ -166,10 +166,7 @@ def _of_task(
 def _interval(
     statistic: Rescorer | None, evaluation: Evaluation, plain: np.ndarray | None, level: float = 0.95
 ) -> tuple[tuple[float, float] | None, np.ndarray | None]:
-    """The percentile interval of a resampled statistic, and its values.
-
-    If the statistic is the mean of `plain`, that is many times as fast.
-    """
+    """The percentile interval of a resampled statistic, and its values; fast if it is the mean of `plain`."""
     if statistic is None:
         return None, None
     sizes = [part.examples_total for part in evaluation.parts.values()]

@@ -157,8 +157,6 @@ class _DroppedError(BaseException):
 
 
 class _Worker:
-    """A process of the cluster with its own bench."""
-
     def __init__(self, make: Callable[[], Bench]) -> None:
         self._bench: Any = None
         self._now = self._dropped = 0
@@ -176,7 +174,7 @@ class _Worker:
         return socket.gethostname(), self._error or self._bench.sees()
 
     def ready(self) -> None:
-        """Answers once the worker is there."""
+        """Returns once the worker is there."""
 
     def drop(self, number: int) -> None:
         """Cancels all requests up to `number`, the running one included."""
@@ -214,10 +212,7 @@ def imported(what: str = "executor=ray") -> Any:
 
 
 def connect(address: str | None, option: str, workers: int = 1) -> None:
-    """Connects to a cluster, or starts one here.
-
-    Args:
-        option: the address's name on the command line.
+    """Connects to a cluster, or starts one here; `option` is the address's name on the command line.
 
     Raises:
         ConfigError: if it cannot be reached.

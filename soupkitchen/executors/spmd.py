@@ -58,7 +58,6 @@ class ProcessGroup:
             dist.broadcast_object_list([message], src=0, group=self._group)
 
     def listen(self) -> Any:
-        """Waits for the first process's message."""
         messages = [None]
         with _noticing_loss():
             dist.broadcast_object_list(messages, src=0, group=self._group)
@@ -189,8 +188,6 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
 
 @dataclass
 class _Follower:
-    """A process of a launch that is not the first."""
-
     group: ProcessGroup
     bench: Any = None  # or why there is none
     rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of what is asked for

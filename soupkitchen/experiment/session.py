@@ -126,8 +126,6 @@ class Result:
 
 @dataclass(frozen=True)
 class _Config:
-    """The part of a run's configuration that loading its soup needs."""
-
     model: dict[str, Any] | None = None
 
 

@@ -42,7 +42,7 @@ def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1)
 def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
     """⟨a, b⟩ for all pairs of flat float32 vectors of one length: float64 (n, n), on the host.
 
-    Sums are float64 and stay on the device until the end, so the host waits once. Vectors may lie elsewhere.
+    Sums are float64 and stay on `device` until the end, so the host waits once. Vectors may lie elsewhere.
     """
     total = torch.zeros(len(vectors), len(vectors), dtype=widest(device), device=device)
     for part in chunks(vectors[0].numel(), device, beside=len(vectors)):

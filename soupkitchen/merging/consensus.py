@@ -153,7 +153,6 @@ class Count:
 
 
 def _no_weights(like: torch.Tensor, used: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Zero weights by sign, and their sum; empty if not `used`."""
     size = like.numel() if used else 0
     positive, negative = (torch.zeros(size, dtype=torch.int8, device=like.device) for _ in range(2))
     return positive, negative, 0.0

@@ -18,7 +18,6 @@ _BLOCK = 1 << 17
 
 
 def key_of(seed: int, ingredient: str, tensor: str) -> int:
-    """The 128-bit key of a tensor's numbers."""
     text = f"{seed}\0{ingredient}\0{tensor}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
 

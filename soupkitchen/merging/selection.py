@@ -28,7 +28,7 @@ _PIECE = 1 << 15
 """Elements for counting ties on a CPU: few, as one piece is searched again."""
 
 _INFINITY = 0x7F800000
-"""Its bits; those of NaNs are larger."""
+"""The bits of infinity; NaNs have larger ones."""
 _NONE = 1 << 16
 
 Ties = list[tuple[slice, int]]
@@ -86,7 +86,6 @@ def largest(x: Vector, k: int) -> Largest:
 
 
 def _bracket(x: Vector, k: int) -> tuple[float, float]:
-    """Two bounds that almost surely enclose the k-th largest magnitude."""
     wanted = min(max(x.numel() // _SHARE, _LEAST), _MOST)
     stride = (x.numel() // wanted) | 1  # odd, so as not to walk down one column of a matrix
     sample = x[::stride].abs().numpy()
@@ -117,7 +116,6 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
 
 
 def _count(x: Vector, value: float) -> tuple[int, Ties]:
-    """The number of magnitudes above `value`, and the equal ones."""
     above = 0
     ties: Ties = []
     for part in chunks(x.numel(), x.device):

@@ -38,10 +38,9 @@ class Slerp(MergeMethod):
     """Interpolates the candidate into the soup. The order of ingredients matters.
 
     Attributes:
-        t: how far to go towards the candidate, 0 to 1; None for its share of the weight, 1/k if weights are
-            equal.
+        t: how far to go towards the candidate, 0 to 1; None for its share of the weight.
         space: "weights" or "task_vectors". Whole weights of fine-tunes of one model are nearly colinear, so
-            slerp is a plain average; task vectors are not. The log counts the affected tensors.
+            slerp is a plain average, and the log says so; task vectors are not.
 
     Raises:
         ConfigError: if an option is out of range.

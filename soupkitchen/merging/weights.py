@@ -74,12 +74,7 @@ DECAYS: Mapping[str, Decay] = {
 
 
 def coefficients(decay: str, size: int, alpha: float = ALPHA) -> tuple[float, ...]:
-    """The weights c₀, …, c_k of `size` = k + 1 checkpoints, oldest first.
-
-    Args:
-        decay: one of `DECAYS`.
-        alpha: of "ema", above 0 and below 1.
-    """
+    """The weights c₀, …, c_k of `size` = k + 1 checkpoints, oldest first."""
     k = size - 1
     counts = [1.0, *(DECAYS[decay](i, k, alpha) for i in range(1, size)), 0.0]
     return tuple(counts[j] - counts[j + 1] for j in range(size))
@@ -98,7 +93,7 @@ class ByStep:
 
     Attributes:
         decay: one of `DECAYS`, or several, from which held-out data chooses.
-        alpha: of "ema".
+        alpha: of "ema", above 0 and below 1.
     """
 
     decay: str | tuple[str, ...]

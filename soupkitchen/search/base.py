@@ -163,7 +163,7 @@ class Proposal:
 
     Attributes:
         candidate: its name in tables: the added run, or another.
-        unscored: further runs that it adds before the last; each gets a row without a score.
+        unscored: runs that it adds before the last; each gets a row without a score.
         variant: its name in tables among several of the same candidate.
         among: the name of its set, if the search takes the best of many independent mixtures.
     """
@@ -209,7 +209,7 @@ class Facts:
     Attributes:
         options: the method's, by dotted name.
         subtracts: the method takes coefficients below 0.
-        weighs: it uses coefficients at all.
+        weighs: it uses coefficients.
         layers: of the model; 0 if unknown.
     """
 
@@ -285,8 +285,8 @@ class Guarded(Search):
     Attributes:
         accept: "better", "not_worse", ``{margin: x}`` or ``{significant: α}``; see `AcceptRule`.
         on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-        ranking: "full" ranks by all held-out data, ``{examples: 0.1}`` by a tenth; the best run is still
-            exact.
+        ranking: "full", or ``{examples: 0.1}`` for a tenth of the held-out data; the best run is exact in
+            both.
 
     Raises:
         ConfigError: if an option is out of range.

@@ -53,9 +53,9 @@ class Evolve(Guarded):
             for 4 + ⌊3 ln n⌋ with n searched numbers.
         sigma: the first standard deviation; 1 is a run's full weight, or the width of an option's range.
         layers: parts of the model's depth with their own coefficients.
-        negative: allow coefficients below 0 if the method subtracts; else they count as 0.
-        options: ranges of the method's options, by dotted name: ``{scale: [0.2, 1.5], sparsifier.density:
-            [0.1, 0.9]}``; `scale` is searched by its logarithm.
+        negative: allow coefficients below 0 if the method subtracts.
+        options: ranges of the method's options, by dotted name:
+            ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
         candidates: the number of best runs; None for all.
 
     Raises:
@@ -192,7 +192,6 @@ def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Silences the warnings of `cma` on plots and clipped points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

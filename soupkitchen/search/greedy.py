@@ -43,7 +43,7 @@ class Greedy(Guarded):
         passes: how often discarded runs are tried; with `replacement`, how many runs enter at most. None for
             once, or as many as there are candidates.
         replacement: the run that helps most enters, also more than once, until none helps.
-        candidate_scale: factors of a candidate's weight, of which the best is taken; None for 1.
+        candidate_scale: factors of a candidate's weight, of which the best is taken.
         prune: drop ingredients afterwards, while that helps.
     """
 

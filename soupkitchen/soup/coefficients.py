@@ -25,7 +25,7 @@ from soupkitchen.search.base import Coefficient
 
 
 def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str], float]:
-    """The coefficient by tensor name, for a model with these names."""
+    """The coefficient by tensor name."""
     if not isinstance(coefficient, tuple):
         return lambda name: coefficient
     part_of = parts(names, len(coefficient))
@@ -83,7 +83,7 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
 
 _STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
 _JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
-"""A layer and its number in one word, as torchvision's ``layer1``."""
+"""A layer and its number in one word: ``layer1``."""
 _INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
 """The word between a stage's number and its block's."""
 _LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
@@ -101,13 +101,10 @@ _ORDER = (
 
 
 class Numbered(NamedTuple):
-    """A numbered part of a name.
+    """A numbered part of a name: a layer, or a block `inner` in a stage.
 
     Attributes:
         home: the module that holds the stack, "" for the model.
-        stack: its name there.
-        number: of the layer or stage.
-        inner: of a block in the stage.
     """
 
     home: str
@@ -121,7 +118,7 @@ Layer = tuple[str, int, int]
 
 
 def layers(names: Iterable[str]) -> int:
-    """The number of a model's layers, from its tensor names; 0 if none are numbered."""
+    """The number of layers, from a model's tensor names; 0 if none are numbered."""
     return len(_ordered(tuple(names))[0])
 
 
@@ -170,7 +167,7 @@ def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
 
 
 def _numbered(name: str) -> list[Numbered]:
-    """The numbered parts of a name, outermost first."""
+    """The numbered parts, outermost first."""
     words, found = name.split("."), []
     for index, word in enumerate(words):
         if index and word.isdecimal() and not words[index - 1].isdecimal():

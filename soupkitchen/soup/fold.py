@@ -53,7 +53,6 @@ class TensorVector:
         return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
-        """The slice, given the base's in float32."""
         x = self._x[part]
         if self._base is None or base is None:
             return x.float()
@@ -131,8 +130,8 @@ class Fold:
         return field
 
     def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor of these runs; unless the method is stepwise, the state of one chunk at a
-        time.
+        """The merged tensor of these runs, with the state of one chunk at a time, unless the method is
+        stepwise.
         """
         if self.method.stepwise:
             for operand in operands:

@@ -18,11 +18,10 @@ from soupkitchen.merging.chunks import chunks
 
 
 class StateMemory:
-    """Memory with a budget.
+    """Memory with a budget in bytes; None is no limit.
 
     Args:
         device: of arithmetic; a CPU has only the host's memory.
-        on_device, on_host: bytes; None for no limit.
         folder: of mapped files; None for the system's temporary folder.
     """
 
@@ -39,7 +38,7 @@ class StateMemory:
         self._left[torch.device("cpu")] = on_host
 
     def state(self, method: MergeMethod, elements: int) -> Any:
-        """The empty state of `method` for a tensor of this size."""
+        """The empty state for a tensor of this size."""
         state: Any = None
         fields: list[Any] = []
         for part in chunks(elements, self.device):

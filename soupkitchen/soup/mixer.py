@@ -28,7 +28,7 @@ class Mixer:
 
     Args:
         dtype_of: for models that keep some tensors in float32.
-        memory: makes the running state's memory; by default on the device.
+        memory: for the running state; by default on the device.
         caching: cache tensors, because the same ingredients are merged often. The cache replaces the running
             state; there are never both.
     """
@@ -107,7 +107,6 @@ class Mixer:
             self.forget()
 
     def forget(self) -> None:
-        """Frees the running state and the cache."""
         self._free_cache()
         self._reader.forget()
         if self._soup is not None:

@@ -37,7 +37,7 @@ class TensorReader:
             return _touched(run.tensor(name))
 
     def peek(self, run: Checkpoint, name: str) -> torch.Tensor:
-        """The tensor, to compare it with others; not for adapters."""
+        """The tensor to compare with others; not for adapters."""
         return run.tensor(name)
 
     def tensors(self, run: Checkpoint) -> Tensors:
@@ -48,7 +48,7 @@ class TensorReader:
         """Frees tensors that were read ahead."""
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
-        """The task vector, float32, if the run stores it separately; else None."""
+        """The task vector, float32, if it is known without the base; else None."""
         with stopwatch.part("reading"):
             return run.weights.task_vector(name, self.device)
 
@@ -108,8 +108,8 @@ class _Pending(NamedTuple):
 class ReadAhead(TensorReader):
     """Reads a run's tensors ahead in file order, so that an accelerator does not wait.
 
-    A thread copies them from mapped files to pinned memory (on CUDA), and sends them on its own stream.
-    `budget` is the bytes on their way at once, over all runs.
+    A thread copies them to pinned memory (on CUDA), and sends them on its own stream. At most `budget` bytes
+    are on their way.
     """
 
     def __init__(self, device: torch.device, budget: int) -> None:
@@ -150,7 +150,6 @@ class ReadAhead(TensorReader):
         return None
 
     def _read_on(self, run: Checkpoint, name: str) -> None:
-        """Starts to read the tensors after `name`."""
         queue = self._pending.setdefault(run, deque())
         if run not in self._following:
             names = list(run.header)

@@ -32,10 +32,10 @@ class Recipe:
         ingredients: names of runs, in merge order; repeats are allowed.
         coefficients: each one's weight, or its weights by part of the model's depth (see
             `soup.coefficients`).
-        method: the merge method's tree of options, without weights; None for a single run.
+        method: the merge method's options, without weights; None for a single run.
         dtype: of merged floating-point tensors, as "bfloat16"; None for that of the runs.
         recalibrate: training batches for batch-norm statistics.
-        variant: the name in tables among alternatives; it changes no weights.
+        variant: the name in tables among alternatives.
     """
 
     ingredients: tuple[str, ...]
@@ -74,10 +74,7 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: Any, trust: Collection[str] = ()) -> Recipe:
-        """The inverse of `to_data`.
-
-        Args:
-            trust: the user's own classes that it may import.
+        """The inverse of `to_data`; `trust` names the user's own classes.
 
         Raises:
             ConfigError: if `data` is no recipe, or names other code.

@@ -61,11 +61,10 @@ class Soup:
     Args:
         base: the pretrained model, for methods on task vectors. If it lacks a tensor or its shape differs (a
             new head), `Linear` averages the runs' with the same positive weights.
-        dtype: of merged floating-point tensors; may be a function of the name.
+        dtype: may be a function of the tensor's name.
         memory: for states; by default on the device.
-        warned: earlier warnings, not to be repeated; soups may share it.
+        warned: earlier warnings; soups may share it.
         surveys, plans: the method's; soups of one method may share them.
-        reader: by default reads on request.
 
     Raises:
         ConfigError: if the method needs a base and there is none.
@@ -104,7 +103,6 @@ class Soup:
         keep_freed_memory()
 
     def forget(self) -> None:
-        """Frees the state, for good."""
         self._folds.clear()
         self._fixed.clear()
 
@@ -201,11 +199,7 @@ class Soup:
         return Portion(run, by_tensor(self.method.weight(run.name) if weight is None else weight, run.header))
 
     def _shares(self, name: str, portions: Sequence[Portion]) -> list[Share]:
-        """The runs with weight in the tensor `name`.
-
-        Raises:
-            ConfigError: if there are none.
-        """
+        """The runs with weight in the tensor `name`; ConfigError if there are none."""
         shares = [Share(run, weight) for run, weight_in in portions if (weight := weight_in(name))]
         if not shares:
             raise ConfigError(
@@ -219,7 +213,6 @@ class Soup:
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
-        """Tells whether a tensor that is equal in all runs is so in the merge."""
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
@@ -258,7 +251,6 @@ class Soup:
         return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
-        """The method's survey of the run, made once."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
         if run not in self._surveys:
@@ -313,7 +305,7 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
 
 
 def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
-    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors have to be
+    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors are
     computed.
     """
     first, *others = (share.run for share in shares)
