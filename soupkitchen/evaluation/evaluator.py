@@ -59,7 +59,6 @@ class Batches:
         self._reserved.clear()
 
     def of(self, numbers: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """Yields a batch on the device for each array of example numbers."""
         keys = [one.tobytes() for one in numbers]
         if self._stored and not any(key in self._stored for key in keys):
             self.forget()  # examples are put together in other ways from now on
@@ -198,7 +197,6 @@ def _dtype_of(model: torch.nn.Module) -> torch.dtype | None:
 
 
 def _sent(x: torch.Tensor) -> torch.Tensor:
-    """Starts a copy from CUDA to the host."""
     if x.device.type != "cuda":
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
@@ -296,7 +294,6 @@ class Evaluator:
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Outputs and predictions for one batch of each task."""
         outputs = {}
         for name, numbers in examples.items():
             prepared = self._splits[split][name]
@@ -312,7 +309,6 @@ class Evaluator:
         return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
-        """Prepared examples by task, in the data's order."""
         return {name: prepared.data for name, prepared in self._splits[split].items()}
 
     def score(
@@ -362,7 +358,6 @@ class Evaluator:
     def _predicted(
         self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]
     ) -> Iterator[Rows]:
-        """Yields predictions; embeds a retrieval corpus first."""
         corpus = self.examples.corpus(split)[name]
         if not (corpus and batches):
             yield from predict(split, name, batches)

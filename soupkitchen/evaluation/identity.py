@@ -34,7 +34,7 @@ class Identity:
         self._examples: dict[str, str] = {}
 
     def asked(self, recipe: Recipe, split: str) -> str:
-        """A digest of recipe, data, model and tasks; the same on every machine."""
+        """A digest of recipe, data, model and tasks; devices and batch sizes do not count."""
         tasks = self._evaluator.tasks.tasks
         return digest(
             weights(recipe, self._pool),

@@ -122,7 +122,6 @@ class LiveModel:
 
     @contextmanager
     def batchnorm_in_training(self) -> Iterator[None]:
-        """Makes forward passes recompute batch-norm statistics, as their mean."""
         layers = self.batchnorms()
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
@@ -153,7 +152,6 @@ class LiveModel:
         return dict(taken)
 
     def save(self, folder: Path, like: Checkpoint, max_shard_size: str | int = "50GB") -> None:
-        """Saves the model with the tensor names of `like`."""
         self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:

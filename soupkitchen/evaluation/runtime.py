@@ -59,22 +59,14 @@ _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """Options of device, precision, batches and memory.
+    """Options of device, precision, batches and memory; `conf/runtime/default.yaml` describes them.
 
     Attributes:
-        device: "auto" for accelerate's choice, or "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" for the weights' own; "bfloat16" or "float16" for accelerate's mixed precision, which
-            leaves weights alone.
-        batch_size: examples in a forward pass.
-        workers: extra processes that prepare batches.
-        threads: CPU threads; None for torch's default.
-        device_map: "auto", or another value for accelerate, to spread a large model.
-        max_memory: for model and merge states by device, as ``{0: 20GiB, cpu: 60GiB}``; None for all that is
-            free. Further states go to files.
-        offload_folder: for these files; None for the system's temporary folder.
-        compile: use ``torch.compile``, once for each shape of batch and each new model.
-        profile: log time by part and write `profile.csv`; synchronizes devices between parts.
-        trust_remote_code: run Python code that comes with a model.
+        dtype: of accelerate's mixed precision, which leaves weights alone; "auto" for none.
+        device_map: any value that accelerate takes.
+        max_memory: for model and merge states by device; further states go to files in `offload_folder`.
+        compile: once for each shape of batch and each new model.
+        profile: also synchronizes devices between parts.
 
     Raises:
         ConfigError: if an option has the wrong type or is out of range.

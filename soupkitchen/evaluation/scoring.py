@@ -109,14 +109,12 @@ class Examples:
             listed.order = order[name]
 
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
-        """Batches of example numbers by task, in order of scoring."""
         return {
             name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
             for name, order in self.order(split).items()
         }
 
     def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
-        """Batches of the retrieval corpus by task."""
         return {
             name: [
                 listed.corpus[at : at + self.batch_size]

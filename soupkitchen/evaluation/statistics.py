@@ -68,7 +68,6 @@ def confidence_interval(
 def compare(
     candidate: Evaluation, incumbent: Evaluation, tasks: Several, references: References
 ) -> Comparison:
-    """Compares two complete evaluations of the same examples."""
     gain = candidate.score - incumbent.score
     if math.isnan(gain):
         return Comparison(None, None, gain, None, None)

@@ -36,12 +36,7 @@ _HANDSHAKE = 20
 
 @dataclass
 class Ray(Executor):
-    """Scores on workers of a Ray cluster.
-
-    Attributes:
-        address: as "auto" or "ray://head:10001"; None starts a cluster here for the run.
-        workers: each scores one request at a time.
-        gpus_per_worker: may be a fraction.
+    """Scores on workers of a Ray cluster; `conf/executor/ray.yaml` describes the options.
 
     Raises:
         ConfigError: if an option is out of range, or Ray is not installed.
@@ -170,7 +165,6 @@ class _Worker:
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
-        """The host, and its bench's `sees` or the error at its start."""
         return socket.gethostname(), self._error or self._bench.sees()
 
     def ready(self) -> None:

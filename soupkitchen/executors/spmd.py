@@ -153,8 +153,6 @@ class Spmd(Executor):
 
 
 class SharedBench(Bench):
-    """The first process's bench, which shares filling and predicting."""
-
     def __init__(self, bench: Bench, group: ProcessGroup) -> None:
         super().__init__(bench.evaluator, bench.mixer, bench.announce)
         self._group = group

@@ -79,7 +79,6 @@ def _best_single(ranking: Ranking, judge: Judge) -> Scored:
 
 
 def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
-    """A trial for each proposal, with its best candidate's score."""
     trials = []
     for _, group in groupby(verdicts, key=lambda verdict: id(verdict.candidate.proposal)):
         same = list(group)

@@ -133,7 +133,6 @@ def _executor(executor: Executor) -> dict[str, Any]:
 def _pool(
     pool: str | Path | Sequence[str | Path] | Pool, base: str | Path | None, exclude: str | Sequence[str]
 ) -> dict[str, Any]:
-    """The pool's options, as in `conf/pool`."""
     if isinstance(pool, Pool):
         if base is not None or exclude:
             raise ConfigError("base and exclude are for find_pool, where the pool was opened; leave them out")

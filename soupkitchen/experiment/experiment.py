@@ -210,7 +210,6 @@ class Experiment:
         return unscored(self.pool)
 
     def _search(self, method: MergeMethod | StackMethod) -> Search:
-        """The search, adapted to method and pool."""
         options = flat(describe(replace(method, weights=None)))
         depth = layers(list(self.pool.reference.header))
         search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))

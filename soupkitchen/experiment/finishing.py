@@ -86,12 +86,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """The parts of a run's report.
-
-    Attributes:
-        write: make `report.html`.
-        contributions: score the soup without each ingredient, too.
-        map_gib: larger pools, in GiB, get no map of similarities; 0 for no map.
+    """The parts of a run's report; `conf/report/default.yaml` describes the options.
 
     Raises:
         ConfigError: if an option is out of range.

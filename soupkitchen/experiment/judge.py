@@ -124,7 +124,6 @@ class Judge:
         return self.stopping.threshold(self.rule, soup.evaluation, tasks, examples, above)
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Threshold | None:
-        """The threshold for a place among the `exact` best."""
         known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
         return self._above(known[-exact]) if len(known) >= exact else None
 

@@ -112,7 +112,6 @@ class Ledger:
                 self._write_trajectory()
 
     def entry(self, entry: Entry) -> None:
-        """Notes a row of the leaderboard."""
         self._once(("model", "kind"), event=ENTRY, **asdict(entry))
 
     def contribution(self, ingredient: str, score: float) -> None:

@@ -18,7 +18,7 @@ from soupkitchen.store.layout import PROFILE
 log = logging.getLogger(__name__)
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes per unit of getrusage's memory."""
+"""Bytes in getrusage's unit."""
 
 
 def watch(device: torch.device, looks: bool) -> None:

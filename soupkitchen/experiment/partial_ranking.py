@@ -32,7 +32,7 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _SEED = 17
-"""Differs from `examples._SEED`, or both would begin with the same examples."""
+"""Differs from `evaluation.scoring._SEED`, or both would begin with the same examples."""
 
 
 def by_part(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps, share: float | None) -> Ranking:

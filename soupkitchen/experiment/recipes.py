@@ -71,7 +71,6 @@ class Recipes:
         return Contest(tuple(candidates), choice.exact)
 
     def _weights(self, mixture: Mixture, method: Method) -> list[Any] | None:
-        """The mixture's coefficients times the method's weights."""
         by_step = parsed(method.weights)
         if isinstance(by_step, ByStep):
             weights = by_step.coefficients([self.steps[name] for name in mixture.ingredients])
@@ -89,7 +88,7 @@ def check_weights(method: Method, runs: Sequence[Ranked]) -> None:
     """Checks that the method's weights fit the runs.
 
     Raises:
-        ConfigError: if a run or a training step is missing.
+        ConfigError: if a name is no run's, or a training step is unknown.
     """
     check_names(method.weights, [run.name for run in runs])
     if isinstance(parsed(method.weights), ByStep):

@@ -140,9 +140,6 @@ def carry_out(
     Args:
         build: makes the experiment; called only if there is work to do.
         overwrite: move earlier results aside.
-
-    Raises:
-        SoupkitchenError: if something is wrong that the user can put right.
     """
     launch.check()
     with stopwatch.run(), soft_if_refused():

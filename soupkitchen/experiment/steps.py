@@ -59,7 +59,6 @@ class Steps:
         Args:
             before: the earlier soup.
             size: of the soup now.
-            choice: the number of the decision.
         """
         for verdict in verdicts:
             proposal, result = verdict.candidate.proposal, verdict.result
@@ -111,7 +110,6 @@ class Steps:
         self._ledger.entry(entry)
 
     def unscored(self, name: str, kind: str, score: float) -> None:
-        """Notes a run with a listed or partial score."""
         self._ledger.entry(Entry(name, kind, (name,), score))
 
     def shown(self, scored: Scored, metric: bool = True) -> str:
@@ -146,7 +144,6 @@ class Steps:
         self._ledger.step(replace(row, **more))
 
     def _by_task(self, scored: Scored) -> dict[str, float]:
-        """Scores by task name, with each metric's own sign."""
         parts, tasks = scored.evaluation.parts, self.tasks.tasks
         return {name: tasks[name].metric.shown(part.score) for name, part in parts.items() if name}
 

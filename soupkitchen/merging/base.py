@@ -1,14 +1,14 @@
 """The contract of merge methods: a fold over ingredients, one tensor at a time.
 
-A method is a frozen dataclass; its fields are its options. Its state is a NamedTuple of plain numbers and of
-flat tensors, float32 or smaller, with one element for each of the merged tensor. A dtype may change when an
-ingredient is added. One test holds every method to these laws:
+A method is a frozen dataclass of options. Its state is a NamedTuple of plain numbers and of flat tensors,
+float32 or smaller, with one element for each of the merged tensor. A dtype may change when an ingredient is
+added. One test holds every method to these laws:
 
 1. `add` changes neither the state nor the tensor. (`add_` may change the state; the result is the same.)
 2. `add` and `result` cost the same for any number of earlier ingredients.
 3. The order of ingredients does not matter, but for rounding (unless `ordered = True`).
 4. `add` and `result` work element by element, so they may get any slice. Facts of the whole tensor (a norm, a
-   threshold) come from `measure`, which may see all of it.
+   threshold) come from `measure`.
 5. Zeros added to an empty state give zeros.
 
 A method that `needs_base` gets task vectors (δᵢ = θᵢ − θ₀) and returns one; it never sees the base.
@@ -129,7 +129,6 @@ class MergeMethod(Method):
     """True if `measure` uses the state, or is as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
-        """Surveys all of an ingredient's tensors, by name, for `measure`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:

@@ -17,7 +17,7 @@ _MOST_KEPT = (32 << 20) - (1 << 16)
 
 
 def keep_freed_memory() -> None:
-    """Makes the process keep freed memory for the next request.
+    """Makes the process keep freed memory.
 
     Otherwise each chunk's temporaries may go back to the system page by page, which can take longer than the
     arithmetic. glibc keeps up to twice the largest block freed so far (mallopt(3), M_MMAP_THRESHOLD), so one

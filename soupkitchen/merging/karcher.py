@@ -30,9 +30,6 @@ class Karcher(StackMethod):
     Attributes:
         iterations: the largest number of steps.
         tolerance: in radians; a shorter step is the last.
-
-    Raises:
-        ConfigError: if an option is out of range.
     """
 
     iterations: AtLeast1 = 10

@@ -32,7 +32,7 @@ _INFINITY = 0x7F800000
 _NONE = 1 << 16
 
 Ties = list[tuple[slice, int]]
-"""The number of magnitudes equal to some value, by part of a vector."""
+"""Counts of magnitudes equal to some value, by part of a vector."""
 
 
 class Largest(NamedTuple):
@@ -60,7 +60,7 @@ class Largest(NamedTuple):
         return torch.cat([shrink(early, below), shrink(late, self.threshold)])
 
     def after(self, offset: int) -> Largest:
-        """The same, for the part of the vector from `offset`."""
+        """The same for the part from `offset`."""
         return self if self.last_tie is None else Largest(self.threshold, self.last_tie - offset)
 
 

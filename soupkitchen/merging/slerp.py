@@ -39,11 +39,8 @@ class Slerp(MergeMethod):
 
     Attributes:
         t: how far to go towards the candidate, 0 to 1; None for its share of the weight.
-        space: "weights" or "task_vectors". Whole weights of fine-tunes of one model are nearly colinear, so
-            slerp is a plain average, and the log says so; task vectors are not.
-
-    Raises:
-        ConfigError: if an option is out of range.
+        space: whole weights of fine-tunes of one model are nearly colinear, so slerp is a plain average, and
+            the log says so; "task_vectors" are not.
     """
 
     t: Fraction | None = None

@@ -43,7 +43,6 @@ class Sparsifier:
     """True if a plan is as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
-        """Surveys all of an ingredient's task vectors, by tensor name, for `plan`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:
@@ -177,7 +176,6 @@ class Random(Sparsifier):
         density: rounded to a multiple of 2⁻¹⁶.
         rescale: "probability" divides survivors by density, as the paper; "l1" restores the sum of
             magnitudes, as mergekit; None does neither.
-        seed: of the masks.
     """
 
     density: Share
@@ -215,11 +213,8 @@ class RankRandom(Sparsifier):
     row.
 
     Attributes:
-        density: the mean probability.
         epsilon: ε, half the spread of probabilities.
-        rescale: "probability" divides each survivor by its probability, as the paper; "l1" restores the sum
-            of magnitudes; None does neither.
-        seed: of the masks.
+        rescale: as for `Random`, but each survivor is divided by its own probability.
     """
 
     density: Share

@@ -34,16 +34,11 @@ class Measured(NamedTuple):
 class TaskVectors(MergeMethod):
     """The family of task arithmetic, TIES, DARE, Breadcrumbs and DELLA.
 
-    A negative weight subtracts a run: negation, or "forgetting".
-
     Attributes:
         sparsifier: None to keep all entries.
         consensus: "mass" or "count" to elect signs, or None.
         normalize: divide by the weights.
         scale: λ; a list is a grid, from which held-out data chooses (see `alternatives`).
-
-    Raises:
-        ConfigError: if an option is out of range.
     """
 
     sparsifier: Sparsifier | None = None

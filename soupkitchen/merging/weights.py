@@ -13,13 +13,12 @@ others, to second order in the rate.
     linear          wᵢ = 1 − x with x = i/(k + 1): the plain average, cⱼ = 1/(k + 1)
     cosine          wᵢ = (1 + cos πx)/2
     one_minus_sqrt  wᵢ = 1 − √x
-    inverse_sqrt    wᵢ = 1/√(1 + i): does not end at 0, does not depend on k
+    inverse_sqrt    wᵢ = 1/√(1 + i): does not end at 0
     ema             wᵢ = 1 − (1 − α)^(k + 1 − i): the exponential moving average m₀ = θ₀,
                     mⱼ = (1 − α)mⱼ₋₁ + αθⱼ, so c₀ = (1 − α)^k and cⱼ = α(1 − α)^(k − j)
 
 Tian et al. 2025, "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging for LLM Pre-training", arXiv
-2507.17634, theorem 3.1. It compares ema, linear and 1 − √x, and finds that the number of checkpoints matters
-more than the decay.
+2507.17634, theorem 3.1. The number of checkpoints matters more than the decay.
 """
 
 from __future__ import annotations

@@ -35,7 +35,6 @@ class AcceptRule:
 
     @classmethod
     def of(cls, option: Any) -> AcceptRule:
-        """The rule of a value of ``search.accept``."""
         if not isinstance(option, Mapping):
             return cls(option)
         ((kind, amount),) = option.items()
@@ -280,11 +279,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Guarded(Search):
-    """A search with a rule of acceptance, that ends no worse than the best single run.
+    """A search that keeps what a rule accepts, and ends no worse than the best single run.
 
     Attributes:
-        accept: "better", "not_worse", ``{margin: x}`` or ``{significant: α}``; see `AcceptRule`.
-        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
+        accept: see `AcceptRule`.
         ranking: "full", or ``{examples: 0.1}`` for a tenth of the held-out data; the best run is exact in
             both.
 

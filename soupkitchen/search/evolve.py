@@ -43,20 +43,12 @@ class Evolve(Guarded):
     A coefficient multiplies the method's weight. The soup is the best accepted mixture, the initial one
     included. Half of a generation become parents, and only these are scored in full.
 
-    It fits the held-out data more closely than greedy does: look at the test score, too.
+    `conf/search/evolve.yaml` describes the options.
 
     Attributes:
-        initial: the greedy soup, the uniform one, or the best run.
-        evaluations: the number of mixtures, beside those for the initial soup.
-        examples: scored for these at most; None for no limit. The generation that reaches it is the last.
-        population: mixtures in a generation, at least 6, since with fewer `cma` ranks non-parents, too; None
-            for 4 + ⌊3 ln n⌋ with n searched numbers.
-        sigma: the first standard deviation; 1 is a run's full weight, or the width of an option's range.
-        layers: parts of the model's depth with their own coefficients.
-        negative: allow coefficients below 0 if the method subtracts.
-        options: ranges of the method's options, by dotted name:
-            ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
-        candidates: the number of best runs; None for all.
+        examples: the generation that reaches this number is the last.
+        population: with fewer than 6, `cma` would rank non-parents, too.
+        options: `scale` is searched by its logarithm.
 
     Raises:
         ConfigError: if an option is out of range.

@@ -16,11 +16,7 @@ MOST_RUNS = 12
 
 @dataclass(frozen=True)
 class Exhaustive(Guarded):
-    """Tries all subsets, small ones first, and keeps the best.
-
-    Attributes:
-        candidates: the number of best runs; None for all.
-    """
+    """Tries all subsets of the best `candidates`, small ones first, and keeps the best."""
 
     candidates: AtLeast1 | None = None
 

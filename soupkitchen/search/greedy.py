@@ -36,15 +36,11 @@ from soupkitchen.search.pruning import drop_while_it_helps
 
 @dataclass(frozen=True)
 class Greedy(Guarded):
-    """Greedy search.
+    """Greedy search; `conf/search/greedy.yaml` describes the options.
 
     Attributes:
-        candidates: the number of best runs; None for all.
-        passes: how often discarded runs are tried; with `replacement`, how many runs enter at most. None for
-            once, or as many as there are candidates.
-        replacement: the run that helps most enters, also more than once, until none helps.
+        passes: how often discarded runs are tried; with `replacement`, how many runs enter at most.
         candidate_scale: factors of a candidate's weight, of which the best is taken.
-        prune: drop ingredients afterwards, while that helps.
     """
 
     candidates: AtLeast1 | None = None
@@ -77,7 +73,6 @@ class Greedy(Guarded):
     def _once_each(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """The remaining queue of the present pass."""
         best, *others = candidates_of(pool, self.candidates)
         alternatives = len(self.candidate_scale or (1,))
         tried = [

@@ -27,7 +27,6 @@ class Range:
         return self.name.split(".")[-1] == "scale" and self.low > 0
 
     def value(self, place: float) -> float:
-        """The value at a place, clipped to the range."""
         share = min(max(place, 0.0), 1.0)
         if self.by_ratio:
             return float(round(self.low * (self.high / self.low) ** share, _DIGITS))

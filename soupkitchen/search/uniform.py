@@ -25,11 +25,7 @@ from soupkitchen.search.base import (
 
 @dataclass(frozen=True)
 class Uniform(Search):
-    """Merges all runs, and scores only the finished soup.
-
-    Attributes:
-        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-        candidates: the number of best runs; None for all.
+    """Merges all runs, or the best `candidates`, and scores only the finished soup.
 
     Raises:
         ConfigError: if an option is out of range.

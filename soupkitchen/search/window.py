@@ -25,15 +25,10 @@ from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial
 
 @dataclass(frozen=True)
 class Window(Guarded):
-    """Search for a window of one run's checkpoints.
+    """Search for a window of one run's checkpoints; `conf/search/window.yaml` describes the options.
 
     A mixture has the newest checkpoint first, so each window extends the one before, and a running state
-    serves.
-
-    Attributes:
-        durations: lengths of windows: "all" for 2, 3, …, "geometric" for 2, 4, 8, … and all checkpoints, or a
-            list.
-        end: "last" for windows that end with the last checkpoint; "any" for any, the latest first.
+    serves. With ``end="any"`` the latest windows come first.
     """
 
     durations: Durations = "all"

@@ -25,7 +25,6 @@ from soupkitchen.search.base import Coefficient
 
 
 def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str], float]:
-    """The coefficient by tensor name."""
     if not isinstance(coefficient, tuple):
         return lambda name: coefficient
     part_of = parts(names, len(coefficient))
@@ -83,9 +82,7 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
 
 _STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
 _JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
-"""A layer and its number in one word: ``layer1``."""
 _INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
-"""The word between a stage's number and its block's."""
 _LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
 _FIRST = re.compile(
     r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
@@ -167,7 +164,6 @@ def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
 
 
 def _numbered(name: str) -> list[Numbered]:
-    """The numbered parts, outermost first."""
     words, found = name.split("."), []
     for index, word in enumerate(words):
         if index and word.isdecimal() and not words[index - 1].isdecimal():
@@ -181,7 +177,6 @@ def _numbered(name: str) -> list[Numbered]:
 
 
 def _inner(rest: list[str]) -> int | None:
-    """The block's number, from the words after the stage's."""
     if len(rest) > 2 and _INNER.fullmatch(rest[0]):
         rest = rest[1:]
     return int(rest[0]) if len(rest) > 1 and rest[0].isdecimal() else None
@@ -210,7 +205,6 @@ def _stacks(numbered: Mapping[str, list[Numbered]]) -> set[tuple[str, str]]:
 
 
 def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
-    """The layers of the stacks whose path has most in common with `name`."""
     words = name.split(".")
     common = {home: _common(words, home.split(".")) for home in homes}
     most = max(common.values())

@@ -78,8 +78,6 @@ class LazyChange:
 
 
 class Fold:
-    """One tensor's running state."""
-
     def __init__(
         self,
         method: MergeMethod,

@@ -62,7 +62,6 @@ class StateMemory:
         return converted
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Moves a tensor to the device if there is room."""
         place = self.room(tensor.nbytes, on_host=False)
         return tensor if place is None else tensor.to(place)
 

@@ -125,7 +125,6 @@ class Mixer:
         return self.empty(recipe, reader=self._cache)
 
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
-        """The running state if it has the first `size` ingredients."""
         if self._soup is None or len(self._soup.ingredients) != size or not self._serves(recipe):
             return None
         self._soup.method = _method(recipe)
@@ -148,7 +147,6 @@ class Mixer:
         return self._soup
 
     def _serves(self, recipe: Recipe) -> bool:
-        """Tells whether the running state is of the recipe's first ingredients, merged alike."""
         if self._soup is None or self._made is None:
             return False
         size = len(self._soup.ingredients)

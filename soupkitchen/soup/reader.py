@@ -17,7 +17,6 @@ from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 
 _AHEAD = 2
-"""Tensors read ahead for each run."""
 
 
 class TensorReader:

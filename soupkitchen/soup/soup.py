@@ -60,7 +60,7 @@ class Soup:
 
     Args:
         base: the pretrained model, for methods on task vectors. If it lacks a tensor or its shape differs (a
-            new head), `Linear` averages the runs' with the same positive weights.
+            new head), `Linear` averages the runs' with the same weights, if positive.
         dtype: may be a function of the tensor's name.
         memory: for states; by default on the device.
         warned: earlier warnings; soups may share it.
@@ -273,7 +273,6 @@ class Soup:
         return self._fixed.get(name, run.tensor(name))
 
     def _warn_of_fixed(self, runs: Sequence[Checkpoint]) -> None:
-        """Warns once of unmerged tensors that differ between runs."""
         first = runs[0]
         fixed = [name for name, info in first.header.items() if not info.is_floating_point]
         differing = [
