@@ -51,7 +51,7 @@ MOST_SEEN = 0.5
 PROVEN = 0.05
 """The proven bound's share of the error beside a sampled one."""
 
-_LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
+_LOSES, _LOSES_SAMPLED = 0.8, 0.95  # the largest bets, in shares of the capital
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
 _GRAIN = 1e-6
@@ -260,7 +260,7 @@ class Bets:
 def proven(differences: np.ndarray, bounds: np.ndarray, error: float) -> Bets:
     """Bets that never lose more than the capital if differences stay within their bounds."""
     seen = np.arange(len(differences))
-    still = np.maximum.accumulate(bounds[::-1])[::-1][: len(seen)]  # of those that are not known yet
+    still = np.maximum.accumulate(bounds[::-1])[::-1][: len(seen)]  # the largest bound of unknown differences
     mean = _before(differences) / (seen + 1)  # as if a difference of 0 had been seen before
     square = (_before(np.square(differences)) + np.square(still[0] / 2)) / (seen + 1)
     drift = -_before(differences) / (len(bounds) - seen) - mean

@@ -61,7 +61,7 @@ class Batches:
     def of(self, numbers: Sequence[np.ndarray]) -> Iterator[Batch]:
         keys = [one.tobytes() for one in numbers]
         if self._stored and not any(key in self._stored for key in keys):
-            self.forget()  # examples are put together in other ways from now on
+            self.forget()  # batches have changed for good
         missing = [one.tolist() for one, key in zip(numbers, keys, strict=True) if key not in self._stored]
         made = iter(self._loader(missing)) if missing else iter(())
         for key in keys:
@@ -140,7 +140,7 @@ class FiniteCheck:
                 self._recorded.append(values.detach().cpu().clone())
             if not values.numel():
                 continue
-            top = values.amax(-1) if values.dim() else values  # of a NaN and a number the NaN
+            top = values.amax(-1) if values.dim() else values  # amax returns NaN if there is one
             strange = ~top.isfinite()
             if isinstance(mask, torch.Tensor) and mask.shape == strange.shape:
                 strange &= mask != 0
@@ -237,11 +237,11 @@ class Evaluator:
         self.tasks = tasks.with_labels(splits, live.model)
         self.live = live
         self.processor = processor
-        self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
-        self.dtype: torch.dtype | None = None  # that the model is loaded in; None for that of its files
+        self.processor_folder: Path | None = None  # of the processor's files
+        self.dtype: torch.dtype | None = None  # of the loaded model; None for that of its files
         self.accelerator = accelerator
         self._model: Any = None
-        self._source: Any = None  # the live model that `_model` is made of
+        self._source: Any = None  # the live model behind `_model`
         self._follow()
         self._workers = workers
         self._memory = memory or StateMemory(accelerator.device, 0, 0)

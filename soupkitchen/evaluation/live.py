@@ -62,7 +62,7 @@ class LiveModel:
         self.model = self.maker.load(run, self._loading).eval()
         stopwatch.read += sum(info.nbytes for info in run.header.values())
         if self._padding is not None and self.pad_token_id is None:
-            self.model.config.pad_token_id = self._padding  # a task has chosen it
+            self.model.config.pad_token_id = self._padding  # chosen by a task
         if self._loading.device_map is None:
             self.model.to(self._device)
         if self._made_anew:

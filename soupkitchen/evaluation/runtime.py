@@ -117,7 +117,7 @@ class Runtime:
     def state_budget(self, taken: Mapping[torch.device, int], device: torch.device) -> tuple[int, int]:
         """Bytes for merge states, on `device` and on the host; `taken` are the live model's by device."""
         on_device, on_host = self._memory_of(device)
-        if self.max_memory is None:  # what is free has the model taken off; the rest of the work needs some
+        if self.max_memory is None:  # the model is not in free memory; the rest of the work needs some
             return int(0.8 * on_device), int(0.8 * on_host)
         of_model = sum(size for device, size in taken.items() if device.type == "cpu")
         beside = sum(size for other, size in taken.items() if _same_device(other, device))
@@ -143,9 +143,9 @@ class Runtime:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         set_seed(self.seed)
-        AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's earlier job may have had another
+        AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's last job may have set others
         chosen = {} if self.device == "auto" else {_DEVICE: str(self._existing_device())}
-        with patch_environment(**chosen):  # accelerate takes a device from there alone
+        with patch_environment(**chosen):  # the only way to give accelerate a device
             accelerator = Accelerator(
                 cpu=self.device == "cpu",
                 mixed_precision=_PRECISION[self.dtype],
@@ -162,7 +162,7 @@ class Runtime:
     def _existing_device(self) -> torch.device:
         try:
             device = torch.device(self.device)
-            torch.ones(1, device=device).item()  # of "meta" nothing comes back
+            torch.ones(1, device=device).item()  # fails for "meta"
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
@@ -178,7 +178,7 @@ def _check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(torch.nn.Softplus())(torch.ones(2, device=device))
-    except Exception as error:  # whatever a compiler, or what looks for one, says
+    except Exception as error:  # compilers raise anything
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
             f"runtime.compile=true cannot be used here ({told[0]}): it needs a C++ compiler on a CPU, Triton "

@@ -215,7 +215,7 @@ class Bench:
         headers = {
             run.name: {name: [*info.shape, info.dtype] for name, info in run.header.items()} for run in pool
         }
-        others = [str(file) for run in pool for file in run.changed_files()]  # than the first process opened
+        others = [str(file) for run in pool for file in run.changed_files()]  # if files were replaced
         return {
             "runs": digest([headers, others]),
             "data": digest([identity.examples(split) for split in evaluator.examples.splits]),

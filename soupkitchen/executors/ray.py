@@ -69,10 +69,10 @@ class Ray(Executor):
                 f"executor.workers={self.workers} need {needed[short[0]]:g} {short[0]}s, and the cluster has "
                 f"{has.get(short[0], 0):g}"
             )
-        ray.method(concurrency_group="control")(_Worker.drop)  # so that it is heard amid a scoring
+        ray.method(concurrency_group="control")(_Worker.drop)  # runs during a scoring
         needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
         kind = ray.remote(**needs, max_restarts=-1, concurrency_groups={"control": 1})(_Worker)
-        self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
+        self._make = ray.put(bench.elsewhere)  # restarted workers need it
         self._workers = [kind.remote(self._make) for _ in range(self.workers)]
         self._asked = 0
         self.learn(bench.evaluator.tasks)
@@ -92,7 +92,7 @@ class Ray(Executor):
                     total = self.bench.evaluator.examples.size(request.split)
                     progress(scoring.evaluation.examples_scored, total)
                 yield scoring
-        finally:  # nobody asks for the rest
+        finally:  # the rest is not needed
             for worker in self._workers[: len(requests)]:
                 worker.drop.remote(self._asked)
 
@@ -156,12 +156,12 @@ class _Worker:
         self._bench: Any = None
         self._now = self._dropped = 0
         self._error = ""
-        logging.disable(logging.WARNING)  # what there is to say the driver says
+        logging.disable(logging.WARNING)  # the driver logs everything
         try:
             with soft_if_refused():
                 self._bench = make()
             self._bench.announce = self._watched
-        except Exception as error:  # whatever it is, the driver should say it
+        except Exception as error:  # the driver reports it
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
@@ -211,17 +211,17 @@ def connect(address: str | None, option: str, workers: int = 1) -> None:
     Raises:
         ConfigError: if it cannot be reached.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors come as exceptions
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if not os.access(Path.home(), os.W_OK):  # there Ray keeps the token of its own clusters
+        if not os.access(Path.home(), os.W_OK):  # Ray keeps its clusters' token there
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
         if address is not None and ":" in (host := address.removeprefix("ray://")):
             name, port = host.rsplit(":", 1)
-            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray tries for minutes
+            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray needs minutes
         imported().init(address, **options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{option}={address} cannot be reached ({error})") from error

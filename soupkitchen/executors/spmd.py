@@ -113,7 +113,7 @@ def _failure(kind: type[Exception], text: str, host: str) -> Failure:
 def _noticing_loss() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no other words for a connection that is closed
+    except RuntimeError as error:  # gloo's error for a closed connection
         raise LostError(
             "another process of this launch has ended, so this one does too. Nothing is lost: the same "
             "command continues"
@@ -179,7 +179,7 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
                 follower.bench = tried(bench_of)
             case message:
                 reply = tried(partial(follower.answer, message))
-                if isinstance(reply, Failure):  # it may have been for want of memory
+                if isinstance(reply, Failure):  # memory may have run out
                     clear_device_cache(garbage_collection=True)
                 group.answer(reply)
 
@@ -187,8 +187,8 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
 @dataclass
 class _Follower:
     group: ProcessGroup
-    bench: Any = None  # or why there is none
-    rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of what is asked for
+    bench: Any = None  # or the failure to make one
+    rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of the predictions
 
     def answer(self, message: Any) -> Any:
         if isinstance(self.bench, Failure):

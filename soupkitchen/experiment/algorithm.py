@@ -39,7 +39,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
             steps.decided(verdicts, before, len(soup.ingredients), next(choices))
             trials += _trials(verdicts)
             results += [verdict.result for verdict in verdicts]
-            if kept:  # what was proposed after it was proposed for another soup
+            if kept:  # later proposals were made for the old soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
                 break
     reasons = [result.reason for result in results if isinstance(result, Unscorable)]

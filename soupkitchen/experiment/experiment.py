@@ -97,7 +97,7 @@ class Experiment:
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
-        build(describe(replace(method, weights=None)))  # as recipes have it
+        build(describe(replace(method, weights=None)))  # fails now if recipes cannot rebuild it
         search = self._search(method)
         self.output.check(self.pool.runs, method)
         if self.output.push_to_hub is not None:

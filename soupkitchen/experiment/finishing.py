@@ -128,7 +128,7 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
     runs += [] if saved is None else [saved]
     gram, origin = task_vector_gram(runs, pool.base)
     finite = np.isfinite(gram).sum(1)
-    whole = finite == finite.max()  # a run that overflows has no place on the map
+    whole = finite == finite.max()  # leaves out runs that overflow
     content = {
         "names": [run.name for run, fits in zip(runs, whole, strict=True) if fits],
         "soup": saved.name if saved is not None and whole[-1] else None,

@@ -144,7 +144,7 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
             steps.ranked(result)
     if not singles:
         raise CheckpointError(NONE_SCORED)
-    if normalized:  # by what only the whole ranking tells
+    if normalized:  # scores depend on the whole ranking
         scores.learn(
             scores.tasks.ranked({name: scored.evaluation.scores for name, scored in singles.items()})
         )

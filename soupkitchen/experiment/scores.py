@@ -207,7 +207,7 @@ class Scores:
     def _cached(self, request: Request) -> Evaluation | None:
         if self._shared is None:
             return None
-        if request.piece is not None and self.tasks.binary:  # what is right or wrong is so in all batches
+        if request.piece is not None and self.tasks.binary:  # right or wrong does not depend on batches
             outputs = self._shared.get(self.keys.predictions(request.recipe, request.split))
             if outputs is not None:
                 return replayed(outputs, request, self.tasks, self.examples)

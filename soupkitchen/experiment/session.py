@@ -116,7 +116,7 @@ class Result:
                 raise ConfigError(
                     f"{folder} is a LoRA adapter, which peft loads: pip install 'soupkitchen[peft]'"
                 ) from error
-        alone = {"trust_remote_code": False, "local_files_only": True}  # whatever the soup's files ask for
+        alone = {"trust_remote_code": False, "local_files_only": True}  # even if its files say more
         return maker.model_class.from_pretrained(folder, **(alone | options))
 
     @property

@@ -108,7 +108,7 @@ class Method:
     def weight(self, ingredient: str) -> float:
         weights = parsed(self.weights)
         assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
-        by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
+        by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may have the name 1
         return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:

@@ -193,4 +193,4 @@ def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch
         weight = (positive - negative).mul_(plus.to(torch.int8)).add_(negative)
     else:
         least, weight = _NO_WEIGHT, torch.lerp(negative, positive, plus)
-    return merged.div_(weight.clamp_(min=least))  # where no run agrees, 0 is divided
+    return merged.div_(weight.clamp_(min=least))  # 0 / least if no run agrees

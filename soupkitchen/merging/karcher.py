@@ -59,7 +59,7 @@ class Karcher(StackMethod):
         mean = _unit(shares, units, every[0])
         for _ in range(self.iterations):
             cosines = units @ mean
-            sideways = every - np.outer(cosines, mean)  # one in each row
+            sideways = every - np.outer(cosines, mean)  # one a row
             lengths = np.array([_length(row, units) for row in sideways])
             moved = lengths > _NEARLY_ZERO
             angles = np.arctan2(lengths, cosines)

@@ -49,7 +49,7 @@ class Linear(MergeMethod):
 
     def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
         weight = state.weight + measure
-        if self.normalize:  # the average of equals is, to the bit, what they are
+        if self.normalize:  # lerp keeps equal values bitwise
             return LinearState(torch.lerp(state.merged, x, measure / weight), weight)
         return LinearState(torch.add(state.merged, x, alpha=measure), weight)
 

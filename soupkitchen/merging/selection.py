@@ -102,7 +102,7 @@ def _bracket(x: Vector, k: int) -> tuple[float, float]:
 def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int]]:
     """The number of magnitudes above `high`; those from `low` to `high`, and their number by chunk."""
     above, sizes = 0, []
-    gathered = np.empty(x.numel(), np.float32)  # takes memory only as far as it is filled
+    gathered = np.empty(x.numel(), np.float32)  # pages are allocated as they are filled
     filled = 0
     for part in chunks(x.numel(), x.device):
         values = x[part].abs().numpy()  # numpy compares and counts several times as fast as torch
@@ -204,8 +204,8 @@ def ascending(rows: torch.Tensor) -> torch.Tensor:
     """Positions (int64) that sort each row of nonnegative float32 values, stably."""
     if rows.device.type != "cpu":
         return rows.argsort(dim=1, stable=True)
-    # Bits of floats that are not negative are in the floats' order. With the position below
-    # them, whole numbers are sorted that are all different: several times as fast on a CPU.
+    # Bits of nonnegative floats sort like the floats. With the position in the lower bits all keys
+    # differ, so an unstable sort will do: several times as fast on a CPU.
     keys = rows.numpy().view(np.uint32).astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= np.arange(rows.shape[1], dtype=np.uint64)

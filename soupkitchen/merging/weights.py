@@ -113,7 +113,7 @@ def parsed(weights: Weights | None) -> ByScore | ByStep | Mapping[str, float] | 
         ConfigError: if it is neither ``{by: score, temperature: T}`` nor ``{by: step, decay: NAME}``.
     """
     if weights is None or "by" not in weights or is_number(weights["by"]):
-        return weights  # a run may be called so
+        return weights  # a run may have the name "by"
     return _by_step(weights) if weights["by"] == "step" else _by_score(weights)
 
 

@@ -116,7 +116,7 @@ class Evolve(Guarded):
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        from soupkitchen.search.space import Range, Space  # numpy takes its time
+        from soupkitchen.search.space import Range, Space  # numpy imports slowly
 
         proposed, begun, own_trials = played(self._initial, pool, self.start(pool), trials)
         if proposed:
@@ -174,7 +174,7 @@ def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
         "popsize": size,
         "CMA_active": False,
         "randn": np.random.RandomState(seed).randn,
-        "seed": math.nan,  # do not touch numpy's own
+        "seed": math.nan,  # leaves numpy's own seed alone
         "verbose": -9,
         "verb_disp": 0,
         "verb_log": 0,

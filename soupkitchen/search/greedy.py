@@ -79,11 +79,11 @@ class Greedy(Guarded):
             any(trial.kept for trial in trials[start : start + alternatives])
             for start in range(0, len(trials), alternatives)
         ]
-        inside, since = {best}, 0  # the ingredients, and how many were discarded since the last one entered
+        inside, since = {best}, 0  # ingredients, and discards since the last one entered
         for _ in range(self.passes or 1):
             queue = [name for name in others if name not in inside]
             for number, name in enumerate(queue):
-                left = len(others) + 1 - len(inside) - since  # not yet tried beside just this soup
+                left = len(others) + 1 - len(inside) - since  # not yet tried with this soup
                 if not left:
                     return []
                 if not tried:

@@ -89,7 +89,7 @@ class Space:
         """The mixture of a vector; runs with coefficient 0 are left out, but two always stay."""
         raw = np.asarray(point[: self.coefficients]).reshape(len(self.runs), self.parts)
         counts = np.round(self.inside(point)[: self.coefficients].reshape(raw.shape), _DIGITS)
-        for part in np.flatnonzero(~counts.any(axis=0)):  # a part of nothing is no model
+        for part in np.flatnonzero(~counts.any(axis=0)):  # each part needs an ingredient
             counts[np.argmax(raw[:, part]), part] = 1.0
         most_first = np.argsort(-np.abs(counts).max(axis=1), kind="stable")
         taken = sorted(at for number, at in enumerate(most_first) if number < 2 or counts[at].any())

@@ -49,11 +49,11 @@ class Mixer:
         self._memory = memory or (lambda: StateMemory(self.device))
         self._reader = reader or TensorReader(self.device)
         self._soup: Soup | None = None  # the running state
-        self._made: Recipe | None = None  # the recipe that it was made by
+        self._made: Recipe | None = None  # its recipe
         self._cache: CachingReader | None = None
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
-        self._surveyed: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
+        self._surveyed: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # for one `Recipe.fold`
 
     def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
         """Yields (name, tensor) of `recipe`.
@@ -141,7 +141,7 @@ class Mixer:
         try:
             for run, weight in zip(before[missing], recipe.coefficients[missing], strict=True):
                 self._soup.keep(run, weight)
-        except BaseException:  # it is half kept: not to be used again
+        except BaseException:  # half kept: useless
             self.forget()
             raise
         return self._soup

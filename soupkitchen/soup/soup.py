@@ -99,7 +99,7 @@ class Soup:
         self._surveys = {} if surveys is None else surveys
         self._reader = reader or TensorReader(self.device)
         self._plans = plans
-        self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
+        self._differing: set[str] = set()  # tensors that are not bitwise equal in all ingredients
         keep_freed_memory()
 
     def forget(self) -> None:
@@ -171,7 +171,7 @@ class Soup:
             self._warn_of_fixed([portion.run for portion in portions])
         folds = self._folds if running else {}
         remarks: Remarks = []
-        kept = candidate is None and running  # all are: whether they are equal is known
+        kept = candidate is None and running  # then `_differing` says which are equal
         for name, info in like.header.items():
             shares = self._shares(name, portions)
             if not info.is_floating_point:
