@@ -76,7 +76,7 @@ class Executor:
     bench: Any
 
     def start(self, bench: Any) -> None:
-        """Is called once, before the first request."""
+        """Is called once, before the first request; `bench` holds the model and the pool."""
         self.bench = bench
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
@@ -103,7 +103,8 @@ class Local(Executor):
 
 
 class Speculation:
-    """Sends ahead as many requests as there are workers; results are as if scored one by one.
+    """Sends ahead as many requests as there are workers; drops unused results, so all is as if scored one by
+    one.
 
     Args:
         request_of: makes a request by number, with the present threshold, which never falls.

@@ -106,6 +106,7 @@ class Method:
         check_weights(self.weights, negative=self.negative_weights)
 
     def weight(self, ingredient: str) -> float:
+        """The weight of the ingredient with this name."""
         weights = parsed(self.weights)
         assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
         by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may have the name 1
@@ -129,6 +130,7 @@ class MergeMethod(Method):
     """True if `measure` uses the state, or is as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
+        """Surveys all of an ingredient's tensors, by name, for `measure`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:

@@ -98,7 +98,7 @@ def share_of(ranking: str | Mapping[str, Any]) -> float | None:
     """The share of held-out examples in ``search.ranking``; None for all.
 
     Raises:
-        ConfigError: for another value.
+        ConfigError: if it is another value.
     """
     check("search.ranking", ranking, Ranking)
     return None if isinstance(ranking, str) else float(ranking["examples"])
@@ -142,17 +142,20 @@ class Mixture:
     options: Mapping[str, float] = field(default_factory=dict)
 
     def plus(self, name: str, coefficient: float = 1.0) -> Mixture:
+        """Adds a run."""
         if self.coefficients is None and coefficient == 1.0:
             return Mixture((*self.ingredients, name), None, self.options)
         return Mixture((*self.ingredients, name), (*self.shares, coefficient), self.options)
 
     def without(self, position: int) -> Mixture:
+        """Drops one ingredient."""
         others = [index for index in range(len(self.ingredients)) if index != position]
         coefficients = self.coefficients and tuple(self.coefficients[index] for index in others)
         return Mixture(tuple(self.ingredients[index] for index in others), coefficients, self.options)
 
     @property
     def shares(self) -> tuple[Coefficient, ...]:
+        """The coefficients, 1 by default."""
         return self.coefficients or (1.0,) * len(self.ingredients)
 
 
@@ -231,6 +234,7 @@ class Search:
     """
 
     ranking: Ranking = "full"
+    """The ranking before the search."""
     again = False
     """True if the same runs are merged often, with other coefficients."""
 

@@ -47,6 +47,7 @@ class Recipe:
 
     @classmethod
     def single(cls, name: str, dtype: str | None = None) -> Recipe:
+        """A run by itself."""
         return cls((name,), (1.0,), dtype=dtype)
 
     @classmethod
@@ -101,6 +102,7 @@ class Recipe:
 
     @property
     def size(self) -> int:
+        """The number of ingredients."""
         return len(self.ingredients)
 
     def merge_method(self) -> MergeMethod | StackMethod:
