@@ -155,7 +155,7 @@ class LiveModel:
         self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:
-        """Tells whether transformers ignores the file tensor `name`, such as an old buffer."""
+        """Tells whether transformers ignores the file tensor `name`."""
         return self._slots is not None and self._slots[name] is None
 
     def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -107,7 +107,6 @@ class Evaluation:
         split: "heldout" or "test".
         score: of all tasks, higher better; if not `complete`, the most possible, or an upper confidence
             limit.
-        parts: by task.
         seconds: for forward passes and metrics.
     """
 

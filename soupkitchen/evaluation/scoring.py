@@ -124,10 +124,10 @@ class Examples:
         }
 
     def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Makes batches of like difficulty, those hardest for `soup`, then for `pool`, first.
+        """Makes batches of like difficulty, those hardest for `soup`, then for `pool`, first, so that bad
+        candidates show early.
 
-        So bad candidates show early. Examples of like difficulty are sorted by length. Metrics that are no
-        means keep their batches.
+        Examples of like difficulty are sorted by length. Metrics that are no means keep their batches.
         """
         order = self.order(split)
         for name, listed in self.splits[split].items():

@@ -195,7 +195,7 @@ class Bench:
         """Fills the live model with the weights of `recipe`.
 
         Args:
-            growing: recipes follow that share all ingredients but the last.
+            growing: as in `Request`.
 
         Raises:
             CheckpointError: if files of the pool have changed.

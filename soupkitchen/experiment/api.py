@@ -70,10 +70,9 @@ def cook(
         exclude: names of runs to leave out, or globs.
         output: how the soup is saved.
         runtime: device, batches and memory.
-        evaluation: early stopping and the cache, which is ``SOUPKITCHEN_CACHE`` or ``~/.cache/soupkitchen``
-            by default.
+        evaluation: early stopping and the cache; by default ``SOUPKITCHEN_CACHE`` or
+            ``~/.cache/soupkitchen``.
         executor: this process by default.
-        report: the parts of `report.html`.
         model: makes the models; `soupkitchen.models.Function` for state dicts.
         top_k: the size of the control `uniform_top_k`; None for the soup's, at least two.
         name: of the run's folder in `results_dir`; by default made from the options.

@@ -93,7 +93,7 @@ class Experiment:
         Raises:
             SoupkitchenError: if something is wrong that the user can put right.
             GuaranteeError: if the saved soup is not the scored one, or the search is guaranteed and the soup
-                is worse than the best single run.
+                is below the best single run.
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs

@@ -4,8 +4,8 @@ All runs are scored on one part, which gives the order. The first is then scored
 until they cannot be the best: unscored examples count as right (`evaluation.scoring`). So the guarantee
 holds; only the order of other runs is approximate.
 
-The others come in waves of 2, 4, 8, … runs. Each wave has to reach the best before it, on examples in one
-order, so results do not depend on how many are scored at once.
+The others come in waves of 2, 4, 8, … runs, each with the best run before it as the threshold. So results do
+not depend on how many are scored at once.
 """
 
 from __future__ import annotations

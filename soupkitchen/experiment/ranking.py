@@ -45,7 +45,7 @@ class Ranking:
         singles: evaluations of scored runs, by name.
         best: the best of their scores.
         listed: scores came with the runs; only the best run was scored.
-        in_pieces: scored in other batches than candidates will be.
+        in_pieces: scored in other batches than candidates.
     """
 
     runs: Sequence[Ranked]

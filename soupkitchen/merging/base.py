@@ -164,7 +164,7 @@ class MergeMethod(Method):
         raise NotImplementedError
 
     def remark(self, measure: Any) -> str | None:
-        """A remark on one tensor; the log counts equal ones in a merge."""
+        """A remark on one tensor; the log counts equal ones."""
         return None
 
 

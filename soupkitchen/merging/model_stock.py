@@ -20,9 +20,8 @@ from soupkitchen.merging.chunks import gram
 
 
 class StockState(NamedTuple):
-    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, `number` that of ingredients.
-
-    In `length` a task vector of zeros counts as a unit vector orthogonal to all others.
+    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, where a task vector of zeros counts
+    as a unit vector orthogonal to all others.
     """
 
     total: torch.Tensor

@@ -225,7 +225,7 @@ class Search:
     """A search strategy: a frozen dataclass with options and no state."""
 
     on_error: OnError
-    """"skip" goes on without a candidate that cannot be scored, "stop" ends the run."""
+    """"skip" goes on without a candidate that cannot be scored."""
 
     guaranteed = True
     """True if the soup must be no worse on held-out than the best single run.

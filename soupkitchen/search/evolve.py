@@ -1,7 +1,6 @@
 """Evolves a soup's coefficients and the merge method's options by CMA-ES.
 
-Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772, by the package `cma`. It uses only
-the ranks of a generation's parents.
+Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772, by the package `cma`.
 """
 
 from __future__ import annotations

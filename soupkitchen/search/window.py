@@ -1,15 +1,9 @@
-"""The best window of one run: soups of its last checkpoints.
+"""The best window of one run: soups of its last 2, 3, … checkpoints; held-out data decides how many.
 
-Averaging the last checkpoints of a run at constant learning rate imitates a decay over these steps. Held-out
-data decides how many:
+Averaging the last checkpoints of a run at constant learning rate imitates a decay over these steps. The
+method weighs the checkpoints: ``method.weights={by: step, decay: cosine}``.
 
-    the soup is the best single checkpoint
-    for each number of checkpoints, the smallest first:
-        candidate = merge(the last so many)
-        if it scores better on the held-out set than the soup so far: it is the soup
-
-Tian et al. 2025, "WSM", arXiv 2507.17634, which finds that duration matters most. The method weighs the
-checkpoints: ``method.weights={by: step, decay: cosine}``.
+Tian et al. 2025, "WSM", arXiv 2507.17634, which finds that duration matters most.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A candidate costs the same in a large soup: the soup is a running state of a few float32 values for each
 parameter, and the candidate is folded in while it is read. (A `StackMethod` reads all ingredients again.)
-Tensors that no ingredient changed, as most with adapters, have no state.
+Tensors that no ingredient changed have no state.
 """
 
 from __future__ import annotations
