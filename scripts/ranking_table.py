@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from early_stopping_table import CORRELATION, EXAMPLES, RUNS, SPREAD, WORSE
 from scipy.stats import norm
+from soupkitchen.experiment.partial_ranking import by_part
 
 from soupkitchen import metrics
 from soupkitchen.evaluation import EarlyStopping
@@ -29,7 +30,6 @@ from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.partial_ranking import by_part
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps

@@ -18,6 +18,7 @@ import pytest
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from soupkitchen.experiment.partial_ranking import RankingSample, by_part
 from test_decisions import Names, Table
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
@@ -27,7 +28,6 @@ from soupkitchen.executors import Bench, Fake, Request
 from soupkitchen.experiment.algorithm import final_table, find_soup
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.partial_ranking import RankingSample, by_part
 from soupkitchen.experiment.ranking import Ranking
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scores, Unscorable

@@ -1,4 +1,4 @@
-"""Runs tasks on the one live model, on whatever devices accelerate gives."""
+"""Scores the live model on its tasks."""
 
 from soupkitchen.evaluation import identity
 from soupkitchen.evaluation.confidence import ConfidentStopping, ConfidentThreshold

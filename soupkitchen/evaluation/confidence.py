@@ -1,27 +1,25 @@
-"""Upper confidence limits for the mean of paired differences of which some are known, in random order.
+"""Upper confidence limits for the mean of n paired differences, from the first t in random order.
 
-The null hypothesis is that the mean over all n examples is m or more. A gambler who doubts it bets on
-low differences, a share λᵢ that depends on what was seen before, and has after t examples
+The null hypothesis is that the mean of all n is m or more. A gambler bets a share λᵢ of the capital against
+it, which depends on earlier differences. After t examples the capital is
 
     K_t(m) = Π (1 − λᵢ (xᵢ − mᵢ)),    mᵢ = (n m − Σ_{j<i} xⱼ) / (n − i + 1),
 
-mᵢ being what the null hypothesis expects of the i-th example, drawn without replacement. As long as no
-factor can be negative, K is a nonnegative supermartingale, so it ever reaches 1/α with a probability of α
-at most (Ville), however often one looks. Each factor grows with m: all m above a limit are excluded.
+with mᵢ the mean of the i-th example under the null hypothesis, drawn without replacement. If no factor can be
+negative, K is a nonnegative supermartingale: it ever reaches 1/α with a probability of at most α (Ville),
+however often one looks. Each factor grows with m, so all m above a limit are excluded.
 Waudby-Smith and Ramdas 2020, "Confidence sequences for sampling without replacement" (arXiv 2006.04347);
 2024, "Estimating means of bounded random variables by betting" (arXiv 2010.09686).
 
-No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which takes an upper bound of the differences. There are two:
+No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound of the differences:
 
-- *proven*: what each difference can be at the most. The error is α whatever the differences are. Where
-  they are far below that, as those of a language model's losses are, it needs many examples.
-- *sampled*: what the examples so far say of the largest gain that is still to come, `SPREADS` times their
-  root mean square, `BEYOND` times the largest gain and once the largest loss among them. A larger
-  gain counts as that, and for what is so cut off the null hypothesis is lowered a little, more where gains
-  are skewed. The error is then about α, as with the asymptotic confidence sequences of Waudby-Smith et al.
-  2021 (arXiv 2103.06476), whose place it takes: bets look at the differences and not at an estimate
-  of their variance, so skewness misleads them less. It cannot know of a few large gains that alone make up
-  the mean, and that no example so far hints at; nothing that looks at a part of the examples can.
+- *proven*: the largest possible differences. The error is α for all data. If differences are far below the
+  bound, as those of a language model's losses are, it needs many examples.
+- *sampled*: the largest of `SPREADS` root mean squares of the differences so far, `BEYOND` largest gains, and
+  the largest loss. A larger gain is clipped; to make up for that, the null hypothesis is lowered a little,
+  more if gains are skewed. The error is about α, as with asymptotic confidence sequences (Waudby-Smith et al.
+  2021, arXiv 2103.06476), which skewness misleads more. A few large gains of which no example so far gives a
+  sign are missed.
 """
 
 from __future__ import annotations
@@ -40,24 +38,25 @@ from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
 SPREADS, BEYOND = 4.0, 1.5
-"""So many root mean squares of the differences, and so many times the largest gain, a gain counts in full."""
+"""The sampled bound: so many root mean squares, and so many largest gains."""
 LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
-"""By how many standard deviations the null hypothesis is lowered, and by how many more for each unit of
-skewness above the last."""
+"""The null hypothesis is lowered by this many standard deviations, and by more for each unit of skewness
+above `SKEWED`.
+"""
 LEAST_EXAMPLES = 30
-"""The sampled bound is not used below this many examples."""
+"""The sampled bound needs this many examples."""
 LEAST_OTHERS = 10
-"""Nor before so many differences were other than the commonest: ties and constants tell of no spread."""
+"""It also needs this many differences that are not the commonest one: ties show no spread."""
 MOST_SEEN = 0.5
-"""Nor of examples after this share of all: the fewer are left, the more one of them can weigh."""
+"""It ignores examples after this share of all: if few are left, each weighs too much."""
 PROVEN = 0.05
-"""The share of the error that the proven bounds have where the sampled ones are asked, too."""
+"""The proven bound's share of the error beside a sampled one."""
 
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
 _GRAIN = 1e-6
-"""Differences by less than this share of the incumbent's mean value are rounding."""
+"""Smaller differences, relative to the incumbent's mean value, are rounding."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class ConfidentThreshold(Threshold):
 
 @dataclass(frozen=True)
 class ConfidentStopping(EarlyStopping):
-    """Stops scoring a candidate as soon as its fate is certain, or as good as certain."""
+    """Stops scoring once the decision is certain, or almost."""
 
     confidence: float
 
@@ -201,10 +200,7 @@ def excluded_after(
     mean: float = 0.0,
     features: np.ndarray | None = None,
 ) -> int | None:
-    """After how many examples a mean of `mean` or more is excluded; None where that never happens.
-
-    Of what `upper_limit` takes; it is below `mean` from there on.
-    """
+    """The number of examples after which `upper_limit` is below `mean` for good; None if never."""
     found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain, features)]
     return min((number for number in found if number is not None), default=None)
 
@@ -217,7 +213,6 @@ def _bets(
     grain: float,
     features: np.ndarray | None,
 ) -> Iterator[Bets]:
-    """The bets that share the error."""
     if not (len(differences) and np.isfinite(differences).all()):
         return
     bounded = bool(np.isfinite(bounds).all())
@@ -266,13 +261,12 @@ class Bets:
         return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
 
     def excluded_after(self, mean: float) -> int | None:
-        """After how many examples a mean of `mean` or more is excluded."""
         enough = self.log_capital(mean) >= -np.log(self.error)
         enough[: self.silent] = False
         return int(enough.argmax()) + 1 if enough.any() else None
 
     def limit(self) -> float:
-        """The least mean that is excluded, but for a small part of the differences' size."""
+        """The least excluded mean, by bisection."""
         step = float(np.sqrt(np.mean(np.square(self.differences)))) or 1.0
         low = high = 0.0
         excluded = self.excluded_after(0.0) is not None
@@ -340,26 +334,24 @@ def sampled(
 
 
 def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Bets if differences are expected to be lower by `drift` than the null hypothesis of a mean of 0 says:
-    about the share that lets the capital grow fastest (approximate Kelly), and nothing on no drift.
-    """
+    """Approximate Kelly shares if differences are lower than expected by `drift`."""
     drift = np.maximum(drift, 0.0)
     shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)
     return shares
 
 
 def _before(x: np.ndarray) -> np.ndarray:
-    """Of each, the sum of those before it."""
+    """Sums of earlier entries."""
     return np.concatenate([[0.0], np.cumsum(x[:-1])])
 
 
 def _most_before(x: np.ndarray) -> np.ndarray:
-    """Of each, the largest before it, and 0 at the least."""
+    """The largest earlier entry, at least 0."""
     return np.maximum.accumulate(np.concatenate([[0.0], x[:-1]]))
 
 
 def _which_alike(x: np.ndarray, grain: float) -> np.ndarray:
-    """Of each, the how manieth of its value it is: int (t,)."""
+    """Counts equal values: int (t,), 1 for the first of each."""
     values = np.round(x / grain) if grain > 0 else x
     order, place = np.argsort(values, kind="stable"), np.arange(len(x))
     ordered = values[order]

@@ -1,9 +1,7 @@
-"""Scores the live model on the splits of its tasks, no further than a decision needs.
+"""Scores the live model on its tasks' splits, no further than a decision needs.
 
-Batches go to the device, all outputs are checked, predictions come back. A task takes the likeliest label,
-token or choice, and the likeliest of nothing but NaN is number 0: a broken model would pass for one that
-always says the first label. So the model's own outputs are checked before any task sees them. A search scores
-the same batches time and again, so they are kept where there is room.
+Outputs are checked before a task sees them: argmax of NaN is 0, so a broken model would pass for one that
+always says the first label. Batches are kept if there is room: a search scores them often.
 """
 
 from __future__ import annotations
@@ -39,15 +37,7 @@ from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
 
 class Batches:
-    """The batches of one task's split.
-
-    Args:
-        data: the examples as the model takes them.
-        collate: makes a batch of some of them.
-        device: where batches are wanted.
-        memory: where they may be kept, and how many.
-        workers: processes that prepare batches beside this one.
-    """
+    """The batches of one task's split; `memory` bounds the stored ones."""
 
     def __init__(
         self,
@@ -63,17 +53,15 @@ class Batches:
         self._reserved: list[tuple[int, torch.device]] = []
 
     def forget(self) -> None:
-        """Gives the memory of the stored batches back."""
         self._stored.clear()
         for size, place in self._reserved:
             self._memory.give_back(size, place)
         self._reserved.clear()
 
     def of(self, numbers: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """Yields a batch on the device for each array of numbers of examples."""
         keys = [one.tobytes() for one in numbers]
         if self._stored and not any(key in self._stored for key in keys):
-            self.forget()  # examples are put together in other ways from now on
+            self.forget()  # batches have changed for good
         missing = [one.tolist() for one, key in zip(numbers, keys, strict=True) if key not in self._stored]
         made = iter(self._loader(missing)) if missing else iter(())
         for key in keys:
@@ -105,7 +93,7 @@ class Batches:
 
 
 class FiniteCheck:
-    """Checks all that a model puts out, and gives floating-point inputs in the dtype of its weights."""
+    """Checks a model's outputs, and casts floating-point inputs to its dtype."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._dtype = _dtype_of(model)
@@ -115,22 +103,20 @@ class FiniteCheck:
         model.register_forward_hook(self._after, with_kwargs=True)
 
     def forget(self) -> None:
-        """Forgets the forward passes so far."""
         self._not_finite = []
 
     @property
     def finite(self) -> torch.Tensor | None:
-        """Tells whether no output since `forget` is NaN or has an infinity on top.
+        """Tells whether the largest output at each place is finite since `forget`; padding is ignored.
 
-        0-dimensional, on the device; None without outputs. Single outputs may be minus infinity, as those of
-        tokens that a model never says; padding is not looked at.
+        0-dimensional, on the device; None without outputs. Smaller outputs may be minus infinity, as for
+        tokens that a model never says.
         """
         flags, self._not_finite = self._not_finite, []
         return ~torch.stack([flag.to(flags[0].device) for flag in flags]).any() if flags else None
 
     @contextmanager
     def recording(self) -> Iterator[list[torch.Tensor]]:
-        """A list to which each forward pass adds its outputs."""
         recorded = self._recorded = []
         try:
             yield recorded
@@ -154,7 +140,7 @@ class FiniteCheck:
                 self._recorded.append(values.detach().cpu().clone())
             if not values.numel():
                 continue
-            top = values.amax(-1) if values.dim() else values  # of a NaN and a number the NaN
+            top = values.amax(-1) if values.dim() else values  # amax returns NaN if there is one
             strange = ~top.isfinite()
             if isinstance(mask, torch.Tensor) and mask.shape == strange.shape:
                 strange &= mask != 0
@@ -162,11 +148,7 @@ class FiniteCheck:
 
 
 class PendingRows:
-    """A batch's predictions on their way to the host, which goes on with the next batch meanwhile.
-
-    Args:
-        finite: whether all outputs of the model are finite; 0-dimensional.
-    """
+    """Predictions on their way to the host; `finite` is 0-dimensional."""
 
     def __init__(self, predictions: Predictions, finite: torch.Tensor | None) -> None:
         self._predictions = _sent(predictions) if isinstance(predictions, torch.Tensor) else predictions
@@ -175,9 +157,9 @@ class PendingRows:
         self._event = torch.cuda.current_stream().record_event() if on_cuda else None
 
     def arrived(self) -> Rows:
-        """Waits for the predictions; NaN replaces each that is not finite, and all if an output is not.
+        """Waits for the predictions; non-finite ones become NaN, or all if an output is not finite.
 
-        One example without an answer makes a mean NaN, so those of its batch need not be told apart.
+        One NaN makes the mean NaN, so it does not matter which example it was.
         """
         with stopwatch.part("forward"):
             if self._event is not None:
@@ -195,7 +177,7 @@ class PendingRows:
 
 
 def _outputs(output: Any) -> Iterator[torch.Tensor]:
-    """The logits in a model's output or, without, all its tensors of floating-point numbers."""
+    """The logits, or else all floating-point tensors of an output."""
     if isinstance(output, torch.Tensor):
         output = (output,)
     elif isinstance(output, Mapping):
@@ -207,7 +189,6 @@ def _outputs(output: Any) -> Iterator[torch.Tensor]:
 
 
 def _dtype_of(model: torch.nn.Module) -> torch.dtype | None:
-    """The dtype of most weights; None for a model without floating-point ones."""
     elements: Counter[torch.dtype] = Counter()
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -216,7 +197,6 @@ def _dtype_of(model: torch.nn.Module) -> torch.dtype | None:
 
 
 def _sent(x: torch.Tensor) -> torch.Tensor:
-    """A copy on its way to the host, from devices that copy beside their work; else `x` itself."""
     if x.device.type != "cuda":
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
@@ -225,13 +205,10 @@ def _sent(x: torch.Tensor) -> torch.Tensor:
 log = logging.getLogger(__name__)
 
 Predict = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
-"""Predicts batches of a split's and a task's examples, as `Evaluator.predictions` does."""
 
 
 @dataclass
 class _Prepared:
-    """One task's split: examples as the model takes them, and their batches."""
-
     task: Task
     data: datasets.Dataset
     listed: Listed
@@ -239,10 +216,7 @@ class _Prepared:
 
 
 class Evaluator:
-    """Scores whatever weights the live model holds.
-
-    Each split is tokenised once. `examples` says in which batches it is scored, and in which order.
-    """
+    """Scores the live model. Each split is tokenised once; `examples` holds its batches and order."""
 
     def __init__(
         self,
@@ -255,21 +229,19 @@ class Evaluator:
         workers: int = 0,
         memory: StateMemory | None = None,
     ) -> None:
-        """Prepares `splits`, by role ("heldout", "test", "train") and task, for `live`.
-
-        `memory` is for batches that are made, to be used again; by default there is none.
+        """Prepares `splits`, by role ("heldout", "test", "train") and task.
 
         Raises:
-            DataError: where their columns or labels are not what task and model need.
+            DataError: if columns or labels do not fit task and model.
         """
         self.tasks = tasks.with_labels(splits, live.model)
         self.live = live
         self.processor = processor
-        self.processor_folder: Path | None = None  # whose files it is, where it was chosen for a pool
-        self.dtype: torch.dtype | None = None  # that the model is loaded in; None for that of its files
+        self.processor_folder: Path | None = None  # of the processor's files
+        self.dtype: torch.dtype | None = None  # of the loaded model; None for that of its files
         self.accelerator = accelerator
         self._model: Any = None
-        self._source: Any = None  # the live model that `_model` is made of
+        self._source: Any = None  # the live model behind `_model`
         self._follow()
         self._workers = workers
         self._memory = memory or StateMemory(accelerator.device, 0, 0)
@@ -288,12 +260,10 @@ class Evaluator:
 
     @property
     def compiled(self) -> bool:
-        """Tells whether ``torch.compile`` makes the model's forward pass."""
         self._follow()
         return is_compiled_module(self._model)
 
     def _follow(self) -> None:
-        """Takes the live model that there is now, if that is another than before."""
         live = self.live
         if self._source is live.model:
             return
@@ -304,13 +274,13 @@ class Evaluator:
             self._model = self.accelerator.prepare_model(live.model, evaluation_mode=True)
 
     def _detach(self) -> None:
-        """Forgets the model, and has accelerate forget it, which collects garbage and so takes a while."""
+        """Forgets the model, in accelerate too, which is slow: it collects garbage."""
         if self._source is not None:
             self._model = self._source = None
             self.accelerator.free_memory()
 
     def release(self) -> None:
-        """Lets the live model go: its memory is free until `live.load` loads one."""
+        """Frees the live model until `live.load`."""
         self._detach()
         for by_task in self._splits.values():
             for prepared in by_task.values():
@@ -318,14 +288,12 @@ class Evaluator:
         self.live.release()
 
     def _step(self, task: Task, batch: Batch, plain: bool = False) -> Predictions:
-        """One forward pass of the live model, whichever that is now; `plain` if it is not to be compiled."""
         self._follow()
         with stopwatch.part("forward"), self.accelerator.autocast():
             return task.step(self._source if plain else self._model, batch, self.processor)
 
     @torch.inference_mode()
     def outputs(self, split: str, examples: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """The model's outputs for some examples of each task, in one batch, and the predictions."""
         outputs = {}
         for name, numbers in examples.items():
             prepared = self._splits[split][name]
@@ -337,12 +305,10 @@ class Evaluator:
         return outputs
 
     def _batch(self, prepared: _Prepared, numbers: np.ndarray) -> Batch:
-        """A batch of the examples with these numbers, on the device, that is not kept."""
         batch = prepared.task.collator(self.processor)(list(prepared.data.select(numbers)))
         return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
-        """For each task, the split's examples as the model takes them, in the data's order."""
         return {name: prepared.data for name, prepared in self._splits[split].items()}
 
     def score(
@@ -354,13 +320,13 @@ class Evaluator:
         piece: Piece | None = None,
         predict: Predict | None = None,
     ) -> Evaluation:
-        """Scores the live model on `split`, or a piece of it, until it can no longer reach `threshold`.
+        """Scores the live model on `split`, or a piece of it, until it cannot reach `threshold` any more.
 
-        If memory runs out, batches are halved from then on.
+        If memory runs out, the batch size is halved for good.
 
         Args:
-            order: of each task's examples; None for that of `examples`.
-            predict: predicts in another way than by this model alone.
+            order: by task; None for that of `examples`.
+            predict: replaces `predictions`.
 
         Raises:
             ConfigError: if memory runs out with a batch of one.
@@ -392,7 +358,6 @@ class Evaluator:
     def _predicted(
         self, predict: Predict, split: str, name: str, batches: Sequence[np.ndarray]
     ) -> Iterator[Rows]:
-        """The predictions of each batch. A corpus comes before all that is compared with it."""
         corpus = self.examples.corpus(split)[name]
         if not (corpus and batches):
             yield from predict(split, name, batches)
@@ -407,9 +372,8 @@ class Evaluator:
 
     @torch.inference_mode()
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """The live model's predictions, batch by batch, of a task's examples with these numbers.
-
-        The next batch is on its way before an accelerator's host looks at the last one's.
+        """Yields predictions batch by batch; on an accelerator the next batch starts before the host reads
+        the last one.
         """
         prepared = self._splits[split][name]
         ahead = 0 if self.accelerator.device.type == "cpu" else 1
@@ -424,10 +388,10 @@ class Evaluator:
             yield pending.popleft().arrived()
 
     def recalibrate(self, number: int) -> None:
-        """Computes the live model's batch-norm statistics anew on the same `number` training batches.
+        """Recomputes batch-norm statistics on `number` training batches, always the same.
 
         Raises:
-            ConfigError: if the forward passes leave them as they are reset.
+            ConfigError: if no forward pass updates them.
         """
         if not self._training:
             self._training = list(islice(self._training_batches(), number))
@@ -442,7 +406,6 @@ class Evaluator:
             )
 
     def _training_batches(self, seed: int = 0) -> Iterator[tuple[Task, Batch]]:
-        """Shuffled training data, one task after the other."""
         size = self.examples.batch_size
         for prepared in self._splits["train"].values():
             shuffled = np.random.default_rng(seed).permutation(len(prepared.data))

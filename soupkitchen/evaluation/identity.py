@@ -1,8 +1,7 @@
-"""Identity: digests of all that a prediction depends on.
+"""Digests of all that a prediction depends on.
 
-These are the weights, by the fingerprints of the ingredients and the recipe, the prepared examples, the
-model's configuration, the task's options, the user's own code of a task, metric or method, the packages that
-compute, and soupkitchen's own code.
+That is: recipe, fingerprints of ingredients, prepared examples, the model's configuration, the task's
+options, the user's own code, package versions, and soupkitchen's code.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from soupkitchen.tasks.base import Task
 
 
 class Identity:
-    """Digests that a pool's evaluations are found by."""
+    """The cache keys of a pool's evaluations."""
 
     def __init__(self, evaluator: Evaluator, pool: Pool) -> None:
         self._evaluator, self._pool = evaluator, pool
         self._examples: dict[str, str] = {}
 
     def asked(self, recipe: Recipe, split: str) -> str:
-        """A digest of what is scored, on what: the same wherever and however it is scored."""
+        """A digest of recipe, data, model and tasks; devices and batch sizes do not count."""
         tasks = self._evaluator.tasks.tasks
         return digest(
             weights(recipe, self._pool),
@@ -47,7 +46,7 @@ class Identity:
         )
 
     def predictions(self, recipe: Recipe, split: str) -> str:
-        """A digest of all that predictions depend on; the order of batches has no part in it."""
+        """A digest of all that predictions depend on; the order of batches does not count."""
         evaluator, accelerator = self._evaluator, self._evaluator.accelerator
         corpus = evaluator.examples.corpus(split)
         batches = {
@@ -59,25 +58,23 @@ class Identity:
 
     def check(self, recipe: Recipe) -> None:
         """Raises:
-        CheckpointError: if the files that a recipe merges have changed since.
+        CheckpointError: if files that the recipe merges have changed.
         """
         check_unchanged(recipe, self._pool)
 
     def model(self) -> str:
-        """A digest of the model's configuration, or of what makes it."""
         live = self._evaluator.live
         own = live.maker.identity()
         return digest(model(live.model), own) if own else model(live.model)
 
     def examples(self, split: str) -> str:
-        """A digest of the split's examples, as the model takes them."""
         if split not in self._examples:
             self._examples[split] = examples(list(self._evaluator.prepared(split).values()))
         return self._examples[split]
 
 
 def weights(recipe: Recipe, pool: Pool) -> list[Any]:
-    """Lists the facts that a recipe's tensors depend on; names of runs have no part in it."""
+    """All that a recipe's tensors depend on; names of runs do not count."""
     fingerprints = [pool[name].fingerprint for name in recipe.ingredients]
     if recipe.method is None:
         return [fingerprints, recipe.dtype]
@@ -97,21 +94,19 @@ _source_of = cache(source_of)
 
 @cache
 def versions() -> Mapping[str, str]:
-    """The versions of the packages that compute."""
     return {package: version(package) for package in PACKAGES}
 
 
 PREDICTING = (
     "checkpoints evaluation executors merging metrics models options soup tasks store/evaluations.py".split()
 )
-"""The parts of soupkitchen that predictions depend on."""
 
 
 @cache
 def own_code(package: Path = Path(__file__).parents[1]) -> str:
-    """Digests the code of `PREDICTING`: a version number does not tell one checkout from the next.
+    """A digest of the code in `PREDICTING`: checkouts may share a version number.
 
-    Comments count, too: parsing a hundred modules takes longer than a small model's candidate.
+    Comments count: parsing the modules would take longer than a small candidate.
     """
     parts = [package / part for part in PREDICTING]
     files = [file for part in parts for file in (sorted(part.rglob("*.py")) if part.is_dir() else [part])]
@@ -119,7 +114,7 @@ def own_code(package: Path = Path(__file__).parents[1]) -> str:
 
 
 def foreign_code(*things: Any) -> list[str]:
-    """The source of the classes of `things`, and of what they are made of, where it is not soupkitchen's."""
+    """The source of classes of `things` and their fields that are not soupkitchen's."""
     kinds: set[type] = set()
     waiting = list(things)
     while waiting:
@@ -132,12 +127,10 @@ def foreign_code(*things: Any) -> list[str]:
 
 
 def examples(prepared: Sequence[datasets.Dataset]) -> str:
-    """A digest of prepared examples, as the model takes them."""
     return digest(*map(_content, prepared))
 
 
 def model(live: Any) -> str:
-    """A digest of a model's configuration: what it is, but for its weights."""
     parts = [getattr(live, name, None) for name in ("config", "generation_config")]
     ignored = {"_name_or_path", "transformers_version"}
     trees = [part.to_dict().items() for part in parts if part is not None]
@@ -146,7 +139,6 @@ def model(live: Any) -> str:
 
 
 def task(of: Task) -> list[str]:
-    """The options of a task that its predictions may depend on, and its code."""
     known: tuple[Any, ...] = fields(of) if is_dataclass(of) else ()
     options = [
         f"{option.name}={getattr(of, option.name)!r}"

@@ -1,8 +1,7 @@
-"""The live model: the one model in memory, whose weights are written in place for every candidate.
+"""The live model: the one model in memory, into which each candidate's weights are written in place.
 
-It is built once, of the pool's first run. All else works in the names that tensors have in files;
-`checkpoints/names.py` maps each to its parameter. If a parameter is made of several file tensors, the model
-is filled through transformers' own loading, which is slower, and the log says so.
+Callers use the tensor names of files; `checkpoints/names.py` maps them to parameters. If a parameter is made
+of several file tensors, transformers fills the model, more slowly.
 """
 
 from __future__ import annotations
@@ -34,22 +33,18 @@ class LiveModel:
     """A model that is filled from (file name, tensor) pairs.
 
     Attributes:
-        model: the model, in evaluation mode, on its device.
-        maker: what made it.
-        in_place: whether filling writes straight into the parameters.
+        model: in evaluation mode, on its device.
+        in_place: filling writes straight into the parameters.
     """
 
     def __init__(
         self, run: Checkpoint, maker: Maker | type, device: torch.device, loading: Loading | None = None
     ) -> None:
-        """Has `maker`, or a class of transformers, make the model of `run`.
-
-        Its weights are those of the run or, of an adapter, still those of its base.
+        """Makes the model of `run`; an adapter starts with its base's weights.
 
         Raises:
-            CheckpointError: where the run does not fill the model, or has tensors
-                that the model has no place for.
-            ConfigError: where the model does not fit where it is to be spread.
+            CheckpointError: if tensors are missing or have no place.
+            ConfigError: if the model does not fit the devices that it is spread over.
         """
         self.maker: Maker = Transformers(maker) if isinstance(maker, type) else maker
         self._device, self._loading = device, loading or Loading()
@@ -62,12 +57,12 @@ class LiveModel:
         self.load(run)
 
     def load(self, run: Checkpoint) -> None:
-        """Takes another model, made of `run`; the one before is let go first."""
+        """Replaces the model by that of `run`; releases the old one first."""
         self.release()
         self.model = self.maker.load(run, self._loading).eval()
         stopwatch.read += sum(info.nbytes for info in run.header.values())
         if self._padding is not None and self.pad_token_id is None:
-            self.model.config.pad_token_id = self._padding  # a task has chosen it
+            self.model.config.pad_token_id = self._padding  # chosen by a task
         if self._loading.device_map is None:
             self.model.to(self._device)
         if self._made_anew:
@@ -84,11 +79,10 @@ class LiveModel:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The token that the model takes for padding; None where it has no such thing."""
         return getattr(getattr(self.model, "config", None), "pad_token_id", None)
 
     def release(self) -> None:
-        """Gives the model's memory back; another has to be loaded before anything else."""
+        """Frees the model; `load` has to come next."""
         if self.model is None:
             return
         self._padding = self.pad_token_id
@@ -96,14 +90,14 @@ class LiveModel:
         clear_device_cache(garbage_collection=True)
 
     def make_anew(self) -> None:
-        """Has `fill` make a new model each time: forward passes leave something in this one."""
+        """Makes `fill` build a new model each time, because forward passes leave state in it."""
         self._slots, self._made_anew = None, True
 
     @torch.no_grad()
     def fill(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Makes the model's weights those of `tensors`, named as in the files.
+        """Fills the model with `tensors`, named as in files.
 
-        State that forward passes have computed of the weights before (LeViT's attention biases) is dropped.
+        State that forward passes computed from the old weights (LeViT's attention biases) is dropped.
 
         Raises:
             CheckpointError: if tensors are missing or have no place.
@@ -128,7 +122,6 @@ class LiveModel:
 
     @contextmanager
     def batchnorm_in_training(self) -> Iterator[None]:
-        """Lets forward passes compute the statistics of batch norm anew, as the mean over these passes."""
         layers = self.batchnorms()
         momenta = [layer.momentum for layer in layers]
         for layer in layers:
@@ -143,38 +136,34 @@ class LiveModel:
                 layer.eval()
 
     def batchnorms(self) -> list[_BatchNorm]:
-        """The model's batch-norm layers that keep running statistics."""
         modules = self.model.modules()
         return [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
 
     @property
     def spread(self) -> bool:
-        """Tells whether accelerate has spread the model over devices, and moves data between them."""
+        """Tells whether accelerate has spread the model over devices."""
         return hasattr(self.model, "hf_device_map")
 
     @property
     def bytes(self) -> dict[torch.device, int]:
-        """The bytes that the model takes, by device."""
         taken: Counter[torch.device] = Counter()
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             taken[tensor.device] += tensor.nbytes
         return dict(taken)
 
     def save(self, folder: Path, like: Checkpoint, max_shard_size: str | int = "50GB") -> None:
-        """Writes the model as those who use it load it, tensors named as in the files of the run `like`."""
         self.maker.save(self.model, folder, like, max_shard_size)
 
     def ignores(self, name: str) -> bool:
-        """Tells whether transformers has no use for the file tensor `name` (an old buffer, say)."""
+        """Tells whether transformers ignores the file tensor `name`."""
         return self._slots is not None and self._slots[name] is None
 
     def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """That in which the file tensor `name` is loaded where the model is loaded as `dtype`."""
+        """The dtype of the file tensor `name` in a model loaded as `dtype`."""
         kept, names = self._in_float32(dtype), self._names.names if self._names else {}
         return torch.float32 if kept is not None and kept(names.get(name, name)) else dtype
 
     def digests(self) -> dict[str, str]:
-        """A digest of the values of each parameter and buffer, by the model's names."""
         return {name: _digest(tensor) for name, tensor in self.model.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""Evaluations: scores and predictions of one model, as numbers and arrays only, so that they can travel."""
+"""Evaluations: one model's scores and predictions, as numbers and arrays that can be sent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,11 @@ class Part:
     """One task's score of a model.
 
     Attributes:
-        score: higher better; the most that it could be if not all is scored.
-        values: float64 (examples,), each example's share of the score, higher better and in the data's order;
-            the best possible for an example that is not scored yet. None for a metric that is no mean.
-        predictions: one entry for each scored example, in the data's order or, if not all are scored, in that
-            of `order`.
-        examples_scored: how many.
-        examples_total: of how many.
-        order: int64 (examples_scored,), the numbers of the scored examples; None if all are.
+        score: higher better; the most possible if not all is scored.
+        values: float64 (examples,), each example's share of the score, higher better, in the data's order;
+            the best possible for unscored examples. None if the metric is no mean.
+        predictions: of scored examples, in the data's order or that of `order`.
+        order: int64 (examples_scored,), the scored examples; None for all.
     """
 
     score: float
@@ -46,7 +43,7 @@ class Part:
         scored: int,
         total: int,
     ) -> Part:
-        """The part when `scored` examples are scored, the others counting as the best that they can be."""
+        """The part with `scored` examples; the others count at their best."""
         score = metric.best if values is None else metric.of_values(values, weights)
         return cls(score, values, (), scored, total)
 
@@ -54,7 +51,6 @@ class Part:
     def whole(
         cls, metric: TaskMetric, predictions: Rows, references: Rows, values: np.ndarray | None = None
     ) -> Part:
-        """The part when all examples are scored; `values` are theirs, if known."""
         if values is None:
             values = metric.per_example(predictions, references)
         if values is None:
@@ -72,11 +68,7 @@ class Part:
         order: np.ndarray,
         values: np.ndarray | None = None,
     ) -> Part:
-        """The part when `predictions` of the first examples of `order` are known.
-
-        Args:
-            values: of all examples, the best possible for those not scored, if known.
-        """
+        """The part with `predictions` of the first examples of `order`; `values` are of all examples."""
         if (
             isinstance(predictions, list)
             and predictions
@@ -104,8 +96,7 @@ class Part:
 
 
 StoppedBy = Literal["", "exact", "confidence"]
-"""Why an evaluation ended before all was scored: no outcome of the rest could change the decision, or hardly
-any could."""
+"""The reason of an early stop, or ""."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +104,10 @@ class Evaluation:
     """The scores of one model on one split.
 
     Attributes:
-        split: the split's role, "heldout" or "test".
-        score: of all tasks, higher better; if not `complete`, the most that it could be, or could be with the
-            confidence that was asked for.
-        parts: by task.
-        complete: whether every example was scored.
-        seconds: wall time of the forward passes and the metrics.
-        stopped_by: why scoring stopped early; empty if it did not.
+        split: "heldout" or "test".
+        score: of all tasks, higher better; if not `complete`, the most possible, or an upper confidence
+            limit.
+        seconds: for forward passes and metrics.
     """
 
     split: str
@@ -131,7 +119,6 @@ class Evaluation:
 
     @classmethod
     def of(cls, split: str, parts: Mapping[str, Part], tasks: Several, seconds: float = 0.0) -> Evaluation:
-        """The evaluation that has these parts; it is complete if each is."""
         score = tasks.score({name: part.score for name, part in parts.items()})
         complete = all(part.examples_scored == part.examples_total for part in parts.values())
         return cls(split, score, dict(parts), complete, seconds)
@@ -146,5 +133,4 @@ class Evaluation:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The tasks' scores, higher better."""
         return {name: part.score for name, part in self.parts.items()}

@@ -1,4 +1,4 @@
-"""Options of the evaluation, and of where and how the work runs: device, arithmetic, batches."""
+"""Options of the evaluation, and of device, precision, batches and memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from soupkitchen.store.evaluations import EvaluationCache
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of scoring; results are the same whatever is chosen here, but for a confidence.
+    """Options of scoring; only a confidence can change results.
 
     Attributes:
-        early_stopping: true or "exact": stop scoring a candidate as soon as no outcome of the remaining
-            examples could change the decision. ``{"confidence": p}``: as soon as it is so sure, too, that
-            they will not; kept candidates are scored in full all the same. False: score everything.
-        cache: the folder of evaluations that are kept for later runs; None to keep none.
+        early_stopping: true or "exact": stop scoring a candidate once the rest cannot change the decision.
+            ``{"confidence": p}``: also once that is this sure; kept candidates are still scored in full.
+            False: score everything.
+        cache: a folder of evaluations for later runs, or None.
 
     Raises:
-        ConfigError: for options of the wrong type.
+        ConfigError: if an option has the wrong type.
     """
 
     early_stopping: Stopping = True
@@ -43,7 +43,6 @@ class EvaluationOptions:
 
     @property
     def stopping(self) -> EarlyStopping | None:
-        """When scoring of a candidate stops; None for never before all examples are scored."""
         if self.early_stopping is False:
             return None
         if isinstance(self.early_stopping, Mapping):
@@ -60,29 +59,17 @@ _PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Runtime:
-    """Options of where and how the work runs.
+    """Options of device, precision, batches and memory; `conf/runtime/default.yaml` describes them.
 
     Attributes:
-        device: "auto" for what accelerate finds, or "cpu", "cuda", "cuda:1", "mps".
-        dtype: "auto" to compute in the weights' own dtype; "bfloat16" or "float16"
-            for accelerate's mixed precision. Weights keep their dtype either way.
-        batch_size: examples in a forward pass.
-        workers: processes that prepare batches beside the main one.
-        seed: for whatever is random.
-        threads: CPU threads of torch; None for torch's own choice.
-        device_map: None for a model on the one device; "auto", or what else accelerate takes, to
-            spread one that is too large for it over several.
-        max_memory: what model and merge states may take, by device ("cpu", or a GPU's number), as
-            ``{0: 20GiB, cpu: 60GiB}``; None for what is free. Beyond that, states lie in files.
-        offload_folder: where those files are; None for the system's temporary folder.
-        compile: whether the forward pass is compiled by ``torch.compile``, once for each shape of batch and
-            each time that the model is made: for many candidates or much held-out data.
-        profile: whether the run tells where its time went, on the log and in `profile.csv`; devices are
-            then waited for between the parts of the work.
-        trust_remote_code: whether Python code that comes with a model may be run.
+        dtype: of accelerate's mixed precision, which leaves weights alone; "auto" for none.
+        device_map: any value that accelerate takes.
+        max_memory: for model and merge states by device; further states go to files in `offload_folder`.
+        compile: once for each shape of batch and each new model.
+        profile: also synchronizes devices between parts.
 
     Raises:
-        ConfigError: for options of the wrong type, or out of range.
+        ConfigError: if an option has the wrong type or is out of range.
     """
 
     device: str = "auto"
@@ -105,18 +92,16 @@ class Runtime:
         self.memory()
 
     def loading(self, dtype: torch.dtype | None = None) -> Loading:
-        """The options to load models with, with weights of that dtype."""
         return Loading(dtype, self.device_map, self.memory(), self.trust_remote_code)
 
     def offload(self) -> Path | None:
-        """The folder of states that fit nowhere else."""
         return None if self.offload_folder is None else Path(self.offload_folder).expanduser()
 
     def memory(self) -> dict[int | str, int] | None:
         """`max_memory` in bytes.
 
         Raises:
-            ConfigError: for sizes that are none.
+            ConfigError: if a size cannot be read.
         """
         if self.max_memory is None:
             return None
@@ -130,14 +115,9 @@ class Runtime:
             ) from error
 
     def state_budget(self, taken: Mapping[torch.device, int], device: torch.device) -> tuple[int, int]:
-        """Bytes that merge states may take on the device and in the host's memory.
-
-        Args:
-            taken: what the live model takes already, by device.
-            device: where states are to lie: what other devices have free is no room for them.
-        """
+        """Bytes for merge states, on `device` and on the host; `taken` are the live model's by device."""
         on_device, on_host = self._memory_of(device)
-        if self.max_memory is None:  # what is free has the model taken off; the rest of the work needs some
+        if self.max_memory is None:  # the model is not in free memory; the rest of the work needs some
             return int(0.8 * on_device), int(0.8 * on_host)
         of_model = sum(size for device, size in taken.items() if device.type == "cpu")
         beside = sum(size for other, size in taken.items() if _same_device(other, device))
@@ -145,28 +125,27 @@ class Runtime:
         return max(on_device - beside - batches[0], 0), max(on_host - of_model - batches[1], 0)
 
     def batch_budget(self, device: torch.device) -> tuple[int, int]:
-        """Bytes that batches may take which are kept to be used again, on the device and on the host."""
+        """Bytes for stored batches, on the device and on the host."""
         on_device, on_host = self._memory_of(device)
         return on_device // 32, on_host // 32
 
     def _memory_of(self, device: torch.device) -> tuple[int, int]:
-        """The memory that is given to, or free on, a device and the host, in bytes."""
         memory: Mapping[int | str, int] = self.memory() or get_max_memory()
         on_device = 0 if device.type == "cpu" else memory.get(device.index or 0, memory.get(device.type, 0))
         return on_device, memory.get("cpu", 0)
 
     def accelerator(self) -> Accelerator:
-        """The accelerator of this process. Sets seeds and threads as it is made.
+        """Makes this process's accelerator; sets seeds and threads.
 
         Raises:
-            ConfigError: for a device that is not there, or cannot do what `dtype` asks.
+            ConfigError: if the device is missing, or cannot compute in `dtype`.
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         set_seed(self.seed)
-        AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's earlier job may have had another
+        AcceleratorState._reset_state(reset_partial_state=True)  # a sweep's last job may have set others
         chosen = {} if self.device == "auto" else {_DEVICE: str(self._existing_device())}
-        with patch_environment(**chosen):  # accelerate takes a device from there alone
+        with patch_environment(**chosen):  # the only way to give accelerate a device
             accelerator = Accelerator(
                 cpu=self.device == "cpu",
                 mixed_precision=_PRECISION[self.dtype],
@@ -183,7 +162,7 @@ class Runtime:
     def _existing_device(self) -> torch.device:
         try:
             device = torch.device(self.device)
-            torch.ones(1, device=device).item()  # of "meta" nothing comes back
+            torch.ones(1, device=device).item()  # fails for "meta"
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(
@@ -194,14 +173,12 @@ class Runtime:
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Compiles next to nothing.
-
-    Raises:
-        ConfigError: where that fails.
+    """Raises:
+    ConfigError: if a tiny model cannot be compiled.
     """
     try:
         torch.compile(torch.nn.Softplus())(torch.ones(2, device=device))
-    except Exception as error:  # whatever a compiler, or what looks for one, says
+    except Exception as error:  # compilers raise anything
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
             f"runtime.compile=true cannot be used here ({told[0]}): it needs a C++ compiler on a CPU, Triton "

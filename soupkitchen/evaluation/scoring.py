@@ -1,13 +1,11 @@
-"""Scoring, batch by batch, no further than a decision needs: until a candidate cannot reach its threshold.
+"""Scores batch by batch until a candidate cannot reach its threshold any more.
 
-`Examples` says in which batches, and in which order, a split is scored. In the same batches, whatever their
-order, equal weights give equal scores to the last bit: how an example is padded depends on the others of its
-batch.
+Equal weights in the same batches, in any order, give bitwise equal scores; other batches pad examples
+differently.
 
-Thresholds are data. That a candidate cannot reach one is arithmetic, not statistics: examples that are not
-scored yet count as the best that they can be. A rule that accepts a gain accepts a larger one, and one with a
-smaller p-value; so its no is final, and decisions, soups and scores are those of full evaluation.
-`evaluation.confidence` has the statistical kind.
+A threshold is arithmetic, not statistics: unscored examples count at their best. A rule that accepts a gain
+accepts a larger one, or one with a smaller p-value. So a rejection is final, and decisions are those of full
+evaluation. `evaluation.confidence` has the statistical kind.
 """
 
 from __future__ import annotations
@@ -33,25 +31,22 @@ BUCKET = 4
 _SEED = 0
 
 Order = Mapping[str, np.ndarray]
-"""For each task, the numbers of its examples in the order in which they are scored."""
+"""Example numbers in order of scoring, by task."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """That a split is scored in pieces: where one begins and ends in the order of each task's examples.
-
-    Batches begin anew with each piece.
+    """A range of each task's order; batches start anew with it.
 
     Attributes:
-        known: for each task, predictions of the first examples of the order; these are not scored again.
-        limit: for each task, how many examples of the order are known afterwards; None for all.
+        known: by task, predictions of earlier examples.
+        limit: by task, the end of the range; None for all.
     """
 
     known: Mapping[str, Rows] = field(default_factory=dict, repr=False)
     limit: Mapping[str, int] | None = None
 
     def bounds(self, name: str, size: int) -> tuple[int, int]:
-        """The places of the order that are scored, from one up to another, of so many examples."""
         return len(self.known.get(name, ())), size if self.limit is None else self.limit[name]
 
     @property
@@ -64,11 +59,10 @@ class Listed:
     """One task's examples of one split.
 
     Attributes:
-        references: what predictions are compared with, in the data's order.
-        lengths: of each example; None where all are of one length.
-        corpus: numbers of what each example is compared with, in order of length: these rows of the prepared
-            data follow on its examples, and are no examples.
-        order: in which they are scored: the longest first, until others are found to be harder.
+        references: the right answers, in the data's order.
+        lengths: by example; None if all are equal.
+        corpus: row numbers of a retrieval corpus, by length; these rows follow the examples.
+        order: of scoring; at first the longest first.
     """
 
     references: Rows
@@ -85,9 +79,8 @@ class Examples:
     """All splits, by role ("heldout", "test", "train") and task.
 
     Attributes:
-        batch_size: examples in a batch.
-        arranged: splits whose batches are no longer those of like length.
-        shuffled: of these, splits in an order drawn at random, which stays.
+        arranged: splits whose batches no longer follow length.
+        shuffled: those of them in a fixed random order.
     """
 
     def __init__(self, splits: Mapping[str, Mapping[str, Listed]], batch_size: int) -> None:
@@ -98,39 +91,31 @@ class Examples:
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """The roles of the splits that are scored."""
         return tuple(role for role in self.splits if role != "train")
 
     def sizes(self, split: str) -> dict[str, int]:
-        """The number of examples each task has in the split."""
         return {name: len(listed.order) for name, listed in self.splits[split].items()}
 
     def size(self, split: str) -> int:
-        """The number of examples the split has."""
         return sum(self.sizes(split).values())
 
     def references(self, split: str) -> dict[str, Rows]:
-        """For each task, what predictions are compared with, in the data's order."""
         return {name: listed.references for name, listed in self.splits[split].items()}
 
     def order(self, split: str) -> dict[str, np.ndarray]:
-        """For each task, the order in which the split's examples are scored."""
         return {name: listed.order for name, listed in self.splits[split].items()}
 
     def reorder(self, split: str, order: Order) -> None:
-        """Scores the examples of the split in the given order from now on."""
         for name, listed in self.splits[split].items():
             listed.order = order[name]
 
     def batches(self, split: str) -> dict[str, list[np.ndarray]]:
-        """For each task, the examples of each batch, in the order in which batches are scored."""
         return {
             name: [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
             for name, order in self.order(split).items()
         }
 
     def corpus(self, split: str) -> dict[str, list[np.ndarray]]:
-        """For each task, the batches of what its examples are compared with; mostly none."""
         return {
             name: [
                 listed.corpus[at : at + self.batch_size]
@@ -140,10 +125,10 @@ class Examples:
         }
 
     def arrange(self, split: str, soup: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Makes batches of like difficulty: what `soup` does worst on, and among that what `pool` does.
+        """Makes batches of like difficulty, those hardest for `soup`, then for `pool`, first, so that bad
+        candidates show early.
 
-        A bad candidate then shows early. Examples of like difficulty are sorted by length.
-        Metrics that are no means keep their batches.
+        Examples of like difficulty are sorted by length. Metrics that are no means keep their batches.
         """
         order = self.order(split)
         for name, listed in self.splits[split].items():
@@ -154,10 +139,9 @@ class Examples:
         self.reorder(split, order)
 
     def shuffle(self, split: str, soup: Evaluation) -> None:
-        """Puts the examples into an order drawn at random, the same every time, which then stays.
+        """Puts the examples into a random order, always the same, for good.
 
-        Confidence in a bound on all examples, given some of them, rests on that. So they are not
-        sorted by length either. Metrics that are no means keep their batches: `soup` tells which are.
+        Confidence limits need that. Metrics that are no means keep their batches.
         """
         order, random = self.order(split), np.random.default_rng(_SEED)
         for name in self.splits[split]:
@@ -168,7 +152,7 @@ class Examples:
         self.reorder(split, order)
 
     def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:
-        """Those `among` each task's examples: first what `soup` and, among that, `pool` does worst on."""
+        """Sorts the examples `among`, those hardest for `soup`, then for `pool`, first."""
         return {
             name: self._hardest(
                 listed, among[name], soup.parts[name], [e.parts[name] for e in pool if not np.isnan(e.score)]
@@ -186,10 +170,9 @@ class Examples:
         return np.concatenate([hardest[:0], *(b[np.argsort(-lengths[b], kind="stable")] for b in buckets)])
 
     def hardest_first(self, split: str, soup: Evaluation) -> None:
-        """Puts the batches first that `soup` does worst on; which examples are scored together stays.
+        """Puts the batches first that `soup` does worst on, with the same examples in each.
 
-        A last batch that is not full stays the last, so that all others stay whole. An order drawn at random
-        stays as it is.
+        A last batch that is not full stays last, and a random order stays.
         """
         if split in self.shuffled:
             return
@@ -206,10 +189,10 @@ class Examples:
 
 
 def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
-    """The values of `soup`, and the pool's means, by example: float64 (examples,), the least first.
+    """The values of `soup` plus the pool's means: float64 (examples,), low if hard.
 
-    Where some of the pool have not scored an example, one more counts that does on it as all do on
-    average: otherwise one wrong answer would outweigh what many have shown.
+    If some runs have not scored an example, one average value is added: otherwise one wrong answer would
+    outweigh many.
     """
     assert soup.values is not None
     scored = np.stack([part.scored for part in pool])
@@ -222,10 +205,9 @@ def _ease(soup: Part, pool: Sequence[Part]) -> np.ndarray:
 
 
 Progress = Callable[[int, int], None]
-"""Called with the examples scored so far and the examples that there are."""
+"""Gets the number of scored examples, and of all."""
 
 Forward = Callable[[str, Sequence[np.ndarray]], Iterable[Rows]]
-"""Predicts batches of a task's examples, which are numbers."""
 
 
 @dataclass(frozen=True)
@@ -233,11 +215,8 @@ class Threshold:
     """The gain or score that a candidate has to reach.
 
     Attributes:
-        rule: what its gain has to be.
-        incumbent: the score that it gains on, higher better.
-        paired: 0 or 1 by example, the incumbent's answers, if the rule asks for a p-value and one task's
-            examples are right or wrong; else None.
-        above: a score that it has to exceed besides, of another candidate that is accepted already.
+        paired: the incumbent's answers, 0 or 1 by example, if McNemar's test will decide; else None.
+        above: the score of an accepted candidate, to exceed as well.
     """
 
     rule: AcceptRule
@@ -249,7 +228,6 @@ class Threshold:
     def of(
         cls, rule: AcceptRule, incumbent: Evaluation, tasks: Several, above: float | None = None
     ) -> Threshold:
-        """The threshold of a candidate that is to replace `incumbent`."""
         paired = None
         if rule.kind == "significant" and right_or_wrong(tasks):
             (part,) = incumbent.parts.values()
@@ -259,17 +237,16 @@ class Threshold:
     def ended(
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
     ) -> Evaluation | None:
-        """The evaluation to end with; None if more examples have to be scored.
+        """The evaluation to end with; None to score on.
 
         Args:
-            so_far: the scored examples, the others counted at their best.
-            references: by task, in the data's order.
-            order: by task, the order in which examples are scored.
+            so_far: the scored examples; others count at their best.
+            order: of scoring.
         """
         return replace(so_far, stopped_by="exact") if self.out_of_reach(so_far) else None
 
     def out_of_reach(self, so_far: Evaluation) -> bool:
-        """Tells whether a candidate can no longer be accepted; unscored examples count at their best."""
+        """Tells whether the candidate can no longer be accepted."""
         if self.above is not None and not is_above(so_far.score, self.above):
             return True
 
@@ -284,15 +261,15 @@ class Threshold:
 
 
 def is_above(score: float, other: float) -> bool:
-    """Tells whether a score is better than another; any number is better than NaN."""
+    """Tells whether a score is better; numbers are better than NaN."""
     return score > other or (math.isnan(other) and not math.isnan(score))
 
 
 class EarlyStopping:
-    """Stops scoring a candidate as soon as no outcome of the rest can change the decision."""
+    """Stops scoring once the rest cannot change the decision."""
 
     def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
-        """Orders the examples so that bad candidates show early, given the best run and the pool."""
+        """Orders the examples so that bad candidates show early."""
         examples.arrange(split, best, pool)
 
     def threshold(
@@ -318,12 +295,7 @@ def score_batches(
     piece: Piece | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
-    """Scores `split`, or a piece of it, until the candidate can no longer reach `threshold`.
-
-    Args:
-        threshold: None to score all.
-        order: of each task's examples; None for that of `examples`.
-    """
+    """Scores `split`, or a piece of it, until the candidate cannot reach `threshold` any more."""
     started, piece = time.perf_counter(), piece or Piece()
     orders, references = order or examples.order(split), examples.references(split)
     done, total = 0, examples.size(split) - piece.examples_known

@@ -1,4 +1,4 @@
-"""Sets up what is scored, and with what: splits of data, and an evaluator for them."""
+"""Loads the splits of data, and makes an evaluator for them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ from soupkitchen.tasks.files import count_overlap
 log = logging.getLogger(__name__)
 
 Splits = Mapping[str, Mapping[str, datasets.Dataset]]
-"""By role ("heldout", "test", "train"), by task."""
+"""By role ("heldout", "test", "train"), then by task."""
 
 
 def find_columns(tasks: Several) -> Several:
-    """The tasks with the columns that they have in the data, where these are called by well-known names, and
-    without a test split that was found by its name and cannot be scored.
+    """Fills in columns with well-known names, and drops test splits that cannot be scored.
 
     Raises:
-        DataError: where several columns may be meant, or the data is not there.
+        DataError: if several columns fit, or data is missing.
     """
     found = {
         name: _with_answers(with_columns(task, task.data.features, name))
@@ -48,9 +47,8 @@ def find_columns(tasks: Several) -> Several:
 
 
 def _with_answers(task: Any) -> Any:
-    """The task, without its test split if a column of it is not there, or is empty or -1 in all rows.
-
-    Competitions and the hub publish such splits.
+    """Drops a test split that lacks a column, or has it empty or -1 throughout, as published test splits
+    often do.
     """
     if (test := task.data.found_test()) is None:
         return task
@@ -68,7 +66,6 @@ def _with_answers(task: Any) -> Any:
 
 
 def _columns_of(task: Any) -> set[str]:
-    """The columns that the task needs, among the columns that it looks for by well-known names."""
     named = [
         (wanted, getattr(task, option)) for wanted in task.looked_for for option in wanted.options.split()
     ]
@@ -81,20 +78,20 @@ def _columns_of(task: Any) -> set[str]:
 
 
 def fit_to(tasks: Several, pool: Pool) -> Several:
-    """The tasks with what files beside the runs say of how their models are used.
+    """Adapts the tasks to files beside the runs that say how their models are used.
 
     Raises:
-        IncompatibleError: where runs differ in that.
+        IncompatibleError: if runs differ in these.
     """
     fitted = {name: task.fitted_to(pool.runs) for name, task in tasks.tasks.items()}
     return replace(tasks, tasks=fitted)
 
 
 def load_splits(tasks: Several, training: bool = False) -> Splits:
-    """The splits of all tasks: held-out; test, where all have one; and, where wanted, training data.
+    """Loads held-out, test if all tasks have it, and on demand training data.
 
     Raises:
-        DataError: where one is not there.
+        DataError: if a split is missing.
     """
     loaded = {
         name: {role: task.examples_of(split) for role, split in splits.items()}
@@ -122,14 +119,13 @@ def evaluator_of(
     live: LiveModel | None = None,
     maker: Maker | None = None,
 ) -> Evaluator:
-    """An evaluator of models of the architecture of `run`, with its tokenizer or image processor.
+    """Makes an evaluator of models of the architecture of `run`.
 
     Args:
-        pool: where `run` has none of its own, that of another run of the pool, or of its base, is taken.
-        dtype: of the model's weights; None for that of the run's files.
-        accelerator: to be used again.
-        live: `run`, loaded, where it is already.
-        maker: what makes the models; None for the class of transformers that the tasks ask for.
+        pool: its processor files serve if `run` has none.
+        dtype: of the weights; None for that of the files.
+        accelerator, live: to reuse.
+        maker: None for the tasks' transformers class.
     """
     accelerator = accelerator or runtime.accelerator()
     first = next(iter(tasks.tasks.values()))
@@ -145,10 +141,10 @@ def evaluator_of(
 
 
 def check_batchnorm(evaluator: Evaluator, recalibrate: int) -> None:
-    """Warns of statistics that are averaged although they fit no model but their own.
+    """Warns if batch-norm statistics will be merged instead of recomputed.
 
     Raises:
-        ConfigError: where statistics shall be computed anew, and the model has none.
+        ConfigError: if there are none to recompute.
     """
     has = bool(evaluator.live.batchnorms())
     if recalibrate and not has:
@@ -163,7 +159,7 @@ def check_batchnorm(evaluator: Evaluator, recalibrate: int) -> None:
 
 
 def warn_of_splits(tasks: Several, splits: Splits) -> None:
-    """Warns of scores that will look better than they are."""
+    """Warns if scores will look better than they are."""
     if "test" not in splits:
         log.warning("No test split (task.data.test): the soup's held-out score is somewhat optimistic")
     for name, task in tasks.tasks.items():

@@ -1,4 +1,4 @@
-"""Intervals of scores and of differences: the bootstrap over examples, and McNemar's test.
+"""Intervals of scores and gains: the bootstrap over examples, and McNemar's test.
 
 Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 McNemar 1947, "Note on the sampling error of the difference between correlated proportions".
@@ -20,16 +20,16 @@ from soupkitchen.tasks import Several
 RESAMPLES = 1000
 
 _AT_ONCE = 1_000_000
-"""Examples that are drawn at a time, for all resamples together."""
+"""Examples drawn at a time."""
 
 Resamples = Sequence[np.ndarray]
-"""For each task the indices of the examples drawn, of shape (resamples, examples)."""
+"""Drawn examples by task: (resamples, examples)."""
 
 Rescorer = Callable[[Resamples], np.ndarray]
-"""The scores of resamples, of shape (resamples,)."""
+"""Scores of resamples: (resamples,)."""
 
 References = Mapping[str, Rows]
-"""Of one split, by task: what predictions are compared with, in the data's order."""
+"""Right answers by task, in the data's order."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,12 @@ class Comparison:
     """A candidate beside the incumbent, on the same examples.
 
     Attributes:
-        fixed, broken: examples on which the candidate does better, and worse; None where the
-            metric has no values for examples.
-        gain: the candidate's score minus the incumbent's; more is better.
-        interval: its 95 % paired bootstrap interval; None where it cannot be had.
-        p_value: how likely so large a gain is if the candidate is no better (one-sided):
-            McNemar's exact test where examples are right or wrong, else the
-            share of resamples without a gain. None where neither can be had.
+        fixed, broken: examples on which the candidate does better, and worse; None if the metric has no
+            values by example.
+        gain: in score; more is better.
+        interval: of the gain, 95 % paired bootstrap, or None.
+        p_value: one-sided: McNemar's exact test if examples are right or wrong, else the share of resamples
+            without a gain; or None.
     """
 
     fixed: int | None
@@ -58,8 +57,7 @@ def confidence_interval(
 ) -> tuple[float, float] | None:
     """The percentile bootstrap interval of a score, higher better.
 
-    None for a metric that is neither a mean over examples nor quick to compute
-    again on a thousand resamples, where a task has only one example, and for NaN.
+    None for NaN, a task with one example, and a metric that is no mean and too slow to resample.
     """
     if math.isnan(evaluation.score):
         return None
@@ -70,7 +68,6 @@ def confidence_interval(
 def compare(
     candidate: Evaluation, incumbent: Evaluation, tasks: Several, references: References
 ) -> Comparison:
-    """Compares `candidate` with `incumbent`; both complete, and of the same examples."""
     gain = candidate.score - incumbent.score
     if math.isnan(gain):
         return Comparison(None, None, gain, None, None)
@@ -92,8 +89,7 @@ def compare(
 def mcnemar(differences: np.ndarray) -> float:
     """McNemar's exact one-sided p-value of differences by example, each 1, 0 or −1.
 
-    Where examples that are not scored yet count as right it is the least that the p-value can still
-    be: a wrong example turned right can only lower it.
+    With unscored examples counted as right, it is the least possible p-value.
     """
     fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())
     if fixed + broken == 0:
@@ -102,13 +98,13 @@ def mcnemar(differences: np.ndarray) -> float:
 
 
 def right_or_wrong(tasks: Several) -> bool:
-    """Tells whether there is one task, whose examples are right or wrong: McNemar's test is for these."""
+    """Tells whether there is one task, with right or wrong examples, as McNemar's test needs."""
     first, *others = tasks.tasks.values()
     return not others and first.metric.binary
 
 
 def least_p(tasks: Several, examples: int) -> float | None:
-    """The least p-value that `compare` can give for these tasks on so many examples; None for none at all."""
+    """The least p-value that `compare` can give; None if it gives none."""
     if right_or_wrong(tasks):
         return 0.5**examples
     metrics = [task.metric for task in tasks.tasks.values()]
@@ -126,7 +122,7 @@ def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | N
 
 
 def _rescorer(evaluation: Evaluation, tasks: Several, references: References) -> Rescorer | None:
-    """Makes the function that scores resamples of the examples; None if that cannot be done quickly."""
+    """Makes a function that scores resamples; None if that is not quick."""
     by_task = {}
     for name, part in evaluation.parts.items():
         rescored = _of_task(part, tasks.tasks[name].metric, references[name])
@@ -169,10 +165,7 @@ def _of_task(
 def _interval(
     statistic: Rescorer | None, evaluation: Evaluation, plain: np.ndarray | None, level: float = 0.95
 ) -> tuple[tuple[float, float] | None, np.ndarray | None]:
-    """The percentile interval of a statistic of resampled examples, and its resampled values.
-
-    `plain` are numbers of which the statistic is the mean, if it is: many times as fast.
-    """
+    """The percentile interval of a resampled statistic, and its values; fast if it is the mean of `plain`."""
     if statistic is None:
         return None, None
     sizes = [part.examples_total for part in evaluation.parts.values()]
@@ -193,14 +186,13 @@ def _interval(
 
 
 def _plain(evaluation: Evaluation, tasks: Several) -> np.ndarray | None:
-    """The values of the examples, where the score is nothing but their mean."""
+    """The values by example if the score is just their mean."""
     (name, part), *others = evaluation.parts.items()
     alone = not others and tasks.tasks[name].metric.is_plain_mean and part.score == evaluation.score
     return part.values if alone else None
 
 
 def _rows(rows: Rows) -> np.ndarray:
-    """An array with one element an example, whatever the rows are."""
     if isinstance(rows, np.ndarray):
         return rows
     array = np.empty(len(rows), dtype=object)

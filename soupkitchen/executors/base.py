@@ -1,8 +1,4 @@
-"""The seam: requests in, scorings out, in order; and the bench, which scores one here.
-
-Requests and scorings are data, so that they can travel. The bench is the one model in memory, the mixer that
-fills it and the evaluator that scores it.
-"""
+"""The seam: requests go in, scorings come out in order; both are data. A bench scores one request here."""
 
 from __future__ import annotations
 
@@ -31,13 +27,13 @@ class Request:
     """A recipe to be scored.
 
     Attributes:
-        what: the request in words, for people.
-        run: the run that is ranked or merged in; empty for any other request.
-        threshold: what has to be reached for the rest of the examples to matter; None for all of them.
-        order: in which the examples are scored; None as they are.
-        batch_size: examples in a batch; 0 as it is.
-        growing: whether requests follow that share all ingredients but the last.
-        piece: of the split, if it is scored in pieces; None for all of it at once.
+        what: the request in words.
+        run: the run that is ranked or merged in, or "".
+        threshold: None to score all.
+        order: of scoring; None for the present one.
+        batch_size: 0 for the present one.
+        growing: requests follow that share all ingredients but the last.
+        piece: None for the whole split.
     """
 
     what: str
@@ -57,8 +53,8 @@ class Scoring:
 
     Attributes:
         evaluation: None if the weights cannot be scored.
-        merge_seconds: reading, merging and filling the model.
-        batch_size: at the end, in examples: it is halved if memory runs out.
+        merge_seconds: for reading, merging and filling the model.
+        batch_size: at the end; it is halved if memory runs out.
         error: why there is no evaluation.
     """
 
@@ -69,53 +65,49 @@ class Scoring:
 
 
 class Executor:
-    """Scores requests on the bench of this process, or on others of its making.
+    """Scores requests, on this process's bench or elsewhere.
 
-    An executor of your own is a class with `score`, and `workers` if it works on several requests at once;
-    `bench.score(request)` scores one, here.
+    A subclass needs `score`, and `workers` if it takes several requests at once. `bench.score(request)`
+    scores one here.
     """
 
     workers: int = 1
-    """The number of requests it can use at once."""
+    """The number of requests scored at once."""
     bench: Any
 
     def start(self, bench: Any) -> None:
-        """Called once before the first request; `bench` holds the model and the pool."""
+        """Is called once, before the first request; `bench` holds the model and the pool."""
         self.bench = bench
 
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
-        """Yields the result of each request, in order. The caller may stop listening after any of them.
+        """Yields the results in order; the caller may stop iterating at any point.
 
         Raises:
-            MachineError: if scoring fails for a reason that does not lie in the weights.
+            MachineError: if scoring fails for a reason other than the weights.
         """
         raise NotImplementedError
 
     def learn(self, tasks: Several) -> None:
-        """Takes tasks whose score follows from the ranking: from now on requests are scored by these."""
+        """Takes tasks whose score depends on the ranking, for all later requests."""
         self.bench.evaluator.tasks = tasks
 
     def stop(self) -> None:
-        """Called when nothing more is asked, however that came about: lets the model go."""
+        """Is called at the end, even after an error; releases the model."""
         self.bench = None
 
 
 @dataclass
 class Local(Executor):
-    """Scores in this process, one request after the other."""
-
     def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
         return map(self.bench.score, requests)
 
 
 class Speculation:
-    """Gives requests to an executor, as many at once as it has workers; results not taken are thrown away.
-
-    All is as if one had been scored after the other.
+    """Sends ahead as many requests as there are workers; drops unused results, so all is as if scored one by
+    one.
 
     Args:
-        number: of requests.
-        request_of: makes the request of a number, with the threshold of now; it never falls.
+        request_of: makes a request by number, with the present threshold, which never falls.
     """
 
     def __init__(
@@ -132,7 +124,7 @@ class Speculation:
         self._results: Iterator[tuple[int, Scoring]] = iter(())
 
     def take(self, place: int, request: Request) -> Scoring:
-        """The result of the request at `place`, as if `request` had been sent, with the threshold of now."""
+        """The result at `place`, cut off at the threshold of `request`, which may have risen meanwhile."""
         if place not in self._sent:
             places = range(place, min(place + self._executor.workers, self._number))
             self._sent = {at: request if at == place else self._request_of(at) for at in places}
@@ -149,11 +141,7 @@ class Speculation:
 def replayed(
     predicted: Mapping[str, Rows], request: Request, tasks: Several, examples: Examples
 ) -> Evaluation:
-    """The evaluation of a request, of known predictions.
-
-    Args:
-        predicted: by task, predictions of all examples in the data's order.
-    """
+    """Scores a request from known predictions: by task, of all examples in the data's order."""
 
     def forward(name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
         return (take(predicted[name], batch) for batch in batches)
@@ -165,7 +153,7 @@ def replayed(
 
 
 def _in_the_datas_order(part: Part) -> Rows:
-    """The predictions of a part; anything for examples that were not scored."""
+    """A part's predictions in the data's order, with fillers for unscored examples."""
     if part.order is None:
         return part.predictions
     if not len(part.predictions):
@@ -176,7 +164,7 @@ def _in_the_datas_order(part: Part) -> Rows:
 
 
 Announce = Callable[[str, str], Progress]
-"""Told what is about to be scored, in words, and its run; returns what is called as examples are done."""
+"""Gets a request in words and its run; returns a progress callback."""
 
 
 def _silent(what: str, run: str) -> Progress:
@@ -187,8 +175,8 @@ class Bench:
     """Merges recipes into the live model and scores them.
 
     Attributes:
-        announce: is told what is about to be scored.
-        elsewhere: makes such a bench in another process, to which it can be sent; None if nothing can.
+        announce: is called before each scoring.
+        elsewhere: makes such a bench in another process; can be pickled, or is None.
     """
 
     def __init__(
@@ -204,13 +192,13 @@ class Bench:
         self.elsewhere = elsewhere
 
     def fill(self, recipe: Recipe, growing: bool = False) -> None:
-        """Makes the live model's weights those of `recipe`.
+        """Fills the live model with the weights of `recipe`.
 
         Args:
-            growing: whether recipes follow that share all ingredients but the last.
+            growing: as in `Request`.
 
         Raises:
-            CheckpointError: if files of the pool have changed meanwhile.
+            CheckpointError: if files of the pool have changed.
         """
         with stopwatch.part("merging"):
             self.evaluator.live.fill(self.mixer.tensors(recipe, growing))
@@ -219,17 +207,16 @@ class Bench:
         check_unchanged(recipe, self.mixer.pool)
 
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """The live model's predictions for each batch of a task's examples."""
         return self.evaluator.predictions(split, name, batches)
 
     def sees(self) -> dict[str, str]:
-        """Digests of runs, data, model and packages: alike in processes that can share work."""
+        """Digests of runs, data, model and packages; equal in processes that can share work."""
         evaluator, pool = self.evaluator, self.mixer.pool
         identity = Identity(evaluator, pool)
         headers = {
             run.name: {name: [*info.shape, info.dtype] for name, info in run.header.items()} for run in pool
         }
-        others = [str(file) for run in pool for file in run.changed_files()]  # than the first process opened
+        others = [str(file) for run in pool for file in run.changed_files()]  # if files were replaced
         return {
             "runs": digest([headers, others]),
             "data": digest([identity.examples(split) for split in evaluator.examples.splits]),
@@ -238,13 +225,10 @@ class Bench:
         }
 
     def check_alike(self, others: Mapping[str, Mapping[str, str]]) -> None:
-        """Refuses to work with others that see something else.
-
-        Args:
-            others: the result of `sees` of each, by its name.
+        """Compares the results of `sees` of other processes with this one's.
 
         Raises:
-            MachineError: for the first that sees something else.
+            MachineError: if one differs.
         """
         here = self.sees()
         for who, theirs in others.items():
@@ -258,9 +242,9 @@ class Bench:
         """Scores a request.
 
         Raises:
-            MachineError: if that fails for a reason that does not lie in the weights.
-            CheckpointError: if files of the pool have changed meanwhile.
-            SoupkitchenError: for an error that the user can put right.
+            MachineError: if it fails for a reason other than the weights.
+            CheckpointError: if files of the pool have changed.
+            SoupkitchenError: if something is wrong that the user can put right.
         """
         evaluator, recipe, started = self.evaluator, request.recipe, time.perf_counter()
         evaluator.examples.batch_size = request.batch_size or evaluator.examples.batch_size
@@ -285,7 +269,7 @@ class Bench:
 
 
 def _of_the_machine(error: BaseException) -> bool:
-    """Tells whether an error says nothing of the weights: a disk, a device or the memory failed."""
+    """Tells whether disk, device or memory failed, and not the weights."""
     if isinstance(error, (OSError, MemoryError)) or should_reduce_batch_size(error):
         return True
     accelerator = getattr(torch, "AcceleratorError", None)  # since torch 2.8

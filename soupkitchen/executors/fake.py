@@ -1,7 +1,4 @@
-"""An executor without models, for tests of searches: a function says how a recipe does on each example.
-
-All else is real: the batches, the thresholds that stop scoring, the decisions, the tables.
-"""
+"""An executor for tests of searches: a function predicts; batches, thresholds and decisions are real."""
 
 from __future__ import annotations
 
@@ -14,19 +11,14 @@ from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
 
 Answers = Callable[[Recipe, str], Mapping[str, Rows]]
-"""Predictions by task, for a recipe and a split. What it raises is why the recipe cannot be scored."""
+"""Predicts by task; an exception means that the recipe cannot be scored."""
 
 
 class Fake(Executor):
     """Scores by a function.
 
     Attributes:
-        scored: what was scored so far, in that order, with the number of examples.
-
-    Args:
-        answers: predicts.
-        tasks: whose metrics score, on `examples`.
-        workers: how many requests are taken at once.
+        scored: recipes so far, with the number of examples.
     """
 
     def __init__(self, answers: Answers, tasks: Several, examples: Examples, workers: int = 1) -> None:

@@ -1,9 +1,7 @@
-"""Workers on a Ray cluster, each with a live model of its own, that score several requests at once.
+"""Workers on a Ray cluster, each with its own live model, that score several requests at once.
 
-Recipes, bars and results cross the wire; weights come from storage that all workers see. With W workers the
-next W proposals are scored at once, and the first in order that is kept is taken: the decisions, and
-the tables, are those of one process. A worker that dies has its work done again by the one that Ray
-starts in its place.
+Only recipes, thresholds and results are sent; workers read weights from shared storage. Decisions and tables
+are those of one process. Ray restarts a worker that dies, and its work is repeated.
 """
 
 from __future__ import annotations
@@ -29,25 +27,19 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _PATIENCE = 600
-"""Seconds that a worker may take to start anew."""
+"""Seconds to wait for a worker's restart."""
 _ATTEMPTS = 3
-"""The number of times that the same request may lose its worker before the run gives up."""
+"""The run gives up when a request has lost its worker this often."""
 _HANDSHAKE = 20
-"""Seconds that the head of a cluster may take to answer at all."""
+"""Seconds to wait for the cluster's head."""
 
 
 @dataclass
 class Ray(Executor):
-    """Scores on workers of a Ray cluster.
-
-    Attributes:
-        address: the cluster's, as "auto" or "ray://head:10001"; None for one on this machine, which is
-            started for the run and ends with it.
-        workers: how many there are, and so how many requests are scored at once.
-        gpus_per_worker: GPUs, or a part of one, that each worker has for itself.
+    """Scores on workers of a Ray cluster; `conf/executor/ray.yaml` describes the options.
 
     Raises:
-        ConfigError: for options out of range, and where Ray is not installed.
+        ConfigError: if an option is out of range, or Ray is not installed.
     """
 
     address: str | None = None
@@ -59,11 +51,11 @@ class Ray(Executor):
         imported()
 
     def start(self, bench: Bench) -> None:
-        """Starts the workers; each makes a bench of its own.
+        """Starts the workers.
 
         Raises:
-            ConfigError: where the cluster cannot be reached, or has no room for so many.
-            MachineError: where a worker cannot see what this process sees.
+            ConfigError: if the cluster cannot be reached or is too small.
+            MachineError: if a worker sees other files.
         """
         super().start(bench)
         ray = imported()
@@ -77,10 +69,10 @@ class Ray(Executor):
                 f"executor.workers={self.workers} need {needed[short[0]]:g} {short[0]}s, and the cluster has "
                 f"{has.get(short[0], 0):g}"
             )
-        ray.method(concurrency_group="control")(_Worker.drop)  # so that it is heard amid a scoring
+        ray.method(concurrency_group="control")(_Worker.drop)  # runs during a scoring
         needs = {"num_cpus": 1, "num_gpus": self.gpus_per_worker}
         kind = ray.remote(**needs, max_restarts=-1, concurrency_groups={"control": 1})(_Worker)
-        self._make = ray.put(bench.elsewhere)  # workers that are started anew need it
+        self._make = ray.put(bench.elsewhere)  # restarted workers need it
         self._workers = [kind.remote(self._make) for _ in range(self.workers)]
         self._asked = 0
         self.learn(bench.evaluator.tasks)
@@ -100,7 +92,7 @@ class Ray(Executor):
                     total = self.bench.evaluator.examples.size(request.split)
                     progress(scoring.evaluation.examples_scored, total)
                 yield scoring
-        finally:  # nobody asks for the rest
+        finally:  # the rest is not needed
             for worker in self._workers[: len(requests)]:
                 worker.drop.remote(self._asked)
 
@@ -121,7 +113,7 @@ class Ray(Executor):
         return self._workers[number % len(self._workers)].score.remote(request, self._tasks, self._asked)
 
     def _await(self, number: int) -> None:
-        """Waits for a worker that may be starting anew: until then whatever it is asked fails at once."""
+        """Waits for a worker that restarts: until then each call to it fails at once."""
         ray, deadline = imported(), time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             try:
@@ -131,11 +123,7 @@ class Ray(Executor):
                 time.sleep(1)
 
     def _come(self, number: int, request: Request, asked: Any) -> Scoring:
-        """Waits for the result of a request; if its worker dies, or has no memory left, asks again.
-
-        Raises:
-            MachineError: where that happens time and again.
-        """
+        """Waits for a result; asks again if the worker dies or runs out of memory."""
         ray = imported()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -164,26 +152,23 @@ class _DroppedError(BaseException):
 
 
 class _Worker:
-    """A process of the cluster with a bench of its own."""
-
     def __init__(self, make: Callable[[], Bench]) -> None:
         self._bench: Any = None
         self._now = self._dropped = 0
         self._error = ""
-        logging.disable(logging.WARNING)  # what there is to say the driver says
+        logging.disable(logging.WARNING)  # the driver logs everything
         try:
             with soft_if_refused():
                 self._bench = make()
             self._bench.announce = self._watched
-        except Exception as error:  # whatever it is, the driver should say it
+        except Exception as error:  # the driver reports it
             self._error = str(error) if isinstance(error, SoupkitchenError) else repr(error)
 
     def sees(self) -> tuple[str, Any]:
-        """The host, and what is seen there, or why nothing is."""
         return socket.gethostname(), self._error or self._bench.sees()
 
     def ready(self) -> None:
-        """Answers once the worker is there."""
+        """Returns once the worker is there."""
 
     def drop(self, number: int) -> None:
         """Cancels all requests up to `number`, the running one included."""
@@ -208,10 +193,10 @@ class _Worker:
 
 
 def imported(what: str = "executor=ray") -> Any:
-    """Ray itself, for `what` needs it.
+    """Imports Ray, which `what` needs.
 
     Raises:
-        ConfigError: where it is not installed.
+        ConfigError: if it is not installed.
     """
     try:
         import ray
@@ -221,25 +206,22 @@ def imported(what: str = "executor=ray") -> Any:
 
 
 def connect(address: str | None, option: str, workers: int = 1) -> None:
-    """Connects with a cluster, or starts one here that has room for so many workers.
-
-    Args:
-        option: what the address is called on the command line.
+    """Connects to a cluster, or starts one here; `option` is the address's name on the command line.
 
     Raises:
-        ConfigError: where it cannot be reached.
+        ConfigError: if it cannot be reached.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong comes as an exception
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors come as exceptions
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if not os.access(Path.home(), os.W_OK):  # there Ray keeps the token of its own clusters
+        if not os.access(Path.home(), os.W_OK):  # Ray keeps its clusters' token there
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
         options |= {"include_dashboard": False, "num_cpus": max(workers, os.cpu_count() or 1)}
     try:
         if address is not None and ":" in (host := address.removeprefix("ray://")):
             name, port = host.rsplit(":", 1)
-            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray tries for minutes
+            socket.create_connection((name, int(port)), timeout=_HANDSHAKE).close()  # Ray needs minutes
         imported().init(address, **options)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{option}={address} cannot be reached ({error})") from error
@@ -247,7 +229,7 @@ def connect(address: str | None, option: str, workers: int = 1) -> None:
 
 @contextmanager
 def connected(address: str | None, option: str) -> Iterator[Any]:
-    """Ray, connected with a cluster for a while, where it is not already."""
+    """Connects to a cluster for a while, unless connected already."""
     ray = imported("hydra/launcher=ray")
     own = not ray.is_initialized()
     if own:

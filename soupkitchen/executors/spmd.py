@@ -1,11 +1,9 @@
-"""Several processes of one launch, as torchrun starts them, that score each request together.
+"""Processes of one launch, as torchrun starts them, that score each request together.
 
-All merge the same weights; each scores every so many-th batch. The first process asks, gathers what the
-others predict, and does all else alone: decisions, journal, cache and tables are those of one process.
-Batches are whole, and the same as in one process, so scores are too, to the bit.
+All merge the same weights; process i of N predicts batches i, i + N, …. The first gathers predictions, and
+alone decides and writes. Batches are those of one process, so scores are bitwise equal.
 
-Messages are small objects: recipes, numbers of examples, predictions. So there is one way for CPUs and GPUs
-alike (gloo), beside whatever accelerate makes of the devices.
+Messages are small objects, so gloo serves CPUs and GPUs alike.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from soupkitchen.soup import Recipe
 from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
-"""The time that one process may work while the others wait; its end is noticed at once."""
+"""The longest work of one process while others wait; a lost process is noticed at once."""
 
 
 class LostError(MachineError):
@@ -39,12 +37,7 @@ class LostError(MachineError):
 
 
 class ProcessGroup:
-    """All processes of the launch.
-
-    Attributes:
-        number: this process's, from 0.
-        size: how many there are.
-    """
+    """The processes of a launch; `number` is this one's, from 0."""
 
     def __init__(self) -> None:
         if not dist.is_initialized():
@@ -56,31 +49,29 @@ class ProcessGroup:
 
     @classmethod
     def joined(cls) -> ProcessGroup | None:
-        """The group of this launch; None for a process by itself."""
+        """The group of this launch; None for a single process."""
         return cls() if launch.size() > 1 else None
 
     def tell(self, message: Any) -> None:
-        """Tells the others what is to be done; only the first process may."""
+        """Sends a message to the others; for the first process."""
         with _noticing_loss():
             dist.broadcast_object_list([message], src=0, group=self._group)
 
     def listen(self) -> Any:
-        """The first process's message."""
         messages = [None]
         with _noticing_loss():
             dist.broadcast_object_list(messages, src=0, group=self._group)
         return messages[0]
 
     def answer(self, reply: Any) -> None:
-        """Answers the first process's message."""
         with _noticing_loss():
             dist.gather_object(reply, None, dst=0, group=self._group)
 
     def do(self, message: Any, part: Callable[[], Any]) -> list[Any]:
-        """Has the others do what `message` says while this process does its `part`; the results of all.
+        """Sends `message`, does this process's `part`, and returns all results.
 
         Raises:
-            BaseException: the error of the first that failed: all have answered then.
+            BaseException: the first error, once all have answered.
         """
         self.tell(message)
         replies: list[Any] = [None] * self.size
@@ -104,7 +95,6 @@ class Failure:
 
 
 def tried(part: Callable[[], Any]) -> Any:
-    """The result of `part`, or its failure."""
     try:
         with calling():
             return part()
@@ -123,7 +113,7 @@ def _failure(kind: type[Exception], text: str, host: str) -> Failure:
 def _noticing_loss() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no other words for a connection that is closed
+    except RuntimeError as error:  # gloo's error for a closed connection
         raise LostError(
             "another process of this launch has ended, so this one does too. Nothing is lost: the same "
             "command continues"
@@ -137,7 +127,7 @@ def _leave() -> None:
 
 @dataclass
 class Spmd(Executor):
-    """Scores in all processes of the launch: one request after the other, together.
+    """Scores one request after the other, in all processes together.
 
     Started by ``torchrun --nproc_per_node N -m soupkitchen …`` or, with GPUs, ``accelerate launch``.
     """
@@ -163,8 +153,6 @@ class Spmd(Executor):
 
 
 class SharedBench(Bench):
-    """The first process's bench, which has the others fill their models and predict their share."""
-
     def __init__(self, bench: Bench, group: ProcessGroup) -> None:
         super().__init__(bench.evaluator, bench.mixer, bench.announce)
         self._group = group
@@ -173,7 +161,6 @@ class SharedBench(Bench):
         self._group.do(("fill", recipe, growing), lambda: super(SharedBench, self).fill(recipe, growing))
 
     def predictions(self, split: str, name: str, batches: Sequence[np.ndarray]) -> Iterator[Rows]:
-        """The predictions of each batch, in order: as many batches at once as there are processes."""
         size = self._group.size
         mine = super().predictions(split, name, batches[::size])
         for start in range(0, len(batches), size):
@@ -182,11 +169,7 @@ class SharedBench(Bench):
 
 
 def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
-    """Does what the first process says until it says "end".
-
-    Args:
-        bench_of: makes the bench; called once there is work.
-    """
+    """Does what the first process says until it says "end"; `bench_of` is called once there is work."""
     follower = _Follower(group)
     while True:
         match group.listen():
@@ -196,18 +179,16 @@ def follow(group: ProcessGroup, bench_of: Callable[[], Bench]) -> None:
                 follower.bench = tried(bench_of)
             case message:
                 reply = tried(partial(follower.answer, message))
-                if isinstance(reply, Failure):  # it may have been for want of memory
+                if isinstance(reply, Failure):  # memory may have run out
                     clear_device_cache(garbage_collection=True)
                 group.answer(reply)
 
 
 @dataclass
 class _Follower:
-    """Any process of a launch but the first."""
-
     group: ProcessGroup
-    bench: Any = None  # or why there is none
-    rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of what is asked for
+    bench: Any = None  # or the failure to make one
+    rows: Iterator[Rows] = field(default_factory=lambda: iter(()))  # its share of the predictions
 
     def answer(self, message: Any) -> Any:
         if isinstance(self.bench, Failure):

@@ -1,4 +1,4 @@
-"""One run, from pool to soup; `algorithm` is the page to read first."""
+"""One run, from pool to soup; read `algorithm` first."""
 
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.finishing import Report

@@ -1,7 +1,6 @@
-"""The algorithm: for each next proposal merge, score, keep or discard; then the final table.
+"""The algorithm: merge, score, keep or discard each proposal; then the final table.
 
-All that takes long goes through the ledger, so a run that is continued comes this way again and does
-nothing twice.
+A continued run calls all of this again; the ledger gives back what was done.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from soupkitchen.search import Mixture, Search, Trial
 
 
 def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Scored, Ranking]:
-    """The soup that a search ends with, and the ranking as it was when the search began.
+    """Runs the search; returns the soup, and the ranking that it began with.
 
     Raises:
         CandidateError: if all candidates failed.
-        GuaranteeError: if the soup is worse on held-out than the best single run, and may not be.
+        GuaranteeError: if the search is guaranteed and the soup is worse than the best single run.
     """
     ranking = ranking.prepared(judge.stopping if search.guaranteed else None, judge.scores, judge.recipes)
     judge = replace(judge, singles=ranking.singles)
@@ -42,7 +41,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
             steps.decided(verdicts, before, len(soup.ingredients), next(choices))
             trials += _trials(verdicts)
             results += [verdict.result for verdict in verdicts]
-            if kept:  # what was proposed after it was proposed for another soup
+            if kept:  # later proposals were made for the old soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
                 break
     reasons = [result.reason for result in results if isinstance(result, Unscorable)]
@@ -60,7 +59,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
 
 
 def _started(start: Mixture, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Mixture, Scored]:
-    """The mixture that the search starts as, scored; the best single run, if that cannot be scored."""
+    """Scores the search's first mixture; if that fails, the best single run replaces it."""
     single = len(start.ingredients) == 1
     name = start.ingredients[0] if single else f"all {len(start.ingredients)}"
     best = judge.best("starting", judge.recipes.of(start), skips=not single)
@@ -82,7 +81,6 @@ def _best_single(ranking: Ranking, judge: Judge) -> Scored:
 
 
 def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
-    """The trial of each proposal: of its candidates, the one that does best."""
     trials = []
     for _, group in groupby(verdicts, key=lambda verdict: id(verdict.candidate.proposal)):
         same = list(group)
@@ -101,15 +99,14 @@ def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
 
 
 CONTROLS = 2
-"""Models in the table beside the soup and the single runs: uniform, and uniform of the top k."""
+"""The number of uniform soups in the final table."""
 
 
 def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_k: int | None = None) -> None:
-    """Scores the controls on held-out, and the models worth reporting on test.
+    """Scores the final table on held-out; the soup, the controls and the best run also on test.
 
     Args:
-        top_k: how many of the best runs `uniform_top_k` merges; None for as many as the soup has, and
-            at least two.
+        top_k: the size of `uniform_top_k`; None for the soup's, at least two.
     """
     recipes, scores = judge.recipes, judge.scores
     best, *others = ranking.best_first

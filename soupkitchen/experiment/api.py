@@ -1,4 +1,4 @@
-"""`cook`: a run from Python, as the command does it."""
+"""`cook`: a run from Python, as the command line does it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,8 @@ def cook(
 ) -> Result:
     """Turns a pool of fine-tuned runs into one better model.
 
-    The same as ``python -m soupkitchen``, with the same files: a run that was interrupted goes on
-    when the same call is made again, a finished one is not repeated, and another process is kept out
-    meanwhile.
+    The same as ``python -m soupkitchen``, with the same files. The same call again continues an interrupted
+    run, and does not repeat a finished one.
 
         from soupkitchen import cook, methods, tasks
 
@@ -62,29 +61,26 @@ def cook(
         model = result.model()
 
     Args:
-        pool: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list of runs, a hub name, a list of
-            these; or a pool that `find_pool` opened.
-        task: what "good" means: see `soupkitchen.tasks`.
-        method: how runs are merged: see `soupkitchen.methods`; the average by default.
-        search: which mixtures are tried, and which stay; greedy by default.
+        pool: a folder of runs, a glob, a ``.csv`` or ``.jsonl`` list, a hub name, a list of these; or a pool
+            from `find_pool`.
+        task: see `soupkitchen.tasks`.
+        method: see `soupkitchen.methods`; the average by default.
+        search: greedy by default.
         base: the model that the runs were fine-tuned from; None for the one that they name.
-        exclude: names of runs to leave out, or one; globs are allowed.
+        exclude: names of runs to leave out, or globs.
         output: how the soup is saved.
-        runtime: where and how it runs.
-        evaluation: how models are scored; by default evaluations are kept in ``SOUPKITCHEN_CACHE``, or
-            ``~/.cache/soupkitchen``, for later runs.
-        executor: who scores; this process by default.
-        report: what `report.html` in the run's folder has.
-        model: what makes the models; `soupkitchen.models.Function` for runs that are state dicts.
-        top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the
-            soup has.
-        name: of the run's folder in `results_dir`; by default it follows from all that results depend on.
-        overwrite: move earlier results of that name aside, and start anew.
-        tracker: where each step, the final table and the run's files are shown, too: "tensorboard",
-            "wandb", "mlflow" or "trackio", or several of these.
+        runtime: device, batches and memory.
+        evaluation: early stopping and the cache; by default ``SOUPKITCHEN_CACHE`` or
+            ``~/.cache/soupkitchen``.
+        executor: this process by default.
+        model: makes the models; `soupkitchen.models.Function` for state dicts.
+        top_k: the size of the control `uniform_top_k`; None for the soup's, at least two.
+        name: of the run's folder in `results_dir`; by default made from the options.
+        overwrite: move earlier results of that name aside.
+        tracker: "tensorboard", "wandb", "mlflow" or "trackio", or several.
 
     Raises:
-        SoupkitchenError: for an error that you can put right: each says what is wrong and what to do.
+        SoupkitchenError: if something is wrong that you can put right; the message says how.
     """
     if not isinstance(task, Several | Task):
         raise ConfigError(
@@ -127,7 +123,6 @@ def cook(
 
 
 def _executor(executor: Executor) -> dict[str, Any]:
-    """The executor's options; of one that is no dataclass its class."""
     if is_dataclass(executor):
         tree: dict[str, Any] = describe(executor)
         return tree
@@ -137,7 +132,6 @@ def _executor(executor: Executor) -> dict[str, Any]:
 def _pool(
     pool: str | Path | Sequence[str | Path] | Pool, base: str | Path | None, exclude: str | Sequence[str]
 ) -> dict[str, Any]:
-    """The pool's options, as a YAML of `conf/pool` has them."""
     if isinstance(pool, Pool):
         if base is not None or exclude:
             raise ConfigError("base and exclude are for find_pool, where the pool was opened; leave them out")
@@ -153,7 +147,7 @@ def _pool(
 
 
 def _name(config: Mapping[str, Any]) -> str:
-    """A folder's name that says what is run, and differs for every other run."""
+    """A readable folder name with a digest of all that results depend on."""
     path = config["pool"]["path"]
     kinds = [str(config[part][TARGET]).rpartition(".")[2] for part in ("method", "search")]
     words = "-".join(slug(part) for part in (tail(path if isinstance(path, str) else path[0]), *kinds))

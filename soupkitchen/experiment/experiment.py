@@ -1,4 +1,4 @@
-"""An experiment: what to run, and all that is made ready before it: data, model, ledger, cache."""
+"""An experiment: the parts of a run, and all that is prepared before the algorithm."""
 
 from __future__ import annotations
 
@@ -68,22 +68,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """The parts of a run.
+    """The parts of a run; see `soupkitchen.cook`.
 
     Attributes:
-        pool: the runs to make soup of.
-        task: what "good" means.
-        method: how runs are merged.
-        search: which mixtures are tried, and which stay.
-        runtime: where and how it runs.
-        folder: an existing folder, where the tables and the soup go.
-        evaluation: how models are scored.
-        output: how the soup is saved.
-        executor: what scores, and on how many benches at once.
-        report: what people look at.
-        model: what makes the models; by default transformers, as the runs and the task say.
-        top_k: how many of the best runs the control `uniform_top_k` merges; None for as many as the soup
-            has, and at least two.
+        folder: an existing folder for the tables and the soup.
     """
 
     pool: Pool
@@ -100,19 +88,16 @@ class Experiment:
     top_k: int | None = None
 
     def run(self, observers: Sequence[Observer] = ()) -> None:
-        """Cooks the soup: tables and model are in `folder` when it returns.
-
-        Args:
-            observers: are told of each event.
+        """Cooks the soup, and writes tables and model to `folder`.
 
         Raises:
-            SoupkitchenError: for an error that the user can put right.
-            GuaranteeError: if the saved soup is not the one that was scored, or a greedy one is worse than
-                the best single run.
+            SoupkitchenError: if something is wrong that the user can put right.
+            GuaranteeError: if the saved soup is not the scored one, or the search is guaranteed and the soup
+                is below the best single run.
         """
         method = self._weighted_method()
         Soup(method, base=self.pool.base)  # refuses a method without the base that it needs
-        build(describe(replace(method, weights=None)))  # as recipes have it
+        build(describe(replace(method, weights=None)))  # fails now if recipes cannot rebuild it
         search = self._search(method)
         self.output.check(self.pool.runs, method)
         if self.output.push_to_hub is not None:
@@ -143,7 +128,7 @@ class Experiment:
             write_profile(self.folder)
 
     def bench(self) -> Bench:
-        """The live model and the pool, for a process that scores requests of another."""
+        """The bench for a process that scores another one's requests."""
         evaluator = self._evaluator(*self._tasks_and_splits())
         prove_filling(evaluator, self.pool.reference, self._loadable_last())
         return Bench(evaluator, self._mixer(evaluator))
@@ -151,7 +136,6 @@ class Experiment:
     def _cook(
         self, bench: Bench, ledger: Ledger, method: MergeMethod | StackMethod, search: Search, splits: Splits
     ) -> None:
-        """Ranks the pool, finds the soup, saves it, and compares it with the others."""
         evaluator, pool = bench.evaluator, self.pool
         keys = Identity(evaluator, pool)
         self._begin(ledger, keys, evaluator)
@@ -206,7 +190,6 @@ class Experiment:
         checksums.note(self.folder)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
-        """Writes down how the soup is made again, by us and by mergekit."""
         live = evaluator.live
         own_padding = live.pad_token_id != self.pool.reference.config.get("pad_token_id")
         file = RecipeFile.of(
@@ -226,15 +209,9 @@ class Experiment:
 
     @cached_property
     def _runs(self) -> Sequence[Ranked]:
-        """The runs before any is scored; their training steps are read from files."""
         return unscored(self.pool)
 
     def _search(self, method: MergeMethod | StackMethod) -> Search:
-        """The search, told of the method.
-
-        Raises:
-            ConfigError: if it cannot search with that method, or this pool.
-        """
         options = flat(describe(replace(method, weights=None)))
         depth = layers(list(self.pool.reference.header))
         search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))
@@ -266,7 +243,7 @@ class Experiment:
         return Mixer(self.pool, device, live.dtype_of, memory, reader, caching=self.search.again)
 
     def _loadable_last(self) -> Checkpoint | None:
-        """The last run, beside the reference, that transformers loads as we read it: no adapter, no view."""
+        """The last run besides the reference that transformers can load: no adapter, no view."""
         reference = self.pool.reference
         if reference.adapted is not None:
             return None
@@ -274,7 +251,7 @@ class Experiment:
         return next((run for run in reversed(plain) if run is not reference), None)
 
     def _begin(self, ledger: Ledger, keys: Identity, evaluator: Evaluator) -> None:
-        """Notes what the run depends on or, if it is continued, checks that this is as it was."""
+        """Notes all that the run depends on, or checks it if the run is continued."""
         base, tasks = self.pool.base, evaluator.tasks
         depends: dict[str, Mapping[str, str]] = {
             "runs": {run.name: run.fingerprint for run in self.pool},
@@ -295,15 +272,11 @@ class Experiment:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The dtype of the soup, and of all that is scored; None for that of the runs."""
+        """The soup's dtype; None for that of the runs."""
         return self.output.torch_dtype or self.pool.dtype
 
     def _weighted_method(self) -> MergeMethod | StackMethod:
-        """The method, with the weights that a list of runs gave.
-
-        Raises:
-            ConfigError: if the method has weights of its own.
-        """
+        """The method, with the weights from the list of runs."""
         if not self.pool.weights:
             return self.method
         if self.method.weights is not None:

@@ -1,4 +1,4 @@
-"""The soup, saved and proven, and what its report has beside decisions: map, worth of ingredients, card."""
+"""Saves and verifies the soup; writes its map, contributions and model card."""
 
 from __future__ import annotations
 
@@ -31,17 +31,14 @@ from soupkitchen.tasks import Several, Task
 def save_soup(
     soup: Scored, folder: Path, floor: float, bench: Bench, output: Output, splits: Splits, runtime: Runtime
 ) -> None:
-    """Saves the soup to `folder`.
-
-    The state of the search, then the live model are let go before the soup is loaded: there are never two
-    models.
+    """Saves the soup to `folder` and verifies it; memory never holds two models.
 
     Args:
         floor: the best single run's score.
 
     Raises:
         SaveError: if it cannot be written.
-        GuaranteeError: if it is not what was scored.
+        GuaranteeError: if it is not the scored soup.
     """
     evaluator, mixer, recipe, expected = bench.evaluator, bench.mixer, soup.recipe, soup.evaluation.score
     live, processor = evaluator.live, evaluator.processor_folder
@@ -89,16 +86,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a run.
-
-    Attributes:
-        write: whether there is one, as `report.html`.
-        contributions: whether the soup is scored without each of its ingredients, too.
-        map_gib: pools of more GiB than that are not read again for a map of how alike their runs are; 0 for
-            no map.
+    """The parts of a run's report; `conf/report/default.yaml` describes the options.
 
     Raises:
-        ConfigError: for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     write: bool = True
@@ -110,7 +101,7 @@ class Report:
 
 
 def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
-    """Scores the soup without each of its ingredients, merged by the same method."""
+    """Scores the soup without each of its ingredients, by the same method."""
     recipe = soup.recipe
     if recipe.size < 2:
         return
@@ -128,11 +119,7 @@ def score_without_each(soup: Scored, scores: Scores, ledger: Ledger) -> None:
 
 
 def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
-    """Writes down how alike the runs of `pool`, and the soup saved in the folder `soup`, are.
-
-    Args:
-        most: GiB; pools of more are not read.
-    """
+    """Writes the Gram matrix of task vectors of the runs and the soup; skips pools of over `most` GiB."""
     runs, header = list(pool), pool.reference.header
     size = sum(info.elements * info.torch_dtype.itemsize for info in header.values() if info.torch_dtype)
     if file.is_file() or size * len(runs) > most * 2**30:
@@ -141,7 +128,7 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
     runs += [] if saved is None else [saved]
     gram, origin = task_vector_gram(runs, pool.base)
     finite = np.isfinite(gram).sum(1)
-    whole = finite == finite.max()  # a run that overflows has no place on the map
+    whole = finite == finite.max()  # leaves out runs that overflow
     content = {
         "names": [run.name for run, fits in zip(runs, whole, strict=True) if fits],
         "soup": saved.name if saved is not None and whole[-1] else None,
@@ -153,7 +140,7 @@ def write_map(pool: Pool, soup: Path, file: Path, most: float) -> None:
 
 
 def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: Task | Several) -> None:
-    """Writes the model card of the soup in the run's `folder`, once; the soup is complete without one."""
+    """Writes the model card if it is missing; only logs a failure."""
     if all((folder / SOUP / name).is_file() for name in (CARD, PICTURE)):
         return
     data = getattr(getattr(task, "data", None), "path", None) or type(task).__name__
@@ -167,7 +154,7 @@ def describe_soup(folder: Path, recipe: Recipe, pool: Pool, maker: Maker, task: 
 
 
 def _saved(soup: Path, pool: Pool) -> Checkpoint | None:
-    """The soup by the runs' names of tensors; None if it has others, or is an adapter."""
+    """The soup by the runs' tensor names; None if it has others or is an adapter."""
     name = "soup"
     while name in {run.name for run in pool}:
         name += "'"

@@ -1,4 +1,4 @@
-"""The judge: whether a proposal becomes the soup, found out with as few forward passes as that takes."""
+"""The judge: decides on proposals with as few forward passes as possible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verdict:
     """The decision on a candidate.
 
     Attributes:
-        comparison: with the soup; None if the candidate was not scored in full.
+        comparison: with the soup; None without a full score.
     """
 
     candidate: Candidate
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def score(self) -> float | None:
-        """Higher better; None if it was not found out in full."""
+        """The full score, higher better; None if unknown."""
         if isinstance(self.result, Unscorable) or not self.result.evaluation.complete:
             return None
         return self.result.evaluation.score
@@ -60,16 +60,15 @@ class Judge:
     def decide(
         self, proposed: Sequence[Proposal | Choice], soup: Scored, before: int = 0
     ) -> Iterator[list[Verdict]]:
-        """Yields the verdicts on each proposal's, or choice's, candidates, of which one at most is kept.
+        """Yields the verdicts on each entry's candidates, at most one of them kept.
 
-        The caller may stop listening after any of them; what comes after is then not scored.
+        If the caller stops iterating, the rest is not scored.
 
         Args:
-            soup: what a proposal has to improve on.
-            before: how many proposals came before these, for display.
+            before: the number of earlier proposals, for display.
 
         Raises:
-            CandidateError: if one cannot be scored, and that ends the run.
+            CandidateError: if a candidate cannot be scored, unless `skips`.
         """
         contests = [self.recipes.contest(entry) for entry in proposed]
         places = [at for at, contest in enumerate(contests) for _ in contest.candidates]
@@ -96,10 +95,10 @@ class Judge:
                 yield [replace(verdict, kept=verdict is best) for verdict in verdicts[place]]
 
     def best(self, what: str, recipes: Sequence[Recipe], skips: bool = False) -> Scored | Unscorable:
-        """The best of some recipes on held-out, the first among equals; or one that cannot be scored.
+        """The best recipe on held-out, the first among equals; or one that cannot be scored.
 
         Raises:
-            CandidateError: if one cannot be scored, and that is not skipped.
+            CandidateError: if one cannot be scored, unless `skips`.
         """
         best: Scored | None = None
 
@@ -128,7 +127,6 @@ class Judge:
         return requests
 
     def _threshold(self, soup: Scored, candidate: Recipe, above: float | None) -> Threshold | None:
-        """The threshold of a candidate, besides a score `above` that is accepted already."""
         if self.stopping is None:
             return None
         tasks, examples, known = self.scores.tasks, self.scores.examples, self._known(candidate, soup.recipe)
@@ -144,12 +142,10 @@ class Judge:
         ]
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Threshold | None:
-        """The threshold of the `exact` best so far."""
         known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
         return self._above(known[-exact]) if len(known) >= exact else None
 
     def _above(self, score: float) -> Threshold | None:
-        """The threshold of any score above one, whatever the rule."""
         return None if self.stopping is None else Threshold(AcceptRule("any"), above=score)
 
     def _verdict(self, candidate: Candidate, result: Scored | Unscorable, soup: Scored) -> Verdict:
@@ -162,7 +158,7 @@ class Judge:
 
 
 def _best(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The best candidate that the rule accepts, the first among equals."""
+    """The best accepted candidate, the first among equals."""
     best: Verdict | None = None
     for verdict in verdicts:
         if verdict.kept and (best is None or is_above(_score(verdict), _score(best))):

@@ -1,4 +1,4 @@
-"""The only writer of a run's journal, and of the tables that follow from it."""
+"""The only writer of a run's journal and of the tables made from it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
 log = logging.getLogger(__name__)
 
 _CHECKED = ("stage", "candidate", "variant", "split", "decision")
-"""The entries of a step that a run that is continued has to repeat."""
+"""The entries of a step that a continued run has to repeat."""
 
 
 class Observer(Protocol):
     """Watches a run: a tracker, a terminal's display."""
 
     def noted(self, event: Event, anew: bool) -> None:
-        """Is told of an event of the journal; `anew` is false for those of an interrupted run."""
+        """Gets a journal event; `anew` is false for those before an interruption."""
 
 
 class Ledger:
-    """Notes each event, and brings `trajectory.csv` up to date with each step.
+    """Notes events in the journal and steps in `trajectory.csv`.
 
-    If a run is continued, its events are asked for again in the same order; they are then checked and not
-    noted twice.
+    A continued run makes the same calls again; they are checked, not noted.
 
     Args:
-        folder: the run's; None to keep everything in memory.
-        observers: are told of each event once it is on disk; when the run begins, of those from before.
+        folder: None for memory only.
+        observers: get each event once it is on disk; when a run continues, also earlier ones.
     """
 
     def __init__(self, folder: Path | None, observers: Sequence[Observer] = ()) -> None:
@@ -47,26 +46,25 @@ class Ledger:
 
     @property
     def events(self) -> list[Event]:
-        """All events of the journal."""
         return self._journal.events
 
     @property
     def replaying(self) -> bool:
-        """Tells whether an event from before has not been asked for yet."""
+        """Tells whether earlier events are still to be repeated."""
         return self._journal.replaying
 
     def begin(
         self, versions: Mapping[str, str], depends: Mapping[str, Mapping[str, str]], **facts: Any
     ) -> None:
-        """Notes what the run depends on or, if it is continued, checks that this is as it was.
+        """Notes all that the run depends on, or checks it if the run is continued.
 
         Args:
-            versions: of packages; if another is there now, the log says so.
+            versions: of packages; a change is only logged.
             depends: digests by kind and name.
-            facts: that tables need to know of the whole run.
+            facts: for tables.
 
         Raises:
-            JournalError: if something that it depends on is not as it was.
+            JournalError: if a digest changed.
         """
         begun = self._journal.recall(event="begin")
         if begun is None:
@@ -88,7 +86,7 @@ class Ledger:
         self._write_trajectory()
 
     def recall_scoring(self, key: str, split: str) -> Event:
-        """The "score" or "error" event of `key`, which is the journal's next.
+        """The next event, the "score" or "error" of `key`.
 
         Raises:
             JournalError: if another event is next.
@@ -100,15 +98,12 @@ class Ledger:
         return event
 
     def scored(self, **entries: Any) -> None:
-        """Notes an evaluation."""
         self._add(event="score", **entries)
 
     def failed(self, key: str, split: str, what: str, reason: str) -> None:
-        """Notes that something cannot be scored."""
         self._add(event="error", key=key, split=split, what=what, reason=reason)
 
     def step(self, step: Step) -> None:
-        """Notes a row of the trajectory."""
         if self._once(_CHECKED, event=STEP, **asdict(step)) and self.folder is not None:
             rows = sum(event["event"] == STEP for event in self.events)
             if (file := self.folder / TRAJECTORY).exists():
@@ -117,29 +112,23 @@ class Ledger:
                 self._write_trajectory()
 
     def entry(self, entry: Entry) -> None:
-        """Notes a row of the leaderboard."""
         self._once(("model", "kind"), event=ENTRY, **asdict(entry))
 
     def contribution(self, ingredient: str, score: float) -> None:
-        """Notes the soup's score on held-out without one of its ingredients, higher better."""
+        """Notes the soup's score without one ingredient, higher better."""
         self._once(("ingredient",), event=CONTRIBUTION, ingredient=ingredient, score=score)
 
     def saved(self) -> bool:
-        """Tells whether the soup was saved before, and that is the journal's next event."""
+        """Tells whether the next event says that the soup was saved."""
         return self._journal.recall(event="saved") is not None
 
     def save(self, recipe: Mapping[str, Any]) -> None:
-        """Notes that the soup is saved, and its recipe."""
         self._add(event="saved", recipe=dict(recipe))
 
     def finish(
         self, greater_is_better: bool, peak: Peak = UNKNOWN, last: Callable[[], None] = lambda: None
     ) -> None:
-        """Notes that all is done and how much memory it took, and writes the leaderboard.
-
-        Args:
-            last: makes what follows from all events: a run with a leaderboard counts as finished.
-        """
+        """Notes the end, calls `last`, and writes the leaderboard, which marks the run as finished."""
         memory = {"peak_device_gib": peak.device, "peak_host_gib": peak.host}
         self._once(("greater_is_better",), event="finish", greater_is_better=greater_is_better, **memory)
         last()
@@ -147,7 +136,7 @@ class Ledger:
             write_csv(self.folder / LEADERBOARD, leaderboard(self.events))
 
     def _once(self, checked: Sequence[str], **event: Any) -> bool:
-        """Notes an event that is not the journal's next, with the same `checked` entries; whether it did."""
+        """Notes an event unless the next one agrees on `checked`; returns whether it did."""
         if self._journal.recall(**{name: event[name] for name in ("event", *checked)}) is not None:
             return False
         self._add(**event)
@@ -166,10 +155,10 @@ class Ledger:
 
 
 def last_recipe(file: Path) -> Mapping[str, Any]:
-    """The recipe of the soup that a run saved, as its journal says.
+    """The saved soup's recipe.
 
     Raises:
-        JournalError: where it saved none.
+        JournalError: if no soup was saved.
     """
     for event in reversed(read(file)):
         if event["event"] == "saved":
@@ -179,5 +168,4 @@ def last_recipe(file: Path) -> Mapping[str, Any]:
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys whose values differ, or that are in one only."""
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))

@@ -1,4 +1,4 @@
-"""Measures a run: how much memory it took at most and, with `runtime.profile=true`, where its time went."""
+"""Measures peak memory and, with `runtime.profile=true`, time by part."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from soupkitchen.store.layout import PROFILE
 log = logging.getLogger(__name__)
 
 _UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in what getrusage counts memory by."""
+"""Bytes in getrusage's unit."""
 
 
 def watch(device: torch.device, looks: bool) -> None:
-    """Ends "starting"; if somebody `looks`, `device` is waited for between parts from now on."""
+    """Ends "starting"; with `looks`, `device` is synchronized between parts from now on."""
     stopwatch.started()
     stopwatch.looks = looks
     if device.type != "cpu":
@@ -30,7 +30,6 @@ def watch(device: torch.device, looks: bool) -> None:
 
 
 def write_profile(folder: Path) -> None:
-    """Writes seconds and shares by part of the work to `folder` and to the log."""
     table = pd.DataFrame(stopwatch.spent().items(), columns=["part", "seconds"])
     total = table["seconds"].sum()
     table["share"] = table["seconds"] / total
@@ -44,10 +43,7 @@ def write_profile(folder: Path) -> None:
 
 
 class Peak(NamedTuple):
-    """Memory at most, in GiB: of tensors on the fullest accelerator, and of this process on the host.
-
-    None without such a device, or if it does not tell.
-    """
+    """Peak GiB of tensors on the fullest accelerator, and of this process; None if unknown."""
 
     device: float | None
     host: float | None
@@ -57,14 +53,13 @@ UNKNOWN = Peak(None, None)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Counts accelerators' memory anew from here on; the host counts from a process's start."""
+    """Restarts the accelerators' peak; the host's always counts from the start."""
     for one, module in _accelerators(device):
         if hasattr(module, "reset_peak_memory_stats"):
             module.reset_peak_memory_stats(one)
 
 
 def peak(device: torch.device) -> Peak:
-    """The peak since `reset_peak`, of accelerators of the kind of `device`."""
     counted = [
         module.max_memory_allocated(one)
         for one, module in _accelerators(device)

@@ -1,4 +1,4 @@
-"""Ranking the runs of a pool: by scoring each, or by scores that came with them."""
+"""Ranks the runs of a pool by scoring each, or by listed scores."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _NEAR = 1e-3
-"""Runs whose score differs by less than this share from the best one's may change places with it."""
+"""Runs within this share of the best score may change places in other batches."""
 _WILD = 0.25
-"""A listed score that differs by more than this share from what we find is worth a warning."""
+"""Warns if a listed score differs from ours by more than this share."""
 _UNITS = 20
-"""The same of listed scores that differ by such a factor: percent are 100 times shares."""
+"""Warns if listed scores differ by more than this factor: percent are 100 times shares."""
 
 NONE_SCORED = "no run of the pool can be scored; the reasons are above"
 ALL_NAN = "every run of the pool scores NaN on the held-out set: there is nothing to rank"
@@ -38,14 +38,14 @@ ALL_NAN = "every run of the pool scores NaN on the held-out set: there is nothin
 
 @dataclass(frozen=True)
 class Ranking:
-    """The runs that can be merged, in pool order, with their scores on held-out.
+    """The runs that can be merged, in pool order, with held-out scores.
 
     Attributes:
         runs: scores are higher better.
-        singles: evaluations of the runs that were scored, by name.
-        best: the best score of these.
-        listed: whether the scores came with the runs, and only the best was scored.
-        in_pieces: whether they were scored in other batches than candidates will be.
+        singles: evaluations of scored runs, by name.
+        best: the best of their scores.
+        listed: scores came with the runs; only the best run was scored.
+        in_pieces: scored in other batches than candidates.
     """
 
     runs: Sequence[Ranked]
@@ -63,10 +63,9 @@ class Ranking:
         return rank(self.runs)
 
     def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
-        """The ranking in the order and batches in which candidates are scored, which `stopping` may choose.
+        """Lets `stopping` arrange the examples; scores the best runs again if batches change.
 
-        A candidate and the soup are scored in the same batches: numbers that differ only because examples
-        were padded otherwise decide nothing. So the best runs are scored again if batches are others now.
+        Padding changes scores slightly, so soup and candidates need the same batches.
         """
         if stopping is not None:
             best = scores.score(Request("starting", recipes.single(self.best_first[0].name)))
@@ -87,15 +86,15 @@ class Ranking:
 
 
 def margin(score: float) -> float:
-    """The distance to the best `score` within which a run may be the best in other batches."""
+    """The distance within which a run may beat the best `score` in other batches."""
     return abs(score) * _NEAR
 
 
 def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMethod | StackMethod) -> None:
-    """Checks that nothing needs scores that the ranking does not find out.
+    """Checks that no option needs scores that the ranking leaves out.
 
     Raises:
-        ConfigError: if something does.
+        ConfigError: if one does.
     """
     normalized = tasks.aggregate == "normalized"
     if pool.trust_scores and normalized:
@@ -118,20 +117,18 @@ def check_ranking(ranking: ByPart, pool: Pool, tasks: Several, method: MergeMeth
 
 
 def unscored(pool: Pool) -> list[Ranked]:
-    """The runs before any is scored: their scores are NaN."""
     return [Ranked(run.name, math.nan, training_step(run)) for run in pool]
 
 
 def steps_of(runs: Sequence[Ranked]) -> dict[str, int]:
-    """The training steps of the runs whose step is known, by name."""
     return {run.name: run.step for run in runs if run.step is not None}
 
 
 def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
-    """Scores every run by itself; those that cannot be scored are left out.
+    """Scores every run; leaves out those that cannot be scored.
 
     Raises:
-        CheckpointError: if none can.
+        CheckpointError: if none can be scored.
         DataError: if all score NaN.
     """
     normalized = scores.tasks.aggregate == "normalized"
@@ -147,7 +144,7 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
             steps.ranked(result)
     if not singles:
         raise CheckpointError(NONE_SCORED)
-    if normalized:  # by what only the whole ranking tells
+    if normalized:  # scores depend on the whole ranking
         scores.learn(
             scores.tasks.ranked({name: scored.evaluation.scores for name, scored in singles.items()})
         )
@@ -162,7 +159,6 @@ def by_scoring(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ra
 
 
 def ranking_requests(names: Sequence[str], recipes: Recipes, **options: Any) -> list[Request]:
-    """Requests to score each run by itself; `options` are of all of them."""
     return [
         Request(f"ranking {name} ({number} of {len(names)})", recipes.single(name), run=name, **options)
         for number, name in enumerate(names, start=1)
@@ -170,11 +166,11 @@ def ranking_requests(names: Sequence[str], recipes: Recipes, **options: Any) -> 
 
 
 def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranking:
-    """Takes the scores that came with the list of runs; only the best run is scored.
+    """Takes listed scores; only the best run is scored.
 
     Raises:
-        ConfigError: if the list lacks one, or has one that the metric cannot give.
-        CandidateError: if the best cannot be scored.
+        ConfigError: if a score is missing, or impossible for the metric.
+        CandidateError: if the best run cannot be scored.
     """
     tasks, metric = scores.tasks, scores.tasks.name
     runs = [Ranked(run.name, _listed(run.name, pool, tasks), recipes.steps.get(run.name)) for run in pool]
@@ -205,7 +201,7 @@ def by_list(pool: Pool, scores: Scores, recipes: Recipes, steps: Steps) -> Ranki
 
 
 def _listed(name: str, pool: Pool, tasks: Several) -> float:
-    """A run's score in the list of runs, higher better."""
+    """A run's listed score, higher better."""
     metric, listed = tasks.name, pool.scores.get(name, {})
     found = next((listed[key] for key in (metric, f"heldout_{metric}") if key in listed), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""From mixtures, which searches propose, to recipes, which say all that weights are made of."""
+"""Makes recipes, which hold all that weights depend on, from a search's mixtures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from soupkitchen.soup import Recipe
 
 
 class Candidate(NamedTuple):
-    """A proposal, and one of the recipes that it stands for: one for each method of a grid."""
+    """A proposal with one of its recipes: one for each method of a grid."""
 
     proposal: Proposal
     recipe: Recipe
@@ -24,10 +24,10 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """Candidates of which the best that the rule accepts becomes the soup: a search's `Choice`.
+    """Candidates of which the best accepted one becomes the soup.
 
     Attributes:
-        exact: how many of the best have to be scored in full, accepted or not.
+        exact: how many of the best need full scores, accepted or not.
     """
 
     candidates: tuple[Candidate, ...]
@@ -39,9 +39,9 @@ class Recipes:
     """Makes the recipes of one experiment.
 
     Attributes:
-        method: how runs are merged; it may be a grid.
+        method: may be a grid.
         dtype: of all weights; None for that of the runs.
-        steps: the training step of each run, if it is known; for weights that follow from these.
+        steps: known training steps by run.
     """
 
     method: MergeMethod | StackMethod
@@ -49,11 +49,10 @@ class Recipes:
     steps: Mapping[str, int] = field(default_factory=dict)
 
     def single(self, name: str) -> Recipe:
-        """The recipe of a run by itself."""
         return Recipe.single(name, self.dtype)
 
     def of(self, mixture: Mixture) -> list[Recipe]:
-        """The recipes of a mixture: one, or one for each method of the grid, to take the best of."""
+        """The recipes of a mixture, one for each method of the grid."""
         if len(mixture.ingredients) == 1:
             return [self.single(mixture.ingredients[0])]
         method = self.method if not mixture.options else with_options(self.method, mixture.options)
@@ -63,7 +62,6 @@ class Recipes:
         ]
 
     def contest(self, proposed: Proposal | Choice) -> Contest:
-        """A proposal or choice of a search, with a candidate for each method of the grid."""
         choice = proposed if isinstance(proposed, Choice) else Choice((proposed,))
         candidates = [
             Candidate(proposal, recipe)
@@ -73,7 +71,6 @@ class Recipes:
         return Contest(tuple(candidates), choice.exact)
 
     def _weights(self, mixture: Mixture, method: Method) -> list[Any] | None:
-        """The weight of each ingredient: the mixture's coefficient times the method's weight."""
         by_step = parsed(method.weights)
         if isinstance(by_step, ByStep):
             weights = by_step.coefficients([self.steps[name] for name in mixture.ingredients])
@@ -88,10 +85,10 @@ class Recipes:
 
 
 def check_weights(method: Method, runs: Sequence[Ranked]) -> None:
-    """Checks that the method's weights are those of runs that there are, or can follow from these.
+    """Checks that the method's weights fit the runs.
 
     Raises:
-        ConfigError: where they are not.
+        ConfigError: if a name is no run's, or a training step is unknown.
     """
     check_names(method.weights, [run.name for run in runs])
     if isinstance(parsed(method.weights), ByStep):
@@ -99,10 +96,10 @@ def check_weights(method: Method, runs: Sequence[Ranked]) -> None:
 
 
 def with_options(method: Method, options: Mapping[str, float]) -> Any:
-    """A method with other values of options, by dotted name.
+    """The method with other options, by dotted name.
 
     Raises:
-        ConfigError: where it has no such option, or it may not be that.
+        ConfigError: if it has no such option or refuses the value.
     """
     tree = describe(replace(method, weights=None))
     for name, value in options.items():

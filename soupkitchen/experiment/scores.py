@@ -1,7 +1,6 @@
-"""Scores: nothing is scored twice. Known scores are looked up, the rest goes to the executor.
+"""Scores: looks up known evaluations, and sends the rest to the executor; nothing is scored twice.
 
-They are looked up in this process's memory, in the journal of a run that is continued, and in the cache of
-all runs. Predictions are stored, from which all else follows.
+The lookup goes through memory, the journal of a continued run, and the cache of all runs.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from soupkitchen.store.events import Event
 from soupkitchen.tasks import Several
 
 _ROWS, _ORDER = "rows ", "order "
-"""Before a task's name, if not all is scored: its predictions, and the numbers of their examples."""
+"""Prefixes of task names if not all is scored: predictions, and their example numbers."""
 
 
 class Keys(Protocol):
-    """Digests that evaluations are found by; `evaluation.Identity` makes them."""
+    """Cache keys of evaluations; `evaluation.Identity` makes them."""
 
     def asked(self, recipe: Recipe, split: str) -> str:
-        """A digest of what is scored, on what."""
+        """A digest of the recipe and the data."""
         ...
 
     def predictions(self, recipe: Recipe, split: str) -> str:
@@ -44,7 +43,7 @@ class Keys(Protocol):
 
     def check(self, recipe: Recipe) -> None:
         """Raises:
-        CheckpointError: if the files that the digests are of have changed since.
+        CheckpointError: if files changed after their digests were made.
         """
         ...
 
@@ -54,10 +53,10 @@ class Scored:
     """The evaluation of a recipe, and its cost.
 
     Attributes:
-        merge_seconds: reading, merging and filling the model.
-        cached: whether the evaluation was known before.
-        order: for each task, the order in which the examples were scored.
-        examples_known: of a split that is scored in pieces, how many examples were scored before.
+        merge_seconds: for reading, merging and filling the model.
+        cached: known before.
+        order: of scoring, by task.
+        examples_known: from earlier pieces.
     """
 
     recipe: Recipe
@@ -69,7 +68,6 @@ class Scored:
 
     @property
     def examples_scored(self) -> int:
-        """The number of examples that were scored for it."""
         return 0 if self.cached else self.evaluation.examples_scored - self.examples_known
 
 
@@ -85,11 +83,9 @@ class Scores:
     """The scores of one pool's recipes.
 
     Args:
-        ledger: notes what was scored, and recalls what was before the run was interrupted.
-        keys: digests that evaluations are found by.
-        own: the run's own evaluations, which its journal refers to; None to store none.
-        shared: those of other runs, which this one adds to.
-        on_error: "skip" goes on without a recipe that cannot be scored, "stop" ends the run.
+        own: the run's own evaluations; None to store none.
+        shared: the cache of all runs.
+        on_error: "skip" goes on without a recipe that cannot be scored.
     """
 
     def __init__(
@@ -110,14 +106,11 @@ class Scores:
         self._memory: dict[tuple[str, str], Scored] = {}
 
     def score(self, request: Request, anew: bool = False) -> Scored:
-        """Scores one request.
-
-        Args:
-            anew: score it although it was scored, in the batches that there are now.
+        """Scores one request; `anew` even if it was scored, in the present batches.
 
         Raises:
-            CandidateError: if the reason why it fails lies in the weights, and errors may be skipped.
-            CheckpointError: the same, if they may not; and if files have changed meanwhile.
+            CandidateError: if it fails because of the weights, and errors may be skipped.
+            CheckpointError: if it fails and errors may not be skipped, or files changed.
             MachineError: if it fails for another reason.
             SaveError, JournalError: if the run's own files cannot be written.
         """
@@ -132,15 +125,14 @@ class Scores:
         skips: bool = True,
         anew: bool = False,
     ) -> Iterator[Scored | Unscorable]:
-        """Yields the result of each request, in order; all is as if one were scored after the other.
+        """Yields the results in order, as if requests were scored one after the other.
 
         Args:
-            threshold: of the request of a number now, which may rise with the results; None for its own.
-            skips: whether the search goes on without a recipe that cannot be scored, which is noted then.
-            anew: score them although they were scored.
+            threshold: of a request by number; it may rise with results. None for its own.
+            skips: note a failure and go on.
 
         Raises:
-            CandidateError: for the first that cannot be scored, if it is not skipped.
+            CandidateError: if a recipe cannot be scored, unless `skips`.
             Others: as `score` does.
         """
 
@@ -164,7 +156,7 @@ class Scores:
             yield result
 
     def learn(self, tasks: Several) -> None:
-        """Takes tasks whose score follows from the ranking, and turns what was scored to them."""
+        """Takes tasks whose score depends on the ranking, and updates remembered scores."""
         self.tasks = tasks
         self.executor.learn(tasks)
         for key, scored in self._memory.items():
@@ -179,7 +171,6 @@ class Scores:
             raise DataError(f"{what} scores NaN on the held-out set; search.on_error=skip goes on without it")
 
     def _look_up(self, request: Request, anew: bool) -> Scored | Unscorable | None:
-        """The result of a request that is known; None if it has to be scored."""
         key = request.recipe.digest, request.split
         if key in self._memory and not anew:
             remembered = self._memory[key]
@@ -190,7 +181,6 @@ class Scores:
         return None if evaluation is None else self._note(request, evaluation, cached=True)
 
     def _recalled(self, request: Request) -> Scored | Unscorable:
-        """The result of a request in the journal."""
         event = self.ledger.recall_scoring(journal_key(request, self.keys), request.split)
         if event["event"] == "error":
             return Unscorable(request.recipe, event["reason"])
@@ -206,7 +196,7 @@ class Scores:
         return self._remember(request, evaluation, event["merge_seconds"], event["cached"])
 
     def _repeated(self, request: Request, event: Event) -> Evaluation:
-        """Scores a request again whose stored predictions are damaged, as far as it was scored."""
+        """Scores a request again, equally far, if stored predictions are damaged."""
         limit = {name: number for name, (_, number) in event["parts"].items()}
         piece = request.piece and replace(request.piece, limit=limit)
         (scoring,) = self.executor.score([replace(request, threshold=None, batch_size=0, piece=piece)])
@@ -215,10 +205,9 @@ class Scores:
         return scoring.evaluation
 
     def _cached(self, request: Request) -> Evaluation | None:
-        """The evaluation of a request in the cache of all runs."""
         if self._shared is None:
             return None
-        if request.piece is not None and self.tasks.binary:  # what is right or wrong is so in all batches
+        if request.piece is not None and self.tasks.binary:  # right or wrong does not depend on batches
             outputs = self._shared.get(self.keys.predictions(request.recipe, request.split))
             if outputs is not None:
                 return replayed(outputs, request, self.tasks, self.examples)
@@ -243,7 +232,6 @@ class Scores:
     def _note(
         self, request: Request, evaluation: Evaluation, merge_seconds: float = 0.0, cached: bool = False
     ) -> Scored:
-        """Notes an evaluation in the journal, and stores the predictions that it refers to."""
         self.keys.check(request.recipe)
         key = None
         if (evaluation.complete or request.piece) and (self._own or self._shared):
@@ -280,13 +268,11 @@ class Scores:
         return scored
 
     def _shrink(self, batch_size: int) -> None:
-        """Takes the batches that memory was enough for."""
         if 0 < batch_size < self.examples.batch_size:
             self.examples.batch_size = batch_size
 
 
 def journal_key(request: Request, keys: Keys) -> str:
-    """The key of a request in the journal."""
     key = keys.asked(request.recipe, request.split)
     return key if request.piece is None else digest(key, request.piece.examples_known)
 
@@ -294,8 +280,7 @@ def journal_key(request: Request, keys: Keys) -> str:
 def cache_key(request: Request, keys: Keys, examples: Examples) -> str:
     """The key of a request's predictions.
 
-    For a piece it depends on the order, on what was known and on the threshold, too: where scoring stops
-    follows from these.
+    A piece's key includes the order, the known examples and the threshold, which decide where scoring stops.
     """
     key, piece, threshold = keys.predictions(request.recipe, request.split), request.piece, request.threshold
     if piece is None:
@@ -308,7 +293,7 @@ def cache_key(request: Request, keys: Keys, examples: Examples) -> str:
 
 
 def outputs_of(evaluation: Evaluation) -> dict[str, Rows]:
-    """Predictions by task and, if not all is scored, the numbers of their examples."""
+    """Predictions by task and, if not all is scored, their example numbers."""
     if evaluation.complete:
         return {name: part.predictions for name, part in evaluation.parts.items()}
     outputs: dict[str, Rows] = {}
@@ -319,7 +304,7 @@ def outputs_of(evaluation: Evaluation) -> dict[str, Rows]:
 
 
 def evaluation_of(outputs: Mapping[str, Rows], split: str, tasks: Several, examples: Examples) -> Evaluation:
-    """The evaluation that `outputs` are of."""
+    """The inverse of `outputs_of`."""
     parts, references = {}, examples.references(split)
     for name, right in references.items():
         metric = tasks.tasks[name].metric
@@ -332,7 +317,7 @@ def evaluation_of(outputs: Mapping[str, Rows], split: str, tasks: Several, examp
 
 
 def stopped(event: Event, examples: Examples) -> Evaluation:
-    """The evaluation of an event of which no predictions are stored, as scoring stopped early."""
+    """The evaluation of an event without stored predictions, after an early stop."""
     sizes = examples.sizes(event["split"])
     parts = {
         name: Part(score, None, (), number, sizes[name]) for name, (score, number) in event["parts"].items()

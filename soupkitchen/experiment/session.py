@@ -1,7 +1,4 @@
-"""A run in its folder: begun, continued or reported, by one process at a time; and its result.
-
-The command line and the Python API come this way alike.
-"""
+"""A run in its folder, by one process at a time, and its result."""
 
 from __future__ import annotations
 
@@ -44,8 +41,7 @@ class Result:
     """A finished run.
 
     Attributes:
-        folder: where its tables and its soup are.
-        trust: names of your own code, as ``my_module.build``, which the folder's files may have imported.
+        trust: names of your own code, as ``my_module.build``, that the folder's files may import.
     """
 
     folder: Path
@@ -53,19 +49,19 @@ class Result:
 
     @classmethod
     def of(cls, folder: Path, config: Mapping[str, Any]) -> Result:
-        """The result of a run that the user has just described by `config`, and so trusts."""
+        """The result of a run whose options come from the user, so their code is trusted."""
         model = config.get("model") or {}
         code = [str(model[option]) for option in ("build", "processor") if model.get(option)]
         return cls(folder, [*targets(config), *code])
 
     @cached_property
     def leaderboard(self) -> pd.DataFrame:
-        """Every model that was scored, best first: the soup, the uniform soups and the single runs."""
+        """The scored models, best first: the soup, the uniform soups and the single runs."""
         return read_leaderboard(self.folder / LEADERBOARD)
 
     @cached_property
     def trajectory(self) -> pd.DataFrame:
-        """Every candidate that was tried, in order, with the reasons."""
+        """All candidates in order, with decisions and reasons."""
         return read_csv(self.folder / TRAJECTORY, COLUMNS)
 
     @cached_property
@@ -83,28 +79,27 @@ class Result:
 
     @property
     def score(self) -> float:
-        """The soup's on held-out, with the metric's own sign."""
+        """The soup's held-out score, with the metric's own sign."""
         return soups_score(self.leaderboard)
 
     @property
     def gain(self) -> float:
-        """The soup's gain on held-out over the best single run; more is better."""
+        """The held-out gain over the best single run; more is better."""
         return float(self._soup["delta_vs_best_single"])
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """The soup's, in merge order."""
+        """The soup's ingredients, in merge order."""
         return separated(self._soup["ingredients"])
 
     def model(self, **options: Any) -> Any:
-        """The soup, loaded as its task loads models.
+        """Loads the soup as its task loads models.
 
         Args:
-            options: of transformers' ``from_pretrained``; what the soup's files name is asked of the hub only
-                with ``local_files_only=False``.
+            options: for ``from_pretrained``; only ``local_files_only=False`` asks the hub.
 
         Raises:
-            ConfigError: if the run's files name code that is not in `trust`.
+            ConfigError: if files name code that is not in `trust`, or an adapter needs peft.
         """
         begin, folder = journal.begun(self.folder / JOURNAL)[0], self.folder / SOUP
         file = self.folder / CONFIG
@@ -121,7 +116,7 @@ class Result:
                 raise ConfigError(
                     f"{folder} is a LoRA adapter, which peft loads: pip install 'soupkitchen[peft]'"
                 ) from error
-        alone = {"trust_remote_code": False, "local_files_only": True}  # whatever the soup's files ask for
+        alone = {"trust_remote_code": False, "local_files_only": True}  # even if its files say more
         return maker.model_class.from_pretrained(folder, **(alone | options))
 
     @property
@@ -131,8 +126,6 @@ class Result:
 
 @dataclass(frozen=True)
 class _Config:
-    """The part of a run's configuration that it takes to load its soup."""
-
     model: dict[str, Any] | None = None
 
 
@@ -142,16 +135,11 @@ log = logging.getLogger("soupkitchen")
 def carry_out(
     config: Mapping[str, Any], folder: Path, build: Callable[[Path], Experiment], overwrite: bool = False
 ) -> Result:
-    """Runs, or continues, the run of `config` in `folder`; a finished one is taken as it is.
+    """Runs or continues the run of `config` in `folder`; does not repeat a finished one.
 
     Args:
-        config: the options by group, as the run's `config.yaml` keeps them.
-        folder: the run's own; it need not be there.
         build: makes the experiment; called only if there is work to do.
-        overwrite: whether earlier results are moved aside.
-
-    Raises:
-        SoupkitchenError: for an error that the user can put right.
+        overwrite: move earlier results aside.
     """
     launch.check()
     with stopwatch.run(), soft_if_refused():
@@ -170,7 +158,7 @@ def carry_out(
 
 
 def _for_all(build: Callable[[Path], Experiment], group: ProcessGroup) -> Callable[[Path], Experiment]:
-    """Has the other processes of a launch begin once it is clear that there is work that can be done."""
+    """Starts the launch's other processes once the experiment is built."""
 
     def built(folder: Path) -> Experiment:
         experiment = build(folder)
@@ -207,7 +195,7 @@ def _carry_out(
 
 @contextmanager
 def _still_there(folder: Path) -> Iterator[None]:
-    """Says of an error that somebody removed the folder meanwhile, if so."""
+    """Replaces an error if it came from somebody removing the folder."""
     try:
         yield
     except (OSError, SoupkitchenError) as error:
@@ -230,7 +218,6 @@ def _log(result: Result) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Silences all but the first process of a launch."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -241,7 +228,6 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the libraries that work for us."""
     library = transformers.utils.logging
     with ExitStack() as undo:
         undo.callback(library.set_verbosity, library.get_verbosity())

@@ -20,11 +20,7 @@ _NAN = {"decision": "error", "reason": "its score is NaN"}
 
 
 class Steps:
-    """Notes the steps of one run in its ledger and in the log.
-
-    Args:
-        rule: what a candidate's gain has to be, as tables state it.
-    """
+    """Notes steps in the ledger and the log; `rule` is the gain that candidates need, in words."""
 
     def __init__(self, scores: Scores, rule: str) -> None:
         self._scores, self._ledger, self._rule = scores, scores.ledger, rule
@@ -34,7 +30,7 @@ class Steps:
         return self._scores.tasks
 
     def ranked(self, scored: Scored, on_part: float | None = None) -> None:
-        """Notes a run by itself; `on_part` is its score on a part of the examples, if only that is scored."""
+        """Notes a single run; `on_part` is its score if only a part of the examples is scored."""
         (name,) = scored.recipe.ingredients
         self._scores.refuse_nan(name, scored)
         row: dict[str, Any] = dict(_NAN) if math.isnan(scored.evaluation.score) else {}
@@ -43,11 +39,9 @@ class Steps:
         self._note("rank", name, scored, **row)
 
     def started(self, name: str, scored: Scored) -> None:
-        """Notes the soup that the search starts as."""
         self._note("merge", name, scored, decision="start", soup_size=scored.recipe.size)
 
     def returned(self, scored: Scored, reason: str) -> None:
-        """Notes that the soup is one run after all."""
         (name,) = scored.recipe.ingredients
         log.info("keep     %-24s %s: %s", name, self.shown(scored), reason)
         self._note("merge", name, scored, decision="keep", soup_size=1, rule=self._rule, reason=reason)
@@ -55,18 +49,16 @@ class Steps:
     def failed(
         self, stage: str, name: str, ingredients: Sequence[str], reason: str, size: int | None = None
     ) -> None:
-        """Notes that something cannot be scored, and the run goes on; the soup has `size` ingredients."""
         log.warning("error    %-24s %s", name, reason)
         row = Step(stage, name, ingredients=tuple(ingredients), soup_size=size)
         self._ledger.step(replace(row, decision="error", reason=reason))
 
     def decided(self, verdicts: Sequence[Verdict], before: Scored, size: int, choice: int) -> None:
-        """Notes the decision between some candidates, of which one at most was kept.
+        """Notes a decision between candidates, at most one of them kept.
 
         Args:
-            before: the soup until then.
-            size: how many ingredients the soup has now.
-            choice: the number of the decision.
+            before: the earlier soup.
+            size: of the soup now.
         """
         for verdict in verdicts:
             proposal, result = verdict.candidate.proposal, verdict.result
@@ -100,7 +92,6 @@ class Steps:
             )
 
     def final(self, model: str, kind: str, scored: Mapping[str, Scored]) -> None:
-        """Notes a model of the final table, by split."""
         for split, of_split in scored.items():
             if kind != "single" or split == "test":
                 self._note("final", model, of_split)
@@ -119,11 +110,9 @@ class Steps:
         self._ledger.entry(entry)
 
     def unscored(self, name: str, kind: str, score: float) -> None:
-        """Notes a run whose score came with the list of runs, or is of a part of the examples."""
         self._ledger.entry(Entry(name, kind, (name,), score))
 
     def shown(self, scored: Scored, metric: bool = True) -> str:
-        """A score in words."""
         evaluation = scored.evaluation
         at_most = "" if evaluation.complete else "at most " if self.tasks.greater_is_better else "at least "
         name = f"{self.tasks.name} " if metric else ""
@@ -131,7 +120,6 @@ class Steps:
         return f"{name}{at_most}{self.tasks.shown(evaluation.score):.4f}{sure}"
 
     def _note(self, stage: str, candidate: str, scored: Scored, **more: Any) -> None:
-        """Notes a row of the trajectory, with `more` entries than what the score says."""
         evaluation = scored.evaluation
         score = self.tasks.shown(evaluation.score)
         row = Step(
@@ -156,7 +144,6 @@ class Steps:
         self._ledger.step(replace(row, **more))
 
     def _by_task(self, scored: Scored) -> dict[str, float]:
-        """The score of each task that has a name, with its metric's own sign."""
         parts, tasks = scored.evaluation.parts, self.tasks.tasks
         return {name: tasks[name].metric.shown(part.score) for name, part in parts.items() if name}
 

@@ -1,22 +1,17 @@
-"""The contract of merge methods: a fold over ingredients, on one tensor at a time.
+"""The contract of merge methods: a fold over ingredients, one tensor at a time.
 
-A method is a frozen dataclass whose fields are its options. Its state is a
-NamedTuple of flat tensors, float32 or smaller, one element for each element of the
-merged tensor, and of plain numbers. A dtype may change when an ingredient is added.
-The laws, which one test holds every method to:
+A method is a frozen dataclass of options. Its state is a NamedTuple of plain numbers and of flat tensors,
+float32 or smaller, with one element for each of the merged tensor. A dtype may change when an ingredient is
+added. One test holds every method to these laws:
 
-1. `add` changes neither the state nor the tensor that it is given. (`add_` may change the
-   state, and gives the same.)
-2. `add` and `result` cost the same however many ingredients came before.
-3. The order of the ingredients does not matter, but for rounding
-   (`ordered = True` opts out).
-4. `add` and `result` work element by element. What a method must know of the
-   whole tensor (a norm, a threshold) it takes in `measure`, which may see all of
-   it. So `add` may be given any slice of a tensor.
-5. Zeros added to nothing stay zeros.
+1. `add` changes neither the state nor the tensor. (`add_` may change the state; the result is the same.)
+2. `add` and `result` cost the same for any number of earlier ingredients.
+3. The order of ingredients does not matter, but for rounding (unless `ordered = True`).
+4. `add` and `result` work element by element, so they may get any slice. Facts of the whole tensor (a norm, a
+   threshold) come from `measure`.
+5. Zeros added to an empty state give zeros.
 
-A method that `needs_base` is given task vectors (what fine-tuning changed, θᵢ − θ₀)
-and gives back a task vector; it never sees the base model itself.
+A method that `needs_base` gets task vectors (δᵢ = θᵢ − θ₀) and returns one; it never sees the base.
 """
 
 from __future__ import annotations
@@ -37,19 +32,16 @@ if TYPE_CHECKING:
 
 
 class Ingredient(Protocol):
-    """The facts that methods may know of an ingredient."""
-
     @property
     def fingerprint(self) -> str:
-        """The same for the same weights, whatever they are called; it may take a reading to find out."""
+        """Equal for equal weights; may read the files."""
         ...
 
 
 class Vector(Protocol):
-    """All elements of a tensor, flat, of which slices can be had: `x[:]` is the whole in float32.
+    """A flat float32 tensor, read by slices: `x[:]` is all of it.
 
-    A flat float32 tensor is one. What a soup gives to methods reads its slices from
-    the files, so a method that does not look costs nothing.
+    Slices may come from files, so a method that does not look costs nothing.
     """
 
     @property
@@ -61,15 +53,11 @@ class Vector(Protocol):
 
 
 class Origin(NamedTuple):
-    """The ingredient and the name of a tensor.
+    """The ingredient and name of a tensor.
 
     Attributes:
-        ingredient: the run.
-        tensor: the tensor's name.
-        weight: the ingredient's weight.
-        shape: the tensor's.
-        survey: what the method's own `survey` found of the whole ingredient.
-        plan: what the method's own `plan` found of the tensor; None where it was not asked before.
+        survey: the result of the method's `survey`.
+        plan: the result of the method's `plan`; None if not made yet.
     """
 
     ingredient: Ingredient
@@ -85,47 +73,47 @@ class Method:
     """The base of all methods.
 
     Attributes:
-        weights: weight by name of run, 1 for a run that is not named; or `ByScore`, `ByStep`.
-        recalibrate_batchnorm: training batches on which the running statistics of batch
-            norm are computed anew for merged weights, as averaging them is known to hurt;
-            0 to average them.
+        weights: by name of run, 1 by default; or `ByScore`, `ByStep`.
+        recalibrate_batchnorm: training batches on which batch-norm statistics are recomputed; 0 to average
+            them, which often hurts.
 
     Raises:
-        ConfigError: for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     weights: Weights | None = None
     recalibrate_batchnorm: AtLeast0 = 0
 
     needs_base = False
-    """Tells whether it works on task vectors."""
+    """True if it merges task vectors."""
     ordered = False
-    """Tells whether the order of the ingredients matters."""
+    """True if the order of ingredients matters."""
     negative_weights = False
-    """Tells whether a run may be subtracted."""
+    """True if a run may be subtracted."""
     weighs = True
-    """Tells whether ingredients may weigh differently."""
+    """True if ingredients may have different weights."""
     late: ClassVar[tuple[str, ...]] = ()
-    """Options that `result` alone looks at: methods that differ in nothing else share a running state."""
+    """Options that only `result` uses: methods that differ just in these share a running state."""
     keeps_untouched = True
-    """Tells whether a tensor stays as it is if all runs, and the base if needed, have the same."""
+    """True if a tensor that all runs, and the base if needed, have in common stays as it is."""
     keeps_equal = False
-    """Tells whether a tensor that is the same in all runs, whatever the base has, stays so if all weigh more
-    than 0: it is then not merged."""
+    """True if a tensor that all runs have in common stays as it is for positive weights, whatever the base
+    has; it is then not merged.
+    """
 
     def __post_init__(self) -> None:
         check_fields(self, "method")
         check_weights(self.weights, negative=self.negative_weights)
 
     def weight(self, ingredient: str) -> float:
-        """The weight of the ingredient called `ingredient`."""
+        """The weight of the ingredient with this name."""
         weights = parsed(self.weights)
         assert not isinstance(weights, (ByScore, ByStep)), "they have to be resolved first"
-        by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may be called 1
+        by_name = {str(name): weight for name, weight in (weights or {}).items()}  # a run may have the name 1
         return float(by_name.get(ingredient, 1.0))
 
     def with_scores(self, scores: Mapping[str, float]) -> Self:
-        """The method with weights by score, if it has such, made numbers; `scores` are higher better."""
+        """The method with weights by score, if any, made numbers; `scores` are higher better."""
         weights = parsed(self.weights)
         if not isinstance(weights, ByScore):
             return self
@@ -133,28 +121,27 @@ class Method:
 
 
 class MergeMethod(Method):
-    """A merge method that is a fold. Its state and its measure are its own; nobody else looks inside."""
+    """A merge method that is a fold. State and measure are private to it."""
 
     surveys = False
-    """Tells whether it has to see all tensors of an ingredient before it adds the first."""
+    """True if `survey` has to see all tensors of an ingredient first."""
 
     stepwise = False
-    """Tells whether `measure` looks at the state, or gives something as large as the tensor."""
+    """True if `measure` uses the state, or is as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
         """Surveys all of an ingredient's tensors, by name, for `measure`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:
-        """Prepares `measure`: all about `x` that depends on neither the state nor the weight.
+        """Computes the part of `measure` that depends on neither state nor weight.
 
-        Where it is much smaller than the tensor (the method is not `stepwise`) it may be found once and
-        given to `measure` in `origin` time and again.
+        Unless the method is `stepwise`, it may be kept and passed again in `origin`.
         """
         return None
 
     def init(self, like: torch.Tensor) -> Any:
-        """The state of a soup of nothing, for tensors like `like` (float32, flat)."""
+        """The empty state for tensors like `like` (float32, flat)."""
         raise NotImplementedError
 
     def measure(self, state: Any, x: Vector, origin: Origin) -> Any:
@@ -164,13 +151,12 @@ class MergeMethod(Method):
     def add(self, state: Any, x: torch.Tensor, measure: Any, start: int) -> Any:
         """The state with one more ingredient.
 
-        `x` (float32, flat) and `state` are slices that begin at element `start` of
-        the whole tensor.
+        `x` (float32, flat) and `state` are slices from element `start` of the whole tensor.
         """
         raise NotImplementedError
 
     def add_(self, state: Any, x: torch.Tensor, measure: Any, start: int) -> Any:
-        """The same, where the state is not needed any more: its tensors may be written to and returned."""
+        """As `add`, but may write to the state's tensors and return them."""
         return self.add(state, x, measure, start)
 
     def result(self, state: Any) -> torch.Tensor:
@@ -178,15 +164,14 @@ class MergeMethod(Method):
         raise NotImplementedError
 
     def remark(self, measure: Any) -> str | None:
-        """A remark on one tensor, which the log counts over the tensors of a merge."""
+        """A remark on one tensor; the log counts equal ones."""
         return None
 
 
 class StackMethod(Method):
     """A merge method that is no fold: it needs all ingredients of a tensor at once.
 
-    Each candidate then costs a reading of all ingredients, and `merge` as many
-    tensors in memory as there are ingredients.
+    Each candidate costs a reading of all ingredients.
     """
 
     def merge(self, tensors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
@@ -198,10 +183,10 @@ M = TypeVar("M", bound=Method)
 
 
 def alternatives(method: M) -> Mapping[str, M]:
-    """The methods that `method` stands for, by how tables call them: itself, or one for each of a grid.
+    """The methods of a grid, by their names in tables; without a grid, just `method`.
 
-    A grid is a list of values of an option that `result` alone looks at (`late`), so that trying
-    them all costs one merge and as many evaluations; or of decays of weights by training step.
+    A grid is a list of values of a `late` option, so that all cost one merge; or of decays of weights by
+    step.
     """
     grids: dict[str, Sequence[Any]] = {}
     weights = parsed(method.weights)

@@ -1,4 +1,4 @@
-"""Long flat tensors, walked over in chunks so that temporaries stay in a core's cache; their dot products."""
+"""Chunks of long flat tensors, whose temporaries fit a core's cache; dot products."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import torch
 from soupkitchen.merging.base import Vector
 
 CPU_CHUNK = 1 << 18
-"""Elements at once on a CPU: enough for torch's threads to share, few enough for the cache."""
+"""Elements: enough to share among threads, few enough for the cache."""
 GPU_CHUNK = 1 << 26
 _MOST_KEPT = (32 << 20) - (1 << 16)
 """Bytes; glibc learns from blocks of up to 32 MiB."""
 
 
 def keep_freed_memory() -> None:
-    """Has the process keep memory that is freed for the next request.
+    """Makes the process keep freed memory.
 
-    Else each chunk's temporaries may be given back to the system and taken from it again, page by
-    page, which can take longer than the arithmetic. glibc holds on to as much as twice the largest
-    block that was freed so far (mallopt(3), M_MMAP_THRESHOLD), so one is taken, not touched, and
-    freed. With other allocators this does nothing.
+    Otherwise each chunk's temporaries may go back to the system page by page, which can take longer than the
+    arithmetic. glibc keeps up to twice the largest block freed so far (mallopt(3), M_MMAP_THRESHOLD), so one
+    is allocated and freed. Other allocators ignore this.
     """
     torch.empty(_MOST_KEPT, dtype=torch.uint8)
 
 
 def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1) -> Iterator[slice]:
-    """Slices that cover `elements` elements.
+    """Yields slices that cover `elements` elements.
 
     Args:
-        whole: no slice cuts through a row of so many elements.
-        beside: slices of how many tensors are in memory at once.
+        whole: length of rows that no slice cuts.
+        beside: the number of tensors that are sliced together in memory.
     """
     size = (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK) // beside
     size = max(size // whole, 1) * whole
@@ -43,10 +42,7 @@ def chunks(elements: int, device: torch.device, whole: int = 1, beside: int = 1)
 def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
     """⟨a, b⟩ for all pairs of flat float32 vectors of one length: float64 (n, n), on the host.
 
-    Sums are float64 and stay on the device until the end: the host waits once.
-
-    Args:
-        device: where products are formed; a vector may lie elsewhere.
+    Sums are float64 and stay on `device` until the end, so the host waits once. Vectors may lie elsewhere.
     """
     total = torch.zeros(len(vectors), len(vectors), dtype=widest(device), device=device)
     for part in chunks(vectors[0].numel(), device, beside=len(vectors)):
@@ -57,5 +53,5 @@ def gram(vectors: Sequence[Vector], device: torch.device) -> np.ndarray:
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The dtype of sums: float64, or float32 if a device has none."""
+    """The dtype of sums: float64, or float32 if the device has none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,14 +1,12 @@
 """Combines sparse task vectors: sums them, or elects a sign for each entry first.
 
-With wᵢ the weights and δ̂ᵢ what a sparsifier leaves of the task vectors, vᵢ = wᵢδ̂ᵢ:
+With wᵢ the weights, δ̂ᵢ the sparse task vectors, and vᵢ = wᵢδ̂ᵢ:
 
 - `Sum`, without consensus: Σ vᵢ, divided by Σ wᵢ if normalised;
-- `Mass` and `Count` (TIES): a sign γ is elected for each entry, by mass (the sign of Σ vᵢ) or by
-  count (of Σ sign vᵢ), + where that is 0; then Σ of the vᵢ of that sign, divided by Σ |wᵢ| over
-  these if normalised, 0 where there are none.
+- `Mass` and `Count` (TIES): a sign for each entry, by mass (the sign of Σ vᵢ) or by count (of Σ sign vᵢ), +
+  if that is 0; then Σ of the vᵢ of that sign, divided by their Σ |wᵢ| if normalised, 0 if there are none.
 
-All are running sums, so one more task vector costs the same whatever came before. Sums of weights are whole
-numbers while all weights are, as 1 is: they then take a byte.
+All are running sums. Sums of weights take a byte as long as all weights are whole numbers.
 
 Yadav et al. 2023, "TIES-Merging", arXiv 2306.01708, section 3.
 """
@@ -25,21 +23,21 @@ _MOST = torch.iinfo(torch.int8).max
 
 
 class Consensus(Protocol):
-    """A fold over sparse task vectors, float32 and flat, element by element. Its state is its own."""
+    """A fold over sparse task vectors, float32 and flat, element by element; its state is private."""
 
     def init(self, like: torch.Tensor) -> Any:
-        """The state of nothing, for tensors like `like`."""
+        """The empty state for tensors like `like`."""
         ...
 
     def add(self, state: Any, sparse: torch.Tensor, weight: float, factor: float, out: Any = None) -> Any:
-        """The state with one more task vector, `factor` (above 0) times `sparse`; neither changes.
+        """The state with `factor` (above 0) times `sparse` more; changes neither argument.
 
-        `out` is a state whose tensors the result is written to, as torch's are; it may be `state`.
+        `out` is a state to write the result to, as in torch; it may be `state`.
         """
         ...
 
     def merged(self, state: Any) -> torch.Tensor:
-        """The merged task vector; it may be a tensor of the state."""
+        """The merged task vector; may be a tensor of the state."""
         ...
 
 
@@ -66,10 +64,10 @@ class Sum:
 
 
 class MassState(NamedTuple):
-    """Σ vᵢ and Σ |vᵢ|; where normalised, the weights of positive and of negative entries; Σ |wᵢ|.
+    """Σ vᵢ and Σ |vᵢ|; if normalised, the weights of positive and of negative entries; Σ |wᵢ|.
 
-    The entries of one sign sum to half of the second plus or minus the first. The sign that
-    mass elects has the larger sum, so nothing is lost by cancellation.
+    The entries of one sign sum to half of Σ |vᵢ| ± Σ vᵢ. The elected sign has the larger sum, so nothing
+    cancels.
     """
 
     total: torch.Tensor
@@ -111,7 +109,7 @@ class Mass:
 
 
 class CountState(NamedTuple):
-    """Sums of positive and of negative entries; votes; the entries' weights where normalised; Σ |wᵢ|."""
+    """Sums of positive and of negative entries; votes; the entries' weights if normalised; Σ |wᵢ|."""
 
     positive: torch.Tensor
     negative: torch.Tensor
@@ -155,7 +153,6 @@ class Count:
 
 
 def _no_weights(like: torch.Tensor, used: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The weights of positive and of negative entries of nothing, and their sum; empty if not `used`."""
     size = like.numel() if used else 0
     positive, negative = (torch.zeros(size, dtype=torch.int8, device=like.device) for _ in range(2))
     return positive, negative, 0.0
@@ -164,9 +161,9 @@ def _no_weights(like: torch.Tensor, used: bool) -> tuple[torch.Tensor, torch.Ten
 def _weights(
     state: MassState | CountState, sign: torch.Tensor, weight: float, out: MassState | CountState | None
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The weights of positive and of negative entries with one more's, whose `sign` is overwritten.
+    """Adds a task vector's weight by sign; overwrites `sign`.
 
-    From the first one on that is not whole, or no room for in a byte, they are float32.
+    int8 becomes float32 at the first weight that is not whole or does not fit.
     """
     step, total = abs(weight), state.weight + abs(weight)
     alpha: float = step
@@ -185,16 +182,15 @@ def _weights(
 
 
 def _elected(votes: torch.Tensor) -> torch.Tensor:
-    """1 where + is elected, else 0: interpolating with it chooses to the last bit, faster than a mask."""
+    """1 if + is elected, else 0: lerp with it selects exactly, faster than a mask."""
     return votes.sign().add_(1).clamp_(max=1)
 
 
 def _normalized(merged: torch.Tensor, state: MassState | CountState, plus: torch.Tensor) -> torch.Tensor:
-    """`merged`, divided in place by the weight of the sign that is elected."""
     positive, negative = state.positive_weight, state.negative_weight
     if positive.dtype == torch.int8:
         least: float = 1
         weight = (positive - negative).mul_(plus.to(torch.int8)).add_(negative)
     else:
         least, weight = _NO_WEIGHT, torch.lerp(negative, positive, plus)
-    return merged.div_(weight.clamp_(min=least))  # where no run agrees, 0 is divided
+    return merged.div_(weight.clamp_(min=least))  # 0 / least if no run agrees

@@ -1,9 +1,8 @@
-"""The Karcher mean: the point on the sphere that is nearest to all ingredients along its surface.
+"""The Karcher mean: the point on the sphere nearest to all ingredients along its surface.
 
-Each tensor is taken as a direction and a length. The mean direction is found by
-steps in the tangent plane: from the present guess m, each ingredient u lies at an
-angle φ = arccos⟨m, u⟩ along (u − ⟨m, u⟩m); m moves along the weighted mean of these. The
-result has the weighted mean length.
+Each tensor is a direction and a length. Steps in the tangent plane find the mean direction: from the present
+guess m, an ingredient u lies at the angle φ = arccos⟨m, u⟩ along u − ⟨m, u⟩m; m moves along their weighted
+mean. The result has the weighted mean length.
 
 Karcher 1977, "Riemannian center of mass and mollifier smoothing".
 """
@@ -29,11 +28,8 @@ class Karcher(StackMethod):
     """The Riemannian mean of directions, times the mean length. Not incremental.
 
     Attributes:
-        iterations: steps at most.
-        tolerance: a step shorter than this, in radians, is the last.
-
-    Raises:
-        ConfigError: for iterations below 1.
+        iterations: the largest number of steps.
+        tolerance: in radians; a shorter step is the last.
     """
 
     iterations: AtLeast1 = 10
@@ -58,15 +54,12 @@ class Karcher(StackMethod):
         return total.reshape(tensors[0].shape)
 
     def _mean(self, units: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """The mean direction as a sum of units: their coefficients (n,).
-
-        It never leaves the plane that the ingredients span, so their products `units` (n, n) tell all.
-        """
+        """The mean direction, as coefficients (n,) of the units with inner products `units` (n, n)."""
         every = np.eye(len(shares))
         mean = _unit(shares, units, every[0])
         for _ in range(self.iterations):
             cosines = units @ mean
-            sideways = every - np.outer(cosines, mean)  # one in each row
+            sideways = every - np.outer(cosines, mean)  # one a row
             lengths = np.array([_length(row, units) for row in sideways])
             moved = lengths > _NEARLY_ZERO
             angles = np.arctan2(lengths, cosines)
@@ -83,6 +76,5 @@ def _length(coefficients: np.ndarray, units: np.ndarray) -> float:
 
 
 def _unit(coefficients: np.ndarray, units: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
-    """The same direction at length 1; `otherwise` where there is none."""
     length = _length(coefficients, units)
     return coefficients / length if length > _NEARLY_ZERO else otherwise

@@ -2,8 +2,8 @@
 
 θ = Σ wᵢθᵢ / Σ wᵢ, or Σ wᵢθᵢ without normalisation.
 
-Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned
-models improves accuracy without increasing inference time", arXiv 2203.05482.
+Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
+increasing inference time", arXiv 2203.05482.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from soupkitchen.merging.base import MergeMethod, Origin, Vector
 
 
 class LinearState(NamedTuple):
-    """The average or, if not normalised, the sum; and the weight of both."""
+    """The average, or the sum if not normalised; and the weight."""
 
     merged: torch.Tensor
     weight: float
@@ -49,7 +49,7 @@ class Linear(MergeMethod):
 
     def add(self, state: LinearState, x: torch.Tensor, measure: float, start: int) -> LinearState:
         weight = state.weight + measure
-        if self.normalize:  # the average of equals is, to the bit, what they are
+        if self.normalize:  # lerp keeps equal values bitwise
             return LinearState(torch.lerp(state.merged, x, measure / weight), weight)
         return LinearState(torch.add(state.merged, x, alpha=measure), weight)
 

@@ -1,11 +1,9 @@
-"""Model Stock: how far to trust the average, told by the angle between fine-tunes.
+"""Model Stock: the angle between fine-tunes decides how far to go from the base to their average.
 
-θ₀ + t·(mean θᵢ − θ₀), with t = k·c / (1 + (k − 1)·c) and c the mean pairwise cosine of
-the task vectors. With unit vectors uᵢ = δᵢ/‖δᵢ‖ that mean is (‖Σuᵢ‖² − k)/(k(k − 1)), so
-a running sum of unit vectors is all that has to be kept.
+θ₀ + t·(mean θᵢ − θ₀), with t = k·c / (1 + (k − 1)·c) and c the mean pairwise cosine of the task vectors. With
+unit vectors uᵢ = δᵢ/‖δᵢ‖, c = (‖Σuᵢ‖² − k)/(k(k − 1)), so a running sum is enough.
 
-Jang et al. 2024, "Model Stock: All we need is just a few fine-tuned models",
-arXiv 2403.19522.
+Jang et al. 2024, "Model Stock: All we need is just a few fine-tuned models", arXiv 2403.19522.
 """
 
 from __future__ import annotations
@@ -22,9 +20,8 @@ from soupkitchen.merging.chunks import gram
 
 
 class StockState(NamedTuple):
-    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, `number` that of ingredients.
-
-    In `length` a task vector of zeros is a unit vector that is orthogonal to all others.
+    """`units` is Σuᵢ, `length` its squared norm over the whole tensor, where a task vector of zeros counts
+    as a unit vector orthogonal to all others.
     """
 
     total: torch.Tensor
@@ -40,11 +37,10 @@ class StockMeasure(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelStock(MergeMethod):
-    """Averages task vectors and shrinks the average towards the base. All ingredients weigh the same.
+    """Averages task vectors with equal weights, and shrinks the average towards the base.
 
-    A task vector of zeros (a frozen tensor) has no direction and counts as
-    orthogonal to the others. Where ingredients cancel so exactly that the formula
-    divides by zero, the base is kept.
+    A task vector of zeros (a frozen tensor) counts as orthogonal to the others. If ingredients cancel so that
+    the formula divides by zero, the base is kept.
     """
 
     needs_base = True

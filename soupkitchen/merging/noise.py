@@ -1,10 +1,7 @@
-"""Random numbers that depend on what they are for, and on nothing else.
+"""Random numbers that depend only on a seed, the ingredient's fingerprint and the tensor's name.
 
-The numbers of a tensor follow from a seed, the ingredient's fingerprint and the
-tensor's name. They are drawn block by block, each block from a stream of its own,
-so any slice of them can be had by itself; and they are the same on every device.
-
-A hash keeps the streams apart; the generator is SFC64.
+Each block has its own stream (SFC64, seeded by a hash), so any slice can be drawn alone, the same on every
+device.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ _BLOCK = 1 << 17
 
 
 def key_of(seed: int, ingredient: str, tensor: str) -> int:
-    """The 128-bit key of a tensor's numbers."""
     text = f"{seed}\0{ingredient}\0{tensor}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
 
@@ -34,12 +30,12 @@ def uniform(key: int, start: int, number: int, device: torch.device) -> torch.Te
 
 
 def attainable(probability: float) -> float:
-    """The probability with which `survivors` are chosen: the nearest multiple of 2⁻¹⁶ above 0."""
+    """The probability that `survivors` uses: the nearest multiple of 2⁻¹⁶ above 0."""
     return max(round(probability * 2**16), 1) / 2**16
 
 
 def survivors(key: int, start: int, number: int, probability: float, device: torch.device) -> torch.Tensor:
-    """1 with the `attainable` probability, else 0, for elements from `start` on: float32, flat."""
+    """1 with the `attainable` probability, else 0, from element `start`: float32, flat."""
     wanted = round(attainable(probability) * 2**16)
     packed = np.concatenate([_chances(key, block, wanted) for block in _blocks(start, number)])
     drawn = np.unpackbits(packed, bitorder="little")[start % _BLOCK :][:number]
@@ -47,10 +43,10 @@ def survivors(key: int, start: int, number: int, probability: float, device: tor
 
 
 def _chances(key: int, block: int, wanted: int) -> np.ndarray:
-    """Bits of which each is 1 with the probability `wanted` / 2¹⁶, as bytes.
+    """Bits that are 1 with probability `wanted` / 2¹⁶, as bytes.
 
-    Whole words of fair bits are combined, one for each binary digit of the probability: if bits are 1
-    with probability p, then p / 2 of them are after "and" with fair ones, (1 + p) / 2 after "or".
+    Fair bits are combined word by word, once for each binary digit: "and" with fair bits turns probability p
+    into p / 2, "or" into (1 + p) / 2.
     """
     if wanted == 2**16:
         return np.full(_BLOCK // 8, 0xFF, np.uint8)
@@ -64,7 +60,6 @@ def _chances(key: int, block: int, wanted: int) -> np.ndarray:
 
 
 def _blocks(start: int, number: int) -> range:
-    """The blocks that hold elements `start` to ``start + number``."""
     return range(start // _BLOCK, (start + max(number, 1) - 1) // _BLOCK + 1)
 
 
@@ -74,7 +69,7 @@ def _stream(key: int, block: int) -> np.random.SFC64:
 
 
 class _Hashed(ISeedSequence):
-    """Seeds a generator by a hash: as good as numpy's SeedSequence, in a tenth of its time."""
+    """Seeds a generator by a hash: as good as numpy's SeedSequence, ten times as fast."""
 
     def __init__(self, name: bytes) -> None:
         self._name = name

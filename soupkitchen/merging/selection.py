@@ -1,14 +1,11 @@
 """Finds the k largest magnitudes of a vector without sorting or copying it.
 
-A sample says between which two values the k-th largest magnitude must lie, almost
-surely. One pass then counts what lies above, and gathers what lies between: some
-2 % of a long vector, in which the k-th largest is found by quickselect. Where the
-sample misled, all magnitudes are gathered; so the result is always exact. Equal
-magnitudes are told apart by position, the earlier first, so that exactly k elements
-are chosen on every device.
+A sample gives two bounds that almost surely enclose the k-th largest. One pass counts the magnitudes above
+and gathers those between, some 2 % of a long vector; quickselect finds the k-th largest among these. If the
+sample misled, all are gathered, so the result is always exact. The earlier of equal magnitudes is chosen, so
+that every device chooses the same k.
 
-That is for a CPU. Where numbers lie on an accelerator, whose host should not wait for each chunk,
-the bits of the k-th largest are found by counting: see `_counted`.
+On an accelerator, where the host should not wait for each chunk, `_counted` is used.
 """
 
 from __future__ import annotations
@@ -24,34 +21,33 @@ from soupkitchen.merging.base import Vector
 from soupkitchen.merging.chunks import chunks
 
 _SHARE, _LEAST, _MOST = 256, 1 << 12, 1 << 16
-"""One of so many elements is sampled, but at least and at most so many."""
+"""One of so many elements is sampled, within these limits."""
 _WIDTH = 3.5
-"""Half the width of the bracket, in standard errors of the sample's quantile."""
+"""Half the distance of the bounds, in standard errors of the sample's quantile."""
 _PIECE = 1 << 15
-"""Elements among which ties are counted together on a CPU: few, as one such piece is looked through again."""
+"""Elements for counting ties on a CPU: few, as one piece is searched again."""
 
 _INFINITY = 0x7F800000
-"""Its bits; those of NaNs are above."""
+"""The bits of infinity; NaNs have larger ones."""
 _NONE = 1 << 16
 
 Ties = list[tuple[slice, int]]
-"""The number of magnitudes that equal some value, part by part of a vector."""
+"""Counts of magnitudes equal to some value, by part of a vector."""
 
 
 class Largest(NamedTuple):
-    """Marks the elements among the k largest magnitudes.
+    """Marks the k largest magnitudes.
 
     Attributes:
         threshold: the k-th largest magnitude.
-        last_tie: the position of the last element at the threshold that is still
-            chosen, -1 for none of them; None where all of them are.
+        last_tie: the position of the last chosen element at the threshold; -1 for none, None for all of them.
     """
 
     threshold: float
     last_tie: int | None
 
     def keep(self, x: torch.Tensor, start: int) -> torch.Tensor:
-        """`x` (flat, a slice beginning at `start`) with all but the chosen entries zeroed."""
+        """`x` (flat, a slice from `start`) with the other entries zeroed."""
         if self.threshold == 0:
             return x
         with_ties = x.numel() if self.last_tie is None else self.last_tie + 1 - start
@@ -64,12 +60,12 @@ class Largest(NamedTuple):
         return torch.cat([shrink(early, below), shrink(late, self.threshold)])
 
     def after(self, offset: int) -> Largest:
-        """The same for the part of the vector that begins at `offset`."""
+        """The same for the part from `offset`."""
         return self if self.last_tie is None else Largest(self.threshold, self.last_tie - offset)
 
 
 def largest(x: Vector, k: int) -> Largest:
-    """The `k` elements of largest magnitude, the earlier first among equals; all, if there are NaNs."""
+    """The `k` elements of largest magnitude, the earlier first among equals; all if there are NaNs."""
     if k <= 0:
         return Largest(math.inf, -1)
     if k >= x.numel():
@@ -90,7 +86,6 @@ def largest(x: Vector, k: int) -> Largest:
 
 
 def _bracket(x: Vector, k: int) -> tuple[float, float]:
-    """Two magnitudes between which the k-th largest almost surely lies."""
     wanted = min(max(x.numel() // _SHARE, _LEAST), _MOST)
     stride = (x.numel() // wanted) | 1  # odd, so as not to walk down one column of a matrix
     sample = x[::stride].abs().numpy()
@@ -105,9 +100,9 @@ def _bracket(x: Vector, k: int) -> tuple[float, float]:
 
 
 def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int]]:
-    """Counts magnitudes above `high`, finds those from `low` to `high`, and counts these by chunk."""
+    """The number of magnitudes above `high`; those from `low` to `high`, and their number by chunk."""
     above, sizes = 0, []
-    gathered = np.empty(x.numel(), np.float32)  # takes memory only as far as it is filled
+    gathered = np.empty(x.numel(), np.float32)  # pages are allocated as they are filled
     filled = 0
     for part in chunks(x.numel(), x.device):
         values = x[part].abs().numpy()  # numpy compares and counts several times as fast as torch
@@ -121,7 +116,6 @@ def _look(x: Vector, low: float, high: float) -> tuple[int, np.ndarray, list[int
 
 
 def _count(x: Vector, value: float) -> tuple[int, Ties]:
-    """Counts the magnitudes above `value`, and finds the equal ones."""
     above = 0
     ties: Ties = []
     for part in chunks(x.numel(), x.device):
@@ -136,7 +130,7 @@ def _count(x: Vector, value: float) -> tuple[int, Ties]:
 
 
 def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
-    """The k-th largest of the `gathered` magnitudes; `sizes` says how many came from each chunk."""
+    """The k-th largest of the `gathered` magnitudes; `sizes` are their numbers by chunk."""
     threshold = np.partition(gathered, gathered.size - k)[gathered.size - k]
     wanted = k - int(np.count_nonzero(gathered > threshold))
     tied = np.split(gathered == threshold, np.cumsum(sizes)[:-1])
@@ -146,7 +140,7 @@ def _at(x: Vector, k: int, gathered: np.ndarray, sizes: list[int]) -> Largest:
 
 
 def _last_tie(x: Vector, threshold: float, wanted: int, ties: Ties) -> int | None:
-    """The place of the last of `wanted` magnitudes that equal `threshold`; None if these are all."""
+    """The place of the last of `wanted` magnitudes equal to `threshold`; None if these are all."""
     if wanted == sum(number for _, number in ties):
         return None
     for part, number in ties:
@@ -158,10 +152,10 @@ def _last_tie(x: Vector, threshold: float, wanted: int, ties: Ties) -> int | Non
 
 
 def _counted(x: Vector, k: int) -> Largest:
-    """The same, where the host waits for no more than four answers, however long the vector.
+    """As `largest`, but the host waits at most four times.
 
-    Bits of floats that are not negative are in the floats' order. So magnitudes are counted by their
-    upper 16 bits, and those that have the k-th largest's upper bits by their lower ones.
+    Bits of nonnegative floats sort like the floats. So magnitudes are counted by their upper 16 bits; those
+    with the k-th largest's upper bits are counted by their lower ones.
     """
     upper, above, _ = _bin_of(x, k, lambda bits: torch.where(bits > _INFINITY, _NONE, bits >> 16))
     if upper < 0:
@@ -177,10 +171,10 @@ def _counted(x: Vector, k: int) -> Largest:
 
 
 def _bin_of(x: Vector, k: int, bin_of: Callable[[torch.Tensor], torch.Tensor]) -> list[int]:
-    """Of magnitudes by a number below 2¹⁶ that follows from their bits: that which the k-th largest has.
+    """The bin of the k-th largest magnitude, the number in higher bins, and in this one.
 
-    Also how many have higher ones, and how many that one. Those whose number is `_NONE` are left out;
-    where fewer than k are left the number is -1.
+    `bin_of` maps bits to bins below 2¹⁶, or to `_NONE` to leave them out. The bin is -1 if fewer than k are
+    left.
     """
     counts = torch.zeros(_NONE + 1, dtype=torch.int64, device=x.device)
     for part in chunks(x.numel(), x.device):
@@ -194,7 +188,6 @@ def _bin_of(x: Vector, k: int, bin_of: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def _position_of_tie(x: Vector, threshold: float, wanted: int) -> int:
-    """The place of the last of `wanted` magnitudes that equal `threshold`."""
     position = torch.full((), -1, dtype=torch.int64, device=x.device)
     before = torch.zeros((), dtype=torch.int64, device=x.device)
     for part in chunks(x.numel(), x.device):
@@ -208,11 +201,11 @@ def _position_of_tie(x: Vector, threshold: float, wanted: int) -> int:
 
 
 def ascending(rows: torch.Tensor) -> torch.Tensor:
-    """Positions (int64) that sort each row of non-negative float32 values, the earlier first among equals."""
+    """Positions (int64) that sort each row of nonnegative float32 values, stably."""
     if rows.device.type != "cpu":
         return rows.argsort(dim=1, stable=True)
-    # Bits of floats that are not negative are in the floats' order. With the position below
-    # them, whole numbers are sorted that are all different: several times as fast on a CPU.
+    # Bits of nonnegative floats sort like the floats. With the position in the lower bits all keys
+    # differ, so an unstable sort will do: several times as fast on a CPU.
     keys = rows.numpy().view(np.uint32).astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= np.arange(rows.shape[1], dtype=np.uint64)

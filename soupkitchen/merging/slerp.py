@@ -1,8 +1,7 @@
 """Spherical linear interpolation: along the arc between two weight vectors, not the chord.
 
-With a the soup so far, b the candidate, cos φ = ⟨a, b⟩ / (‖a‖‖b‖) over the flattened
-tensor: [sin((1−t)φ)·a + sin(tφ)·b] / sin φ. Where |cos φ| > 0.9995, or one of the two
-is zero, the arc is the chord to within rounding: (1−t)·a + t·b.
+With a the soup, b the candidate, and cos φ = ⟨a, b⟩ / (‖a‖‖b‖) over the flattened tensor: [sin((1−t)φ)·a +
+sin(tφ)·b] / sin φ. If |cos φ| > 0.9995 or a norm is zero: (1−t)·a + t·b, equal up to rounding.
 
 Shoemake 1985, "Animating Rotation with Quaternion Curves", SIGGRAPH.
 """
@@ -36,18 +35,12 @@ class SlerpMeasure(NamedTuple):
 
 @dataclass(frozen=True)
 class Slerp(MergeMethod):
-    """Interpolates the candidate into the soup. Not symmetric: later ingredients see an older soup.
+    """Interpolates the candidate into the soup. The order of ingredients matters.
 
     Attributes:
-        t: how far to go towards the candidate, 0 to 1; None for the candidate's share
-            of the weight, so that equal weights give 1/k.
-        space: "weights" for whole weights; "task_vectors" for what fine-tuning
-            changed. Whole weights of fine-tunes of one model are nearly colinear, so
-            that slerp between them is a plain average; task vectors are not. The log
-            says in how many tensors.
-
-    Raises:
-        ConfigError: for a `t` outside 0 to 1, or an unknown space.
+        t: how far to go towards the candidate, 0 to 1; None for its share of the weight.
+        space: whole weights of fine-tunes of one model are nearly colinear, so slerp is a plain average, and
+            the log says so; "task_vectors" are not.
     """
 
     t: Fraction | None = None

@@ -1,14 +1,12 @@
-"""Sparsifiers: which entries of a task vector stay, and how they are scaled.
+"""Sparsifiers: choose the entries of a task vector that stay, and scale them.
 
-Each is a frozen dataclass with two functions: `plan` sees the whole tensor once,
-`apply` then works on any slice of it.
+`plan` sees the whole tensor once; `apply` then works on any slice of it.
 
 - `Magnitude`, TIES: the largest stay. Yadav et al. 2023, arXiv 2306.01708
 - `Random`, DARE: random ones stay, scaled up. Yu et al. 2024, arXiv 2311.03099
-- `MagnitudeOutliers`, Breadcrumbs: neither the very largest nor the smallest stay.
-  Davari and Belilovsky 2023, arXiv 2312.06795
-- `RankRandom`, DELLA: random ones stay, large ones more likely.
-  Deep et al. 2024, arXiv 2406.11617
+- `MagnitudeOutliers`, Breadcrumbs: neither the largest nor the smallest stay. Davari and Belilovsky 2023,
+  arXiv 2312.06795
+- `RankRandom`, DELLA: random ones stay, large ones more likely. Deep et al. 2024, arXiv 2406.11617
 """
 
 from __future__ import annotations
@@ -36,28 +34,27 @@ Rescale = Literal["probability", "l1"]
 
 
 class Sparsifier:
-    """The contract of sparsifiers. A plan is the sparsifier's own; nobody else looks inside."""
+    """The contract of sparsifiers. A plan is private to its sparsifier."""
 
     surveys = False
-    """Tells whether `survey` has to see all tensors of an ingredient first."""
+    """True if `survey` has to see all tensors of an ingredient first."""
 
     large_plans = False
-    """Tells whether a plan takes as much memory as the tensor."""
+    """True if a plan is as large as the tensor."""
 
     def survey(self, vectors: Mapping[str, Vector]) -> Any:
-        """Surveys all of an ingredient's task vectors, by name of tensor, for `plan`."""
         return None
 
     def plan(self, x: Vector, origin: Origin) -> Any:
-        """Plans `apply` from the whole task vector `x` of one tensor."""
+        """Plans `apply` from one tensor's whole task vector `x`."""
         raise NotImplementedError
 
     def apply(self, x: torch.Tensor, plan: Any, start: int) -> torch.Tensor:
-        """The sparse values of `x` (float32, flat), a slice from element `start` on, but for `factor`."""
+        """The sparse values of `x` (float32, flat, a slice from element `start`), without `factor`."""
         raise NotImplementedError
 
     def factor(self, plan: Any) -> float:
-        """The factor that results of `apply` are still to be multiplied by, which a sum does at no cost."""
+        """The factor of results of `apply`; a sum multiplies by it at no cost."""
         return 1.0
 
 
@@ -72,7 +69,7 @@ class Keep(Sparsifier):
 
 
 class Trimmed(NamedTuple):
-    """The entries of a model that stay: its `largest`, laid end to end, and the start of each tensor."""
+    """The `largest` entries of a whole model, its tensors end to end, and each tensor's start."""
 
     largest: Largest
     offsets: Mapping[str, int]
@@ -83,11 +80,8 @@ class Magnitude(Sparsifier):
     """Keeps the `density` share of largest magnitude, at least one entry.
 
     Attributes:
-        density: the share that stays.
-        trim: "tensor" for that share of each tensor, as mergekit; "model" for that share
-            of the whole model's task vector, as the paper: tensors that fine-tuning
-            changed little then lose more. Tensors are laid end to end in the order of
-            their names.
+        trim: "tensor" for that share of each tensor, as mergekit; "model" for that of the whole task vector,
+            as the paper: tensors that changed little then lose more.
     """
 
     density: Share
@@ -117,7 +111,7 @@ class Magnitude(Sparsifier):
 
 
 class _Chain:
-    """Vectors laid end to end in the order of their names, without copying them."""
+    """Vectors end to end in the order of their names, without copies."""
 
     def __init__(self, vectors: Mapping[str, Vector]) -> None:
         self.vectors = dict(sorted(vectors.items()))
@@ -170,8 +164,6 @@ class MagnitudeOutliers(Sparsifier):
 
 
 class Draw(NamedTuple):
-    """The key of a tensor's random numbers, and what survivors are multiplied by."""
-
     key: int
     scale: float
 
@@ -181,10 +173,9 @@ class Random(Sparsifier):
     """Keeps each entry with probability `density`; drop rate p = 1 − density.
 
     Attributes:
-        density: the probability of staying, rounded to a multiple of 2⁻¹⁶.
-        rescale: "probability" multiplies survivors by 1 / density, as the paper;
-            "l1" restores the tensor's sum of magnitudes, as mergekit; None neither.
-        seed: of the masks.
+        density: rounded to a multiple of 2⁻¹⁶.
+        rescale: "probability" divides survivors by density, as the paper; "l1" restores the sum of
+            magnitudes, as mergekit; None does neither.
     """
 
     density: Share
@@ -218,15 +209,12 @@ class RankDraw(NamedTuple):
 class RankRandom(Sparsifier):
     """Keeps entries with a probability that grows with the rank of their magnitude in their row.
 
-    The probability is (density − ε) + 2ε·(rank − 1)/(n − 1); in a row of one it is
-    density. A vector is one row.
+    The probability is (density − ε) + 2ε·(rank − 1)/(n − 1), and density in a row of one. A vector is one
+    row.
 
     Attributes:
-        density: the mean probability of staying.
-        epsilon: ε, half the spread of the probabilities.
-        rescale: "probability" multiplies each survivor by 1 / its own probability, as
-            the paper; "l1" restores the tensor's sum of magnitudes; None neither.
-        seed: of the masks.
+        epsilon: ε, half the spread of probabilities.
+        rescale: as for `Random`, but each survivor is divided by its own probability.
     """
 
     density: Share
@@ -262,7 +250,7 @@ class RankRandom(Sparsifier):
         return plan.scale
 
     def _probability(self, x: Vector, width: int) -> torch.Tensor:
-        """The probability of each element of rows of `width` elements: float32, flat."""
+        """The probability of each element, in rows of `width`: float32, flat."""
         if width < 2:
             return torch.full((x.numel(),), self.density, device=x.device)
         step = 2 * self.epsilon / (width - 1)
@@ -276,7 +264,7 @@ class RankRandom(Sparsifier):
 
 
 def restoring(x: Vector, sparse: Callable[[torch.Tensor, int], torch.Tensor]) -> float:
-    """‖x‖₁ / ‖sparse x‖₁, the factor that restores a tensor's sum of magnitudes; 1 where nothing is left."""
+    """‖x‖₁ / ‖sparse x‖₁; 1 if nothing is left."""
     sums = torch.zeros(2, dtype=widest(x.device), device=x.device)
     for chunk in chunks(x.numel(), x.device):
         part = x[chunk]

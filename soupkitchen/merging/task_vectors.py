@@ -1,8 +1,7 @@
-"""Merging what fine-tuning changed: sparsifier × consensus × normalisation × scale.
+"""Merges task vectors: sparsifier × consensus × normalisation × scale.
 
-With δᵢ = θᵢ − θ₀ the task vectors, a sparsifier leaves δ̂ᵢ of each, a consensus combines them
-(see `consensus`), and the result is λ times that: task arithmetic, TIES, DARE, Breadcrumbs and
-DELLA are all of this form.
+Of the task vectors δᵢ = θᵢ − θ₀ a sparsifier leaves δ̂ᵢ, a consensus combines these (see `consensus`), and
+the result is multiplied by λ. Task arithmetic, TIES, DARE, Breadcrumbs and DELLA have this form.
 
 Ilharco et al. 2023, "Editing models with task arithmetic", arXiv 2212.04089.
 Yadav et al. 2023, "TIES-Merging", arXiv 2306.01708.
@@ -35,17 +34,11 @@ class Measured(NamedTuple):
 class TaskVectors(MergeMethod):
     """The family of task arithmetic, TIES, DARE, Breadcrumbs and DELLA.
 
-    A weight below 0 subtracts a run: negation, or "forgetting".
-
     Attributes:
-        sparsifier: what stays of each task vector; None for all of it.
-        consensus: None, or how signs are elected: "mass" or "count".
+        sparsifier: None to keep all entries.
+        consensus: "mass" or "count" to elect signs, or None.
         normalize: divide by the weights.
-        scale: λ, what the merged task vector is multiplied by. A list is a grid, from which
-            held-out data is to choose: see `alternatives`.
-
-    Raises:
-        ConfigError: for options out of range.
+        scale: λ; a list is a grid, from which held-out data chooses (see `alternatives`).
     """
 
     sparsifier: Sparsifier | None = None

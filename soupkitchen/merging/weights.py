@@ -1,25 +1,24 @@
-"""Weights of ingredients: by name, by how well each run does, or by its place in the training of one run.
+"""Weights of ingredients: by name, by score, or by training step.
 
-Averages of one run's checkpoints stand for a decay of its learning rate. Checkpoints θ₀, …, θ_k of a run at
-constant learning rate, the oldest first, are made of updates g: θⱼ = θ₀ − g₁ − … − gⱼ. So
-Σⱼ cⱼθⱼ = θ₀ − Σᵢ wᵢgᵢ with wᵢ = cᵢ + … + c_k: to average checkpoints is to let the later updates count less.
-The other way round, a decay 1 ≥ w₁ ≥ … ≥ w_k ≥ 0 is the average with
+Averages of one run's checkpoints imitate a decay of its learning rate. Checkpoints θ₀, …, θ_k of a run at
+constant learning rate, oldest first, consist of updates g: θⱼ = θ₀ − g₁ − … − gⱼ. So Σⱼ cⱼθⱼ = θ₀ − Σᵢ wᵢgᵢ
+with wᵢ = cᵢ + … + c_k: averaging gives later updates less weight. Conversely, a decay 1 ≥ w₁ ≥ … ≥ w_k ≥ 0 is
+the average with
 
     c₀ = 1 − w₁,  cⱼ = wⱼ − wⱼ₊₁,  c_k = w_k
 
-which are no less than 0 and sum to 1. That is exact for the updates that the run made; with a decayed
-rate it would have made others, by a difference of second order in the rate.
+which are at least 0 and sum to 1. That is exact for this run's updates; a decayed rate would have made
+others, to second order in the rate.
 
     linear          wᵢ = 1 − x with x = i/(k + 1): the plain average, cⱼ = 1/(k + 1)
     cosine          wᵢ = (1 + cos πx)/2
     one_minus_sqrt  wᵢ = 1 − √x
-    inverse_sqrt    wᵢ = 1/√(1 + i): it does not end at 0, and does not depend on k
+    inverse_sqrt    wᵢ = 1/√(1 + i): does not end at 0
     ema             wᵢ = 1 − (1 − α)^(k + 1 − i): the exponential moving average m₀ = θ₀,
-                    mⱼ = (1 − α)mⱼ₋₁ + αθⱼ, that is c₀ = (1 − α)^k and cⱼ = α(1 − α)^(k − j)
+                    mⱼ = (1 − α)mⱼ₋₁ + αθⱼ, so c₀ = (1 − α)^k and cⱼ = α(1 − α)^(k − j)
 
-Tian et al. 2025, "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging for LLM Pre-training",
-arXiv 2507.17634, theorem 3.1. It compares ema, the plain average and 1 − √x, and finds that the
-number of checkpoints matters more than which of them is taken.
+Tian et al. 2025, "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging for LLM Pre-training", arXiv
+2507.17634, theorem 3.1. The number of checkpoints matters more than the decay.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Weights = Mapping[str, Any]
 
 
 ALPHA = 0.2
-"""The default weight of the newest checkpoint in an exponential moving average."""
+"""The default weight of the newest checkpoint in "ema"."""
 
 Decay = Callable[[int, int, float], float]
 """wᵢ of i, k and α."""
@@ -74,12 +73,7 @@ DECAYS: Mapping[str, Decay] = {
 
 
 def coefficients(decay: str, size: int, alpha: float = ALPHA) -> tuple[float, ...]:
-    """The weights of `size` checkpoints, the oldest first: c₀, …, c_k with k = size − 1.
-
-    Args:
-        decay: one of `DECAYS`.
-        alpha: that of "ema", above 0 and below 1; the others do not look at it.
-    """
+    """The weights c₀, …, c_k of `size` = k + 1 checkpoints, oldest first."""
     k = size - 1
     counts = [1.0, *(DECAYS[decay](i, k, alpha) for i in range(1, size)), 0.0]
     return tuple(counts[j] - counts[j + 1] for j in range(size))
@@ -87,28 +81,25 @@ def coefficients(decay: str, size: int, alpha: float = ALPHA) -> tuple[float, ..
 
 @dataclass(frozen=True)
 class ByScore:
-    """Weights that follow from held-out scores: exp(score / temperature), the best run's being 1.
-
-    Up to a common factor that is the softmax. `temperature` is in units of the score.
-    """
+    """Weights exp((score − best) / temperature); `temperature` is in units of the score."""
 
     temperature: float
 
 
 @dataclass(frozen=True)
 class ByStep:
-    """Weights that follow from the training steps of the ingredients, checkpoints of one run.
+    """Weights by training step, for checkpoints of one run.
 
     Attributes:
-        decay: one of `DECAYS`; or several, from which held-out data is to choose.
-        alpha: that of "ema".
+        decay: one of `DECAYS`, or several, from which held-out data chooses.
+        alpha: of "ema", above 0 and below 1.
     """
 
     decay: str | tuple[str, ...]
     alpha: float = ALPHA
 
     def coefficients(self, steps: Sequence[int]) -> list[float]:
-        """The weight of each ingredient, in the order of `steps`; of equal ones the first is the older."""
+        """The weights in the order of `steps`; the first of equal steps counts as older."""
         assert isinstance(self.decay, str), "one of the alternatives has to be chosen first"
         oldest_first = sorted(range(len(steps)), key=steps.__getitem__)
         counts = dict(zip(oldest_first, coefficients(self.decay, len(steps), self.alpha), strict=True))
@@ -116,13 +107,13 @@ class ByStep:
 
 
 def parsed(weights: Weights | None) -> ByScore | ByStep | Mapping[str, float] | None:
-    """`weights` as they are, or what they ask for where they are to follow from something.
+    """Replaces ``{by: …}`` by `ByScore` or `ByStep`.
 
     Raises:
-        ConfigError: for what is neither ``{by: score, temperature: T}`` nor ``{by: step, decay: NAME}``.
+        ConfigError: if it is neither ``{by: score, temperature: T}`` nor ``{by: step, decay: NAME}``.
     """
     if weights is None or "by" not in weights or is_number(weights["by"]):
-        return weights  # a run may be called so
+        return weights  # a run may have the name "by"
     return _by_step(weights) if weights["by"] == "step" else _by_score(weights)
 
 
@@ -162,7 +153,7 @@ def _by_step(weights: Weights) -> ByStep:
 
 
 def softmax(scores: Mapping[str, float], temperature: float) -> dict[str, float]:
-    """exp((score − best) / temperature) by name; next to 0 for NaN, and for what is too low for a number."""
+    """exp((score − best) / temperature) by name; almost 0 for NaN and on underflow."""
     best = max(score for score in scores.values() if not math.isnan(score))
     least = math.ulp(0.0)
     return {
@@ -172,10 +163,8 @@ def softmax(scores: Mapping[str, float], temperature: float) -> dict[str, float]
 
 
 def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
-    """Checks that weights by name are those of runs that there are.
-
-    Raises:
-        ConfigError: naming the first that is not, and the run that may be meant.
+    """Raises:
+    ConfigError: if a weight's name is no run's.
     """
     by_name = parsed(weights)
     if isinstance(by_name, (ByScore, ByStep)):
@@ -194,10 +183,8 @@ def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
 
 
 def check_weights(weights: Weights | None, *, negative: bool) -> None:
-    """Checks that each weight is a finite number, not 0, and above 0 unless `negative` ones are allowed.
-
-    Raises:
-        ConfigError: naming the first that is not.
+    """Raises:
+    ConfigError: if a weight is 0, no finite number, or negative without `negative`.
     """
     by_name = parsed(weights)
     if isinstance(by_name, (ByScore, ByStep)):

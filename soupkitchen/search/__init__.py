@@ -1,4 +1,4 @@
-"""Searches: they propose mixtures and say when one becomes the soup. Knows no torch."""
+"""Searches: propose mixtures, and say which become the soup. They know no torch."""
 
 from soupkitchen.search.base import (
     AcceptRule,

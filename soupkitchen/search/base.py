@@ -1,7 +1,7 @@
-"""Search strategies: what to try next, given what was tried.
+"""Search strategies: decide what to try next, given the trials so far.
 
-A strategy keeps no state. What it proposes depends on the runs and on the trials so far, and on
-nothing else; so a search is continued by replaying its trials.
+A strategy has no state: its proposals depend only on runs and trials. So a search is continued by replaying
+its trials.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ _NO_P_VALUES = (
 class AcceptRule:
     """The gain that a candidate needs.
 
-    "better" is strictly better, as in the paper's code; "not_worse" at least as good,
-    as in its text; "margin" better by more than an amount; "significant" better
-    with a one-sided paired p-value of at most an amount; "any" whatever it is.
+    "better" (as in the paper's code) is > 0, "not_worse" (as in its text) ≥ 0, "margin" > `amount`;
+    "significant" is > 0 with a one-sided paired p-value ≤ `amount`; "any" accepts all.
     """
 
     kind: Literal["better", "not_worse", "margin", "significant", "any"] = "better"
@@ -36,7 +35,6 @@ class AcceptRule:
 
     @classmethod
     def of(cls, option: Any) -> AcceptRule:
-        """The rule that ``search.accept`` asks for, as `Acceptance` has it."""
         if not isinstance(option, Mapping):
             return cls(option)
         ((kind, amount),) = option.items()
@@ -44,7 +42,6 @@ class AcceptRule:
 
     @property
     def text(self) -> str:
-        """As tables state it."""
         return {
             "any": "any",
             "better": "gain > 0",
@@ -59,10 +56,10 @@ class AcceptRule:
         return self.amount if self.kind == "margin" else 0.0
 
     def check(self, least_p: float | None) -> None:
-        """Checks that the rule can accept anything, `least_p` being the least p-value; None for none at all.
+        """Checks that some gain can be accepted.
 
         Raises:
-            ConfigError: where it can not.
+            ConfigError: if none can, because `least_p` is too large or None.
         """
         if self.kind != "significant":
             return
@@ -78,13 +75,13 @@ class AcceptRule:
     def accepts(self, gain: float, p_value: Callable[[], float | None]) -> bool:
         """Tells whether a gain is enough.
 
-        It stays so if the gain grows and the p-value falls: early stopping asks with the most and the least
-        that these can still be.
+        Monotone: a larger gain or a smaller p-value never turns yes into no. Early stopping relies on that.
 
-        `p_value` computes how likely such a gain is by chance, where that can be told.
+        Args:
+            p_value: computes the gain's p-value, or None.
 
         Raises:
-            ConfigError: where the rule needs a p-value and the metric allows none.
+            ConfigError: if the rule needs a p-value and gets None.
         """
         if self.kind == "any":
             return True
@@ -117,7 +114,7 @@ OnError = Literal["skip", "stop"]
 
 
 Coefficient = float | tuple[float, ...]
-"""The weight of an ingredient; or its weights in each part of the model's depth, the first layers first."""
+"""An ingredient's weight, or its weights by part of the model's depth, first layers first."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +122,9 @@ class Ranked:
     """A run and its score.
 
     Attributes:
-        score: on held-out, higher better; on a part of the examples if no more were scored.
-        step: the training step that it is a checkpoint of; None if that is not known.
-        partial: whether the score is of a part of the examples.
+        score: on held-out, higher better.
+        step: the training step, if known.
+        partial: the score is of a part of the examples.
     """
 
     name: str
@@ -138,11 +135,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Runs to be merged, in this order; a run may be there more than once.
+    """Runs to be merged, in this order; repeats are allowed.
 
     Attributes:
-        coefficients: of each, a factor of the weight that the merge method gives it; None for 1.
-        options: of the merge method, by dotted name, that replace the method's own.
+        coefficients: factors of the merge method's weights; None for 1.
+        options: of the merge method, by dotted name, to replace its own.
     """
 
     ingredients: tuple[str, ...]
@@ -150,20 +147,20 @@ class Mixture:
     options: Mapping[str, float] = field(default_factory=dict)
 
     def plus(self, name: str, coefficient: float = 1.0) -> Mixture:
-        """This and one more run."""
+        """Adds a run."""
         if self.coefficients is None and coefficient == 1.0:
             return Mixture((*self.ingredients, name), None, self.options)
         return Mixture((*self.ingredients, name), (*self.shares, coefficient), self.options)
 
     def without(self, position: int) -> Mixture:
-        """This without one of its ingredients."""
+        """Drops one ingredient."""
         others = [index for index in range(len(self.ingredients)) if index != position]
         coefficients = self.coefficients and tuple(self.coefficients[index] for index in others)
         return Mixture(tuple(self.ingredients[index] for index in others), coefficients, self.options)
 
     @property
     def shares(self) -> tuple[Coefficient, ...]:
-        """The coefficients, 1 where there are none."""
+        """The coefficients, 1 by default."""
         return self.coefficients or (1.0,) * len(self.ingredients)
 
 
@@ -172,12 +169,10 @@ class Proposal:
     """A mixture that may become the soup.
 
     Attributes:
-        candidate: its name in tables: the run that is added, or any other.
-        unscored: of a mixture that takes in several runs at once, those before the last: each becomes a row
-            of the trajectory, without a score.
+        candidate: its name in tables: the added run, or another.
+        unscored: runs that it adds before the last; each gets a row without a score.
         variant: its name in tables among several of the same candidate.
-        among: the name of the set that it is one of, if the search takes the best of many that are not made
-            of one another.
+        among: the name of its set, if the search takes the best of many independent mixtures.
     """
 
     candidate: str
@@ -189,11 +184,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Choice:
-    """Proposals of which the best that the rule accepts becomes the soup, the first among equals.
+    """Proposals of which the best accepted one becomes the soup, the first among equals.
 
     Attributes:
-        exact: how many of the best have to be scored in full; each of the others is scored no further than
-            it takes to know that it is none of these, nor the one to be kept.
+        exact: how many of the best need full scores.
     """
 
     proposals: tuple[Proposal, ...]
@@ -205,7 +199,7 @@ class Trial:
     """A proposal and its outcome.
 
     Attributes:
-        score: higher better; None if it was not found out in full.
+        score: higher better; None if not scored in full.
         examples: that were scored for it.
     """
 
@@ -217,13 +211,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the merge method and of the model that a search may use.
+    """Facts of the merge method and the model.
 
     Attributes:
         options: the method's, by dotted name.
-        subtracts: whether the method takes coefficients below 0.
-        weighs: whether it looks at coefficients at all.
-        layers: of the model; 0 if nothing is numbered.
+        subtracts: the method takes coefficients below 0.
+        weighs: it uses coefficients.
+        layers: of the model; 0 if unknown.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -233,30 +227,30 @@ class Facts:
 
 
 class Search:
-    """A search strategy. Frozen dataclasses extend it; they hold options and no state."""
+    """A search strategy: a frozen dataclass with options and no state."""
 
     on_error: OnError
-    """Tells whether the run goes on without a candidate that cannot be scored ("skip"), or ends ("stop")."""
+    """"skip" goes on without a candidate that cannot be scored."""
 
     guaranteed = True
-    """Tells whether the soup has to be no worse on held-out than the best single run.
+    """True if the soup must be no worse on held-out than the best single run.
 
-    If not, as when every run is taken, a candidate that cannot be scored ends the run.
+    If False, a candidate that cannot be scored ends the run.
     """
 
     ranking: Ranking = "full"
-    """The kind of ranking before the search."""
+    """The ranking before the search."""
 
     again = False
-    """Tells whether the same runs are merged time and again, with other coefficients."""
+    """True if the same runs are merged often, with other coefficients."""
 
     @property
     def rule(self) -> AcceptRule:
-        """When a proposal becomes the soup."""
+        """Decides when a proposal becomes the soup."""
         raise NotImplementedError
 
     def knowing(self, facts: Facts) -> Search:
-        """The search with facts of the merge method and the model; called before anything is scored.
+        """Adapts the search to method and model, before anything is scored.
 
         Raises:
             ConfigError: if it cannot search with these.
@@ -264,48 +258,46 @@ class Search:
         return self
 
     def extremes(self) -> Sequence[Mapping[str, float]]:
-        """The method's options at the ends of the ranges in which the search proposes others."""
+        """The method's options at both ends of the searched ranges."""
         return []
 
     def check(self, pool: Sequence[Ranked]) -> None:
-        """Checks that it can search these runs, in pool order, whose scores are not known yet (NaN).
+        """Checks the runs, in pool order; scores are still NaN.
 
         Raises:
-            ConfigError: if it cannot.
+            ConfigError: if it cannot search them.
         """
 
     def most(self, runs: int) -> int:
-        """About how many mixtures of a pool of so many runs are scored at most: for progress bars."""
+        """About the largest number of scored mixtures, for progress bars."""
         return runs - 1
 
     def start(self, pool: Sequence[Ranked]) -> Mixture:
-        """The mixture that the soup starts as, of a pool in pool order: the best run."""
+        """The first soup, of a pool in pool order: the best run."""
         return Mixture((rank(pool)[0].name,))
 
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """The next proposals, in this order; none when the search is over.
+        """The next proposals in order; none to end the search.
 
-        All of it may be scored at once. The first that is kept becomes the soup; those after it were
-        proposed for another soup, so they count as not tried. Of a `Choice` all are tried.
+        All may be scored at once. The first kept one becomes the soup; later ones were made for another soup,
+        so they count as not tried. Of a `Choice` all are tried.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Guarded(Search):
-    """A search that keeps candidates that a rule accepts, and ends no worse than the best single run.
+    """A search that keeps what a rule accepts, and ends no worse than the best single run.
 
     Attributes:
-        accept: when a candidate becomes the soup: "better", "not_worse", ``{margin: x}`` or
-            ``{significant: α}``; see `AcceptRule`.
-        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-        ranking: "full" ranks the pool by scores on all held-out data, ``{examples: 0.1}`` by those on a
-            tenth: the best single run is found exactly all the same, the order of the others is not.
+        accept: see `AcceptRule`.
+        ranking: "full", or ``{examples: 0.1}`` for a tenth of the held-out data; the best run is exact in
+            both.
 
     Raises:
-        ConfigError: for another rule, and for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     accept: Acceptance = "better"
@@ -321,10 +313,7 @@ class Guarded(Search):
 
 
 def rank(pool: Sequence[Ranked]) -> list[Ranked]:
-    """The runs, best first; equal scores in pool order; runs without a number last.
-
-    Runs that were scored in full, as the best was, come before those whose score is of a part.
-    """
+    """The runs, best first; full scores before partial ones, NaN last; pool order breaks ties."""
 
     def place(run: Ranked) -> tuple[float, bool, float]:
         lost = math.isnan(run.score)
@@ -334,18 +323,17 @@ def rank(pool: Sequence[Ranked]) -> list[Ranked]:
 
 
 def candidates_of(pool: Sequence[Ranked], most: int | None = None) -> list[str]:
-    """The names of at most so many runs, best first."""
     return [run.name for run in rank(pool)][:most]
 
 
 Phase = Callable[[Sequence[Ranked], Mixture, Sequence[Trial]], Sequence[Proposal | Choice]]
-"""Proposes as a `Search` does; it sees only its own trials."""
+"""Proposes as `Search.propose` does; sees only its own trials."""
 
 
 def in_turn(
     phases: Sequence[Phase], pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> Sequence[Proposal | Choice]:
-    """The next proposals of phases, each of which begins with the soup that the one before it ended with."""
+    """The next proposals of phases, each of which starts with the soup of the one before."""
     soup, left = start, trials
     for phase in phases:
         proposed, soup, left = played(phase, pool, soup, left)
@@ -357,7 +345,7 @@ def in_turn(
 def played(
     phase: Phase, pool: Sequence[Ranked], start: Mixture, trials: Sequence[Trial]
 ) -> tuple[Sequence[Proposal | Choice], Mixture, Sequence[Trial]]:
-    """A phase's proposals after these trials, the soup then, and the trials that are no longer its own."""
+    """A phase's proposals after these trials, its soup, and the trials left for later phases."""
     soup, left = start, deque(trials)
     own_trials: list[Trial] = []
     while proposed := phase(pool, soup, own_trials):
@@ -370,7 +358,6 @@ def played(
 
 
 def _taken(proposed: Sequence[Proposal | Choice], left: deque[Trial]) -> list[Trial]:
-    """The trials that came of what was proposed: up to the first that was kept."""
     taken: list[Trial] = []
     for entry in proposed:
         size = len(entry.proposals) if isinstance(entry, Choice) else 1

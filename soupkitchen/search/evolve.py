@@ -1,7 +1,6 @@
-"""Evolution of a soup's coefficients, and of the merge method's options, by CMA-ES.
+"""Evolves a soup's coefficients and the merge method's options by CMA-ES.
 
-Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772; the package `cma` does the
-arithmetic. Only the ranks within a generation are used, and of these those of its parents.
+Hansen 2016, "The CMA Evolution Strategy: a tutorial", arXiv 1604.00772, by the package `cma`.
 """
 
 from __future__ import annotations
@@ -33,39 +32,25 @@ if TYPE_CHECKING:
     from soupkitchen.search.space import Space
 
 _STILL = 1e-3
-"""If no coordinate varies by more than this any longer, nothing new would be tried."""
+"""The search ends once all standard deviations are smaller."""
 
 
 @dataclass(frozen=True)
 class Evolve(Guarded):
-    """Searches coefficients with CMA-ES, beginning at a soup that is found first.
+    """Searches coefficients with CMA-ES, starting at a soup that is found first.
 
-    A coefficient is what a run counts, times the weight that the method gives it. The best mixture that
-    was ever accepted is the soup, the one that the search began at included. Of a generation half become
-    parents, and only these are scored in full.
+    A coefficient multiplies the method's weight. The soup is the best accepted mixture, the initial one
+    included. Half of a generation become parents, and only these are scored in full.
 
-    It fits the held-out data more closely than a greedy search does: look at the test score beside.
+    `conf/search/evolve.yaml` describes the options.
 
     Attributes:
-        initial: where it begins: at the greedy soup, the uniform one, or the best run.
-        evaluations: how many mixtures are scored, beside those that finding the initial soup takes.
-        examples: how many examples are scored for these at most, which counts forward passes; None for
-            any number. The generation that comes to it is the last.
-        population: mixtures of a generation; None for 4 + ⌊3 ln n⌋, n being how many numbers are searched.
-            6 at least: of fewer, `cma` uses the ranks of others than parents, too.
-        sigma: the standard deviation of the first generation, where 1 is a run's full share, or the
-            width of an option's range.
-        seed: of the samples.
-        layers: into how many parts the model's depth is cut, each with coefficients of its own.
-        negative: whether coefficients may be below 0, where the method can subtract; else what is below
-            0 counts as 0.
-        options: of the method, by dotted name, to be searched too, with their ranges:
-            ``{scale: [0.2, 1.5], sparsifier.density: [0.1, 0.9]}``; `scale` is searched by its logarithm.
-            None for none.
-        candidates: only so many of the best runs take part; None for all.
+        examples: the generation that reaches this number is the last.
+        population: with fewer than 6, `cma` would rank non-parents, too.
+        options: `scale` is searched by its logarithm.
 
     Raises:
-        ConfigError: for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     initial: Literal["greedy", "uniform", "best"] = "greedy"
@@ -84,7 +69,6 @@ class Evolve(Guarded):
 
     @property
     def ranges(self) -> Mapping[str, Sequence[float]]:
-        """The ranges of the options that are searched."""
         return self.options or {}
 
     def knowing(self, facts: Facts) -> Evolve:
@@ -131,7 +115,7 @@ class Evolve(Guarded):
     def propose(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        from soupkitchen.search.space import Range, Space  # numpy takes its time
+        from soupkitchen.search.space import Range, Space  # numpy imports slowly
 
         proposed, begun, own_trials = played(self._initial, pool, self.start(pool), trials)
         if proposed:
@@ -145,7 +129,6 @@ class Evolve(Guarded):
     def _initial(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """Proposes what finds the soup to begin at."""
         if self.initial == "greedy":
             return Greedy(self.accept, candidates=self.candidates).propose(pool, soup, trials)
         if self.initial == "uniform" and not trials:
@@ -155,7 +138,7 @@ class Evolve(Guarded):
     def _generations(
         self, space: Space, begun: Mixture, trials: Sequence[Trial]
     ) -> Iterator[Sequence[Choice]]:
-        """Yields the first generation that was not tried, after replaying those before from their trials."""
+        """Replays the tried generations, and yields the next one."""
         first = space.place(begun, self._now)
         size = self.population or 4 + math.floor(3 * math.log(len(first)))
         strategy = _strategy(first, self.sigma, size, self.seed)
@@ -181,7 +164,7 @@ class Evolve(Guarded):
 
 
 def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
-    """CMA-ES without weights for members that are no parents, with a random generator of its own."""
+    """CMA-ES with weights for parents only, and its own random generator."""
     import numpy as np
 
     with _unwarned():
@@ -190,7 +173,7 @@ def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
         "popsize": size,
         "CMA_active": False,
         "randn": np.random.RandomState(seed).randn,
-        "seed": math.nan,  # do not touch numpy's own
+        "seed": math.nan,  # leaves numpy's own seed alone
         "verbose": -9,
         "verb_disp": 0,
         "verb_log": 0,
@@ -200,14 +183,13 @@ def _strategy(begun: Any, sigma: float, size: int, seed: int) -> Any:
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """Without the warnings of `cma`: that nothing can be plotted, that points are not where it put them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _ranks(tried: Sequence[Trial]) -> list[float]:
-    """The place of each member, the best 0; the first among equals; what was not scored in full last."""
+    """Ranks, 0 for the best; the first among equals; without a full score last."""
     scores = [-math.inf if trial.score is None else trial.score for trial in tried]
     finite = [-math.inf if math.isnan(score) else score for score in scores]
     ranks = [0.0] * len(tried)

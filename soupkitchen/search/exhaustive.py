@@ -1,4 +1,4 @@
-"""Every subset of the runs: the true optimum, for small pools and for judging other searches by."""
+"""Every subset of the runs: the true optimum, for small pools and to judge other searches."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial, candidates_of
 
 MOST_RUNS = 12
-"""Their 4,083 subsets of two and more are the most that is tried."""
+"""They have 4,083 subsets of two and more."""
 
 
 @dataclass(frozen=True)
 class Exhaustive(Guarded):
-    """Tries all subsets, small ones first, and keeps the best.
-
-    Attributes:
-        candidates: only subsets of so many of the best runs; None for all runs.
-    """
+    """Tries all subsets of the best `candidates`, small ones first, and keeps the best."""
 
     candidates: AtLeast1 | None = None
 

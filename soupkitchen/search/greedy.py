@@ -1,4 +1,4 @@
-"""The greedy soup: best run first, then each next one if it helps.
+"""The greedy soup: the best run first, then each next one if it helps.
 
 Wortsman et al. 2022, "Model soups", arXiv 2203.05482, Recipe 1:
 
@@ -9,9 +9,8 @@ Wortsman et al. 2022, "Model soups", arXiv 2203.05482, Recipe 1:
 
 So the soup is never worse on the held-out set than the best single run.
 
-With replacement it is ensemble selection (Caruana et al. 2004, "Ensemble selection from libraries of
-models", section 2): of all runs, those in the soup included, the one that helps most enters, until none
-helps.
+With replacement it is ensemble selection (Caruana et al. 2004, "Ensemble selection from libraries of models",
+section 2): the run that helps most enters, those in the soup included, until none helps.
 """
 
 from __future__ import annotations
@@ -37,18 +36,11 @@ from soupkitchen.search.pruning import drop_while_it_helps
 
 @dataclass(frozen=True)
 class Greedy(Guarded):
-    """Greedy search.
+    """Greedy search; `conf/search/greedy.yaml` describes the options.
 
     Attributes:
-        candidates: only so many of the best runs are tried, the best included; None for all.
-        passes: how often the runs are gone through: after the first time, those that were discarded. With
-            `replacement`, how many runs enter at most. None for once; with replacement, for as many
-            as there are candidates.
-        replacement: of all runs the one that helps most enters, and may enter again, which gives
-            it weight; until none helps.
-        candidate_scale: what a candidate may count in the soup, times its weight; the best of these
-            is taken. None for 1.
-        prune: whether ingredients are dropped afterwards, while that helps.
+        passes: how often discarded runs are tried; with `replacement`, how many runs enter at most.
+        candidate_scale: factors of a candidate's weight, of which the best is taken.
     """
 
     candidates: AtLeast1 | None = None
@@ -81,18 +73,17 @@ class Greedy(Guarded):
     def _once_each(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """The queue of the pass that the trials have come to."""
         best, *others = candidates_of(pool, self.candidates)
         alternatives = len(self.candidate_scale or (1,))
         tried = [
             any(trial.kept for trial in trials[start : start + alternatives])
             for start in range(0, len(trials), alternatives)
         ]
-        inside, since = {best}, 0  # the ingredients, and how many were discarded since the last one entered
+        inside, since = {best}, 0  # ingredients, and discards since the last one entered
         for _ in range(self.passes or 1):
             queue = [name for name in others if name not in inside]
             for number, name in enumerate(queue):
-                left = len(others) + 1 - len(inside) - since  # not yet tried beside just this soup
+                left = len(others) + 1 - len(inside) - since  # not yet tried with this soup
                 if not left:
                     return []
                 if not tried:
@@ -103,7 +94,7 @@ class Greedy(Guarded):
     def _with_replacement(
         self, pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]
     ) -> Sequence[Proposal | Choice]:
-        """All runs, of which the best enters; nothing once none did."""
+        """All runs, of which the best enters; nothing after a round without gain."""
         names = candidates_of(pool, self.candidates)
         round_ = len(names) * len(self.candidate_scale or (1,))
         over = trials and not any(trial.kept for trial in trials[-round_:])
@@ -112,7 +103,6 @@ class Greedy(Guarded):
         return [Choice(tuple(one for name in names for one in self._scaled(soup, name)))]
 
     def _with(self, soup: Mixture, name: str) -> Proposal | Choice:
-        """The soup and one more run; or that with each of the coefficients that it may have."""
         proposals = self._scaled(soup, name)
         return proposals[0] if self.candidate_scale is None else Choice(tuple(proposals))
 

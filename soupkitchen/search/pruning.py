@@ -1,4 +1,4 @@
-"""Leaving ingredients out again, while that helps."""
+"""Drops ingredients while that helps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from soupkitchen.search.base import Choice, Guarded, Mixture, Proposal, Ranked, 
 
 @dataclass(frozen=True)
 class Pruned(Guarded):
-    """Starts as the uniform soup of all runs, and drops ingredients while that helps.
-
-    The worst run is tried first. It ends where no single ingredient can be left out with a gain.
-    """
+    """Starts with the uniform soup, and drops ingredients while that helps, the worst run first."""
 
     def most(self, runs: int) -> int:
         return runs * runs // 2
@@ -30,7 +27,7 @@ class Pruned(Guarded):
 
 
 def drop_while_it_helps(pool: Sequence[Ranked], soup: Mixture, trials: Sequence[Trial]) -> list[Proposal]:
-    """The soup without each of its ingredients, the worst run first, but for those already tried."""
+    """The soup without each ingredient, the worst run first, minus those tried."""
     if len(soup.ingredients) == 1:
         return []
     place = {run.name: number for number, run in enumerate(rank(pool))}

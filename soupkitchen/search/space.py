@@ -1,4 +1,4 @@
-"""Points of a vector space as mixtures: coefficients of runs, by part of the depth, and options."""
+"""Vectors as mixtures: coefficients of runs by part of the depth, and options."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import numpy as np
 from soupkitchen.search.base import Coefficient, Mixture
 
 _DIGITS = 6
-"""Of coefficients and options: what is proposed can be written down, and hangs on no last bit."""
+"""Decimals of coefficients and options, so that they can be written down."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """An option's, of which 0 is the low end and 1 the high one.
-
-    Attributes:
-        name: the option's, dotted.
-    """
+    """An option's range; place 0 is the low end, 1 the high one."""
 
     name: str
     low: float
@@ -27,11 +23,10 @@ class Range:
 
     @property
     def by_ratio(self) -> bool:
-        """Tells whether steps are factors: for scales above 0."""
+        """Tells whether steps are factors, as for a scale above 0."""
         return self.name.split(".")[-1] == "scale" and self.low > 0
 
     def value(self, place: float) -> float:
-        """The value at a place, which outside of 0 to 1 is that of the nearer end."""
         share = min(max(place, 0.0), 1.0)
         if self.by_ratio:
             return float(round(self.low * (self.high / self.low) ** share, _DIGITS))
@@ -50,13 +45,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """Vectors (runs × parts + ranges,) of float64: run by run the coefficients by part, then the options.
+    """Vectors, float64 (runs × parts + ranges,): each run's coefficients by part, then the options.
 
     Attributes:
-        runs: in which order they are merged.
-        parts: of the model's depth, each with coefficients of its own.
-        negative: whether coefficients below 0 are taken as they are; else they count as 0.
-        ranges: of the options that are searched.
+        parts: of the model's depth.
+        negative: keep coefficients below 0; else they count as 0.
     """
 
     runs: tuple[str, ...]
@@ -65,7 +58,7 @@ class Space:
     ranges: tuple[Range, ...] = ()
 
     def place(self, mixture: Mixture, options: Mapping[str, float]) -> np.ndarray:
-        """The place of a mixture, for a method that has these `options`."""
+        """The vector of a mixture; `options` are the method's own."""
         counts = dict.fromkeys(self.runs, 0.0)
         for name, coefficient in zip(mixture.ingredients, mixture.shares, strict=True):
             assert isinstance(coefficient, (int, float)), "what a search begins at has no parts"
@@ -80,14 +73,12 @@ class Space:
 
     @property
     def coefficients(self) -> int:
-        """The number of coefficients in a vector."""
         return len(self.runs) * self.parts
 
     def inside(self, point: np.ndarray) -> np.ndarray:
-        """The nearest point whose coefficients may be such, and whose options are in their ranges.
+        """The nearest vector with allowed coefficients and options.
 
-        A search that is told these instead of the points outside does not lose itself where all points
-        are the same mixture.
+        CMA-ES gets these: outside, many vectors are the same mixture, and the search would get lost.
         """
         counts, places = np.split(np.asarray(point), [self.coefficients])
         return np.concatenate(
@@ -95,10 +86,10 @@ class Space:
         )
 
     def mixture(self, point: np.ndarray) -> Mixture:
-        """The mixture at a place. Runs that count nothing are left out, so long as two stay."""
+        """The mixture of a vector; runs with coefficient 0 are left out, but two always stay."""
         raw = np.asarray(point[: self.coefficients]).reshape(len(self.runs), self.parts)
         counts = np.round(self.inside(point)[: self.coefficients].reshape(raw.shape), _DIGITS)
-        for part in np.flatnonzero(~counts.any(axis=0)):  # a part of nothing is no model
+        for part in np.flatnonzero(~counts.any(axis=0)):  # each part needs an ingredient
             counts[np.argmax(raw[:, part]), part] = 1.0
         most_first = np.argsort(-np.abs(counts).max(axis=1), kind="stable")
         taken = sorted(at for number, at in enumerate(most_first) if number < 2 or counts[at].any())
@@ -112,5 +103,4 @@ class Space:
         return Mixture(tuple(self.runs[at] for at in taken), tuple(coefficients), options)
 
     def shown(self, mixture: Mixture) -> str:
-        """The options of a mixture, as tables call it by."""
         return ", ".join(f"{name}={value:g}" for name, value in mixture.options.items())

@@ -1,7 +1,7 @@
-"""The uniform ("naive") soup: every run, in pool order, whatever it scores.
+"""The uniform ("naive") soup: every run, in pool order.
 
-Wortsman et al. 2022, "Model soups", arXiv 2203.05482. Nothing guards it: one
-diverged run can ruin it, and it may well be worse than the best single run.
+Wortsman et al. 2022, "Model soups", arXiv 2203.05482. Nothing guards it: one diverged run can ruin it, and it
+may be worse than the best single run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,10 @@ from soupkitchen.search.base import (
 
 @dataclass(frozen=True)
 class Uniform(Search):
-    """Merges all runs. Only the finished soup is scored, as no decision depends on a score.
-
-    Attributes:
-        on_error: "skip" goes on without a run that cannot be scored, "stop" ends the run.
-        candidates: only so many of the best runs; None for all.
+    """Merges all runs, or the best `candidates`, and scores only the finished soup.
 
     Raises:
-        ConfigError: for options out of range.
+        ConfigError: if an option is out of range.
     """
 
     on_error: OnError = "skip"

@@ -1,15 +1,9 @@
-"""The best window of one run: soups of its last checkpoints, of how many is tried.
+"""The best window of one run: soups of its last 2, 3, … checkpoints; held-out data decides how many.
 
-To average the last checkpoints of a run at constant learning rate stands for a decay of that rate over
-just these steps; over how many it should be is what held-out data decides:
+Averaging the last checkpoints of a run at constant learning rate imitates a decay over these steps. The
+method weighs the checkpoints: ``method.weights={by: step, decay: cosine}``.
 
-    the soup is the best single checkpoint
-    for each number of checkpoints, the smallest first:
-        candidate = merge(the last so many)
-        if it scores better on the held-out set than the soup so far: it is the soup
-
-Tian et al. 2025, "WSM", arXiv 2507.17634, which finds that duration matters most. What each checkpoint
-counts is the method's affair: ``method.weights={by: step, decay: cosine}``.
+Tian et al. 2025, "WSM", arXiv 2507.17634, which finds that duration matters most.
 """
 
 from __future__ import annotations
@@ -25,16 +19,10 @@ from soupkitchen.search.base import Guarded, Mixture, Proposal, Ranked, Trial
 
 @dataclass(frozen=True)
 class Window(Guarded):
-    """Search for a window of one run's checkpoints.
+    """Search for a window of one run's checkpoints; `conf/search/window.yaml` describes the options.
 
-    A window's newest checkpoint comes first in its mixture, so each window is the one before and one
-    run more, and a running state serves.
-
-    Attributes:
-        durations: of how many checkpoints windows are: "all" for 2, 3, … all of them, "geometric" for
-            2, 4, 8, … and all of them, or a list. One checkpoint by itself is none: runs are ranked before.
-        end: "last" for windows that end with the last checkpoint; "any" for those that end with any,
-            the latest first.
+    A mixture has the newest checkpoint first, so each window extends the one before, and a running state
+    serves. With ``end="any"`` the latest windows come first.
     """
 
     durations: Durations = "all"
@@ -67,7 +55,6 @@ class Window(Guarded):
                 yield Proposal(name, mixture, among="windows")
 
     def _durations(self, most: int) -> list[int]:
-        """The lengths of windows that may have `most` checkpoints, the shortest first."""
         if self.durations == "all":
             return list(range(2, most + 1))
         if self.durations == "geometric":
@@ -77,13 +64,10 @@ class Window(Guarded):
 
 
 def check_steps(runs: Sequence[Ranked], option: str) -> None:
-    """Checks that runs can be put in the order of their training.
-
-    Args:
-        option: what needs that order, as the command line has it.
+    """Checks that runs have different known training steps, which `option` needs.
 
     Raises:
-        ConfigError: where the step of one is not known, or two have the same.
+        ConfigError: if a step is unknown, or two are equal.
     """
     remedy = "take checkpoints of one run, as pool.path=run pool.checkpoints=all"
     if unknown := [run.name for run in runs if run.step is None]:

@@ -1,4 +1,4 @@
-"""Merging whole checkpoints: recipes are data, a mixer turns them into tensors."""
+"""Merges whole checkpoints: recipes are data, a mixer turns them into tensors."""
 
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.soup.mixer import Mixer, check_unchanged

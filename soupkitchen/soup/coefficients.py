@@ -1,13 +1,12 @@
-"""Coefficients of ingredients, as functions of a tensor's name: one number, or one by part of the depth.
+"""Coefficients of ingredients, by tensor: one number, or one for each part of the model's depth.
 
-The depth of a tensor follows from its name in the files. Layers are what is numbered: ``h.7.…``,
-``encoder.layer.7.…``, ``layers.7.…``, ``stages.2.layers.5.…``. Of numbers within numbers the outermost counts
-(a mixture's experts and T5's sublayers are within one layer), except that the blocks of a stage are layers of
-their own, as in ResNet and Swin. Stacks follow each other: vision and audio first, then encoders, then
-decoders, then heads.
+A tensor's depth follows from its name in the files. Layers are numbered: ``h.7.…``, ``encoder.layer.7.…``,
+``stages.2.layers.5.…``. Of nested numbers the outermost counts (a layer holds its experts and sublayers), but
+blocks of a stage are layers of their own (ResNet, Swin). Stacks come in this order: vision and audio,
+encoders, decoders, heads.
 
-A tensor in no layer goes with the first or the last layer of the stacks that it is next to by name:
-embeddings and stems with the first, all else (final norms, poolers, heads) with the last.
+A tensor outside of layers goes with the nearest stacks by name: embeddings and stems with their first layer,
+all others (final norms, poolers, heads) with the last.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from soupkitchen.search.base import Coefficient
 
 
 def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str], float]:
-    """The coefficient in each tensor, by its name, of a model whose tensors have these names."""
     if not isinstance(coefficient, tuple):
         return lambda name: coefficient
     part_of = parts(names, len(coefficient))
@@ -34,10 +32,10 @@ def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str],
 
 
 def plain(coefficient: Any) -> Coefficient:
-    """A coefficient of plain numbers; the same in all parts is one number.
+    """Plain numbers; equal ones for all parts become one.
 
     Raises:
-        TypeError, ValueError: if it is none.
+        TypeError, ValueError: if it is no coefficient.
     """
     if isinstance(coefficient, (str, bytes)):
         raise TypeError(f"{coefficient!r} is no number")
@@ -50,10 +48,10 @@ def plain(coefficient: Any) -> Coefficient:
 
 
 def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], method: Method) -> None:
-    """Checks coefficients as far as that is possible without looking at any tensor.
+    """Checks coefficients without looking at tensors.
 
     Raises:
-        ConfigError: naming the ingredient, or the part of the depth.
+        ConfigError: if the method cannot merge by them.
     """
     by_part = [one if isinstance(one, tuple) else (one,) for one in coefficients]
     numbers = {len(one) for one in by_part} - {1}
@@ -83,11 +81,8 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
 
 
 _STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
-"""The word before the number of a layer."""
 _JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
-"""A layer and its number in one word, as torchvision's ``layer1``."""
 _INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
-"""The word between the number of a stage and that of a block in it."""
 _LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
 _FIRST = re.compile(
     r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
@@ -99,17 +94,14 @@ _ORDER = (
     (2, re.compile(r"decoder")),
     (0, re.compile(r"vision|visual|image|audio|speech|feature_extractor")),
 )
-"""The order of stacks that come first, by their paths; the others have 1."""
+"""The order of stacks by path; others have 1."""
 
 
 class Numbered(NamedTuple):
-    """A numbered part of a name.
+    """A numbered part of a name: a layer, or a block `inner` in a stage.
 
     Attributes:
-        home: the module that the stack is in, "" for the model itself.
-        stack: what the stack is called there.
-        number: of the layer, or of the stage.
-        inner: of the block in the stage; None where there is none.
+        home: the module that holds the stack, "" for the model.
     """
 
     home: str
@@ -119,18 +111,18 @@ class Numbered(NamedTuple):
 
 
 Layer = tuple[str, int, int]
-"""Home, number, and number in the stage."""
+"""Home, number, and block in the stage."""
 
 
 def layers(names: Iterable[str]) -> int:
-    """The number of layers of a model whose tensors have these names; 0 if nothing is numbered."""
+    """The number of layers, from a model's tensor names; 0 if none are numbered."""
     return len(_ordered(tuple(names))[0])
 
 
 def parts(names: Iterable[str], number: int) -> Mapping[str, int]:
-    """The part of the depth, of `number`, that each tensor lies in, 0 for the first.
+    """The part of the depth of each tensor, from 0 up to `number` − 1.
 
-    Layer l of L is in part floor(l · number / L); so no part is empty where there are as many layers.
+    Layer l of L is in part floor(l · number / L), so no part is empty if number ≤ L.
     """
     return _parts(tuple(names), number)
 
@@ -157,7 +149,7 @@ def _parts(names: tuple[str, ...], number: int) -> Mapping[str, int]:
 
 @lru_cache(maxsize=16)
 def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
-    """All layers, the first first, and that of each tensor that is in one."""
+    """All layers in order, and each tensor's layer."""
     numbered = {name: found for name in names if (found := _numbered(name))}
     stacks = _stacks(numbered)
     within = {name: one for name, found in numbered.items() for one in found[::-1] if one[:2] in stacks}
@@ -172,7 +164,6 @@ def _ordered(names: tuple[str, ...]) -> tuple[list[Layer], Mapping[str, Layer]]:
 
 
 def _numbered(name: str) -> list[Numbered]:
-    """The numbered parts of a name, the outermost first."""
     words, found = name.split("."), []
     for index, word in enumerate(words):
         if index and word.isdecimal() and not words[index - 1].isdecimal():
@@ -186,17 +177,16 @@ def _numbered(name: str) -> list[Numbered]:
 
 
 def _inner(rest: list[str]) -> int | None:
-    """The number of the block, `rest` being what comes after a stage's number in a name."""
     if len(rest) > 2 and _INNER.fullmatch(rest[0]):
         rest = rest[1:]
     return int(rest[0]) if len(rest) > 1 and rest[0].isdecimal() else None
 
 
 def _stacks(numbered: Mapping[str, list[Numbered]]) -> set[tuple[str, str]]:
-    """Home and name of the stacks of layers.
+    """The home and name of each stack of layers.
 
-    Where nothing is called as layers are, it is the one that most tensors are in. What is numbered beside
-    a stack just as it is (Segformer's ``patch_embeddings.2``) belongs to its layers.
+    If no name looks like one, the stack with most tensors is taken. A sibling with the same numbers
+    (Segformer's ``patch_embeddings.2``) belongs to its layers.
     """
     stacks = set()
     for found in numbered.values():
@@ -215,7 +205,6 @@ def _stacks(numbered: Mapping[str, list[Numbered]]) -> set[tuple[str, str]]:
 
 
 def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
-    """The layers of the stacks whose home has most of its path in common with `name`."""
     words = name.split(".")
     common = {home: _common(words, home.split(".")) for home in homes}
     most = max(common.values())
@@ -223,7 +212,6 @@ def _next_to(name: str, homes: Mapping[str, list[int]]) -> list[int]:
 
 
 def _common(one: list[str], other: list[str]) -> int:
-    """The number of words that two paths begin with in common."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 

@@ -1,4 +1,4 @@
-"""Folds: one tensor's running state, driven chunk by chunk, and the operands of it."""
+"""Folds: one tensor's running state and its operands, in chunks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ AnyMethod = MergeMethod | StackMethod
 
 
 Plans = dict[tuple[Ingredient, str], Any]
-"""A method's plans of tensors, which depend on neither state nor weight, by run and name."""
+"""A method's plans by run and tensor name."""
 
 Remarks = list[str | None]
-"""A method's remarks on the tensors of one merge."""
 
 
 class Operand(NamedTuple):
     """One run's tensor for a fold.
 
     Attributes:
-        x: its values or, if `relative`, its change by fine-tuning.
-        plans: where the method's plan of it is kept; None for nowhere.
+        x: its values or, if `relative`, its task vector.
+        plans: stores the method's plan, or None.
     """
 
     x: torch.Tensor
@@ -39,7 +38,7 @@ class Operand(NamedTuple):
 
 
 class TensorVector:
-    """A tensor, or its change by fine-tuning: flat, float32, computed on access."""
+    """A tensor or its task vector: flat, float32, computed on access."""
 
     def __init__(self, x: torch.Tensor, base: torch.Tensor | None, device: torch.device) -> None:
         self.device = device
@@ -54,7 +53,6 @@ class TensorVector:
         return self.look(part, base)
 
     def look(self, part: slice, base: torch.Tensor | None) -> torch.Tensor:
-        """The same, given that part of the base in float32."""
         x = self._x[part]
         if self._base is None or base is None:
             return x.float()
@@ -62,7 +60,7 @@ class TensorVector:
 
 
 class LazyChange:
-    """A tensor's change by fine-tuning, read at each access: it holds nothing itself."""
+    """A tensor's task vector, read from files at each access."""
 
     def __init__(self, run: Checkpoint, name: str, base: Checkpoint | None, reader: TensorReader) -> None:
         self.device = reader.device
@@ -80,8 +78,6 @@ class LazyChange:
 
 
 class Fold:
-    """One tensor's running state, driven chunk by chunk."""
-
     def __init__(
         self,
         method: MergeMethod,
@@ -91,7 +87,7 @@ class Fold:
         memory: StateMemory,
         instead: bool = False,
     ) -> None:
-        """`instead`: whether `method` stands in for the soup's own."""
+        """`instead`: whether `method` replaces the soup's own."""
         self.method = method
         self._instead = instead
         self._base = None if base is None else memory.hold(base).reshape(-1)
@@ -101,7 +97,7 @@ class Fold:
         self._state: Any = None
 
     def taste(self, operand: Operand, finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor with one more run, which is not kept."""
+        """The merged tensor with one more run; the state stays."""
         vector, measure = self._measure(operand, remarks)
 
         def state(part: slice, base: torch.Tensor | None) -> Any:
@@ -110,7 +106,6 @@ class Fold:
         return self._finished(state, finish)
 
     def keep(self, operand: Operand, remarks: Remarks) -> None:
-        """Adds a run to the state."""
         if self._state is None:
             self._state = self._memory.state(self.method, self._elements)
         vector, measure = self._measure(operand, remarks)
@@ -125,7 +120,7 @@ class Fold:
         self._state = type(folded)(*(old if isinstance(old, torch.Tensor) else new for old, new in pairs))
 
     def _stored(self, part: slice, field: Any, old: Any, new: Any) -> Any:
-        """A field of the state with `new` as a part of it, which was `old`, in the dtype of the new."""
+        """Writes `new` to the part of a field that held `old`, in the new dtype."""
         if isinstance(field, torch.Tensor) and (new is not old or field.device != new.device):
             if field.dtype != new.dtype:
                 field = self._memory.converted(field, new.dtype)
@@ -133,7 +128,9 @@ class Fold:
         return field
 
     def blend(self, operands: Sequence[Operand], finish: AnyMethod, remarks: Remarks) -> torch.Tensor:
-        """The merged tensor of these runs. Unless measures need the state, it never leaves the cache."""
+        """The merged tensor of these runs, with the state of one chunk at a time, unless the method is
+        stepwise.
+        """
         if self.method.stepwise:
             for operand in operands:
                 self.keep(operand, remarks)
@@ -150,13 +147,11 @@ class Fold:
         return self._finished(state, finish)
 
     def result(self, finish: AnyMethod) -> torch.Tensor:
-        """The merged tensor of the runs that were kept."""
         return self._finished(lambda part, base: self._slice(part), finish)
 
     def _finished(
         self, state_of: Callable[[slice, torch.Tensor | None], Any], finish: AnyMethod
     ) -> torch.Tensor:
-        """The merged tensor, of the state of each part."""
         method = self.method if self._instead else finish
         assert isinstance(method, MergeMethod)
         merged = torch.empty(self._shape, dtype=self._dtype, device=self._device)
@@ -169,11 +164,9 @@ class Fold:
         return merged
 
     def _base_of(self, part: slice) -> torch.Tensor | None:
-        """A part of the base's tensor in float32, converted once for all that look at it."""
         return None if self._base is None else self._base[part].to(self._device, torch.float32)
 
     def _slice(self, part: slice) -> Any:
-        """A part of the state, on the device where arithmetic is done."""
         fields = (f[part].to(self._device) if isinstance(f, torch.Tensor) else f for f in self._state)
         return type(self._state)(*fields)
 

@@ -1,8 +1,7 @@
-"""Memory for the running state of a soup: on the device, in the host's memory, or in mapped files.
+"""Memory for a soup's running state: on the device, on the host, or in mapped files.
 
-The state is a few numbers for each parameter: 4 bytes for an average, 8 for model stock, 10 for TIES (16 if
-weights are not whole). The part that exceeds the device's budget lies in the host's memory, and the part that
-exceeds that, too, in memory-mapped files that vanish with the process.
+The state takes 4 bytes a parameter for an average, 8 for model stock, 10 for TIES (16 if weights are not
+whole). It overflows from the device to the host, then to memory-mapped files.
 """
 
 from __future__ import annotations
@@ -19,14 +18,11 @@ from soupkitchen.merging.chunks import chunks
 
 
 class StateMemory:
-    """Memory for states, by a budget.
+    """Memory with a budget in bytes; None is no limit.
 
     Args:
-        device: where arithmetic is done.
-        on_device: bytes of state that the device may hold; None for any number. On a CPU there
-            is only the host's memory.
-        on_host: bytes that the host's memory may hold; None for any number.
-        folder: where mapped files go; None for the system's folder of temporary files.
+        device: of arithmetic; a CPU has only the host's memory.
+        folder: of mapped files; None for the system's temporary folder.
     """
 
     def __init__(
@@ -42,7 +38,7 @@ class StateMemory:
         self._left[torch.device("cpu")] = on_host
 
     def state(self, method: MergeMethod, elements: int) -> Any:
-        """The state of `method` before the first ingredient, for a tensor of so many elements."""
+        """The empty state for a tensor of this size."""
         state: Any = None
         fields: list[Any] = []
         for part in chunks(elements, self.device):
@@ -58,7 +54,7 @@ class StateMemory:
         return type(state)(*fields)
 
     def converted(self, field: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A field of a state, in another dtype; the room that it took is free again."""
+        """Converts a field of a state, and frees the old one."""
         converted = self._place(field.new_empty(0, dtype=dtype), field.numel()).copy_(field)
         if field.untyped_storage().filename is None:  # else it lies in a file
             place = next(place for place in self._left if place.type == field.device.type)
@@ -66,16 +62,11 @@ class StateMemory:
         return converted
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor for repeated use: on the device if there is room, else where it lies."""
         place = self.room(tensor.nbytes, on_host=False)
         return tensor if place is None else tensor.to(place)
 
     def room(self, size: int, on_host: bool = True) -> torch.device | None:
-        """Reserves `size` bytes where they still fit; None if they do not.
-
-        Args:
-            on_host: whether the host's memory will do.
-        """
+        """Reserves `size` bytes; None if they fit nowhere."""
         for place, left in self._left.items():
             if (on_host or place.type != "cpu") and (left is None or size <= left):
                 self._left[place] = None if left is None else left - size
@@ -83,7 +74,6 @@ class StateMemory:
         return None
 
     def give_back(self, size: int, place: torch.device) -> None:
-        """Frees `size` bytes that `room` has reserved."""
         left = self._left[place]
         self._left[place] = None if left is None else left + size
 
@@ -94,7 +84,7 @@ class StateMemory:
         return torch.empty(elements, dtype=like.dtype, device=place)
 
     def _mapped(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """A tensor in a file that is deleted at once, and exists as long as the tensor."""
+        """A tensor in a file that is unlinked at once, and lives as long as the tensor."""
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".state.") as file:
                 file.truncate(elements * dtype.itemsize)

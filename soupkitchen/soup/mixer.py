@@ -1,7 +1,4 @@
-"""The mixer: turns recipes into tensors, by a running state or by reading all ingredients.
-
-Its callers do not know which of the two it was.
-"""
+"""The mixer: turns recipes into tensors, by a running state or by reading all ingredients."""
 
 from __future__ import annotations
 
@@ -23,20 +20,17 @@ from soupkitchen.soup.recipe import Recipe
 from soupkitchen.soup.soup import Soup, in_dtype
 
 DtypeOf = Callable[[str, torch.dtype], torch.dtype]
-"""In which dtype a tensor is loaded, by its name, if the model is loaded in the given one."""
+"""A tensor's dtype by name, if the model is loaded in the given dtype."""
 
 
 class Mixer:
     """Mixes the runs of one pool.
 
     Args:
-        device: where arithmetic is done.
-        dtype_of: for models some of whose tensors stay in float32 whatever is asked for.
-        memory: makes the memory of a running state; by default it lies on the device.
-        reader: reads tensors that are not cached; by default each when it is asked for.
-        caching: whether the same ingredients are merged time and again with other coefficients, so that it
-            pays to cache what is read of them, as far as the memory allows. There is a cache or a running
-            state, never both: the state gives way to the cache, and comes only while there is none.
+        dtype_of: for models that keep some tensors in float32.
+        memory: for the running state; by default on the device.
+        caching: cache tensors, because the same ingredients are merged often. The cache replaces the running
+            state; there are never both.
     """
 
     def __init__(
@@ -55,18 +49,18 @@ class Mixer:
         self._memory = memory or (lambda: StateMemory(self.device))
         self._reader = reader or TensorReader(self.device)
         self._soup: Soup | None = None  # the running state
-        self._made: Recipe | None = None  # the recipe that it was made by
+        self._made: Recipe | None = None  # its recipe
         self._cache: CachingReader | None = None
         self._saved: dict[str, Checkpoint] = {}
         self._warned: set[str] = set()
-        self._surveyed: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # by the fold that asked for it
+        self._surveyed: tuple[str, dict[Checkpoint, Any], Plans] = "", {}, {}  # for one `Recipe.fold`
 
     def tensors(self, recipe: Recipe, growing: bool = False) -> Tensors:
-        """Yields the tensors of `recipe` with their names.
+        """Yields (name, tensor) of `recipe`.
 
         Args:
-            growing: whether recipes are to follow that share all ingredients but the last, so that a running
-                state of these pays. The tensors are the same either way, but for methods that say otherwise.
+            growing: recipes follow that share all ingredients but the last, so a running state pays. Unless
+                the method says otherwise, the tensors are the same.
         """
         if (saved := self._saved.get(recipe.digest)) is not None:
             return saved.tensors()
@@ -86,7 +80,6 @@ class Mixer:
     def empty(
         self, recipe: Recipe, memory: StateMemory | None = None, reader: TensorReader | None = None
     ) -> Soup:
-        """A soup of nothing, to be made as `recipe` says."""
         fold = recipe.fold if recipe.method else ""
         if fold != self._surveyed[0]:
             self._surveyed = fold, {}, {}
@@ -104,10 +97,9 @@ class Mixer:
         )
 
     def take_from(self, saved: Checkpoint, recipe: Recipe) -> None:
-        """Has the tensors of `recipe` read from where it was saved, and frees the cache.
+        """Reads the tensors of `recipe` from its saved files from now on; frees the cache.
 
-        If transformers saves other tensors than the runs have, a running state stays, as the recipe's
-        tensors are made of it.
+        The running state stays if transformers saves other tensors than the runs have.
         """
         self._free_cache()
         if (view := self.pool.by_its_names(saved)) is not None:
@@ -115,7 +107,6 @@ class Mixer:
             self.forget()
 
     def forget(self) -> None:
-        """Frees the memory of the running state and of the cache."""
         self._free_cache()
         self._reader.forget()
         if self._soup is not None:
@@ -128,21 +119,19 @@ class Mixer:
         self._cache = None
 
     def _with_cache(self, recipe: Recipe) -> Soup:
-        """A soup of nothing that caches the tensors that it reads."""
         if self._cache is None:
             self.forget()
             self._cache = CachingReader(self._memory())
         return self.empty(recipe, reader=self._cache)
 
     def _state_of(self, recipe: Recipe, size: int) -> Soup | None:
-        """The running state, if it belongs to the first `size` ingredients."""
         if self._soup is None or len(self._soup.ingredients) != size or not self._serves(recipe):
             return None
         self._soup.method = _method(recipe)
         return self._soup
 
     def _grown(self, recipe: Recipe, runs: list[Checkpoint]) -> Soup:
-        """The running state of all ingredients but the last, carried on if it is of some of them."""
+        """The running state of all ingredients but the last, continued if possible."""
         before = runs[:-1]
         if self._soup is None or not self._serves(recipe) or len(self._soup.ingredients) > len(before):
             self.forget()
@@ -152,13 +141,12 @@ class Mixer:
         try:
             for run, weight in zip(before[missing], recipe.coefficients[missing], strict=True):
                 self._soup.keep(run, weight)
-        except BaseException:  # it is half kept: not to be used again
+        except BaseException:  # half kept: useless
             self.forget()
             raise
         return self._soup
 
     def _serves(self, recipe: Recipe) -> bool:
-        """Tells whether the running state is of the first ingredients of `recipe`, merged as it says."""
         if self._soup is None or self._made is None:
             return False
         size = len(self._soup.ingredients)
@@ -174,7 +162,7 @@ class Mixer:
 
 def check_unchanged(recipe: Recipe, pool: Pool) -> None:
     """Raises:
-    CheckpointError: if files that a recipe merges are not what they were when the pool was opened.
+    CheckpointError: if files that the recipe merges changed after the pool was opened.
     """
     needs_base = recipe.method is not None and recipe.merge_method().needs_base
     base = [pool.base] if pool.base and needs_base else []
@@ -192,10 +180,9 @@ def _method(recipe: Recipe) -> MergeMethod | StackMethod:
 
 
 def task_vector_gram(runs: Sequence[Checkpoint], base: Checkpoint | None) -> tuple[np.ndarray, float]:
-    """The inner products of the runs' task vectors, (runs, runs), float64, and the base's norm.
+    """The inner products of the runs' task vectors, float64 (runs, runs), and the base's norm.
 
-    Tensors are read once, a piece of all runs at a time. Without a base, the mean of the runs
-    stands in for it.
+    Without a base, the mean of the runs replaces it. Each tensor is read once.
     """
     device = torch.device("cpu")
     gram, squares = torch.zeros(len(runs), len(runs), dtype=torch.float64), 0.0

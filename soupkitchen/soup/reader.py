@@ -1,9 +1,4 @@
-"""Readers of the runs' tensors: each time anew, read ahead for an accelerator, or cached for a search.
-
-A search that asks for hundreds of mixtures of the same runs needs each tensor as often. Cached are tensors
-that were computed (a LoRA adapter's change), reordered or unpickled, and those mapped from a file, which are
-no second copy: their pages need not be looked up again.
-"""
+"""Readers of the runs' tensors: on request, ahead for an accelerator, or cached for a search."""
 
 from __future__ import annotations
 
@@ -22,51 +17,45 @@ from soupkitchen.soup.memory import StateMemory
 from soupkitchen.stopwatch import stopwatch
 
 _AHEAD = 2
-"""The number of a run's tensors that are read ahead."""
 
 
 class TensorReader:
-    """Reads the tensors of runs, each time anew.
-
-    Args:
-        device: where arithmetic is done, and where computed tensors are.
-    """
+    """Reads tensors of runs on request; computed ones are on `device`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def exact(self, run: Checkpoint, name: str) -> torch.Tensor:
-        """The tensor, wherever it lies, not rounded to its dtype if it is computed. Not to be changed."""
+        """The tensor, read-only, on any device; a computed one is not rounded to its dtype."""
         with stopwatch.part("reading"):
             return _touched(run.weights.exact(name, self.device))
 
     def tensor(self, run: Checkpoint, name: str) -> torch.Tensor:
-        """The tensor in its own dtype, wherever it lies. Not to be changed."""
+        """The tensor in its own dtype, read-only, on any device."""
         with stopwatch.part("reading"):
             return _touched(run.tensor(name))
 
     def peek(self, run: Checkpoint, name: str) -> torch.Tensor:
-        """The tensor of a run that is no adapter, where it lies, to compare it with others."""
+        """The tensor to compare with others; not for adapters."""
         return run.tensor(name)
 
     def tensors(self, run: Checkpoint) -> Tensors:
-        """Yields (name, tensor) for every tensor of `run`."""
         for name in run.header:
             yield name, self.tensor(run, name)
 
     def forget(self) -> None:
-        """Frees tensors that were read and not asked for."""
+        """Frees tensors that were read ahead."""
 
     def change(self, run: Checkpoint, name: str) -> torch.Tensor | None:
-        """The change by fine-tuning, float32, if that is known by itself; else None."""
+        """The task vector, float32, if it is known without the base; else None."""
         with stopwatch.part("reading"):
             return run.weights.task_vector(name, self.device)
 
 
 class CachingReader(TensorReader):
-    """Reads each tensor once and keeps it: on the device, else on the host, as long as there is room.
+    """Keeps tensors as long as there is room, on the device, else on the host.
 
-    A tensor that does not fit is read each time; none gives way to another.
+    Mapped tensors are cached, too, without a second copy: their pages need no second lookup.
     """
 
     def __init__(self, memory: StateMemory) -> None:
@@ -90,7 +79,7 @@ class CachingReader(TensorReader):
         return None if read is None else self._cache(self._changes, run, name, read)
 
     def forget(self) -> None:
-        """Frees the memory; the reader is not to be used after that."""
+        """Frees the memory, for good."""
         self._exact.clear()
         self._changes.clear()
 
@@ -101,7 +90,7 @@ class CachingReader(TensorReader):
         name: str,
         read: torch.Tensor,
     ) -> torch.Tensor:
-        """`read`, where it lies from now on; a tensor computed on the device is not brought to the host."""
+        """Caches a tensor; one computed on the device is not copied to the host."""
         place = self._memory.room(read.nbytes, on_host=read.device.type == "cpu")
         if place is None:
             return read
@@ -116,15 +105,10 @@ class _Pending(NamedTuple):
 
 
 class ReadAhead(TensorReader):
-    """Reads tensors of files ahead, in the order in which a run names them, others when they are asked for.
+    """Reads a run's tensors ahead in file order, so that an accelerator does not wait.
 
-    A thread copies them from the mapped files into memory that the device can fetch from by itself (pinned,
-    on CUDA) and sends them off on a stream of its own, so that an accelerator does not wait for files. On a
-    CPU there is nothing to gain.
-
-    Args:
-        device: where arithmetic is done.
-        budget: bytes that may be on their way at once, of all runs.
+    A thread copies them to pinned memory (on CUDA), and sends them on its own stream. At most `budget` bytes
+    are on their way.
     """
 
     def __init__(self, device: torch.device, budget: int) -> None:
@@ -153,7 +137,7 @@ class ReadAhead(TensorReader):
             return self._fetch(run, name)() if pending is None else pending.arrives.result()()
 
     def _take(self, run: Checkpoint, name: str | None) -> _Pending | None:
-        """The pending tensor of that name; those that were to come before it are dropped."""
+        """The pending tensor of that name; earlier ones are dropped."""
         queue = self._pending.get(run, deque())
         while queue:
             pending = queue.popleft()
@@ -165,7 +149,6 @@ class ReadAhead(TensorReader):
         return None
 
     def _read_on(self, run: Checkpoint, name: str) -> None:
-        """Has the tensors after `name` read, as far as there is room."""
         queue = self._pending.setdefault(run, deque())
         if run not in self._following:
             names = list(run.header)
@@ -180,7 +163,7 @@ class ReadAhead(TensorReader):
             following = self._following[run][following]
 
     def _fetch(self, run: Checkpoint, name: str) -> Callable[[], torch.Tensor]:
-        """Reads a tensor; the thread that computes with it calls the result, on its own stream."""
+        """Reads a tensor; the computing thread calls the result on its own stream."""
         mapped = run.weights.exact(name, self.device)
         if self.device.type != "cuda":
             read = mapped.clone()
@@ -204,7 +187,7 @@ class ReadAhead(TensorReader):
 
 
 def _touched(mapped: torch.Tensor) -> torch.Tensor:
-    """The tensor; if the run is profiled, its pages are read now, and not while computing with it."""
+    """When profiling, reads the tensor's pages now, so that the time counts as reading."""
     if stopwatch.looks and mapped.device.type == "cpu" and mapped.is_contiguous() and mapped.numel():
         mapped.flatten().view(torch.uint8)[:: mmap.PAGESIZE].max()
     return mapped

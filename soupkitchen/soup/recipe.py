@@ -1,8 +1,4 @@
-"""Recipes: the ingredients, coefficients and merge method of a soup, as plain data.
-
-They can be printed, compared, written to a file, sent to another process and made again there. The method is
-its tree of options (see `building`).
-"""
+"""Recipes: a soup's ingredients, coefficients and merge method as plain data."""
 
 from __future__ import annotations
 
@@ -25,22 +21,21 @@ from soupkitchen.soup.coefficients import check, plain
 from soupkitchen.store.documents import checked
 
 _OURS = frozenset(f"{merging.__name__}.{name}" for name in merging.__all__)
-"""The names that a recipe from a file may use; nothing else is imported for it."""
+"""The only names that a recipe from a file may import."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The making of weights, as data.
+    """All that weights are made of, as data to print, compare, save and send.
 
     Attributes:
-        ingredients: names of runs, in merge order; a run may be there more than once.
-        coefficients: the weight of each in the merge, or its weights in as many parts of the model's depth
-            as there are (see `soup.coefficients`). A weight of 0 leaves a run out there.
-        method: the merge method's tree, without weights; None for one run by itself, which is that
-            run whatever the method.
-        dtype: of the merged tensors that are floating point, as "bfloat16"; None for that of the runs.
-        recalibrate: training batches on which batch norm is computed anew.
-        variant: what tables call it among alternatives; it has no part in what comes out.
+        ingredients: names of runs, in merge order; repeats are allowed.
+        coefficients: each one's weight, or its weights by part of the model's depth (see
+            `soup.coefficients`).
+        method: the merge method's options, without weights; None for a single run.
+        dtype: of merged floating-point tensors, as "bfloat16"; None for that of the runs.
+        recalibrate: training batches for batch-norm statistics.
+        variant: the name in tables among alternatives.
     """
 
     ingredients: tuple[str, ...]
@@ -52,7 +47,7 @@ class Recipe:
 
     @classmethod
     def single(cls, name: str, dtype: str | None = None) -> Recipe:
-        """One run by itself."""
+        """A run by itself."""
         return cls((name,), (1.0,), dtype=dtype)
 
     @classmethod
@@ -64,10 +59,10 @@ class Recipe:
         dtype: str | None = None,
         variant: str = "",
     ) -> Recipe:
-        """Runs merged by `method`, with its weights where no `coefficients` are given.
+        """Runs merged by `method`, by default with its weights.
 
         Raises:
-            ConfigError: for coefficients that the method cannot merge by.
+            ConfigError: if the method cannot merge by the coefficients.
         """
         if len(ingredients) == 1:
             return cls.single(ingredients[0], dtype)
@@ -80,13 +75,10 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: Any, trust: Collection[str] = ()) -> Recipe:
-        """The recipe that `data` describes, as `to_data` gave it.
-
-        Args:
-            trust: classes of the user's own that it may name. Others are not imported.
+        """The inverse of `to_data`; `trust` names the user's own classes.
 
         Raises:
-            ConfigError: if it describes none, or names what is neither ours nor of `trust`.
+            ConfigError: if `data` is no recipe, or names other code.
         """
         recipe = checked(data, cls, "this is no recipe")
         if len(recipe.ingredients) != len(recipe.coefficients) or not recipe.ingredients:
@@ -97,28 +89,27 @@ class Recipe:
         return replace(recipe, coefficients=tuple(map(plain, recipe.coefficients)))
 
     def to_data(self) -> dict[str, Any]:
-        """The recipe in types of JSON and YAML; `from_data` makes the recipe again."""
+        """The recipe in types of JSON and YAML."""
         told = {name: getattr(self, name) for name in self.__dataclass_fields__}
         coefficients = [list(one) if isinstance(one, tuple) else one for one in self.coefficients]
         return told | {"ingredients": list(self.ingredients), "coefficients": coefficients}
 
     @cached_property
     def digest(self) -> str:
-        """The same for the same recipe, in any process."""
+        """Equal for equal recipes, in all processes."""
         told = {name: _numbers(part) for name, part in self.to_data().items() if name != "variant"}
         return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
 
     @property
     def size(self) -> int:
-        """The number of ingredients it has."""
+        """The number of ingredients."""
         return len(self.ingredients)
 
     def merge_method(self) -> MergeMethod | StackMethod:
-        """The method, which has no weights of its own: the coefficients are those.
+        """The method, without weights.
 
         Raises:
-            ConfigError: where the recipe has none, one that cannot be made here, or coefficients that it
-                cannot merge by.
+            ConfigError: if there is none, it cannot be built, or it cannot merge by the coefficients.
         """
         if self.method is None:
             raise ConfigError(f"{self.ingredients[0]} by itself is merged by no method")
@@ -129,7 +120,7 @@ class Recipe:
         return method
 
     def extends(self, soup: Recipe) -> bool:
-        """Tells whether it is `soup` and one more run, in a way that a running state of `soup` serves."""
+        """Tells whether it is `soup` and one more run, so that a running state serves."""
         before = self.ingredients[:-1]
         if not before or before != soup.ingredients or self.dtype != soup.dtype:
             return False
@@ -139,7 +130,7 @@ class Recipe:
 
     @cached_property
     def fold(self) -> str:
-        """The facts that the running state of all but the last ingredient depends on, beside these."""
+        """The options that a running state depends on."""
         assert self.method is not None
         late = self.merge_method().late
         kept = {name: _numbers(part) for name, part in self.method.items() if name not in late}

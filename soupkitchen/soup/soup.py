@@ -1,12 +1,10 @@
 """A soup: a merge method applied to whole checkpoints, tensor by tensor.
 
-*Taste* a candidate to get the weights that the soup would have with it; nothing changes. *Keep* it to make
-it an ingredient. To discard a candidate is to do nothing: there is no rollback.
+*Taste* a candidate to get the soup's weights with it; nothing changes. *Keep* it to make it an ingredient.
 
-The cost of a candidate does not grow with the soup: the soup is a running state (a few float32 values for
-each parameter), and a candidate is folded into it while it is read from its files. (A `StackMethod` has no
-such state, and reads all ingredients again.) Tensors that no ingredient changed, as most of a pool of
-adapters, have no state and cost nothing.
+A candidate costs the same in a large soup: the soup is a running state of a few float32 values for each
+parameter, and the candidate is folded in while it is read. (A `StackMethod` reads all ingredients again.)
+Tensors that no ingredient changed have no state.
 """
 
 from __future__ import annotations
@@ -32,49 +30,41 @@ from soupkitchen.soup.reader import TensorReader
 log = logging.getLogger(__name__)
 
 DtypeOf = Callable[[str], torch.dtype | None]
-"""The dtype of the tensor of that name; None for that of the ingredients' files."""
+"""The dtype by tensor name; None for that of the files."""
 
 _NEXT_TO_NOTHING = 1e-30
-"""The weight of a subtracted run in tensors that are averaged: it counts only if there are no others."""
+"""The weight of a subtracted run in averaged tensors: it counts only without others."""
 
 
 class Portion(NamedTuple):
-    """A run, and its weight in each tensor, by the tensor's name."""
-
     run: Checkpoint
     weight: Callable[[str], float]
 
 
 class Share(NamedTuple):
-    """A run, and its weight in one tensor, which is not 0."""
+    """A run, and its nonzero weight in one tensor."""
 
     run: Checkpoint
     weight: float
 
 
 class Soup:
-    """Ingredients merged by one method, starting from nothing.
+    """Ingredients merged by one method; empty at first.
 
-    Merged tensors have the dtype `dtype` or, without, the first ingredient's. Tensors that are not
-    floating point (integer buffers) are the first ingredient's; a warning names those that differ.
+    Merged tensors have `dtype`, by default the first ingredient's. Tensors that are not floating point are
+    the first ingredient's; a warning names those that differ.
 
-    A run's weight is given when it is tasted, kept or blended or, without, the method's for its name. It is
-    one number, or one for each part of the model's depth (see `coefficients`). A run of weight 0 in a tensor
-    takes no part there; if all have weight 0, that is a ConfigError.
-    `method` may be replaced by one that differs only in options that `result` alone looks at (`late`).
+    A run's weight, by default the method's, is one number, or one for each part of the model's depth (see
+    `coefficients`). With weight 0 a run takes no part in a tensor; ConfigError if all have 0. `method` may be
+    replaced if only `late` options differ.
 
     Args:
-        method: how to merge.
-        device: where arithmetic is done.
-        base: the model that the runs, or adapters, were fine-tuned from, for methods on task vectors. Tensors
-            that it lacks, or has in another shape (a new head), are averaged instead, by `Linear` with the
-            same weights if these are positive.
-        dtype: of the merged tensors that are floating point; or a function of the tensor's name.
-        memory: where states are kept; by default on the device.
-        warned: warnings given before, which are not repeated: soups of one run may share it.
-        surveys: the method's surveys of runs: soups of one method may share it.
-        reader: reads the tensors that are merged; by default each is read anew.
-        plans: the method's plans of tensors: soups of one method may share it; None to make them anew.
+        base: the pretrained model, for methods on task vectors. If it lacks a tensor or its shape differs (a
+            new head), `Linear` averages the runs' with the same weights, if positive.
+        dtype: may be a function of the tensor's name.
+        memory: for states; by default on the device.
+        warned: earlier warnings; soups may share it.
+        surveys, plans: the method's; soups of one method may share them.
 
     Raises:
         ConfigError: if the method needs a base and there is none.
@@ -109,41 +99,35 @@ class Soup:
         self._surveys = {} if surveys is None else surveys
         self._reader = reader or TensorReader(self.device)
         self._plans = plans
-        self._differing: set[str] = set()  # tensors that are not, to the bit, the same in all ingredients
+        self._differing: set[str] = set()  # tensors that are not bitwise equal in all ingredients
         keep_freed_memory()
 
     def forget(self) -> None:
-        """Frees the state; the soup is not to be used after that."""
         self._folds.clear()
         self._fixed.clear()
 
     @property
     def ingredients(self) -> tuple[str, ...]:
-        """Names of the ingredients, in the order in which they were kept."""
         return tuple(portion.run.name for portion in self._ingredients)
 
     def tensors(self) -> Tensors:
-        """Yields the soup's weights. A soup of one is that ingredient, whatever the method."""
+        """Yields the soup's weights; a soup of one is that run."""
         return self._merged(self._ingredients, self._ingredients[0].run)
 
     def taste(self, candidate: Checkpoint, weight: Coefficient | None = None) -> Tensors:
-        """Yields the weights that the soup would have with `candidate` in it."""
+        """Yields the soup's weights with `candidate` in it."""
         portion = self._portion(candidate, weight)
         return self._merged((*self._ingredients, portion), candidate, candidate=portion)
 
     def blend(
         self, ingredients: Sequence[Checkpoint], weights: Sequence[Coefficient] | None = None
     ) -> Tensors:
-        """Yields the weights that a soup of just these `ingredients` would have.
-
-        It takes the memory of one tensor, not of a running state; the arithmetic is the same.
-        """
+        """Yields the weights of a soup of just these runs, in the memory of one tensor."""
         each: Sequence[Coefficient | None] = weights or [None] * len(ingredients)
         portions = [self._portion(run, weight) for run, weight in zip(ingredients, each, strict=True)]
         return self._merged(portions, ingredients[0], running=False)
 
     def keep(self, ingredient: Checkpoint, weight: Coefficient | None = None) -> None:
-        """Makes `ingredient` part of the soup."""
         if not self._ingredients:
             self._name_what_the_base_lacks(ingredient)
         portion = self._portion(ingredient, weight)
@@ -175,8 +159,8 @@ class Soup:
         """Yields the merge of `portions`, tensors in the order of `like`.
 
         Args:
-            candidate: the last of them, if the running state is of the others.
-            running: whether the running state serves.
+            candidate: the last portion, if the running state has only the others.
+            running: use the running state.
         """
         if len(portions) == 1:
             yield from in_dtype(self._reader.tensors(portions[0].run), self.dtype_of)
@@ -187,7 +171,7 @@ class Soup:
             self._warn_of_fixed([portion.run for portion in portions])
         folds = self._folds if running else {}
         remarks: Remarks = []
-        kept = candidate is None and running  # all are: whether they are equal is known
+        kept = candidate is None and running  # then `_differing` says which are equal
         for name, info in like.header.items():
             shares = self._shares(name, portions)
             if not info.is_floating_point:
@@ -215,11 +199,7 @@ class Soup:
         return Portion(run, by_tensor(self.method.weight(run.name) if weight is None else weight, run.header))
 
     def _shares(self, name: str, portions: Sequence[Portion]) -> list[Share]:
-        """The runs that count in the tensor `name`.
-
-        Raises:
-            ConfigError: if there are none.
-        """
+        """The runs with weight in the tensor `name`; ConfigError if there are none."""
         shares = [Share(run, weight) for run, weight_in in portions if (weight := weight_in(name))]
         if not shares:
             raise ConfigError(
@@ -229,15 +209,13 @@ class Soup:
         return shares
 
     def _untouched(self, name: str, shares: Sequence[Share]) -> bool:
-        """Tells whether the tensor is known to be the base's in all runs, and stays so when merged."""
+        """Tells whether the tensor is the base's in all runs and in the merge."""
         return self.method.keeps_untouched and all(one.run.weights.leaves(name) for one in shares)
 
     def _keeps_equal(self, shares: Sequence[Share]) -> bool:
-        """Tells whether tensors that are the same in all runs stay so when merged."""
         return self.method.keeps_equal and all(share.weight > 0 for share in shares)
 
     def _start(self, name: str, like: Checkpoint, memory: StateMemory | None = None) -> Fold:
-        """A fold of the tensor `name` of runs like `like`; `memory` is for its state."""
         assert isinstance(self.method, MergeMethod)
         shape, dtype = like.header[name].shape, self.dtype_of(name) or like.header[name].torch_dtype
         assert dtype is not None
@@ -249,7 +227,6 @@ class Soup:
         return Fold(self.method, shape, dtype, self._reader.exact(self.base, name), memory)
 
     def _base_lacks(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Tells whether the base has no tensor of that name and shape."""
         info = self.base.header.get(name) if self.base else None
         return info is None or info.shape != shape
 
@@ -263,7 +240,6 @@ class Soup:
             )
 
     def _operand(self, name: str, share: Share) -> Operand:
-        """The run's tensor, or its change, with its origin."""
         (run, weight), shape, change = share, share.run.header[name].shape, None
         if self.base is not None and self._base_lacks(name, shape):
             weight = max(weight, _NEXT_TO_NOTHING)
@@ -275,7 +251,6 @@ class Soup:
         return Operand(self._reader.exact(run, name), origin, plans=self._plans)
 
     def _survey(self, run: Checkpoint) -> Any:
-        """The method's survey of all of the run's tensors, which is made once a run."""
         if not (isinstance(self.method, MergeMethod) and self.method.surveys):
             return None
         if run not in self._surveys:
@@ -298,7 +273,6 @@ class Soup:
         return self._fixed.get(name, run.tensor(name))
 
     def _warn_of_fixed(self, runs: Sequence[Checkpoint]) -> None:
-        """Names, once, the tensors that are not merged although they differ between the runs."""
         first = runs[0]
         fixed = [name for name, info in first.header.items() if not info.is_floating_point]
         differing = [
@@ -323,7 +297,6 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 
 
 def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
-    """Yields the tensors, those that are floating point in `dtype`, if given."""
     dtype_of = _by_name(dtype)
     for name, tensor in tensors:
         wanted = dtype_of(name) if tensor.is_floating_point() else None
@@ -331,9 +304,8 @@ def in_dtype(tensors: Tensors, dtype: torch.dtype | DtypeOf | None) -> Tensors:
 
 
 def _are_equal(name: str, shares: Sequence[Share], reader: TensorReader) -> bool:
-    """Tells whether the tensor is, to the bit, the same in all runs; ends at the first difference.
-
-    Tensors of adapters are not looked at: to compute them is what merging does.
+    """Tells whether the tensor is bitwise equal in all runs; False for adapters, whose tensors are
+    computed.
     """
     first, *others = (share.run for share in shares)
     if any(run.adapted is not None for run in (first, *others)):
