@@ -18,7 +18,6 @@ import pytest
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from soupkitchen.experiment.partial_ranking import RankingSample, by_part
 from test_decisions import Names, Table
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
@@ -35,7 +34,6 @@ from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear
 from soupkitchen.records import leaderboard, read_csv, trajectory
 from soupkitchen.search import AcceptRule, Greedy, Ranked, rank
-from soupkitchen.search.base import share_of
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tables import make
@@ -357,8 +355,6 @@ def test_metrics_that_say_nothing_of_a_whole_are_scored_in_full_with_a_warning(
 def test_other_rankings_are_refused(option: Any) -> None:
     with pytest.raises(ConfigError, match=r"search\.ranking=.*: choose full, or \{examples: …\}"):
         Greedy(ranking=option)
-    assert share_of("full") is None
-    assert share_of({"examples": 0.3}) == 0.3
 
 
 # Pieces of an evaluation

@@ -19,6 +19,8 @@ from soupkitchen.tasks import Several
 
 RESAMPLES = 1000
 
+_GOOD = 5
+"""Runs beside the best one that say how far scores differ by chance."""
 _AT_ONCE = 1_000_000
 """Examples drawn at a time."""
 
@@ -75,15 +77,51 @@ def compare(
     differences = _differences(candidate, incumbent)
     if differences is not None:
         fixed, broken = int((differences > 0).sum()), int((differences < 0).sum())
-    one, other = (_rescorer(evaluation, tasks, references) for evaluation in (candidate, incumbent))
-    both = one and other and (lambda drawn: one(drawn) - other(drawn))
-    plain = differences if _plain(candidate, tasks) is not None else None
-    interval, resampled = _interval(both, candidate, plain)
+    interval, resampled = _resampled(candidate, incumbent, differences, tasks, references)
     if differences is not None and right_or_wrong(tasks):
         p_value: float | None = mcnemar(differences)
     else:
         p_value = None if resampled is None else (1 + float((resampled <= 0).sum())) / (1 + RESAMPLES)
     return Comparison(fixed, broken, gain, interval, p_value)
+
+
+def noise(evaluations: Sequence[Evaluation], tasks: Several, references: References) -> float | None:
+    """The standard error of a difference in score between good models: smaller gains may be chance.
+
+    The median over the best of `evaluations` beside each of the next few; None if it cannot be had.
+    """
+    known = [one for one in evaluations if not math.isnan(one.score)]
+    if not known:
+        return None
+    best, *others = sorted(known, key=lambda one: (one.complete, one.score), reverse=True)
+    errors = [_standard_error(one, best, tasks, references) for one in others[:_GOOD]]
+    found = [error for error in errors if error is not None]
+    return float(np.median(found)) if found else None
+
+
+def _standard_error(
+    one: Evaluation, best: Evaluation, tasks: Several, references: References
+) -> float | None:
+    """Of the difference in score, by the delta method from the examples that both have; or by resampling."""
+    if any(part.values is None for part in best.parts.values()):
+        if not (one.complete and best.complete):
+            return None
+        _, resampled = _resampled(one, best, None, tasks, references)
+        return None if resampled is None else float(resampled.std())
+    square = 0.0
+    for name, part in best.parts.items():
+        metric, values, total = tasks.tasks[name].metric, one.parts[name].values, part.examples_total
+        assert part.values is not None
+        assert values is not None
+        both = part.scored & one.parts[name].scored
+        if both.sum() < 2:
+            return None
+        weights = metric.weights(references[name])
+        share = np.ones(total) if weights is None else weights * (total / weights.sum())
+        error = (share * (values - part.values))[both].std(ddof=1) / math.sqrt(total)
+        raised = metric.of_mean(float(weighted_mean(part.values, weights)) + error)
+        square += (tasks.score({**best.scores, name: raised}) - best.score) ** 2
+    return math.sqrt(square)
 
 
 def mcnemar(differences: np.ndarray) -> float:
@@ -109,6 +147,19 @@ def least_p(tasks: Several, examples: int) -> float | None:
         return 0.5**examples
     metrics = [task.metric for task in tasks.tasks.values()]
     return 1 / (1 + RESAMPLES) if all(metric.can_be_resampled for metric in metrics) else None
+
+
+def _resampled(
+    candidate: Evaluation,
+    incumbent: Evaluation,
+    differences: np.ndarray | None,
+    tasks: Several,
+    references: References,
+) -> tuple[tuple[float, float] | None, np.ndarray | None]:
+    """The interval of the gain, and the gains of resamples: as `_interval` gives them."""
+    one, other = (_rescorer(evaluation, tasks, references) for evaluation in (candidate, incumbent))
+    both = one and other and (lambda drawn: one(drawn) - other(drawn))
+    return _interval(both, candidate, differences if _plain(candidate, tasks) is not None else None)
 
 
 def _differences(candidate: Evaluation, incumbent: Evaluation) -> np.ndarray | None:

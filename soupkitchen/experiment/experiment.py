@@ -161,7 +161,13 @@ class Experiment:
         else:
             ranking = by_scoring(pool, scores, recipes, steps)
         recipes = replace(recipes, method=method.with_scores({run.name: run.score for run in ranking.runs}))
-        judge = Judge(search.rule, scores, recipes, self.evaluation.stopping, skips=search.guaranteed)
+        rule = search.rule.after_ranking(ranking.noise(scores))
+        if rule != search.rule:
+            log.info(
+                "gains of %g and less could not be told from chance here, and are not enough", rule.amount
+            )
+        steps = Steps(scores, rule.text)
+        judge = Judge(rule, scores, recipes, self.evaluation.stopping, skips=search.guaranteed)
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
         lost = checksums.altered(self.folder)

@@ -21,6 +21,7 @@ from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.evaluation import Evaluation
 from soupkitchen.evaluation.confidence import excluded_after
 from soupkitchen.evaluation.scoring import Examples, Order, Piece
+from soupkitchen.evaluation.statistics import noise
 from soupkitchen.executors import Request
 from soupkitchen.experiment.ranking import ALL_NAN, NONE_SCORED, Ranking, by_scoring, ranking_requests
 from soupkitchen.experiment.recipes import Recipes
@@ -44,6 +45,7 @@ def by_race(
 
     Args:
         confidence: with which no run falls out that is better than the winner by more than `margin`.
+        margin: NaN for the standard error of differences between the best runs of the first lap.
 
     Raises:
         CheckpointError: if no run can be scored.
@@ -144,6 +146,9 @@ class _Race:
 
     def run(self, names: Sequence[str]) -> Ranking:
         runners = self._first_lap(names)
+        if math.isnan(self.margin):
+            references = self.scores.examples.references("heldout")
+            self.margin = noise([one.evaluation for one in runners], self.scores.tasks, references) or 0.0
         for lap in range(1, len(LAPS)):
             self._let_fall_out(runners)
             racing = [one for one in runners if one.racing]

@@ -12,6 +12,7 @@ from soupkitchen.checkpoints import Pool
 from soupkitchen.checkpoints.checkpoint import training_step
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import EarlyStopping, Evaluation
+from soupkitchen.evaluation.statistics import noise
 from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
@@ -61,6 +62,10 @@ class Ranking:
     @property
     def best_first(self) -> list[Ranked]:
         return rank(self.runs)
+
+    def noise(self, scores: Scores) -> float | None:
+        """The standard error of a difference in score between good runs; None if it cannot be had."""
+        return noise(list(self.singles.values()), scores.tasks, scores.examples.references("heldout"))
 
     def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
         """Lets `stopping` arrange the examples; scores the best runs again if batches change.

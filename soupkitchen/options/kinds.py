@@ -79,10 +79,10 @@ Range = Annotated[Sequence[float], Kind("", lambda v: len(v) == 2 and v[0] < v[1
 Ranges = Annotated[Mapping[str, Range], Kind("a range by name of option, as {scale: [0.2, 1.5]}")]
 Acceptance = Annotated[
     Literal["better", "not_worse"]
-    | Annotated[Mapping[str, NotNegative], only("margin")]
+    | Annotated[Mapping[str, NotNegative | Literal["auto"]], only("margin")]
     | Annotated[Mapping[str, Inside], only("significant")],
     Kind(
-        "choose better, not_worse, {margin: x} with x of 0 or more, "
+        "choose better, not_worse, {margin: x} with x of 0 or more or auto, "
         "or {significant: α} with α between 0 and 1"
     ),
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from soupkitchen.errors import ConfigError
@@ -27,7 +27,8 @@ class AcceptRule:
     """The gain that a candidate needs.
 
     "better" (as in the paper's code) is > 0, "not_worse" (as in its text) ≥ 0, "margin" > `amount`;
-    "significant" is > 0 with a one-sided paired p-value ≤ `amount`; "any" accepts all.
+    "significant" is > 0 with a one-sided paired p-value ≤ `amount`; "any" accepts all. A margin of NaN is one
+    that follows from the ranking.
     """
 
     kind: Literal["better", "not_worse", "margin", "significant", "any"] = "better"
@@ -38,7 +39,7 @@ class AcceptRule:
         if not isinstance(option, Mapping):
             return cls(option)
         ((kind, amount),) = option.items()
-        return cls(kind, float(amount))
+        return cls(kind, math.nan if amount == "auto" else float(amount))
 
     @property
     def text(self) -> str:
@@ -52,8 +53,14 @@ class AcceptRule:
 
     @property
     def margin(self) -> float:
-        """The gain that is too small to count."""
+        """The gain that is too small to count; NaN if it follows from the ranking."""
         return self.amount if self.kind == "margin" else 0.0
+
+    def after_ranking(self, noise: float | None) -> AcceptRule:
+        """The rule with a margin of `noise`, to one digit, if it is to follow from the ranking."""
+        if not math.isnan(self.margin):
+            return self
+        return replace(self, amount=float(f"{noise or 0.0:.1g}"))
 
     def check(self, least_p: float | None) -> None:
         """Checks that some gain can be accepted.
