@@ -25,9 +25,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from soupkitchen.checkpoints import Pool, find_pool, tracker_runs
-from soupkitchen.checkpoints.sources import find
-from soupkitchen.checkpoints.tracker_runs import TrackerRun
+from soupkitchen.checkpoints import Pool, find_pool, sources
+from soupkitchen.checkpoints.sources import TrackerRun, find
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear
@@ -365,7 +364,7 @@ def test_an_experiments_folder_is_not_asked_of_the_hub(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [TrackerRun("results/run-1", "x", {})]
-    monkeypatch.setattr(tracker_runs, "of_mlflow", lambda experiment: runs)
+    monkeypatch.setattr(sources, "of_mlflow", lambda experiment: runs)
     with pytest.raises(CheckpointError, match=r"results/run-1 is no folder here"):
         find_pool("mlflow:sweep")
     assert asked == []

@@ -58,9 +58,8 @@ from soupkitchen.tasks import (
     TextRegression,
     TokenClassification,
 )
-from soupkitchen.tasks.cells import filled
-from soupkitchen.tasks.harness import harness_tasks
-from soupkitchen.tasks.templates import Bounded
+from soupkitchen.tasks.columns import filled
+from soupkitchen.tasks.harness import Bounded, harness_tasks
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ENCODER = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **SIZE}

@@ -22,9 +22,16 @@ import torch
 
 from soupkitchen.checkpoints import sentence
 from soupkitchen.checkpoints.checkpoint import Checkpoint
-from soupkitchen.checkpoints.folders import CONFIG_NAME, named_dtypes, own_files, read_bytes, read_json
+from soupkitchen.checkpoints.folders import (
+    CONFIG_NAME,
+    named_dtypes,
+    own_files,
+    read_bytes,
+    read_json,
+    vocabulary_difference,
+    vocabulary_of,
+)
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names, rows_of_labels, tied_names
-from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.checkpoints.weights import TensorInfo, View, aligned
 from soupkitchen.errors import IncompatibleError, first_of
 
@@ -83,7 +90,7 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str
     of_sentences = sentence.difference(run.path, reference.path, reference.name)
     others = [
         _untied(run),
-        difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
+        vocabulary_difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
         of_sentences and f"{of_sentences}: they make embeddings in different ways",
     ]
     return run, [*problems, *(problem for problem in others if problem)]
@@ -329,6 +336,24 @@ def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = No
                     f"{first[1].get(key)!r} and {generation.get(key)!r}; put the right file into both, or "
                     "leave one out with pool.exclude=[…]"
                 )
+
+
+def sentences_of(runs: Sequence[Checkpoint]) -> sentence.Sentences | None:
+    """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
+
+    The runs of a pool that have `modules.json` agree in their files; see `sentence.difference`.
+
+    Raises:
+        IncompatibleError: if only some have one.
+        CheckpointError: if they do something that cannot be done here.
+    """
+    without = [run for run in runs if not (run.path / sentence.MODULES).exists()]
+    if without and len(without) < len(runs):
+        raise IncompatibleError(
+            f"{without[0].name} has no {sentence.MODULES}, as others have, so how it makes embeddings is not "
+            "known: put that of its base into its folder, or leave it out with pool.exclude=[…]"
+        )
+    return sentence.Sentences.of(runs[0].path)
 
 
 def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:

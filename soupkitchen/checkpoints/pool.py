@@ -16,12 +16,11 @@ import torch
 
 from soupkitchen.checkpoints import compatibility
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
-from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.files import WeightFiles, check_whole
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
-from soupkitchen.checkpoints.weights import View, aligned
+from soupkitchen.checkpoints.weights import AdaptedWeights, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
 from soupkitchen.options.kinds import SomeTexts, check
 

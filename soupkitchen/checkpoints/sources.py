@@ -1,4 +1,7 @@
-"""Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub."""
+"""Finds runs in trackers: where the Trainer wrote each (`output_dir`), and its scores.
+
+Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,133 @@ import logging
 import math
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from soupkitchen.checkpoints import mergekit_yaml, tracker_runs
+from soupkitchen.checkpoints import mergekit_yaml
 from soupkitchen.checkpoints.adapters import is_adapter
-from soupkitchen.checkpoints.checkpoint import TRAINER_STATE
+from soupkitchen.checkpoints.checkpoint import SUFFIXES, TRAINER_STATE, is_state_dict, stem_of
 from soupkitchen.checkpoints.files import has_weights, is_of_training
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
-from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
 
 log = logging.getLogger(__name__)
+
+MLFLOW = "mlflow:"
+"""The prefix of the name of an experiment of MLflow's."""
+OUTPUT_DIR = "output_dir"
+"""The Trainer's name of its folder, in all trackers."""
+_PAGE = 1000
+_PREFIXES = ("eval/", "eval_")
+
+
+class TrackerRun(NamedTuple):
+    """A run in a tracker."""
+
+    folder: str
+    name: str
+    scores: Mapping[str, float]
+
+
+def check_store(option: str) -> None:
+    """Checks that MLflow can open its database, if that is a file: MLflow itself tries for minutes.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    from mlflow import get_tracking_uri
+
+    kind, _, rest = get_tracking_uri().partition(":///")
+    file = Path(rest.partition("?")[0])
+    if kind != "sqlite" or (not file.exists() and file.parent.is_dir()):
+        return
+    try:
+        if not file.is_file():
+            raise sqlite3.OperationalError("it is no file" if file.exists() else "its folder is not there")
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):
+            raise ConfigError(
+                f"{option}: {file} cannot be MLflow's database ({error}): move it, or have "
+                "MLFLOW_TRACKING_URI say where MLflow's store is"
+            ) from error
+
+
+def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
+    """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
+
+    The store is that of ``MLFLOW_TRACKING_URI``, or MLflow's default.
+
+    Raises:
+        ConfigError: if MLflow is not installed.
+        CheckpointError: if there is no such experiment, or none of its runs says where it is.
+    """
+    try:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise ConfigError(
+            f"pool.path={MLFLOW}{experiment} needs MLflow: pip install 'soupkitchen[mlflow]'"
+        ) from error
+    check_store(f"pool.path={MLFLOW}{experiment}")
+    try:
+        client = MlflowClient()
+        wanted = client.get_experiment_by_name(experiment)
+        if wanted is None:
+            there = ", ".join(sorted(other.name for other in client.search_experiments()))
+            raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
+        finished, oldest_first = "attributes.status = 'FINISHED'", ["attributes.start_time ASC"]
+        runs: list[Any] = []
+        page: str | None = ""
+        while page is not None:
+            more = client.search_runs([wanted.experiment_id], finished, 1, _PAGE, oldest_first, page or None)
+            runs += more
+            page = more.token or None
+    except MlflowException as error:
+        raise CheckpointError(
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
+            "MLFLOW_TRACKING_URI says where it is"
+        ) from error
+    placed = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
+    if not placed:
+        raise CheckpointError(
+            f"none of the {len(runs)} finished runs of {experiment} says where it is (the parameter "
+            f"{OUTPUT_DIR}, which the Trainer logs)"
+        )
+    if len(placed) < len(runs):
+        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(placed), experiment)
+    for run in placed:
+        scores = {_without_prefix(name): float(value) for name, value in run.data.metrics.items()}
+        yield TrackerRun(run.data.params[OUTPUT_DIR], str(run.info.run_name), scores)
+
+
+def as_list(table: Any) -> Any:
+    """A table as W&B exports it, with the columns of a list of runs; any other table as it is."""
+    if "path" in table.columns or OUTPUT_DIR not in table.columns:
+        return table
+    kept = table[table[OUTPUT_DIR].notna()]
+    if "State" in table.columns:
+        kept = kept[kept["State"] == "finished"]
+    if len(kept) < len(table):
+        log.warning(
+            "%d rows are of no finished run, or have no %s: left out", len(table) - len(kept), OUTPUT_DIR
+        )
+    return kept.rename(columns={OUTPUT_DIR: "path", "Name": "name"}).rename(columns=_without_prefix)
+
+
+def _without_prefix(name: Any) -> str:
+    """The name of a metric that the Trainer calls ``eval_accuracy``."""
+    name = str(name)
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
+
 
 Checkpoints = Literal["best", "last", "all"]
 
@@ -155,8 +268,8 @@ def _named_by(pattern: str) -> Iterator[Source]:
     if pattern.startswith(HUB):
         yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
         return
-    if pattern.startswith(tracker_runs.MLFLOW):
-        for run in tracker_runs.of_mlflow(pattern.removeprefix(tracker_runs.MLFLOW)):
+    if pattern.startswith(MLFLOW):
+        for run in of_mlflow(pattern.removeprefix(MLFLOW)):
             yield Source(listed(run.folder, pattern), run.name, None, run.scores)
         return
     file = Path(pattern).expanduser()
@@ -195,8 +308,8 @@ def _listed(file: Path) -> Iterator[Source]:
 
     try:
         if file.suffix == ".csv":
-            texts = dict.fromkeys(("path", "name", "Name", tracker_runs.OUTPUT_DIR), str)
-            table = tracker_runs.as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
+            texts = dict.fromkeys(("path", "name", "Name", OUTPUT_DIR), str)
+            table = as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
         else:
             table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:

@@ -13,11 +13,10 @@ from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
-from soupkitchen.checkpoints.modules import MODULES, library_class
 from soupkitchen.checkpoints.names import NameMap, elements
+from soupkitchen.checkpoints.sentence import MODULES, library_class
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.models.function import Built, Function
-from soupkitchen.models.maker import Loading, Maker
+from soupkitchen.models.maker import Built, Function, Loading, Maker
 from soupkitchen.models.processors import processor_of
 from soupkitchen.models.sentence_transformers import NAMES, SentenceTransformers
 from soupkitchen.options.building import TARGET, build, check_names, targets

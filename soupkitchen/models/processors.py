@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import code_files, own_files, read_json
-from soupkitchen.checkpoints.modules import MODULES
+from soupkitchen.checkpoints.folders import Vocabulary, code_files, own_files, read_json, vocabulary_of
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
-from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
+from soupkitchen.checkpoints.sentence import MODULES
 from soupkitchen.errors import CheckpointError, IncompatibleError, first_of
 from soupkitchen.tasks.base import Processor, Task
 

@@ -16,15 +16,15 @@ from transformers import PreTrainedTokenizerFast
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.files import has_weights
 from soupkitchen.checkpoints.folders import own_files
-from soupkitchen.checkpoints.modules import modules
 from soupkitchen.checkpoints.names import NameMap
+from soupkitchen.checkpoints.sentence import modules
 from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.models.maker import Loading
 from soupkitchen.models.processors import processor_of
 from soupkitchen.tasks import Task
 from soupkitchen.tasks.base import Processor
-from soupkitchen.tasks.embedding import transformer_in
+from soupkitchen.tasks.kinds.embeddings import transformer_in
 
 NAMES = ("SentenceTransformer", "SparseEncoder")
 _WEIGHTS = (".safetensors", ".bin")

@@ -15,8 +15,7 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.options.kinds import check_fields
-from soupkitchen.tasks.cells import check_columns, first_line, texts_of
-from soupkitchen.tasks.columns import Wanted
+from soupkitchen.tasks.columns import Wanted, check_columns, first_line, texts_of
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 Batch = Mapping[str, torch.Tensor]

@@ -1,14 +1,23 @@
-"""The source of a task's examples: anything that the `datasets` package reads."""
+"""The source of a task's examples: anything that the `datasets` package reads.
+
+Splits by the names that people use: `dev.jsonl`, `heldout.csv`, a folder `val/`.
+
+`datasets` knows some of these by itself. It puts `dev.csv` and `val.csv` into one split, takes `eval.csv`
+for test data, and does not see `heldout.csv` at all: so it is given the files of each split.
+"""
 
 from __future__ import annotations
 
 import logging
+import mimetypes
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +29,9 @@ from soupkitchen.errors import DataError, MachineError
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks import delimited, splits
 from soupkitchen.tasks.base import DataSource
-from soupkitchen.tasks.cells import first_line
-from soupkitchen.tasks.files import cache_folder, local_files
+from soupkitchen.tasks.columns import first_line
+from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, local_files
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +47,7 @@ class Data(DataSource):
 
     Attributes:
         path: a folder of csv, json, parquet or image files named by split, as people name them
-            (`soupkitchen.tasks.splits`); one such file; a folder written by `save_to_disk`; a dataset's name
+            (`soupkitchen.tasks.data`); one such file; a folder written by `save_to_disk`; a dataset's name
             on the hub; or a mapping from split to file.
         heldout: the split that decides. "auto" is the validation split, or, if there is none, a share of the
             training data, drawn with a seed and with labels in proportion. Slices such as ``train[:20%]``
@@ -75,11 +83,11 @@ class Data(DataSource):
             DataError: if the source or a split is not there, or is empty.
         """
         heldout = self._heldout(stratify)
-        test = self.test if self.test != AUTO else self._of_role(splits.TEST)
+        test = self.test if self.test != AUTO else self._of_role(TEST)
         return {"heldout": heldout} if test is None else {"heldout": heldout, "test": self.load(test)}
 
     def found_test(self) -> Dataset | None:
-        name = self._of_role(splits.TEST) if self.test == AUTO else None
+        name = self._of_role(TEST) if self.test == AUTO else None
         return None if name is None else self.load(name)
 
     def load_training(self, stratify: str | None = None) -> Dataset:
@@ -90,7 +98,7 @@ class Data(DataSource):
         """
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(splits.TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
         if not self._deciding()[1]:
@@ -101,9 +109,9 @@ class Data(DataSource):
     def training_beside(self) -> Dataset | None:
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(splits.TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             return None
-        heldout = self._of_role(splits.HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
+        heldout = self._of_role(HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
         return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
 
     def features(self) -> Features:
@@ -129,9 +137,9 @@ class Data(DataSource):
         """The split that decides, and whether only a share of it does."""
         if self.heldout != AUTO:
             return self.heldout, False
-        if (validation := self._of_role(splits.HELDOUT)) is not None:
+        if (validation := self._of_role(HELDOUT)) is not None:
             return validation, False
-        if (train := self._of_role(splits.TRAIN)) is None:
+        if (train := self._of_role(TRAIN)) is None:
             raise DataError(
                 f"task.data.path={self.path} has no validation and no training split, only "
                 f"{', '.join(self._names)}; name the one that decides as task.data.heldout"
@@ -144,13 +152,13 @@ class Data(DataSource):
         Raises:
             DataError: if several would do.
         """
-        return splits.of_role(role, self._names, self.path, self._paths)
+        return of_role(role, self._names, self.path, self._paths)
 
     def _called(self, split: str) -> str:
         """A split, or a slice of one, by the name that it has here."""
         if not self._paths and not isinstance(self.path, Mapping):
             return split
-        return splits.called(split, self._names, by_role=bool(self._paths))
+        return called(split, self._names, by_role=bool(self._paths))
 
     def load(self, split: str) -> Dataset:
         """Loads one split.
@@ -181,28 +189,26 @@ class Data(DataSource):
         """The folder of files; None if the path is none, or if a card or `save_to_disk` tells its splits."""
         if isinstance(self.path, Mapping) or self.name is not None or not self._path.is_dir():
             return None
-        return None if self._is_saved or splits.says_itself(self._path) else self._path
+        return None if self._is_saved or says_itself(self._path) else self._path
 
     @cached_property
     def _paths(self) -> dict[str, list[Path]]:
         """Files and folders in the folder by the split that they are named for."""
-        return {} if self._folder is None else splits.paths_by_split(self._folder)
+        return {} if self._folder is None else paths_by_split(self._folder)
 
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
         """The local files of tables by split; none if the source is something else."""
         if isinstance(self.path, Mapping):
-            named = {splits.plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
+            named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
             is_local = not any("://" in str(file) for file in self.path.values())
-            return (
-                {name: splits.tables_of(files) or files for name, files in named.items()} if is_local else {}
-            )
+            return {name: tables_of(files) or files for name, files in named.items()} if is_local else {}
         if self._path.is_file():
-            return {splits.TRAIN: [self._path]}
+            return {TRAIN: [self._path]}
         if self._folder is None:
             return {}
-        paths = self._paths or {splits.TRAIN: [self._folder]}
-        tables = {name: splits.tables_of(files) for name, files in paths.items()}
+        paths = self._paths or {TRAIN: [self._folder]}
+        tables = {name: tables_of(files) for name, files in paths.items()}
         return tables if all(tables.values()) else {}
 
     @cached_property
@@ -211,7 +217,7 @@ class Data(DataSource):
         if self._tables:
             return list(self._tables)
         if isinstance(self.path, Mapping):
-            return [splits.plain(name) for name in self.path]
+            return [plain(name) for name in self.path]
         if self._paths:
             return list(self._paths)
         with _explained(self.path):
@@ -230,10 +236,10 @@ class Data(DataSource):
         if isinstance(saved, DatasetDict):
             return saved
         name = re.match(r"\w+", str(saved.split or ""))
-        return {name[0] if name else splits.TRAIN: saved}
+        return {name[0] if name else TRAIN: saved}
 
     def _load(self, split: str) -> Dataset:
-        names = splits.splits_in(split)
+        names = splits_in(split)
         if self._tables and (names <= self._tables.keys() or not self._path.is_dir()):
             loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
             sizes = {name: len(table) for name, table in loaded.items()}
@@ -243,7 +249,7 @@ class Data(DataSource):
             ]
             return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         if isinstance(self.path, Mapping):  # of addresses
-            files = {splits.plain(name): str(file) for name, file in self.path.items()}
+            files = {plain(name): str(file) for name, file in self.path.items()}
             return load_dataset(**_format(list(files.values())), data_files=files, split=split)
         if self._is_saved:
             saved = self._saved()
@@ -264,12 +270,10 @@ def _read(files: Sequence[Path]) -> Dataset:
     """The rows of tables that are one split."""
     for file in files:
         open_regular(file, DataError).close()
-    if all(file.suffix.lower() in delimited.SUFFIXES for file in files):
-        return delimited.load(files)
+    if all(file.suffix.lower() in DELIMITED for file in files):
+        return load_delimited(files)
     patterns = [escape(str(file)) for file in files]
-    return load_dataset(
-        **_format(files), data_files=patterns, split=splits.TRAIN, cache_dir=cache_folder(files)
-    )
+    return load_dataset(**_format(files), data_files=patterns, split=TRAIN, cache_dir=cache_folder(files))
 
 
 def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
@@ -306,14 +310,13 @@ def _format(files: Sequence[str | Path]) -> dict[str, Any]:
         DataError: if they are of several, or of another.
     """
     suffixes = {Path(file).suffix.lower() for file in files}
-    if len(suffixes) != 1 or not suffixes <= splits.FORMATS.keys():
+    if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
-            f"{', '.join(splits.FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
         )
     suffix = suffixes.pop()
     cells = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
-    return {"path": splits.FORMATS[suffix], **(cells if suffix in delimited.SUFFIXES else {})}
+    return {"path": FORMATS[suffix], **(cells if suffix in DELIMITED else {})}
 
 
 @contextmanager
@@ -382,3 +385,149 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+HELDOUT, TEST, TRAIN = "heldout", "test", "train"
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+"""The builder of `datasets` by what a file's name ends in."""
+
+_NAMES = {
+    HELDOUT: ("validation", "valid", "val", "dev", "heldout", "held_out", "eval", "evaluation"),
+    TEST: ("test", "testing"),
+    TRAIN: ("train", "training"),
+}
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+_WORD = re.compile(
+    "(?<![^\\W\\d_])("
+    + "|".join(sorted(_ROLES, key=len, reverse=True)).replace("_", "[-_ ]")
+    + ")(?![^\\W\\d_])",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"(^|\+)([\w-]+)")
+_DEEPEST = 4
+
+
+def plain(name: str) -> str:
+    """The name of a split with underscores for what `datasets` does not take: ``held_out``."""
+    return re.sub(r"[-\s]", "_", name)
+
+
+def role_of(name: str) -> str | None:
+    """The role of a split of that name; None if the name does not say.
+
+    MNLI has two of each, ``validation_matched`` and ``validation_mismatched``.
+    """
+    return _ROLES.get(re.sub("_(mis)?matched$", "", plain(name).lower()))
+
+
+def canonical(name: str) -> str:
+    """The name of `datasets` for the split of a file of that name."""
+    return "validation" if role_of(name) == HELDOUT else role_of(name) or name
+
+
+def paths_by_split(folder: Path) -> dict[str, list[Path]]:
+    """The files and folders in `folder` by the split that they are named for; a folder counts as a whole.
+
+    The split is called as the files are, in small letters: "dev", "held_out".
+    """
+    paths: dict[str, list[Path]] = {}
+    for path, name in _named(folder, _DEEPEST):
+        paths.setdefault(plain(name.lower()), []).append(path)
+    return paths
+
+
+def tables_of(paths: Sequence[Path]) -> list[Path]:
+    """The files of tables at `paths` and in folders there; none if images or sounds are there.
+
+    A folder beside a table of that name (``train.csv``, ``train/``) holds files that the table names.
+    """
+    tables = []
+    for file in local_files([path for path in paths if not path.is_dir()] or paths):
+        kind, _ = mimetypes.guess_type(file.name)
+        if kind is not None and kind.startswith(("image/", "audio/", "video/")):
+            return []
+        if file.suffix.lower() in FORMATS and not file.name.startswith((".", "__")):
+            tables.append(file)
+    return tables
+
+
+def says_itself(folder: Path) -> bool:
+    """Tells whether `folder` has a card with a list of its splits, as data sets of the hub do."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8", errors="replace") as file:
+        lines = list(islice(file, 500))
+    return lines[:1] == ["---\n"] and "configs:\n" in lines
+
+
+def _named(folder: Path, depth: int) -> Iterator[tuple[Path, str]]:
+    """Files and folders that are named for a split, with the word in the name; not what is inside them."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__")):
+            continue
+        path, is_folder = Path(entry.path), entry.is_dir()
+        stem = entry.name if is_folder else entry.name.partition(".")[0]
+        words = _WORD.findall(stem) if is_folder or path.suffix.lower() in FORMATS else []
+        if len({role_of(word) for word in words}) == 1:
+            yield path, words[0]
+        elif is_folder and not words and depth:
+            yield from _named(path, depth - 1)
+
+
+_SAID = {
+    HELDOUT: "split that decides (task.data.heldout)",
+    TEST: "test split (task.data.test)",
+    TRAIN: "training split (task.data.train)",
+}
+
+
+def of_role(
+    role: str, names: Sequence[str], source: object, paths: Mapping[str, Sequence[Path]]
+) -> str | None:
+    """The split of `names` that serves for `role`; None if there is none.
+
+    Args:
+        source: what the splits are of, for the message.
+        paths: of each split, if it is called as its files are.
+
+    Raises:
+        DataError: if several would do.
+    """
+    matches = [name for name in names if role_of(name) == role]
+    if len(matches) < 2:
+        return next(iter(matches), None)
+    if not paths and canonical(matches[0]) in matches:
+        return canonical(matches[0])
+    shown = [_shown(paths[name], source) if paths else name for name in matches]
+    raise DataError(
+        f"task.data.path={source}: {' and '.join(shown)} may each be the {_SAID[role]}; say which is, as "
+        f"task.data.{role}={matches[0]}"
+    )
+
+
+def _shown(paths: Sequence[Path], source: object) -> str:
+    folder = Path(str(source)).expanduser()
+    names = [f"{path.relative_to(folder)}{'/' * path.is_dir()}" for path in paths]
+    return " ".join(names if len(names) <= 2 else [names[0], "…", names[-1]])
+
+
+def splits_in(split: str) -> set[str]:
+    """The names of splits in a request such as ``train[:20%]+dev``."""
+    return {name for _, name in _ASKED.findall(split)}
+
+
+def called(split: str, names: Sequence[str], by_role: bool) -> str:
+    """A request for a split, or slices of some, by `names`; `by_role` if "validation" may stand for "dev"."""
+
+    def known(match: re.Match[str]) -> str:
+        name = plain(match[2])
+        if match[2] in names:
+            return match[0]
+        if name in names:
+            return f"{match[1]}{name}"
+        same = [other for other in names if role_of(other) == role_of(name)]
+        return f"{match[1]}{same[0]}" if by_role and canonical(name) == name and len(same) == 1 else match[0]
+
+    return _ASKED.sub(known, split)

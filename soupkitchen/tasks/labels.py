@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Labels
 from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.columns import check_columns, check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 

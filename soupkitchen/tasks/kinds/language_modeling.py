@@ -12,11 +12,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from soupkitchen.errors import ConfigError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
 from soupkitchen.tasks.columns import LONG_TEXT
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import check_causal, check_tokens, longest
+from soupkitchen.tasks.texts import (
+    beginning,
+    check_causal,
+    check_tokens,
+    collate_passages,
+    encode,
+    log_likelihoods,
+    longest,
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,9 @@ class LanguageModeling(Task):
             raise ConfigError(f"task.max_length={self.max_length} should be 2 or more")
         rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
         texts = self.texts(split, "text")
-        encoded = [likelihood.encode(processor, text) for text in texts]
+        encoded = [encode(processor, text) for text in texts]
         check_tokens(self, split, "text", encoded, model)
-        begin = likelihood.beginning(processor)
+        begin = beginning(processor)
         check_tokens(self, split, "text", [[begin]], model)
         for text, after in zip(texts, encoded, strict=True):
             tokens = [begin, *after]
@@ -64,9 +71,9 @@ class LanguageModeling(Task):
         return Dataset.from_dict(rows)
 
     def collator(self, processor: Processor) -> Collate:
-        return likelihood.collate
+        return collate_passages
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""
-        nats = -likelihood.log_likelihoods(model, batch)
+        nats = -log_likelihoods(model, batch)
         return torch.stack([text.sum() for text in nats.split(batch["passages"].tolist())])

@@ -13,12 +13,10 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, Seed, Share
-from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import LONG_TEXT
+from soupkitchen.tasks.columns import LONG_TEXT, row_of
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import check_tokens, embedding_rows, longest
+from soupkitchen.tasks.texts import check_tokens, embedding_rows, encode, longest
 
 _HIDDEN, _REPLACED = 0.8, 0.9
 _NOT_SCORED = -100
@@ -73,7 +71,7 @@ class MaskedLanguageModeling(Task):
                 "the tokenizer has no mask_token to hide tokens with; copy the base model's"
             )
         texts = self.texts(split, "text")
-        encoded = [likelihood.encode(processor, text) for text in texts]
+        encoded = [encode(processor, text) for text in texts]
         check_tokens(self, split, "text", encoded, model, processor)
         before, after = _around(processor(texts[0])["input_ids"], encoded[0])
         check_tokens(self, split, "text", [[*before, processor.mask_token_id, *after]], model)

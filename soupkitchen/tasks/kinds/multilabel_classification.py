@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Fraction, LabelsOrColumns
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.cells import check_columns, row_of
-from soupkitchen.tasks.columns import LABELS, TEXTS
+from soupkitchen.tasks.columns import LABELS, TEXTS, check_columns, row_of
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.labels import Column, ModelLabels, Names, Splits, values_of
 

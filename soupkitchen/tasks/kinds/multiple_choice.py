@@ -14,13 +14,19 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks import likelihood
 from soupkitchen.tasks.base import Batch, Collate, Processor
-from soupkitchen.tasks.cells import lists_of, prompts, row_of
-from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION
+from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, lists_of, prompts, row_of
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
-from soupkitchen.tasks.texts import check_causal, check_tokens, longest
+from soupkitchen.tasks.texts import (
+    beginning,
+    check_causal,
+    check_tokens,
+    collate_passages,
+    encode,
+    log_likelihoods,
+    longest,
+)
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,12 @@ class MultipleChoice(Labelled):
     def collator(self, processor: Processor) -> Collate:
         def collate(examples: list[dict[str, Any]]) -> Batch:
             divisors = torch.tensor([number for example in examples for number in example["divisors"]])
-            return likelihood.collate(examples) | {"divisors": divisors}
+            return collate_passages(examples) | {"divisors": divisors}
 
         return collate
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        scores = likelihood.log_likelihoods(model, batch) / batch["divisors"]
+        scores = log_likelihoods(model, batch) / batch["divisors"]
         return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
@@ -93,11 +99,11 @@ class MultipleChoice(Labelled):
         text = prompt.rstrip()
         choice = prompt[len(text) :] + self.before_choice + choice
         if text:
-            before = likelihood.encode(tokenizer, text)
-            whole = likelihood.encode(tokenizer, text + choice)
+            before = encode(tokenizer, text)
+            whole = encode(tokenizer, text + choice)
         else:
-            before = [likelihood.beginning(tokenizer)]
-            whole = before + likelihood.encode(tokenizer, choice)
+            before = [beginning(tokenizer)]
+            whole = before + encode(tokenizer, choice)
         scored = len(whole) - len(before)
         if not 0 < scored < limit:
             raise DataError(

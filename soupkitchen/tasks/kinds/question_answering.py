@@ -14,7 +14,7 @@ from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast0, AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
+from soupkitchen.tasks.columns import row_of
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import check_tokens, longest
 

@@ -18,11 +18,9 @@ from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
-from soupkitchen.tasks.cells import check_filled, row_of
-from soupkitchen.tasks.columns import RANKED
+from soupkitchen.tasks.columns import RANKED, check_filled, row_of
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.embedding import Searching
-from soupkitchen.tasks.relevance import distinct, ranks
+from soupkitchen.tasks.kinds.embeddings import Searching, distinct, ranks
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 Texts = list[dict[str, list[int]]]
@@ -43,8 +41,8 @@ class Reranking(Searching):
         positive, negative: the columns of right and of wrong passages: one, or a list.
         architecture: "bi" for encoders, which embed queries and passages each for itself; "cross" for
             sequence classification with one output, which reads both at once.
-        similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.embedding.Searching`.
-        pooling, prompt, lower: how an embedding is made; see `soupkitchen.tasks.embedding`.
+        similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.kinds.embeddings.Searching`.
+        pooling, prompt, lower: see `soupkitchen.tasks.kinds.embeddings.Embedding`.
         max_length: tokens after which a text, or query and passage together, is cut; None for what runs of
             sentence-transformers say, and else the model's limit.
 

@@ -21,11 +21,9 @@ from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT
+from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, row_of
 from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, undecoded
-from soupkitchen.tasks.sound import to_inputs
+from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, to_inputs, undecoded
 from soupkitchen.tasks.texts import unwrapped
 
 log = logging.getLogger(__name__)

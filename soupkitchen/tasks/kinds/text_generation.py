@@ -17,8 +17,7 @@ from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
 from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import check_filled, prompts, template_columns
-from soupkitchen.tasks.columns import ANSWER, PROMPT
+from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, template_columns
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 

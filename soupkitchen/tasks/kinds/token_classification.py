@@ -13,8 +13,7 @@ from soupkitchen.errors import DataError
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, Collate, Processor, without
-from soupkitchen.tasks.cells import lists_of, row_of
-from soupkitchen.tasks.columns import TAGS, WORDS
+from soupkitchen.tasks.columns import TAGS, WORDS, lists_of, row_of
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, ModelLabels, values_of
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
