@@ -31,7 +31,7 @@ WITHOUT_TORCH = ("options", "store", "search", "records", "errors", "console", "
 LONGEST = 400
 LONGER = {
     "checkpoints/adapters.py": "what peft does to a tensor, kind by kind, is one thing",
-    "checkpoints/checkpoint.py": "a run that is a folder, and one that is a file with a state dict in any of its wrappers",
+    "checkpoints/checkpoint.py": "a run: a folder, or a file with a state dict in any of its wrappers",
     "checkpoints/files.py": "the file formats that weights come in, pickles too, behind one interface",
     "checkpoints/pool.py": "finding, opening and checking a pool is one story",
     "checkpoints/sources.py": "all that pool.path may name, lists of trackers too",

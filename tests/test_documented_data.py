@@ -176,7 +176,7 @@ def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, 
     processor, model = made(kind)
     prepared = task.prepare(split, processor, model)
     assert len(task.references(prepared)) == len(split)
-    task.collator(processor)([prepared[number] for number in range(2)])
+    task.collate([prepared[number] for number in range(2)], processor)
 
 
 def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_directory(

@@ -29,7 +29,6 @@ from soupkitchen.errors import DataError, MachineError
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks.base import DataSource
 from soupkitchen.tasks.columns import first_line
 from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, local_files
 
@@ -39,6 +38,30 @@ _UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", 
 """Errors of `datasets` for a split, or a slice of one, that is not there."""
 
 AUTO = "auto"
+
+
+class DataSource:
+    """Gives a task its examples."""
+
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
+        """The splits by role: "heldout", and "test" if there is one."""
+        raise NotImplementedError
+
+    def load_training(self, stratify: str | None = None) -> Dataset:
+        """The training data."""
+        raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
+
+    def training_beside(self) -> Dataset | None:
+        """Training data that lies beside the splits and that none was drawn from; None if there is none."""
+        return None
+
+    def found_test(self) -> Dataset | None:
+        """The test split, if it was found by its name and not named by the user; else None."""
+        return None
+
+    def features(self) -> Features:
+        """The columns of the examples that decide, with their types."""
+        return Features()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Labels
-from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.base import DataTask
 from soupkitchen.tasks.columns import check_columns, check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Labelled(Task):
+class Labelled(DataTask):
     """A task with a column of labels, which the option `label` names.
 
     Attributes:

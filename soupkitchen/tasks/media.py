@@ -12,6 +12,7 @@ import math
 import struct
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -26,7 +27,7 @@ from datasets.fingerprint import Hasher
 from transformers import AutoProcessor, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, DataError
-from soupkitchen.tasks.base import Processor, Task, check_vocabulary, load_with
+from soupkitchen.tasks.base import DataTask, Processor, Task, check_vocabulary, load_with
 from soupkitchen.tasks.columns import check_filled, first_line, row_of
 from soupkitchen.tasks.data import folders_of
 from soupkitchen.tasks.files import stamp
@@ -35,11 +36,12 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """One of these lies beside each image processor and feature extractor."""
 
 
-class ImageTask(Task):
+@dataclass(frozen=True)
+class ImageTask(DataTask):
     """A task with a column of images: `datasets.Image`, or the paths of files."""
 
     processor_files = PROCESSOR_FILES
-    image: str
+    image: str = "image"
 
     def compared(self, split: Dataset) -> Dataset:
         return undecoded(self, split, "image", datasets.Image, "images")

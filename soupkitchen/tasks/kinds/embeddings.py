@@ -19,11 +19,9 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import sentences_of
 from soupkitchen.checkpoints.sentence import MODULES, POOLINGS, Prompts
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
 from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS, TRIPLET
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Column, Labelled, ModelLabels, Reader, Splits, affirmed, numbers_of
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
@@ -32,8 +30,9 @@ log = logging.getLogger(__name__)
 AnyTask = TypeVar("AnyTask", bound="Embedding")
 
 
-class Embedding(Task):
-    """A task on embeddings; its subclasses are dataclasses with these options.
+@dataclass(frozen=True, kw_only=True)
+class Embedding(DataTask):
+    """A task on embeddings.
 
     Attributes:
         pooling: how the tokens' last hidden states become one embedding: "mean", "cls" (the first),
@@ -44,21 +43,18 @@ class Embedding(Task):
         max_length: tokens after which a text is cut; None for what the runs say, and else the model's limit.
     """
 
+    model_class = AutoModel
     takes_sentences: ClassVar[bool] = True
 
-    pooling: SomeTexts | None
-    prompt: AnyText | None
-    lower: bool
-    max_length: AtLeast1 | None
+    pooling: SomeTexts | None = None
+    prompt: AnyText | None = None
+    lower: bool = False
+    max_length: AtLeast1 | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := [mode for mode in self.modes if mode not in POOLINGS]:
             raise ConfigError(f"task.pooling={unknown[0]}: choose {', '.join(POOLINGS)}")
-
-    @property
-    def model_class(self) -> type:
-        return AutoModel
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -88,7 +84,7 @@ class Embedding(Task):
     def _with(self: AnyTask, lower: bool, **options: Any) -> AnyTask:
         """The task with `lower`, and with the other options if they are None in it."""
         unset = {option: value for option, value in options.items() if getattr(self, option) is None}
-        return replace(self, lower=lower, **unset)  # type: ignore[type-var]
+        return replace(self, lower=lower, **unset)
 
     def tokens(
         self, split: Dataset, option: str, processor: Processor, model: PreTrainedModel
@@ -115,8 +111,9 @@ class Embedding(Task):
         return torch.cat([_pooled(hidden, mask, mode) for mode in self.modes], dim=-1)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Searching(Embedding):
-    """A task on queries and passages; its subclasses are dataclasses with these options, too.
+    """A task on queries and passages.
 
     Attributes:
         similarity: "cosine" or "dot"; None for what runs of sentence-transformers say, and else the cosine.
@@ -124,9 +121,9 @@ class Searching(Embedding):
             say, and else for `prompt`.
     """
 
-    similarity: Literal["cosine", "dot"] | None
-    query_prompt: AnyText | None
-    passage_prompt: AnyText | None
+    similarity: Literal["cosine", "dot"] | None = None
+    query_prompt: AnyText | None = None
+    passage_prompt: AnyText | None = None
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
         fitted, prompts = super().fitted_to(runs), Prompts.of(runs[0].path)
@@ -138,7 +135,7 @@ class Searching(Embedding):
     ) -> list[list[int]]:
         """The tokens of texts of a `kind`, "query" or "passage", with the prompt of that kind."""
         prompt = getattr(self, f"{kind}_prompt")
-        prompted = self if prompt is None else replace(self, prompt=prompt)  # type: ignore[type-var]
+        prompted = self if prompt is None else replace(self, prompt=prompt)
         return prompted.tokens(split, option, processor, model)
 
     def comparable(self, embedded: torch.Tensor) -> torch.Tensor:
@@ -220,12 +217,9 @@ class _Together(Embedding):
         """The column of labels as `references` gives it, one entry an example."""
         return [1] * len(split)
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            texts = [example[option] for option in self.content for example in examples]
-            return dict(processor.pad({"input_ids": texts}, return_tensors="pt"))
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        texts = [example[option] for option in self.content for example in examples]
+        return dict(processor.pad({"input_ids": texts}, return_tensors="pt"))
 
 
 @dataclass(frozen=True)
@@ -245,15 +239,9 @@ class EmbeddingSimilarity(_Together):
     looked_for = (TEXTS, NUMBER)
     content = ("text", "text_pair")
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     text_pair: str = "text_pair"
     label: str = "label"
-    pooling: SomeTexts | None = None
-    prompt: AnyText | None = None
-    lower: bool = False
-    max_length: AtLeast1 | None = None
 
     def encode_labels(self, split: Dataset) -> list[Any]:
         self.check_columns(split, "label")
@@ -313,15 +301,9 @@ class Triplets(_Together):
     looked_for = (TRIPLET,)
     content = ("anchor", "positive", "negative")
 
-    data: Data
-    metric: TaskMetric
     anchor: str = "anchor"
     positive: str = "positive"
     negative: str = "negative"
-    pooling: SomeTexts | None = None
-    prompt: AnyText | None = None
-    lower: bool = False
-    max_length: AtLeast1 | None = None
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         anchor, positive, negative = self.embedded(model, batch).chunk(3)

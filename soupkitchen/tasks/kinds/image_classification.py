@@ -21,10 +21,8 @@ from transformers import (
 )
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Collate, Processor, decided, load_with, without
+from soupkitchen.tasks.base import Batch, Examples, Processor, decided, load_with, without
 from soupkitchen.tasks.columns import IMAGE, LABEL
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled
 from soupkitchen.tasks.media import ImageTask
 
@@ -49,9 +47,6 @@ class ImageClassification(ImageTask, Labelled):
     content = ("image",)
     stratify = "label"
 
-    data: Data
-    metric: TaskMetric
-    image: str = "image"
     label: str = "label"
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
@@ -71,8 +66,8 @@ class ImageClassification(ImageTask, Labelled):
         prepared = self.prepared_images(images, processor, model)
         return prepared.add_column("labels", labels).with_format("torch")
 
-    def collator(self, processor: Processor) -> Collate:
-        return default_data_collator
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return default_data_collator(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         output = model(**without(batch, "labels"))

@@ -10,11 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
 from soupkitchen.tasks.columns import LONG_TEXT
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import (
     beginning,
     check_causal,
@@ -27,7 +25,7 @@ from soupkitchen.tasks.texts import (
 
 
 @dataclass(frozen=True)
-class LanguageModeling(Task):
+class LanguageModeling(DataTask):
     """Scores causal models by every token of the texts.
 
     A text longer than the limit is cut into windows, each of which follows one token of the window before; so
@@ -44,8 +42,6 @@ class LanguageModeling(Task):
     looked_for = (LONG_TEXT,)
     content = ("text",)
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     max_length: AtLeast1 | None = None
 
@@ -70,8 +66,8 @@ class LanguageModeling(Task):
             rows["length"].append(len(tokens))
         return Dataset.from_dict(rows)
 
-    def collator(self, processor: Processor) -> Collate:
-        return collate_passages
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return collate_passages(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""

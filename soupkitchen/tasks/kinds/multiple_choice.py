@@ -12,11 +12,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor
+from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, lists_of, prompts, row_of
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
 from soupkitchen.tasks.texts import (
     beginning,
@@ -53,8 +51,6 @@ class MultipleChoice(Labelled):
     looked_for = (QUESTION, CHOICES, CHOSEN)
     content = ("choices", "answer")
 
-    data: Data
-    metric: TaskMetric
     prompt: str = "{question}"
     choices: str = "choices"
     answer: str = "answer"
@@ -83,12 +79,9 @@ class MultipleChoice(Labelled):
         check_tokens(self, split, "choices", tokens, model)
         return Dataset.from_dict(rows)
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            divisors = torch.tensor([number for example in examples for number in example["divisors"]])
-            return collate_passages(examples) | {"divisors": divisors}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        divisors = torch.tensor([number for example in examples for number in example["divisors"]])
+        return collate_passages(examples) | {"divisors": divisors}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         scores = log_likelihoods(model, batch) / batch["divisors"]

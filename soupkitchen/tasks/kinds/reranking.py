@@ -15,11 +15,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, without
+from soupkitchen.tasks.base import Batch, Examples, Processor, without
 from soupkitchen.tasks.columns import RANKED, check_filled, row_of
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.kinds.embeddings import Searching, distinct, ranks
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
@@ -52,19 +49,10 @@ class Reranking(Searching):
     looked_for = (RANKED,)
     content = ("query", "positive", "negative")
 
-    data: Data
-    metric: TaskMetric
     query: str = "query"
     positive: str = "positive"
     negative: str = "negative"
     architecture: Literal["bi", "cross"] = "bi"
-    similarity: Literal["cosine", "dot"] | None = None
-    query_prompt: AnyText | None = None
-    passage_prompt: AnyText | None = None
-    pooling: SomeTexts | None = None
-    prompt: AnyText | None = None
-    lower: bool = False
-    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:
@@ -102,14 +90,11 @@ class Reranking(Searching):
     def references(self, prepared: Dataset) -> list[list[int]]:
         return [list(range(number)) for number in prepared["right"][:]]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            texts = [text for example in examples for text in example["texts"]]
-            sizes = torch.tensor([[len(e["texts"]), len(e["which"]), e["right"]] for e in examples])
-            which = torch.tensor([number for example in examples for number in example["which"]])
-            return {**processor.pad(texts, return_tensors="pt"), "sizes": sizes, "which": which}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        texts = [text for example in examples for text in example["texts"]]
+        sizes = torch.tensor([[len(e["texts"]), len(e["which"]), e["right"]] for e in examples])
+        which = torch.tensor([number for example in examples for number in example["which"]])
+        return {**processor.pad(texts, return_tensors="pt"), "sizes": sizes, "which": which}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
         """The ranks of each query's right passages."""

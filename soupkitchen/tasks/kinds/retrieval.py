@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import Rows, TaskMetric
-from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, without
+from soupkitchen.metrics import Rows
+from soupkitchen.tasks.base import Batch, Examples, Processor, without
 from soupkitchen.tasks.columns import (
     QUERY,
     check_columns,
@@ -59,21 +58,12 @@ class Retrieval(Searching):
     looked_for = (QUERY,)
     content = ("query",)
 
-    data: Data
-    metric: TaskMetric
     query: str = "query"
     relevant: str = "relevant"
     corpus: str = "corpus.jsonl"
     id: str = "id"
     passage: str = "{text}"
     queries: str = "queries.jsonl"
-    similarity: Literal["cosine", "dot"] | None = None
-    query_prompt: AnyText | None = None
-    passage_prompt: AnyText | None = None
-    pooling: SomeTexts | None = None
-    prompt: AnyText | None = None
-    lower: bool = False
-    max_length: AtLeast1 | None = None
 
     def examples_of(self, split: Dataset) -> Dataset:
         """The queries of a split: judgements are put together by query."""
@@ -104,12 +94,9 @@ class Retrieval(Searching):
     def references(self, prepared: Dataset) -> list[list[int]]:
         return [places for places in prepared["relevant"][:] if places]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            padded = processor.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt")
-            return {**padded, "copies": torch.tensor([[example["copies"]] for example in examples])}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        padded = processor.pad({"input_ids": [e["input_ids"] for e in examples]}, return_tensors="pt")
+        return {**padded, "copies": torch.tensor([[example["copies"]] for example in examples])}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """Embeddings; beside each, how many passages of the corpus have that text."""

@@ -10,24 +10,20 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, decided, without
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, decided, without
 from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, numbers_of
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 
 @dataclass(frozen=True)
-class SequenceTask(Task):
+class SequenceTask(DataTask):
     """A task for sequence-classification models."""
 
     model_class = AutoModelForSequenceClassification
     content = ("text", "text_pair")
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
@@ -47,8 +43,8 @@ class SequenceTask(Task):
         """The column of labels as `references` gives it, one entry an example."""
         raise NotImplementedError
 
-    def collator(self, processor: Processor) -> Collate:
-        return DataCollatorWithPadding(processor)
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return DataCollatorWithPadding(processor)(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         return decided(self.logits(model, batch), self.metric)

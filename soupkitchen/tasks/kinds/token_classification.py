@@ -10,11 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, without
+from soupkitchen.tasks.base import Batch, Examples, Processor, without
 from soupkitchen.tasks.columns import TAGS, WORDS, lists_of, row_of
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, ModelLabels, values_of
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
@@ -41,8 +39,6 @@ class TokenClassification(Labelled):
     content = ("words",)
     entries = "tags"
 
-    data: Data
-    metric: TaskMetric
     words: str = "tokens"
     label: str = "tags"
     max_length: AtLeast1 | None = None
@@ -73,9 +69,9 @@ class TokenClassification(Labelled):
     def references(self, prepared: Dataset) -> list[list[str]]:
         return prepared["tags"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         pad = DataCollatorForTokenClassification(processor)
-        return lambda examples: pad([without(example, "tags") for example in examples])
+        return pad([without(example, "tags") for example in examples])
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[list[str]]:
         names = ModelLabels.of(unwrapped(model)).names or ()
