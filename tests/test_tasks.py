@@ -11,7 +11,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import lm_eval.tasks
 import numpy as np
 import pandas as pd
@@ -59,7 +58,7 @@ from soupkitchen.tasks import (
     TokenClassification,
 )
 from soupkitchen.tasks.columns import filled
-from soupkitchen.tasks.harness import Bounded, harness_tasks
+from soupkitchen.tasks.harness import harness_tasks
 
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 ENCODER = {"vocab_size": len(VOCABULARY), "max_position_embeddings": 32, **SIZE}
@@ -673,44 +672,6 @@ def test_groups_and_filters_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         harness_tasks([str(grouped / file)], **options)
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for i in range(10**9) %}w1{% endfor %}",
-        "{% for i in range(9999) %}{% for j in range(9999) %}w{% endfor %}{% endfor %}",
-        "{{ range(10**10) | list | length }}",
-        "{{ 'w' * 10**10 }}",
-        "{{ 10 ** 10 ** 10 }}",
-        "{{ [1] * 9999999 }}",
-    ],
-)
-@pytest.mark.usefixtures("_no_other_harness_tasks")
-def test_templates_that_never_end_end(harness: Path, tmp_path: Path, template: str) -> None:
-    text = (harness / "write.yaml").read_text().replace('"{{question}}"', json.dumps(template))
-    (tmp_path / "endless.yaml").write_text(text)
-    with pytest.raises(DataError, match="does not end in time"):
-        harness_tasks([str(tmp_path / "endless.yaml")])
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for w in words %}{{ loop.index }}/{{ loop.length }}: {{ w }}{{ loop.last }}{% endfor %}",
-        "{% set n = 3 * 2 ** 4 + 1 %}{{ '=' * n }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 0 * 5 }}\n",
-        "{% for i in range(3) %}{% for w in words if w != 'b' %}{{ w }}{% else %}no{% endfor %}{% endfor %}",
-        "{{ words | join(' ') | regex_replace('a', 'b') }}{{ text.strip().split()[0] }}",
-    ],
-)
-def test_templates_that_end_are_rendered_as_ever(template: str) -> None:
-    from lm_eval import utils
-
-    plain = utils.env.overlay() if type(utils.env) is jinja2.Environment else jinja2.Environment()
-    plain.filters["regex_replace"] = utils.regex_replace
-    plain.keep_trailing_newline = True
-    told = {"words": ["a", "b", "c"], "text": " one two "}
-    assert Bounded.like(plain).from_string(template).render(told) == plain.from_string(template).render(told)
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,11 @@ Score = NewType("Score", float)
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A shipped metric; two of one class and with the same options are equal."""
+
+
+@dataclass(frozen=True)
 class TaskMetric:
     """A metric with its name, direction and inputs.
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from soupkitchen.metrics.base import Metric
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -31,8 +33,7 @@ class Mean:
         return predictions
 
 
-@dataclass(frozen=True)
-class MeanSquaredError:
+class MeanSquaredError(Metric):
     """The mean of (prediction - reference)²; lower is better."""
 
     name = "mse"
@@ -44,8 +45,7 @@ class MeanSquaredError:
         return (np.asarray(predictions, float) - np.asarray(references, float)) ** 2
 
 
-@dataclass(frozen=True)
-class Pearson:
+class Pearson(Metric):
     """The linear correlation of predictions with references; 0 if one of them is constant."""
 
     name = "pearson"
@@ -56,8 +56,7 @@ class Pearson:
         return _correlation("pearsonr", predictions, references)
 
 
-@dataclass(frozen=True)
-class Spearman:
+class Spearman(Metric):
     """The rank correlation of predictions with references; 0 if one of them is constant."""
 
     name = "spearman"
@@ -77,8 +76,7 @@ def _correlation(coefficient: str, predictions: Any, references: Any) -> float:
     return float(getattr(stats, coefficient)(predicted, actual).statistic)
 
 
-@dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(Metric):
     """The mean of -log softmax(logits)[reference], in nats."""
 
     name = "cross_entropy"
@@ -94,8 +92,7 @@ class CrossEntropy:
         return logsumexp(logits, axis=1) - right
 
 
-@dataclass(frozen=True)
-class Perplexity:
+class Perplexity(Metric):
     """exp(Σ nats / Σ tokens), of each text's nats and its (tokens, bytes)."""
 
     name = "perplexity"
@@ -113,8 +110,7 @@ class Perplexity:
         return math.exp(mean) if mean < 700 else math.inf
 
 
-@dataclass(frozen=True)
-class BitsPerByte:
+class BitsPerByte(Metric):
     """Σ nats / (ln 2 · Σ bytes), of each text's nats and its (tokens, bytes), whatever the tokenizer."""
 
     name = "bits_per_byte"

@@ -6,19 +6,17 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from soupkitchen.metrics.base import installed
+from soupkitchen.metrics.base import Metric, installed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-@dataclass(frozen=True)
-class Rouge1:
+class Rouge1(Metric):
     """The mean over examples of the F-measure of words, by rouge-score with its stemmer. Extra: metrics.
 
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries".
@@ -35,22 +33,19 @@ class Rouge1:
         return [scorer.score(right, written)[overlap].fmeasure for right, written in pairs]
 
 
-@dataclass(frozen=True)
 class Rouge2(Rouge1):
     """The mean over examples of the F-measure of pairs of words."""
 
     name = "rouge2"
 
 
-@dataclass(frozen=True)
 class RougeL(Rouge1):
     """The mean over examples of the F-measure of the longest common subsequence of words."""
 
     name = "rouge_l"
 
 
-@dataclass(frozen=True)
-class Bleu:
+class Bleu(Metric):
     """Corpus BLEU, 0 to 100, with sacrebleu's defaults. Extra: metrics.
 
     Source: Post 2018, "A call for clarity in reporting BLEU scores".
@@ -73,8 +68,7 @@ class Bleu:
         return bleu.compute_bleu(*orders, *lengths, smooth_method="exp").score
 
 
-@dataclass(frozen=True)
-class AnswerExact:
+class AnswerExact(Metric):
     """The share of answers that equal a right one but for case, punctuation and articles.
 
     A prediction is where the answer begins and ends, in characters of the context, or (-1, -1) for none; a
@@ -92,8 +86,7 @@ class AnswerExact:
         return _best_of(predictions, references, lambda given, right: float(given == right))
 
 
-@dataclass(frozen=True)
-class AnswerF1:
+class AnswerF1(Metric):
     """The mean F1 of the words of the answer and of the best right one; see `AnswerExact`."""
 
     name = "answer_f1"
@@ -126,7 +119,7 @@ def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-class ErrorRate:
+class ErrorRate(Metric):
     """A share of edits, over all examples together. Lower is better, and it may exceed 1.
 
     An edit puts in, leaves out or replaces one unit of a text.
@@ -153,7 +146,6 @@ class ErrorRate:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class WordErrorRate(ErrorRate):
     """Σ edits / Σ words of the references."""
 
@@ -163,7 +155,6 @@ class WordErrorRate(ErrorRate):
         return text.split()
 
 
-@dataclass(frozen=True)
 class CharacterErrorRate(ErrorRate):
     """Σ edits / Σ characters of the references, with the spaces inside."""
 

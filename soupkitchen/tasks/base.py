@@ -13,10 +13,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, first_line
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.options.kinds import check_fields
-from soupkitchen.tasks.columns import Wanted, check_columns, first_line, texts_of
+from soupkitchen.tasks.columns import Wanted, texts_of
 from soupkitchen.tasks.data import Data, DataSource
 
 AnyTask = TypeVar("AnyTask", bound="Task")
@@ -146,15 +146,6 @@ class Task:
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> Predictions:
         """The predictions of one forward pass, as the metric takes them."""
         raise NotImplementedError
-
-    def check_columns(self, split: Dataset, *options: str) -> None:
-        """Checks that the columns that options name exist; one that is None is none.
-
-        Raises:
-            DataError: naming the option, the column and the columns of the data.
-        """
-        columns = {f"task.{option}": getattr(self, option) for option in options}
-        check_columns(split, {option: column for option, column in columns.items() if column is not None})
 
     def texts(self, split: Dataset, option: str) -> list[str]:
         """The texts in the column that `option` names.

@@ -60,8 +60,9 @@ def check_filled(split: Dataset, option: str, column: str) -> list[Any]:
     """The values of the column that `option` names.
 
     Raises:
-        DataError: for the first that is missing.
+        DataError: for a column that does not exist, or the first value that is missing.
     """
+    check_columns(split, {option: column})
     values: list[Any] = split[column][:]
     for number, value in enumerate(values):
         if is_missing(value):
@@ -158,12 +159,6 @@ def shown(value: Any) -> str:
     """A value as messages show it: the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its name if it has none."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]
 
 
 log = logging.getLogger(__name__)

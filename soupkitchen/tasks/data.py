@@ -25,16 +25,15 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_dataset, load_from_disk
 
-from soupkitchen.errors import DataError, MachineError
+from soupkitchen.errors import DataError, MachineError, first_line
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
 from soupkitchen.store.documents import open_regular
 from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks.columns import first_line
 from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, local_files
 
 log = logging.getLogger(__name__)
 
-_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
+_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|was saved with", re.IGNORECASE)
 """Errors of `datasets` for a split, or a slice of one, that is not there."""
 
 AUTO = "auto"
@@ -277,7 +276,7 @@ class Data(DataSource):
         if self._is_saved:
             saved = self._saved()
             if split not in saved:
-                raise KeyError(f"it was saved with {', '.join(saved)}, of which no slices can be taken")
+                raise ValueError(f"it was saved with {', '.join(saved)}, of which no slices can be taken")
             return saved[split]
         cache = cache_folder([self._path]) if self._path.exists() else None
         if self._paths:

@@ -4,8 +4,6 @@ The harness makes the requests, once, and judges the answers; the model in memor
 written to disk for it, and the harness's own cache, which does not know which weights answered, is not used.
 
 Source: https://github.com/EleutherAI/lm-evaluation-harness
-
-Jinja templates of others' files: what they may cost in time and memory is bounded.
 """
 
 from __future__ import annotations
@@ -14,20 +12,17 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import numpy as np
 import torch
 import xxhash
 from datasets import Dataset
-from jinja2 import nodes
-from jinja2.sandbox import SandboxedEnvironment
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
@@ -128,9 +123,6 @@ def harness_tasks(
 def _load(name: str) -> tuple[dict[str, Any], Any]:
     """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
-    templates = installed("lm_eval.utils", "lm-eval")
-    if not isinstance(templates.env, Bounded):
-        templates.env = Bounded.like(templates.env)
     path = Path(name).expanduser()
     try:
         if path.suffix in (".yaml", ".yml"):
@@ -355,67 +347,3 @@ class HarnessTask(Task):
 def _without_addresses(text: str) -> str:
     """`text` without the addresses of functions and images in memory, which differ each time."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
-
-
-MOST = 1_000_000
-"""Turns of all loops of one template, and letters or items that an operation of it makes."""
-
-
-class Bounded(SandboxedEnvironment):
-    """An environment whose templates end: loops, ranges, products and powers have limits."""
-
-    intercepted_binops = frozenset(("+", "*", "**"))
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._turns = 0
-        self.globals["range"] = _range
-        self.filters["_counted"] = self._counted
-
-    @classmethod
-    def like(cls, other: jinja2.Environment) -> Bounded:
-        """An environment that makes of templates what `other` does."""
-        made = cls(undefined=other.undefined, keep_trailing_newline=other.keep_trailing_newline)
-        made.filters.update(other.filters)
-        return made
-
-    def from_string(self, *arguments: Any, **options: Any) -> jinja2.Template:
-        self._turns = 0  # a template is made for each text
-        return super().from_string(*arguments, **options)
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
-        return tree
-
-    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
-            self._turns += 1
-            if self._turns > MOST:
-                raise _endless(f"its loops take more than {MOST:,} turns")
-            yield item
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and not (abs(left) < MOST and abs(right) < 64):
-            raise _endless(f"it makes {left} ** {right}")
-        sizes = [len(one) if hasattr(one, "__len__") else None for one in (left, right)]
-        if operator == "*" and sizes != [None, None]:
-            times = max(n for n in (left, right, 1) if isinstance(n, int))
-            long = (sizes[0] or 1) * (sizes[1] or 1) * times
-        else:
-            long = sum(size or 0 for size in sizes)
-        if long > MOST:
-            raise _endless(f"it makes a text or a list of {long:,}")
-        return super().call_binop(context, operator, left, right)
-
-
-def _range(*arguments: int) -> range:
-    made = range(*arguments)
-    if made and abs(made[-1] - made[0]) // abs(made.step) >= MOST:
-        raise _endless(f"it has a range of more than {MOST:,} numbers")
-    return made
-
-
-def _endless(why: str) -> DataError:
-    return DataError(f"task.tasks: a template of the task does not end in time: {why}; mend its YAML")

@@ -208,7 +208,6 @@ class _Together(Embedding):
     """A task whose examples are the texts in the columns of `content`."""
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, *self.content)
         texts = {option: self.tokens(split, option, processor, model) for option in self.content}
         lengths = [sum(map(len, example)) for example in zip(*texts.values(), strict=True)]
         return Dataset.from_dict({**texts, "labels": self.encode_labels(split), "length": lengths})
@@ -244,7 +243,6 @@ class EmbeddingSimilarity(_Together):
     label: str = "label"
 
     def encode_labels(self, split: Dataset) -> list[Any]:
-        self.check_columns(split, "label")
         return numbers_of(split, self.label)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:

@@ -54,7 +54,6 @@ class ImageClassification(ImageTask, Labelled):
         return load_with(AutoImageProcessor, folder, trust_remote_code, "image processor", remedy)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "image")
         labels, images = self.encoded(split, model), self.compared(split)
         if processor is None:
             raise ConfigError(

@@ -46,7 +46,6 @@ class LanguageModeling(DataTask):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text")
         check_causal(model)
         window = longest(processor, model, self.max_length) - 1
         if window < 1:

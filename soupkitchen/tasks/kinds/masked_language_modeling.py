@@ -61,7 +61,6 @@ class MaskedLanguageModeling(DataTask):
             )
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text")
         if processor.mask_token_id is None:
             raise CheckpointError(
                 "the tokenizer has no mask_token to hide tokens with; copy the base model's"

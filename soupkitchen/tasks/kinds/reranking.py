@@ -62,7 +62,6 @@ class Reranking(Searching):
         return super().fitted_to(runs) if self.architecture == "bi" else self
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, *self.content)
         right, wrong = self._passages(split, "positive"), self._passages(split, "negative")
         passages = [first + second for first, second in zip(right, wrong, strict=True)]
         if self.architecture == "bi":

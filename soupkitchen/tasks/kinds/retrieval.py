@@ -74,7 +74,6 @@ class Retrieval(Searching):
         return queries.rename_columns({"text": self.query, "relevant": self.relevant})
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "query", "relevant")
         corpus = read_beside("task.corpus", self.corpus, self.data)
         relevant = places_of(split, self.relevant, ids_of(corpus, self.id))
         check_template("task.passage", self.passage, corpus)
@@ -140,7 +139,6 @@ def ids_of(table: Dataset, column: str) -> dict[str, int]:
     """
     if column not in table.column_names and "_id" in table.column_names:
         column = "_id"
-    check_columns(table, {"task.id": column})
     rows: dict[str, int] = {}
     for number, value in enumerate(check_filled(table, "task.id", column)):
         if rows.setdefault(str(value), number) != number:

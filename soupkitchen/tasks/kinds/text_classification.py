@@ -30,7 +30,6 @@ class SequenceTask(DataTask):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text", "text_pair")
         labels, limit = self.encode_labels(split, model), longest(processor, model, self.max_length)
         pad_alike(processor, model)
         texts = [self.texts(split, option) for option in self.content if getattr(self, option) is not None]
@@ -90,7 +89,6 @@ class TextRegression(SequenceTask):
             raise DataError(
                 f"the model has {model.config.num_labels} outputs; regression needs one (num_labels=1)"
             )
-        self.check_columns(split, "label")
         return numbers_of(split, self.label)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:

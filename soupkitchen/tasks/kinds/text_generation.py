@@ -73,7 +73,6 @@ class TextGeneration(DataTask):
         return (*template_columns("task.prompt", self.prompt), self.answer)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "answer")
         written = prompts(self.prompt, split)
         limit = longest(processor, model, None)
         room = limit - self.max_new_tokens if self.is_causal else limit

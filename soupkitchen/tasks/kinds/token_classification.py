@@ -44,7 +44,6 @@ class TokenClassification(Labelled):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "words")
         numbers, names = self.read_as(split, model), ModelLabels.of(model).names or ()
         limit = longest(processor, model, self.max_length)
         texts = lists_of(split, "task.words", self.words, str, "words")
