@@ -22,6 +22,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
 from soupkitchen.checkpoints.weights import AdaptedWeights, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
+from soupkitchen.options.building import TARGET, describe
 from soupkitchen.options.kinds import SomeTexts, check
 
 log = logging.getLogger(__name__)
@@ -122,21 +123,12 @@ def find_pool(
         IncompatibleError: if some cannot be read or merged; it names all problems of all runs.
         ConfigError: for an unknown option.
     """
+    options = describe({TARGET: "soupkitchen.checkpoints.find_pool", **locals()})
     check("pool.on_incompatible", on_incompatible, OnIncompatible)
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
     pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip", key=key)
-    options = {
-        "_target_": "soupkitchen.checkpoints.find_pool",
-        "path": str(path) if isinstance(path, (str, Path)) else [str(item) for item in path],
-        "exclude": exclude if isinstance(exclude, str) else list(exclude),
-        "base": None if base is None else str(base),
-        "checkpoints": checkpoints,
-        "on_incompatible": on_incompatible,
-        "trust_scores": trust_scores,
-        "key": key,
-    }
     return replace(pool, trust_scores=trust_scores, options=options)
 
 

@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from soupkitchen.checkpoints import mergekit_yaml
 from soupkitchen.checkpoints.adapters import is_adapter
@@ -28,6 +28,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
+from soupkitchen.options.kinds import check
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +36,7 @@ MLFLOW = "mlflow:"
 """The prefix of the name of an experiment of MLflow's."""
 OUTPUT_DIR = "output_dir"
 """The Trainer's name of its folder, in all trackers."""
-_PAGE = 1000
 _PREFIXES = ("eval/", "eval_")
-
-
-class TrackerRun(NamedTuple):
-    """A run in a tracker."""
-
-    folder: str
-    name: str
-    scores: Mapping[str, float]
 
 
 def check_store(option: str) -> None:
@@ -72,7 +64,7 @@ def check_store(option: str) -> None:
             ) from error
 
 
-def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
+def of_mlflow(experiment: str) -> Iterator[Source]:
     """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
 
     The store is that of ``MLFLOW_TRACKING_URI``, or MLflow's default.
@@ -82,7 +74,7 @@ def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
         CheckpointError: if there is no such experiment, or none of its runs says where it is.
     """
     try:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, search_runs
         from mlflow.exceptions import MlflowException
     except ImportError as error:
         raise ConfigError(
@@ -95,13 +87,12 @@ def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
         if wanted is None:
             there = ", ".join(sorted(other.name for other in client.search_experiments()))
             raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
-        finished, oldest_first = "attributes.status = 'FINISHED'", ["attributes.start_time ASC"]
-        runs: list[Any] = []
-        page: str | None = ""
-        while page is not None:
-            more = client.search_runs([wanted.experiment_id], finished, 1, _PAGE, oldest_first, page or None)
-            runs += more
-            page = more.token or None
+        runs: Any = search_runs(
+            [wanted.experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"],
+            output_format="list",
+        )
     except MlflowException as error:
         raise CheckpointError(
             f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
@@ -117,7 +108,8 @@ def of_mlflow(experiment: str) -> Iterator[TrackerRun]:
         log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(placed), experiment)
     for run in placed:
         scores = {_without_prefix(name): float(value) for name, value in run.data.metrics.items()}
-        yield TrackerRun(run.data.params[OUTPUT_DIR], str(run.info.run_name), scores)
+        folder = listed(run.data.params[OUTPUT_DIR], f"{MLFLOW}{experiment}")
+        yield Source(folder, str(run.info.run_name), None, scores)
 
 
 def as_list(table: Any) -> Any:
@@ -185,8 +177,7 @@ def find(
         CheckpointError: if there are fewer.
         ConfigError: for an unknown option.
     """
-    if checkpoints not in (None, "best", "last", "all"):
-        raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
+    check("pool.checkpoints", checkpoints, Checkpoints | None)
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
     exclude = [exclude] if isinstance(exclude, str) else exclude
     sources: dict[tuple[Path, Path | None], Source] = {}
@@ -195,13 +186,10 @@ def find(
             for run in _of_trainer(source, checkpoints):
                 sources.setdefault((run.folder, run.on), run)
     named = dict(zip(_unique_names(list(sources.values())), sources.values(), strict=True))
-    kept = {
-        name: source
-        for name, source in named.items()
-        if not any(_matches(name, pattern) for pattern in exclude)
-    }
-    for pattern in exclude:
-        if not any(_matches(name, pattern) for name in named):
+    matches = {p: [name for name in named if name == p or fnmatch(name, p)] for p in exclude}
+    kept = {name: named[name] for name in named if not any(name in names for names in matches.values())}
+    for pattern, names in matches.items():
+        if not names:
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
             how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
@@ -258,19 +246,13 @@ def _here(name: str) -> Path | None:
         return None
 
 
-def _matches(name: str, pattern: str) -> bool:
-    """Tells whether a run has that name, or matches it as a glob."""
-    return name == pattern or fnmatch(name, pattern)
-
-
 def _named_by(pattern: str) -> Iterator[Source]:
     """Yields the runs that one item of `path` names."""
     if pattern.startswith(HUB):
         yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
         return
     if pattern.startswith(MLFLOW):
-        for run in of_mlflow(pattern.removeprefix(MLFLOW)):
-            yield Source(listed(run.folder, pattern), run.name, None, run.scores)
+        yield from of_mlflow(pattern.removeprefix(MLFLOW))
         return
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
