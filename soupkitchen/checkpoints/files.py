@@ -292,14 +292,10 @@ class WeightFiles(Weights):
     @classmethod
     def together(cls, parts: Mapping[str, WeightFiles]) -> WeightFiles:
         """The weight files of several folders as those of one model; `parts` are by prefix of names."""
-        header: dict[str, TensorInfo] = {}
-        places: dict[str, tuple[Path, str]] = {}
-        stamps: dict[Path, Stamp] = {}
-        for prefix, part in parts.items():
-            header |= {f"{prefix}{name}": info for name, info in part.header.items()}
-            places |= {f"{prefix}{name}": place for name, place in part._places.items()}
-            stamps |= part._stamps
-        return cls(header, places, stamps)
+        named = [(f"{prefix}{name}", part, name) for prefix, part in parts.items() for name in part.header]
+        header = {whole: part.header[name] for whole, part, name in named}
+        places = {whole: part._places[name] for whole, part, name in named}
+        return cls(header, places, {file: at for part in parts.values() for file, at in part._stamps.items()})
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:

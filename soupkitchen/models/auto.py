@@ -75,15 +75,13 @@ class Auto:
 class Transformers:
     """Models of a class of transformers, as ``AutoModelForCausalLM``."""
 
+    library = "transformers"
+
     model_class: Any
 
     @property
     def name(self) -> str:
         return str(self.model_class.__name__)
-
-    @property
-    def library(self) -> str:
-        return "transformers"
 
     def snippet(self, folder: str) -> str:
         return f'from transformers import {self.name}\n\nmodel = {self.name}.from_pretrained("{folder}")'

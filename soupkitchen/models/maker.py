@@ -57,16 +57,13 @@ class Maker(Protocol):
     @property
     def name(self) -> str:
         """Its name in tables and recipes."""
-        ...
 
     @property
     def library(self) -> str:
         """The hub's name of the library that loads a saved model."""
-        ...
 
     def snippet(self, folder: str) -> str:
         """The Python code that loads the model saved in `folder`."""
-        ...
 
     def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
         """The model with the weights of `run` or, of an adapter, of its base.
@@ -74,7 +71,6 @@ class Maker(Protocol):
         Raises:
             CheckpointError: if files and model do not fit.
         """
-        ...
 
     def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
         """The places of files' tensors in a model that was just loaded from `run`.
@@ -82,14 +78,12 @@ class Maker(Protocol):
         Raises:
             CheckpointError: if `run` has tensors that the model has no place for.
         """
-        ...
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
         """A function that makes a model of the same kind of tensors named as in files.
 
         It is for models that cannot be filled in place, and does not keep `model`.
         """
-        ...
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
         """Writes the model to `folder`, as users of its kind of model load it.
@@ -97,7 +91,6 @@ class Maker(Protocol):
         Args:
             like: the run whose names of tensors, and other files, are taken.
         """
-        ...
 
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
@@ -107,11 +100,9 @@ class Maker(Protocol):
         Raises:
             CheckpointError: if there is none.
         """
-        ...
 
     def identity(self) -> list[str]:
         """The user's code and its options, on which predictions depend beside the run's own files."""
-        ...
 
 
 class Models(Protocol):
@@ -123,7 +114,6 @@ class Models(Protocol):
         Raises:
             CheckpointError: if the runs are no such models.
         """
-        ...
 
 
 _COUNTED = ("num_batches_tracked", "n_averaged")
@@ -177,15 +167,13 @@ class Function:
 class Built:
     """Makes models by a function."""
 
+    library = "pytorch"
+
     of: Function
 
     @property
     def name(self) -> str:
         return self.of.build
-
-    @property
-    def library(self) -> str:
-        return "pytorch"
 
     def snippet(self, folder: str) -> str:
         module, _, function = self.of.build.rpartition(".")

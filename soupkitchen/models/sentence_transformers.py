@@ -38,11 +38,9 @@ class SentenceTransformers:
         name: the class, one of `NAMES`.
     """
 
-    name: str
+    library = "sentence-transformers"
 
-    @property
-    def library(self) -> str:
-        return "sentence-transformers"
+    name: str
 
     def snippet(self, folder: str) -> str:
         return f'from sentence_transformers import {self.name}\n\nmodel = {self.name}("{folder}")'

@@ -71,7 +71,6 @@ class ByName(Protocol[TaskT]):
         Raises:
             ConfigError: for an option that there is not, that is wrong, or that has to be given.
         """
-        ...
 
 
 def by_name(made: Callable[..., TaskT], metric: str | None = None) -> ByName[TaskT]:

@@ -257,11 +257,9 @@ def _is_value(*kinds: str) -> Fits:
     )
 
 
-_is_text, _is_whole, _is_number = _is_value("string"), _is_value("int"), _is_value("int", "float")
-
-
-def _is_label(feature: Any) -> bool:
-    return isinstance(feature, datasets.ClassLabel) or _is_text(feature) or _is_whole(feature)
+def _is(kind: type, *others: Fits) -> Fits:
+    """Fits columns of a kind of `datasets`, and those that one of the others fits."""
+    return lambda feature: isinstance(feature, kind) or any(fits(feature) for fits in others)
 
 
 def _list_of(fits: Fits) -> Fits:
@@ -274,18 +272,10 @@ def _list_of(fits: Fits) -> Fits:
     return is_list
 
 
-def _is_image(feature: Any) -> bool:
-    return isinstance(feature, datasets.Image) or _is_text(feature)
-
-
-def _is_audio(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return "array" in feature
-    return isinstance(feature, datasets.Audio) or _is_text(feature) or _list_of(_is_number)(feature)
-
-
-def _is_text_or_texts(feature: Any) -> bool:
-    return _is_text(feature) or _list_of(_is_text)(feature)
+_is_text, _is_number = _is_value("string"), _is_value("int", "float")
+_is_label = _is(datasets.ClassLabel, _is_text, _is_value("int"))
+_is_image = _is(datasets.Image, _is_text)
+_is_sound = _is(datasets.Audio, _is_text, _list_of(_is_number))
 
 
 TEXTS = Wanted(
@@ -304,7 +294,7 @@ TRIPLET = Wanted(
 RANKED = Wanted(
     "query positive negative",
     "query positives negatives, query pos neg, question positive negative, anchor positive negative",
-    _is_text_or_texts,
+    lambda feature: _is_text(feature) or _list_of(_is_text)(feature),
 )
 QUERY = Wanted("query", "question, anchor, text", _is_text)
 LONG_TEXT = Wanted("text", "content, document, article, body, story, sentence", _is_text)
@@ -328,7 +318,7 @@ IMAGE = Wanted("image", "img, picture, photo, image_path, file_name, filename, p
 AUDIO = Wanted(
     "audio",
     "speech, recording, sound, audio_path, audio_filepath, audio_file, file_name, filename, file, path",
-    _is_audio,
+    lambda feature: "array" in feature if isinstance(feature, dict) else _is_sound(feature),
 )
 TRANSCRIPT = Wanted(
     "text", "sentence, transcription, transcript, normalized_text, raw_transcription", _is_text

@@ -37,6 +37,30 @@ _UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|wa
 """Errors of `datasets` for a split, or a slice of one, that is not there."""
 
 AUTO = "auto"
+HELDOUT, TEST, TRAIN = "heldout", "test", "train"
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+"""The builder of `datasets` by what a file's name ends in."""
+
+_NAMES = {
+    HELDOUT: ("validation", "valid", "val", "dev", "heldout", "held_out", "eval", "evaluation"),
+    TEST: ("test", "testing"),
+    TRAIN: ("train", "training"),
+}
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+_WORD = re.compile(
+    "(?<![^\\W\\d_])("
+    + "|".join(sorted(_ROLES, key=len, reverse=True)).replace("_", "[-_ ]")
+    + ")(?![^\\W\\d_])",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"(^|\+)([\w-]+)")
+_DEEPEST = 4
+_SAID = {
+    HELDOUT: "split that decides (task.data.heldout)",
+    TEST: "test split (task.data.test)",
+    TRAIN: "training split (task.data.train)",
+}
 
 
 class DataSource:
@@ -123,10 +147,8 @@ class Data(DataSource):
         if (name := self._of_role(TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
-        if not self._deciding()[1]:
-            return split
-        drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
-        return split.select(sorted(set(range(len(split))) - set(drawn)))
+        drawn = self._draw(split, stratify)[0] if self._deciding()[1] else []
+        return split.select(sorted(set(range(len(split))) - set(drawn))) if drawn else split
 
     def training_beside(self) -> Dataset | None:
         if self.train != AUTO:
@@ -144,7 +166,7 @@ class Data(DataSource):
         split = self.load(name)
         if not is_drawn:
             return split
-        drawn, how = _draw(split, self.heldout_share, self.seed, stratify)
+        drawn, how = self._draw(split, stratify)
         log.warning(
             "no validation split: %d examples of %s decide, drawn with seed %d%s. If the runs were trained "
             "on them, scores are too good; task.data.heldout names another split",
@@ -154,6 +176,23 @@ class Data(DataSource):
             how,
         )
         return split.select(drawn)
+
+    def _draw(self, split: Dataset, stratify: str | None) -> tuple[list[int], str]:
+        """The numbers of the examples in the held-out share of `split`, in order, and how they were drawn."""
+        size = max(1, round(self.heldout_share * len(split)))
+        if stratify in split.column_names:
+            from sklearn.model_selection import train_test_split  # slow to import
+
+            values = list(map(str, split[stratify][:]))
+            try:
+                _, chosen = train_test_split(
+                    range(len(split)), test_size=size, random_state=self.seed, shuffle=True, stratify=values
+                )
+                return sorted(chosen), f", each {stratify} in its proportion"
+            except ValueError as error:
+                log.info("the draw of held-out examples is not stratified by %s: %s", stratify, error)
+        chosen = np.random.default_rng(self.seed).permutation(len(split))[:size]
+        return sorted(map(int, chosen)), ""
 
     def _deciding(self) -> tuple[str, bool]:
         """The split that decides, and whether only a share of it does."""
@@ -174,13 +213,36 @@ class Data(DataSource):
         Raises:
             DataError: if several would do.
         """
-        return of_role(role, self._names, self.path, self._paths)
+        matches = [name for name in self._names if role_of(name) == role]
+        if len(matches) < 2:
+            return next(iter(matches), None)
+        if not self._paths and canonical(matches[0]) in matches:
+            return canonical(matches[0])
+        raise DataError(
+            f"task.data.path={self.path}: {' and '.join(map(self._shown, matches))} may each be the "
+            f"{_SAID[role]}; say which is, as task.data.{role}={matches[0]}"
+        )
+
+    def _shown(self, split: str) -> str:
+        """The split's files in the folder, for messages; its name if it is not named by files."""
+        paths = self._paths.get(split, ())
+        names = [f"{path.relative_to(self._path)}{'/' * path.is_dir()}" for path in paths] or [split]
+        return " ".join(names if len(names) <= 2 else [names[0], "…", names[-1]])
 
     def _called(self, split: str) -> str:
-        """A split, or a slice of one, by the name that it has here."""
+        """A request as ``train[:20%]+dev`` by the names of splits here; "validation" may stand for "dev"."""
         if not self._paths and not isinstance(self.path, Mapping):
             return split
-        return called(split, self._names, by_role=bool(self._paths))
+
+        def known(match: re.Match[str]) -> str:
+            name = plain(match[2])
+            there = [name for name in (match[2], name) if name in self._names]
+            same = [other for other in self._names if self._paths and role_of(other) == role_of(name)]
+            if not there and canonical(name) == name and len(same) == 1:
+                there = same
+            return f"{match[1]}{(there or [match[2]])[0]}"
+
+        return _ASKED.sub(known, split)
 
     def load(self, split: str) -> Dataset:
         """Loads one split.
@@ -215,8 +277,14 @@ class Data(DataSource):
 
     @cached_property
     def _paths(self) -> dict[str, list[Path]]:
-        """Files and folders in the folder by the split that they are named for."""
-        return {} if self._folder is None else paths_by_split(self._folder)
+        """Files and folders in the folder by the split that they are named for; a folder counts as a whole.
+
+        The split is called as the files are, in small letters: "dev", "held_out".
+        """
+        paths: dict[str, list[Path]] = {}
+        for path, name in () if self._folder is None else _named(self._folder, _DEEPEST):
+            paths.setdefault(plain(name.lower()), []).append(path)
+        return paths
 
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
@@ -261,7 +329,7 @@ class Data(DataSource):
         return {name[0] if name else TRAIN: saved}
 
     def _load(self, split: str) -> Dataset:
-        names = splits_in(split)
+        names = {name for _, name in _ASKED.findall(split)}
         if self._tables and (names <= self._tables.keys() or not self._path.is_dir()):
             loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
             sizes = {name: len(table) for name, table in loaded.items()}
@@ -296,24 +364,6 @@ def _read(files: Sequence[Path]) -> Dataset:
         return load_delimited(files)
     patterns = [escape(str(file)) for file in files]
     return load_dataset(**_format(files), data_files=patterns, split=TRAIN, cache_dir=cache_folder(files))
-
-
-def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
-    """The numbers of the examples in a share of `split`, in order, and how they were drawn, for the log."""
-    size = max(1, round(share * len(split)))
-    if stratify in split.column_names:
-        from sklearn.model_selection import train_test_split  # slow to import
-
-        values = list(map(str, split[stratify][:]))
-        try:
-            _, chosen = train_test_split(
-                range(len(split)), test_size=size, random_state=seed, shuffle=True, stratify=values
-            )
-            return sorted(chosen), f", each {stratify} in its proportion"
-        except ValueError as error:
-            log.info("the draw of held-out examples is not stratified by %s: %s", stratify, error)
-    chosen = np.random.default_rng(seed).permutation(len(split))[:size]
-    return sorted(map(int, chosen)), ""
 
 
 def folders_of(data: object) -> list[Path]:
@@ -409,27 +459,6 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-HELDOUT, TEST, TRAIN = "heldout", "test", "train"
-
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""The builder of `datasets` by what a file's name ends in."""
-
-_NAMES = {
-    HELDOUT: ("validation", "valid", "val", "dev", "heldout", "held_out", "eval", "evaluation"),
-    TEST: ("test", "testing"),
-    TRAIN: ("train", "training"),
-}
-_ROLES = {name: role for role, names in _NAMES.items() for name in names}
-_WORD = re.compile(
-    "(?<![^\\W\\d_])("
-    + "|".join(sorted(_ROLES, key=len, reverse=True)).replace("_", "[-_ ]")
-    + ")(?![^\\W\\d_])",
-    re.IGNORECASE,
-)
-_ASKED = re.compile(r"(^|\+)([\w-]+)")
-_DEEPEST = 4
-
-
 def plain(name: str) -> str:
     """The name of a split with underscores for what `datasets` does not take: ``held_out``."""
     return re.sub(r"[-\s]", "_", name)
@@ -446,17 +475,6 @@ def role_of(name: str) -> str | None:
 def canonical(name: str) -> str:
     """The name of `datasets` for the split of a file of that name."""
     return "validation" if role_of(name) == HELDOUT else role_of(name) or name
-
-
-def paths_by_split(folder: Path) -> dict[str, list[Path]]:
-    """The files and folders in `folder` by the split that they are named for; a folder counts as a whole.
-
-    The split is called as the files are, in small letters: "dev", "held_out".
-    """
-    paths: dict[str, list[Path]] = {}
-    for path, name in _named(folder, _DEEPEST):
-        paths.setdefault(plain(name.lower()), []).append(path)
-    return paths
 
 
 def tables_of(paths: Sequence[Path]) -> list[Path]:
@@ -496,60 +514,3 @@ def _named(folder: Path, depth: int) -> Iterator[tuple[Path, str]]:
             yield path, words[0]
         elif is_folder and not words and depth:
             yield from _named(path, depth - 1)
-
-
-_SAID = {
-    HELDOUT: "split that decides (task.data.heldout)",
-    TEST: "test split (task.data.test)",
-    TRAIN: "training split (task.data.train)",
-}
-
-
-def of_role(
-    role: str, names: Sequence[str], source: object, paths: Mapping[str, Sequence[Path]]
-) -> str | None:
-    """The split of `names` that serves for `role`; None if there is none.
-
-    Args:
-        source: what the splits are of, for the message.
-        paths: of each split, if it is called as its files are.
-
-    Raises:
-        DataError: if several would do.
-    """
-    matches = [name for name in names if role_of(name) == role]
-    if len(matches) < 2:
-        return next(iter(matches), None)
-    if not paths and canonical(matches[0]) in matches:
-        return canonical(matches[0])
-    shown = [_shown(paths[name], source) if paths else name for name in matches]
-    raise DataError(
-        f"task.data.path={source}: {' and '.join(shown)} may each be the {_SAID[role]}; say which is, as "
-        f"task.data.{role}={matches[0]}"
-    )
-
-
-def _shown(paths: Sequence[Path], source: object) -> str:
-    folder = Path(str(source)).expanduser()
-    names = [f"{path.relative_to(folder)}{'/' * path.is_dir()}" for path in paths]
-    return " ".join(names if len(names) <= 2 else [names[0], "…", names[-1]])
-
-
-def splits_in(split: str) -> set[str]:
-    """The names of splits in a request such as ``train[:20%]+dev``."""
-    return {name for _, name in _ASKED.findall(split)}
-
-
-def called(split: str, names: Sequence[str], by_role: bool) -> str:
-    """A request for a split, or slices of some, by `names`; `by_role` if "validation" may stand for "dev"."""
-
-    def known(match: re.Match[str]) -> str:
-        name = plain(match[2])
-        if match[2] in names:
-            return match[0]
-        if name in names:
-            return f"{match[1]}{name}"
-        same = [other for other in names if role_of(other) == role_of(name)]
-        return f"{match[1]}{same[0]}" if by_role and canonical(name) == name and len(same) == 1 else match[0]
-
-    return _ASKED.sub(known, split)
