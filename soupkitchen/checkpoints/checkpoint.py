@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from soupkitchen.checkpoints import folders
 from soupkitchen.checkpoints.files import (
     SAFE,
     Getter,
@@ -36,15 +37,6 @@ from soupkitchen.checkpoints.files import (
     load_anything,
     plain_tensors,
     read_header,
-)
-from soupkitchen.checkpoints.folders import (
-    CONFIG_NAME,
-    check_folder,
-    check_sizes,
-    code_files,
-    read_config,
-    read_json,
-    stamp,
 )
 from soupkitchen.checkpoints.sentence import weights_of
 from soupkitchen.checkpoints.weights import TensorInfo, Tensors, View, Weights
@@ -90,7 +82,7 @@ class StateDict:
         Raises:
             CheckpointError: if it holds no state dict, or several.
         """
-        stamps = {file: stamp(file)}
+        stamps = {file: folders.stamp(file)}
         if file.suffix == SAFE:
             header = read_header(file)
             if key and not (key.endswith(".") and any(name.startswith(key) for name in header)):
@@ -379,18 +371,18 @@ class Checkpoint:
         if path.is_file():
             state_dict = StateDict.open(path, key)
             return cls(name or stem_of(path), path, {}, state_dict.model, key=state_dict.key)
-        check_folder(path)
-        weighed = has_weights(path)
-        config = {} if weighed and not os.path.lexists(path / CONFIG_NAME) else read_config(path)
+        folders.check_folder(path)
+        weighed, file = has_weights(path), path / folders.CONFIG_NAME
+        config = folders.read_config(path) if os.path.lexists(file) or not weighed else {}
         if not weighed and (checkpoints := sorted(path.glob("checkpoint-*"))):
             raise CheckpointError(
                 f"{path} holds no model itself, only {len(checkpoints)} intermediate checkpoints; "
                 f"name the ones to use, for example pool.path='{path}/checkpoint-*'."
             )
         if config.get("auto_map"):
-            code_files(path)
+            folders.own_files(path, "*.py")
         files = WeightFiles.open(path)
-        check_sizes(path / CONFIG_NAME, config, [info.shape for info in files.header.values()])
+        folders.check_sizes(file, config, [info.shape for info in files.header.values()])
         return cls(name or path.name, path, config, weights_of(path, files))
 
     @property
@@ -428,7 +420,7 @@ def training_step(run: Checkpoint) -> int | None:
     """
     step: Any = None
     with suppress(CheckpointError):  # most runs have no such file
-        step = read_json(run.path / TRAINER_STATE).get("global_step")
+        step = folders.read_json(run.path / TRAINER_STATE).get("global_step")
     if type(step) is int and step >= 0:
         return step
     numbers = re.findall(r"\d+", run.name)

@@ -269,13 +269,12 @@ class WeightFiles(Weights):
         Raises:
             CheckpointError: if there are none, or broken ones.
         """
-        index = _index(folder, stem)
-        weight_map = _weight_map(index) if index else {}
-        stamps = {index: stamp(index)} if index else {}
+        found = _located(folder, stem)
+        stamps = {found: stamp(found)}
+        weight_map = _weight_map(found) if found.suffix == ".json" else {}
         header: dict[str, TensorInfo] = {}
         places: dict[str, tuple[Path, str]] = {}
-        files = [folder / shard for shard in sorted(set(weight_map.values()))]
-        for file in files if index else [_single(folder, stem)]:
+        for file in [folder / shard for shard in sorted(set(weight_map.values()))] or [found]:
             stamps[file] = stamp(file)
             infos = read_header(file)
             if twice := header.keys() & infos.keys():
@@ -285,7 +284,7 @@ class WeightFiles(Weights):
         for name, shard in weight_map.items():  # or a half-copied run would pass for a whole one
             if places.get(name) != (folder / shard, name):
                 raise CheckpointError(
-                    f"{index} says that {shard} holds {name!r}; it does not. Copy the run again."
+                    f"{found} says that {shard} holds {name!r}; it does not. Copy the run again."
                 )
         return cls(header, places, stamps)
 
@@ -350,8 +349,7 @@ class WeightFiles(Weights):
 
 def has_weights(folder: Path, stem: str = "model") -> bool:
     """Tells whether `folder` holds weight files of that stem."""
-    names = [_names(stem, suffix) for suffix in (SAFE, _PICKLE)]
-    return any(os.path.lexists(folder / name) for pair in names for name in pair)
+    return any(os.path.lexists(folder / name) for name in _names(stem))
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -373,29 +371,18 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         ) from error
 
 
-def _names(stem: str, suffix: str) -> tuple[str, str]:
-    """transformers' and peft's names of the file and of an index of shards."""
-    if suffix == _PICKLE and stem == "model":
-        stem = "pytorch_model"
-    return f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+def _names(stem: str) -> list[str]:
+    """transformers' and peft's names of the file and of an index of shards, in both formats."""
+    pickled = f"{'pytorch_model' if stem == 'model' else stem}{_PICKLE}"
+    return [name for file in (f"{stem}{SAFE}", pickled) for name in (file, f"{file}.index.json")]
 
 
-def _index(folder: Path, stem: str) -> Path | None:
-    """The index of shards; None if there is a single file, or nothing."""
-    for suffix in (SAFE, _PICKLE):
-        single, index = (folder / name for name in _names(stem, suffix))
-        if os.path.lexists(single):
-            return None
-        if os.path.lexists(index):
-            return index
-    return None
-
-
-def _single(folder: Path, stem: str) -> Path:
-    safe, pickled = (_names(stem, suffix)[0] for suffix in (SAFE, _PICKLE))
-    for name in (safe, pickled):
-        if os.path.lexists(folder / name):
-            return folder / name
+def _located(folder: Path, stem: str) -> Path:
+    """The file of the weights, or the index of their shards."""
+    names = _names(stem)
+    if there := [folder / name for name in names if os.path.lexists(folder / name)]:
+        return there[0]
+    safe, _, pickled, _ = names
     message = f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards"
     variants = sorted(
         file.name
@@ -412,9 +399,10 @@ def _single(folder: Path, stem: str) -> Path:
 def _weight_map(index: Path) -> dict[str, str]:
     """The name of the shard by name of tensor."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
         raise CheckpointError(f"{index} has no valid weight_map; copy the run again")
-    for shard in sorted(set(weight_map.values())):
+    for shard in sorted(set(shards)):
         if shard in ("", ".", "..") or Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
         if not os.path.lexists(index.parent / shard):

@@ -15,8 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from functools import cache, cached_property, wraps
-from io import BufferedReader
+from functools import cache, cached_property, partial, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -55,14 +54,8 @@ Stamp = tuple[int, int, int] | None
 """Size, time of the last change in ns and inode of a file; None if there is no file."""
 
 
-def open_regular(file: Path) -> BufferedReader:
-    """Opens a regular file for reading; see `documents.open_regular`. Raises a `CheckpointError`."""
-    return documents.open_regular(file, CheckpointError)
-
-
-def read_bytes(file: Path, most: int = MOST) -> bytes:
-    """Reads a file; see `documents.read_bytes`. Raises a `CheckpointError`."""
-    return documents.read_bytes(file, most, CheckpointError)
+open_regular = partial(documents.open_regular, error=CheckpointError)
+read_bytes = partial(documents.read_bytes, most=MOST, error=CheckpointError)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -107,11 +100,6 @@ def check_folder(folder: Path) -> None:
     for name in _OBJECTS:
         if (folder / name).exists():
             read_json(folder / name)
-
-
-def code_files(folder: Path) -> list[Path]:
-    """The Python files of a run, which are copied with a model that has code of its own; see `own_files`."""
-    return own_files(folder, "*.py")
 
 
 def own_files(folder: Path, *patterns: str) -> list[Path]:

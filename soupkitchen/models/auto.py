@@ -12,7 +12,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
+from soupkitchen.checkpoints.folders import CONFIG_NAME, names_flash_attention, own_files, read_bytes
 from soupkitchen.checkpoints.names import NameMap, elements
 from soupkitchen.checkpoints.sentence import MODULES, library_class
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
@@ -151,7 +151,7 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
 def copy_code(like: Checkpoint, folder: Path) -> None:
     """Copies the Python files of a model that has code of its own; nothing is run."""
     if like.config.get("auto_map"):
-        for file in code_files(like.architecture):
+        for file in own_files(like.architecture, "*.py"):
             (folder / file.name).write_bytes(read_bytes(file))
 
 

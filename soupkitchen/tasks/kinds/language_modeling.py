@@ -11,17 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options.kinds import AtLeast1
+from soupkitchen.tasks import texts
 from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
 from soupkitchen.tasks.columns import LONG_TEXT
-from soupkitchen.tasks.texts import (
-    beginning,
-    check_causal,
-    check_tokens,
-    collate_passages,
-    encode,
-    log_likelihoods,
-    longest,
-)
 
 
 @dataclass(frozen=True)
@@ -46,17 +38,17 @@ class LanguageModeling(DataTask):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        check_causal(model)
-        window = longest(processor, model, self.max_length) - 1
+        texts.check_causal(model)
+        window = texts.longest(processor, model, self.max_length) - 1
         if window < 1:
             raise ConfigError(f"task.max_length={self.max_length} should be 2 or more")
         rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
-        texts = self.texts(split, "text")
-        encoded = [encode(processor, text) for text in texts]
-        check_tokens(self, split, "text", encoded, model)
-        begin = beginning(processor)
-        check_tokens(self, split, "text", [[begin]], model)
-        for text, after in zip(texts, encoded, strict=True):
+        written = self.texts(split, "text")
+        encoded = [texts.encode(processor, text) for text in written]
+        texts.check_tokens(self, split, "text", encoded, model)
+        begin = texts.beginning(processor)
+        texts.check_tokens(self, split, "text", [[begin]], model)
+        for text, after in zip(written, encoded, strict=True):
             tokens = [begin, *after]
             starts = range(0, len(after), window)
             rows["passages"].append([tokens[start : start + window + 1] for start in starts])
@@ -66,9 +58,9 @@ class LanguageModeling(DataTask):
         return Dataset.from_dict(rows)
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
-        return collate_passages(examples)
+        return texts.collate_passages(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""
-        nats = -log_likelihoods(model, batch)
+        nats = -texts.log_likelihoods(model, batch)
         return torch.stack([text.sum() for text in nats.split(batch["passages"].tolist())])

@@ -13,18 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.options.kinds import AnyText, AtLeast1
+from soupkitchen.tasks import texts
 from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, lists_of, prompts, row_of
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
-from soupkitchen.tasks.texts import (
-    beginning,
-    check_causal,
-    check_tokens,
-    collate_passages,
-    encode,
-    log_likelihoods,
-    longest,
-)
 
 
 @dataclass(frozen=True)
@@ -60,8 +52,8 @@ class MultipleChoice(Labelled):
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         reading, written = self.read_as(split, model), prompts(self.prompt, split)
-        check_causal(model)
-        limit = longest(processor, model, self.max_length)
+        texts.check_causal(model)
+        limit = texts.longest(processor, model, self.max_length)
         names = ("passages", "scored", "divisors", "labels", "length")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         for prompt, (answer, choices) in zip(written, self._rows(split), strict=True):
@@ -76,15 +68,15 @@ class MultipleChoice(Labelled):
             rows["labels"].append(self._right(answer, choices, reading))
             rows["length"].append(max(len(tokens) for tokens, _ in passages))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
-        check_tokens(self, split, "choices", tokens, model)
+        texts.check_tokens(self, split, "choices", tokens, model)
         return Dataset.from_dict(rows)
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
         divisors = torch.tensor([number for example in examples for number in example["divisors"]])
-        return collate_passages(examples) | {"divisors": divisors}
+        return texts.collate_passages(examples) | {"divisors": divisors}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        scores = log_likelihoods(model, batch) / batch["divisors"]
+        scores = texts.log_likelihoods(model, batch) / batch["divisors"]
         return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
@@ -92,11 +84,11 @@ class MultipleChoice(Labelled):
         text = prompt.rstrip()
         choice = prompt[len(text) :] + self.before_choice + choice
         if text:
-            before = encode(tokenizer, text)
-            whole = encode(tokenizer, text + choice)
+            before = texts.encode(tokenizer, text)
+            whole = texts.encode(tokenizer, text + choice)
         else:
-            before = [beginning(tokenizer)]
-            whole = before + encode(tokenizer, choice)
+            before = [texts.beginning(tokenizer)]
+            whole = before + texts.encode(tokenizer, choice)
         scored = len(whole) - len(before)
         if not 0 < scored < limit:
             raise DataError(

@@ -15,16 +15,8 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import DataError
 from soupkitchen.metrics import Rows
+from soupkitchen.tasks import columns
 from soupkitchen.tasks.base import Batch, Examples, Processor, without
-from soupkitchen.tasks.columns import (
-    QUERY,
-    check_columns,
-    check_filled,
-    check_template,
-    filled,
-    is_missing,
-    row_of,
-)
 from soupkitchen.tasks.data import Data, folders_of
 from soupkitchen.tasks.kinds.embeddings import Searching, distinct, ranks
 
@@ -55,7 +47,7 @@ class Retrieval(Searching):
     Source: Thakur et al. 2021, "BEIR", arXiv 2104.08663.
     """
 
-    looked_for = (QUERY,)
+    looked_for = (columns.QUERY,)
     content = ("query",)
 
     query: str = "query"
@@ -76,10 +68,12 @@ class Retrieval(Searching):
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         corpus = read_beside("task.corpus", self.corpus, self.data)
         relevant = places_of(split, self.relevant, ids_of(corpus, self.id))
-        check_template("task.passage", self.passage, corpus)
+        columns.check_template("task.passage", self.passage, corpus)
         queries = self.tokens_of("query", split, "query", processor, model)
-        rows = [{name: "" if is_missing(cell) else cell for name, cell in row.items()} for row in corpus]
-        texts = Dataset.from_dict({self.passage: [filled(self.passage, row).strip() for row in rows]})
+        rows = [
+            {name: "" if columns.is_missing(cell) else cell for name, cell in row.items()} for row in corpus
+        ]
+        texts = Dataset.from_dict({self.passage: [columns.filled(self.passage, row).strip() for row in rows]})
         passages, which = distinct(self.tokens_of("passage", texts, "passage", processor, model))
         return Dataset.from_dict(
             {
@@ -140,7 +134,7 @@ def ids_of(table: Dataset, column: str) -> dict[str, int]:
     if column not in table.column_names and "_id" in table.column_names:
         column = "_id"
     rows: dict[str, int] = {}
-    for number, value in enumerate(check_filled(table, "task.id", column)):
+    for number, value in enumerate(columns.check_filled(table, "task.id", column)):
         if rows.setdefault(str(value), number) != number:
             raise DataError(
                 f"task.id={column}: rows {rows[str(value)] + 1} and {number + 1} have the same id {value!r}"
@@ -165,13 +159,13 @@ def queries_of(judgements: Dataset, queries: Dataset, ids: Mapping[str, int]) ->
             "task.data: a share of the training judgements was drawn to decide, and with it only some of "
             "what is relevant to a query; task.data.heldout=train, or another split, has all of it"
         )
-    check_columns(queries, {"task.queries: its text": "text"})
+    columns.check_columns(queries, {"task.queries: its text": "text"})
     texts, relevant = queries["text"][:], dict[str, list[str]]()
-    columns = (judgements[column][:] for column in _JUDGEMENTS)
-    for number, (query, passage, score) in enumerate(zip(*columns, strict=True)):
+    table = (judgements[column][:] for column in _JUDGEMENTS)
+    for number, (query, passage, score) in enumerate(zip(*table, strict=True)):
         if str(query) not in ids:
             raise DataError(
-                f"task.data: row {row_of(judgements, number)} judges the query {query!r}, whose id is not in "
+                f"task.data: row {columns.row_of(judgements, number)} judges the query {query!r}, whose id is not in "
                 "the file that task.queries names"
             )
         if score > 0:
@@ -188,9 +182,9 @@ def places_of(split: Dataset, column: str, ids: Mapping[str, int]) -> list[list[
         DataError: if a query has none, or one that is not in the corpus.
     """
     rows = []
-    for number, cell in enumerate(check_filled(split, "task.relevant", column)):
-        named = [str(id) for id in (cell if isinstance(cell, list) else [cell]) if not is_missing(id)]
-        where = f"task.relevant={column}: row {row_of(split, number)}"
+    for number, cell in enumerate(columns.check_filled(split, "task.relevant", column)):
+        named = [str(id) for id in (cell if isinstance(cell, list) else [cell]) if not columns.is_missing(id)]
+        where = f"task.relevant={column}: row {columns.row_of(split, number)}"
         if not named:
             raise DataError(f"{where} names no relevant passage; leave the row out")
         if unknown := [id for id in named if id not in ids]:
