@@ -33,11 +33,9 @@ LONGER = {
     "checkpoints/adapters.py": "what peft does to a tensor, kind by kind, is one thing",
     "checkpoints/checkpoint.py": "a run: a folder, or a file with a state dict in any of its wrappers",
     "checkpoints/files.py": "the file formats that weights come in, pickles too, behind one interface",
-    "checkpoints/pool.py": "finding, opening and checking a pool is one story",
     "checkpoints/sources.py": "all that pool.path may name, lists of trackers too",
     "output/mergekit.py": "each key of mergekit's, read and written",
     "tasks/data.py": "all that task.data.path may name, and its splits by their names",
-    "tasks/harness.py": "an adapter to another harness",
     "tasks/labels.py": "the one rule of what labels mean, with its messages",
     "trackers.py": "four short classes over accelerate's, and their observer",
 }

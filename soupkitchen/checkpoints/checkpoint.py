@@ -1,15 +1,13 @@
-"""Files that `torch.save`, Lightning or safetensors wrote of a model: each is a run, without a folder.
+"""One fine-tuned run on disk, opened and not yet read.
+
+A run is a folder as ``save_pretrained``, the Trainer or peft leaves it: a model with `config.json` and its
+weights, or a LoRA adapter with `adapter_config.json`. Or it is a file that `torch.save`, Lightning or
+safetensors wrote, with a state dict, whose model a function of the user's makes.
 
 Such a file may hold a state dict itself, or by a key, beside the state of an optimizer, the number of an
 epoch, an average of the weights (EMA). Wrappers of modules leave prefixes in it, as ``module.`` (data
 parallel, `AveragedModel`), ``_orig_mod.`` (torch.compile) and FSDP's, and numbers that they count; tensors
 are named without. An average may be in the same state dict, by a prefix, as ema-pytorch's ``ema_model.``.
-
-One fine-tuned run on disk, opened and not yet read.
-
-A run is a folder as ``save_pretrained``, the Trainer or peft leaves it: a model with `config.json` and its
-weights, or a LoRA adapter with `adapter_config.json`. Or it is a file with a state dict, whose model a
-function of the user's makes.
 """
 
 from __future__ import annotations
@@ -54,6 +52,9 @@ _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 _AVERAGE = re.compile(r"([^.]+\.)*?(ema_model|model_ema|ema|swa_model|averaged?_model)\.")
+TRAINER_STATE = "trainer_state.json"
+_LONGEST_STEP = 18
+"""Digits of a number that may be a step."""
 
 
 @dataclass(frozen=True)
@@ -328,11 +329,6 @@ def _live(taken: Collection[str], left: Collection[str]) -> str | None:
     longest = max(taken, key=len, default="")
     prefixes = (name.removesuffix(longest) for name in left if name.endswith(longest))
     return next((prefix for prefix in prefixes if all(prefix + name in left for name in taken)), None)
-
-
-TRAINER_STATE = "trainer_state.json"
-_LONGEST_STEP = 18
-"""Digits of a number that may be a step."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,9 @@
-"""Reads PyTorch's own weight files as tensors and nothing else.
-
-A pickle can claim a tensor that is larger than the bytes in the file (every row the same memory), that lies
-on no device, or that is no array of numbers. Only plain tensors no larger than the file are taken.
-
-Weight files: safetensors, or PyTorch's own without any code, in one file or in shards.
+"""Weight files: safetensors, or PyTorch's own without any code, in one file or in shards.
 
 Opening a folder reads headers only; tensors are memory-mapped. An index can only name files of its own
-folder, and a pickle that holds anything but tensors is refused.
+folder, and a pickle that holds anything but tensors is refused. A pickle can claim a tensor that is larger
+than the bytes in the file (every row the same memory), that lies on no device, or that is no array of
+numbers. Only plain tensors no larger than the file are taken.
 
 A folder may hold other weights. A Trainer leaves the state of its optimizer beside a model, an export leaves
 the same weights in another format: neither is missed. But a head in a folder below, trained apart, is part of
@@ -62,6 +59,29 @@ _DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
 _MOST_NAMES = 10_000
 _one_at_a_time = Lock()
 """torch has one list of safe classes for all threads."""
+log = logging.getLogger(__name__)
+SAFE, _PICKLE = ".safetensors", ".bin"
+_SUFFIXES = (SAFE, _PICKLE, ".pt", ".pth")
+_DEEP = 3
+"""Levels of folders that are looked at."""
+_MANY = 100_000
+"""Entries that are looked at."""
+_SHOWN = 3
+_TRAINING = re.compile(
+    r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|random_states.*|sampler.*|custom_checkpoint.*"
+    r"|trainer_.*|ema_.*|dataloader.*"
+)
+"""Files that training resumes from."""
+_VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
+_SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
+_SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
+"""The same weights in transformers' other format, in another precision, or as their makers published them."""
+_NOT_THE_MODEL = re.compile(
+    r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
+    r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
+)
+"""Folders of training's state and logs, of exports, and of the files that a model was converted from."""
+Getter = Callable[[str], torch.Tensor]
 
 
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
@@ -209,34 +229,6 @@ def _strange(tensor: torch.Tensor) -> str | None:
         "of complex numbers": tensor.is_complex(),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-log = logging.getLogger(__name__)
-
-SAFE, _PICKLE = ".safetensors", ".bin"
-_SUFFIXES = (SAFE, _PICKLE, ".pt", ".pth")
-_DEEP = 3
-"""Levels of folders that are looked at."""
-_MANY = 100_000
-"""Entries that are looked at."""
-_SHOWN = 3
-
-_TRAINING = re.compile(
-    r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|random_states.*|sampler.*|custom_checkpoint.*"
-    r"|trainer_.*|ema_.*|dataloader.*"
-)
-"""Files that training resumes from."""
-_VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
-_SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
-_SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
-"""The same weights in transformers' other format, in another precision, or as their makers published them."""
-_NOT_THE_MODEL = re.compile(
-    r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
-    r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
-)
-"""Folders of training's state and logs, of exports, and of the files that a model was converted from."""
-
-Getter = Callable[[str], torch.Tensor]
 
 
 class WeightFiles(Weights):
@@ -398,7 +390,7 @@ def _located(folder: Path, stem: str) -> Path:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """The name of the shard by name of tensor."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map: Any = read_json(index).get("weight_map")
     shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not shards or not all(isinstance(shard, str) for shard in shards):
         raise CheckpointError(f"{index} has no valid weight_map; copy the run again")

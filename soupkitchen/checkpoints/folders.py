@@ -4,8 +4,6 @@ A folder may hold anything: a named pipe that nobody writes to, a link to `/dev/
 outside the run. transformers follows a `config.json` far: it downloads the attention kernel, opens the weight
 file and builds as many layers as that names. So everything is opened here, or checked here before a library
 opens it.
-
-Reads the numbers that a run's tokenizer gives to tokens, to compare runs.
 """
 
 from __future__ import annotations
@@ -56,6 +54,12 @@ Stamp = tuple[int, int, int] | None
 
 open_regular = partial(documents.open_regular, error=CheckpointError)
 read_bytes = partial(documents.read_bytes, most=MOST, error=CheckpointError)
+_FAST, _PLAIN = "tokenizer.json", "vocab.txt"
+_PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+_FILES = "(files)"
+_RULES = ("normalizer", "pre_tokenizer", "post_processor")
+_vocabularies: dict[tuple[str, str], Vocabulary] = {}
+"""Vocabularies by content of their file: those of a pool are mostly the same, and large."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -244,12 +248,6 @@ def _is_dtype(name: str) -> bool:
     return isinstance(getattr(torch, name, None), torch.dtype)
 
 
-_FAST, _PLAIN = "tokenizer.json", "vocab.txt"
-_PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
-_FILES = "(files)"
-_RULES = ("normalizer", "pre_tokenizer", "post_processor")
-
-
 class Vocabulary(dict[str, Any]):
     """Numbers by token or, of tokenizers that are not looked into, digests by file."""
 
@@ -270,10 +268,6 @@ class Vocabulary(dict[str, Any]):
         return self is not other and self.are_files == other.are_files and self != other
 
 
-_read: dict[tuple[str, str], Vocabulary] = {}
-"""Vocabularies by content of their file: those of a pool are mostly the same, and large."""
-
-
 @cached_by(_FAST, _PLAIN, *_PARTS)
 def vocabulary_of(folder: Path) -> Vocabulary | None:
     """The vocabulary of the tokenizer in `folder`; None if there is no tokenizer.
@@ -285,9 +279,9 @@ def vocabulary_of(folder: Path) -> Vocabulary | None:
         if (folder / name).exists():
             content = read_bytes(folder / name)
             key = name, xxhash.xxh3_128_hexdigest(content)
-            if key not in _read:
-                _read[key] = parse(folder / name, content)
-            return _read[key]
+            if key not in _vocabularies:
+                _vocabularies[key] = parse(folder / name, content)
+            return _vocabularies[key]
     there = [folder / name for name in _PARTS if (folder / name).is_file()]
     contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
     return Vocabulary({**contents, _FILES: True}) if contents else None

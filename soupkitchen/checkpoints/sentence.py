@@ -1,6 +1,4 @@
-"""The modules of a run of sentence-transformers, as its `modules.json` lists them.
-
-Reads from the files of sentence-transformers how runs make and compare embeddings.
+"""Reads from the files of sentence-transformers how runs make and compare embeddings.
 
 Pooling, prompts and lengths are read here. Other modules (Dense and others) are run by the library.
 All these files go with the soup, so all runs of a pool must say the same in them.
@@ -24,6 +22,30 @@ _PLAIN = ("Transformer", "Pooling", "Normalize")
 """The modules that need no library, in this order."""
 _KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
 _LIBRARY = "sentence_transformers."
+FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
+"""The files of sentence-transformers beside a model, but for weights."""
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+_OLD_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""The keys for each mode before version 6."""
+_PASSAGE = ("document", "passage", "corpus")
+"""Names of the prompt of passages, in the library's order."""
+_MODEL_CONFIG = "sentence_bert_config.json"
+_DEFAULTS = {
+    "model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "do_lower_case": False,
+    "include_prompt": True, "bias": True, "use_residual": False, "module_input_name": "sentence_embedding",
+    "activation_function": "torch.nn.modules.activation.Tanh", "pooling_strategy": "max",
+    "transformer_task": "feature-extraction",
+}  # fmt: skip
+"""The library's defaults of keys that a file may leave out."""
+_LATER = ("modality_config", "module_output_name")
+"""Keys that old versions did not write, and new ones make of the rest."""
 
 
 @dataclass(frozen=True)
@@ -129,32 +151,6 @@ def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
         if module.path and has_weights(place):
             parts[module.prefix] = WeightFiles.open(place)
     return WeightFiles.together({"": model, **parts}) if parts else model
-
-
-FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
-"""The files of sentence-transformers beside a model, but for weights."""
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_OLD_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-"""The keys for each mode before version 6."""
-_PASSAGE = ("document", "passage", "corpus")
-"""Names of the prompt of passages, in the library's order."""
-_MODEL_CONFIG = "sentence_bert_config.json"
-_DEFAULTS = {
-    "model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "do_lower_case": False,
-    "include_prompt": True, "bias": True, "use_residual": False, "module_input_name": "sentence_embedding",
-    "activation_function": "torch.nn.modules.activation.Tanh", "pooling_strategy": "max",
-    "transformer_task": "feature-extraction",
-}  # fmt: skip
-"""The library's defaults of keys that a file may leave out."""
-_LATER = ("modality_config", "module_output_name")
-"""Keys that old versions did not write, and new ones make of the rest."""
 
 
 @dataclass(frozen=True)

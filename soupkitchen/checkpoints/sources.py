@@ -1,7 +1,4 @@
-"""Finds runs in trackers: where the Trainer wrote each (`output_dir`), and its scores.
-
-Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub.
-"""
+"""Finds the runs that a user names: folders, globs, lists, trackers, Trainer outputs, names on the hub."""
 
 from __future__ import annotations
 
@@ -37,6 +34,11 @@ MLFLOW = "mlflow:"
 OUTPUT_DIR = "output_dir"
 """The Trainer's name of its folder, in all trackers."""
 _PREFIXES = ("eval/", "eval_")
+Checkpoints = Literal["best", "last", "all"]
+_LISTS = (".csv", ".jsonl")
+HUB = "hf://"
+"""The prefix of a name on the hub that could be a folder's."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def check_store(option: str) -> None:
@@ -130,14 +132,6 @@ def _without_prefix(name: Any) -> str:
     """The name of a metric that the Trainer calls ``eval_accuracy``."""
     name = str(name)
     return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
-
-
-Checkpoints = Literal["best", "last", "all"]
-
-_LISTS = (".csv", ".jsonl")
-HUB = "hf://"
-"""The prefix of a name on the hub that could be a folder's."""
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)

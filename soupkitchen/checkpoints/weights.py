@@ -1,6 +1,4 @@
-"""Named tensors that can be read one at a time, and views of them.
-
-Forms the weights that an adapter makes of its base, one tensor at a time.
+"""Named tensors that can be read one at a time, views of them, and those that an adapter makes of its base.
 
 A low-rank change of a weight W is Δ = s·B·A, with s = α/r (α/√r for rsLoRA); with DoRA it is
 Δ = m·(W + s·B·A)/‖W + s·B·A‖ − W, with a norm for each output. A block-diagonal factor (BD-LoRA) is stored

@@ -1,6 +1,6 @@
 """A metric as the rest of soupkitchen sees it: higher is better, per example if it can be.
 
-Finds a metric by name: shipped, a class of one's own, or one of `evaluate`, on disk or on the hub.
+Found by name: shipped, a class of one's own, or one of `evaluate`, on disk or on the hub.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _ROUNDING = 1e-9
 
 Score = NewType("Score", float)
 """A metric's value turned so that higher is better: a loss is negated, once, here."""
+HUB_PREFIX = "hub:"
+_SCORING = ("per_example", "statistics", "of", "compute")
+"""Functions of which each metric has one: see `TaskMetric`."""
 
 
 @dataclass(frozen=True)
@@ -289,11 +292,6 @@ def installed(package: str, extra: str) -> Any:
         raise MetricError(
             f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
         ) from error
-
-
-HUB_PREFIX = "hub:"
-_SCORING = ("per_example", "statistics", "of", "compute")
-"""Functions of which each metric has one: see `TaskMetric`."""
 
 
 def shipped() -> list[str]:

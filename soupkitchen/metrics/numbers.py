@@ -1,7 +1,4 @@
-"""Metrics of numbers: means, squared errors, correlations.
-
-Metrics of likelihoods: losses of what is right. Lower is better.
-"""
+"""Metrics of numbers and of likelihoods: means, errors, correlations, losses."""
 
 from __future__ import annotations
 

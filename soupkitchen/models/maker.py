@@ -1,6 +1,6 @@
 """The seam between runs on disk and the one live model: makers make models and save them.
 
-Makes any PyTorch model by a function of the user's; its runs are state dicts.
+The maker of this file makes any PyTorch model by a function of the user's; its runs are state dicts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from soupkitchen.options.building import users_own
 from soupkitchen.store.provenance import source_of
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
+
+_COUNTED = ("num_batches_tracked", "n_averaged")
+"""Buffers of batch norm that old files lack, as PyTorch allows."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,6 @@ class Models(Protocol):
         Raises:
             CheckpointError: if the runs are no such models.
         """
-
-
-_COUNTED = ("num_batches_tracked", "n_averaged")
-"""Buffers of batch norm that old files lack, as PyTorch allows."""
-_SHOWN = 3
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Cells of data: checks of columns and of what they hold, and templates over them.
+"""Columns of data: those of well-known names, checks of what columns hold, and templates over them.
+
+Data sets of the hub call columns `sentence1`, `premise`, `img`, `ner_tags`. Such names are looked for only if
+a column has its default name and the data has no column of that name. A column that is found stands in the
+task's options as if the user had named it, and the log says so.
 
 Each message names the option, the column and the row.
-
-Columns by the names that data sets of the hub have: `sentence1`, `premise`, `img`, `ner_tags`.
-
-They are looked for only if a column has its default name and the data has no column of that name. A column
-that is found stands in the task's options as if the user had named it, and the log says so.
 """
 
 from __future__ import annotations
@@ -22,6 +21,11 @@ import datasets
 from datasets import Dataset
 
 from soupkitchen.errors import ConfigError, DataError, did_you_mean
+
+log = logging.getLogger(__name__)
+AnyTask = TypeVar("AnyTask", bound=Any)
+Fits = Callable[[Any], bool]
+"""Tells whether a column may serve, by its entry in `datasets.Features`."""
 
 
 def row_of(split: Dataset, number: int) -> int:
@@ -159,13 +163,6 @@ def shown(value: Any) -> str:
     """A value as messages show it: the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-log = logging.getLogger(__name__)
-
-AnyTask = TypeVar("AnyTask", bound=Any)
-Fits = Callable[[Any], bool]
-"""Tells whether a column may serve, by its entry in `datasets.Features`."""
 
 
 @dataclass(frozen=True)

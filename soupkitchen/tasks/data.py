@@ -1,9 +1,8 @@
 """The source of a task's examples: anything that the `datasets` package reads.
 
-Splits by the names that people use: `dev.jsonl`, `heldout.csv`, a folder `val/`.
-
-`datasets` knows some of these by itself. It puts `dev.csv` and `val.csv` into one split, takes `eval.csv`
-for test data, and does not see `heldout.csv` at all: so it is given the files of each split.
+Splits have the names that people use: `dev.jsonl`, `heldout.csv`, a folder `val/`. `datasets` knows some of
+these by itself. It puts `dev.csv` and `val.csv` into one split, takes `eval.csv` for test data, and does not
+see `heldout.csv` at all: so it is given the files of each split.
 """
 
 from __future__ import annotations

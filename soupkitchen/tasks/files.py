@@ -1,13 +1,12 @@
-"""Local files of data: which there are, whether they changed, and what two splits have in common.
+"""Local files of data: which there are, whether they changed, what two splits have in common; and tables.
 
 `datasets` keeps what it has read of a file, and takes it for the same file as long as its time of
 modification is. Copying and unpacking set that time at will; they cannot set the time of the file's own
 last change (ctime).
 
-Reads .csv and .tsv files whole or not at all: a row is never swallowed, moved or made up.
-
-The encoding, the delimiter and whether quotes are text are found by a look at the file, and the log says what
-was found. All cells are read as texts first; a column becomes numbers only if all of its cells are such.
+.csv and .tsv files are read whole or not at all: a row is never swallowed, moved or made up. The encoding,
+the delimiter and whether quotes are text are found by a look at the file, and the log says what was found.
+All cells are read as texts first; a column becomes numbers only if all of its cells are such.
 """
 
 from __future__ import annotations
@@ -39,6 +38,22 @@ from soupkitchen.store.files import write
 
 _TICK_SECONDS = 2.0
 """Within that time of a change there may be another that leaves the times of a file as they are."""
+log = logging.getLogger(__name__)
+DELIMITED = (".csv", ".tsv")
+_FORMAT = 2
+"""If you change what is made of a file, increase this: what was made of it before is kept."""
+_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+"""By suffix, the usual one first."""
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
+_EXACT = 2.0**53
+"""Larger whole numbers than this a float does not tell apart."""
 
 
 def local_files(paths: Iterable[str | Path]) -> Iterator[Path]:
@@ -130,24 +145,6 @@ def content_of(file: dict[str, Any]) -> bytes | str:
     return xxhash.xxh3_128_digest(content)
 
 
-log = logging.getLogger(__name__)
-
-DELIMITED = (".csv", ".tsv")
-
-_FORMAT = 2
-"""If you change what is made of a file, increase this: what was made of it before is kept."""
-_DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
-"""By suffix, the usual one first."""
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-"""Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
-_EXACT = 2.0**53
-"""Larger whole numbers than this a float does not tell apart."""
 csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 letters, and a text may be longer
 
 

@@ -1,8 +1,7 @@
 """Images and recordings: columns of files, or of their bytes, that are prepared once and kept.
 
-Recordings as the samples that a model hears: read from files, of one channel, at the model's rate.
-
-Files are read by soundfile (extra: audio) if it is installed, and else by scipy, which knows plain .wav only.
+A recording becomes the samples that a model hears: of one channel, at the model's rate. Files are read by
+soundfile (extra: audio) if it is installed, and else by scipy, which knows plain .wav only.
 """
 
 from __future__ import annotations
@@ -34,6 +33,11 @@ from soupkitchen.tasks.files import stamp
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """One of these lies beside each image processor and feature extractor."""
+_FASTEST = 1_000_000
+"""Samples a second: more than any recording has. The filter that changes a rate grows with it."""
+_MOST = 1 << 28
+"""Samples of a recording, of all its channels: 4.6 hours at 16 kHz; files may claim any number."""
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -194,13 +198,6 @@ def _pixels(
         f"{type(processor).__name__} gives {', '.join(tensors)}, of which the model takes none (it takes "
         f"{', '.join(taken)}): the image processor is not the model's"
     )
-
-
-_FASTEST = 1_000_000
-"""Samples a second: more than any recording has. The filter that changes a rate grows with it."""
-_MOST = 1 << 28
-"""Samples of a recording, of all its channels: 4.6 hours at 16 kHz; files may claim any number."""
-_BLOCK = 1 << 16
 
 
 def to_inputs(

@@ -1,9 +1,7 @@
-"""Checks of tokenizers and models that tasks on texts share.
+"""Checks of tokenizers and models that tasks on texts share, and log-likelihoods of texts.
 
-Log-likelihoods of texts under a causal language model, for perplexity and multiple choice.
-
-An example is one or more *passages*: tokens of which the last ones are scored, each given all before it.
-Passages of a batch are padded on the right.
+For likelihoods an example is one or more *passages*: tokens of which the last ones are scored, each given
+all before it. Passages of a batch are padded on the right.
 """
 
 from __future__ import annotations
@@ -23,6 +21,8 @@ from soupkitchen.tasks.base import Processor, Task
 from soupkitchen.tasks.columns import row_of
 
 log = logging.getLogger(__name__)
+_LOGITS = 1 << 24
+"""Logits that are float32 at once: 64 MiB, and as much again for results."""
 
 
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:
@@ -149,10 +149,6 @@ def _takes_use_cache(forward: Callable[..., Any]) -> bool:
 def unwrapped(model: Any) -> PreTrainedModel:
     """The model itself, without the wrapper of accelerate."""
     return getattr(model, "module", model)
-
-
-_LOGITS = 1 << 24
-"""Logits that are float32 at once: 64 MiB, and as much again for results."""
 
 
 def beginning(tokenizer: Processor) -> int:

@@ -1,7 +1,4 @@
-"""Embeddings of texts, made as sentence-transformers makes them, and how they are compared.
-
-Tasks on the embeddings of two or three texts: similarity, pair classification, triplets.
-"""
+"""Tasks on the embeddings of two or three texts, made and compared as in sentence-transformers."""
 
 from __future__ import annotations
 

@@ -45,9 +45,8 @@ class ImageClassification(ImageTask, Labelled):
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         remedy = "install what it lacks, or copy the preprocessor_config.json of the base model there"
-        return load_with(
-            transformers.AutoImageProcessor, folder, trust_remote_code, "image processor", remedy
-        )
+        loader = transformers.AutoImageProcessor
+        return load_with(loader, folder, trust_remote_code, "image processor", remedy)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         labels, images = self.encoded(split, model), self.compared(split)

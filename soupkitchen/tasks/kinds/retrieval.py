@@ -70,9 +70,7 @@ class Retrieval(Searching):
         relevant = places_of(split, self.relevant, ids_of(corpus, self.id))
         columns.check_template("task.passage", self.passage, corpus)
         queries = self.tokens_of("query", split, "query", processor, model)
-        rows = [
-            {name: "" if columns.is_missing(cell) else cell for name, cell in row.items()} for row in corpus
-        ]
+        rows = ({n: "" if columns.is_missing(cell) else cell for n, cell in row.items()} for row in corpus)
         texts = Dataset.from_dict({self.passage: [columns.filled(self.passage, row).strip() for row in rows]})
         passages, which = distinct(self.tokens_of("passage", texts, "passage", processor, model))
         return Dataset.from_dict(
@@ -165,8 +163,8 @@ def queries_of(judgements: Dataset, queries: Dataset, ids: Mapping[str, int]) ->
     for number, (query, passage, score) in enumerate(zip(*table, strict=True)):
         if str(query) not in ids:
             raise DataError(
-                f"task.data: row {columns.row_of(judgements, number)} judges the query {query!r}, whose id is not in "
-                "the file that task.queries names"
+                f"task.data: row {columns.row_of(judgements, number)} judges the query {query!r}, whose id "
+                "is not in the file that task.queries names"
             )
         if score > 0:
             relevant.setdefault(str(query), []).append(str(passage))
