@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -171,9 +172,8 @@ def pool_of(
         and (run := _try(name, problems, partial(_open, source, name, base_run, key))) is not None
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        wrong = [problem for its_own in readers.map(_problems_of_values, opened) for problem in its_own]
-    problems += wrong
-    runs = [run for run in opened if run.name not in {problem.run for problem in wrong}]
+        problems += chain.from_iterable(readers.map(_problems_of_values, opened))
+    runs = [run for run in opened if run.name not in {problem.run for problem in problems}]
     if not runs:
         raise IncompatibleError(_message(problems))
     reference = next((run for run in runs if run.name == like), None) or compatibility.reference_of(runs)

@@ -10,11 +10,11 @@ Liu et al. 2024, "DoRA", arXiv 2402.09353. Wang et al. 2025, "BD-LoRA", arXiv 25
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import xxhash
@@ -69,29 +69,24 @@ class TensorInfo:
         return 0 if self.torch_dtype is None else self.elements * self.torch_dtype.itemsize
 
 
-class Weights(ABC):
+class Weights(Protocol):
     """Named tensors that can be read one at a time, wherever they come from."""
 
     @property
-    @abstractmethod
     def header(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype by name, sorted by name."""
 
-    @abstractmethod
     def tensor(self, name: str) -> torch.Tensor:
         """Reads the tensor called `name`."""
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """A digest of all tensors: the same for the same weights."""
 
     @property
-    @abstractmethod
     def not_finite(self) -> Mapping[str, int]:
         """The number of NaN and infinite values in the run's own files, by tensor that has some."""
 
-    @abstractmethod
     def changed_files(self) -> list[Path]:
         """The files whose size, time or inode has changed since they were opened."""
 
