@@ -50,27 +50,18 @@ class Pearson(Metric):
     best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
-        return _correlation("pearsonr", predictions, references)
+        from scipy import stats  # slow to import, and other metrics do without
+
+        predicted, actual = np.asarray(predictions, float), np.asarray(references, float)
+        if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+            return 0.0
+        return float(getattr(stats, f"{self.name}r")(predicted, actual).statistic)
 
 
-class Spearman(Metric):
+class Spearman(Pearson):
     """The rank correlation of predictions with references; 0 if one of them is constant."""
 
     name = "spearman"
-    inputs = "values"
-    best = 1.0
-
-    def of(self, predictions: Any, references: Any) -> float:
-        return _correlation("spearmanr", predictions, references)
-
-
-def _correlation(coefficient: str, predictions: Any, references: Any) -> float:
-    from scipy import stats  # slow to import, and other metrics do without
-
-    predicted, actual = np.asarray(predictions, float), np.asarray(references, float)
-    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(actual) == 0:
-        return 0.0
-    return float(getattr(stats, coefficient)(predicted, actual).statistic)
 
 
 class CrossEntropy(Metric):

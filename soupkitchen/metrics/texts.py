@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,37 +82,30 @@ class AnswerExact(Metric):
     best = 1.0
     binary = True
 
+    def alike(self, given: list[str], right: list[str]) -> float:
+        """How alike an answer is to a right one, both as words: 0 to 1."""
+        return float(given == right)
+
     def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, lambda given, right: float(given == right))
+        values = []
+        for (start, end), reference in zip(predictions, references, strict=True):
+            given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
+            answers = [_words(answer) for answer in reference["answers"]] or [[]]
+            values.append(max(self.alike(given, right) for right in answers))
+        return values
 
 
-class AnswerF1(Metric):
+class AnswerF1(AnswerExact):
     """The mean F1 of the words of the answer and of the best right one; see `AnswerExact`."""
 
     name = "answer_f1"
-    inputs = "values"
-    best = 1.0
+    binary = False
 
-    def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, _f1)
-
-
-def _best_of(
-    predictions: Any, references: Any, alike: Callable[[list[str], list[str]], float]
-) -> list[float]:
-    values = []
-    for (start, end), reference in zip(predictions, references, strict=True):
-        given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
-        answers = [_words(answer) for answer in reference["answers"]] or [[]]
-        values.append(max(alike(given, right) for right in answers))
-    return values
-
-
-def _f1(given: list[str], right: list[str]) -> float:
-    if not given or not right:
-        return float(given == right)
-    common = sum((Counter(given) & Counter(right)).values())
-    return 2 * common / (len(given) + len(right))
+    def alike(self, given: list[str], right: list[str]) -> float:
+        if not given or not right:
+            return float(given == right)
+        common = sum((Counter(given) & Counter(right)).values())
+        return 2 * common / (len(given) + len(right))
 
 
 def _words(text: str) -> list[str]:
