@@ -10,7 +10,7 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -240,27 +240,22 @@ def _here(name: str) -> Path | None:
         return None
 
 
-def _named_by(pattern: str) -> Iterator[Source]:
-    """Yields the runs that one item of `path` names."""
+def _named_by(pattern: str) -> Iterable[Source]:
+    """The runs that one item of `path` names."""
     if pattern.startswith(HUB):
-        yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
-        return
+        return [Source(resolve(pattern), name=pattern.removeprefix(HUB))]
     if pattern.startswith(MLFLOW):
-        yield from of_mlflow(pattern.removeprefix(MLFLOW))
-        return
+        return of_mlflow(pattern.removeprefix(MLFLOW))
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
-        yield from _listed(file)
-        return
+        return _listed(file)
     if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
-        yield from _merged_by_mergekit(file)
-        return
+        return _merged_by_mergekit(file)
     there = file.exists()  # a name as it stands comes before what it may mean
     matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
     folders = [match for match in matches if match.is_dir() or is_state_dict(match)]
     if not folders and _HUB_NAME.fullmatch(pattern):
-        yield Source(_snapshot(pattern), name=pattern)
-        return
+        return [Source(_snapshot(pattern), name=pattern)]
     if not folders:
         if matches:
             raise CheckpointError(
@@ -274,8 +269,7 @@ def _named_by(pattern: str) -> Iterator[Source]:
         inside = sorted(folders[0].iterdir())
         folders = [entry for entry in inside if entry.is_dir() and _is_run(entry)]
         folders = folders or [entry for entry in inside if is_state_dict(entry) and not is_of_training(entry)]
-    for folder in folders:
-        yield Source(folder)
+    return map(Source, folders)
 
 
 def _listed(file: Path) -> Iterator[Source]:
@@ -316,14 +310,8 @@ def _is_run(folder: Path) -> bool:
     """Tells whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
-    if folder.is_file():
-        return True
-    return (
-        (folder / CONFIG_NAME).exists()
-        or is_adapter(folder)
-        or has_weights(folder)
-        or any(folder.glob("checkpoint-*"))
-    )
+    is_model = (folder / CONFIG_NAME).exists() or is_adapter(folder) or has_weights(folder)
+    return folder.is_file() or is_model or any(folder.glob("checkpoint-*"))
 
 
 def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:

@@ -83,7 +83,7 @@ class AnswerExact(Metric):
     binary = True
 
     def alike(self, given: list[str], right: list[str]) -> float:
-        """How alike an answer is to a right one, both as words: 0 to 1."""
+        """Compares the words of an answer with those of a right one: 0 to 1."""
         return float(given == right)
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
