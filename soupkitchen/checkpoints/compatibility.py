@@ -329,7 +329,7 @@ def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = No
                 )
 
 
-def sentences_of(runs: Sequence[Checkpoint]) -> sentence.Sentences | None:
+def sentences_of(runs: Sequence[Checkpoint], searching: bool = False) -> sentence.Sentences | None:
     """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
 
     The runs of a pool that have `modules.json` agree in their files; see `sentence.difference`.
@@ -344,7 +344,7 @@ def sentences_of(runs: Sequence[Checkpoint]) -> sentence.Sentences | None:
             f"{without[0].name} has no {sentence.MODULES}, as others have, so how it makes embeddings is not "
             "known: put that of its base into its folder, or leave it out with pool.exclude=[…]"
         )
-    return sentence.Sentences.of(runs[0].path)
+    return sentence.Sentences.of(runs[0].path, searching)
 
 
 def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:

@@ -191,16 +191,24 @@ class Sentences:
         prompt: put before each text.
         max_length: tokens after which a text is cut; None for the model's own limit.
         lower: whether texts are put in lower case first.
+        query, passage: put before queries and passages in a search; None for the prompt of any text.
+        similarity: compares embeddings in a search, as "cosine"; None if the files do not say.
     """
 
     pooling: tuple[str, ...]
-    prompt: str = ""
-    max_length: int | None = None
-    lower: bool = False
+    prompt: str
+    max_length: int | None
+    lower: bool
+    query: str | None
+    passage: str | None
+    similarity: str | None
 
     @classmethod
-    def of(cls, folder: Path) -> Sentences | None:
+    def of(cls, folder: Path, searching: bool = False) -> Sentences | None:
         """Reads that of the run in `folder`; None if it is no run of sentence-transformers.
+
+        Args:
+            searching: whether the prompts of queries and passages are wanted.
 
         Raises:
             CheckpointError: if it does something that cannot be done here.
@@ -219,10 +227,15 @@ class Sentences:
                 "max_active_dims), which cannot be done here yet: set that to null in all runs to compare "
                 "whole embeddings"
             )
-        prompt = (config.prompts or {}).get(config.default_prompt_name or "") or ""
-        if prompt and not all(pooling.include_prompt for pooling in poolings[-1:]):
+        prompts = config.prompts or {}
+        prompt = prompts.get(config.default_prompt_name or "") or ""
+        query, passage = prompts.get("query"), next((prompts[n] for n in _PASSAGE if n in prompts), None)
+        named = f"prompt {prompt!r}" if prompt else ""
+        if searching and (query or passage):
+            named = named or f"prompts {query!r} and {passage!r}"
+        if named and not all(pooling.include_prompt for pooling in poolings):
             raise CheckpointError(
-                f"{folder} leaves its prompt {prompt!r} out of the pooling, which cannot be done here yet"
+                f"{folder} leaves its {named} out of the pooling, which cannot be done here yet"
             )
         modes = () if library else poolings[-1].modes
         if unknown := [mode for mode in modes if mode not in POOLINGS]:
@@ -232,41 +245,9 @@ class Sentences:
         limits = _ModelConfig()
         if model_config.exists():
             limits = documents.read_json(model_config, _ModelConfig, error=CheckpointError)
-        length = limits.max_seq_length
-        return cls(modes, prompt, length if length and length > 0 else None, bool(limits.do_lower_case))
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts and the similarity with which a model of sentence-transformers searches.
-
-    Attributes:
-        query, passage: put before each; None for the prompt of any text.
-        similarity: compares embeddings, as "cosine"; None if the files do not say.
-    """
-
-    query: str | None = None
-    passage: str | None = None
-    similarity: str | None = None
-
-    @classmethod
-    def of(cls, folder: Path) -> Prompts:
-        """Reads those of the run in `folder`; none if it is no run of sentence-transformers.
-
-        Raises:
-            CheckpointError: if it does something that cannot be done here.
-        """
-        if not (folder / MODULES).exists():
-            return cls()
-        config = SentenceConfig.of(folder)
-        prompts = config.prompts or {}
-        query, passage = prompts.get("query"), next((prompts[n] for n in _PASSAGE if n in prompts), None)
-        if (query or passage) and not all(pooling.include_prompt for pooling in _poolings(folder)):
-            raise CheckpointError(
-                f"{folder} leaves its prompts {query!r} and {passage!r} out of the pooling, "
-                "which cannot be done here yet"
-            )
-        return cls(query, passage, config.similarity_fn_name)
+        length = limits.max_seq_length if (limits.max_seq_length or 0) > 0 else None
+        said = modes, prompt, length, bool(limits.do_lower_case), query, passage
+        return cls(*said, config.similarity_fn_name)
 
 
 def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:

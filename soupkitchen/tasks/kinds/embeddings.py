@@ -14,7 +14,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import sentences_of
-from soupkitchen.checkpoints.sentence import MODULES, POOLINGS, Prompts
+from soupkitchen.checkpoints.sentence import MODULES, POOLINGS
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
 from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
@@ -65,23 +65,22 @@ class Embedding(DataTask):
             IncompatibleError: if the runs differ in it.
             ConfigError: for a pooling, if the runs have modules that say what an embedding is.
         """
-        settings = sentences_of(runs)
-        if settings is None:
+        said = sentences_of(runs, isinstance(self, Searching))
+        if said is None:
             return self
-        if not settings.pooling and self.pooling is not None:
+        if not said.pooling and self.pooling is not None:
             raise ConfigError(
                 f"task.pooling={self.pooling}: the modules of the runs ({MODULES}) say what an embedding is; "
                 "leave it null"
             )
-        poolings = "+".join(settings.pooling) or "of their own"
+        poolings = "+".join(said.pooling) or "of their own"
         log.info("embeddings as the runs say (%s): pooling %s", MODULES, poolings)
-        options = {"pooling": settings.pooling or None, "prompt": settings.prompt}
-        return self._with(lower=self.lower or settings.lower, max_length=settings.max_length, **options)
-
-    def _with(self: AnyTask, lower: bool, **options: Any) -> AnyTask:
-        """The task with `lower`, and with the other options if they are None in it."""
+        options = {"pooling": said.pooling or None, "prompt": said.prompt, "max_length": said.max_length}
+        if isinstance(self, Searching):
+            options |= {"query_prompt": said.query, "passage_prompt": said.passage}
+            options["similarity"] = said.similarity
         unset = {option: value for option, value in options.items() if getattr(self, option) is None}
-        return replace(self, lower=lower, **unset)
+        return replace(self, lower=self.lower or said.lower, **unset)
 
     def tokens(
         self, split: Dataset, option: str, processor: Processor, model: PreTrainedModel
@@ -121,11 +120,6 @@ class Searching(Embedding):
     similarity: Literal["cosine", "dot"] | None = None
     query_prompt: AnyText | None = None
     passage_prompt: AnyText | None = None
-
-    def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
-        fitted, prompts = super().fitted_to(runs), Prompts.of(runs[0].path)
-        options = {"query_prompt": prompts.query, "passage_prompt": prompts.passage}
-        return fitted._with(fitted.lower, similarity=prompts.similarity, **options)
 
     def tokens_of(
         self, kind: str, split: Dataset, option: str, processor: Processor, model: PreTrainedModel
