@@ -84,6 +84,9 @@ _NOT_THE_MODEL = re.compile(
 Getter = Callable[[str], torch.Tensor]
 
 
+# PyTorch's own files
+
+
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
     """Reads the tensors of a PyTorch file, memory-mapped if its format allows it.
 
@@ -229,6 +232,9 @@ def _strange(tensor: torch.Tensor) -> str | None:
         "of complex numbers": tensor.is_complex(),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+# The files of a folder
 
 
 class WeightFiles(Weights):

@@ -248,6 +248,9 @@ def _is_dtype(name: str) -> bool:
     return isinstance(getattr(torch, name, None), torch.dtype)
 
 
+# Vocabularies of tokenizers
+
+
 class Vocabulary(dict[str, Any]):
     """Numbers by token or, of tokenizers that are not looked into, digests by file."""
 

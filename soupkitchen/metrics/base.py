@@ -294,6 +294,9 @@ def installed(package: str, extra: str) -> Any:
         ) from error
 
 
+# Metrics by name
+
+
 def shipped() -> list[str]:
     """Names of the metrics that need no network."""
     return sorted(_classes())

@@ -148,6 +148,9 @@ def content_of(file: dict[str, Any]) -> bytes | str:
 csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 letters, and a text may be longer
 
 
+# Tables of text
+
+
 class _QuotesError(ValueError):
     """The quotes of the line with this number do not balance."""
 

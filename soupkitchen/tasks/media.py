@@ -200,6 +200,9 @@ def _pixels(
     )
 
 
+# Recordings
+
+
 def to_inputs(
     examples: dict[str, list[Any]],
     numbers: list[int],

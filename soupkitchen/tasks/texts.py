@@ -151,6 +151,9 @@ def unwrapped(model: Any) -> PreTrainedModel:
     return getattr(model, "module", model)
 
 
+# Likelihoods
+
+
 def beginning(tokenizer: Processor) -> int:
     """The token that a text without context follows: the beginning of a sequence, or the end of the last.
 

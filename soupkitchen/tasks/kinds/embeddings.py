@@ -75,7 +75,8 @@ class Embedding(DataTask):
             )
         poolings = "+".join(said.pooling) or "of their own"
         log.info("embeddings as the runs say (%s): pooling %s", MODULES, poolings)
-        options = {"pooling": said.pooling or None, "prompt": said.prompt, "max_length": said.max_length}
+        options: dict[str, Any] = {"pooling": said.pooling or None, "prompt": said.prompt}
+        options["max_length"] = said.max_length
         if isinstance(self, Searching):
             options |= {"query_prompt": said.query, "passage_prompt": said.passage}
             options["similarity"] = said.similarity
