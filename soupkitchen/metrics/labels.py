@@ -14,7 +14,6 @@ class Accuracy(Metric):
     """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
 
     name = "accuracy"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
@@ -26,7 +25,6 @@ class ExactMatch(Metric):
     """The share of predictions, texts or labels, that equal the reference to the letter."""
 
     name = "exact_match"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
@@ -37,7 +35,6 @@ class TokenAccuracy(Metric):
     """The share of tags that equal the reference, over all examples together."""
 
     name = "token_accuracy"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         pairs = zip(predictions, references, strict=True)
@@ -55,7 +52,6 @@ class MacroF1(Metric):
     """
 
     name = "f1_macro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -71,7 +67,6 @@ class MicroF1(Metric):
     """The F1 score of all labels of all examples together, counted over all entries of rows of 0 and 1."""
 
     name = "f1_micro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -90,7 +85,6 @@ class EntityF1(Metric):
     """
 
     name = "entity_f1"
-    best = 1.0
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
         """The number of right entities, of predicted ones, and of all in the references."""
@@ -116,7 +110,6 @@ class AveragePrecision(Metric):
 
     name = "average_precision"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
@@ -128,7 +121,6 @@ class BestAccuracy(Metric):
 
     name = "best_accuracy"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
@@ -141,7 +133,6 @@ class BestF1(Metric):
 
     name = "best_f1"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)

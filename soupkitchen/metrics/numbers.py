@@ -47,7 +47,6 @@ class Pearson(Metric):
 
     name = "pearson"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         from scipy import stats  # slow to import, and other metrics do without

@@ -24,7 +24,6 @@ class Rouge1(Metric):
 
     name = "rouge1"
     inputs = "texts"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         overlap = self.name.replace("_l", "L")  # rouge-score's name for it
@@ -79,7 +78,6 @@ class AnswerExact(Metric):
 
     name = "answer_exact"
     inputs = "values"
-    best = 1.0
     binary = True
 
     def alike(self, given: list[str], right: list[str]) -> float:
