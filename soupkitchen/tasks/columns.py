@@ -46,18 +46,17 @@ def is_unknown(split: Dataset, column: str) -> bool:
     return all(is_missing(value) or value in (-1, "") for value in split[column])
 
 
-def check_columns(split: Dataset, columns: Mapping[str, str]) -> None:
-    """Checks that each column exists; `columns` maps the option that names it to its name.
+def check_column(split: Dataset, option: str, column: str) -> None:
+    """Checks that the column which `option` names exists.
 
     Raises:
         DataError: naming the option, the column and the columns of the data.
     """
-    for option, column in columns.items():
-        if column not in split.column_names:
-            raise DataError(
-                f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
-                f"{did_you_mean(column, split.column_names)}"
-            )
+    if column not in split.column_names:
+        raise DataError(
+            f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
+            f"{did_you_mean(column, split.column_names)}"
+        )
 
 
 def check_filled(split: Dataset, option: str, column: str) -> list[Any]:
@@ -66,7 +65,7 @@ def check_filled(split: Dataset, option: str, column: str) -> list[Any]:
     Raises:
         DataError: for a column that does not exist, or the first value that is missing.
     """
-    check_columns(split, {option: column})
+    check_column(split, option, column)
     values: list[Any] = split[column][:]
     for number, value in enumerate(values):
         if is_missing(value):
@@ -139,7 +138,8 @@ def check_template(option: str, template: str, split: Dataset) -> list[str]:
         ConfigError, DataError: if it has not.
     """
     columns = template_columns(option, template)
-    check_columns(split, {f"{option}: {{{column}}} of {option}": column for column in columns})
+    for column in columns:
+        check_column(split, f"{option}: {{{column}}} of {option}", column)
     return columns
 
 

@@ -27,7 +27,7 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, DataError, first_line
 from soupkitchen.tasks.base import DataTask, Processor, Task, check_vocabulary, load_with
-from soupkitchen.tasks.columns import check_columns, check_filled, row_of
+from soupkitchen.tasks.columns import check_column, check_filled, row_of
 from soupkitchen.tasks.data import folders_of
 from soupkitchen.tasks.files import stamp
 
@@ -90,7 +90,7 @@ def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) ->
         DataError: if the column holds something else.
     """
     column = getattr(task, option)
-    check_columns(split, {f"task.{option}": column})
+    check_column(split, f"task.{option}", column)
     paths = split.data.column(column)
     if pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type):
         split = _with_whole_paths(split, column, folders_of(task.data))

@@ -13,7 +13,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 from soupkitchen.errors import DataError
 from soupkitchen.options.kinds import AtLeast0, AtLeast1
 from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
-from soupkitchen.tasks.columns import check_columns, row_of
+from soupkitchen.tasks.columns import check_column, row_of
 from soupkitchen.tasks.texts import check_tokens, longest
 
 _NOWHERE = [-1, -1]
@@ -50,7 +50,7 @@ class QuestionAnswering(DataTask):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        check_columns(split, {"task.answers": self.answers})
+        check_column(split, "task.answers", self.answers)
         if not getattr(processor, "is_fast", False):
             raise DataError(
                 "question answering needs a fast tokenizer (tokenizer.json), which says where words are"

@@ -157,7 +157,7 @@ def queries_of(judgements: Dataset, queries: Dataset, ids: Mapping[str, int]) ->
             "task.data: a share of the training judgements was drawn to decide, and with it only some of "
             "what is relevant to a query; task.data.heldout=train, or another split, has all of it"
         )
-    columns.check_columns(queries, {"task.queries: its text": "text"})
+    columns.check_column(queries, "task.queries: its text", "text")
     texts, relevant = queries["text"][:], dict[str, list[str]]()
     table = (judgements[column][:] for column in _JUDGEMENTS)
     for number, (query, passage, score) in enumerate(zip(*table, strict=True)):

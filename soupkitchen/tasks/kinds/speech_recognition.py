@@ -20,7 +20,7 @@ from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
-from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, check_columns, row_of
+from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, check_column, row_of
 from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, to_inputs, undecoded
 from soupkitchen.tasks.texts import unwrapped
 
@@ -78,7 +78,7 @@ class SpeechRecognition(DataTask):
         return load_both(folder, trust_remote_code, "feature_extractor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        check_columns(split, {"task.audio": self.audio})
+        check_column(split, "task.audio", self.audio)
         self._check_model(model)
         references = [self._compared(text) for text in self.texts(split, "text")]
         if "" in references:
