@@ -24,7 +24,7 @@ from uuid import uuid4
 import pandas as pd
 from annotated_types import Ge
 
-from soupkitchen.checkpoints.tracker_runs import check_store
+from soupkitchen.checkpoints.sources import check_store
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
 from soupkitchen.records import leaderboard

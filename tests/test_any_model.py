@@ -33,7 +33,7 @@ from torch.optim import swa_utils
 import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import Checkpoint, find_pool
-from soupkitchen.checkpoints.state_dicts import log_choice
+from soupkitchen.checkpoints.checkpoint import log_choice
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import Runtime
 from soupkitchen.models import Function

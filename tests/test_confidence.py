@@ -53,7 +53,8 @@ from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.soup import Recipe
 from soupkitchen.store.journal import read
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.base import DataSource, Task
+from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.data import DataSource
 
 EXAMPLES = 1000
 UNKNOWN = np.full(EXAMPLES, np.inf)

@@ -57,7 +57,8 @@ from soupkitchen.search.base import AcceptRule
 from soupkitchen.soup import Recipe
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.tasks import Data, Several
-from soupkitchen.tasks.base import DataSource, Task
+from soupkitchen.tasks.base import Task
+from soupkitchen.tasks.data import DataSource
 
 # A pool without models: a table says what each soup predicts for each example
 
@@ -79,8 +80,8 @@ class Table(Task):
     def references(self, prepared: datasets.Dataset) -> np.ndarray:
         return self.right
 
-    def collator(self, processor: Any) -> Any:
-        return lambda examples: {"index": torch.tensor([e["index"] for e in examples])}
+    def collate(self, examples: Any, processor: Any) -> Any:
+        return {"index": torch.tensor([e["index"] for e in examples])}
 
     def step(self, model: Any, batch: Any, processor: Any) -> torch.Tensor:
         return torch.tensor(self.current[batch["index"].numpy()])

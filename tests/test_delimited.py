@@ -173,11 +173,11 @@ def test_what_spreadsheets_save_is_read_and_said(
 def test_what_was_found_is_said_by_the_next_command_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from soupkitchen.tasks import delimited
+    from soupkitchen.tasks import files
 
     caplog.set_level(logging.INFO)
     for _ in range(2):
-        delimited._say.cache_clear()
+        files._say_once.cache_clear()
         caplog.clear()
         read(tmp_path / "a.csv", "text;label\nw;1\n")
         assert caplog.text.count("its cells are separated by ';'") == 1

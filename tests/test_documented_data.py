@@ -39,7 +39,7 @@ from soupkitchen.cli.config import CONF
 from soupkitchen.evaluation import find_columns, load_splits
 from soupkitchen.options.building import build
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.sound import _wav, samples
+from soupkitchen.tasks.media import _wav, samples
 
 PAGE = ROOT / "docs" / "tasks.md"
 COMMANDS = {
@@ -176,7 +176,7 @@ def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, 
     processor, model = made(kind)
     prepared = task.prepare(split, processor, model)
     assert len(task.references(prepared)) == len(split)
-    task.collator(processor)([prepared[number] for number in range(2)])
+    task.collate([prepared[number] for number in range(2)], processor)
 
 
 def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_directory(
@@ -216,7 +216,7 @@ def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate: i
 
 def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile = pytest.importorskip("soundfile")
-    monkeypatch.setattr("soupkitchen.tasks.sound._MOST", 100_000)
+    monkeypatch.setattr("soupkitchen.tasks.media._MOST", 100_000)
     for length, fits in ((60_000, True), (300_000, False)):
         out = io.BytesIO()
         soundfile.write(out, np.zeros(length), RATE, format="FLAC")

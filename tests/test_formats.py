@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -25,9 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from soupkitchen.checkpoints import Pool, find_pool, tracker_runs
+from soupkitchen.checkpoints import Pool, find_pool
 from soupkitchen.checkpoints.sources import find
-from soupkitchen.checkpoints.tracker_runs import TrackerRun
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import Linear
@@ -364,8 +364,13 @@ def made_again(file: str) -> None:
 def test_an_experiments_folder_is_not_asked_of_the_hub(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [TrackerRun("results/run-1", "x", {})]
-    monkeypatch.setattr(tracker_runs, "of_mlflow", lambda experiment: runs)
+    run = SimpleNamespace(
+        data=SimpleNamespace(params={"output_dir": "results/run-1"}, metrics={}),
+        info=SimpleNamespace(run_name="x"),
+    )
+    experiment = SimpleNamespace(experiment_id="0")
+    monkeypatch.setattr("mlflow.MlflowClient.get_experiment_by_name", lambda self, name: experiment)
+    monkeypatch.setattr("mlflow.search_runs", lambda *arguments, **options: [run])
     with pytest.raises(CheckpointError, match=r"results/run-1 is no folder here"):
         find_pool("mlflow:sweep")
     assert asked == []

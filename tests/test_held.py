@@ -19,9 +19,8 @@ from transformers import AutoModelForSequenceClassification
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
-from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.files import WeightFiles
-from soupkitchen.checkpoints.weights import Weights
+from soupkitchen.checkpoints.weights import AdaptedWeights, Weights
 from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.executors import Bench, Request

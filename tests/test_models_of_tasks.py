@@ -206,7 +206,7 @@ def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_no
 def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soupkitchen.tasks.likelihood._LOGITS", 3 * (len(VOCABULARY) + 1))
+    monkeypatch.setattr("soupkitchen.tasks.texts._LOGITS", 3 * (len(VOCABULARY) + 1))
     config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
     run = save(LlamaForCausalLM(config).to(dtype), tmp_path / "run")
     random = np.random.default_rng(0)

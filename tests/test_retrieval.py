@@ -26,7 +26,7 @@ from soupkitchen.executors import Bench, Request
 from soupkitchen.records import read_csv
 from soupkitchen.soup import Mixer, Recipe
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.relevance import ranks
+from soupkitchen.tasks.kinds.embeddings import ranks
 
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import SentenceTransformer

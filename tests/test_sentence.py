@@ -386,7 +386,7 @@ def test_rounding_does_not_choose_between_two_texts_that_are_equal(rows: int) ->
 
     task, encode = tasks.triplets("-"), tokenizer()
     tokens = [{"anchor": [1, 2], "positive": [3], "negative": [3]}] * rows
-    batch = task.collator(encode)(tokens)
+    batch = task.collate(tokens, encode)
     assert task.step(model, batch, encode).tolist() == [0] * rows
 
 

@@ -27,7 +27,7 @@ from soupkitchen.metrics.texts import edits
 from soupkitchen.records import read_csv
 from soupkitchen.tasks import Data, SpeechRecognition
 from soupkitchen.tasks.files import count_overlap
-from soupkitchen.tasks.sound import resampled, samples
+from soupkitchen.tasks.media import resampled, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
 

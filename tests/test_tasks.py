@@ -58,7 +58,7 @@ from soupkitchen.tasks import (
     TextRegression,
     TokenClassification,
 )
-from soupkitchen.tasks.cells import filled
+from soupkitchen.tasks.columns import filled
 from soupkitchen.tasks.harness import harness_tasks
 from soupkitchen.tasks.templates import Bounded
 

@@ -10,8 +10,8 @@ import pytest
 from tiny import llama, text_classifier
 
 from soupkitchen.checkpoints import Checkpoint
+from soupkitchen.checkpoints.folders import vocabulary_difference, vocabulary_of
 from soupkitchen.checkpoints.names import architecture, parameter_names, rows_of_labels
-from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.errors import CheckpointError
 
 
@@ -35,9 +35,11 @@ def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: 
     assert other is not None
     assert one is not other
     assert one.frozen == other.frozen
-    assert difference(one, other) is None
+    assert vocabulary_difference(one, other) is None
     third = vocabulary_of(write(tmp_path / "z", {"a": 0, "b": 2}))
-    assert difference(third, one) == "its tokenizer gives other numbers to 2 tokens: 'b' is 2, not 1"
+    assert (
+        vocabulary_difference(third, one) == "its tokenizer gives other numbers to 2 tokens: 'b' is 2, not 1"
+    )
 
 
 def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> None:
@@ -47,8 +49,8 @@ def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> N
     (tmp_path / "y" / "vocab.txt").write_text("a\nb\n")
     files, plain = vocabulary_of(tmp_path / "x"), vocabulary_of(tmp_path / "y")
     assert plain == {"a": 0, "b": 1}
-    assert difference(files, plain) is None
-    assert difference(files, vocabulary_of(tmp_path)) is None
+    assert vocabulary_difference(files, plain) is None
+    assert vocabulary_difference(files, vocabulary_of(tmp_path)) is None
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:

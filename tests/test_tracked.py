@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from soupkitchen.checkpoints import find_pool, tracker_runs
+from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError
 
 # MLflow's, with SQLAlchemy 2.1
@@ -33,7 +33,7 @@ def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(
     store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_runs, "_PAGE", 2)
+    monkeypatch.setattr("mlflow.tracking.fluent.NUM_RUNS_PER_PAGE_PANDAS", 2)
     pool = find_pool("mlflow:sweep")
     assert [run.name for run in pool] == ["run c", "run a", "run b"]
     assert pool.scores == {"run c": {"accuracy": 0.5}, "run a": {"accuracy": 0.6}, "run b": {"accuracy": 0.7}}

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME, AdapterConfig, BlockDiagonal
-from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank, Rows, Shift
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.folders import check_folder, read_json
 from soupkitchen.checkpoints.names import architecture, parameter_names, tied_names
-from soupkitchen.checkpoints.weights import TensorInfo, Weights, aligned
+from soupkitchen.checkpoints.weights import AdaptedWeights, LowRank, Rows, Shift, TensorInfo, Weights, aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
 log = logging.getLogger(__name__)

@@ -20,11 +20,9 @@ from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints import sentence
+from soupkitchen.checkpoints import folders, sentence
 from soupkitchen.checkpoints.checkpoint import Checkpoint
-from soupkitchen.checkpoints.folders import CONFIG_NAME, named_dtypes, own_files, read_bytes, read_json
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names, rows_of_labels, tied_names
-from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.checkpoints.weights import TensorInfo, View, aligned
 from soupkitchen.errors import IncompatibleError, first_of
 
@@ -62,7 +60,7 @@ def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
 def kind(run: Checkpoint) -> Any:
     """The properties that runs that can be merged mostly share."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
-    vocabulary = vocabulary_of(run.path)
+    vocabulary = folders.vocabulary_of(run.path)
     tokens = None if vocabulary is None else vocabulary.frozen
     modules = str(sentence.meaning(run.path))
     return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), tokens, modules
@@ -83,7 +81,7 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str
     of_sentences = sentence.difference(run.path, reference.path, reference.name)
     others = [
         _untied(run),
-        difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
+        folders.vocabulary_difference(folders.vocabulary_of(run.path), folders.vocabulary_of(reference.path)),
         of_sentences and f"{of_sentences}: they make embeddings in different ways",
     ]
     return run, [*problems, *(problem for problem in others if problem)]
@@ -94,7 +92,7 @@ def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
     ours, theirs = run.config, reference.config
     if bool(ours) != bool(theirs):
         without = run if theirs else reference
-        return f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"
+        return f"{without.path} is not a checkpoint: it has no {folders.CONFIG_NAME}, as others have"
     if ours.get("model_type") != theirs.get("model_type"):
         return f"its model_type is {ours.get('model_type')!r}, not {theirs.get('model_type')!r}"
     for key in _COMPUTES:
@@ -257,7 +255,7 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
     Files may hold several dtypes, and another than that of their `config.json`, in which transformers loads
     them. Tensors that it always keeps in float32 do not count.
     """
-    named = {name for run in runs for name in named_dtypes(run.config)}
+    named = {name for run in runs for name in folders.named_dtypes(run.config)}
     for without in _kept_sets(runs):
         kinds = _dtypes(runs, without)
         if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
@@ -331,29 +329,47 @@ def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = No
                 )
 
 
+def sentences_of(runs: Sequence[Checkpoint], searching: bool = False) -> sentence.Sentences | None:
+    """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
+
+    The runs of a pool that have `modules.json` agree in their files; see `sentence.difference`.
+
+    Raises:
+        IncompatibleError: if only some have one.
+        CheckpointError: if they do something that cannot be done here.
+    """
+    without = [run for run in runs if not (run.path / sentence.MODULES).exists()]
+    if without and len(without) < len(runs):
+        raise IncompatibleError(
+            f"{without[0].name} has no {sentence.MODULES}, as others have, so how it makes embeddings is not "
+            "known: put that of its base into its folder, or leave it out with pool.exclude=[…]"
+        )
+    return sentence.Sentences.of(runs[0].path, searching)
+
+
 def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:
     """A run's settings beside its weights, by file; without the files that it does not have."""
     settings, folder = {_GENERATION: _generation(run)}, run.path
     if (folder / _IMAGES).is_file():
-        images = read_json(folder / _IMAGES)
+        images = folders.read_json(folder / _IMAGES)
         settings[_IMAGES] = {
             key: images[key] for key in images if not key.endswith(("_type", "_class", "_version"))
         }
     if (folder / _TOKENIZER).is_file():
-        texts = read_json(folder / _TOKENIZER)
+        texts = folders.read_json(folder / _TOKENIZER)
         files = {
-            file.name: read_bytes(file).decode("utf-8", "replace")
-            for file in own_files(folder, *_TEMPLATE_FILES)
+            file.name: folders.read_bytes(file).decode("utf-8", "replace")
+            for file in folders.own_files(folder, *_TEMPLATE_FILES)
         }
         alone = files.get(f"{_TEMPLATE}.jinja") if len(files) == 1 else None
         settings[_TOKENIZER] = {key: texts[key] for key in _CUTS if key in texts}
         settings[_TEMPLATE] = {_TEMPLATE: alone or files or texts.get(_TEMPLATE)}
-    if vocabulary := vocabulary_of(folder):
+    if vocabulary := folders.vocabulary_of(folder):
         settings["tokenizer.json"] = dict(vocabulary.rules)
     return settings
 
 
 def _generation(run: Checkpoint) -> dict[str, Any]:
     file = run.architecture / _GENERATION
-    settings = read_json(file) if file.is_file() else {key: run.config.get(key) for key in _IN_CONFIG}
+    settings = folders.read_json(file) if file.is_file() else {key: run.config.get(key) for key in _IN_CONFIG}
     return {key: value for key, value in settings.items() if key not in _OF_VERSIONS and value is not None}

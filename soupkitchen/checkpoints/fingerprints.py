@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -103,21 +104,26 @@ def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[B
     return Findings(content.hexdigest(), not_finite)
 
 
+@contextmanager
+def _still_readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (CheckpointError, OSError, OverflowError, MemoryError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+
+
 def places_in(file: Path) -> Places:
     """Reads the places of the tensors in a safetensors file.
 
     Raises:
         CheckpointError: if the file is no longer what it was.
     """
-    try:
-        with open_regular(file) as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(length))
+    with _still_readable(file), open_regular(file) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
         header.pop("__metadata__", None)
         places = {name: [8 + length + x for x in info["data_offsets"]] for name, info in header.items()}
         return {name: (begin, end) for name, (begin, end) in places.items()}
-    except (CheckpointError, OSError, OverflowError, MemoryError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
 
 
 def stored_blocks(file: Path, places: Places, name: str) -> Iterator[Block]:
@@ -129,19 +135,16 @@ def stored_blocks(file: Path, places: Places, name: str) -> Iterator[Block]:
     Raises:
         CheckpointError: if the file is no longer what it was.
     """
-    try:
+    with _still_readable(file), open_regular(file) as handle:
         begin, end = places[name]
         buffer = memoryview(bytearray(min(_BLOCK, end - begin)))
-        with open_regular(file) as handle:
-            handle.seek(begin)
-            while begin < end:
-                block = buffer[: end - begin]
-                if handle.readinto(block) < len(block):
-                    raise OSError("it has become shorter")
-                begin += len(block)
-                yield block
-    except (CheckpointError, OSError, KeyError) as error:
-        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+        handle.seek(begin)
+        while begin < end:
+            block = buffer[: end - begin]
+            if handle.readinto(block) < len(block):
+                raise OSError("it has become shorter")
+            begin += len(block)
+            yield block
 
 
 def tensor_blocks(tensor: torch.Tensor) -> Iterator[Block]:

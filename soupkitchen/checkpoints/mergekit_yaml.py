@@ -21,7 +21,6 @@ SUFFIXES = (".yaml", ".yml")
 AVERAGING = ("linear", "karcher", "slerp", "passthrough")
 """Methods that merge the base like any other model."""
 _LONGEST = 1 << 20
-_STRICT: Any = {"extra": "forbid"}
 
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=Scalar)
@@ -42,11 +41,16 @@ def _split(at: str, key: str, other: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+class _Strict:
+    """A part of the file that has no other keys."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+
 @dataclass(frozen=True)
-class _Condition:
+class _Condition(_Strict):
     value: Scalar | list[Scalar]
     filter: str | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 Setting = Scalar | list[Scalar] | _Condition | list[_Condition]
@@ -54,12 +58,11 @@ Settings = dict[str, Setting]
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(_Strict):
     """A folder, or a name on the hub with a revision."""
 
     path: str
     revision: str | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
     def __str__(self) -> str:
         return f"{self.path}@{self.revision}" if self.revision else self.path
@@ -69,12 +72,11 @@ _NamedText = Annotated[Named, _split("@", "path", "revision")]
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(_Strict):
     """A model, and the adapter that is put into it."""
 
     model: _NamedText
     lora: _NamedText | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
     def __str__(self) -> str:
         return f"{self.model}+{self.lora}" if self.lora else str(self.model)
@@ -84,22 +86,20 @@ _ReferenceText = Annotated[Reference, _split("+", "model", "lora")]
 
 
 @dataclass(frozen=True)
-class Input:
+class Input(_Strict):
     """A model, and its own settings."""
 
     model: _ReferenceText
     parameters: Settings | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(_Strict):
     """The key `tokenizer`; `source` is "union", "base" or a model."""
 
     source: _ReferenceText = Reference(Named("union"))
     tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)

@@ -174,11 +174,8 @@ class NameMap:
 
     def is_for(self, run: Checkpoint, model: Any) -> bool:
         """Tells whether names, shapes and ties of `model` and of the files of `run` are those of this map."""
-        return (
-            type(model) is self.kind
-            and shapes_of(run.header) == self.shapes
-            and layout_of(model) == self.layout
-        )
+        found = type(model), shapes_of(run.header), layout_of(model)
+        return found == (self.kind, self.shapes, self.layout)
 
     def slots(self, model: Any) -> Slots | None:
         """The places of the files' tensors in `model`; None if it cannot be filled in place."""

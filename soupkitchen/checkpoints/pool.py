@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -16,13 +17,13 @@ import torch
 
 from soupkitchen.checkpoints import compatibility
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
-from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.files import WeightFiles, check_whole
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
-from soupkitchen.checkpoints.weights import View, aligned
+from soupkitchen.checkpoints.weights import AdaptedWeights, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
+from soupkitchen.options.building import TARGET, describe
 from soupkitchen.options.kinds import SomeTexts, check
 
 log = logging.getLogger(__name__)
@@ -123,21 +124,12 @@ def find_pool(
         IncompatibleError: if some cannot be read or merged; it names all problems of all runs.
         ConfigError: for an unknown option.
     """
+    options = describe({TARGET: "soupkitchen.checkpoints.find_pool", **locals()})
     check("pool.on_incompatible", on_incompatible, OnIncompatible)
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
     pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip", key=key)
-    options = {
-        "_target_": "soupkitchen.checkpoints.find_pool",
-        "path": str(path) if isinstance(path, (str, Path)) else [str(item) for item in path],
-        "exclude": exclude if isinstance(exclude, str) else list(exclude),
-        "base": None if base is None else str(base),
-        "checkpoints": checkpoints,
-        "on_incompatible": on_incompatible,
-        "trust_scores": trust_scores,
-        "key": key,
-    }
     return replace(pool, trust_scores=trust_scores, options=options)
 
 
@@ -180,9 +172,8 @@ def pool_of(
         and (run := _try(name, problems, partial(_open, source, name, base_run, key))) is not None
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        wrong = [problem for its_own in readers.map(_problems_of_values, opened) for problem in its_own]
-    problems += wrong
-    runs = [run for run in opened if run.name not in {problem.run for problem in wrong}]
+        problems += chain.from_iterable(readers.map(_problems_of_values, opened))
+    runs = [run for run in opened if run.name not in {problem.run for problem in problems}]
     if not runs:
         raise IncompatibleError(_message(problems))
     reference = next((run for run in runs if run.name == like), None) or compatibility.reference_of(runs)

@@ -1,4 +1,4 @@
-"""Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub."""
+"""Finds the runs that a user names: folders, globs, lists, trackers, Trainer outputs, names on the hub."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from soupkitchen.checkpoints import mergekit_yaml, tracker_runs
+from soupkitchen.checkpoints import mergekit_yaml
 from soupkitchen.checkpoints.adapters import is_adapter
-from soupkitchen.checkpoints.checkpoint import TRAINER_STATE
+from soupkitchen.checkpoints.checkpoint import SUFFIXES, TRAINER_STATE, is_state_dict, stem_of
 from soupkitchen.checkpoints.files import has_weights, is_of_training
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
-from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
 from soupkitchen.options import words
+from soupkitchen.options.kinds import check
 
 log = logging.getLogger(__name__)
 
+MLFLOW = "mlflow:"
+"""The prefix of the name of an experiment of MLflow's."""
+OUTPUT_DIR = "output_dir"
+"""The Trainer's name of its folder, in all trackers."""
+_PREFIXES = ("eval/", "eval_")
 Checkpoints = Literal["best", "last", "all"]
-
 _LISTS = (".csv", ".jsonl")
 HUB = "hf://"
 """The prefix of a name on the hub that could be a folder's."""
@@ -72,8 +78,7 @@ def find(
         CheckpointError: if there are fewer.
         ConfigError: for an unknown option.
     """
-    if checkpoints not in (None, "best", "last", "all"):
-        raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
+    check("pool.checkpoints", checkpoints, Checkpoints | None)
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
     exclude = [exclude] if isinstance(exclude, str) else exclude
     sources: dict[tuple[Path, Path | None], Source] = {}
@@ -82,13 +87,10 @@ def find(
             for run in _of_trainer(source, checkpoints):
                 sources.setdefault((run.folder, run.on), run)
     named = dict(zip(_unique_names(list(sources.values())), sources.values(), strict=True))
-    kept = {
-        name: source
-        for name, source in named.items()
-        if not any(_matches(name, pattern) for pattern in exclude)
-    }
-    for pattern in exclude:
-        if not any(_matches(name, pattern) for name in named):
+    matches = {p: [name for name in named if name == p or fnmatch(name, p)] for p in exclude}
+    kept = {name: named[name] for name in named if not any(name in names for names in matches.values())}
+    for pattern, names in matches.items():
+        if not names:
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
             how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
@@ -145,33 +147,22 @@ def _here(name: str) -> Path | None:
         return None
 
 
-def _matches(name: str, pattern: str) -> bool:
-    """Tells whether a run has that name, or matches it as a glob."""
-    return name == pattern or fnmatch(name, pattern)
-
-
-def _named_by(pattern: str) -> Iterator[Source]:
-    """Yields the runs that one item of `path` names."""
+def _named_by(pattern: str) -> Iterable[Source]:
+    """The runs that one item of `path` names."""
     if pattern.startswith(HUB):
-        yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
-        return
-    if pattern.startswith(tracker_runs.MLFLOW):
-        for run in tracker_runs.of_mlflow(pattern.removeprefix(tracker_runs.MLFLOW)):
-            yield Source(listed(run.folder, pattern), run.name, None, run.scores)
-        return
+        return [Source(resolve(pattern), name=pattern.removeprefix(HUB))]
+    if pattern.startswith(MLFLOW):
+        return of_mlflow(pattern.removeprefix(MLFLOW))
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
-        yield from _listed(file)
-        return
+        return _listed(file)
     if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
-        yield from _merged_by_mergekit(file)
-        return
+        return _merged_by_mergekit(file)
     there = file.exists()  # a name as it stands comes before what it may mean
     matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
     folders = [match for match in matches if match.is_dir() or is_state_dict(match)]
     if not folders and _HUB_NAME.fullmatch(pattern):
-        yield Source(_snapshot(pattern), name=pattern)
-        return
+        return [Source(_snapshot(pattern), name=pattern)]
     if not folders:
         if matches:
             raise CheckpointError(
@@ -185,8 +176,7 @@ def _named_by(pattern: str) -> Iterator[Source]:
         inside = sorted(folders[0].iterdir())
         folders = [entry for entry in inside if entry.is_dir() and _is_run(entry)]
         folders = folders or [entry for entry in inside if is_state_dict(entry) and not is_of_training(entry)]
-    for folder in folders:
-        yield Source(folder)
+    return map(Source, folders)
 
 
 def _listed(file: Path) -> Iterator[Source]:
@@ -195,8 +185,8 @@ def _listed(file: Path) -> Iterator[Source]:
 
     try:
         if file.suffix == ".csv":
-            texts = dict.fromkeys(("path", "name", "Name", tracker_runs.OUTPUT_DIR), str)
-            table = tracker_runs.as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
+            texts = dict.fromkeys(("path", "name", "Name", OUTPUT_DIR), str)
+            table = as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
         else:
             table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:
@@ -227,14 +217,8 @@ def _is_run(folder: Path) -> bool:
     """Tells whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
-    if folder.is_file():
-        return True
-    return (
-        (folder / CONFIG_NAME).exists()
-        or is_adapter(folder)
-        or has_weights(folder)
-        or any(folder.glob("checkpoint-*"))
-    )
+    is_model = (folder / CONFIG_NAME).exists() or is_adapter(folder) or has_weights(folder)
+    return folder.is_file() or is_model or any(folder.glob("checkpoint-*"))
 
 
 def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
@@ -329,6 +313,102 @@ def hub_name(folder: Path) -> str | None:
 
 def _shown(patterns: Sequence[str]) -> str:
     return repr(patterns[0]) if len(patterns) == 1 else str(list(patterns))
+
+
+# Trackers
+
+
+def check_store(option: str) -> None:
+    """Checks that MLflow can open its database, if that is a file: MLflow itself tries for minutes.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    from mlflow import get_tracking_uri
+
+    kind, _, rest = get_tracking_uri().partition(":///")
+    file = Path(rest.partition("?")[0])
+    if kind != "sqlite" or (not file.exists() and file.parent.is_dir()):
+        return
+    try:
+        if not file.is_file():
+            raise sqlite3.OperationalError("it is no file" if file.exists() else "its folder is not there")
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):
+            raise ConfigError(
+                f"{option}: {file} cannot be MLflow's database ({error}): move it, or have "
+                "MLFLOW_TRACKING_URI say where MLflow's store is"
+            ) from error
+
+
+def of_mlflow(experiment: str) -> Iterator[Source]:
+    """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
+
+    The store is that of ``MLFLOW_TRACKING_URI``, or MLflow's default.
+
+    Raises:
+        ConfigError: if MLflow is not installed.
+        CheckpointError: if there is no such experiment, or none of its runs says where it is.
+    """
+    try:
+        from mlflow import MlflowClient, search_runs
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise ConfigError(
+            f"pool.path={MLFLOW}{experiment} needs MLflow: pip install 'soupkitchen[mlflow]'"
+        ) from error
+    check_store(f"pool.path={MLFLOW}{experiment}")
+    try:
+        client = MlflowClient()
+        wanted = client.get_experiment_by_name(experiment)
+        if wanted is None:
+            there = ", ".join(sorted(other.name for other in client.search_experiments()))
+            raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
+        runs: Any = search_runs(
+            [wanted.experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"],
+            output_format="list",
+        )
+    except MlflowException as error:
+        raise CheckpointError(
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
+            "MLFLOW_TRACKING_URI says where it is"
+        ) from error
+    placed = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
+    if not placed:
+        raise CheckpointError(
+            f"none of the {len(runs)} finished runs of {experiment} says where it is (the parameter "
+            f"{OUTPUT_DIR}, which the Trainer logs)"
+        )
+    if len(placed) < len(runs):
+        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(placed), experiment)
+    for run in placed:
+        scores = {_without_prefix(name): float(value) for name, value in run.data.metrics.items()}
+        folder = listed(run.data.params[OUTPUT_DIR], f"{MLFLOW}{experiment}")
+        yield Source(folder, str(run.info.run_name), None, scores)
+
+
+def as_list(table: Any) -> Any:
+    """A table as W&B exports it, with the columns of a list of runs; any other table as it is."""
+    if "path" in table.columns or OUTPUT_DIR not in table.columns:
+        return table
+    kept = table[table[OUTPUT_DIR].notna()]
+    if "State" in table.columns:
+        kept = kept[kept["State"] == "finished"]
+    if len(kept) < len(table):
+        log.warning(
+            "%d rows are of no finished run, or have no %s: left out", len(table) - len(kept), OUTPUT_DIR
+        )
+    return kept.rename(columns={OUTPUT_DIR: "path", "Name": "name"}).rename(columns=_without_prefix)
+
+
+def _without_prefix(name: Any) -> str:
+    """The name of a metric that the Trainer calls ``eval_accuracy``."""
+    name = str(name)
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
 
 
 # YAMLs of mergekit

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
+from soupkitchen.checkpoints.checkpoint import SUFFIXES
 from soupkitchen.checkpoints.folders import read_json
-from soupkitchen.checkpoints.state_dicts import SUFFIXES
 from soupkitchen.cli.startup import standard_streams
 from soupkitchen.console import printable, say, warn_on_stderr
 from soupkitchen.errors import CheckpointError, SoupkitchenError

@@ -4,7 +4,6 @@ A shipped metric is a class with a `name` in a file of this folder, and imports 
 computed. `soupkitchen.metrics.load` finds these, then classes elsewhere, then metrics of `evaluate`.
 """
 
-from soupkitchen.metrics.base import Rows, Score, TaskMetric, installed, take, weighted_mean
-from soupkitchen.metrics.loading import load, shipped
+from soupkitchen.metrics.base import Rows, Score, TaskMetric, installed, load, shipped, take, weighted_mean
 
 __all__ = ["Rows", "Score", "TaskMetric", "installed", "load", "shipped", "take", "weighted_mean"]

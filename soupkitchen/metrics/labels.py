@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from soupkitchen.metrics.base import installed
+from soupkitchen.metrics.base import Metric, installed
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Metric):
     """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
 
     name = "accuracy"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
@@ -24,24 +21,20 @@ class Accuracy:
         return equal.reshape(len(equal), -1).all(axis=1)
 
 
-@dataclass(frozen=True)
-class ExactMatch:
+class ExactMatch(Metric):
     """The share of predictions, texts or labels, that equal the reference to the letter."""
 
     name = "exact_match"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
         return [str(p) == str(r) for p, r in zip(predictions, references, strict=True)]
 
 
-@dataclass(frozen=True)
-class TokenAccuracy:
+class TokenAccuracy(Metric):
     """The share of tags that equal the reference, over all examples together."""
 
     name = "token_accuracy"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         pairs = zip(predictions, references, strict=True)
@@ -51,8 +44,7 @@ class TokenAccuracy:
         return [len(tags) for tags in references]
 
 
-@dataclass(frozen=True)
-class MacroF1:
+class MacroF1(Metric):
     """The unweighted mean over labels of the F1 score of each: 2·TP / (2·TP + FP + FN), or 0.
 
     As in scikit-learn's ``f1_score(average="macro", zero_division=0)``: over the labels that occur in
@@ -60,7 +52,6 @@ class MacroF1:
     """
 
     name = "f1_macro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -72,12 +63,10 @@ class MacroF1:
         return float(np.mean(_f1(hits, np.bincount(indices.ravel(), minlength=labels.size))))
 
 
-@dataclass(frozen=True)
-class MicroF1:
+class MicroF1(Metric):
     """The F1 score of all labels of all examples together, counted over all entries of rows of 0 and 1."""
 
     name = "f1_micro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -89,15 +78,13 @@ def _f1(hits: Any, occurrences: Any) -> Any:
     return 2 * hits / np.maximum(occurrences, 1)
 
 
-@dataclass(frozen=True)
-class EntityF1:
+class EntityF1(Metric):
     """The F1 score of entities in sequences of tags such as B-PER, I-PER, O, as seqeval counts.
 
     An entity is right if its kind and all its words are. Extra: metrics.
     """
 
     name = "entity_f1"
-    best = 1.0
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
         """The number of right entities, of predicted ones, and of all in the references."""
@@ -118,26 +105,22 @@ class EntityF1:
         return 2 * precision * recall / (precision + recall or 1)  # seqeval's order, to the last bit
 
 
-@dataclass(frozen=True)
-class AveragePrecision:
+class AveragePrecision(Metric):
     """The mean precision over the recalls that thresholds give, as scikit-learn's; 0 if no label is 1."""
 
     name = "average_precision"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
         return float(np.sum(np.diff(right, prepend=0) * right / taken) / max(1, positive))
 
 
-@dataclass(frozen=True)
-class BestAccuracy:
+class BestAccuracy(Metric):
     """The accuracy at the threshold with the highest one; a threshold may be above all numbers."""
 
     name = "best_accuracy"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
@@ -145,13 +128,11 @@ class BestAccuracy:
         return float(max(negative, np.max(2 * right - taken + negative)) / len(references))
 
 
-@dataclass(frozen=True)
-class BestF1:
+class BestF1(Metric):
     """The F1 score of label 1 at the threshold with the highest one."""
 
     name = "best_f1"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)

@@ -47,7 +47,6 @@ class RankMetric:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Ndcg(RankMetric):
     """The discounted gain of relevant passages among the first `k`, as a share of the most possible.
 
@@ -63,7 +62,6 @@ class Ndcg(RankMetric):
         return sum(1 / log2(1 + rank) for rank in ranks if rank <= self.k)
 
 
-@dataclass(frozen=True)
 class ReciprocalRank(RankMetric):
     """One over the rank of the first relevant passage; 0 if none is among the first `k`."""
 
@@ -73,7 +71,6 @@ class ReciprocalRank(RankMetric):
         return 1 / min(ranks) if min(ranks) <= self.k else 0.0
 
 
-@dataclass(frozen=True)
 class Recall(RankMetric):
     """The share of relevant passages that are among the first `k`."""
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from soupkitchen.metrics.base import installed
+from soupkitchen.metrics.base import Metric, installed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-@dataclass(frozen=True)
-class Rouge1:
+class Rouge1(Metric):
     """The mean over examples of the F-measure of words, by rouge-score with its stemmer. Extra: metrics.
 
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries".
@@ -26,7 +24,6 @@ class Rouge1:
 
     name = "rouge1"
     inputs = "texts"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         overlap = self.name.replace("_l", "L")  # rouge-score's name for it
@@ -35,22 +32,19 @@ class Rouge1:
         return [scorer.score(right, written)[overlap].fmeasure for right, written in pairs]
 
 
-@dataclass(frozen=True)
 class Rouge2(Rouge1):
     """The mean over examples of the F-measure of pairs of words."""
 
     name = "rouge2"
 
 
-@dataclass(frozen=True)
 class RougeL(Rouge1):
     """The mean over examples of the F-measure of the longest common subsequence of words."""
 
     name = "rouge_l"
 
 
-@dataclass(frozen=True)
-class Bleu:
+class Bleu(Metric):
     """Corpus BLEU, 0 to 100, with sacrebleu's defaults. Extra: metrics.
 
     Source: Post 2018, "A call for clarity in reporting BLEU scores".
@@ -73,8 +67,7 @@ class Bleu:
         return bleu.compute_bleu(*orders, *lengths, smooth_method="exp").score
 
 
-@dataclass(frozen=True)
-class AnswerExact:
+class AnswerExact(Metric):
     """The share of answers that equal a right one but for case, punctuation and articles.
 
     A prediction is where the answer begins and ends, in characters of the context, or (-1, -1) for none; a
@@ -85,48 +78,39 @@ class AnswerExact:
 
     name = "answer_exact"
     inputs = "values"
-    best = 1.0
     binary = True
 
+    def alike(self, given: list[str], right: list[str]) -> float:
+        """Compares the words of an answer with those of a right one: 0 to 1."""
+        return float(given == right)
+
     def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, lambda given, right: float(given == right))
+        values = []
+        for (start, end), reference in zip(predictions, references, strict=True):
+            given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
+            answers = [_words(answer) for answer in reference["answers"]] or [[]]
+            values.append(max(self.alike(given, right) for right in answers))
+        return values
 
 
-@dataclass(frozen=True)
-class AnswerF1:
+class AnswerF1(AnswerExact):
     """The mean F1 of the words of the answer and of the best right one; see `AnswerExact`."""
 
     name = "answer_f1"
-    inputs = "values"
-    best = 1.0
+    binary = False
 
-    def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, _f1)
-
-
-def _best_of(
-    predictions: Any, references: Any, alike: Callable[[list[str], list[str]], float]
-) -> list[float]:
-    values = []
-    for (start, end), reference in zip(predictions, references, strict=True):
-        given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
-        answers = [_words(answer) for answer in reference["answers"]] or [[]]
-        values.append(max(alike(given, right) for right in answers))
-    return values
-
-
-def _f1(given: list[str], right: list[str]) -> float:
-    if not given or not right:
-        return float(given == right)
-    common = sum((Counter(given) & Counter(right)).values())
-    return 2 * common / (len(given) + len(right))
+    def alike(self, given: list[str], right: list[str]) -> float:
+        if not given or not right:
+            return float(given == right)
+        common = sum((Counter(given) & Counter(right)).values())
+        return 2 * common / (len(given) + len(right))
 
 
 def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-class ErrorRate:
+class ErrorRate(Metric):
     """A share of edits, over all examples together. Lower is better, and it may exceed 1.
 
     An edit puts in, leaves out or replaces one unit of a text.
@@ -153,7 +137,6 @@ class ErrorRate:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class WordErrorRate(ErrorRate):
     """Σ edits / Σ words of the references."""
 
@@ -163,7 +146,6 @@ class WordErrorRate(ErrorRate):
         return text.split()
 
 
-@dataclass(frozen=True)
 class CharacterErrorRate(ErrorRate):
     """Σ edits / Σ characters of the references, with the spaces inside."""
 

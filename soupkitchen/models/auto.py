@@ -1,29 +1,38 @@
-"""Loads models through transformers, and refuses one if its files hold less or more than the model."""
+"""Loads models through transformers, and refuses one if its files hold less or more than the model.
+
+Runs of sentence-transformers with other modules than pooling (Dense, static, sparse) are loaded by that.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
-from soupkitchen.checkpoints.modules import MODULES, library_class
+from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.folders import CONFIG_NAME, names_flash_attention, own_files, read_bytes
 from soupkitchen.checkpoints.names import NameMap, elements
+from soupkitchen.checkpoints.sentence import MODULES, library_class, modules
+from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.models.function import Built, Function
-from soupkitchen.models.maker import Loading, Maker
+from soupkitchen.models.maker import Built, Function, Loading, Maker
 from soupkitchen.models.processors import processor_of
-from soupkitchen.models.sentence_transformers import NAMES, SentenceTransformers
 from soupkitchen.options.building import TARGET, build, check_names, targets
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
+from soupkitchen.tasks.kinds.embeddings import transformer_in
 
+_SENTENCE_CLASSES = ("SentenceTransformer", "SparseEncoder")
+_WEIGHTS = (".safetensors", ".bin")
 _KINDS = {
     "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression, "
     "reranking (task.architecture=cross)",
@@ -46,6 +55,102 @@ _OF_AUTO_CLASSES = "_model_mapping"
 
 
 @dataclass(frozen=True)
+class SentenceTransformers:
+    """Makes models by a class of sentence-transformers.
+
+    Attributes:
+        name: the class, one of `_SENTENCE_CLASSES`.
+    """
+
+    library = "sentence-transformers"
+
+    name: str
+
+    def snippet(self, folder: str) -> str:
+        return f'from sentence_transformers import {self.name}\n\nmodel = {self.name}("{folder}")'
+
+    def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
+        if run.adapted is not None:
+            raise CheckpointError(
+                f"{run.path} is an adapter of a model with modules of its own, which cannot be merged yet: "
+                "merge it into its base, and save that"
+            )
+        if loading.device_map is not None:
+            raise ConfigError("runtime.device_map is for models of transformers: leave it null")
+        try:
+            import sentence_transformers
+        except ImportError as error:
+            raise ConfigError(
+                f"{run.path} has modules that sentence-transformers loads: pip install "
+                "'soupkitchen[sentence-transformers]'"
+            ) from error
+        try:
+            model: torch.nn.Module = getattr(sentence_transformers, self.name)(
+                str(run.path),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=loading.trust_remote_code,
+                model_kwargs={"dtype": loading.dtype or "auto"},
+            )
+        except Exception as error:  # a strange modules.json may have it raise anything
+            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line(error)})") from error
+        return model if loading.dtype is None else model.to(loading.dtype)
+
+    def names(self, run: Checkpoint, model: Any) -> NameMap:
+        children = dict(zip(model._modules, modules(run.path), strict=True))
+        names = {
+            name: f"{child}.{name.removeprefix(module.prefix)}"
+            for child, module in children.items()
+            if module.prefix
+            for name in run.header
+            if name.startswith(module.prefix)
+        }
+        rest = [name for name in run.header if name not in names]
+        inner = transformer_in(model)
+        if inner is None:
+            names |= {name: f"{next(iter(children))}.{name}" for name in rest}
+        else:
+            place = next(name for name, part in model.named_modules() if part is inner)
+            seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
+            names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
+        return NameMap.given(run, model, names)
+
+    def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
+        raise CheckpointError(
+            f"a {self.name} with this model keeps what it has computed of its weights, so it cannot be "
+            "filled with others"
+        )
+
+    def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
+        """Writes the model, and a folder for each module that has one, as the library loads them."""
+        inner = transformer_in(model)
+        if inner is not None:
+            inner.save_pretrained(folder, max_shard_size=max_shard_size)
+        for child, module in zip(model.children(), modules(like.path), strict=True):
+            place = like.path / module.path
+            if module.path and place.is_dir():
+                (folder / module.path).mkdir(exist_ok=True)
+                for file in own_files(place, "*"):
+                    if file.suffix not in _WEIGHTS:
+                        shutil.copyfile(file, folder / module.path / file.name)
+            if has_weights(place) and (module.path or inner is None):
+                state = {name: x.detach().cpu().contiguous() for name, x in child.state_dict().items()}
+                save_file(state, folder / module.path / "model.safetensors", {"format": "pt"})
+
+    def processor(
+        self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
+    ) -> tuple[Processor, Path | None]:
+        if transformer_in(model) is not None:
+            return processor_of(run, task, pool, trust_remote_code)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.path / "tokenizer.json"))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        return tokenizer, run.path
+
+    def identity(self) -> list[str]:
+        return [self.name, version("sentence-transformers")]
+
+
+@dataclass(frozen=True)
 class Auto:
     """Loads models through transformers or sentence-transformers, as the runs' files say."""
 
@@ -58,7 +163,7 @@ class Auto:
         """
         if (library := library_class(pool.reference.path)) is not None:
             strange = [task for task in tasks.tasks.values() if not task.takes_sentences]
-            if strange or library not in NAMES:
+            if strange or library not in _SENTENCE_CLASSES:
                 raise ConfigError(
                     f"{pool.reference.path} is a {library} with modules of its own ({MODULES}): take a "
                     "task on embeddings, as task=embedding_similarity, or task=function"
@@ -76,15 +181,13 @@ class Auto:
 class Transformers:
     """Models of a class of transformers, as ``AutoModelForCausalLM``."""
 
+    library = "transformers"
+
     model_class: Any
 
     @property
     def name(self) -> str:
         return str(self.model_class.__name__)
-
-    @property
-    def library(self) -> str:
-        return "transformers"
 
     def snippet(self, folder: str) -> str:
         return f'from transformers import {self.name}\n\nmodel = {self.name}.from_pretrained("{folder}")'
@@ -140,7 +243,7 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
         if not isinstance(made := build(options), Function):
             raise ConfigError(f"model is nothing that makes models: {str(options)[:_SHOWN]}")
         return Built(made)
-    if name in NAMES:
+    if name in _SENTENCE_CLASSES:
         return SentenceTransformers(name)
     kind = getattr(transformers, name, None)
     is_model = isinstance(kind, type) and (
@@ -154,7 +257,7 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
 def copy_code(like: Checkpoint, folder: Path) -> None:
     """Copies the Python files of a model that has code of its own; nothing is run."""
     if like.config.get("auto_map"):
-        for file in code_files(like.architecture):
+        for file in own_files(like.architecture, "*.py"):
             (folder / file.name).write_bytes(read_bytes(file))
 
 

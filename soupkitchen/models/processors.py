@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import code_files, own_files, read_json
-from soupkitchen.checkpoints.modules import MODULES
+from soupkitchen.checkpoints.folders import Vocabulary, own_files, read_json, vocabulary_of
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
-from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
+from soupkitchen.checkpoints.sentence import MODULES
 from soupkitchen.errors import CheckpointError, IncompatibleError, first_of
 from soupkitchen.tasks.base import Processor, Task
 
@@ -102,7 +101,7 @@ def check_files(folder: Path) -> list[Path]:
         CheckpointError: for one that is no regular file, or is a link that leads elsewhere.
     """
     files = own_files(folder, *_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ()))
-    return [*files, *code_files(folder)] if _has_code(folder) else files
+    return [*files, *own_files(folder, "*.py")] if _has_code(folder) else files
 
 
 def warn_of_files(run: Checkpoint) -> None:

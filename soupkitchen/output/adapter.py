@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
 from soupkitchen.checkpoints.adapters import ADAPTER_STEM, PREFIX
-from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank
 from soupkitchen.checkpoints.folders import read_json
+from soupkitchen.checkpoints.weights import AdaptedWeights, LowRank
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import open_adapter
-from soupkitchen.checkpoints.changes import AdaptedWeights
+from soupkitchen.checkpoints.weights import AdaptedWeights
 from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
 from soupkitchen.evaluation import LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset, Features
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import CheckpointError, DataError
+from soupkitchen.errors import CheckpointError, first_line
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.options.kinds import check_fields
-from soupkitchen.tasks.cells import check_columns, first_line, texts_of
-from soupkitchen.tasks.columns import Wanted
+from soupkitchen.tasks.columns import Wanted, texts_of
+from soupkitchen.tasks.data import Data, DataSource
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 Batch = Mapping[str, torch.Tensor]
-Collate = Callable[[list[dict[str, Any]]], Batch]
+Examples = list[dict[str, Any]]
 Processor = Any
 """A tokenizer or an image processor: what transformers calls a processing class."""
 
@@ -28,34 +29,10 @@ Predictions = torch.Tensor | Sequence[Any]
 """One entry an example of a batch: rows of a tensor, or anything else in a list."""
 
 
-class DataSource:
-    """Gives a task its examples."""
-
-    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
-        """The splits by role: "heldout", and "test" if there is one."""
-        raise NotImplementedError
-
-    def load_training(self, stratify: str | None = None) -> Dataset:
-        """The training data."""
-        raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
-
-    def training_beside(self) -> Dataset | None:
-        """Training data that lies beside the splits and that none was drawn from; None if there is none."""
-        return None
-
-    def found_test(self) -> Dataset | None:
-        """The test split, if it was found by its name and not named by the user; else None."""
-        return None
-
-    def features(self) -> Features:
-        """The columns of the examples that decide, with their types."""
-        return Features()
-
-
 class Task:
     """A task: data, its preprocessing, a forward step and a metric.
 
-    Extend it by a frozen dataclass, which holds options and no state. `prepare`, `collator`, `step` and
+    Extend it by a frozen dataclass, which holds options and no state. `prepare`, `collate`, `step` and
     `model_class` have no default.
 
     Attributes:
@@ -162,22 +139,13 @@ class Task:
         """The predictions of a batch, from the model's outputs for it and for the corpus."""
         raise NotImplementedError
 
-    def collator(self, processor: Processor) -> Collate:
-        """A function that makes a batch of a list of prepared examples."""
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        """A batch of prepared examples."""
         raise NotImplementedError
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> Predictions:
         """The predictions of one forward pass, as the metric takes them."""
         raise NotImplementedError
-
-    def check_columns(self, split: Dataset, *options: str) -> None:
-        """Checks that the columns that options name exist; one that is None is none.
-
-        Raises:
-            DataError: naming the option, the column and the columns of the data.
-        """
-        columns = {f"task.{option}": getattr(self, option) for option in options}
-        check_columns(split, {option: column for option, column in columns.items() if column is not None})
 
     def texts(self, split: Dataset, option: str) -> list[str]:
         """The texts in the column that `option` names.
@@ -186,6 +154,14 @@ class Task:
             DataError: for the first that is missing or no text.
         """
         return texts_of(split, f"task.{option}", getattr(self, option))
+
+
+@dataclass(frozen=True)
+class DataTask(Task):
+    """A task with the options `data` and `metric`."""
+
+    data: Data
+    metric: TaskMetric
 
 
 def decided(logits: torch.Tensor, metric: TaskMetric) -> torch.Tensor:

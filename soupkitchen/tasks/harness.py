@@ -30,7 +30,8 @@ from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
 from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Collate, DataSource, Processor, Task
+from soupkitchen.tasks.base import Batch, Examples, Processor, Task
+from soupkitchen.tasks.data import DataSource
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import check_causal, unwrapped
@@ -294,8 +295,8 @@ class HarnessTask(Task):
     def references(self, prepared: Dataset) -> np.ndarray:
         return np.asarray(prepared["document"][:])
 
-    def collator(self, processor: Processor) -> Collate:
-        return lambda examples: {"document": torch.tensor([example["document"] for example in examples])}
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return {"document": torch.tensor([example["document"] for example in examples])}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
         """The result of each document, which the metric aggregates."""

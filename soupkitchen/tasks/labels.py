@@ -24,8 +24,8 @@ from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Labels
-from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.base import DataTask
+from soupkitchen.tasks.columns import check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Labelled(Task):
+class Labelled(DataTask):
     """A task with a column of labels, which the option `label` names.
 
     Attributes:
@@ -101,7 +101,6 @@ class Column:
         rows, first, named, kinds = Counter[Value](), dict[Value, str](), [], set()
         for role, split in splits.items():
             where = f" of {role}" if role not in ("", "heldout") else ""
-            check_columns(split, {"task.label": column})
             for number, cell in enumerate(values_of(split, column, what)):
                 for value in dict.fromkeys(cell if isinstance(cell, list) else [cell]):
                     if not rows[value]:
@@ -364,6 +363,7 @@ def values_of(split: Dataset, column: str, what: str | None = None, option: str 
     Raises:
         DataError: for one that is missing, or none of these.
     """
+    cells = lists_of(split, option, column, object, what) if what else check_filled(split, option, column)
     kind = _class_label(split.features[column])
 
     def plain(value: Any, number: int) -> Value:
@@ -378,10 +378,7 @@ def values_of(split: Dataset, column: str, what: str | None = None, option: str 
             raise DataError(f"{option}={column}: {value!r} is no label (row {row_of(split, number)})")
         return value
 
-    if what is None:
-        return [plain(value, n) for n, value in enumerate(check_filled(split, option, column))]
-    lists = lists_of(split, option, column, object, what)
-    return [[plain(value, n) for value in values] for n, values in enumerate(lists)]
+    return [[plain(value, n) for value in cell] if what else plain(cell, n) for n, cell in enumerate(cells)]
 
 
 def numbers_of(split: Dataset, column: str) -> list[float]:
@@ -390,9 +387,9 @@ def numbers_of(split: Dataset, column: str) -> list[float]:
     Raises:
         DataError: for an entry that is no number.
     """
+    values, numbers = values_of(split, column), list[float]()
     is_named = isinstance(split.features[column], datasets.ClassLabel)  # its own numbers are only places
-    numbers = []
-    for number, value in enumerate(values_of(split, column)):
+    for number, value in enumerate(values):
         try:
             numbers.append(float(value) if is_named or not isinstance(value, (bool, str)) else math.nan)
         except ValueError:

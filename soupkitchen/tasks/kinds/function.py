@@ -17,7 +17,7 @@ from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.options.building import users_own
 from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
+from soupkitchen.tasks.base import Batch, Examples, Processor, Task
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import unwrapped
 
@@ -76,8 +76,8 @@ class Function(Task):
     def references(self, prepared: Dataset) -> np.ndarray:
         return np.zeros(len(prepared))
 
-    def collator(self, processor: Processor) -> Collate:
-        return lambda examples: {"examples": examples}  # type: ignore[dict-item]
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return {"examples": examples}  # type: ignore[dict-item]
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[float]:
         examples: Any = batch["examples"]

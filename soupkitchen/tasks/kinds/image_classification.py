@@ -10,21 +10,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+import transformers
 from datasets import Dataset
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    BaseImageProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-    default_data_collator,
-)
+from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Collate, Processor, decided, load_with, without
+from soupkitchen.tasks.base import Batch, Examples, Processor, decided, load_with, without
 from soupkitchen.tasks.columns import IMAGE, LABEL
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled
 from soupkitchen.tasks.media import ImageTask
 
@@ -43,36 +35,33 @@ class ImageClassification(ImageTask, Labelled):
         labels: how labels are read; see `soupkitchen.tasks.labels`.
     """
 
-    model_class = AutoModelForImageClassification
+    model_class = transformers.AutoModelForImageClassification
     takes_any_model = True
     looked_for = (IMAGE, LABEL)
     content = ("image",)
     stratify = "label"
 
-    data: Data
-    metric: TaskMetric
-    image: str = "image"
     label: str = "label"
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         remedy = "install what it lacks, or copy the preprocessor_config.json of the base model there"
-        return load_with(AutoImageProcessor, folder, trust_remote_code, "image processor", remedy)
+        loader = transformers.AutoImageProcessor
+        return load_with(loader, folder, trust_remote_code, "image processor", remedy)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "image")
         labels, images = self.encoded(split, model), self.compared(split)
         if processor is None:
             raise ConfigError(
                 "task=image_classification needs what makes tensors of images: "
                 "model.processor=my_module.transform, which gets the model and gives that"
             )
-        if not isinstance(processor, BaseImageProcessor | ProcessorMixin):
+        if not isinstance(processor, transformers.BaseImageProcessor | transformers.ProcessorMixin):
             processor = _Transform(processor, next(iter(signature(model.forward).parameters)))
         prepared = self.prepared_images(images, processor, model)
         return prepared.add_column("labels", labels).with_format("torch")
 
-    def collator(self, processor: Processor) -> Collate:
-        return default_data_collator
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return transformers.default_data_collator(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         output = model(**without(batch, "labels"))

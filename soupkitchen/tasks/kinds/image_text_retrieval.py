@@ -12,11 +12,9 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor
+from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import CAPTION, IMAGE
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.files import content_of
 from soupkitchen.tasks.media import ImageTask, load_both
 from soupkitchen.tasks.texts import check_tokens, longest
@@ -45,9 +43,6 @@ class ImageTextRetrieval(ImageTask):
     looked_for = (IMAGE, CAPTION)
     content = ("image", "text")
 
-    data: Data
-    metric: TaskMetric
-    image: str = "image"
     text: str = "text"
     prompt: AnyText | None = None
     max_length: AtLeast1 | None = None
@@ -56,7 +51,6 @@ class ImageTextRetrieval(ImageTask):
         return load_both(folder, trust_remote_code, "image_processor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "image", "text")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
             raise CheckpointError(
                 f"{type(model).__name__} does not put images and texts into one space; this task needs "
@@ -80,15 +74,12 @@ class ImageTextRetrieval(ImageTask):
         columns["labels"] = [list(pair) for pair in zip(_numbers(contents), _numbers(texts), strict=True)]
         return concatenate_datasets([prepared, Dataset.from_dict(columns)], axis=1).with_format("numpy")
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            names = [name for name in examples[0] if name != "labels"]
-            columns = {name: [example[name] for example in examples] for name in names}
-            texts = {name: [row.tolist() for row in columns[name]] for name in names if name in _OF_TEXTS}
-            pixels = {name: torch.from_numpy(np.stack(columns[name])) for name in names if name not in texts}
-            return {**processor.tokenizer.pad(texts, return_tensors="pt"), **pixels}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        names = [name for name in examples[0] if name != "labels"]
+        columns = {name: [example[name] for example in examples] for name in names}
+        texts = {name: [row.tolist() for row in columns[name]] for name in names if name in _OF_TEXTS}
+        pixels = {name: torch.from_numpy(np.stack(columns[name])) for name in names if name not in texts}
+        return {**processor.tokenizer.pad(texts, return_tensors="pt"), **pixels}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The embeddings of each image and its text, of length 1, side by side: float32 (rows, 2 · width)."""

@@ -11,14 +11,10 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, Seed, Share
-from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import LONG_TEXT
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import check_tokens, embedding_rows, longest
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
+from soupkitchen.tasks.columns import LONG_TEXT, row_of
+from soupkitchen.tasks.texts import check_tokens, embedding_rows, encode, longest
 
 _HIDDEN, _REPLACED = 0.8, 0.9
 _NOT_SCORED = -100
@@ -26,7 +22,7 @@ _NOT_SCORED = -100
 
 
 @dataclass(frozen=True)
-class MaskedLanguageModeling(Task):
+class MaskedLanguageModeling(DataTask):
     """Scores masked language models by the tokens that are chosen to be hidden: the loss of their training.
 
     A share of each text's tokens is chosen, at least one and never a special one. Of these eight in ten are
@@ -51,8 +47,6 @@ class MaskedLanguageModeling(Task):
     looked_for = (LONG_TEXT,)
     content = ("text",)
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     masked: Share = 0.15
     seed: Seed = 0
@@ -67,13 +61,12 @@ class MaskedLanguageModeling(Task):
             )
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text")
         if processor.mask_token_id is None:
             raise CheckpointError(
                 "the tokenizer has no mask_token to hide tokens with; copy the base model's"
             )
         texts = self.texts(split, "text")
-        encoded = [likelihood.encode(processor, text) for text in texts]
+        encoded = [encode(processor, text) for text in texts]
         check_tokens(self, split, "text", encoded, model, processor)
         before, after = _around(processor(texts[0])["input_ids"], encoded[0])
         check_tokens(self, split, "text", [[*before, processor.mask_token_id, *after]], model)
@@ -106,17 +99,14 @@ class MaskedLanguageModeling(Task):
         """The number of scored tokens of each text: int64 (examples, 1)."""
         return np.asarray(prepared["number"][:])[:, None]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            windows = [window for example in examples for window in example["windows"]]
-            batch = dict(processor.pad({"input_ids": windows}, return_tensors="pt"))
-            labels = torch.full_like(batch["input_ids"], _NOT_SCORED)
-            wanted = [token for example in examples for window in example["labels"] for token in window]
-            labels[batch["attention_mask"].bool()] = torch.tensor(wanted)
-            sizes = torch.tensor([len(example["windows"]) for example in examples])
-            return batch | {"labels": labels, "passages": sizes}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        windows = [window for example in examples for window in example["windows"]]
+        batch = dict(processor.pad({"input_ids": windows}, return_tensors="pt"))
+        labels = torch.full_like(batch["input_ids"], _NOT_SCORED)
+        wanted = [token for example in examples for window in example["labels"] for token in window]
+        labels[batch["attention_mask"].bool()] = torch.tensor(wanted)
+        sizes = torch.tensor([len(example["windows"]) for example in examples])
+        return batch | {"labels": labels, "passages": sizes}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of the scored tokens of each text."""

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Fraction, LabelsOrColumns
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.cells import check_columns, row_of
-from soupkitchen.tasks.columns import LABELS, TEXTS
+from soupkitchen.tasks.columns import LABELS, TEXTS, row_of
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.labels import Column, ModelLabels, Names, Splits, values_of
 
@@ -109,7 +108,6 @@ def _columns_of(model: ModelLabels, columns: Sequence[str]) -> list[str]:
 
 
 def _flags(split: Dataset, column: str) -> list[int]:
-    check_columns(split, {"task.labels": column})
     values = values_of(split, column, option="task.labels")
     for number, value in enumerate(values):
         if value not in _FLAGS:

@@ -12,15 +12,11 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Collate, Processor
-from soupkitchen.tasks.cells import lists_of, prompts, row_of
-from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks import texts
+from soupkitchen.tasks.base import Batch, Examples, Processor
+from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, lists_of, prompts, row_of
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
-from soupkitchen.tasks.texts import check_causal, check_tokens, longest
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,6 @@ class MultipleChoice(Labelled):
     looked_for = (QUESTION, CHOICES, CHOSEN)
     content = ("choices", "answer")
 
-    data: Data
-    metric: TaskMetric
     prompt: str = "{question}"
     choices: str = "choices"
     answer: str = "answer"
@@ -58,8 +52,8 @@ class MultipleChoice(Labelled):
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         reading, written = self.read_as(split, model), prompts(self.prompt, split)
-        check_causal(model)
-        limit = longest(processor, model, self.max_length)
+        texts.check_causal(model)
+        limit = texts.longest(processor, model, self.max_length)
         names = ("passages", "scored", "divisors", "labels", "length")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         for prompt, (answer, choices) in zip(written, self._rows(split), strict=True):
@@ -74,18 +68,15 @@ class MultipleChoice(Labelled):
             rows["labels"].append(self._right(answer, choices, reading))
             rows["length"].append(max(len(tokens) for tokens, _ in passages))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
-        check_tokens(self, split, "choices", tokens, model)
+        texts.check_tokens(self, split, "choices", tokens, model)
         return Dataset.from_dict(rows)
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            divisors = torch.tensor([number for example in examples for number in example["divisors"]])
-            return likelihood.collate(examples) | {"divisors": divisors}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        divisors = torch.tensor([number for example in examples for number in example["divisors"]])
+        return texts.collate_passages(examples) | {"divisors": divisors}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        scores = likelihood.log_likelihoods(model, batch) / batch["divisors"]
+        scores = texts.log_likelihoods(model, batch) / batch["divisors"]
         return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
@@ -93,11 +84,11 @@ class MultipleChoice(Labelled):
         text = prompt.rstrip()
         choice = prompt[len(text) :] + self.before_choice + choice
         if text:
-            before = likelihood.encode(tokenizer, text)
-            whole = likelihood.encode(tokenizer, text + choice)
+            before = texts.encode(tokenizer, text)
+            whole = texts.encode(tokenizer, text + choice)
         else:
-            before = [likelihood.beginning(tokenizer)]
-            whole = before + likelihood.encode(tokenizer, choice)
+            before = [texts.beginning(tokenizer)]
+            whole = before + texts.encode(tokenizer, choice)
         scored = len(whole) - len(before)
         if not 0 < scored < limit:
             raise DataError(
@@ -108,7 +99,6 @@ class MultipleChoice(Labelled):
 
     def _rows(self, split: Dataset) -> list[tuple[Any, list[str]]]:
         """The answer and the choices of each example."""
-        self.check_columns(split, "choices", "answer")
         choices = lists_of(split, "task.choices", self.choices, str, "texts")
         if [] in choices:
             row = row_of(split, choices.index([]))

@@ -11,18 +11,16 @@ from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast0, AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
+from soupkitchen.tasks.columns import check_column, row_of
 from soupkitchen.tasks.texts import check_tokens, longest
 
 _NOWHERE = [-1, -1]
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(Task):
+class QuestionAnswering(DataTask):
     """Scores models that cut an answer out of a context. Metrics: answer_f1, answer_exact.
 
     A context that is too long is read in windows that overlap; the best answer of any of them is taken.
@@ -43,8 +41,6 @@ class QuestionAnswering(Task):
     model_class = AutoModelForQuestionAnswering
     content = ("question", "context")
 
-    data: Data
-    metric: TaskMetric
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
@@ -54,7 +50,7 @@ class QuestionAnswering(Task):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "question", "context", "answers")
+        check_column(split, "task.answers", self.answers)
         if not getattr(processor, "is_fast", False):
             raise DataError(
                 "question answering needs a fast tokenizer (tokenizer.json), which says where words are"
@@ -95,20 +91,17 @@ class QuestionAnswering(Task):
         columns = prepared["context"][:], prepared["answers"][:]
         return [{"context": context, "answers": answers} for context, answers in zip(*columns, strict=True)]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            windows = [window for example in examples for window in example["windows"]]
-            inputs = [without(window, "offsets") for window in windows]
-            batch = dict(processor.pad(inputs, return_tensors="pt"))
-            offsets = torch.full((*batch["input_ids"].shape, 2), -1)
-            for row, window in zip(offsets, windows, strict=True):
-                size = len(window["offsets"])
-                place = slice(-size, None) if processor.padding_side == "left" else slice(size)
-                row[place] = torch.tensor(window["offsets"])
-            sizes = torch.tensor([len(example["windows"]) for example in examples])
-            return batch | {"offsets": offsets, "windows": sizes}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        windows = [window for example in examples for window in example["windows"]]
+        inputs = [without(window, "offsets") for window in windows]
+        batch = dict(processor.pad(inputs, return_tensors="pt"))
+        offsets = torch.full((*batch["input_ids"].shape, 2), -1)
+        for row, window in zip(offsets, windows, strict=True):
+            size = len(window["offsets"])
+            place = slice(-size, None) if processor.padding_side == "left" else slice(size)
+            row[place] = torch.tensor(window["offsets"])
+        sizes = torch.tensor([len(example["windows"]) for example in examples])
+        return batch | {"offsets": offsets, "windows": sizes}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The first and last place of each answer in its context, or -1 and -1: (examples, 2)."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -18,14 +18,10 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, undecoded
-from soupkitchen.tasks.sound import to_inputs
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
+from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, check_column, row_of
+from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, to_inputs, undecoded
 from soupkitchen.tasks.texts import unwrapped
 
 log = logging.getLogger(__name__)
@@ -35,7 +31,7 @@ _BEGINNING = 4
 
 
 @dataclass(frozen=True)
-class SpeechRecognition(Task):
+class SpeechRecognition(DataTask):
     """Scores models that write down speech, by the likeliest tokens: no sampling, no language model beside.
 
     A recording is put to the feature extractor's sampling rate. What that cuts off (Whisper's, after 30
@@ -65,8 +61,6 @@ class SpeechRecognition(Task):
     processor_files = PROCESSOR_FILES
     processor_name = "feature extractor"
 
-    data: Data
-    metric: TaskMetric
     architecture: Literal["seq2seq", "ctc"] = "seq2seq"
     audio: str = "audio"
     text: str = "text"
@@ -84,7 +78,7 @@ class SpeechRecognition(Task):
         return load_both(folder, trust_remote_code, "feature_extractor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "audio", "text")
+        check_column(split, "task.audio", self.audio)
         self._check_model(model)
         references = [self._compared(text) for text in self.texts(split, "text")]
         if "" in references:
@@ -128,17 +122,13 @@ class SpeechRecognition(Task):
     def references(self, prepared: Dataset) -> list[str]:
         return prepared["reference"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         extractor = processor.feature_extractor
-
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            inputs = [without(example, "reference", "frames") for example in examples]
-            batch = dict(extractor.pad(inputs, padding=True, return_tensors="pt"))
-            if "frames" in examples[0]:
-                batch["frames"] = torch.tensor([int(example["frames"]) for example in examples])
-            return batch
-
-        return collate
+        inputs = [without(example, "reference", "frames") for example in examples]
+        batch = dict(extractor.pad(inputs, padding=True, return_tensors="pt"))
+        if "frames" in examples[0]:
+            batch["frames"] = torch.tensor([int(example["frames"]) for example in examples])
+        return batch
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[str]:
         inputs = without(batch, "frames")

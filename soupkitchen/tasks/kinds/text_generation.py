@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from datasets import Dataset
@@ -14,12 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import check_filled, prompts, template_columns
-from soupkitchen.tasks.columns import ANSWER, PROMPT
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
+from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, template_columns
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -27,7 +24,7 @@ _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 @dataclass(frozen=True)
-class TextGeneration(Task):
+class TextGeneration(DataTask):
     """Scores what models generate, always by the likeliest tokens: no sampling.
 
     Attributes:
@@ -46,8 +43,6 @@ class TextGeneration(Task):
 
     looked_for = (PROMPT, ANSWER)
 
-    data: Data
-    metric: TaskMetric
     architecture: Literal["causal", "seq2seq"] = "causal"
     prompt: str = "{prompt}"
     answer: str = "answer"
@@ -78,7 +73,6 @@ class TextGeneration(Task):
         return (*template_columns("task.prompt", self.prompt), self.answer)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "answer")
         written = prompts(self.prompt, split)
         limit = longest(processor, model, None)
         room = limit - self.max_new_tokens if self.is_causal else limit
@@ -106,14 +100,10 @@ class TextGeneration(Task):
     def references(self, prepared: Dataset) -> list[str]:
         return prepared["answer"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         side = "left" if self.is_causal else "right"
-
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            tokens = {"input_ids": [example["input_ids"] for example in examples]}
-            return dict(processor.pad(tokens, padding_side=side, return_tensors="pt"))
-
-        return collate
+        tokens = {"input_ids": [example["input_ids"] for example in examples]}
+        return dict(processor.pad(tokens, padding_side=side, return_tensors="pt"))
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[str]:
         generator = unwrapped(model)
