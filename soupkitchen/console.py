@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.store.layout import carries_mark
+from soupkitchen.store.folder import carries_mark
 
 
 class Screen(Console):

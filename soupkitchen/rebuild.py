@@ -59,7 +59,7 @@ def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[
     from soupkitchen.evaluation import Runtime
     from soupkitchen.output.mergekit import read_recipe
     from soupkitchen.output.recipe_file import Moved, RecipeFile, rebuild
-    from soupkitchen.store.documents import read_yaml
+    from soupkitchen.store.files import read_yaml
 
     is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
     recipe = read_recipe(file) if is_mergekits else RecipeFile.read(file, trust)

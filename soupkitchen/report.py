@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.folders import make_in_each
+from soupkitchen.cli.startup import make_in_each
 from soupkitchen.errors import JournalError, SaveError
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.records.report import write_report, write_sweep_report
-from soupkitchen.store.checksums import altered, suspect
-from soupkitchen.store.layout import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY
+from soupkitchen.store.folder import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY, altered, suspect
 from soupkitchen.store.lock import only_process
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.folders import make_in_each
+from soupkitchen.cli.startup import make_in_each
 from soupkitchen.errors import JournalError
-from soupkitchen.records.derived import write_tables
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.records.tables import write_tables
+from soupkitchen.store.folder import JOURNAL
 from soupkitchen.store.lock import only_process
 
 

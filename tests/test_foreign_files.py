@@ -25,12 +25,11 @@ from soupkitchen.experiment.result import Result
 from soupkitchen.records import leaderboard, trajectory
 from soupkitchen.records.report import map_section, page
 from soupkitchen.records.run import Run
+from soupkitchen.records.trackers import _read as read_trackers
 from soupkitchen.store import journal
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.events import line_of
-from soupkitchen.store.folder import RunFolder
-from soupkitchen.store.layout import check_is_ours
-from soupkitchen.trackers import _read as read_trackers
+from soupkitchen.store.folder import RunFolder, check_is_ours
+from soupkitchen.store.journal import line_of
 
 LONGEST = 10
 """Seconds that no small file may take, on a machine that is busy; most take none."""

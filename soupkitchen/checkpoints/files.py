@@ -28,7 +28,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, Stamp, open_regular, re
 from soupkitchen.checkpoints.pickles import holds_tensors, load_pickle
 from soupkitchen.checkpoints.weights import TensorInfo, Weights
 from soupkitchen.errors import CheckpointError, first_of
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.process import stopwatch
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from soupkitchen.checkpoints.files import WeightFiles, has_weights
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store import documents
+from soupkitchen.store import files as documents
 
 MODULES = "modules.json"
 SENTENCE_CONFIG = "config_sentence_transformers.json"

@@ -17,7 +17,7 @@ from soupkitchen.checkpoints.modules import MODULES, SENTENCE_CONFIG, SentenceCo
 from soupkitchen.checkpoints.vocabulary import difference as vocabulary_difference
 from soupkitchen.checkpoints.vocabulary import vocabulary_of
 from soupkitchen.errors import CheckpointError, IncompatibleError
-from soupkitchen.store import documents
+from soupkitchen.store import files as documents
 
 FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
 """The files of sentence-transformers beside a model, but for weights."""

@@ -23,7 +23,7 @@ from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.options import words
+from soupkitchen.options import kinds
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def find(
     for pattern in exclude:
         if not any(_matches(name, pattern) for name in named):
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
-            how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
+            how = "" if all(map(kinds.is_plain, named)) else f"; write {kinds.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
     if len(kept) < least:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""

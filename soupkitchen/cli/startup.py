@@ -1,18 +1,22 @@
-"""Starting up and ending: standard streams, faster imports, and ending at once when that is asked for."""
+"""Starting up and ending: standard streams, faster imports, ending at once, and commands on folders."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from soupkitchen.store import launch
+from soupkitchen import process
+from soupkitchen.console import printable, say
+from soupkitchen.errors import SoupkitchenError
 
 _importing = False
 
@@ -62,7 +66,7 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
     """Says that the process was stopped, and ends it: threads of libraries are not waited for."""
     terminated = isinstance(stop, Terminated)
     with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
-        if launch.number():
+        if process.rank():
             and_then = ""
         print(f"{'terminated' if terminated else 'interrupted'}{and_then}", file=sys.stderr, flush=True)
     os._exit(143 if terminated else 130)
@@ -84,3 +88,36 @@ def importing() -> Iterator[None]:
         _importing = False
         gc.freeze()
         gc.enable()
+
+
+@standard_streams()
+def make_in_each(
+    command: str,
+    about: str | None,
+    folder: str,
+    make: Callable[[Path], Iterable[Path]],
+    arguments: Sequence[str] | None = None,
+    check: Callable[[Path], Iterable[Path]] | None = None,
+) -> None:
+    """Makes files in each folder that is named, and prints their names; exits with 1 if that fails.
+
+    Args:
+        command: the name of the command, as "tables".
+        about: its documentation, whose first line `--help` shows.
+        folder: the text of `--help` on the folders.
+        check: called instead of `make` for `--check`; None for no such option.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
+    )
+    parser.add_argument("folder", nargs="+", type=Path, help=folder)
+    if check:
+        parser.add_argument("--check", action="store_true", help="compare all files with what the run wrote")
+    given = parser.parse_args(arguments)
+    for place in given.folder:
+        try:
+            for file in check(place) if check and given.check else make(place):
+                print(printable(str(file)))
+        except (SoupkitchenError, OSError) as error:
+            say(f"error: {error}")
+            sys.exit(1)

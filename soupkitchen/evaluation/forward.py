@@ -20,8 +20,8 @@ from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 
 from soupkitchen.metrics import Rows
+from soupkitchen.process import stopwatch
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks.base import Batch, Predictions
 
 

@@ -19,8 +19,8 @@ from soupkitchen.evaluation.examples import Examples, Order, Piece
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.statistics import mcnemar, right_or_wrong
 from soupkitchen.metrics import Rows, take
+from soupkitchen.process import stopwatch
 from soupkitchen.search import AcceptRule
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
 
 Progress = Callable[[int, int], None]

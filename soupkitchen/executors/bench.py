@@ -15,8 +15,8 @@ from soupkitchen.evaluation.identity import own_code, versions
 from soupkitchen.evaluation.scoring import Progress
 from soupkitchen.executors.base import Request, Scoring
 from soupkitchen.metrics import Rows
+from soupkitchen.process import stopwatch
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 
 Announce = Callable[[str, str], Progress]

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from soupkitchen import process
 from soupkitchen.errors import MachineError, calling
-from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
 """The time that one process may work while the others wait; its end is noticed at once."""
@@ -46,7 +46,7 @@ class ProcessGroup:
     @classmethod
     def joined(cls) -> ProcessGroup | None:
         """The group of this launch; None for a process by itself."""
-        return cls() if launch.size() > 1 else None
+        return cls() if process.world_size() > 1 else None
 
     def tell(self, message: Any) -> None:
         """Tells the others what is to be done; only the first process may."""

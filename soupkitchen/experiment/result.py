@@ -17,11 +17,11 @@ from soupkitchen.experiment.ledger import last_recipe
 from soupkitchen.models import Loading, Transformers, maker_named
 from soupkitchen.options.building import targets
 from soupkitchen.records import read_csv, read_leaderboard, separated, soups_score
-from soupkitchen.records.trajectory import COLUMNS
+from soupkitchen.records.tables import COLUMNS
 from soupkitchen.soup import Recipe
 from soupkitchen.store import journal
-from soupkitchen.store.documents import about, read_yaml
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
+from soupkitchen.store.files import about, read_yaml
+from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,18 @@ from typing import Any
 import datasets
 import transformers
 
+from soupkitchen import process
 from soupkitchen.errors import SaveError, SoupkitchenError, calling
 from soupkitchen.executors import Local, Spmd
 from soupkitchen.executors.process_group import LostError, ProcessGroup
 from soupkitchen.executors.spmd import follow
 from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.result import Result
-from soupkitchen.records.derived import make_again
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store import launch
-from soupkitchen.store.folder import RunFolder
-from soupkitchen.store.layout import check_is_ours
+from soupkitchen.process import stopwatch
+from soupkitchen.records.results import make_again
+from soupkitchen.records.trackers import Trackers
+from soupkitchen.store.folder import RunFolder, check_is_ours
 from soupkitchen.store.lock import only_process, soft_if_refused
-from soupkitchen.trackers import Trackers
 
 log = logging.getLogger("soupkitchen")
 
@@ -46,7 +45,7 @@ def carry_out(
     Raises:
         SoupkitchenError: for an error that the user can put right.
     """
-    launch.check()
+    process.check_launch()
     with stopwatch.run(), soft_if_refused():
         group = ProcessGroup.joined()
         if group is None:

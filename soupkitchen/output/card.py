@@ -1,4 +1,4 @@
-"""The model card of a soup: `README.md` in its folder, as the hub reads it, and the picture in it."""
+"""The model card of a soup, as the hub reads it, with its picture; and the way to the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import read_bytes
 from soupkitchen.checkpoints.sources import hub_name
 from soupkitchen.console import printable
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, ConfigError, MachineError, first_line
 from soupkitchen.models import Maker
 from soupkitchen.records.run import Run
 from soupkitchen.records.tables import has_value, separated, short
@@ -186,3 +186,54 @@ def _coefficient(weight: Any) -> str:
 def _plain(text: Any) -> str:
     """A stranger's name in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(str(text)))
+
+
+def check_hub(name: str) -> None:
+    """Checks, before any work, that somebody is logged in who may be allowed to push.
+
+    Raises:
+        ConfigError: for a name that is none, if nobody is logged in, or if the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        HfApi().whoami()
+    except HFValidationError as error:
+        raise ConfigError(f"output.push_to_hub={name} should be org/name ({first_line(error)})") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(
+            f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
+        ) from error
+    except Exception as error:  # the libraries below may raise anything
+        raise ConfigError(
+            f"output.push_to_hub={name}: the hub does not let us in ({first_line(error)}); leave the option "
+            "out, and push the folder later"
+        ) from error
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Pushes the soup in `folder` to the repository `name`, which is made if it does not exist.
+
+    Files that are there already are not sent again.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        MachineError: if that fails; the same command tries again.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
+    except Exception as error:  # the libraries below may raise anything
+        raise MachineError(
+            f"{folder} could not be pushed to {name} ({first_line(error)}). The soup is complete; the same "
+            "command tries again, and without output.push_to_hub it ends without"
+        ) from error
+    return f"{api.endpoint}/{name}"

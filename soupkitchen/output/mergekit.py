@@ -28,8 +28,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.models.processors import check_files
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
-from soupkitchen.store.documents import about
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, write_text
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,7 @@ from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
-from soupkitchen.store.documents import about, read_yaml
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, read_yaml, write_text
 
 log = logging.getLogger(__name__)
 

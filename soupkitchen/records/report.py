@@ -1,6 +1,7 @@
 """`report.html` of a run, finished or not, made of its journal; and that of a sweep, made of its table.
 
-Knows no torch, and reads no weights.
+A page is sections of sentences, figures, tables and texts, filled into one HTML file. Knows no torch, and
+reads no weights.
 """
 
 from __future__ import annotations
@@ -10,26 +11,110 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 from annotated_types import MaxLen
+from markupsafe import Markup
 
+from soupkitchen.console import printable
 from soupkitchen.errors import ConfigError
 from soupkitchen.records import figures
 from soupkitchen.records.chance import by_chance
-from soupkitchen.records.page import Section, Table, Text, html
+from soupkitchen.records.figures import Figure
 from soupkitchen.records.run import Run
-from soupkitchen.records.tables import has_value, read_csv, separated, short
-from soupkitchen.records.trajectory import tasks_of
-from soupkitchen.store.documents import open_regular, own, read_json
-from soupkitchen.store.events import CONTRIBUTION, STEP
-from soupkitchen.store.files import write, write_text
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.records.tables import has_value, read_csv, separated, short, tasks_of
+from soupkitchen.store.files import open_regular, own, read_json, write, write_text
+from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.store.journal import CONTRIBUTION, STEP
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. A reader opens it with a click if it is `folded`."""
+
+    caption: str
+    frame: pd.DataFrame
+    folded: bool = True
+
+    @property
+    def columns(self) -> list[tuple[str, bool]]:
+        """The name of each column, and whether it holds numbers."""
+        numeric = pd.api.types.is_numeric_dtype
+        return [(printable(str(name)), numeric(self.frame[name])) for name in self.frame.columns]
+
+    @property
+    def rows(self) -> list[tuple[list[str], bool]]:
+        """The cells of each row as text, and whether it is the soup's."""
+        return [
+            ([_cell(value) for value in row.values()], row.get("kind") == "soup")
+            for row in self.frame.to_dict("records")
+        ]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A file as it is."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a title of its own."""
+
+    title: str
+    sentences: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    texts: Sequence[Text] = ()
+
+    @property
+    def drawn(self) -> list[Markup]:
+        """The figures as SVG, whose texts are escaped."""
+        return [Markup(figure.svg()) for figure in self.figures]
+
+
+def html(
+    title: str,
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    footer: str,
+    cards: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page in one file, which asks for nothing else.
+
+    Args:
+        cards: numbers that stand out, and what they are.
+    """
+    return _template().render(
+        title=printable(title),
+        sentences=[printable(sentence) for sentence in sentences],
+        cards=cards,
+        sections=sections,
+        footer=footer,
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(text)
+
+
+def _cell(value: Any) -> str:
+    if not has_value(value):
+        return "–"
+    return short(value) if isinstance(value, float) else printable(str(value))
+
 
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.records.leaderboard import leaderboard
-from soupkitchen.records.tables import has_value
-from soupkitchen.records.trajectory import trajectory
+from soupkitchen.records.tables import has_value, leaderboard, trajectory
 from soupkitchen.store import journal
-from soupkitchen.store.documents import own, read_bytes
-from soupkitchen.store.events import ENTRY, STEP, Event
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.store.files import own, read_bytes
+from soupkitchen.store.folder import JOURNAL
+from soupkitchen.store.journal import ENTRY, STEP, Event
 
 if TYPE_CHECKING:
     from soupkitchen.records.figures import Figure

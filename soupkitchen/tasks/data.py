@@ -18,8 +18,7 @@ from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_datas
 
 from soupkitchen.errors import DataError, MachineError
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
-from soupkitchen.store.documents import open_regular
-from soupkitchen.store.files import NO_ROOM
+from soupkitchen.store.files import NO_ROOM, open_regular
 from soupkitchen.tasks import delimited, splits
 from soupkitchen.tasks.base import DataSource
 from soupkitchen.tasks.cells import first_line

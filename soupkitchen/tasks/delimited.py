@@ -22,8 +22,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from soupkitchen.errors import DataError
-from soupkitchen.store.documents import open_regular
-from soupkitchen.store.files import write
+from soupkitchen.store.files import open_regular, write
 from soupkitchen.tasks.files import cache_folder
 
 log = logging.getLogger(__name__)

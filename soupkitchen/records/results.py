@@ -1,9 +1,9 @@
-"""`results/leaderboard.csv`: the soups of all runs of a sweep, one row a run, best first.
+"""A run's tables and report made again, and `results/leaderboard.csv`: the soups of all runs, best first.
 
-Its columns: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are ranked by
-themselves; `method` and `search` by the names of their presets; each option that runs of a group differ in,
-if it does not follow from these names; the soup's row of the run's own leaderboard, with the scores of
-each metric in columns of their own; and what the run took (see `Costs`).
+Its columns, one row a run: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are
+ranked by themselves; `method` and `search` by the names of their presets; each option that runs of a group
+differ in, if it does not follow from these names; the soup's row of the run's own leaderboard, with the
+scores of each metric in columns of their own; and what the run took (see `Costs`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,21 @@ import pandas as pd
 from soupkitchen.errors import ConfigError, JournalError, LockError
 from soupkitchen.options import files, is_number, shown
 from soupkitchen.options.building import TARGET
-from soupkitchen.records.leaderboard import HELDOUT, heldout_column, read_leaderboard
 from soupkitchen.records.run import Costs, Run
-from soupkitchen.records.tables import write_csv
-from soupkitchen.store.documents import open_regular, own, read_yaml
-from soupkitchen.store.files import NO_ROOM, remove_unfinished
+from soupkitchen.records.tables import HELDOUT, heldout_column, read_leaderboard, write_csv, write_tables
+from soupkitchen.store.files import NO_ROOM, open_regular, own, read_yaml, remove_unfinished
+from soupkitchen.store.folder import (
+    CONFIG,
+    JOURNAL,
+    LEADERBOARD,
+    REPORT,
+    TRAJECTORY,
+    carries_mark,
+    clear_unfinished,
+    note_checksums,
+    set_aside,
+)
 from soupkitchen.store.journal import last_event
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, REPORT, carries_mark
 from soupkitchen.store.lock import locked
 from soupkitchen.store.settings import CHOICES, what_is_run
 
@@ -77,6 +85,45 @@ def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
         return answer
     scores = table[heldout_column(table)].dropna()
     return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])
+
+
+def report(folder: Path) -> None:
+    """Writes the report of the run in `folder`, which is complete without one."""
+    try:
+        from soupkitchen.records.report import write_report  # what draws is imported where it is wanted
+
+        write_report(folder)
+    except Exception as error:  # nobody loses a run for how it looks
+        log.warning("%s could not be written (%s); the run itself is complete", folder / REPORT, error)
+        log.debug("%s", folder / REPORT, exc_info=error)
+
+
+def make_again(folder: Path, lost: Mapping[str, str]) -> None:
+    """Makes lost files of a finished run again, if they follow from its journal.
+
+    Args:
+        lost: by name, "is missing" or "was changed".
+
+    Raises:
+        JournalError: if the journal is damaged.
+    """
+    clear_unfinished(folder)
+    for name, what in lost.items():
+        remedy = (
+            "what else is made of it may say something else now" if name == JOURNAL else "it is made again"
+        )
+        log.warning("%s %s: %s", folder / name, what, remedy)
+    if names := lost.keys() - {JOURNAL}:
+        set_aside(folder, names)
+        if names & {TRAJECTORY, LEADERBOARD}:
+            write_tables(folder)
+        if names - {TRAJECTORY, LEADERBOARD}:
+            report(folder)
+        note_checksums(folder, names)
+    if not (folder / LEADERBOARD).is_file():
+        raise JournalError(
+            f"{folder / JOURNAL} does not say that the run is finished; start anew: overwrite=true"
+        )
 
 
 def _report(folder: Path) -> None:
