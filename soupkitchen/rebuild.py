@@ -11,19 +11,18 @@ a model is run only with trust_remote_code=true, whatever the recipe says.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.cli.startup import standard_streams
+from soupkitchen.cli.startup import small_command
 from soupkitchen.console import check_place, printable, say, warn_on_stderr
-from soupkitchen.errors import ConfigError, SoupkitchenError
+from soupkitchen.errors import ConfigError
 
 _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
 
 
-@standard_streams()
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rebuilds from the command line; exits with 1 and a message if that fails."""
     parser = argparse.ArgumentParser(
@@ -44,12 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_intermixed_args(arguments)
     warn_on_stderr()
-    try:
-        check_place()
-        same = _rebuild(given.recipe, given.folder, _options(given.options), given.trust)
-    except (SoupkitchenError, OSError) as error:
-        say(f"error: {error}")
-        sys.exit(1)
+    check_place()
+    same = _rebuild(given.recipe, given.folder, _options(given.options), given.trust)
     print(printable(str(given.folder)))
     if not same:
         say("its tensors differ in bits from those that were saved at first: on another kind of device?")

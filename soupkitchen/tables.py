@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.startup import make_in_each
+from soupkitchen.cli.startup import parser_of, print_each, small_command
 from soupkitchen.errors import JournalError
 from soupkitchen.records.tables import write_tables
 from soupkitchen.store.folder import JOURNAL
@@ -32,9 +32,13 @@ def make(folder: Path) -> list[Path]:
         return write_tables(folder)
 
 
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the tables of each folder that is named; exits with 1 if one cannot be made."""
-    make_in_each("tables", __doc__, "a run's folder, as results/NAME", make, arguments)
+    parser = parser_of("tables", __doc__)
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
+    for folder in parser.parse_args(arguments).folder:
+        print_each(make(folder))
 
 
 if __name__ == "__main__":

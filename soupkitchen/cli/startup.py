@@ -9,7 +9,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -90,34 +90,27 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-@standard_streams()
-def make_in_each(
-    command: str,
-    about: str | None,
-    folder: str,
-    make: Callable[[Path], Iterable[Path]],
-    arguments: Sequence[str] | None = None,
-    check: Callable[[Path], Iterable[Path]] | None = None,
-) -> None:
-    """Makes files in each folder that is named, and prints their names; exits with 1 if that fails.
-
-    Args:
-        command: the name of the command, as "tables".
-        about: its documentation, whose first line `--help` shows.
-        folder: the text of `--help` on the folders.
-        check: called instead of `make` for `--check`; None for no such option.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
-    )
-    parser.add_argument("folder", nargs="+", type=Path, help=folder)
-    if check:
-        parser.add_argument("--check", action="store_true", help="compare all files with what the run wrote")
-    given = parser.parse_args(arguments)
-    for place in given.folder:
+@contextlib.contextmanager
+def small_command() -> Iterator[None]:
+    """Shows errors that the user can put right, and exits with 1."""
+    with standard_streams():
         try:
-            for file in check(place) if check and given.check else make(place):
-                print(printable(str(file)))
+            yield
+        except BrokenPipeError:
+            raise
         except (SoupkitchenError, OSError) as error:
             say(f"error: {error}")
             sys.exit(1)
+
+
+def parser_of(command: str, about: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m soupkitchen.<command>`; `--help` shows the first line of `about`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
+    )
+
+
+def print_each(files: Iterable[Path]) -> None:
+    """Prints the names of files, one a line."""
+    for file in files:
+        print(printable(str(file)))

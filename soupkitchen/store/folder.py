@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -311,3 +312,25 @@ def shown(path: Path) -> Path:
 def _move(names: list[str], source: Path, target: Path) -> None:
     for name in names:
         (source / name).rename(target / name)
+
+
+def _no_other(path: str, flags: int) -> int:
+    """Opens a file without following a link or waiting for a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+class LogFile(logging.FileHandler):
+    """Writes the log in a run's folder, once that carries our mark."""
+
+    def __init__(self, filename: str) -> None:
+        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, "a", encoding="utf-8", errors=self.errors, opener=_no_other)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self.stream or carries_mark(Path(self.baseFilename).parent):
+                super().emit(record)
+        except Exception:  # the file cannot be opened, say: the log is the least of it
+            self.handleError(record)
