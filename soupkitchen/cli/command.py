@@ -10,7 +10,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,8 +18,8 @@ from soupkitchen.cli import config as conf
 from soupkitchen.cli.config import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.console import say
-from soupkitchen.errors import SoupkitchenError
 from soupkitchen.options import check_tree
+from soupkitchen.options.building import build
 from soupkitchen.options.files import CONF
 from soupkitchen.process import stopwatch
 from soupkitchen.store.folder import LEADERBOARD, REPORT, SOUP, TRAJECTORY, RunFolder, check_is_ours, shown
@@ -82,7 +81,7 @@ def run(config: DictConfig) -> float:
     process.check_launch()
     _say_what_is_the_demos(config, choices)
     if process.world_size() > 1 or config.overwrite or not _is_there(folder, plain):
-        _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
+        _session()(plain, folder, lambda at: _experiment(plain, at), config.overwrite)
     return 0.0 if process.rank() else _report(folder)
 
 
@@ -124,19 +123,12 @@ def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
         return True
 
 
-def _build(config: DictConfig, folder: Path) -> Any:
-    """The experiment that `config` describes. Cheap parts first, so that their errors come first."""
+def _experiment(options: dict[str, Any], folder: Path) -> Any:
+    """The experiment that `options` describe. Cheap parts first, so that their errors come first."""
     from soupkitchen.experiment import Experiment
 
-    parts = {}
-    for group in conf.PARTS:
-        try:
-            parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
-        except HydraException as error:
-            if isinstance(error.__cause__, SoupkitchenError):
-                raise error.__cause__ from None
-            raise
-    return Experiment(**parts, folder=folder, top_k=config.top_k)
+    parts = {group: build(options[group]) for group in conf.PARTS}
+    return Experiment(**parts, folder=folder, top_k=options["top_k"])
 
 
 @cache
