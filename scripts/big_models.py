@@ -63,17 +63,14 @@ def merge(folder: Path, billions: float, methods: list[str]) -> None:
 
 def merge_one(folder: Path, name: str) -> None:
     """Merges to `<folder>/merged`, and checks that transformers loads what was written."""
-    import hydra
-    from omegaconf import OmegaConf
     from transformers import AutoModelForCausalLM
 
     from soupkitchen.checkpoints import find_pool
     from soupkitchen.options import files
+    from soupkitchen.options.building import build
     from soupkitchen.soup import Soup
 
-    method = hydra.utils.instantiate(
-        OmegaConf.load(files.folder("conf") / "method" / f"{name}.yaml"), _convert_="all"
-    )
+    method: Any = build(files.compose("method", name))
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
     out = folder / "merged"
     shutil.rmtree(out, ignore_errors=True)

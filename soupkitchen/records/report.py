@@ -145,18 +145,7 @@ def write_report(folder: Path) -> list[Path]:
 
 def page(run: Run) -> str:
     """The report of a run as HTML."""
-    parts = (
-        _trajectory,
-        _models,
-        _tasks,
-        _contributions,
-        _chance,
-        map_section,
-        _costs,
-        _recipe,
-        _environment,
-    )
-    sections = [section for part in parts if (section := part(run))]
+    sections = [section for part in _PARTS if (section := part(run))]
     version = run.events[0].get("versions", {}).get("soupkitchen", "")
     source = f"Made of {run.folder.name}/{JOURNAL}; python -m soupkitchen.report makes it again."
     title, footer = f"Soup of {run.folder.name}", f"soupkitchen {version}. {source}"
