@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,6 @@ import jinja2
 import numpy as np
 import pandas as pd
 from annotated_types import MaxLen
-from markupsafe import Markup
 
 from soupkitchen.console import printable
 from soupkitchen.errors import ConfigError
@@ -76,11 +74,6 @@ class Section:
     tables: Sequence[Table] = ()
     texts: Sequence[Text] = ()
 
-    @property
-    def drawn(self) -> list[Markup]:
-        """The figures as SVG, whose texts are escaped."""
-        return [Markup(figure.svg()) for figure in self.figures]
-
 
 def html(
     title: str,
@@ -94,7 +87,7 @@ def html(
     Args:
         cards: numbers that stand out, and what they are.
     """
-    return _template().render(
+    return _TEMPLATES.get_template("report.html.jinja").render(
         title=printable(title),
         sentences=[printable(sentence) for sentence in sentences],
         cards=cards,
@@ -103,19 +96,18 @@ def html(
     )
 
 
-@cache
-def _template() -> jinja2.Template:
-    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(text)
-
-
 def _cell(value: Any) -> str:
     if not has_value(value):
         return "–"
     return short(value) if isinstance(value, float) else printable(str(value))
 
 
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
     "examples_scored examples_total cached reason"
@@ -315,22 +307,20 @@ def map_section(run: Run) -> Section | None:
 
 
 def _costs(run: Run) -> Section | None:
-    costs, scored = run.costs, run.of("score")
-    if not scored:
+    if not run.of("score"):
         return None
+    costs = run.costs
     merged = run.steps[(run.steps["stage"] == "merge") & (run.steps["examples_total"] > 0)]
     spared = int((merged["examples_total"] - merged["examples_scored"])[~merged["cached"].astype(bool)].sum())
     sentences = [
         f"{costs.examples_scored} examples went through a model. Early stopping spared {max(spared, 0)} more "
         f"in the merge stage, and {costs.examples_cached} were known from the cache."
     ]
-    if (gib := run.events[-1].get("peak_device_gib")) is not None:
-        sentences.append(f"At most {gib:.2f} GiB were taken on the device.")
+    if costs.peak_device_gib is not None:
+        sentences.append(f"At most {costs.peak_device_gib:.2f} GiB were taken on the device.")
     seconds = {
-        "merging and filling": sum(float(event["merge_seconds"]) for event in scored),
-        "forward passes and metric": sum(
-            float(event["eval_seconds"]) for event in scored if not event["cached"]
-        ),
+        "merging and filling": costs.merge_seconds or 0.0,
+        "forward passes and metric": costs.eval_seconds or 0.0,
     }
     figure = figures.bars_figure("seconds", seconds, "single", " s")
     return Section("Where the time went", sentences, [figure])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -175,33 +176,27 @@ class _Settings:
     def is_implied(self, key: str) -> bool:
         """Tells whether the value of an option follows from the name of a preset."""
         group = key.split(".")[0]
-        preset = _preset(group, self.choices.get(group, ""))
+        preset = _presets(group).get(self.choices.get(group, ""), {})
         return key not in self.options or (key in preset and preset[key] == self.options[key])
 
 
 @cache
-def _preset(group: str, name: str) -> Mapping[str, Any]:
-    """The options of a preset of ours, by dotted key; empty if there is no preset of that name."""
-    if group not in _PRESETS or name not in files.names(group):
-        return {}
-    return what_is_run({group: files.compose(group, name)})
+def _presets(group: str) -> Mapping[str, Mapping[str, Any]]:
+    """The options of our presets of a group, by dotted key; empty for other groups than method and search."""
+    names = files.names(group) if group in _PRESETS else []
+    return {name: what_is_run({group: files.compose(group, name)}) for name in names}
 
 
 def _nearest(group: str, options: Mapping[str, Any]) -> str:
     """The preset made of the same classes that the fewest options differ from; else the class."""
     wanted = what_is_run({group: options})
-    known = {name: _preset(group, name) for name in files.names(group)}
-    differing = {
-        name: sum(preset.get(key) != wanted.get(key) for key in preset.keys() | wanted.keys())
-        for name, preset in known.items()
-        if _classes(preset) == _classes(wanted)
-    }
-    least = [name for name, number in differing.items() if number == min(differing.values())]
-    return least[0] if len(least) == 1 else _class(options)
-
-
-def _classes(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key.rsplit(".", 1)[-1] == TARGET}
+    differing: dict[int, list[str]] = defaultdict(list)
+    for name, preset in _presets(group).items():
+        apart = [key for key in wanted.keys() | preset.keys() if wanted.get(key) != preset.get(key)]
+        if not any(key.endswith(TARGET) for key in apart):
+            differing[len(apart)].append(name)
+    nearest = differing[min(differing)] if differing else []
+    return nearest[0] if len(nearest) == 1 else _class(options)
 
 
 def _class(options: Mapping[str, Any]) -> str:
@@ -230,10 +225,9 @@ class _SweptRun:
         return self.settings.task, self.settings.data, self.metric
 
     @property
-    def place(self) -> tuple[bool, float]:
+    def place(self) -> float:
         """To sort by: best first, NaN last."""
-        nan = math.isnan(self.goodness)
-        return nan, 0.0 if nan else -self.goodness
+        return math.inf if math.isnan(self.goodness) else -self.goodness
 
 
 def _run(folder: Path) -> _SweptRun | None:

@@ -107,22 +107,18 @@ class Run:
 
     @property
     def costs(self) -> Costs:
-        scored, last = self.of("score"), self.events[-1]
-        tried = [
-            step
-            for step in self.of(STEP)
-            if step["stage"] == "merge"
-            and (
-                step["decision"] == "error"
-                or (step["decision"] in ("keep", "discard") and step["examples_total"] > 0)
-            )
-        ]
+        every, last = self.of("score"), self.events[-1]
+        cached, scored = ([event for event in every if event["cached"] is known] for known in (True, False))
+        examples = [sum(n for event in part for _, n in event["parts"].values()) for part in (scored, cached)]
+        merged = [step for step in self.of(STEP) if step["stage"] == "merge"]
+        failed = sum(step["decision"] == "error" for step in merged)
+        scores = [step for step in merged if step["examples_total"] > 0]
+        decided = sum(step["decision"] in ("keep", "discard") for step in scores)
         return Costs(
-            len(tried),
-            sum(number for event in scored if not event["cached"] for _, number in event["parts"].values()),
-            sum(number for event in scored if event["cached"] for _, number in event["parts"].values()),
-            round(sum(event["merge_seconds"] for event in scored), 3),
-            round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
+            failed + decided,
+            *examples,
+            round(sum(event["merge_seconds"] for event in every), 3),
+            round(sum(event["eval_seconds"] for event in scored), 3),
             last.get("peak_device_gib"),
             last.get("peak_host_gib"),
         )
