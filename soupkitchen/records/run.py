@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,14 +109,14 @@ class Run:
     def costs(self) -> Costs:
         every, last = self.of("score"), self.events[-1]
         cached, scored = ([event for event in every if event["cached"] is known] for known in (True, False))
-        examples = [sum(n for event in part for _, n in event["parts"].values()) for part in (scored, cached)]
         merged = [step for step in self.of(STEP) if step["stage"] == "merge"]
         failed = sum(step["decision"] == "error" for step in merged)
         scores = [step for step in merged if step["examples_total"] > 0]
         decided = sum(step["decision"] in ("keep", "discard") for step in scores)
         return Costs(
             failed + decided,
-            *examples,
+            _examples(scored),
+            _examples(cached),
             round(sum(event["merge_seconds"] for event in every), 3),
             round(sum(event["eval_seconds"] for event in scored), 3),
             last.get("peak_device_gib"),
@@ -140,3 +140,7 @@ class Run:
         """The first row of the leaderboard that is of a kind."""
         rows = [] if self.models is None else self.models[self.models["kind"] == kind].to_dict("records")
         return rows[0] if rows else None
+
+
+def _examples(scorings: Sequence[Event]) -> int:
+    return sum(number for event in scorings for _, number in event["parts"].values())
