@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[str]) -> bool:
     from soupkitchen.evaluation import Runtime
     from soupkitchen.output.mergekit import read_recipe
-    from soupkitchen.output.recipe_file import Moved, RecipeFile, rebuild
+    from soupkitchen.output.recipe_file import RecipeFile, rebuild
     from soupkitchen.store.files import read_yaml
 
     is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
@@ -62,7 +62,7 @@ def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[
     if trusted not in ("true", "false"):
         raise ConfigError(f"trust_remote_code={trusted} should be true or false")
     runtime = Runtime(device=options.get("runtime.device", "auto"), trust_remote_code=trusted == "true")
-    return rebuild(recipe, folder, Moved(options.get("pool.path"), options.get("pool.base")), runtime)
+    return rebuild(recipe, folder, options.get("pool.path"), options.get("pool.base"), runtime)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def swept(hydra: GlobalHydra, line: str, **errors: Exception) -> list[list[str]]
         assert hydra.hydra.get_mode("config", given) == RunMode.MULTIRUN
     config = hydra.hydra.compose_config("config", given, run_mode=RunMode.MULTIRUN)
     options = OmegaConf.to_container(config.hydra.sweeper)
-    assert options.pop("_target_").startswith("hydra_plugins.soupkitchen_plugins.")
+    assert options.pop("_target_").startswith("hydra_plugins.soupkitchen_sweeper.")
     sweeper, launcher = (
         FittingSweeper(**options),
         Launcher({k.replace("_", "="): e for k, e in errors.items()}),

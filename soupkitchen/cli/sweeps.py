@@ -41,7 +41,7 @@ Job = tuple[str, ...]
 
 
 class FittingSweeper(Sweeper):
-    """A sweeper of Hydra's, whose plugin is `hydra_plugins.soupkitchen_plugins`.
+    """A sweeper of Hydra's, whose plugin is `hydra_plugins.soupkitchen_sweeper`.
 
     Args:
         params: by option, the values to sweep over as the command line has them; the command line's own
@@ -186,7 +186,7 @@ _ATTEMPTS = 3
 
 
 class RayLauncher(Launcher):
-    """A launcher of Hydra's, whose plugin is `hydra_plugins.soupkitchen_plugins`.
+    """A launcher of Hydra's, whose plugin is `hydra_plugins.soupkitchen_ray_launcher`.
 
     All jobs see the folders that this process sees, by the same names.
 

@@ -16,6 +16,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -379,9 +380,6 @@ def _shown(entries: dict[str, Any]) -> str:
 def _sync_folder(folder: Path) -> None:
     """Makes a new file's name last, if the system can."""
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # some shared file systems have no such thing
         os.fsync(descriptor)
-    except OSError:
-        pass  # some shared file systems have no such thing
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
