@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from typing import Any
 
 import torch
 import yaml
+from measuring import measure
 from merge_checkpoints import COMPARED
 from safetensors.torch import load_file, save_file
 
@@ -123,7 +123,8 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
                 for output in ("ours", "theirs"):
                     shutil.rmtree(folder / output, ignore_errors=True)
                 warm(folder)
-                taken.append(timed(command))
+                spent = measure(command, threads=None)
+                taken.append((spent.wall, spent.cpu, spent.peak))
         ratios = [b / a for a, b in zip(min(ours), min(theirs), strict=True)]
         print(f"| {method} | {cells(min(ours))} | {cells(min(theirs))} | {cells(ratios)} |", flush=True)
 
@@ -198,20 +199,6 @@ def recipe(folder: Path, method: str) -> dict[str, Any]:
     base = {} if method == "linear" else {"base_model": str(folder / "base")}
     parameters = COMPARED[method][1]
     return {"merge_method": method, "models": models, "parameters": parameters, "dtype": "bfloat16", **base}
-
-
-def timed(command: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak memory in GiB of a process."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[0]} failed:\n{said.decode()[-2000:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    unit = 1024 if sys.platform != "darwin" else 1
-    return time.perf_counter() - started, cpu, usage.ru_maxrss * unit / 2**30
 
 
 def cells(values: tuple[float, ...] | list[float]) -> str:

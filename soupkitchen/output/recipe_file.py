@@ -31,6 +31,8 @@ from soupkitchen.store.files import about, read_yaml, write_text
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_AS_THEY_ARE = ("reference", "base", "model_class", "processor", "pad_token_id", "model", "key")
+"""Entries of the file that are attributes of `RecipeFile`, too."""
 _SAVED = ("format", "max_shard_size", "dtype", "rank")
 """Options that say how a soup is saved."""
 _HEAD = """\
@@ -175,17 +177,11 @@ class RecipeFile:
             read = cls(
                 Recipe.from_data(recipe, trust),
                 {run.name: Place(run.path, run.fingerprint, run.on) for run in runs},
-                document.reference,
-                document.base,
-                document.model_class,
-                document.processor,
-                Output(**document.saved.output),
-                document.pad_token_id,
-                document.saved.device,
-                document.saved.fingerprint,
-                document.model,
-                document.key,
-                trust,
+                output=Output(**document.saved.output),
+                device=document.saved.device,
+                soup=document.saved.fingerprint,
+                trust=trust,
+                **{name: getattr(document, name) for name in _AS_THEY_ARE},
             )
             read.maker()
             read.merge_method()
