@@ -13,9 +13,9 @@ import soupkitchen
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
     {"errors"},
-    {"options", "process"},
+    {"options", "process", "console"},
     {"store", "merging", "search"},
-    {"checkpoints", "metrics", "console"},
+    {"checkpoints", "metrics"},
     {"soup", "tasks", "records", "demo", "methods"},
     {"models"},
     {"evaluation"},
