@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import read_bytes
@@ -194,10 +196,6 @@ def check_hub(name: str) -> None:
     Raises:
         ConfigError: for a name that is none, if nobody is logged in, or if the hub cannot be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils._validators import validate_repo_id
-
     try:
         validate_repo_id(name)
         HfApi().whoami()
@@ -225,8 +223,6 @@ def push(folder: Path, name: str, private: bool) -> str:
     Raises:
         MachineError: if that fails; the same command tries again.
     """
-    from huggingface_hub import HfApi
-
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
