@@ -18,8 +18,8 @@ from soupkitchen.checkpoints.sources import hub_name
 from soupkitchen.console import printable
 from soupkitchen.errors import CheckpointError, ConfigError, MachineError, first_line
 from soupkitchen.models import Maker
-from soupkitchen.records.run import Run
-from soupkitchen.records.tables import has_value, separated, short
+from soupkitchen.records.run import Outcome, Run
+from soupkitchen.records.tables import has_value, short
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write, write_text
 
@@ -58,19 +58,20 @@ def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker,
 def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> str:
     """The card's text."""
     assert run.models is not None
-    assert run.soup is not None
-    assert run.best is not None
+    assert run.outcome is not None
+    soup, best = run.outcome.soup, run.outcome.best
     heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
     scores = dict(zip(run.models["model"], run.models[heldout], strict=True))
     worth_showing = run.models["kind"].isin(["soup", "uniform"])
-    chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
-    has_test = has_value(run.soup[test])
-    base = _base(pool)
+    chosen = run.models[worth_showing | (run.models["model"] == best["model"])]
+    has_test = has_value(soup[test])
+    size = recipe.size
+    base = pool.base or next((run.adapted for run in pool if run.adapted is not None), None)
     text = ModelCard.from_template(
-        _data(run, maker, data, base, pool),
+        _data(run.metric, soup, maker, data, base, pool),
         template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
-        title=_title(recipe),
-        summary=_summary(run),
+        title=f"A soup of {size} fine-tuned runs" if size > 1 else "The best of some fine-tuned runs",
+        summary=_summary(run.outcome),
         version=run.events[0]["versions"].get("soupkitchen", ""),
         metric=_plain(run.metric),
         ingredients=[
@@ -96,20 +97,21 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     }
 
 
-def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
+def _data(
+    metric: str, soup: Mapping[Any, Any], maker: Maker, data: str, base: Checkpoint | None, pool: Pool
+) -> ModelCardData:
     """The card's metadata, which the hub reads."""
-    assert run.soup is not None
     results = [
         EvalResult(
             task_type=_TASKS.get(maker.name, "other"),
             dataset_type=data,
             dataset_name=data,
             dataset_split=split,
-            metric_type=run.metric,
-            metric_value=float(run.soup[column]),
+            metric_type=metric,
+            metric_value=float(soup[f"{split}_{metric}"]),
         )
-        for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
-        if has_value(run.soup[column])
+        for split in ("heldout", "test")
+        if has_value(soup[f"{split}_{metric}"])
     ]
     models = [base] if base else list(pool)
     named = [name for model in models if (name := hub_name(model.path))]
@@ -125,19 +127,11 @@ def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool
     )
 
 
-def _title(recipe: Recipe) -> str:
-    return (
-        f"A soup of {recipe.size} fine-tuned runs" if recipe.size > 1 else "The best of some fine-tuned runs"
-    )
-
-
-def _summary(run: Run) -> str:
-    assert run.soup is not None
-    assert run.best is not None
-    size, gain = len(separated(run.soup["ingredients"])), float(run.soup["delta_vs_best_single"])
+def _summary(outcome: Outcome) -> str:
+    size = len(outcome.ingredients)
     if size == 1:
-        return f"No merge improved on the best single run, {_plain(run.best['model'])}: this is that run."
-    gained = f"{gain:+.4f} {_plain(run.metric)}"
+        return f"No merge improved on the best single run, {_plain(outcome.best['model'])}: this is that run."
+    gained = f"{outcome.gain:+.4f} {_plain(outcome.metric)}"
     return f"{size} fine-tuned runs merged into one model: {gained} on held-out over the best single run."
 
 
@@ -156,11 +150,6 @@ def _option(value: Any) -> str:
         rest = ", ".join(f"{name} {part}" for name, part in value.items() if name != "_target_")
         return f"{kind}({rest})"
     return str(value)
-
-
-def _base(pool: Pool) -> Checkpoint | None:
-    adapted = next((run.adapted for run in pool if run.adapted is not None), None)
-    return pool.base or adapted
 
 
 def _licence(base: Path) -> str | None:

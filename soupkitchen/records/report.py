@@ -25,7 +25,7 @@ from soupkitchen.records import figures
 from soupkitchen.records.chance import by_chance
 from soupkitchen.records.figures import Figure
 from soupkitchen.records.run import Run
-from soupkitchen.records.tables import has_value, read_csv, separated, short, tasks_of
+from soupkitchen.records.tables import has_value, read_csv, short, tasks_of
 from soupkitchen.store.files import open_regular, own, read_json, write, write_text
 from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
 from soupkitchen.store.journal import CONTRIBUTION, STEP
@@ -145,36 +145,38 @@ def page(run: Run) -> str:
 
 
 def _sentences(run: Run) -> list[str]:
-    if run.soup is None or run.best is None:
+    outcome = run.outcome
+    if outcome is None:
         ranked = int((run.steps["stage"] == "rank").sum())
         return [f"This run is not finished: {len(run.steps)} steps so far, {ranked} of them rankings."]
-    size, name = len(separated(run.soup["ingredients"])), run.best["model"]
-    soup, best = (short(row[f"heldout_{run.metric}"]) for row in (run.soup, run.best))
-    if run.gain <= 0 and size == 1:
+    size, name = len(outcome.ingredients), outcome.best["model"]
+    soup, best = (short(row[f"heldout_{run.metric}"]) for row in (outcome.soup, outcome.best))
+    if outcome.gain <= 0 and size == 1:
         sentence = f"No run improved on the best single one, {name}: the soup is that run. That is normal."
     else:
         sentence = (
             f"The soup of {size} runs scores {soup} ({run.metric}, held-out); the best single run, "
             f"{name}, scores {best}."
         )
-    soup, best = (short(score) for score in run.test_scores or (None, None))
-    if run.test_scores:
+    if test := outcome.test_scores:
+        soup, best = map(short, test)
         return [sentence, f"On test data, which decided nothing: {soup} against {best}."]
     return [sentence, "There was no test data: held-out decided, so its scores flatter the soup somewhat."]
 
 
 def _cards(run: Run) -> list[tuple[str, str]]:
-    if run.soup is None or run.best is None:
+    if run.outcome is None:
         return []
-    heldout, test = run.soup[f"heldout_{run.metric}"], run.soup[f"test_{run.metric}"]
+    soup = run.outcome.soup
+    heldout, test = soup[f"heldout_{run.metric}"], soup[f"test_{run.metric}"]
     cards = [(short(heldout), f"{run.metric}, held-out")]
-    if has_value(run.soup["ci_low"]):
-        cards.append((f"{short(run.soup['ci_low'])} to {short(run.soup['ci_high'])}", "95 % interval"))
+    if has_value(soup["ci_low"]):
+        cards.append((f"{short(soup['ci_low'])} to {short(soup['ci_high'])}", "95 % interval"))
     if has_value(test):
         cards.append((short(test), f"{run.metric}, test"))
-    cards.append((f"{run.gain:+.4f}", "better than the best single run"))
-    names = separated(run.soup["ingredients"])
-    return [*cards, (f"{len(names)} of {len(run.events[0]['runs'])}", "runs are in the soup")]
+    cards.append((f"{run.outcome.gain:+.4f}", "better than the best single run"))
+    size = f"{len(run.outcome.ingredients)} of {len(run.events[0]['runs'])}"
+    return [*cards, (size, "runs are in the soup")]
 
 
 def _trajectory(run: Run) -> Section | None:
@@ -200,9 +202,9 @@ def _models(run: Run) -> Section | None:
 
 def _tasks(run: Run) -> Section | None:
     columns = tasks_of(run.events)
-    if not columns or run.soup is None or run.best is None:
+    if not columns or run.outcome is None:
         return None
-    models = (("soup", run.soup), ("best single run", run.best))
+    models = (("soup", run.outcome.soup), ("best single run", run.outcome.best))
     shown = []
     for task in columns:
         bars = {
@@ -217,9 +219,9 @@ def _tasks(run: Run) -> Section | None:
 
 def _contributions(run: Run) -> Section | None:
     contributions = run.of(CONTRIBUTION)
-    if not contributions or run.soup is None:
+    if not contributions or run.outcome is None:
         return None
-    whole = run.sign * float(run.soup[f"heldout_{run.metric}"])
+    whole = run.sign * float(run.outcome.soup[f"heldout_{run.metric}"])
     bars = {str(event["ingredient"]): whole - float(event["score"]) for event in contributions}
     sentence = (
         "What the soup loses on held-out without each of its ingredients, merged by the same method. Below 0 "
@@ -230,27 +232,27 @@ def _contributions(run: Run) -> Section | None:
 
 
 def _chance(run: Run) -> Section | None:
-    if run.soup is None or run.best is None:
+    if run.outcome is None:
         return None
-    steps = run.steps
+    steps, gain = run.steps, run.outcome.gain
     counted = steps[(steps["stage"] == "merge") & steps["gain"].notna() & steps["fixed"].notna()]
     gains = (counted["fixed"] - counted["broken"]).astype(float) / counted["examples_total"].astype(float)
     binary = len(counted) > 0 and np.allclose(counted["gain"].astype(float), gains, atol=1e-9)
     choices = [event.get("choice") or f"step {number}" for number, event in enumerate(run.of(STEP))]
-    most, single = run.events[0].get("best"), float(run.best[f"heldout_{run.metric}"])
+    most, single = run.events[0].get("best"), float(run.outcome.best[f"heldout_{run.metric}"])
     left = math.inf if most is None else float(most) - run.sign * single
-    chance = by_chance(steps.assign(choice=choices), run.gain, binary, left)
+    chance = by_chance(steps.assign(choice=choices), gain, binary, left)
     if chance is None:
         return None
     sentences = [
-        f"On held-out, which decided, the soup gained {run.gain:+.4f}. If none of the {chance.candidates} "
+        f"On held-out, which decided, the soup gained {gain:+.4f}. If none of the {chance.candidates} "
         "candidates were any better than the soup before it, choosing what seems better would still seem to "
         f"gain {chance.mean:.4f} on average, and more than {chance.high:.4f} one time in twenty; at least "
         f"what was gained, {100 * chance.share:.1f} % of the time."
     ]
-    bars = {"gained on held-out": run.gain, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
-    if run.test_scores:
-        bars["gained on test"] = run.sign * (run.test_scores[0] - run.test_scores[1])
+    bars = {"gained on held-out": gain, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
+    if test := run.outcome.test_scores:
+        bars["gained on test"] = run.sign * (test[0] - test[1])
         sentences.append("Test data says what is left of it where nothing was chosen.")
     else:
         heldout = f"heldout_{run.metric}"
@@ -296,7 +298,7 @@ def map_section(run: Run) -> Section | None:
     values = np.maximum(values[::-1], 0.0)
     points = vectors[:, ::-1][:, :2] * np.sqrt(values[:2])
     share = 100 * float(values[:2].sum() / max(values.sum(), 1e-30))
-    inside = separated(run.soup["ingredients"]) if run.soup else ()
+    inside = run.outcome.ingredients if run.outcome else ()
     since = "the base" if record.base else "the mean of the runs, as no base is known"
     sentence = (
         f"How alike the runs' task vectors are: cosines of what fine-tuning changed since {since}. Below, "

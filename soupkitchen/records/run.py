@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.records.tables import has_value, leaderboard, trajectory
+from soupkitchen.records.tables import has_value, leaderboard, separated, trajectory
 from soupkitchen.store import journal
 from soupkitchen.store.files import own, read_bytes
 from soupkitchen.store.folder import JOURNAL
@@ -46,6 +46,35 @@ class Costs:
     eval_seconds: float | None = None
     peak_device_gib: float | None = None
     peak_host_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a finished run.
+
+    Attributes:
+        metric: the name of the score.
+        soup, best: the rows of the leaderboard with the soup and with the best single run.
+    """
+
+    metric: str
+    soup: Mapping[Any, Any]
+    best: Mapping[Any, Any]
+
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        return separated(self.soup["ingredients"])
+
+    @property
+    def gain(self) -> float:
+        """The soup's gain on held-out over the best single run; higher is better."""
+        return float(self.soup["delta_vs_best_single"])
+
+    @property
+    def test_scores(self) -> tuple[float, float] | None:
+        """The scores of both on test; None without a test split."""
+        soup, best = (row[f"test_{self.metric}"] for row in (self.soup, self.best))
+        return (float(soup), float(best)) if has_value(soup) and has_value(best) else None
 
 
 @dataclass(frozen=True)
@@ -83,26 +112,12 @@ class Run:
         return 1 if self.events[0]["greater_is_better"] else -1
 
     @cached_property
-    def soup(self) -> Mapping[Any, Any] | None:
-        """The soup's row of the leaderboard."""
-        return self._first("soup")
-
-    @cached_property
-    def best(self) -> Mapping[Any, Any] | None:
-        """The row of the best single run."""
-        return self._first("single")
-
-    @property
-    def gain(self) -> float:
-        """The soup's gain on held-out over the best single run; higher is better."""
-        return float(self.soup["delta_vs_best_single"]) if self.soup else 0.0
-
-    @property
-    def test_scores(self) -> tuple[float, float] | None:
-        """The scores of the soup and the best single run on test; None without a test split."""
-        column = f"test_{self.metric}"
-        if self.soup and self.best and has_value(self.soup[column]) and has_value(self.best[column]):
-            return float(self.soup[column]), float(self.best[column])
+    def outcome(self) -> Outcome | None:
+        """The outcome; None if the run is not finished."""
+        rows = [] if self.models is None else self.models.to_dict("records")
+        first = {row["kind"]: row for row in reversed(rows)}
+        if "soup" in first and "single" in first:
+            return Outcome(self.metric, first["soup"], first["single"])
         return None
 
     @property
@@ -135,11 +150,6 @@ class Run:
             return read_bytes(own(file), _MOST).decode(errors="replace")
         except ConfigError as error:
             return str(error)
-
-    def _first(self, kind: str) -> Mapping[Any, Any] | None:
-        """The first row of the leaderboard that is of a kind."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == kind].to_dict("records")
-        return rows[0] if rows else None
 
 
 def _examples(scorings: Sequence[Event]) -> int:
