@@ -15,6 +15,18 @@ from contextlib import contextmanager
 
 from soupkitchen.errors import ConfigError
 
+PARTS = {
+    "starting": "imports, options, data, the model, until the first run is scored",
+    "reading": "weights from files, or from what is held of them",
+    "merging": "arithmetic on weights, and filling the model",
+    "batches": "putting examples together",
+    "forward": "the model",
+    "metric": "what predictions score, and whether that is enough",
+    "saving": "the soup, and the proof that its files score what was scored",
+    "bookkeeping": "all else: decisions, tables, journal, cache, report",
+}
+"""The parts, in the order in which they are shown."""
+
 
 def rank() -> int:
     """This process's number among those of its launch: the first is 0, and writes."""
@@ -46,19 +58,6 @@ def command() -> str:
     nodes = world_size() // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
     several = f"--nnodes {nodes} " if nodes > 1 else ""
     return f"torchrun {several}--nproc_per_node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m soupkitchen"
-
-
-PARTS = {
-    "starting": "imports, options, data, the model, until the first run is scored",
-    "reading": "weights from files, or from what is held of them",
-    "merging": "arithmetic on weights, and filling the model",
-    "batches": "putting examples together",
-    "forward": "the model",
-    "metric": "what predictions score, and whether that is enough",
-    "saving": "the soup, and the proof that its files score what was scored",
-    "bookkeeping": "all else: decisions, tables, journal, cache, report",
-}
-"""The parts, in the order in which they are shown."""
 
 
 class Stopwatch:

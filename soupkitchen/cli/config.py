@@ -31,6 +31,25 @@ PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "met
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
+_REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "Nothing is lost: make room, and the same command continues"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Give yourself the right to it, or name another results_dir=. Nothing is lost",
+    ),
+    errno.ENOENT: "Put it back, or name another results_dir=. Nothing is lost",
+    errno.ENAMETOOLONG: "Give this run a shorter name=",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "A file is where a folder should be, or a folder where a file should be: move it, or give this run "
+        "another name= or results_dir=",
+    ),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+        "That is the machine's fault, not the run's: once it is well, the same command continues",
+    ),
+}
+"""Remedies for errors of the operating system that a user can put right."""
 
 
 def register_resolvers() -> None:
@@ -228,27 +247,6 @@ def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
         if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
             return ends[near[0]]
     return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
-
-
-_REMEDIES = {
-    **dict.fromkeys(NO_ROOM, "Nothing is lost: make room, and the same command continues"),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "Give yourself the right to it, or name another results_dir=. Nothing is lost",
-    ),
-    errno.ENOENT: "Put it back, or name another results_dir=. Nothing is lost",
-    errno.ENAMETOOLONG: "Give this run a shorter name=",
-    **dict.fromkeys(
-        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-        "A file is where a folder should be, or a folder where a file should be: move it, or give this run "
-        "another name= or results_dir=",
-    ),
-    **dict.fromkeys(
-        (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EMFILE, errno.ENFILE),
-        "That is the machine's fault, not the run's: once it is well, the same command continues",
-    ),
-}
-"""Remedies for errors of the operating system that a user can put right."""
 
 
 def explained(error: BaseException) -> str | None:

@@ -38,6 +38,8 @@ from soupkitchen.store.files import write_text
 
 Job = tuple[str, ...]
 """The overrides of one job, as ``method=ties``."""
+_ATTEMPTS = 3
+"""The number of times that a job that loses its worker is started again."""
 
 
 class FittingSweeper(Sweeper):
@@ -179,10 +181,6 @@ def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepErr
     ]
     others = "; the others are complete" if len(failed) < len(jobs) else ""
     return SweepError("\n  ".join([f"{len(failed)} of {len(jobs)} jobs failed{others}", *failed]))
-
-
-_ATTEMPTS = 3
-"""The number of times that a job that loses its worker is started again."""
 
 
 class RayLauncher(Launcher):

@@ -34,6 +34,10 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MODELS = str(Path("transformers", "models"))
+"""The folder of transformers' models, which raise errors if an input is missing."""
+_EXAMPLES = 4
+"""Examples on which a filled model is compared with a loaded one."""
 
 
 @dataclass(frozen=True)
@@ -216,12 +220,6 @@ def _appearing(folder: Path) -> Iterator[Path]:
             f"the soup could not be written to {folder} ({error}): nothing is left half-written. "
             "Make room, or name another results_dir"
         ) from error
-
-
-_MODELS = str(Path("transformers", "models"))
-"""The folder of transformers' models, which raise errors if an input is missing."""
-_EXAMPLES = 4
-"""Examples on which a filled model is compared with a loaded one."""
 
 
 def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | None) -> None:

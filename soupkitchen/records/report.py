@@ -31,6 +31,22 @@ from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT
 from soupkitchen.store.journal import CONTRIBUTION, STEP
 
 log = logging.getLogger(__name__)
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_SHOWN = (
+    "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
+    "examples_scored examples_total cached reason"
+).split()
+"""Columns of the trajectory that the report has, too."""
+_MOST_ON_MAP = 100
+"""Runs on a map: each pair of them is a mark on the page."""
+_MARK = b'<meta name="generator" content="soupkitchen">'
+_KIND = ["task", "data", "metric"]
+_NO_OPTIONS = {"rank", "run", *_KIND}
 
 
 @dataclass(frozen=True)
@@ -100,24 +116,6 @@ def _cell(value: Any) -> str:
     if not has_value(value):
         return "–"
     return short(value) if isinstance(value, float) else printable(str(value))
-
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    trim_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
-_SHOWN = (
-    "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
-    "examples_scored examples_total cached reason"
-).split()
-"""Columns of the trajectory that the report has, too."""
-_MOST_ON_MAP = 100
-"""Runs on a map: each pair of them is a mark on the page."""
-_MARK = b'<meta name="generator" content="soupkitchen">'
-_KIND = ["task", "data", "metric"]
-_NO_OPTIONS = {"rank", "run", *_KIND}
 
 
 def write_report(folder: Path) -> list[Path]:

@@ -45,10 +45,12 @@ TEXT_COLUMNS = frozenset(
 
 _MOST_COLUMNS = 10_000
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
-
-
 _LINE_END = "\r\0\n"
 """While a table is written, so that cells with any of these characters in them get quotes."""
+COLUMNS = ("step", *(column.name for column in fields(Step) if column.name not in ("tasks", "choice")))
+HELDOUT = "heldout_"
+_KINDS = ("soup", "single", "uniform", "partial", "listed")
+"""In the order in which equals stand in the table."""
 
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
@@ -139,9 +141,6 @@ def _unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-COLUMNS = ("step", *(column.name for column in fields(Step) if column.name not in ("tasks", "choice")))
-
-
 def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The table that a journal's events make."""
     events = list(events)
@@ -196,11 +195,6 @@ def _coefficients(coefficients: Sequence[float | Sequence[float]]) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DIGITS)
-
-
-HELDOUT = "heldout_"
-_KINDS = ("soup", "single", "uniform", "partial", "listed")
-"""In the order in which equals stand in the table."""
 
 
 def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -32,6 +32,16 @@ from soupkitchen.records.tables import has_value, separated
 from soupkitchen.store.journal import STEP
 
 State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
+TALLEST = 20
+"""Lines of the display at most: of a large pool the runs around what is going on are shown."""
+_LEAST = 3
+"""Runs that are shown in the lowest of windows."""
+_STYLES: dict[State, str] = {
+    "kept": "green", "discarded": "dim", "error": "red", "now": "bold", "next": "cyan",
+}  # fmt: skip
+_ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
+_BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
+"""The sign of a bound of a score: by whether higher is better, and whether the terminal has such letters."""
 
 
 @dataclass
@@ -167,16 +177,6 @@ def _score(event: Mapping[str, Any]) -> float | None:
     return next((event[name] for name in names if event.get(name) is not None), None)
 
 
-TALLEST = 20
-"""Lines of the display at most: of a large pool the runs around what is going on are shown."""
-_LEAST = 3
-"""Runs that are shown in the lowest of windows."""
-_STYLES: dict[State, str] = {
-    "kept": "green", "discarded": "dim", "error": "red", "now": "bold", "next": "cyan",
-}  # fmt: skip
-_ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
-_BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
-"""The sign of a bound of a score: by whether higher is better, and whether the terminal has such letters."""
 _WIDTH_STATE, _WIDTH_ALONE, _WIDTH_MERGED = 13, 24, 48
 """The width of all columns but that of the name, and the space between them."""
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=*#"

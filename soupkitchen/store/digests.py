@@ -20,16 +20,6 @@ from typing import Any
 
 import xxhash
 
-
-def digest(*parts: Any) -> str:
-    """A digest of text, numbers, bytes, and lists and mappings of these."""
-    state = xxhash.xxh3_128()
-    for part in parts:
-        state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
-        state.update(b"\0")
-    return state.hexdigest()
-
-
 _INSTALLED = (
     Path(__file__).resolve().parents[1],
     *(
@@ -42,6 +32,15 @@ _BY_NAME = ("import_module", "__import__", "run_module")
 _BUILT_IN = ("__import__", "exec")
 _IMPORTING = (*_BY_NAME, *_BUILT_IN, "run_path", "spec_from_file_location", "SourceFileLoader")
 """Functions that import or run what their arguments name."""
+
+
+def digest(*parts: Any) -> str:
+    """A digest of text, numbers, bytes, and lists and mappings of these."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+        state.update(b"\0")
+    return state.hexdigest()
 
 
 def source_of(thing: Any, name: str = "") -> list[str]:

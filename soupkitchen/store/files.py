@@ -32,6 +32,22 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
 REFUSED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """Errors of file systems without locks or syncing: some of NFS, FUSE and clusters."""
+Record = TypeVar("Record")
+MOST = 64 << 20
+"""Bytes of a document at most."""
+MOST_YAML = 2 << 20
+"""The same of YAML, which takes some seconds to parse then."""
+_NESTS = (list, tuple, dict)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 3
+"""Wrong fields that a message names."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write(file: Path, fill: Callable[[Path], object]) -> None:
@@ -118,24 +134,8 @@ def recover(folder: Path) -> None:
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Record = TypeVar("Record")
 
-MOST = 64 << 20
-"""Bytes of a document at most."""
-MOST_YAML = 2 << 20
-"""The same of YAML, which takes some seconds to parse then."""
 _DEEPEST, _MOST_PARTS = 64, 1_000_000
-_NESTS = (list, tuple, dict)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SHOWN = 3
-"""Wrong fields that a message names."""
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> BufferedReader:

@@ -51,6 +51,12 @@ RESULTS = (
 
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '
+DERIVED = frozenset((TRAJECTORY, LEADERBOARD, REPORT, *PICTURES))
+"""Files that are made of the journal, and can be made again without runs and data."""
+_FILES = (*DERIVED, RECIPE, MERGEKIT, MAP, JOURNAL)
+_USERS = (f"{SOUP}/README.md", f"{SOUP}/trajectory.png")
+"""The card, which people may edit."""
+_BLOCK_BYTES = 1 << 20
 
 
 def carries_mark(folder: Path) -> bool:
@@ -102,14 +108,6 @@ def _is_harmless(path: Path) -> bool:
 def has_weights(folder: Path) -> bool:
     """Tells whether a soup was saved to `folder`, and is still there."""
     return any(folder.glob("*.safetensors"))
-
-
-DERIVED = frozenset((TRAJECTORY, LEADERBOARD, REPORT, *PICTURES))
-"""Files that are made of the journal, and can be made again without runs and data."""
-_FILES = (*DERIVED, RECIPE, MERGEKIT, MAP, JOURNAL)
-_USERS = (f"{SOUP}/README.md", f"{SOUP}/trajectory.png")
-"""The card, which people may edit."""
-_BLOCK_BYTES = 1 << 20
 
 
 class _Seen(NamedTuple):

@@ -36,6 +36,8 @@ _Count = Annotated[int, Ge(0), Le(2**53)]
 _Digests = dict[str, str]
 _SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
 """A line of a journal, and the digest of what it is without that."""
+FORMAT = 2
+"""The format that a journal's first event names."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,6 @@ def _worded(value: Any) -> Any:
     return value
 
 
-FORMAT = 2
-"""The format that a journal's first event names."""
 _MOST, _LAST = 1 << 30, 1 << 16
 """Bytes of a journal, and of its last event, at most."""
 
