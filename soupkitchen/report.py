@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.startup import parser_of, print_each, small_command
+from soupkitchen.cli.startup import parser_of, small_command
+from soupkitchen.console import printable
 from soupkitchen.errors import JournalError, SaveError
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.records.report import write_report, write_sweep_report
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="compare all files with what the run wrote")
     given = parser.parse_args(arguments)
     for folder in given.folder:
-        print_each(check(folder) if given.check else make(folder))
+        for file in check(folder) if given.check else make(folder):
+            print(printable(str(file)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.startup import parser_of, print_each, small_command
+from soupkitchen.cli.startup import parser_of, small_command
+from soupkitchen.console import printable
 from soupkitchen.errors import JournalError
 from soupkitchen.records.tables import write_tables
 from soupkitchen.store.folder import JOURNAL
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("tables", __doc__)
     parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
     for folder in parser.parse_args(arguments).folder:
-        print_each(make(folder))
+        for file in make(folder):
+            print(printable(str(file)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import yaml
 from command import forked, soupkitchen
 from tiny import LABELS, make_texts, save_tokenizer, text_classifier
 
-from soupkitchen import rebuild, report, tables
+from soupkitchen import console, rebuild, report, tables
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli import command
 from soupkitchen.errors import ConfigError, JournalError, SoupkitchenError
@@ -76,7 +76,7 @@ def rebuilt(run: Path, *words: str) -> None:
     """Follows the recipe; its error as one."""
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
-        patch.setattr(rebuild, "say", said.append)
+        patch.setattr(console, "say", said.append)
         try:
             rebuild.main([str(run / "recipe.yaml"), str(run.parent / "again"), "runtime.device=cpu", *words])
         except SystemExit as end:

@@ -9,13 +9,11 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
 from soupkitchen import process
-from soupkitchen.console import printable, say
 from soupkitchen.errors import SoupkitchenError
 
 _importing = False
@@ -99,6 +97,8 @@ def small_command() -> Iterator[None]:
         except BrokenPipeError:
             raise
         except (SoupkitchenError, OSError) as error:
+            from soupkitchen.console import say  # it takes a moment, in which a signal may come
+
             say(f"error: {error}")
             sys.exit(1)
 
@@ -108,9 +108,3 @@ def parser_of(command: str, about: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
     )
-
-
-def print_each(files: Iterable[Path]) -> None:
-    """Prints the names of files, one a line."""
-    for file in files:
-        print(printable(str(file)))
