@@ -6,16 +6,13 @@ Labels, names of tensors and of runs come from strangers: `printable` makes them
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.store.layout import carries_mark
 
 
 class Screen(Console):
@@ -83,26 +80,4 @@ class ConsoleHandler(logging.Handler):
             text = printable(self.format(record), keep="\n\t")
             console.print(text, style=style, markup=False, soft_wrap=True)
         except Exception:  # as every logging handler: a failing log line must not end a run
-            self.handleError(record)
-
-
-def _no_other(path: str, flags: int) -> int:
-    """Opens a file without following a link or waiting for a pipe."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
-
-
-class LogFile(logging.FileHandler):
-    """Writes the log in a run's folder, once that carries our mark."""
-
-    def __init__(self, filename: str) -> None:
-        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
-
-    def _open(self) -> Any:
-        return open(self.baseFilename, "a", encoding="utf-8", errors=self.errors, opener=_no_other)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            if self.stream or carries_mark(Path(self.baseFilename).parent):
-                super().emit(record)
-        except Exception:  # the file cannot be opened, say: the log is the least of it
             self.handleError(record)

@@ -21,8 +21,7 @@ from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
 from soupkitchen.options import files
-from soupkitchen.options.kinds import Seed, SomeTexts
-from soupkitchen.options.words import quoted
+from soupkitchen.options.kinds import Seed, SomeTexts, quoted
 from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from bad import Bad
 from omegaconf import OmegaConf
 
-from soupkitchen.store.events import line_of
+from soupkitchen.store.journal import line_of
 
 BOOLEAN = "should be true or false"
 SIGNIFICANT = "search.accept={significant: 0.0005}"

@@ -12,14 +12,14 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "stopwatch"},
-    {"options"},
+    {"errors"},
+    {"options", "process", "console"},
     {"store", "merging", "search"},
-    {"checkpoints", "metrics", "console"},
+    {"checkpoints", "metrics"},
     {"soup", "tasks", "records", "demo", "methods"},
     {"models"},
     {"evaluation"},
-    {"executors", "output", "trackers"},
+    {"executors", "output"},
     {"experiment"},
     {"cli"},
     {"__main__", "cache", "inspect", "rebuild", "report", "tables"},

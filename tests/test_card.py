@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from command import own, soupkitchen
@@ -13,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from soupkitchen.output.card import _summary
 from soupkitchen.records import read_csv
+from soupkitchen.records.run import Outcome
 from soupkitchen.records.tables import joined
 
 
@@ -72,7 +72,7 @@ def test_people_read_what_is_in_it_and_how_to_load_it(run: Path) -> None:
 
 def test_a_run_with_a_semicolon_in_its_name_is_one() -> None:
     soup = {"ingredients": joined(("a;b",)), "delta_vs_best_single": 0.0}
-    said = _summary(SimpleNamespace(soup=soup, best={"model": "a;b"}, metric="accuracy"))  # type: ignore[arg-type]
+    said = _summary(Outcome("accuracy", soup, {"model": "a;b"}))
     assert said == "No merge improved on the best single run, a;b: this is that run."
 
 

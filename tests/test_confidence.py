@@ -48,7 +48,7 @@ from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear
 from soupkitchen.options import check_tree
-from soupkitchen.records.trajectory import trajectory
+from soupkitchen.records.tables import trajectory
 from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.soup import Recipe
 from soupkitchen.store.journal import read

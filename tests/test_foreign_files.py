@@ -17,7 +17,7 @@ import yaml
 from command import forked, soupkitchen
 from tiny import LABELS, make_texts, save_tokenizer, text_classifier
 
-from soupkitchen import rebuild, report, tables
+from soupkitchen import console, rebuild, report, tables
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.cli import command
 from soupkitchen.errors import ConfigError, JournalError, SoupkitchenError
@@ -25,12 +25,11 @@ from soupkitchen.experiment.session import Result
 from soupkitchen.records import leaderboard, trajectory
 from soupkitchen.records.report import map_section, page
 from soupkitchen.records.run import Run
+from soupkitchen.records.trackers import _read as read_trackers
 from soupkitchen.store import journal
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.events import line_of
-from soupkitchen.store.folder import RunFolder
-from soupkitchen.store.layout import check_is_ours
-from soupkitchen.trackers import _read as read_trackers
+from soupkitchen.store.folder import RunFolder, check_is_ours
+from soupkitchen.store.journal import line_of
 
 LONGEST = 10
 """Seconds that no small file may take, on a machine that is busy; most take none."""
@@ -77,7 +76,7 @@ def rebuilt(run: Path, *words: str) -> None:
     """Follows the recipe; its error as one."""
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
-        patch.setattr(rebuild, "say", said.append)
+        patch.setattr(console, "say", said.append)
         try:
             rebuild.main([str(run / "recipe.yaml"), str(run.parent / "again"), "runtime.device=cpu", *words])
         except SystemExit as end:

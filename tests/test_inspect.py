@@ -13,7 +13,7 @@ from command import as_module, forked
 from safetensors.numpy import load_file
 
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli.inspect import inspect
+from soupkitchen.inspect import inspect
 from soupkitchen.records import read_csv
 
 

@@ -18,8 +18,7 @@ from soupkitchen.errors import JournalError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.records import Entry, Step, leaderboard, read_csv, trajectory, write_csv
 from soupkitchen.store import journal
-from soupkitchen.store.events import line_of
-from soupkitchen.store.journal import Journal
+from soupkitchen.store.journal import Journal, line_of
 from soupkitchen.tables import main, make
 
 

@@ -33,7 +33,7 @@ from soupkitchen.errors import ConfigError, MetricError
 from soupkitchen.evaluation import Evaluation, Part, confidence_interval
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.options.building import build, describe
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 from soupkitchen.tasks import Several
 
 labels = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)

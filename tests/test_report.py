@@ -23,8 +23,8 @@ from soupkitchen.errors import JournalError
 from soupkitchen.experiment.finishing import write_map
 from soupkitchen.records import read_csv
 from soupkitchen.records.chance import by_chance
-from soupkitchen.records.derived import report
 from soupkitchen.records.report import page
+from soupkitchen.records.results import report
 from soupkitchen.records.run import Run
 from soupkitchen.report import main, make
 

@@ -25,9 +25,8 @@ from safetensors.torch import load_file, save_file
 from soupkitchen.errors import ConfigError, JournalError, LockError
 from soupkitchen.options import files
 from soupkitchen.search import Greedy, Uniform
-from soupkitchen.store.events import line_of
 from soupkitchen.store.files import recover
-from soupkitchen.store.journal import Journal
+from soupkitchen.store.journal import Journal, line_of
 from soupkitchen.store.lock import only_process
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from command import own, soupkitchen
 
-from soupkitchen.stopwatch import PARTS, Stopwatch
+from soupkitchen.process import PARTS, Stopwatch
 
 
 class Clock:

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from soupkitchen.cli import config as conf
-from soupkitchen.cli.sweeper import FittingSweeper
+from soupkitchen.cli.sweeps import FittingSweeper
 from soupkitchen.errors import ConfigError, SweepError
 from soupkitchen.records import read_csv
 

@@ -22,8 +22,7 @@ from rich.console import Console
 
 from soupkitchen.console import console
 from soupkitchen.records import Step
-from soupkitchen.records.progress import Known
-from soupkitchen.records.terminal import TALLEST, Display, is_live, sparkline, window
+from soupkitchen.records.terminal import TALLEST, Display, Known, is_live, sparkline, window
 
 COLOURS = re.compile(r"\x1b\[[\d;]*3[0-7][\d;]*m")
 

@@ -27,8 +27,8 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.options.kinds import Tracker
 from soupkitchen.records import Entry, Step
+from soupkitchen.records.trackers import CLIENTS, Trackers, options_of
 from soupkitchen.store.settings import what_is_run
-from soupkitchen.trackers import CLIENTS, Trackers, options_of
 
 # MLflow's, with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")

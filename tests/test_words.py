@@ -18,7 +18,7 @@ from soupkitchen.checkpoints.sources import find
 from soupkitchen.cli.config import check_words
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.weights import check_names
-from soupkitchen.options import words
+from soupkitchen.options import kinds
 from soupkitchen.records import read_csv
 
 NAME = "lr=0.001,seed=1"
@@ -46,8 +46,8 @@ def pasted(line: str) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_word_made_of_names_is_read_as_these_names(name: str) -> None:
-    assert pasted(words.listing("pool.exclude", [name, "b"])) == [name, "b"]
-    word = words.mapping("method.weights", {name: "2", "b": "1"})
+    assert pasted(kinds.listing("pool.exclude", [name, "b"])) == [name, "b"]
+    word = kinds.mapping("method.weights", {name: "2", "b": "1"})
     if word is None:  # Hydra has no place for it
         assert re.search(r"[^\x00-\x7f]|['\"]", name)
     else:

@@ -20,7 +20,7 @@ import regex
 
 from soupkitchen.checkpoints.folders import read_json
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import checked
+from soupkitchen.store.files import checked
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"

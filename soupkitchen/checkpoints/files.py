@@ -35,7 +35,7 @@ from soupkitchen.checkpoints.fingerprints import Block, Findings, Places
 from soupkitchen.checkpoints.folders import CONFIG_NAME, Stamp, open_regular, read_json, stamp
 from soupkitchen.checkpoints.weights import TensorInfo, Weights
 from soupkitchen.errors import CheckpointError, first_line, first_of
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.process import stopwatch
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -29,7 +29,7 @@ import xxhash
 from soupkitchen.checkpoints.folders import open_regular
 from soupkitchen.checkpoints.weights import TensorInfo
 from soupkitchen.errors import CheckpointError
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.process import stopwatch
 from soupkitchen.store.digests import digest
 from soupkitchen.store.files import write_text
 

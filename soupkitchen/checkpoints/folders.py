@@ -22,7 +22,7 @@ import torch
 import xxhash
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store import documents
+from soupkitchen.store import files as documents
 
 MOST = 256 << 20
 """The most bytes of a text file; the largest tokenizers have about a tenth of that."""

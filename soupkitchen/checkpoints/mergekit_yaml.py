@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BeforeValidator
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import checked, read_yaml
+from soupkitchen.store.files import checked, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 AVERAGING = ("linear", "karcher", "slerp", "passthrough")

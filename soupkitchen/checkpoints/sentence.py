@@ -14,7 +14,7 @@ from typing import Any, Literal
 from soupkitchen.checkpoints.files import WeightFiles, has_weights
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json, vocabulary_difference, vocabulary_of
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store import documents
+from soupkitchen.store import files as documents
 
 MODULES = "modules.json"
 SENTENCE_CONFIG = "config_sentence_transformers.json"

@@ -24,7 +24,7 @@ from soupkitchen.checkpoints.files import has_weights, is_of_training
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.options import words
+from soupkitchen.options import kinds
 from soupkitchen.options.kinds import check
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def find(
     for pattern, names in matches.items():
         if not names:
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
-            how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
+            how = "" if all(map(kinds.is_plain, named)) else f"; write {kinds.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
     if len(kept) < least:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""

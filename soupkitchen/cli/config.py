@@ -6,6 +6,7 @@ Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from soupkitchen.cli import config as conf
 from soupkitchen.console import check_place
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import ConfigError, SoupkitchenError
 from soupkitchen.options import check_tree, files, shown
-from soupkitchen.options.words import mended
+from soupkitchen.options.kinds import mended
+from soupkitchen.store.files import NO_ROOM
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
 CONF = files.CONF
@@ -27,6 +31,25 @@ PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "met
 """The groups that a run is built of, the cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
+_REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "Nothing is lost: make room, and the same command continues"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Give yourself the right to it, or name another results_dir=. Nothing is lost",
+    ),
+    errno.ENOENT: "Put it back, or name another results_dir=. Nothing is lost",
+    errno.ENAMETOOLONG: "Give this run a shorter name=",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "A file is where a folder should be, or a folder where a file should be: move it, or give this run "
+        "another name= or results_dir=",
+    ),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+        "That is the machine's fault, not the run's: once it is well, the same command continues",
+    ),
+}
+"""Remedies for errors of the operating system that a user can put right."""
 
 
 def register_resolvers() -> None:
@@ -224,3 +247,25 @@ def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
         if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
             return ends[near[0]]
     return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
+
+
+def explained(error: BaseException) -> str | None:
+    """The error in plain words; None if only a programmer can put it right."""
+    if isinstance(error, SoupkitchenError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return conf.explain(_messages(error))
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        cannot = "be written" if error.errno in NO_ROOM else "be used"
+        return f"{error.filename or 'a file'} cannot {cannot} ({error.strerror}). {_REMEDIES[error.errno]}"
+    return None
+
+
+def _messages(error: BaseException | None) -> str:
+    """The messages of Hydra's error and its causes."""
+    messages: list[str] = []
+    while error is not None:
+        if str(error) and str(error) not in messages:
+            messages.append(str(error))
+        error = error.__cause__
+    return "\n".join(messages)

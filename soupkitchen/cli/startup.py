@@ -1,7 +1,8 @@
-"""Starting up and ending: standard streams, faster imports, and ending at once when that is asked for."""
+"""Starting up and ending: standard streams, faster imports, ending at once, and commands on folders."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import io
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from soupkitchen.store import launch
+from soupkitchen import process
+from soupkitchen.errors import SoupkitchenError
 
 _importing = False
 
@@ -62,7 +64,7 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
     """Says that the process was stopped, and ends it: threads of libraries are not waited for."""
     terminated = isinstance(stop, Terminated)
     with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
-        if launch.number():
+        if process.rank():
             and_then = ""
         print(f"{'terminated' if terminated else 'interrupted'}{and_then}", file=sys.stderr, flush=True)
     os._exit(143 if terminated else 130)
@@ -84,3 +86,25 @@ def importing() -> Iterator[None]:
         _importing = False
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def small_command() -> Iterator[None]:
+    """Shows errors that the user can put right, and exits with 1."""
+    with standard_streams():
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except (SoupkitchenError, OSError) as error:
+            from soupkitchen.console import say  # it takes a moment, in which a signal may come
+
+            say(f"error: {error}")
+            sys.exit(1)
+
+
+def parser_of(command: str, about: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m soupkitchen.<command>`; `--help` shows the first line of `about`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
+    )

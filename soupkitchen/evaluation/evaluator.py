@@ -30,8 +30,8 @@ from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation
 from soupkitchen.evaluation.scoring import Examples, Listed, Order, Piece, Progress, Threshold, score_batches
 from soupkitchen.metrics import Rows, take
+from soupkitchen.process import stopwatch
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 

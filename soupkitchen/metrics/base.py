@@ -19,7 +19,7 @@ import numpy as np
 
 from soupkitchen.errors import ConfigError, MetricError, calling, did_you_mean
 from soupkitchen.options.building import TARGET
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 
 Rows = Sequence[Any] | np.ndarray
 """One entry an example."""

@@ -21,7 +21,7 @@ from soupkitchen.checkpoints.weights import aligned
 from soupkitchen.errors import CheckpointError, ConfigError, first_of
 from soupkitchen.options import check_fields
 from soupkitchen.options.building import users_own
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError, calling
-from soupkitchen.options.files import options_by_target
+from soupkitchen.options.files import nodes, options_by_target
 from soupkitchen.options.kinds import TopLevel, check, hints_of
 
 TARGET = "_target_"
@@ -81,13 +81,7 @@ def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[s
 
 def targets(tree: Any) -> Iterator[Any]:
     """Each `_target_` that `build` would import for a tree."""
-    if isinstance(tree, Mapping):
-        if TARGET in tree:
-            yield tree[TARGET]
-        tree = list(tree.values())
-    if isinstance(tree, Sequence) and not isinstance(tree, str):
-        for part in tree:
-            yield from targets(part)
+    return (node[TARGET] for node in nodes(tree))
 
 
 def describe(thing: Any) -> Any:

@@ -5,7 +5,7 @@ In a checkout `conf/` and `scripts/` stand beside the package; a wheel carries t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,10 @@ def nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(tree, Mapping):
         if "_target_" in tree:
             yield tree
-        for value in tree.values():
-            yield from nodes(value)
+        tree = list(tree.values())
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        for part in tree:
+            yield from nodes(part)
 
 
 def unknown(tree: Mapping[str, Any], key: str = "") -> Iterator[str]:

@@ -28,8 +28,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.models.processors import check_files
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
-from soupkitchen.store.documents import about
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, write_text
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,8 @@ _READ: dict[str, tuple[set[str], set[str]]] = {
     },
 }
 """The parameters that a method reads: those for all models, and those that each model may have its own of."""
+_SPARSIFIERS = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
+"""The options of sparsifiers, with mergekit's defaults."""
 _ELSEWHERE = (
     "alpha", "eps", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "scale", "select_topk",
 )  # fmt: skip
@@ -167,35 +168,26 @@ def _their_task_vectors(method: merging.TaskVectors, weights: Sequence[float]) -
     if divides_otherwise(method, weights):
         raise CannotSayError("it divides by weights with their signs")
     shared: dict[str, Any] = {"normalize": method.normalize, "lambda": method.scale}
-    if isinstance(sparsifier, merging.Magnitude):
-        if sparsifier.trim == "model":
-            raise CannotSayError("it trims each tensor by itself, not the model")
-        return name, shared, {"density": sparsifier.density}, []
-    if isinstance(sparsifier, merging.MagnitudeOutliers):
-        return name, shared, {"density": sparsifier.density, "gamma": sparsifier.gamma}, []
-    if isinstance(sparsifier, merging.Random):
-        rescale, remarks = _rescale(sparsifier.rescale)
-        return name, shared | rescale, {"density": sparsifier.density}, remarks
-    if isinstance(sparsifier, merging.RankRandom):
-        rescale, remarks = _rescale(sparsifier.rescale)
-        own = {"density": sparsifier.density, "epsilon": sparsifier.epsilon}
-        if sparsifier.density + sparsifier.epsilon >= 1:
-            raise CannotSayError("its density and epsilon have to be less than 1 together")
-        return name, shared | rescale, own, remarks
-    return name, shared, {}, []
+    own = {option: getattr(sparsifier, option) for option in _SPARSIFIERS if hasattr(sparsifier, option)}
+    if isinstance(sparsifier, merging.Magnitude) and sparsifier.trim == "model":
+        raise CannotSayError("it trims each tensor by itself, not the model")
+    if isinstance(sparsifier, merging.RankRandom) and sparsifier.density + sparsifier.epsilon >= 1:
+        raise CannotSayError("its density and epsilon have to be less than 1 together")
+    remarks = []
+    if isinstance(sparsifier, (merging.Random, merging.RankRandom)):
+        shared["rescale"] = sparsifier.rescale is not None
+        remarks.append(f"its {_RANDOM}")
+        if sparsifier.rescale == "probability":
+            remarks.append(
+                "it rescales what survives by the sum of magnitudes, and this soup by the probability"
+            )
+    return name, shared, own, remarks
 
 
 def divides_otherwise(method: merging.TaskVectors, weights: Sequence[float]) -> bool:
     """Tells whether mergekit's `normalize` divides by another sum of weights than ours."""
     signs = method.consensus is not None and min(weights) < 0  # ours are magnitudes there
     return method.normalize and (signs or abs(sum(weights)) < _NOTHING)
-
-
-def _rescale(rescale: str | None) -> tuple[dict[str, Any], list[str]]:
-    remarks = [f"its {_RANDOM}"]
-    if rescale == "probability":
-        remarks.append("it rescales what survives by the sum of magnitudes, and this soup by the probability")
-    return {"rescale": rescale is not None}, remarks
 
 
 def _model(file: RecipeFile, run: str) -> Any:
@@ -342,7 +334,7 @@ def _our_task_vectors(config: Config) -> Any:
     if divides_otherwise(replace(preset(), normalize=normalize), _weights(config)):
         raise ConfigError("normalize=true cannot be taken with weights below 0, or that sum to 0")
     sparsifier: dict[str, Any] = {}
-    for name, default in {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}.items():
+    for name, default in _SPARSIFIERS.items():
         if name in _READ[config.merge_method][1]:
             values = {config.value(name, float, default, model) for model in config.ingredients}
             if len(values) > 1:

@@ -26,12 +26,13 @@ from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
-from soupkitchen.store.documents import about, read_yaml
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, read_yaml, write_text
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_AS_THEY_ARE = ("reference", "base", "model_class", "processor", "pad_token_id", "model", "key")
+"""Entries of the file that are attributes of `RecipeFile`, too."""
 _SAVED = ("format", "max_shard_size", "dtype", "rank")
 """Options that say how a soup is saved."""
 _HEAD = """\
@@ -176,17 +177,11 @@ class RecipeFile:
             read = cls(
                 Recipe.from_data(recipe, trust),
                 {run.name: Place(run.path, run.fingerprint, run.on) for run in runs},
-                document.reference,
-                document.base,
-                document.model_class,
-                document.processor,
-                Output(**document.saved.output),
-                document.pad_token_id,
-                document.saved.device,
-                document.saved.fingerprint,
-                document.model,
-                document.key,
-                trust,
+                output=Output(**document.saved.output),
+                device=document.saved.device,
+                soup=document.saved.fingerprint,
+                trust=trust,
+                **{name: getattr(document, name) for name in _AS_THEY_ARE},
             )
             read.maker()
             read.merge_method()
@@ -222,7 +217,7 @@ class RecipeFile:
                 "fingerprint": self.soup,
             },
         }
-        text = yaml.safe_dump(_plain(document), sort_keys=False, allow_unicode=True, width=100)
+        text = yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)
 
     def maker(self) -> Maker:
@@ -234,31 +229,28 @@ class RecipeFile:
         return Linear() if self.recipe.method is None else self.recipe.merge_method()
 
 
-def _plain(tree: Any) -> Any:
-    """`tree` of lists and dicts alone, none of them twice by reference."""
-    if isinstance(tree, Mapping):
-        return {name: _plain(part) for name, part in tree.items()}
-    return [_plain(part) for part in tree] if isinstance(tree, (list, tuple)) else tree
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice in a tree twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 # Rebuilding
 
 
-@dataclass(frozen=True)
-class Moved:
-    """New places of the models that a recipe names.
-
-    Attributes:
-        path: of the runs: a folder, a glob or a list, as for `find_pool`; None for the old places.
-        base: the base's folder; None for the old one.
-    """
-
-    path: str | None = None
-    base: str | None = None
-
-
-def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Runtime | None = None) -> bool:
+def rebuild(
+    file: RecipeFile,
+    to: Path,
+    path: str | None = None,
+    base: str | None = None,
+    runtime: Runtime | None = None,
+) -> bool:
     """Makes the soup of `file` in the folder `to`, with what prepares its inputs.
+
+    Args:
+        path: of runs that have moved: a folder, a glob or a list, as for `find_pool`.
+        base: the folder of a base that has moved.
 
     Returns:
         Whether its tensors are, to the bit, those that were saved at first.
@@ -268,8 +260,7 @@ def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
         CheckpointError: if a run is missing, or has other tensors.
         SaveError: if the soup cannot be written.
     """
-    moved, runtime = moved or Moved(), runtime or Runtime()
-    recipe, output = file.recipe, file.output
+    recipe, output, runtime = file.recipe, file.output, runtime or Runtime()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to} is there already: name a new folder")
     if recipe.recalibrate:
@@ -277,7 +268,7 @@ def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
             "batch norm was computed on training data here (method.recalibrate_batchnorm), which a "
             "recipe does not hold: run the command that made it again"
         )
-    pool = _pool(file, moved)
+    pool = _pool(file, path, base)
     processor, device = _processor(file, pool), runtime.accelerator().device
     to.parent.mkdir(parents=True, exist_ok=True)
     if output.format == "adapter":
@@ -302,20 +293,20 @@ def saved_fingerprint(folder: Path) -> str:
     return Checkpoint.open(folder).fingerprint
 
 
-def _pool(file: RecipeFile, moved: Moved) -> Pool:
+def _pool(file: RecipeFile, path: str | None, moved_base: str | None) -> Pool:
     """Opens the runs that a recipe needs.
 
     Raises:
         CheckpointError: if one is missing, or has other tensors than it had.
     """
-    sources = _sources(file, moved)
+    sources = _sources(file, path)
     for name, source in sources.items():
         if not source.folder.exists():
             raise CheckpointError(
                 f"{source.folder}, which the recipe calls {name}, is gone: pool.path=… finds it"
             )
-    base = moved.base or (None if file.base is None else file.base.path)
-    if moved.base is None and base is not None and not Path(base).exists():  # never asked of the hub
+    base = moved_base or (None if file.base is None else file.base.path)
+    if moved_base is None and base is not None and not Path(base).exists():  # never asked of the hub
         raise CheckpointError(f"{base}, the base in the recipe, is gone: pool.base=… finds it")
     pool = pool_of(sources, base, like=file.reference, least=1, key=file.key, copies=True)
     opened: dict[str, Checkpoint | None] = {run.name: run for run in pool}
@@ -332,16 +323,16 @@ def _pool(file: RecipeFile, moved: Moved) -> Pool:
     return pool
 
 
-def _sources(file: RecipeFile, moved: Moved) -> Mapping[str, Source]:
-    if moved.path is None:
+def _sources(file: RecipeFile, path: str | None) -> Mapping[str, Source]:
+    if path is None:
         return {
             name: Source(Path(place.path), name, on=Path(place.on) if place.on else None)
             for name, place in file.runs.items()
         }
-    sources = find(moved.path, least=1)
+    sources = find(path, least=1)
     if lacking := [name for name in file.runs if name not in sources]:
         raise CheckpointError(
-            f"pool.path={moved.path} has no run called {', '.join(lacking)}; it has {', '.join(sources)}"
+            f"pool.path={path} has no run called {', '.join(lacking)}; it has {', '.join(sources)}"
         )
     return {name: sources[name] for name in file.runs}
 

@@ -55,7 +55,7 @@ class Figure:
     width: float
     height: float
 
-    def svg(self) -> str:
+    def __html__(self) -> str:
         """An SVG element for the page: each mark is a stop of the tab key, and has a title."""
         svg = _MARK.sub(r'<\1 class="mark" tabindex="0"\2><title>\3</title></\1>', self._drawn)
         about = (

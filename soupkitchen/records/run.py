@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.records.leaderboard import leaderboard
-from soupkitchen.records.tables import has_value
-from soupkitchen.records.trajectory import trajectory
+from soupkitchen.records.tables import has_value, leaderboard, separated, trajectory
 from soupkitchen.store import journal
-from soupkitchen.store.documents import own, read_bytes
-from soupkitchen.store.events import ENTRY, STEP, Event
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.store.files import own, read_bytes
+from soupkitchen.store.folder import JOURNAL
+from soupkitchen.store.journal import ENTRY, STEP, Event
 
 if TYPE_CHECKING:
     from soupkitchen.records.figures import Figure
@@ -48,6 +46,35 @@ class Costs:
     eval_seconds: float | None = None
     peak_device_gib: float | None = None
     peak_host_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a finished run.
+
+    Attributes:
+        metric: the name of the score.
+        soup, best: the rows of the leaderboard with the soup and with the best single run.
+    """
+
+    metric: str
+    soup: Mapping[Any, Any]
+    best: Mapping[Any, Any]
+
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        return separated(self.soup["ingredients"])
+
+    @property
+    def gain(self) -> float:
+        """The soup's gain on held-out over the best single run; higher is better."""
+        return float(self.soup["delta_vs_best_single"])
+
+    @property
+    def test_scores(self) -> tuple[float, float] | None:
+        """The scores of both on test; None without a test split."""
+        soup, best = (row[f"test_{self.metric}"] for row in (self.soup, self.best))
+        return (float(soup), float(best)) if has_value(soup) and has_value(best) else None
 
 
 @dataclass(frozen=True)
@@ -85,46 +112,28 @@ class Run:
         return 1 if self.events[0]["greater_is_better"] else -1
 
     @cached_property
-    def soup(self) -> Mapping[Any, Any] | None:
-        """The soup's row of the leaderboard."""
-        return self._first("soup")
-
-    @cached_property
-    def best(self) -> Mapping[Any, Any] | None:
-        """The row of the best single run."""
-        return self._first("single")
-
-    @property
-    def gain(self) -> float:
-        """The soup's gain on held-out over the best single run; higher is better."""
-        return float(self.soup["delta_vs_best_single"]) if self.soup else 0.0
-
-    @property
-    def test_scores(self) -> tuple[float, float] | None:
-        """The scores of the soup and the best single run on test; None without a test split."""
-        column = f"test_{self.metric}"
-        if self.soup and self.best and has_value(self.soup[column]) and has_value(self.best[column]):
-            return float(self.soup[column]), float(self.best[column])
+    def outcome(self) -> Outcome | None:
+        """The outcome; None if the run is not finished."""
+        rows = [] if self.models is None else self.models.to_dict("records")
+        first = {row["kind"]: row for row in reversed(rows)}
+        if "soup" in first and "single" in first:
+            return Outcome(self.metric, first["soup"], first["single"])
         return None
 
     @property
     def costs(self) -> Costs:
-        scored, last = self.of("score"), self.events[-1]
-        tried = [
-            step
-            for step in self.of(STEP)
-            if step["stage"] == "merge"
-            and (
-                step["decision"] == "error"
-                or (step["decision"] in ("keep", "discard") and step["examples_total"] > 0)
-            )
-        ]
+        every, last = self.of("score"), self.events[-1]
+        cached, scored = ([event for event in every if event["cached"] is known] for known in (True, False))
+        merged = [step for step in self.of(STEP) if step["stage"] == "merge"]
+        failed = sum(step["decision"] == "error" for step in merged)
+        scores = [step for step in merged if step["examples_total"] > 0]
+        decided = sum(step["decision"] in ("keep", "discard") for step in scores)
         return Costs(
-            len(tried),
-            sum(number for event in scored if not event["cached"] for _, number in event["parts"].values()),
-            sum(number for event in scored if event["cached"] for _, number in event["parts"].values()),
-            round(sum(event["merge_seconds"] for event in scored), 3),
-            round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
+            failed + decided,
+            _examples(scored),
+            _examples(cached),
+            round(sum(event["merge_seconds"] for event in every), 3),
+            round(sum(event["eval_seconds"] for event in scored), 3),
             last.get("peak_device_gib"),
             last.get("peak_host_gib"),
         )
@@ -142,7 +151,6 @@ class Run:
         except ConfigError as error:
             return str(error)
 
-    def _first(self, kind: str) -> Mapping[Any, Any] | None:
-        """The first row of the leaderboard that is of a kind."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == kind].to_dict("records")
-        return rows[0] if rows else None
+
+def _examples(scorings: Sequence[Event]) -> int:
+    return sum(number for event in scorings for _, number in event["parts"].values())

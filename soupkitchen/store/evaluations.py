@@ -28,8 +28,7 @@ from safetensors.numpy import save_file
 
 from soupkitchen.errors import ConfigError, SaveError
 from soupkitchen.store.digests import digest
-from soupkitchen.store.documents import open_regular, own
-from soupkitchen.store.files import remove_unfinished, write
+from soupkitchen.store.files import open_regular, own, remove_unfinished, write
 
 log = logging.getLogger(__name__)
 

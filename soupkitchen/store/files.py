@@ -1,22 +1,53 @@
-"""Writes files and folders whole or not at all, so that a reader never sees half of one."""
+"""Writes files and folders whole or not at all, and reads small ones of strangers as typed records.
+
+A reader never sees half of a file. A results' folder, a recipe or a configuration may come from a stranger:
+JSON and YAML have a bounded size, and a value is used only if it has the type that its reader expects; a
+wrong one is an error that names file and field.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
+from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from soupkitchen.errors import ConfigError, SoupkitchenError
+
+log = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
 REFUSED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """Errors of file systems without locks or syncing: some of NFS, FUSE and clusters."""
-
-log = logging.getLogger(__name__)
+Record = TypeVar("Record")
+MOST = 64 << 20
+"""Bytes of a document at most."""
+MOST_YAML = 2 << 20
+"""The same of YAML, which takes some seconds to parse then."""
+_NESTS = (list, tuple, dict)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN = 3
+"""Wrong fields that a message names."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def write(file: Path, fill: Callable[[Path], object]) -> None:
@@ -98,3 +129,195 @@ def recover(folder: Path) -> None:
             old.rename(folder)
     for left in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+_DEEPEST, _MOST_PARTS = 64, 1_000_000
+
+
+def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> BufferedReader:
+    """Opens `file` for reading, without waiting for a writer, as one of a pipe.
+
+    Raises:
+        error: if it is no regular file, or may not be read.
+    """
+    try:
+        handle = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+    except FileNotFoundError:
+        target = f": it is a link to {file.readlink()}, which is not there" if file.is_symlink() else ""
+        raise error(f"{file} is missing{target}; copy it again") from None
+    except PermissionError:
+        raise error(
+            f"{file} cannot be read: you are not allowed to (permission denied); chmod u+r allows you to"
+        ) from None
+    except IsADirectoryError:
+        raise error(f"{file} cannot be read: it is a folder, where a file should be") from None
+    except (OSError, ValueError) as cause:
+        raise error(f"{file} cannot be read ({cause})") from cause
+    mode = os.fstat(handle.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        handle.close()
+        raise error(f"{file} cannot be read: {not_regular(mode)}")
+    return handle
+
+
+def own(file: Path, error: type[SoupkitchenError] = ConfigError) -> Path:
+    """`file`, which is looked for in its folder and nowhere else.
+
+    Raises:
+        error: if it is a link that leads out of the folder.
+    """
+    target = os.path.realpath(file)
+    if file.is_symlink() and not Path(target).is_relative_to(os.path.realpath(file.parent)):
+        raise error(f"{file} is a link to {target}, out of its folder; put the file itself in its place")
+    return file
+
+
+def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = ConfigError) -> bytes:
+    """The content of `file`.
+
+    Raises:
+        error: if it is no regular file, may not be read, or has more than `most` bytes.
+    """
+    with open_regular(file, error) as handle:
+        try:
+            content = handle.read(most + 1)
+        except OSError as cause:
+            raise error(f"{file} cannot be read ({cause})") from cause
+    if len(content) > most:
+        raise error(f"{file} cannot be read: it has more than the {most >> 20} MiB that such files have")
+    return content
+
+
+def read_json(
+    file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """The JSON in `file`, as a `record`: any type that pydantic knows, as a dataclass or `dict[str, int]`.
+
+    Raises:
+        error: if the file cannot be read, is no JSON, or says something else; the message names the field.
+    """
+    try:
+        tree = json.loads(read_bytes(file, most, error))
+    except (ValueError, RecursionError) as cause:
+        raise error(f"{file} cannot be read: it is no JSON ({_first_line(cause)})") from cause
+    return checked(tree, record, file, error)
+
+
+def read_yaml(
+    file: Path, record: type[Record], most: int = MOST_YAML, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """The YAML in `file`, one document, as a `record`; see `read_json`."""
+    try:
+        tree = yaml.load(read_bytes(file, most, error), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as cause:
+        reason = " ".join(str(cause).split())
+        several = "expected a single document" in reason
+        what = "it has several documents, and should have one" if several else f"it is no YAML ({reason})"
+        raise error(f"{file} cannot be read: {what}") from cause
+    return checked(tree, record, file, error)
+
+
+def checked(
+    tree: Any, record: type[Record], where: object, error: type[SoupkitchenError] = ConfigError
+) -> Record:
+    """Plain data as a `record`.
+
+    Args:
+        tree: what JSON or YAML was parsed to; it may hold itself, as YAML's aliases can.
+        record: any type that pydantic knows.
+        where: what a message begins with: the file, and where in it if it has parts.
+        error: what is raised.
+
+    Raises:
+        error: if `tree` is something else, or too deep or large; the message names the fields.
+    """
+    from pydantic import ValidationError
+
+    if not _is_plain(tree):
+        raise error(
+            f"{where}: it is nested deeper than {_DEEPEST} levels, has over {_MOST_PARTS:,} parts, "
+            "or text that is no Unicode; no such file has that"
+        )
+    kind: Any = record
+    adapter: TypeAdapter[Record] = _adapter(kind)
+    try:
+        return adapter.validate_python(tree)
+    except ValidationError as cause:
+        wrong = [
+            f"{'.'.join(map(str, fault['loc'])) or 'all of it'}: {fault['msg']}{_but(fault)}"
+            for fault in cause.errors(include_url=False, include_context=False)
+        ]
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise error(f"{where}: {'; '.join(wrong[:_SHOWN])}{more}") from None
+
+
+def _but(fault: Mapping[str, Any]) -> str:
+    """Names the type of a value of a wrong type."""
+    is_type = fault["type"].endswith("_type")
+    return f" (it is a {type(fault['input']).__name__})" if is_type else ""
+
+
+def not_regular(mode: int) -> str:
+    """The part of a message on a file whose `st_mode` is no regular file's."""
+    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+    return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
+
+
+@contextmanager
+def about(file: Path) -> Iterator[None]:
+    """Puts the name of `file` before errors in what it describes."""
+    try:
+        yield
+    except (ConfigError, TypeError) as cause:
+        raise ConfigError(f"{file}: {cause}") from cause
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data, and gives up on deep nesting before all of it is read."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
+@cache
+def _adapter(record: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(record)
+
+
+def _is_plain(tree: Any) -> bool:
+    """Tells whether a tree is not too deep or large, and its texts can be written."""
+    waiting: list[tuple[Any, int]] = [([tree], 0)]
+    parts = 0
+    while waiting:
+        nest, depth = waiting.pop()
+        inside = [*nest, *nest.values()] if isinstance(nest, dict) else nest
+        parts += len(inside)
+        if depth > _DEEPEST or parts > _MOST_PARTS:
+            return False
+        for part in inside:
+            if isinstance(part, _NESTS):
+                waiting.append((part, depth + 1))
+            elif isinstance(part, str) and not part.isascii() and _SURROGATE.search(part):
+                return False
+    return True
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,22 +2,228 @@
 
 A killed run is continued by replaying the journal: before anything happens anew, it is asked what happened,
 in the same order. So decisions need no other state than this file, and tables are functions of it.
+
+A journal may come from a stranger, so each event is checked when it is read. Numbers that JSON has no words
+for are written as the texts NaN, Infinity and -Infinity. Each line ends with a digest of itself, so that an
+edit or a flipped bit does not get into tables.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, StringConstraints
+from typing_extensions import Required, TypedDict
+from xxhash import xxh3_64_hexdigest
 
 from soupkitchen.errors import JournalError
-from soupkitchen.store.documents import open_regular, own, read_bytes
-from soupkitchen.store.events import Event, damaged, event_of, line_of
-from soupkitchen.store.files import sync
+from soupkitchen.store.files import checked, open_regular, own, read_bytes, sync
 
+STEP, ENTRY, CONTRIBUTION = "step", "entry", "contribution"
+"""Events that are rows of the trajectory and of the leaderboard, or say what an ingredient is worth."""
+
+_Count = Annotated[int, Ge(0), Le(2**53)]
+_Digests = dict[str, str]
+_SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
+"""A line of a journal, and the digest of what it is without that."""
 FORMAT = 2
 """The format that a journal's first event names."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the trajectory. Scores are as the metric gives them; of `gain` more is always better.
+
+    Attributes:
+        stage: "rank" (a run by itself), "merge" (a candidate soup) or "final"
+            (a model of the final table).
+        candidate: what was scored: the run, the run merged in, or the model's name.
+        variant: which variant of the merge method, if it has several.
+        decision: "start", "keep" or "discard"; "error" for what could not be scored or scores NaN;
+            empty if nothing was decided.
+        split: "heldout" or "test".
+        score: empty if it was not needed, or not found out in full.
+        score_on_part: of a run that is ranked by a part of the examples (``search.ranking``), on that part.
+            If it might be the best, a second row says what it scores on all, or at most; that has
+            scored the rest only.
+        score_at_most: for a candidate that was not scored in full, what its score can be at
+            most (at least, for a loss), or with confidence: too little to be kept.
+        best_before: the soup's score before this step.
+        gain: how much better than `best_before`.
+        gain_low, gain_high: the gain's 95 % paired bootstrap interval.
+        p_value: how likely such a gain is by chance, one-sided.
+        fixed, broken: examples on which the candidate does better, and worse, than the soup.
+        soup_size: ingredients in the soup after the decision.
+        ingredients: what the scored weights are made of, in merge order.
+        coefficients: of each of them, in that order; a list if they differ by part of the model's depth.
+        examples_scored, examples_total: of the split.
+        stopped_early: whether scoring stopped as soon as the decision was certain enough.
+        stopped_by: "exact" if no outcome of the rest could have changed the decision, "confidence" if
+            that was as good as sure; else empty.
+        merge_seconds: reading the candidate, merging, and filling the model.
+        eval_seconds: the forward passes and the metric.
+        cached: whether the score was taken from an earlier evaluation.
+        rule: what the gain had to be for the candidate to stay.
+        reason: of an error.
+        tasks: with several tasks, the score of each, in columns ``score_<task>``.
+        choice: the same for candidates of which the best was to be taken; no column.
+    """
+
+    stage: str
+    candidate: str
+    variant: str = ""
+    decision: str = ""
+    split: str = "heldout"
+    metric: str = ""
+    score: float | None = None
+    score_on_part: float | None = None
+    score_at_most: float | None = None
+    best_before: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    p_value: float | None = None
+    fixed: _Count | None = None
+    broken: _Count | None = None
+    soup_size: _Count | None = None
+    ingredients: tuple[str, ...] = ()
+    coefficients: tuple[float | Sequence[float], ...] = ()
+    examples_scored: _Count = 0
+    examples_total: _Count = 0
+    stopped_early: bool = False
+    stopped_by: str = ""
+    merge_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    cached: bool = False
+    rule: str = ""
+    reason: str = ""
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    choice: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the leaderboard. `score`, `test_score` and the interval are higher better.
+
+    Attributes:
+        kind: "single", "uniform", "soup"; "partial" for a run whose score is of a part of the held-out data,
+            or "listed" for one whose score is not ours.
+        interval: 95 % bootstrap interval of the held-out score.
+        tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
+    """
+
+    model: str
+    kind: Annotated[str, StringConstraints(pattern="^(soup|single|uniform|partial|listed)$")]
+    ingredients: tuple[str, ...]
+    score: float
+    test_score: float | None = None
+    interval: tuple[float, float] | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    test_tasks: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Other(TypedDict, total=False):
+    """Entries of all other events. One that is missing is an error once it is asked for."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    event: Required[str]
+    format: _Count
+    key: str
+    split: str
+    what: str
+    reason: str
+    metric: str
+    model_class: str
+    ingredient: str
+    model: _Digests
+    runs: _Digests
+    base: _Digests
+    task: _Digests
+    data: _Digests
+    versions: _Digests
+    columns: list[str]
+    recipe: dict[str, Any]
+    parts: dict[str, tuple[float, _Count]]
+    score: float
+    best: float | None
+    cached: bool
+    complete: bool
+    greater_is_better: bool
+    predictions: Annotated[str, StringConstraints(pattern=r"^[^/\\]*$")] | None
+    batch_size: _Count
+    examples_total: _Count
+    merge_seconds: float
+    eval_seconds: float
+    peak_device_gib: float | None
+    peak_host_gib: float | None
+
+
+class Event(dict[str, Any]):
+    """An event, and the line of the file that says it."""
+
+    file: Path | None = None
+    line = 0
+
+    def __missing__(self, entry: str) -> Any:
+        raise damaged(self.file, self.line, f"it has no {entry!r}")
+
+
+def damaged(file: Path | None, line: int, why: str) -> JournalError:
+    """The error for a line of a journal that is not as it was written."""
+    return JournalError(
+        f"{file} is damaged at line {line} ({why}); overwrite=true starts anew and keeps the old results "
+        "aside"
+    )
+
+
+def line_of(event: Mapping[str, Any]) -> bytes:
+    """The line that says `event`."""
+    line = json.dumps(_worded(event), allow_nan=False).encode()
+    return line[:-1] + f', "sum": "{xxh3_64_hexdigest(line)}"}}\n'.encode()
+
+
+def event_of(line: bytes) -> Event:
+    """The event of a line.
+
+    Raises:
+        ValueError: if it is not what was written, or no JSON.
+        JournalError: if an entry has a wrong type.
+    """
+    match = _SUMMED.fullmatch(line)
+    if match is None or xxh3_64_hexdigest(whole := match[1] + b"}").encode() != match[2]:
+        raise ValueError("it is not what was written: its sum is another")
+    tree = json.loads(whole)
+    name = "what it says"
+    match tree:
+        case {"event": "step"}:
+            return Event(event=STEP, **vars(checked(tree, Step, name, JournalError)))
+        case {"event": "entry"}:
+            return Event(event=ENTRY, **vars(checked(tree, Entry, name, JournalError)))
+    return Event(checked(tree, _Other, name, JournalError))
+
+
+def _worded(value: Any) -> Any:
+    """`value` with words for numbers that JSON has none for."""
+    if isinstance(value, Mapping):
+        return {key: _worded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_worded(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
 _MOST, _LAST = 1 << 30, 1 << 16
 """Bytes of a journal, and of its last event, at most."""
 
@@ -174,9 +380,6 @@ def _shown(entries: dict[str, Any]) -> str:
 def _sync_folder(folder: Path) -> None:
     """Makes a new file's name last, if the system can."""
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # some shared file systems have no such thing
         os.fsync(descriptor)
-    except OSError:
-        pass  # some shared file systems have no such thing
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)

@@ -23,8 +23,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from soupkitchen.errors import ConfigError, LockError
-from soupkitchen.store.documents import own, read_bytes, read_json
-from soupkitchen.store.files import REFUSED, write_text
+from soupkitchen.store.files import REFUSED, own, read_bytes, read_json, write_text
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
-from soupkitchen.store.documents import own, read_yaml
+from soupkitchen.store.files import own, read_yaml
 
 CHOICES = "choices"
 """The key under which the command notes the chosen file of each group."""

@@ -26,8 +26,7 @@ from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_datas
 
 from soupkitchen.errors import DataError, MachineError, first_line
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
-from soupkitchen.store.documents import open_regular
-from soupkitchen.store.files import NO_ROOM
+from soupkitchen.store.files import NO_ROOM, open_regular
 from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, local_files
 
 log = logging.getLogger(__name__)

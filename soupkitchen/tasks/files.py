@@ -33,8 +33,7 @@ import xxhash
 from datasets import Dataset
 
 from soupkitchen.errors import DataError
-from soupkitchen.store.documents import open_regular
-from soupkitchen.store.files import write
+from soupkitchen.store.files import open_regular, write
 
 _TICK_SECONDS = 2.0
 """Within that time of a change there may be another that leaves the times of a file as they are."""

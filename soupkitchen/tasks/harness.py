@@ -29,7 +29,7 @@ from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
 from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 from soupkitchen.tasks.base import Batch, Examples, Processor, Task
 from soupkitchen.tasks.data import DataSource
 from soupkitchen.tasks.kinds.several import Several

@@ -16,7 +16,7 @@ from soupkitchen.errors import ConfigError, DataError, did_you_mean
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.options.building import users_own
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 from soupkitchen.tasks.base import Batch, Examples, Processor, Task
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import unwrapped

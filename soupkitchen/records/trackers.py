@@ -28,10 +28,9 @@ from soupkitchen.checkpoints.sources import check_store
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
 from soupkitchen.records import leaderboard
-from soupkitchen.store.documents import own, read_json
-from soupkitchen.store.events import STEP
-from soupkitchen.store.files import remove_unfinished, write_text
-from soupkitchen.store.layout import CONFIG, LEADERBOARD, RECIPE, REPORT, TENSORBOARD, TRACKERS, TRAJECTORY
+from soupkitchen.store.files import own, read_json, remove_unfinished, write_text
+from soupkitchen.store.folder import CONFIG, LEADERBOARD, RECIPE, REPORT, TENSORBOARD, TRACKERS, TRAJECTORY
+from soupkitchen.store.journal import STEP
 from soupkitchen.store.settings import flat
 
 log = logging.getLogger(__name__)

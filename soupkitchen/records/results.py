@@ -1,9 +1,9 @@
-"""`results/leaderboard.csv`: the soups of all runs of a sweep, one row a run, best first.
+"""A run's tables and report made again, and `results/leaderboard.csv`: the soups of all runs, best first.
 
-Its columns: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are ranked by
-themselves; `method` and `search` by the names of their presets; each option that runs of a group differ in,
-if it does not follow from these names; the soup's row of the run's own leaderboard, with the scores of
-each metric in columns of their own; and what the run took (see `Costs`).
+Its columns, one row a run: `rank`, `run`; `task`, `data` and `metric`, which make the groups that are
+ranked by themselves; `method` and `search` by the names of their presets; each option that runs of a group
+differ in, if it does not follow from these names; the soup's row of the run's own leaderboard, with the
+scores of each metric in columns of their own; and what the run took (see `Costs`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -22,13 +23,21 @@ import pandas as pd
 from soupkitchen.errors import ConfigError, JournalError, LockError
 from soupkitchen.options import files, is_number, shown
 from soupkitchen.options.building import TARGET
-from soupkitchen.records.leaderboard import HELDOUT, heldout_column, read_leaderboard
 from soupkitchen.records.run import Costs, Run
-from soupkitchen.records.tables import write_csv
-from soupkitchen.store.documents import open_regular, own, read_yaml
-from soupkitchen.store.files import NO_ROOM, remove_unfinished
+from soupkitchen.records.tables import HELDOUT, heldout_column, read_leaderboard, write_csv, write_tables
+from soupkitchen.store.files import NO_ROOM, open_regular, own, read_yaml, remove_unfinished
+from soupkitchen.store.folder import (
+    CONFIG,
+    JOURNAL,
+    LEADERBOARD,
+    REPORT,
+    TRAJECTORY,
+    carries_mark,
+    clear_unfinished,
+    note_checksums,
+    set_aside,
+)
 from soupkitchen.store.journal import last_event
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, REPORT, carries_mark
 from soupkitchen.store.lock import locked
 from soupkitchen.store.settings import CHOICES, what_is_run
 
@@ -77,6 +86,45 @@ def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
         return answer
     scores = table[heldout_column(table)].dropna()
     return bool(scores.empty or scores.iloc[0] >= scores.iloc[-1])
+
+
+def report(folder: Path) -> None:
+    """Writes the report of the run in `folder`, which is complete without one."""
+    try:
+        from soupkitchen.records.report import write_report  # what draws is imported where it is wanted
+
+        write_report(folder)
+    except Exception as error:  # nobody loses a run for how it looks
+        log.warning("%s could not be written (%s); the run itself is complete", folder / REPORT, error)
+        log.debug("%s", folder / REPORT, exc_info=error)
+
+
+def make_again(folder: Path, lost: Mapping[str, str]) -> None:
+    """Makes lost files of a finished run again, if they follow from its journal.
+
+    Args:
+        lost: by name, "is missing" or "was changed".
+
+    Raises:
+        JournalError: if the journal is damaged.
+    """
+    clear_unfinished(folder)
+    for name, what in lost.items():
+        remedy = (
+            "what else is made of it may say something else now" if name == JOURNAL else "it is made again"
+        )
+        log.warning("%s %s: %s", folder / name, what, remedy)
+    if names := lost.keys() - {JOURNAL}:
+        set_aside(folder, names)
+        if names & {TRAJECTORY, LEADERBOARD}:
+            write_tables(folder)
+        if names - {TRAJECTORY, LEADERBOARD}:
+            report(folder)
+        note_checksums(folder, names)
+    if not (folder / LEADERBOARD).is_file():
+        raise JournalError(
+            f"{folder / JOURNAL} does not say that the run is finished; start anew: overwrite=true"
+        )
 
 
 def _report(folder: Path) -> None:
@@ -128,33 +176,27 @@ class _Settings:
     def is_implied(self, key: str) -> bool:
         """Tells whether the value of an option follows from the name of a preset."""
         group = key.split(".")[0]
-        preset = _preset(group, self.choices.get(group, ""))
+        preset = _presets(group).get(self.choices.get(group, ""), {})
         return key not in self.options or (key in preset and preset[key] == self.options[key])
 
 
 @cache
-def _preset(group: str, name: str) -> Mapping[str, Any]:
-    """The options of a preset of ours, by dotted key; empty if there is no preset of that name."""
-    if group not in _PRESETS or name not in files.names(group):
-        return {}
-    return what_is_run({group: files.compose(group, name)})
+def _presets(group: str) -> Mapping[str, Mapping[str, Any]]:
+    """The options of our presets of a group, by dotted key; empty for other groups than method and search."""
+    names = files.names(group) if group in _PRESETS else []
+    return {name: what_is_run({group: files.compose(group, name)}) for name in names}
 
 
 def _nearest(group: str, options: Mapping[str, Any]) -> str:
     """The preset made of the same classes that the fewest options differ from; else the class."""
     wanted = what_is_run({group: options})
-    known = {name: _preset(group, name) for name in files.names(group)}
-    differing = {
-        name: sum(preset.get(key) != wanted.get(key) for key in preset.keys() | wanted.keys())
-        for name, preset in known.items()
-        if _classes(preset) == _classes(wanted)
-    }
-    least = [name for name, number in differing.items() if number == min(differing.values())]
-    return least[0] if len(least) == 1 else _class(options)
-
-
-def _classes(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key.rsplit(".", 1)[-1] == TARGET}
+    differing: dict[int, list[str]] = defaultdict(list)
+    for name, preset in _presets(group).items():
+        apart = [key for key in wanted.keys() | preset.keys() if wanted.get(key) != preset.get(key)]
+        if not any(key.endswith(TARGET) for key in apart):
+            differing[len(apart)].append(name)
+    nearest = differing[min(differing)] if differing else []
+    return nearest[0] if len(nearest) == 1 else _class(options)
 
 
 def _class(options: Mapping[str, Any]) -> str:
@@ -183,10 +225,9 @@ class _SweptRun:
         return self.settings.task, self.settings.data, self.metric
 
     @property
-    def place(self) -> tuple[bool, float]:
+    def place(self) -> float:
         """To sort by: best first, NaN last."""
-        nan = math.isnan(self.goodness)
-        return nan, 0.0 if nan else -self.goodness
+        return math.inf if math.isnan(self.goodness) else -self.goodness
 
 
 def _run(folder: Path) -> _SweptRun | None:

@@ -1,15 +1,19 @@
-"""Measures the time of a process by part of the work.
+"""This process: its number among those of a launch, and its time by part of the work.
 
-Each second counts for one part alone: while one part calls another, as merging calls reading, the caller's
-time stands still. Time of no part is bookkeeping. Only the thread that began is measured.
+A launcher (torchrun, accelerate launch) starts several processes. Each second counts for one part alone:
+while one part calls another, as merging calls reading, the caller's time stands still. Time of no part is
+bookkeeping. Only the thread that began is measured.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from soupkitchen.errors import ConfigError
 
 PARTS = {
     "starting": "imports, options, data, the model, until the first run is scored",
@@ -22,6 +26,38 @@ PARTS = {
     "bookkeeping": "all else: decisions, tables, journal, cache, report",
 }
 """The parts, in the order in which they are shown."""
+
+
+def rank() -> int:
+    """This process's number among those of its launch: the first is 0, and writes."""
+    return int(os.environ.get("RANK", "0")) if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """The number of processes that were launched together; 1 if this one was started by itself."""
+    if "RANK" not in os.environ or "MASTER_ADDR" not in os.environ:
+        return 1
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_launch() -> None:
+    """Raises:
+    ConfigError: if several processes were asked for, and this is the only one.
+    """
+    if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does where there are "
+            "no GPUs: use torchrun --nproc_per_node N -m soupkitchen …"
+        )
+
+
+def command() -> str:
+    """The command that starts such processes again, up to the arguments."""
+    if world_size() == 1:
+        return "python -m soupkitchen"
+    nodes = world_size() // max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    several = f"--nnodes {nodes} " if nodes > 1 else ""
+    return f"torchrun {several}--nproc_per_node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m soupkitchen"
 
 
 class Stopwatch:
