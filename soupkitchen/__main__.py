@@ -1,7 +1,6 @@
 """The command line: `python -m soupkitchen`, or `soupkitchen`.
 
-`soupkitchen.cli.command` does the work; errors are shown here, once, in plain words. Nothing heavy is
-imported before there is something to run.
+Shows errors once, in plain words. Imports nothing heavy before there is something to run.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from soupkitchen.errors import SoupkitchenError
 from soupkitchen.process import stopwatch
 
 _FIRST_SECONDS = 5
-"""Time for the first process of a launch to say what is wrong; the launcher then ends the others."""
+"""Time for a launch's first process to report an error, before the launcher ends the others."""
 
 
 @standard_streams()
 def main() -> None:
-    """Runs the command line; exits with 1 and a message for what the user can put right."""
+    """Runs the command line; exits with 1 and a message if the user can fix the error."""
     stopwatch.begin()
     end_when_asked()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"

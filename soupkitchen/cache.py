@@ -32,7 +32,7 @@ _UNITS_OF_SIZE = {
 
 @small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Lists, clears or prunes the cache from the command line."""
+    """Lists, clears or prunes the cache."""
     parser = parser_of("cache", __doc__)
     parser.add_argument("action", choices=["list", "clear", "prune"])
     default = Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen")) / "evaluations"
@@ -74,11 +74,6 @@ def _size(text: str) -> float:
 
 
 def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, Any]:
-    """A number and its unit.
-
-    Raises:
-        ArgumentTypeError: for anything else.
-    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
     if match is None or match[2] not in units:
         raise argparse.ArgumentTypeError(
@@ -88,7 +83,6 @@ def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, 
 
 
 def _clear(cache: EvaluationCache, entries: Sequence[CachedEvaluation], total: str, yes: bool) -> None:
-    """Shows what is in the cache, and deletes it once the user has said yes."""
     folder = printable(str(cache.folder))
     print(f"{len(entries)} evaluations, {total}, in {folder}; nothing else there is touched")
     if not yes and entries:

@@ -1,6 +1,6 @@
-"""The one console on stderr, which log lines and the live view share, and text that is safe to show there.
+"""The console on stderr, shared by log and live view.
 
-Labels, names of tensors and of runs come from strangers: `printable` makes them fit for a terminal.
+Names of labels, tensors and runs come from strangers; `printable` makes them safe for a terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from soupkitchen.errors import ConfigError
 
 
 class Screen(Console):
-    """A console of rich's that raises `BrokenPipeError` if its reader has gone, instead of exiting."""
+    """A rich console that raises `BrokenPipeError` if its reader is gone, instead of exiting."""
 
     def on_broken_pipe(self) -> None:
         raise
@@ -25,11 +25,11 @@ class Screen(Console):
 console = Screen(stderr=True, highlight=False)
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories of characters that a terminal obeys: control, and changes of the direction of text."""
+"""Unicode's categories of control characters and changes of text direction."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with the characters that terminals obey written out, as ``\\x1b``, without those in `keep`."""
+    """`text` with control characters escaped, as ``\\x1b``, except those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -41,19 +41,16 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line, or several, to stderr."""
     print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 class Printable(logging.Formatter):
-    """Formats log records as printable lines."""
-
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep="\n\t")
 
 
 def check_place() -> None:
-    """Checks the working directory, as libraries give worse errors.
+    """Checks the working directory, since libraries give worse errors.
 
     Raises:
         ConfigError: if it was removed.
@@ -65,15 +62,13 @@ def check_place() -> None:
 
 
 def warn_on_stderr() -> None:
-    """Shows warnings as plain lines, for commands that keep no log of their own."""
+    """Shows warnings as plain lines, for commands without a log."""
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records above the live view."""
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             style = "bold yellow" if record.levelno >= logging.WARNING else None

@@ -1,8 +1,7 @@
 """Shows what a pool holds, before anything is scored: `python -m soupkitchen.inspect runs/`.
 
-One row a run: its model, size and dtype, how far fine-tuning took it from the base, and how much its
-direction agrees with the others'. A run that went much further than the others, or another way, seldom helps
-a soup. That is a first guess; held-out data decides.
+A row for each run: model, size, dtype, distance to the base, and agreement with the other runs. A run that is
+much farther away, or has another direction, seldom helps a soup.
 
     python -m soupkitchen.inspect 'runs/*' --base models/bert --csv pool.csv
 """
@@ -26,20 +25,18 @@ if TYPE_CHECKING:
     from soupkitchen.checkpoints import Checkpoint, Pool
 
 FAR = 3.0
-"""A run is called far off from so many times the median run's distance to the base on."""
+"""A run is far off from this many times the median distance to the base."""
 APART = 0.1
-"""Below this mean cosine a run is said to go its own way."""
+"""Below this mean cosine a run has a direction of its own."""
 
 
 def inspect(pool: Pool) -> pd.DataFrame:
     """A table of the runs of `pool`, in pool order.
 
-    Columns: run, architecture, adapter, parameters, dtype, megabytes, base, then the scores that
-    are known, and
+    Columns: run, architecture, adapter, parameters, dtype, megabytes, base, then known scores, and
 
-    - `distance`: ‖θ − θ₀‖ / ‖θ₀‖ over the tensors that runs and base share; without a base, from
-      the mean of the runs;
-    - `mean_cosine`: with the other runs' task vectors that are not zero; empty without a base;
+    - `distance`: ‖θ − θ₀‖ / ‖θ₀‖ over tensors that runs and base share; without a base, from the runs' mean;
+    - `mean_cosine`: with the other runs' nonzero task vectors; empty without a base;
     - `guess`: a verdict on these two in words.
     """
     from soupkitchen.soup.mixer import task_vector_gram
@@ -64,7 +61,6 @@ def inspect(pool: Pool) -> pd.DataFrame:
 
 
 def known_scores(run: Checkpoint, pool: Pool) -> dict[str, float]:
-    """The scores of a run in the list of runs, or in the Trainer's state."""
     from soupkitchen.checkpoints.folders import read_json
 
     scores = dict(pool.scores.get(run.name, {}))

@@ -25,7 +25,6 @@ PARTS = {
     "saving": "the soup, and the proof that its files score what was scored",
     "bookkeeping": "all else: decisions, tables, journal, cache, report",
 }
-"""The parts, in the order in which they are shown."""
 
 
 def rank() -> int:
@@ -64,12 +63,12 @@ class Stopwatch:
     """Seconds by part of the work.
 
     Args:
-        clock: tells the time, in seconds.
+        clock: the time in seconds.
 
     Attributes:
-        read: bytes of weights that were read, or mapped to be computed with, so far.
-        looks: whether the times are going to be shown: only then are devices waited for.
-        settle: waits until devices are done with their work; called between parts if `looks`.
+        read: bytes of weights read so far, or mapped for a computation.
+        looks: the times will be shown; only then are devices waited for.
+        settle: waits for devices; called between parts if `looks`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -78,7 +77,6 @@ class Stopwatch:
         self._begun = False
 
     def begin(self) -> None:
-        """Starts from nothing, with "starting"."""
         self._spent = dict.fromkeys(PARTS, 0.0)
         self.read = 0
         self._parts = ["bookkeeping", "starting"]
@@ -89,7 +87,7 @@ class Stopwatch:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Measures a run: begins, unless a command has begun before its run. The next run begins anew."""
+        """Measures a run. It begins anew, unless the command began before its first run."""
         if not self._begun:
             self.begin()
         try:
@@ -98,7 +96,6 @@ class Stopwatch:
             self._begun = False
 
     def started(self) -> None:
-        """Ends "starting"."""
         self._count()
         self._parts = self._parts[:1]
 
@@ -117,7 +114,7 @@ class Stopwatch:
             self._parts.pop()
 
     def spent(self) -> dict[str, float]:
-        """Seconds so far, by part, in the order of `PARTS`."""
+        """Seconds so far by part, in the order of `PARTS`."""
         self._count()
         return dict(self._spent)
 
@@ -134,4 +131,4 @@ def _nothing() -> None:
 
 
 stopwatch = Stopwatch()
-"""The stopwatch of this process; a run begins it anew."""
+"""The stopwatch of this process."""

@@ -2,8 +2,7 @@
 
     python -m soupkitchen.tables results/NAME
 
-`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: if they are
-edited, lost or damaged, they are made again as they were.
+`trajectory.csv`, and a finished run's `leaderboard.csv`, follow from `journal.jsonl` alone.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ def make(folder: Path) -> list[Path]:
     """Writes the tables of the run in `folder`; returns the files.
 
     Raises:
-        JournalError: if there is no journal, or a damaged one.
-        LockError: if the run is under way.
+        JournalError: if the journal is missing or damaged.
+        LockError: if the run is in progress.
     """
     file = folder / JOURNAL
     if not file.is_file():
@@ -35,7 +34,7 @@ def make(folder: Path) -> list[Path]:
 
 @small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the tables of each folder that is named; exits with 1 if one cannot be made."""
+    """Makes each folder's tables; exits with 1 if one fails."""
     parser = parser_of("tables", __doc__)
     parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
     for folder in parser.parse_args(arguments).folder:

@@ -54,18 +54,12 @@ _WRAPPERS = re.compile(
 _AVERAGE = re.compile(r"([^.]+\.)*?(ema_model|model_ema|ema|swa_model|averaged?_model)\.")
 TRAINER_STATE = "trainer_state.json"
 _LONGEST_STEP = 18
-"""Digits of a number that may be a step."""
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """The state dict in a file.
-
-    Attributes:
-        file: the file.
-        weights: its tensors, by their names there.
-        path: where in the file it is, as ``state_dict`` or ``ema.module``; empty if it is the whole file.
-        prefix: of the names of the model's tensors, if the user gave it.
+    """The state dict in a file, at `path` (as ``ema.module``; empty for the whole file), with the given
+    `prefix`.
     """
 
     file: Path
@@ -78,7 +72,7 @@ class StateDict:
         """Reads the file's header.
 
         Args:
-            key: of one of several state dicts in it; None if there is one.
+            key: the state dict to read, if there are several.
 
         Raises:
             CheckpointError: if it holds no state dict, or several.
@@ -98,7 +92,6 @@ class StateDict:
 
     @property
     def key(self) -> str:
-        """Path and prefix, which find the same again."""
         return ".".join(part for part in (self.path, self.prefix) if part)
 
     @cached_property
@@ -107,14 +100,12 @@ class StateDict:
 
     @property
     def model(self) -> View:
-        """The tensors of the model, by names without prefixes of wrappers."""
         return View(self.weights, self.naming.names)
 
     def with_tensors(self, tensors: Mapping[str, torch.Tensor]) -> Any:
-        """The file's content with other tensors, by the model's names, in place of all that it has.
+        """The file's content with other tensors, by the model's names, and without optimizer state.
 
-        The state of an optimizer is left out: it is that of one run. Stand-ins of unknown classes cannot be
-        written.
+        Stand-ins of unknown classes cannot be written.
         """
         naming = self.naming
         named = {name: self.weights.tensor(name) for name in naming.counts}
@@ -143,24 +134,21 @@ class StateDict:
 
 
 def is_state_dict(file: Path) -> bool:
-    """Tells whether `file` has a name that files with state dicts have."""
     return file.name.endswith(SUFFIXES) and file.is_file()
 
 
 def stem_of(file: Path) -> str:
-    """The name of the file without the suffix of its format."""
     suffix = max((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), key=len, default="")
     return file.name.removesuffix(suffix)
 
 
 class Naming(NamedTuple):
-    """The roles of the tensors in a file.
+    """The roles of a file's tensors.
 
     Attributes:
-        names: the file's name by the model's, which has no prefixes of wrappers.
-        others: the file's names of other weights of the same model, live ones beside their average, by the
-            model's.
-        counts: names of numbers that wrappers count, as that of the models in an average.
+        names: the file's name, by the model's name.
+        others: file names of live weights beside an average, by the model's name.
+        counts: names of wrappers' counters.
     """
 
     names: dict[str, str]
@@ -169,12 +157,12 @@ class Naming(NamedTuple):
 
     @classmethod
     def of(cls, file: Path, header: Mapping[str, TensorInfo], prefix: str | None) -> Naming:
-        """Finds the model's tensors in `file`: those whose names begin with `prefix`, if that is given.
+        """Finds the model's tensors in `file`: those with `prefix`, if given.
 
-        Of an average and the live weights, the average is taken.
+        An average is preferred to live weights.
 
         Raises:
-            CheckpointError: for names that only differ in prefixes of wrappers.
+            CheckpointError: if names differ only in wrappers' prefixes.
         """
         counts = [name for name, info in header.items() if _is_count(name, info, header)]
         named = [name for name in header if name not in counts]
@@ -192,7 +180,7 @@ class Naming(NamedTuple):
 
 @cache
 def log_choice(taken: str, left: str) -> None:
-    """Says once which of the weights in the pool's files are taken."""
+    """Logs once which of the files' weights are used."""
     log.info(
         "the files hold averaged weights and live ones: %s are taken; pool.key=%s takes the others",
         taken,
@@ -209,11 +197,7 @@ def _getter(file: Path, key: str) -> Getter:
 
 
 def _read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str, torch.Tensor]]:
-    """Reads the state dict in a file of PyTorch's: its path, the prefix that was asked for, and the tensors.
-
-    Raises:
-        CheckpointError: if there is none, or several and no key.
-    """
+    """Reads a PyTorch file's state dict: its path, the requested prefix, and the tensors."""
     content = load_anything(file, inert=True)
     state_dicts = {"": content} if _is_state_dict(content) else _state_dicts(content)
     both = state_dicts.keys() == {_LIGHTNING, _LIVE}  # WeightAveraging's: the average is in the usual place
@@ -246,7 +230,7 @@ def _read(file: Path, key: str | None = None) -> tuple[str, str | None, dict[str
 
 
 def _readings(key: str) -> Iterator[tuple[str, str | None]]:
-    """Yields readings of a key: a path to a state dict and, if it ends with a dot, a prefix of names."""
+    """Yields a key's meanings: a path and, if it ends with a dot, a prefix."""
     if not key.endswith("."):
         yield key, None
         return
@@ -260,7 +244,6 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _state_dicts(content: Any, above: str = "", depth: int = 0) -> dict[str, Any]:
-    """The state dicts in the content of a file, by their keys, without those that training resumes from."""
     state_dicts: dict[str, Any] = {}
     if not isinstance(content, Mapping) or depth == _DEEP:
         return state_dicts
@@ -282,7 +265,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _without_inert(content: Mapping[Any, Any], lost: list[str], above: str = "") -> dict[Any, Any]:
-    """The content without stand-ins for classes, whose names join `lost`."""
+    """The content without stand-ins, whose class names are added to `lost`."""
     kept: dict[Any, Any] = {}
     for key, value in content.items():
         inside = value if isinstance(value, (list, tuple, set)) else [value]
@@ -296,7 +279,6 @@ def _without_inert(content: Mapping[Any, Any], lost: list[str], above: str = "")
 
 
 def _unwrapped(file: Path, names: Sequence[str], prefix: str = "") -> dict[str, str]:
-    """The names by what they are without `prefix` and without those of wrappers."""
     unwrapped = {_WRAPPERS.sub("", name.removeprefix(prefix)): name for name in names}
     if len(unwrapped) < len(names):
         raise CheckpointError(f"{file} has tensors whose names differ by {_COMPILED} only")
@@ -306,7 +288,7 @@ def _unwrapped(file: Path, names: Sequence[str], prefix: str = "") -> dict[str, 
 
 
 def _is_count(name: str, info: TensorInfo, names: Collection[str]) -> bool:
-    """Tells whether a wrapper counts something in the tensor: `AveragedModel`, ema-pytorch."""
+    """Tells whether the tensor is a counter of `AveragedModel` or ema-pytorch."""
     above, _, last = name.rpartition(".")
     wrapped = {"n_averaged": _PARALLEL, "initted": "ema_model.", "step": "ema_model."}.get(last)
     if wrapped is None or info.elements != 1:
@@ -315,7 +297,6 @@ def _is_count(name: str, info: TensorInfo, names: Collection[str]) -> bool:
 
 
 def _averaged(names: Sequence[str], counts: Sequence[str]) -> str:
-    """The prefix of averaged weights, if it is certain; else nothing."""
     of_counts = {
         f"{count.removesuffix('n_averaged')}{_PARALLEL}" for count in counts if count.endswith("n_averaged")
     }
@@ -325,7 +306,6 @@ def _averaged(names: Sequence[str], counts: Sequence[str]) -> str:
 
 
 def _live(taken: Collection[str], left: Collection[str]) -> str | None:
-    """The prefix under which all names of `taken` are in `left`; None if there is none."""
     longest = max(taken, key=len, default="")
     prefixes = (name.removesuffix(longest) for name in left if name.endswith(longest))
     return next((prefix for prefix in prefixes if all(prefix + name in left for name in taken)), None)
@@ -336,12 +316,12 @@ class Checkpoint:
     """One run of the pool.
 
     Attributes:
-        name: of the run in tables, unique in its pool.
-        path: its folder, or its file.
-        config: its model's `config.json`; empty if there is none.
-        weights: its tensors; of an adapter, those of the model that it makes.
-        adapted: of an adapter, the model that it was trained on.
-        key: of a file, where in it the state dict is.
+        name: its unique name in tables.
+        path: its folder or file.
+        config: its `config.json`; may be empty.
+        weights: its tensors; for an adapter, the adapted model's.
+        adapted: an adapter's base model.
+        key: the state dict's place in the file.
     """
 
     name: str
@@ -353,12 +333,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | Path, name: str | None = None, key: str | None = None) -> Checkpoint:
-        """Reads the headers of the model in the folder, or file, `path`.
-
-        A folder of weights alone, without a `config.json`, will do.
+        """Reads the headers in folder or file `path`; `config.json` may be missing.
 
         Args:
-            key: of a file, which of several state dicts in it.
+            key: the state dict to read, if a file holds several.
 
         Raises:
             CheckpointError: if it is no checkpoint, or a broken one.
@@ -383,36 +361,32 @@ class Checkpoint:
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
-        """Shape and dtype by tensor name, sorted by name."""
         return self.weights.header
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the content: the same for the same weights, however they are spread over files."""
+        """A digest of the weights, however they are split into files."""
         return self.weights.fingerprint
 
     def changed_files(self) -> list[Path]:
-        """Its weight files, and those of its base, that have changed since it was opened."""
+        """The weight files, the base's included, that changed since it was opened."""
         return self.weights.changed_files()
 
     @property
     def architecture(self) -> Path:
-        """The folder whose `config.json` ``from_pretrained`` makes the model of."""
+        """The folder with the `config.json` for ``from_pretrained``."""
         return self.adapted.path if self.adapted else self.path
 
     def tensors(self) -> Tensors:
-        """Yields (name, tensor) for every tensor, memory-mapped if it lies in a file."""
         return self.weights.tensors()
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor called `name`."""
         return self.weights.tensor(name)
 
 
 def training_step(run: Checkpoint) -> int | None:
-    """The step in the run's `trainer_state.json`, else the last number in its name; None without either.
-
-    A run may be called ``checkpoint-500``, ``step_1000`` or ``org/name@step1000``.
+    """The step in `trainer_state.json`, else the last number in the run's name, as in ``checkpoint-500``;
+    else None.
     """
     step: Any = None
     with suppress(CheckpointError):  # most runs have no such file

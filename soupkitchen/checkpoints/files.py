@@ -39,9 +39,8 @@ from soupkitchen.process import stopwatch
 
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first bytes of files before PyTorch 1.6."""
 _SHARED = 8
-"""The most tensors of the same bytes: tied weights have a few names."""
+"""The most tensors of the same bytes; tied weights have a few names."""
 _SCALAR = import_module("numpy._core.multiarray").scalar
 _NUMBERS = [
     _SCALAR,
@@ -53,9 +52,7 @@ _HARMLESS: list[Any] = [
     *_NUMBERS,
     (_SCALAR, "numpy.core.multiarray.scalar"),
 ]
-"""Classes that run no code when they are made."""
 _DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
-"""Names of kinds of dictionaries, as options are kept in."""
 _MOST_NAMES = 10_000
 _one_at_a_time = Lock()
 """torch has one list of safe classes for all threads."""
@@ -63,24 +60,20 @@ log = logging.getLogger(__name__)
 SAFE, _PICKLE = ".safetensors", ".bin"
 _SUFFIXES = (SAFE, _PICKLE, ".pt", ".pth")
 _DEEP = 3
-"""Levels of folders that are looked at."""
 _MANY = 100_000
-"""Entries that are looked at."""
 _SHOWN = 3
 _TRAINING = re.compile(
     r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|random_states.*|sampler.*|custom_checkpoint.*"
     r"|trainer_.*|ema_.*|dataloader.*"
 )
-"""Files that training resumes from."""
 _VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
 _SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
 _SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
-"""The same weights in transformers' other format, in another precision, or as their makers published them."""
 _NOT_THE_MODEL = re.compile(
     r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
     r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
 )
-"""Folders of training's state and logs, of exports, and of the files that a model was converted from."""
+"""Folders of training state, logs, exports, and original files before a conversion."""
 Getter = Callable[[str], torch.Tensor]
 
 
@@ -88,10 +81,10 @@ Getter = Callable[[str], torch.Tensor]
 
 
 def load_pickle(file: Path) -> dict[str, torch.Tensor]:
-    """Reads the tensors of a PyTorch file, memory-mapped if its format allows it.
+    """Reads the tensors of a PyTorch file, memory-mapped if possible.
 
     Raises:
-        CheckpointError: if there is anything else in it. Nothing of that is run.
+        CheckpointError: if it holds anything else, which is never run.
     """
     content = load_anything(file)
     if not (isinstance(content, Mapping) and holds_only_tensors(content)):
@@ -100,12 +93,11 @@ def load_pickle(file: Path) -> dict[str, torch.Tensor]:
 
 
 def holds_only_tensors(content: Mapping[Any, Any]) -> bool:
-    """Tells whether all keys are text and all values are tensors."""
     return all(isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items())
 
 
 class Inert:
-    """Stands for a class or function that a file names: it is neither imported nor called."""
+    """Stands for a class or function, which is neither imported nor called."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         pass
@@ -115,8 +107,6 @@ class Inert:
 
 
 class _InertDict(Inert):
-    """Stands for a class that is a kind of dictionary."""
-
     def __new__(cls, *given: Any) -> Any:
         return OrderedDict()
 
@@ -124,14 +114,13 @@ class _InertDict(Inert):
 def load_anything(file: Path, inert: bool = False) -> Any:
     """Reads a PyTorch file of tensors, numbers, texts, and collections of these.
 
-    Options of a command line (`argparse.Namespace`), paths and numpy's numbers, which trainers leave beside
-    a model, are plain data, too.
+    `argparse.Namespace`, paths and numpy's numbers are accepted too, since trainers save them.
 
     Args:
-        inert: whether anything else, as hyperparameters of OmegaConf, becomes `Inert`.
+        inert: turn anything else into `Inert`.
 
     Raises:
-        CheckpointError: for anything else in it. Nothing of that is run.
+        CheckpointError: if it holds anything else, which is never run.
     """
     with open_regular(file) as handle:
         mapped = handle.read(len(_ZIP)) == _ZIP  # files as before PyTorch 1.6 cannot be mapped
@@ -157,7 +146,6 @@ def load_anything(file: Path, inert: bool = False) -> Any:
 
 
 def _stand_ins(file: Path) -> list[Any]:
-    """A stand-in for each class that the file names, unless it is harmless."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     if len(names) > _MOST_NAMES:
         raise CheckpointError(f"{file} names {len(names)} classes, which no checkpoint does")
@@ -172,7 +160,7 @@ def _stand_ins(file: Path) -> list[Any]:
 
 
 def holds_tensors(file: Path) -> bool:
-    """Tells whether PyTorch wrote tensors to `file`, by its first bytes and its list of contents."""
+    """Tells by its first bytes and its contents whether PyTorch wrote tensors to `file`."""
     with open_regular(file) as handle:
         begin = handle.read(len(_LEGACY))
         if not begin.startswith(_ZIP):
@@ -184,7 +172,7 @@ def holds_tensors(file: Path) -> bool:
 
 
 def _check_stored(file: Path) -> None:
-    """PyTorch never compresses; what is compressed may be a thousand times as large as the file."""
+    """PyTorch never compresses; compressed data may expand a thousandfold."""
     if any(info.compress_type != zipfile.ZIP_STORED for info in zipfile.ZipFile(file).infolist()):
         raise CheckpointError(
             f"{file} is compressed, as PyTorch writes no file; save it again with torch.save"
@@ -221,7 +209,6 @@ def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Ten
 
 
 def _strange(tensor: torch.Tensor) -> str | None:
-    """The reason why a tensor cannot be taken; None for a plain one."""
     layout = str(tensor.layout).removeprefix("torch.")
     reasons = {
         f"of the class {type(tensor).__name__}": type(tensor) not in (torch.Tensor, torch.nn.Parameter),
@@ -238,8 +225,6 @@ def _strange(tensor: torch.Tensor) -> str | None:
 
 
 class WeightFiles(Weights):
-    """The weight files of one model."""
-
     def __init__(
         self,
         header: Mapping[str, TensorInfo],
@@ -250,10 +235,10 @@ class WeightFiles(Weights):
     ) -> None:
         """Args:
         header: shape and dtype by name.
-        places: by name, the file and the tensor's name there.
-        stamps: of all files that were read, taken before that.
-        opener: opens one of the files.
-        part: where in its file the state dict is; empty if it is the whole file.
+        places: the file and the tensor's name in it, by name.
+        stamps: the files' stamps from before reading.
+        opener: opens a file.
+        part: the state dict's place in its file; empty for the whole file.
         """
         self._header = dict(sorted(header.items()))
         self._places, self._stamps, self._part = places, stamps, part
@@ -262,10 +247,10 @@ class WeightFiles(Weights):
 
     @classmethod
     def open(cls, folder: Path, stem: str = "model") -> WeightFiles:
-        """Reads the headers of `<stem>.safetensors` in `folder`, its shards, or their PyTorch kin.
+        """Reads the headers of `<stem>.safetensors`, its shards, or the PyTorch equivalents.
 
         Raises:
-            CheckpointError: if there are none, or broken ones.
+            CheckpointError: if files are missing or broken.
         """
         found = _located(folder, stem)
         stamps = {found: stamp(found)}
@@ -288,7 +273,6 @@ class WeightFiles(Weights):
 
     @classmethod
     def together(cls, parts: Mapping[str, WeightFiles]) -> WeightFiles:
-        """The weight files of several folders as those of one model; `parts` are by prefix of names."""
         named = [(f"{prefix}{name}", part, name) for prefix, part in parts.items() for name in part.header]
         header = {whole: part.header[name] for whole, part, name in named}
         places = {whole: part._places[name] for whole, part, name in named}
@@ -300,11 +284,9 @@ class WeightFiles(Weights):
 
     @cached_property
     def files(self) -> list[Path]:
-        """The files that hold tensors."""
         return list(dict.fromkeys(file for file, _ in self._places.values()))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Memory-maps the tensor called `name`."""
         return self._opened.tensor(*self._places[name])
 
     @property
@@ -346,15 +328,14 @@ class WeightFiles(Weights):
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:
-    """Tells whether `folder` holds weight files of that stem."""
     return any(os.path.lexists(folder / name) for name in _names(stem))
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Shape and dtype of the tensors in a file, by name.
+    """Shape and dtype of a file's tensors, by name.
 
     Raises:
-        CheckpointError: if it cannot be read.
+        CheckpointError: if the file cannot be read.
     """
     if file.suffix == _PICKLE:
         return {name: TensorInfo.of(tensor) for name, tensor in load_pickle(file).items()}
@@ -395,7 +376,6 @@ def _located(folder: Path, stem: str) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The name of the shard by name of tensor."""
     weight_map: Any = read_json(index).get("weight_map")
     shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
     if not shards or not all(isinstance(shard, str) for shard in shards):
@@ -409,14 +389,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 class _Opened:
-    """The file that was read last, kept open: opening it for each tensor can take as long as merging.
+    """Keeps the last file open, since opening can take as long as merging.
 
-    It is opened anew now and then, since pages that were looked at count as the process's
-    memory for as long as they are mapped.
+    It is reopened now and then, since mapped pages that were read count as the process's memory.
     """
 
     _MOST = 32 << 20
-    """Bytes of tensors handed out before the file is opened anew."""
+    """The file is reopened after this many bytes."""
 
     def __init__(self, opener: Callable[[Path], Getter]) -> None:
         self._opener = opener
@@ -456,14 +435,13 @@ def _open(file: Path) -> Getter:
 
 
 def check_whole(folder: Path, merged: Collection[Path]) -> None:
-    """Refuses a run that holds other weights than those that are merged, if they may be part of the model.
+    """Refuses a run with further weights that may be part of the model.
 
     Args:
-        folder: the run's.
-        merged: the files of its weights.
+        merged: the files of the merged weights.
 
     Raises:
-        CheckpointError: naming them.
+        CheckpointError: if there are any.
     """
     folders = {file.parent for file in merged}
     same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(file.name) for file in merged) else _SAME_MODEL
@@ -484,7 +462,6 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """Yields the files below `folder` with suffixes of weights."""
     waiting, seen = [(folder, 0)], 0
     while waiting:
         place, depth = waiting.pop()
@@ -501,7 +478,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_apart(folder: Path) -> bool:
-    """Tells whether the subfolder is no part of the model: by its name, or as it is a model of its own."""
+    """Tells whether the subfolder is no part of the model: by name, or as a whole model."""
     if _NOT_THE_MODEL.fullmatch(folder.name) or (folder / "adapter_config.json").exists():
         return True
     config = folder / CONFIG_NAME
@@ -509,5 +486,4 @@ def _is_apart(folder: Path) -> bool:
 
 
 def is_of_training(file: Path) -> bool:
-    """Tells whether training resumes from the file, by its name."""
     return _TRAINING.fullmatch(file.name) is not None

@@ -1,9 +1,7 @@
-"""Opens the files of a run's folder that are not weights, and checks what a stranger may have put there.
+"""Opens the other files of a run's folder, and checks what strangers may have put there.
 
-A folder may hold anything: a named pipe that nobody writes to, a link to `/dev/zero`, a link to a file
-outside the run. transformers follows a `config.json` far: it downloads the attention kernel, opens the weight
-file and builds as many layers as that names. So everything is opened here, or checked here before a library
-opens it.
+A folder may hold a named pipe, or a link to `/dev/zero` or out of the run. transformers downloads, opens and
+builds all that `config.json` names. So every file is checked here first.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.store import files as documents
 
 MOST = 256 << 20
-"""The most bytes of a text file; the largest tokenizers have about a tenth of that."""
+"""The most bytes of a text file, ten times the largest tokenizers."""
 CONFIG_NAME = "config.json"  # transformers' name; importing it from there takes seconds
 
 _TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".vocab", ".tiktoken", ".py")
@@ -35,21 +33,20 @@ _OBJECTS = (
     "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-"""Files that transformers takes for a JSON object without looking."""
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _ATTENTION_KEYS = re.compile(r"_?attn_implementation(_internal)?")
 _PLAIN_ATTENTION = re.compile(r"(paged\|)?(eager|sdpa|flex_attention|flash_attention_\d)")
 _REPEATED = re.compile(r"(?!.*_per_)(.*_)?(layers?|blocks?|depths?|stages?|repeats?)")
-"""Keys with a number of modules. Modules cost time and memory, whatever is in them."""
+"""Keys with a number of modules, which cost time and memory."""
 _MANY = re.compile(r"(.*_)?experts|num_labels")
-"""Keys with a number of parts that one tensor may hold together."""
+"""Keys with a number of parts that one tensor may hold."""
 _FEW_LAYERS, _FEW = 128, 1024
 _PER_TENSOR = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
 Stamp = tuple[int, int, int] | None
-"""Size, time of the last change in ns and inode of a file; None if there is no file."""
+"""Size, time of change in ns, and inode of a file; None if it is missing."""
 
 
 open_regular = partial(documents.open_regular, error=CheckpointError)
@@ -78,7 +75,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks all files that a library may open by itself in `folder`.
+    """Checks all files that a library may open by itself.
 
     Raises:
         CheckpointError: if one is no regular file, is much too large, or is no JSON object but should be.
@@ -107,9 +104,9 @@ def check_folder(folder: Path) -> None:
 
 
 def own_files(folder: Path, *patterns: str) -> list[Path]:
-    """The files of a run that match a pattern and that may be copied with the soup, each once.
+    """The files of a run that match a pattern, each once.
 
-    Files of the hub's cache are links to its `blobs`, beside the snapshot. No other link may leave the run.
+    They may be copied with the soup, so no link may leave the run, except to the hub's cache of `blobs`.
 
     Raises:
         CheckpointError: if one is a link out of the run, or no regular file.
@@ -132,7 +129,7 @@ def own_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def stamp(file: Path) -> Stamp:
-    """Identifies a file, as long as nothing is written to it or put in its place."""
+    """Identifies a file until it changes."""
     try:
         status = file.stat()
     except OSError:
@@ -141,7 +138,7 @@ def stamp(file: Path) -> Stamp:
 
 
 def cached_by(*names: str) -> Callable[[F], F]:
-    """Caches a function of a folder until one of the files `names` in that folder changes."""
+    """Caches a function of a folder until one of its files `names` changes."""
 
     def decorated(function: F) -> F:
         @cache
@@ -189,13 +186,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(file: Path, config: Mapping[str, Any], shapes: Collection[tuple[int, ...]]) -> None:
-    """Refuses the configuration in `file` if it has many more modules than there are tensors.
-
-    Args:
-        shapes: of the run's tensors.
+    """Refuses a configuration with many more modules than the run has tensors, whose `shapes` are given.
 
     Raises:
-        CheckpointError: naming the key.
+        CheckpointError: if a number is too large.
     """
     sizes = {size for shape in shapes for size in shape}
     for key, value in _entries(config):
@@ -213,20 +207,18 @@ def check_sizes(file: Path, config: Mapping[str, Any], shapes: Collection[tuple[
 
 
 def named_dtypes(config: Mapping[str, Any]) -> set[str]:
-    """The names of the dtypes in which a configuration has its model loaded."""
     value = config.get("dtype") or config.get("torch_dtype") or ()
     return {value} if isinstance(value, str) else set(value.values() if isinstance(value, Mapping) else value)
 
 
 def names_flash_attention(config: Mapping[str, Any]) -> bool:
-    """Tells whether a configuration asks for flash attention, which transformers downloads if missing."""
+    """Tells whether the configuration names flash attention, which transformers may download."""
     return any(
         _ATTENTION_KEYS.fullmatch(key) and "flash_attention" in str(value) for key, value in _entries(config)
     )
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields all keys and values, at any depth."""
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
@@ -238,7 +230,7 @@ def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _all_parts(is_plain: Callable[[str], Any], value: Any) -> bool:
-    """Tells whether a text is plain, or those of all parts of a composite model are; None always is."""
+    """Tells whether a text, or each text of a composite model, is plain; None is."""
     if isinstance(value, Mapping):
         return all(_all_parts(is_plain, part) for part in value.values())
     return value is None or (isinstance(value, str) and bool(is_plain(value)))
@@ -252,10 +244,10 @@ def _is_dtype(name: str) -> bool:
 
 
 class Vocabulary(dict[str, Any]):
-    """Numbers by token or, of tokenizers that are not looked into, digests by file."""
+    """Numbers by token; for tokenizers that cannot be read, digests by file."""
 
     rules: Mapping[str, Any] = MappingProxyType({})
-    """The parts of `tokenizer.json` that say how a text is cut."""
+    """The parts of `tokenizer.json` that define how a text is split."""
 
     @property
     def are_files(self) -> bool:
@@ -263,17 +255,16 @@ class Vocabulary(dict[str, Any]):
 
     @cached_property
     def frozen(self) -> frozenset[tuple[str, Any]]:
-        """The same, for sets."""
         return frozenset(self.items())
 
     def unlike(self, other: Vocabulary) -> bool:
-        """Tells whether the two differ; two of different kinds cannot be compared."""
+        """Tells whether the two differ; those of different kinds cannot be compared."""
         return self is not other and self.are_files == other.are_files and self != other
 
 
 @cached_by(_FAST, _PLAIN, *_PARTS)
 def vocabulary_of(folder: Path) -> Vocabulary | None:
-    """The vocabulary of the tokenizer in `folder`; None if there is no tokenizer.
+    """The tokenizer's vocabulary; None if there is no tokenizer.
 
     Raises:
         CheckpointError: if its file is broken.

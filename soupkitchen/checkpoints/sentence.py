@@ -1,7 +1,7 @@
-"""Reads from the files of sentence-transformers how runs make and compare embeddings.
+"""Reads how sentence-transformers runs make and compare embeddings.
 
-Pooling, prompts and lengths are read here. Other modules (Dense and others) are run by the library.
-All these files go with the soup, so all runs of a pool must say the same in them.
+The library runs modules other than pooling and normalisation. The files go with the soup, so all runs must
+agree in them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from soupkitchen.store import files as documents
 MODULES = "modules.json"
 SENTENCE_CONFIG = "config_sentence_transformers.json"
 _PLAIN = ("Transformer", "Pooling", "Normalize")
-"""The modules that need no library, in this order."""
+"""Modules that need no library, in this order."""
 _KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
 _LIBRARY = "sentence_transformers."
 FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
-"""The files of sentence-transformers beside a model, but for weights."""
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -33,9 +32,7 @@ _OLD_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The keys for each mode before version 6."""
 _PASSAGE = ("document", "passage", "corpus")
-"""Names of the prompt of passages, in the library's order."""
 _MODEL_CONFIG = "sentence_bert_config.json"
 _DEFAULTS = {
     "model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "do_lower_case": False,
@@ -43,20 +40,13 @@ _DEFAULTS = {
     "activation_function": "torch.nn.modules.activation.Tanh", "pooling_strategy": "max",
     "transformer_task": "feature-extraction",
 }  # fmt: skip
-"""The library's defaults of keys that a file may leave out."""
 _LATER = ("modality_config", "module_output_name")
-"""Keys that old versions did not write, and new ones make of the rest."""
+"""Keys that old versions did not write, and new ones derive."""
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module, as `modules.json` lists it.
-
-    Attributes:
-        path: its folder in the run's; empty for the run's own.
-        type: its class, with the Python module of that.
-        kwargs: names of arguments that the library hands it with each batch.
-    """
+    """An entry of `modules.json`; `kwargs` names arguments that it gets with each batch."""
 
     path: str
     type: str
@@ -64,12 +54,10 @@ class Module:
 
     @property
     def kind(self) -> str:
-        """The name of its class."""
         return self.type.rsplit(".", 1)[-1]
 
     @property
     def prefix(self) -> str:
-        """The prefix of the names of its tensors in the run's."""
         return f"{self.path}." if self.path else ""
 
 
@@ -86,13 +74,12 @@ class SentenceConfig:
 
     @classmethod
     def of(cls, folder: Path) -> SentenceConfig:
-        """Reads that of the run in `folder`, if there is one."""
         file = folder / SENTENCE_CONFIG
         return documents.read_json(file, cls, error=CheckpointError) if file.exists() else cls()
 
 
 def modules(folder: Path) -> list[Module]:
-    """Reads the modules of the run in `folder`; none if it is no run of sentence-transformers.
+    """Reads the run's modules; empty if it is no sentence-transformers run.
 
     Raises:
         CheckpointError: if they cannot be read.
@@ -108,10 +95,10 @@ def modules(folder: Path) -> list[Module]:
 
 
 def library_class(folder: Path) -> str | None:
-    """The library's class of the run in `folder`; None if the run pools and normalises and does no more.
+    """The library's class; None if the run only pools and normalises.
 
     Raises:
-        CheckpointError: for a class, or modules, that are not known.
+        CheckpointError: if the class or a module is not known.
     """
     listed = modules(folder)
     if _is_plain(folder, listed):
@@ -136,7 +123,7 @@ def _is_plain(folder: Path, listed: list[Module]) -> bool:
 
 
 def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
-    """The weights of all modules of the run in `folder`; `model` are those in the folder itself.
+    """The weights of all modules; `model` are those of the run's own folder.
 
     Raises:
         CheckpointError: if a module is missing.
@@ -155,14 +142,12 @@ def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
 
 @dataclass(frozen=True)
 class _Pooling:
-    """The `config.json` of a Pooling."""
-
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
 
     @classmethod
     def of(cls, config: Mapping[str, Any], file: Path) -> _Pooling:
-        """Checks the content of `file`, which had a key for each mode before version 6."""
+        """Checks the content of `file`, which before version 6 had a key for each mode."""
         old = [mode for key, mode in _OLD_KEYS.items() if config.get(key)] or ["mean"]
         options = {**config, "pooling_mode": config.get("pooling_mode") or old}
         return documents.checked(options, cls, file, CheckpointError)
@@ -251,12 +236,12 @@ class Sentences:
 
 
 def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Reads `modules.json` and the files that it names, in `folder`: options by file.
+    """Reads `modules.json` and the files that it names: options by file.
 
-    The library's defaults, and the version that wrote the files, are left out.
+    Defaults and the writing version are left out.
 
     Raises:
-        CheckpointError: if such a file has a value of a wrong type.
+        CheckpointError: if a value has a wrong type.
     """
     listed = modules(folder)
     if not listed:
@@ -274,7 +259,7 @@ def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def difference(run: Path, reference: Path, name: str) -> str | None:
-    """The first difference between the files of a run and of the reference, called `name`; None if equal."""
+    """The first difference between the files of a run and of the reference, called `name`."""
     for (file, ours), (_, theirs) in zip(meaning(run), meaning(reference), strict=False):
         for key in sorted(ours.keys() | theirs.keys()):
             is_new = key in _LATER and file == _MODEL_CONFIG and (key in ours) != (key in theirs)

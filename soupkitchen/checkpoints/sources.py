@@ -30,28 +30,20 @@ from soupkitchen.options.kinds import check
 log = logging.getLogger(__name__)
 
 MLFLOW = "mlflow:"
-"""The prefix of the name of an experiment of MLflow's."""
+"""The prefix of an MLflow experiment's name."""
 OUTPUT_DIR = "output_dir"
-"""The Trainer's name of its folder, in all trackers."""
+"""The Trainer's folder, by its name in all trackers."""
 _PREFIXES = ("eval/", "eval_")
 Checkpoints = Literal["best", "last", "all"]
 _LISTS = (".csv", ".jsonl")
 HUB = "hf://"
-"""The prefix of a name on the hub that could be a folder's."""
+"""The prefix of a hub name that could be a folder's."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that is named and not yet opened.
-
-    Attributes:
-        folder: where it is; of a run that is one file, that file.
-        name: given beside it; None for its folder's or its file's name.
-        weight: in a list; None if the list has none.
-        scores: in a list, by column.
-        on: of an adapter, the model that it is put into; None for the pool's base, or the one that it names.
-    """
+    """A named run, not yet opened; `on` is an adapter's base, if it is not the pool's or its own."""
 
     folder: Path
     name: str | None = None
@@ -66,17 +58,15 @@ def find(
     checkpoints: Checkpoints | None = None,
     least: int = 2,
 ) -> dict[str, Source]:
-    """The runs that `path` names, by names that are unique, in pool order.
+    """The runs that `path` names, with unique names, in pool order.
 
     Args:
-        path: as for `find_pool`.
-        exclude: names of runs to leave out, or one; globs are allowed.
-        checkpoints: of a Trainer's output folder, which checkpoints are runs.
-        least: the number that there has to be.
+        path, exclude, checkpoints: as for `find_pool`.
+        least: the least number of runs.
 
     Raises:
         CheckpointError: if there are fewer.
-        ConfigError: for an unknown option.
+        ConfigError: if an option is unknown.
     """
     check("pool.checkpoints", checkpoints, Checkpoints | None)
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
@@ -105,13 +95,12 @@ def find(
 
 
 def resolve(name: str, ask_hub: bool = True) -> Path:
-    """The folder, or file with a state dict, called `name`; or a snapshot of the hub's ``org/name@revision``.
+    """The folder or state dict file `name`, or a snapshot of the hub's ``org/name@revision``.
 
-    With ``hf://`` before it, it is a name on the hub, even if there is such a folder.
+    ``hf://`` makes it a hub name even if such a folder exists.
 
     Args:
-        ask_hub: whether it may be downloaded, because the user named it. A name from a file is only
-            looked up in the hub's cache on this machine.
+        ask_hub: allow a download, if the user gave the name; else only the local cache is used.
 
     Raises:
         CheckpointError: if there is neither.
@@ -130,7 +119,7 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
 def listed(name: str, by: object) -> Path:
     """The folder or file that the list `by` names; the hub is asked only for ``hf://org/name``.
 
-    A relative folder of a list may be missing, and the owner of its name on the hub would deliver a run.
+    Otherwise, if a folder is missing, the owner of its name on the hub could plant a run.
     """
     try:
         return resolve(name, ask_hub=name.startswith(HUB))
@@ -139,7 +128,6 @@ def listed(name: str, by: object) -> Path:
 
 
 def _here(name: str) -> Path | None:
-    """The folder, or file with a state dict, called `name`; None if there is none."""
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() or is_state_dict(folder) else None
@@ -180,7 +168,6 @@ def _named_by(pattern: str) -> Iterable[Source]:
 
 
 def _listed(file: Path) -> Iterator[Source]:
-    """Yields the runs of a table with the columns `path` and, optionally, `name`, `weight` and metrics."""
     import pandas as pd  # takes longer than opening a pool, and few pools are lists
 
     try:
@@ -214,7 +201,6 @@ def _listed(file: Path) -> Iterator[Source]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Tells whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
     is_model = (folder / CONFIG_NAME).exists() or is_adapter(folder) or has_weights(folder)
@@ -222,7 +208,6 @@ def _is_run(folder: Path) -> bool:
 
 
 def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
-    """The runs in `source`: itself, or the wanted checkpoints of a Trainer's output folder."""
     steps = {}
     for folder in source.folder.glob("checkpoint-*"):
         number = folder.name.removeprefix("checkpoint-")
@@ -240,7 +225,7 @@ def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
 
 
 def _best(steps: Sequence[Path], must: bool) -> Path:
-    """The best of a Trainer's checkpoints by its state; the last, if that names none and it need not."""
+    """The best checkpoint by the Trainer's state, else the last, unless a best one is required."""
     states = [step / TRAINER_STATE for step in steps if (step / TRAINER_STATE).exists()]
     try:
         best = read_json(states[-1]).get("best_model_checkpoint") if states else None
@@ -261,7 +246,6 @@ def _best(steps: Sequence[Path], must: bool) -> Path:
 
 
 def _snapshot(name: str, ask_hub: bool = True) -> Path:
-    """The folder of ``org/name@revision`` in the hub's cache; with `ask_hub` it is downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -287,7 +271,6 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
 
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
-    """The names given, or the folders' own if these differ, else their paths below the common parent."""
     resolved = [source.folder.resolve() for source in sources]
     plain = [stem_of(source.folder) if source.folder.is_file() else source.folder.name for source in sources]
     short = [
@@ -304,7 +287,7 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
 
 
 def hub_name(folder: Path) -> str | None:
-    """The name on the hub of a snapshot in the hub's cache; None for any other folder."""
+    """The hub name of a snapshot in the hub's cache; None for any other folder."""
     repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     if not repository.startswith("models--"):
         return None
@@ -319,7 +302,7 @@ def _shown(patterns: Sequence[str]) -> str:
 
 
 def check_store(option: str) -> None:
-    """Checks that MLflow can open its database, if that is a file: MLflow itself tries for minutes.
+    """Checks that MLflow can open its database file, since MLflow itself tries for minutes.
 
     Raises:
         ConfigError: if it cannot.
@@ -344,13 +327,13 @@ def check_store(option: str) -> None:
 
 
 def of_mlflow(experiment: str) -> Iterator[Source]:
-    """The finished runs of an experiment of MLflow's whose folders are known, oldest first.
+    """The finished runs of an MLflow experiment with a known folder, oldest first.
 
-    The store is that of ``MLFLOW_TRACKING_URI``, or MLflow's default.
+    The store is ``MLFLOW_TRACKING_URI``, or MLflow's default.
 
     Raises:
         ConfigError: if MLflow is not installed.
-        CheckpointError: if there is no such experiment, or none of its runs says where it is.
+        CheckpointError: if there is no such experiment, or no run has a known folder.
     """
     try:
         from mlflow import MlflowClient, search_runs
@@ -392,7 +375,7 @@ def of_mlflow(experiment: str) -> Iterator[Source]:
 
 
 def as_list(table: Any) -> Any:
-    """A table as W&B exports it, with the columns of a list of runs; any other table as it is."""
+    """Turns a table exported by W&B into a list of runs; any other table stays."""
     if "path" in table.columns or OUTPUT_DIR not in table.columns:
         return table
     kept = table[table[OUTPUT_DIR].notna()]
@@ -415,12 +398,12 @@ def _without_prefix(name: Any) -> str:
 
 
 def folder_of(config: Config, name: Named) -> Path:
-    """The folder that a YAML of mergekit names; as there, a folder has no revisions."""
+    """The folder that a mergekit YAML names; as in mergekit, it has no revision."""
     return _here(name.path) or listed(str(name), config.file)
 
 
 def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None]:
-    """The folder of a model; of an adapter that is put into a model, those of the two."""
+    """The folder of a model, and of its adapter if there is one."""
     folder = folder_of(config, model.model)
     if model.lora is None:
         return folder, None
@@ -431,7 +414,6 @@ def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None
 
 
 def base_folder(config: Config) -> Path:
-    """The folder of the base that a YAML of mergekit names."""
     assert config.base_model is not None
     if config.base_model.lora is not None:
         raise CheckpointError(
@@ -441,7 +423,7 @@ def base_folder(config: Config) -> Path:
 
 
 def base_named_by(path: str | Sequence[str]) -> str | None:
-    """The folder of the base in the first YAML of mergekit's in `path` that has one."""
+    """The base's folder in the first mergekit YAML in `path` with a base."""
     for item in [path] if isinstance(path, str) else path:
         file = Path(item).expanduser()
         if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
@@ -452,7 +434,6 @@ def base_named_by(path: str | Sequence[str]) -> str | None:
 
 
 def _merged_by_mergekit(file: Path) -> Iterator[Source]:
-    """Yields the models that a YAML of mergekit's merges, with weights; the log names the keys left out."""
     config = mergekit_yaml.read(file)
     left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
     settings = (config.parameters, *(each.parameters for each in config.inputs))

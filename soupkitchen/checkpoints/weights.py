@@ -35,13 +35,12 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""torch's dtypes by safetensors' spelling."""
 _SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of a tensor, `dtype` in safetensors' spelling (``F32``)."""
+    """Shape and dtype of a tensor; dtypes have safetensors' names (``F32``)."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -52,7 +51,7 @@ class TensorInfo:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """The dtype as torch's; None for one that cannot be merged."""
+        """torch's dtype; None if it cannot be merged."""
         return _DTYPES.get(self.dtype)
 
     @property
@@ -65,12 +64,12 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """The tensor's size in bytes; 0 for a dtype that cannot be merged."""
+        """The size in bytes; 0 if the dtype cannot be merged."""
         return 0 if self.torch_dtype is None else self.elements * self.torch_dtype.itemsize
 
 
 class Weights(Protocol):
-    """Named tensors that can be read one at a time, wherever they come from."""
+    """Named tensors that can be read one at a time."""
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -85,13 +84,12 @@ class Weights(Protocol):
 
     @property
     def not_finite(self) -> Mapping[str, int]:
-        """The number of NaN and infinite values in the run's own files, by tensor that has some."""
+        """The number of NaN and infinite values in the run's own files, by tensor that has any."""
 
     def changed_files(self) -> list[Path]:
         """The files whose size, time or inode has changed since they were opened."""
 
     def tensors(self) -> Tensors:
-        """Yields (name, tensor) for every tensor."""
         for name in self.header:
             yield name, self.tensor(name)
 
@@ -105,20 +103,20 @@ class Weights(Protocol):
         return True
 
     def leaves(self, name: str) -> bool:
-        """Tells whether the tensor is, without a look at its values, known to be that of the base model."""
+        """Tells whether the tensor is known to equal the base's, without reading it."""
         return False
 
     def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
-        """The change by fine-tuning, float32, if the files hold exactly that; else None."""
+        """The change from the base, float32, if the files hold exactly that; else None."""
         return None
 
     def exact(self, name: str, device: torch.device) -> torch.Tensor:
-        """The tensor; if it is computed, not rounded to its dtype."""
+        """The tensor, not rounded to its dtype if it is computed."""
         return self.tensor(name)
 
 
 class View(Weights):
-    """Other weights with other names, another order of rows, or a wider dtype."""
+    """Weights under other names, with reordered rows, or in a wider dtype."""
 
     def __init__(
         self,
@@ -130,11 +128,10 @@ class View(Weights):
     ) -> None:
         """Args:
         of: the weights.
-        names: the name there by the name here; tensors without a name here are left out. None for all.
-        rows: by the name here, the rows of a tensor in their new order.
-        dtype: of all floating-point tensors; None for their own.
-        own_base: whether the base of these adapted weights is another model than the pool's base, so
-            that what they change is no task vector.
+        names: the original name by the new one, for the tensors to keep; None for all.
+        rows: the new order of a tensor's rows, by new name.
+        dtype: of floating-point tensors; None for their own.
+        own_base: the base differs from the pool's, so the change is no task vector.
         """
         self._of = of
         self._names = dict(sorted(names.items())) if names is not None else {name: name for name in of.header}
@@ -192,10 +189,9 @@ class View(Weights):
 
 
 def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str]:
-    """Finds `names` in `reference`, as they are or with one prefix more or less: name by reference name.
+    """Finds `names` in `reference`, with or without a prefix: name by reference name.
 
-    A file of a bare encoder has ``embeddings.weight``, one of the model with a head
-    ``bert.embeddings.weight``; ``from_pretrained`` takes either for either, and so do we.
+    A bare encoder's file has ``embeddings.weight``, one with a head ``bert.embeddings.weight``.
     """
     same = {name: name for name in names if name in reference}
     best = same
@@ -220,14 +216,13 @@ class LowRank:
     """The factors of one weight's change, as names in the adapter's file.
 
     Attributes:
-        down: A, (r, in); of a mixture (experts · r, in), expert by expert.
-        up: B, (out, r); of a mixture (out, r · experts), the experts innermost.
+        down: A, (r, in); for a mixture (experts · r, in), expert by expert.
+        up: B, (out, r); for a mixture (out, r · experts), experts innermost.
         scale: s.
-        transposed: whether the weight is (in, out), as an embedding or GPT-2's Conv1D.
-        magnitude: DoRA's m, one for each output; None without.
-        blocks: the numbers of diagonal blocks of A and of B.
-        experts: the number of experts of a mixture.
-        expert, rows: of a tensor that holds one expert, which one, and the range of its outputs.
+        transposed: the weight is (in, out), like an embedding or GPT-2's Conv1D.
+        magnitude: DoRA's m, (out,).
+        blocks: the numbers of diagonal blocks of A and B.
+        expert, rows: the tensor's expert and range of outputs, if it holds one expert.
     """
 
     down: str
@@ -243,7 +238,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Shift:
-    """A change of a bias (`lora_bias`): `scale` times the tensor `key` in the adapter's file is added."""
+    """A change of a bias (`lora_bias`): adds `scale` times the adapter's tensor `key`."""
 
     key: str
     scale: float
@@ -251,15 +246,13 @@ class Shift:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of an embedding that were trained whole (`trainable_token_indices`): the tensor `key`."""
+    """Embedding rows that were trained whole (`trainable_token_indices`), in the tensor `key`."""
 
     key: str
     rows: tuple[int, ...]
 
 
 class AdaptedWeights(Weights):
-    """The weights of a base with the changes in an adapter's files."""
-
     def __init__(
         self,
         base: Weights,
@@ -268,7 +261,7 @@ class AdaptedWeights(Weights):
         replaced: Mapping[str, str],
         edited: Mapping[str, Shift | Rows],
     ) -> None:
-        """`changed`, `replaced` and `edited` are by name of the base's tensor."""
+        """`changed`, `replaced` and `edited` are keyed by the base's tensor."""
         self.base, self.files = base, files
         self.changed, self.replaced, self.edited = changed, replaced, edited
 
@@ -308,7 +301,6 @@ class AdaptedWeights(Weights):
         return start.index_copy(0, torch.tensor(edit.rows, device=device), brought)
 
     def _unchanged(self, name: str) -> torch.Tensor:
-        """The tensor before a low-rank change or an edit."""
         key = self.replaced.get(name)
         return self.base.tensor(name) if key is None else self.files.tensor(key)
 
@@ -326,9 +318,9 @@ class AdaptedWeights(Weights):
         return [*self.base.changed_files(), *self.files.changed_files()]
 
     def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """A, (r, in), and s·B, (out, r), of the tensor `name`: float32, flat but for these two axes.
+        """A, (r, in), and s·B, (out, r), of the tensor `name`, float32, other axes flattened.
 
-        Of a mixture that one tensor holds, both have an axis of experts before these.
+        If one tensor holds a mixture, both have a leading axis of experts.
         """
         plan = self.changed[name]
         down = self.files.tensor(plan.down).to(device, torch.float32).flatten(1)

@@ -29,13 +29,12 @@ from soupkitchen.store.settings import CHOICES
 log = logging.getLogger("soupkitchen")
 
 _CHOSEN = ("pool", "task", "method", "search")
-"""The groups whose chosen files a run's `config.yaml` notes, for the table of all runs."""
 
 conf.register_resolvers()  # here, as launchers import this module in processes of their own
 
 
 class Failed(BaseException):
-    """An error on its way past Hydra, which would otherwise put words of its own before it."""
+    """Carries an error past Hydra, which would put its own words before it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -44,11 +43,9 @@ class Failed(BaseException):
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_all(config: DictConfig) -> float:
-    """Runs one job of the command line.
+    """Runs one job; returns the soup's held-out score, for sweepers such as Optuna's.
 
-    Returns:
-        The soup's held-out score, for sweepers such as Optuna's: higher is better, so that of a loss is
-        below 0, and the direction is ``maximize`` whatever the metric.
+    A loss is negated, so the direction is always ``maximize``.
     """
     try:
         with stopwatch.run():
@@ -64,10 +61,10 @@ def run_all(config: DictConfig) -> float:
 
 
 def run(config: DictConfig) -> float:
-    """Runs one job, continues it, or reports it if it is finished; the soup's score, higher better.
+    """Runs one job, continues it, or reports it if finished; returns the soup's score, higher better.
 
     Raises:
-        SoupkitchenError: if something is wrong that the user can put right.
+        SoupkitchenError: if something is wrong that the user can fix.
     """
     conf.check_keys(config)
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
@@ -104,11 +101,7 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
-    """Tells whether nothing is left to do that takes runs and data; found out without heavy imports.
-
-    Raises:
-        ConfigError: if another run's results are there.
-    """
+    """Tells whether no work is left that needs runs and data, without heavy imports."""
     run = RunFolder(folder)
     if not run.is_finished:
         return False
@@ -139,7 +132,6 @@ def _session() -> Callable[..., Any]:
 
 
 def _report(folder: Path) -> float:
-    """Updates the table of all runs and prints the leaderboard; returns the score, higher better."""
     from soupkitchen.records import greater_is_better, read_leaderboard, soups_score, update_sweep_leaderboard
     from soupkitchen.records.terminal import print_files, print_leaderboard
 

@@ -20,14 +20,14 @@ _importing = False
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as SLURM and container runtimes send it."""
+    """SIGTERM, as sent by SLURM and container runtimes."""
 
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Lets a command print whatever its streams are: closed (``>&-``), or unread (``| head``).
+    """Lets a command print if its streams are closed (``>&-``) or unread (``| head``).
 
-    If nobody reads its stdout any more, the process ends with 141, as other commands do.
+    If nobody reads its stdout any more, the process exits with 141, as others do.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file of ours would be stdout
         pass
@@ -47,7 +47,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def end_when_asked() -> None:
-    """Makes SIGINT raise `KeyboardInterrupt`, SIGTERM `Terminated`. While `importing`, they end it."""
+    """SIGINT raises `KeyboardInterrupt`, SIGTERM `Terminated`. While `importing`, both end the process."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background
         signal.signal(signal.SIGINT, _asked)
     signal.signal(signal.SIGTERM, _asked)
@@ -61,7 +61,7 @@ def _asked(number: int, frame: FrameType | None) -> None:
 
 
 def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
-    """Says that the process was stopped, and ends it: threads of libraries are not waited for."""
+    """Reports that the process was stopped, and ends it without waiting for libraries' threads."""
     terminated = isinstance(stop, Terminated)
     with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
         if process.rank():
@@ -72,10 +72,9 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Keeps the garbage collector out of the imports of a process, once and before its work.
+    """Disables garbage collection during a process's imports.
 
-    Modules are many thousands of objects that stay. The collector would walk through all of them time and
-    again while they are imported, while the process works, and when it ends.
+    Modules are many thousands of permanent objects, which the collector would walk again and again.
     """
     global _importing
     gc.disable()

@@ -37,18 +37,16 @@ from soupkitchen.options.kinds import NotNegative, Positive, check
 from soupkitchen.store.files import write_text
 
 Job = tuple[str, ...]
-"""The overrides of one job, as ``method=ties``."""
 _ATTEMPTS = 3
-"""The number of times that a job that loses its worker is started again."""
+"""Restarts of a job that loses its worker."""
 
 
 class FittingSweeper(Sweeper):
-    """A sweeper of Hydra's, whose plugin is `hydra_plugins.soupkitchen_sweeper`.
+    """A Hydra sweeper, whose plugin is `hydra_plugins.soupkitchen_sweeper`.
 
     Args:
-        params: by option, the values to sweep over as the command line has them; the command line's own
-            words have precedence.
-        max_batch_size: how many jobs the launcher gets at once; None for all.
+        params: values to sweep by option, in the command line's form; the command line has precedence.
+        max_batch_size: the most jobs that the launcher gets at once; None for all.
     """
 
     def __init__(self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None) -> None:
@@ -69,9 +67,9 @@ class FittingSweeper(Sweeper):
         """Runs all jobs.
 
         Raises:
-            ConfigError: for a sweep that only other sweepers know.
-            HydraException: for an option that no job has, before any job.
-            SweepError: once all jobs have ended, where some failed.
+            ConfigError: if the sweep is of a kind that only other sweepers know.
+            HydraException: if no job has an option, before any job.
+            SweepError: if jobs failed, after all have ended.
         """
         assert self.config is not None
         assert self.launcher is not None
@@ -90,7 +88,6 @@ class FittingSweeper(Sweeper):
         return done
 
     def _fitting(self, overrides: Sequence[Override]) -> list[Job]:
-        """The jobs, none twice, without the options that their own choices lack."""
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
         lacking: dict[Job, dict[str, HydraException]] = {}
         jobs: dict[Job, None] = {}
@@ -123,10 +120,10 @@ class FittingSweeper(Sweeper):
 
 
 def combinations(overrides: Sequence[Override]) -> list[Job]:
-    """Each combination of values; of two words for one option, the last counts.
+    """Each combination of values; the last word for an option counts.
 
     Raises:
-        ConfigError: for values without end, as ``interval(0, 1)``.
+        ConfigError: if values are infinitely many, as ``interval(0, 1)``.
     """
     words: dict[str, list[str]] = {}
     for override in overrides:
@@ -144,7 +141,6 @@ def combinations(overrides: Sequence[Override]) -> list[Job]:
 
 
 def _choices(job: Job) -> Job:
-    """The words that decide which options there are: choices of files, and of parts of options."""
     keys = [_key(word) for word in job]
     parts = {key for key in keys if any(other.startswith(f"{key}.") for other in keys)}
     return tuple(word for word in job if "." not in _key(word) or _key(word) in parts)
@@ -155,13 +151,12 @@ def _key(word: str) -> str:
 
 
 def _lacking(error: HydraException) -> str:
-    """The option inside a group that Hydra found no place for; empty for another error."""
+    """The group's option that Hydra did not find; empty for another error."""
     match = re.match(r"Could not override '([^'@]+\.[^'@]+)'", str(error))
     return match[1] if match else ""
 
 
 def _error(job: JobReturn) -> Exception | None:
-    """The error of a job that failed."""
     with contextlib.redirect_stderr(io.StringIO()):  # where Hydra puts words of its own
         try:
             _ = job.return_value
@@ -171,7 +166,6 @@ def _error(job: JobReturn) -> Exception | None:
 
 
 def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepError:
-    """The error for jobs that failed: the options that set each apart, and its reason."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     failed = [
         " ".join(word for word in job if word not in common)
@@ -184,18 +178,17 @@ def _failed(jobs: Sequence[Job], errors: Sequence[Exception | None]) -> SweepErr
 
 
 class RayLauncher(Launcher):
-    """A launcher of Hydra's, whose plugin is `hydra_plugins.soupkitchen_ray_launcher`.
+    """A Hydra launcher, whose plugin is `hydra_plugins.soupkitchen_ray_launcher`.
 
-    All jobs see the folders that this process sees, by the same names.
+    All jobs must see this process's folders under the same names.
 
     Args:
-        address: the cluster's, as "auto" or "ray://head:10001"; None for one on this machine, which is
-            started for the sweep and ends with it.
-        cpus_per_job: cores that each job has for itself.
-        gpus_per_job: GPUs, or a part of one, that each job has for itself.
+        address: the cluster, as "auto" or "ray://head:10001"; None starts one on this machine for the sweep.
+        cpus_per_job: cores for each job.
+        gpus_per_job: GPUs, or a fraction of one, for each job.
 
     Raises:
-        ConfigError: for options out of range, and where Ray is not installed.
+        ConfigError: if an option is out of range, or Ray is not installed.
     """
 
     def __init__(self, address: str | None = None, cpus_per_job: float = 1, gpus_per_job: float = 0) -> None:
@@ -228,7 +221,6 @@ class RayLauncher(Launcher):
 def _run(
     setting: tuple[HydraContext, TaskFunction, DictConfig, Any, Path], number: int, words: list[str]
 ) -> JobReturn:
-    """Runs one job, in a process of Ray's."""
     hydra_context, task_function, config, state, folder = setting
     os.chdir(folder)
     setup_globals()

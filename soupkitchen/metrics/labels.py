@@ -1,4 +1,4 @@
-"""Metrics of labels: shares of what is right, F1 scores, and numbers that thresholds turn into labels."""
+"""Metrics of labels: accuracy, F1 scores, and thresholds on numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from soupkitchen.metrics.base import Metric, installed
 
 
 class Accuracy(Metric):
-    """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
+    """The share of labels, or rows of 0 and 1, that are right."""
 
     name = "accuracy"
     binary = True
@@ -22,7 +22,7 @@ class Accuracy(Metric):
 
 
 class ExactMatch(Metric):
-    """The share of predictions, texts or labels, that equal the reference to the letter."""
+    """The share of texts or labels that equal the reference exactly."""
 
     name = "exact_match"
     binary = True
@@ -32,7 +32,7 @@ class ExactMatch(Metric):
 
 
 class TokenAccuracy(Metric):
-    """The share of tags that equal the reference, over all examples together."""
+    """The share of right tags, over all examples together."""
 
     name = "token_accuracy"
 
@@ -45,10 +45,10 @@ class TokenAccuracy(Metric):
 
 
 class MacroF1(Metric):
-    """The unweighted mean over labels of the F1 score of each: 2·TP / (2·TP + FP + FN), or 0.
+    """The unweighted mean of the labels' F1 scores: 2·TP / (2·TP + FP + FN), or 0.
 
-    As in scikit-learn's ``f1_score(average="macro", zero_division=0)``: over the labels that occur in
-    predictions or references, or, for rows of 0 and 1, over all columns.
+    As scikit-learn's ``f1_score(average="macro", zero_division=0)``: over labels in predictions or
+    references, or over all columns of 0 and 1.
     """
 
     name = "f1_macro"
@@ -64,7 +64,7 @@ class MacroF1(Metric):
 
 
 class MicroF1(Metric):
-    """The F1 score of all labels of all examples together, counted over all entries of rows of 0 and 1."""
+    """The F1 score over all entries of rows of 0 and 1."""
 
     name = "f1_micro"
 
@@ -74,20 +74,20 @@ class MicroF1(Metric):
 
 
 def _f1(hits: Any, occurrences: Any) -> Any:
-    """F1 scores of true positives, and of how often labels are predicted or right: 2·TP + FP + FN."""
+    """F1 scores of TP (hits) and 2·TP + FP + FN (occurrences)."""
     return 2 * hits / np.maximum(occurrences, 1)
 
 
 class EntityF1(Metric):
-    """The F1 score of entities in sequences of tags such as B-PER, I-PER, O, as seqeval counts.
+    """The F1 score of entities in tags (B-PER, I-PER, O), by seqeval. Extra: metrics.
 
-    An entity is right if its kind and all its words are. Extra: metrics.
+    An entity is right if its kind and all its words are.
     """
 
     name = "entity_f1"
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
-        """The number of right entities, of predicted ones, and of all in the references."""
+        """Numbers of right, predicted and reference entities: (examples, 3)."""
         entities = installed("seqeval.metrics.sequence_labeling", "metrics").get_entities
         rows = []
         with warnings.catch_warnings():  # of tags that are no B- or I- of anything
@@ -106,7 +106,7 @@ class EntityF1(Metric):
 
 
 class AveragePrecision(Metric):
-    """The mean precision over the recalls that thresholds give, as scikit-learn's; 0 if no label is 1."""
+    """The mean precision over the recalls of all thresholds, as in scikit-learn; 0 without label 1."""
 
     name = "average_precision"
     inputs = "values"
@@ -117,7 +117,7 @@ class AveragePrecision(Metric):
 
 
 class BestAccuracy(Metric):
-    """The accuracy at the threshold with the highest one; a threshold may be above all numbers."""
+    """The accuracy at the best threshold, which may be above all numbers."""
 
     name = "best_accuracy"
     inputs = "values"
@@ -129,7 +129,7 @@ class BestAccuracy(Metric):
 
 
 class BestF1(Metric):
-    """The F1 score of label 1 at the threshold with the highest one."""
+    """The F1 score of label 1 at the best threshold."""
 
     name = "best_f1"
     inputs = "values"
@@ -140,10 +140,7 @@ class BestF1(Metric):
 
 
 def _by_threshold(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Counts labels of 1, and all labels, at or above each threshold; also the labels of 1 in all.
-
-    Equal numbers are all above a threshold, or none is.
-    """
+    """Counts labels of 1, and all labels, from each threshold upwards; also all labels of 1."""
     scores, labels = np.asarray(predictions, float), np.asarray(references, int)
     order = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.diff(scores[order]) != 0, True)

@@ -13,10 +13,10 @@ from soupkitchen.metrics.base import Metric
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of the predictions, for functions that do the scoring; references have no part in it.
+    """The mean of the predictions, for functions that score; ignores references.
 
     Attributes:
-        best: the best that a prediction can be; None if there is none.
+        best: the best prediction, or None.
     """
 
     best: float | None = None
@@ -24,7 +24,7 @@ class Mean:
     name = "mean"
     inputs = "values"
     best_option = "task.best"
-    """The option that says the best, which the metric itself does not know."""
+    """The option that sets `best`."""
 
     def per_example(self, predictions: Any, references: Any) -> Any:
         return predictions
@@ -43,7 +43,7 @@ class MeanSquaredError(Metric):
 
 
 class Pearson(Metric):
-    """The linear correlation of predictions with references; 0 if one of them is constant."""
+    """The linear correlation with the references; 0 if one side is constant."""
 
     name = "pearson"
     inputs = "values"
@@ -58,7 +58,7 @@ class Pearson(Metric):
 
 
 class Spearman(Pearson):
-    """The rank correlation of predictions with references; 0 if one of them is constant."""
+    """The rank correlation with the references; 0 if one side is constant."""
 
     name = "spearman"
 
@@ -80,7 +80,7 @@ class CrossEntropy(Metric):
 
 
 class Perplexity(Metric):
-    """exp(Σ nats / Σ tokens), of each text's nats and its (tokens, bytes)."""
+    """exp(Σ nats / Σ tokens); references are (tokens, bytes)."""
 
     name = "perplexity"
     greater_is_better = False
@@ -98,7 +98,7 @@ class Perplexity(Metric):
 
 
 class BitsPerByte(Metric):
-    """Σ nats / (ln 2 · Σ bytes), of each text's nats and its (tokens, bytes), whatever the tokenizer."""
+    """Σ nats / (ln 2 · Σ bytes), for any tokenizer; references are (tokens, bytes)."""
 
     name = "bits_per_byte"
     greater_is_better = False

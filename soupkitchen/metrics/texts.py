@@ -1,4 +1,4 @@
-"""Metrics of texts: overlaps (ROUGE, BLEU), answers of SQuAD, error rates of transcripts."""
+"""Metrics of texts: ROUGE, BLEU, answers of SQuAD, error rates of transcripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 class Rouge1(Metric):
-    """The mean over examples of the F-measure of words, by rouge-score with its stemmer. Extra: metrics.
+    """The mean F-measure of words, by rouge-score with its stemmer. Extra: metrics.
 
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries".
     """
@@ -33,13 +33,13 @@ class Rouge1(Metric):
 
 
 class Rouge2(Rouge1):
-    """The mean over examples of the F-measure of pairs of words."""
+    """The mean F-measure of pairs of words."""
 
     name = "rouge2"
 
 
 class RougeL(Rouge1):
-    """The mean over examples of the F-measure of the longest common subsequence of words."""
+    """The mean F-measure of the longest common subsequence of words."""
 
     name = "rouge_l"
 
@@ -55,7 +55,7 @@ class Bleu(Metric):
     best = 100.0
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
-        """The lengths of prediction and reference, then matches and numbers of n-grams of each order."""
+        """Lengths of prediction and reference, then matches and n-grams by order."""
         bleu = installed("sacrebleu", "metrics").BLEU(effective_order=True)
         pairs = zip(predictions, references, strict=True)
         scores = [bleu.sentence_score(written, [right]) for written, right in pairs]
@@ -70,8 +70,8 @@ class Bleu(Metric):
 class AnswerExact(Metric):
     """The share of answers that equal a right one but for case, punctuation and articles.
 
-    A prediction is where the answer begins and ends, in characters of the context, or (-1, -1) for none; a
-    reference is {"context": text, "answers": texts}, without texts if the question has no answer.
+    A prediction is the answer's start and end in characters of the context, or (-1, -1) for no answer. A
+    reference is {"context": text, "answers": texts}.
 
     Source: Rajpurkar et al. 2016, "SQuAD", section 6.1, arXiv 1606.05250; 2018, arXiv 1806.03822.
     """
@@ -94,7 +94,7 @@ class AnswerExact(Metric):
 
 
 class AnswerF1(AnswerExact):
-    """The mean F1 of the words of the answer and of the best right one; see `AnswerExact`."""
+    """The mean F1 of the answer's words and the best right one's; see `AnswerExact`."""
 
     name = "answer_f1"
     binary = False
@@ -111,9 +111,9 @@ def _words(text: str) -> list[str]:
 
 
 class ErrorRate(Metric):
-    """A share of edits, over all examples together. Lower is better, and it may exceed 1.
+    """Edits per unit of the references, over all examples together; lower is better, and it may exceed 1.
 
-    An edit puts in, leaves out or replaces one unit of a text.
+    An edit inserts, deletes or replaces a unit.
     """
 
     greater_is_better = False
@@ -133,7 +133,7 @@ class ErrorRate(Metric):
         return lengths
 
     def units(self, text: str) -> Sequence[str]:
-        """The words, or the characters, of a text."""
+        """The words or characters of a text."""
         raise NotImplementedError
 
 
@@ -147,7 +147,7 @@ class WordErrorRate(ErrorRate):
 
 
 class CharacterErrorRate(ErrorRate):
-    """Σ edits / Σ characters of the references, with the spaces inside."""
+    """Σ edits / Σ characters of the references, with inner spaces."""
 
     name = "character_error_rate"
 
@@ -156,10 +156,10 @@ class CharacterErrorRate(ErrorRate):
 
 
 def edits(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """The least number of entries to put in, leave out or replace that makes `second` of `first`.
+    """The Levenshtein distance: the fewest insertions, deletions and replacements.
 
-    A column of the table of distances between their beginnings is two whole numbers: bit i of `rise` and of
-    `fall` says whether row i + 1 is one more, or one less, than row i.
+    A column of the table of distances is two whole numbers: bit i of `rise` (`fall`) is set if row i + 1 is
+    one more (less) than row i.
 
     Source: Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances",
         section 4.

@@ -1,4 +1,4 @@
-"""Makes models of runs: by transformers, a function of the user's, or sentence-transformers."""
+"""Makes models of runs: by transformers, sentence-transformers, or a user's function."""
 
 from soupkitchen.models.auto import Auto, Transformers, maker_named
 from soupkitchen.models.maker import Function, Loading, Maker, Models

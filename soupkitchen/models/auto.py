@@ -45,10 +45,10 @@ _KINDS = {
     "AutoModelForSpeechSeq2Seq": "speech_recognition",
     "AutoModelForCTC": "speech_recognition with task.architecture=ctc",
 }
-"""The tasks that take each kind of model."""
+"""Tasks by kind of model."""
 _LONGEST = 300
 _TIMES_STORED, _MADE_UP = 4, 1 << 28
-"""Bounds of the numbers that a model may have beyond those in its files: tied ones, and computed tables."""
+"""Bounds on a model's size beyond its files: tied weights, computed tables."""
 _SHOWN = 100
 _OF_AUTO_CLASSES = "_model_mapping"
 """An attribute of transformers' Auto classes of models."""
@@ -122,7 +122,7 @@ class SentenceTransformers:
         )
 
     def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes the model, and a folder for each module that has one, as the library loads them."""
+        """Writes the model, and a folder for each module that has one."""
         inner = transformer_in(model)
         if inner is not None:
             inner.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -152,13 +152,13 @@ class SentenceTransformers:
 
 @dataclass(frozen=True)
 class Auto:
-    """Loads models through transformers or sentence-transformers, as the runs' files say."""
+    """Loads models by transformers or sentence-transformers, as the runs' files say."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
         """Chooses the maker for the tasks.
 
         Raises:
-            CheckpointError: if the runs say nothing of their models.
+            CheckpointError: if the runs have no config.json.
             ConfigError: if the tasks are not for such models.
         """
         if (library := library_class(pool.reference.path)) is not None:
@@ -229,13 +229,13 @@ _AUTO, _FUNCTION = (f"soupkitchen.models.{kind.__name__}" for kind in (Auto, Fun
 
 
 def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[str] = ()) -> Maker:
-    """The maker that a run noted: by `name`, or by `options` of the group `model` that are not `Auto`'s.
+    """The maker that a run recorded: by `name`, or by other `model` options than `Auto`'s.
 
     Args:
-        trust: names of the user's own that may be imported.
+        trust: the user's names that may be imported.
 
     Raises:
-        ConfigError: for a name that is neither ours, nor in `trust`, nor a model of transformers.
+        ConfigError: if a name is not ours, not in `trust` and no model of transformers.
     """
     if options is not None and options.get(TARGET) != _AUTO:
         functions = [options[key] for key in ("build", "processor") if options.get(key) is not None]
@@ -255,7 +255,7 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
 
 
 def copy_code(like: Checkpoint, folder: Path) -> None:
-    """Copies the Python files of a model that has code of its own; nothing is run."""
+    """Copies a model's own Python files; nothing is run."""
     if like.config.get("auto_map"):
         for file in own_files(like.architecture, "*.py"):
             (folder / file.name).write_bytes(read_bytes(file))
@@ -265,8 +265,8 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
     """The model that ``model_class.from_pretrained`` makes of `run` or, of an adapter, of its base.
 
     Raises:
-        CheckpointError: if it cannot be loaded, or if files and model do not fit.
-        ConfigError: if there is too little memory for it.
+        CheckpointError: if it cannot be loaded, or does not fit its files.
+        ConfigError: if there is too little memory.
     """
     folder, options = run.architecture, loading.options()
     if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
@@ -295,7 +295,7 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
 
 
 def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> None:
-    """Refuses a model if transformers made up a part of it, or left out a part of the files."""
+    """Refuses a model if transformers made up or left out a part."""
     folder, adapted = run.architecture, run.adapted is not None
     if not adapted and (mismatched := sorted(report["mismatched_keys"])):
         name, stored, wanted = mismatched[0]
@@ -318,7 +318,7 @@ def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> Non
 
 
 def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
-    """Lets transformers choose among its own kinds of attention, not the one in the configuration."""
+    """Lets transformers choose the attention, not the configuration."""
     of_config = {
         "trust_remote_code": loading.trust_remote_code,
         "local_files_only": options["local_files_only"],
@@ -330,7 +330,7 @@ def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -
 
 
 def _check_claims(run: Checkpoint) -> None:
-    """Refuses a configuration of a much larger model than the files: transformers would make up the rest."""
+    """Refuses a configuration much larger than the files: transformers would make up the rest."""
     stored = sum(info.elements for info in run.header.values())
     if (claimed := elements(run.architecture)) > _TIMES_STORED * stored + _MADE_UP:
         raise CheckpointError(
@@ -340,7 +340,7 @@ def _check_claims(run: Checkpoint) -> None:
 
 
 def _why(folder: Path, error: Exception) -> str:
-    """The cause in short: if a class does not fit, transformers names all that it knows."""
+    """The cause in short: transformers would list all its classes."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -360,6 +360,6 @@ def _why(folder: Path, error: Exception) -> str:
 
 
 def _automatic() -> list[str]:
-    """transformers' Auto classes of models; the one without a head comes last."""
+    """transformers' Auto classes of models; the one without a head is last."""
     names = [name for name in dir(transformers) if name.startswith("AutoModelFor")]
     return [*(name for name in names if hasattr(getattr(transformers, name), _OF_AUTO_CLASSES)), "AutoModel"]

@@ -26,7 +26,7 @@ from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
 
 _COUNTED = ("num_batches_tracked", "n_averaged")
-"""Buffers of batch norm that old files lack, as PyTorch allows."""
+"""Batch-norm buffers that old files may lack, as in PyTorch."""
 _SHOWN = 3
 
 
@@ -35,10 +35,10 @@ class Loading:
     """Options of loading models.
 
     Attributes:
-        dtype: of the weights; None for that of the files.
-        device_map: spreads a model over devices, "auto" or as accelerate takes it; None for one device.
-        max_memory: bytes by device for a model that is spread; None for all of it.
-        trust_remote_code: whether code that comes with a model may be run.
+        dtype: of the weights; None for the files'.
+        device_map: spreads a model over devices, "auto" or as in accelerate; None for one device.
+        max_memory: bytes by device for a spread model; None for all.
+        trust_remote_code: True if a model's own code may run.
     """
 
     dtype: torch.dtype | None = None
@@ -47,7 +47,7 @@ class Loading:
     trust_remote_code: bool = False
 
     def options(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained`` for a folder: no name in a file reaches the hub."""
+        """Arguments of ``from_pretrained``; no name in a file reaches the hub."""
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
         options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
         if self.device_map is not None:
@@ -56,18 +56,18 @@ class Loading:
 
 
 class Maker(Protocol):
-    """Makes the live model of a run, and saves the live model in a folder."""
+    """Makes a run's live model, and saves it."""
 
     @property
     def name(self) -> str:
-        """Its name in tables and recipes."""
+        """The name in tables and recipes."""
 
     @property
     def library(self) -> str:
-        """The hub's name of the library that loads a saved model."""
+        """The hub's name of the library that loads the model."""
 
     def snippet(self, folder: str) -> str:
-        """The Python code that loads the model saved in `folder`."""
+        """Python code that loads the model in `folder`."""
 
     def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
         """The model with the weights of `run` or, of an adapter, of its base.
@@ -77,43 +77,43 @@ class Maker(Protocol):
         """
 
     def names(self, run: Checkpoint, model: torch.nn.Module) -> NameMap:
-        """The places of files' tensors in a model that was just loaded from `run`.
+        """The places of files' tensors in a model just loaded from `run`.
 
         Raises:
-            CheckpointError: if `run` has tensors that the model has no place for.
+            CheckpointError: if a tensor has no place.
         """
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
-        """A function that makes a model of the same kind of tensors named as in files.
+        """A function from tensors, named as in files, to a model of the same kind.
 
         It is for models that cannot be filled in place, and does not keep `model`.
         """
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes the model to `folder`, as users of its kind of model load it.
+        """Writes the model to `folder`, as its users load it.
 
         Args:
-            like: the run whose names of tensors, and other files, are taken.
+            like: the run whose tensor names and other files are taken.
         """
 
     def processor(
         self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
     ) -> tuple[Processor, Path | None]:
-        """Loads the processor of `model`'s inputs; also returns the folder of files to copy with the soup.
+        """Loads the model's processor; also returns the folder of its files, for the soup.
 
         Raises:
             CheckpointError: if there is none.
         """
 
     def identity(self) -> list[str]:
-        """The user's code and its options, on which predictions depend beside the run's own files."""
+        """User's code and options that predictions depend on, besides the run's files."""
 
 
 class Models(Protocol):
-    """The option group `model`: how a pool's models are made."""
+    """The option group `model`: makes a pool's models."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
-        """Chooses the maker of the models of `pool` for `tasks`.
+        """Chooses the maker of `pool`'s models for `tasks`.
 
         Raises:
             CheckpointError: if the runs are no such models.
@@ -122,18 +122,16 @@ class Models(Protocol):
 
 @dataclass(frozen=True)
 class Function:
-    """Models that a function makes: ``build(**options)`` gives a `torch.nn.Module`, with any weights.
+    """Models of a function: ``build(**options)`` returns a `torch.nn.Module`, with any weights.
 
     Attributes:
-        build: the function's name, as ``my_module.build``, ``timm.create_model`` or
-            ``torchvision.models.resnet50``; a class will do.
+        build: the function or class, as ``my_module.build`` or ``timm.create_model``.
         options: its arguments.
-        processor: the name of a function, as ``my_module.transform``, that takes the model and returns what
-            prepares its inputs: for images, a function from a PIL image to a tensor. None if the task's
-            function prepares them.
+        processor: a function, as ``my_module.transform``, from the model to its processor; for images, that
+            is a function from a PIL image to a tensor. None if the task's function prepares inputs.
 
     Raises:
-        ConfigError: for a function that does not exist.
+        ConfigError: if a function does not exist.
     """
 
     build: str
@@ -150,7 +148,7 @@ class Function:
         """Makes the models itself.
 
         Raises:
-            ConfigError: for a task that needs a model of transformers.
+            ConfigError: if a task needs a model of transformers.
         """
         for task in tasks.tasks.values():
             ours = type(task).__module__.startswith("soupkitchen.")
@@ -197,10 +195,10 @@ class Built:
         return partial(self._made, next((x.dtype for x in model.parameters() if x.is_floating_point()), None))
 
     def save(self, model: torch.nn.Module, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
-        """Writes safetensors and, if `like` is a file of PyTorch's, such a file, too.
+        """Writes safetensors and, if `like` is a PyTorch file, such a file, too.
 
-        That has everything but other tensors from `like`, so that the soup loads like a run: Lightning's
-        ``load_from_checkpoint`` finds its hyperparameters.
+        That keeps all but the tensors of `like`, so that the soup loads like a run, as by Lightning's
+        ``load_from_checkpoint``.
         """
         state, first = model.state_dict(), first_names(model)
         names = self._names(like.header, model, like.path)
@@ -259,10 +257,10 @@ class Built:
         """The model's name for each tensor of a file: the same, or with one prefix more or less for all.
 
         Args:
-            tensors: anything with a shape, by name in the file.
+            tensors: anything with a shape, by name.
 
         Raises:
-            CheckpointError: if some have no place, or some places no tensor.
+            CheckpointError: if a tensor has no place, or a place no tensor.
         """
         state, first = model.state_dict(), first_names(model)
         names = {name: to for to, name in aligned(tensors, state).items()}
@@ -285,7 +283,7 @@ class Built:
 
 
 def _as_in_file(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The tensor in the dtype of the runs, if that is narrower and loses nothing."""
+    """The tensor in the runs' dtype, if that is narrower and loses nothing."""
     tensor = tensor.detach().cpu().contiguous()
     if dtype is None or dtype.itemsize >= tensor.dtype.itemsize or not tensor.is_floating_point():
         return tensor

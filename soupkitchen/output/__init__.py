@@ -1,4 +1,4 @@
-"""Saves the soup as users load it, and proves that the saved model is the one that was scored."""
+"""Saves the soup, and proves that the saved model is the scored one."""
 
 from soupkitchen.output.model import Output, check_answers, check_weights, prove_filling
 

@@ -39,24 +39,19 @@ _TASKS = {
     "AutoModelForCTC": "automatic-speech-recognition",
     "AutoModel": "feature-extraction",
 }
-"""The hub's names of tasks, by the class that loads their models."""
 
 
 def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> None:
-    """Writes the card into the folder of the soup of `run`.
-
-    Args:
-        data: the name of the task's data.
+    """Writes the card into the folder of the soup.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if writing fails.
     """
     write(folder / PICTURE, lambda beside: beside.write_bytes(run.figure.png()))
     write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
 
 
 def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> str:
-    """The card's text."""
     assert run.models is not None
     assert run.outcome is not None
     soup, best = run.outcome.soup, run.outcome.best
@@ -100,7 +95,6 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
 def _data(
     metric: str, soup: Mapping[Any, Any], maker: Maker, data: str, base: Checkpoint | None, pool: Pool
 ) -> ModelCardData:
-    """The card's metadata, which the hub reads."""
     results = [
         EvalResult(
             task_type=_TASKS.get(maker.name, "other"),
@@ -153,7 +147,6 @@ def _option(value: Any) -> str:
 
 
 def _licence(base: Path) -> str | None:
-    """The licence that the base's own card names."""
     try:
         text = read_bytes(base / CARD)[: 1 << 16].decode(errors="replace")
         metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
@@ -175,15 +168,14 @@ def _coefficient(weight: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """A stranger's name in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(str(text)))
 
 
 def check_hub(name: str) -> None:
-    """Checks, before any work, that somebody is logged in who may be allowed to push.
+    """Checks, before any work, that the user is logged in and may push.
 
     Raises:
-        ConfigError: for a name that is none, if nobody is logged in, or if the hub cannot be reached.
+        ConfigError: if the name is invalid, nobody is logged in, or the hub cannot be reached.
     """
     try:
         validate_repo_id(name)
@@ -202,15 +194,12 @@ def check_hub(name: str) -> None:
 
 
 def push(folder: Path, name: str, private: bool) -> str:
-    """Pushes the soup in `folder` to the repository `name`, which is made if it does not exist.
+    """Pushes the soup in `folder` to the repository `name`, created if missing; returns its address.
 
-    Files that are there already are not sent again.
-
-    Returns:
-        The address of the repository.
+    Files already there are not sent again.
 
     Raises:
-        MachineError: if that fails; the same command tries again.
+        MachineError: if it fails; the same command tries again.
     """
     api = HfApi()
     try:

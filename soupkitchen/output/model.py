@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MODELS = str(Path("transformers", "models"))
-"""The folder of transformers' models, which raise errors if an input is missing."""
+"""The folder of transformers' models, which fail if an input is missing."""
 _EXAMPLES = 4
-"""Examples on which a filled model is compared with a loaded one."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,17 @@ class Output:
 
     Attributes:
         format: "full" for a model, "adapter" for one LoRA adapter on the pool's base.
-        max_shard_size: the most that a weight file may have, as ``5GB``.
-        dtype: of the weights, "float32", "bfloat16" or "float16", both scored and saved; None for that of
-            the runs.
-        rank: of a saved adapter, to which the soup's change is cut; None for an exact one, which only a
-            linear soup of adapters has.
-        verify: the proof that the saved model is the one that was scored: "batch" compares its
-            tensors, to the bit, and its answers on a batch; "full" scores all of held-out again, too.
-        push_to_hub: the repository on the hub that the soup is pushed to, as "org/name"; None for none.
-        private: whether that repository is private, if it is new.
+        max_shard_size: the largest size of a weight file, as ``5GB``.
+        dtype: "float32", "bfloat16" or "float16", for scoring and saving; None for the runs' dtype.
+        rank: the rank to which a saved adapter is cut; None for an exact one, which only a linear soup of
+            adapters has.
+        verify: "batch" compares the saved model's tensors and its answers on a batch with the scored one's;
+            "full" also scores held-out again.
+        push_to_hub: the hub repository, as "org/name"; None for none.
+        private: create that repository as private.
 
     Raises:
-        ConfigError: for options out of range, or that contradict each other.
+        ConfigError: if an option is out of range, or options contradict each other.
     """
 
     format: Literal["full", "adapter"] = "full"
@@ -82,10 +80,10 @@ class Output:
         return _DTYPES[self.dtype] if self.dtype else None
 
     def check(self, runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> None:
-        """Refuses, before any work, a soup that could not be saved.
+        """Refuses, before any work, a soup that cannot be saved.
 
         Raises:
-            ConfigError: saying why.
+            ConfigError: if it cannot.
         """
         if self.format == "full":
             return
@@ -115,17 +113,14 @@ class Output:
             )
 
     def save(self, live: LiveModel, processor: Path | None, folder: Path, like: Checkpoint) -> Checkpoint:
-        """Writes the live model to `folder` as ``save_pretrained`` does, with what prepares its inputs.
+        """Writes the live model to `folder` like ``save_pretrained``, with its processor, and opens it.
 
-        The folder appears by a rename when it is complete; until then an older one stays as it was.
+        Until it is complete, an older folder stays.
 
         Args:
             live: the model, filled.
-            processor: the folder with the files of the tokenizer or image processor, which are copied.
-            like: the run whose names of tensors, and other files, are taken.
-
-        Returns:
-            The saved model, opened.
+            processor: the folder of the tokenizer's or image processor's files.
+            like: the run that gives tensor names and other files.
 
         Raises:
             SaveError: if it cannot be written.
@@ -144,15 +139,11 @@ class Output:
         processor: Path | None,
         folder: Path,
     ) -> Checkpoint:
-        """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
+        """Writes the soup of the adapters `runs` to `folder` as one peft adapter, and opens it.
 
         Args:
-            weights: of each run, or of each run in each part of the depth.
-            soup: makes an empty soup.
-            processor: the folder with the files of the tokenizer, which are copied.
-
-        Returns:
-            The saved adapter, opened on its base.
+            weights: each run's weight, or weights by part of the depth.
+            processor: the folder of the tokenizer's files.
 
         Raises:
             SaveError: if it cannot be written.
@@ -176,9 +167,10 @@ class Output:
         return open_adapter(folder, "soup", base)
 
     def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:
-        """Compares the score of a soup that was loaded back with the score that it was kept for.
+        """Compares the score of the soup, loaded back, with the expected one.
 
         Args:
+            again: the loaded soup's score.
             floor: the least score of an adapter, which may be cut.
 
         Raises:
@@ -211,7 +203,6 @@ class Output:
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write a soup to, which becomes `folder` by a rename when that is done."""
     try:
         with appearing(folder) as beside:
             yield beside
@@ -225,12 +216,12 @@ def _appearing(folder: Path) -> Iterator[Path]:
 def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | None) -> None:
     """Compares models filled in place with loaded ones; if they differ, models are made anew from then on.
 
-    A model may keep values that it computed from its weights (LeViT its attention biases, RWKV weights scaled
-    for inference). Filled with another run's weights it would still use those.
+    A model may keep values computed from its weights (LeViT's attention biases), which filling would not
+    update.
 
     Args:
-        first: the run that the live model was loaded from; of an adapter, its base was.
-        last: another run that transformers can load; None if there is none.
+        first: the run, or the adapter's base, that the live model was loaded from.
+        last: another run that transformers can load, if any.
 
     Raises:
         CheckpointError: if the model needs other inputs than the task gives.
@@ -266,11 +257,11 @@ def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | No
 
 
 def check_weights(saved: LiveModel, state: Mapping[str, str], folder: Path) -> None:
-    """Checks that a soup that was loaded has the parameters and buffers of the model that was scored.
+    """Checks that a loaded soup has the scored model's parameters and buffers.
 
     Args:
-        saved: the soup in `folder`, not used yet.
-        state: digests of those of the scored model, by name.
+        saved: the soup, not used yet.
+        state: digests of the scored model's tensors, by name.
 
     Raises:
         GuaranteeError: if one differs.
@@ -289,15 +280,14 @@ def check_answers(
     examples: Mapping[str, np.ndarray] | None,
     folder: Path,
 ) -> None:
-    """Checks that a soup that was loaded answers as the model that was scored, on one batch.
+    """Checks that a loaded soup answers one batch as the scored model did.
 
     Args:
-        saved: of the soup in `folder`.
-        outputs: of the scored model for the batch, by task.
-        examples: the held-out examples of `saved` in the batch; None for all of them.
+        outputs: the scored model's, by task.
+        examples: the batch's held-out examples; None for all.
 
     Raises:
-        GuaranteeError: if its answers differ.
+        GuaranteeError: if answers differ.
     """
     if examples is None:
         examples = {name: np.arange(size) for name, size in saved.examples.sizes("heldout").items()}
@@ -310,7 +300,7 @@ def check_answers(
 
 
 def _alike(ours: Any, theirs: Any, exactly: bool = False) -> bool:
-    """Tells whether two trees of tensors, texts and numbers are the same; NaN is equal to itself."""
+    """Tells whether two trees of tensors, texts and numbers are equal, NaN included."""
     if isinstance(ours, Mapping):
         return ours.keys() == theirs.keys() and all(_alike(ours[k], theirs[k], exactly) for k in ours)
     if isinstance(ours, torch.Tensor):

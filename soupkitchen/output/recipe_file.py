@@ -1,7 +1,4 @@
-"""`recipe.yaml`: what a soup is made of and how it was saved; reads and writes it, and makes the soup again.
-
-Nothing has to be scored for that: the runs, the base and the recipe are enough.
-"""
+"""Reads and writes `recipe.yaml`, and makes its soup again from the runs, without scoring."""
 
 from __future__ import annotations
 
@@ -34,7 +31,6 @@ FORMAT = 1
 _AS_THEY_ARE = ("reference", "base", "model_class", "processor", "pad_token_id", "model", "key")
 """Entries of the file that are attributes of `RecipeFile`, too."""
 _SAVED = ("format", "max_shard_size", "dtype", "rank")
-"""Options that say how a soup is saved."""
 _HEAD = """\
 # What the soup is made of. It is made again, without scoring anything and to the bit on such a device, by
 #   python -m soupkitchen.rebuild {file} FOLDER
@@ -44,7 +40,7 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Place:
-    """The path of a model, a digest of its tensors and, of an adapter, its model if that is not the base."""
+    """A model's path, its tensors' digest, and an adapter's base if not the recipe's."""
 
     path: str
     fingerprint: str
@@ -58,7 +54,6 @@ class Place:
         return cls(str(run.path.absolute()), run.fingerprint, str(on) if on else None)
 
     def to_data(self) -> dict[str, str]:
-        """The fields that have a value."""
         return {name: part for name, part in vars(self).items() if part is not None}
 
 
@@ -81,8 +76,6 @@ class _Saved:
 
 @dataclass(frozen=True)
 class _Document:
-    """The file as it is."""
-
     format: Literal[1]
     method: dict[str, Any] | None
     ingredients: list[_Ingredient]
@@ -102,22 +95,22 @@ class _Document:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe, and what it takes to follow it elsewhere.
+    """A recipe, with all that is needed to follow it elsewhere.
 
     Attributes:
-        recipe: what is merged, and how.
-        runs: the places of the ingredients and of the reference, by name.
-        reference: the name of the run that says what the model is.
-        base: the model that the runs were fine-tuned from, if the recipe needs it.
-        model_class: the class of transformers that the task loads models as, or the function that makes them.
-        processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
-        output: how it was saved.
-        pad_token_id: given by the task to a model without one.
+        recipe: the ingredients and how they are merged.
+        runs: the places of the ingredients and the reference, by name.
+        reference: the name of the run that defines the model.
+        base: the runs' base model, if needed.
+        model_class: transformers' class of the model, or the function that makes it.
+        processor: the folder or run whose tokenizer or image processor is saved with the soup.
+        output: the options of saving.
+        pad_token_id: the task's, for a model without one.
         device: the kind of device that merged.
-        soup: a digest of what was saved.
-        model: the options of what makes the models, if that is not transformers.
-        key: of runs that are files, which of several state dicts in each.
-        trust: names of the user's own that may be imported.
+        soup: a digest of the saved soup.
+        model: options of the models' maker, if not transformers.
+        key: the state dict to use in a file with several.
+        trust: the user's names that may be imported.
     """
 
     recipe: Recipe
@@ -138,7 +131,6 @@ class RecipeFile:
     def of(
         cls, recipe: Recipe, pool: Pool, model_class: str, processor: Path | None, **more: Any
     ) -> RecipeFile:
-        """The file of a recipe for runs of `pool`."""
         names = dict.fromkeys((*recipe.ingredients, pool.reference.name))
         run_at = {run.path: run.name for run in pool}
         if processor in run_at:
@@ -158,13 +150,13 @@ class RecipeFile:
 
     @classmethod
     def read(cls, file: Path, trust: Collection[str] = ()) -> RecipeFile:
-        """Reads the recipe in a file.
+        """Reads a recipe file.
 
         Args:
-            trust: names of the user's own that may be imported.
+            trust: the user's names that may be imported.
 
         Raises:
-            ConfigError: if it is no recipe of ours, cannot be read, or names something that is not trusted.
+            ConfigError: if it cannot be read, is no recipe, or names something that is not trusted.
         """
         document = read_yaml(file, _Document)
         recipe = {
@@ -190,7 +182,6 @@ class RecipeFile:
         return read
 
     def write(self, file: Path) -> None:
-        """Writes it, whole or not at all."""
         recipe, output = self.recipe.to_data(), self.output
         named = zip(recipe["ingredients"], recipe["coefficients"], strict=True)
         beside = [name for name in self.runs if name not in recipe["ingredients"]]
@@ -221,11 +212,10 @@ class RecipeFile:
         write_text(file, _HEAD.format(file=file.name) + text)
 
     def maker(self) -> Maker:
-        """The maker of the models; see `maker_named`."""
         return maker_named(self.model_class, self.model, self.trust)
 
     def merge_method(self) -> MergeMethod | StackMethod:
-        """The method; a soup of one is that run, whatever the method."""
+        """The method; a soup of one is that run, with any method."""
         return Linear() if self.recipe.method is None else self.recipe.merge_method()
 
 
@@ -287,18 +277,13 @@ def rebuild(
 
 
 def saved_fingerprint(folder: Path) -> str:
-    """A digest of the tensors of a soup, a model or an adapter, in `folder`."""
+    """A digest of the tensors of the saved model or adapter in `folder`."""
     if is_adapter(folder):
         return WeightFiles.open(folder, ADAPTER_STEM).fingerprint
     return Checkpoint.open(folder).fingerprint
 
 
 def _pool(file: RecipeFile, path: str | None, moved_base: str | None) -> Pool:
-    """Opens the runs that a recipe needs.
-
-    Raises:
-        CheckpointError: if one is missing, or has other tensors than it had.
-    """
     sources = _sources(file, path)
     for name, source in sources.items():
         if not source.folder.exists():

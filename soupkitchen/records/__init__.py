@@ -1,4 +1,4 @@
-"""A run's tables: functions of its journal's events. Knows no torch."""
+"""A run's tables, as functions of its journal's events. Imports no torch."""
 
 from soupkitchen.records.results import greater_is_better, update_sweep_leaderboard
 from soupkitchen.records.tables import (

@@ -41,9 +41,8 @@ _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
     "examples_scored examples_total cached reason"
 ).split()
-"""Columns of the trajectory that the report has, too."""
 _MOST_ON_MAP = 100
-"""Runs on a map: each pair of them is a mark on the page."""
+"""The most runs on a map, which has a mark for each pair."""
 _MARK = b'<meta name="generator" content="soupkitchen">'
 _KIND = ["task", "data", "metric"]
 _NO_OPTIONS = {"rank", "run", *_KIND}
@@ -51,7 +50,7 @@ _NO_OPTIONS = {"rank", "run", *_KIND}
 
 @dataclass(frozen=True)
 class Table:
-    """A table. A reader opens it with a click if it is `folded`."""
+    """A table, closed until a click if `folded`."""
 
     caption: str
     frame: pd.DataFrame
@@ -59,13 +58,11 @@ class Table:
 
     @property
     def columns(self) -> list[tuple[str, bool]]:
-        """The name of each column, and whether it holds numbers."""
         numeric = pd.api.types.is_numeric_dtype
         return [(printable(str(name)), numeric(self.frame[name])) for name in self.frame.columns]
 
     @property
     def rows(self) -> list[tuple[list[str], bool]]:
-        """The cells of each row as text, and whether it is the soup's."""
         return [
             ([_cell(value) for value in row.values()], row.get("kind") == "soup")
             for row in self.frame.to_dict("records")
@@ -74,16 +71,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Text:
-    """A file as it is."""
-
     name: str
     content: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a title of its own."""
-
     title: str
     sentences: Sequence[str] = ()
     figures: Sequence[Figure] = ()
@@ -98,10 +91,10 @@ def html(
     footer: str,
     cards: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The page in one file, which asks for nothing else.
+    """The page in one file, which loads nothing else.
 
     Args:
-        cards: numbers that stand out, and what they are.
+        cards: key figures, and their labels.
     """
     return _TEMPLATES.get_template("report.html.jinja").render(
         title=printable(title),
@@ -119,11 +112,11 @@ def _cell(value: Any) -> str:
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Writes the report of the run in `folder`, and the picture of its trajectory.
+    """Writes the report of the run in `folder`, and its trajectory's picture.
 
     Raises:
-        JournalError: if there is no journal, or a damaged one.
-        OSError: if they cannot be written.
+        JournalError: if the journal is missing or damaged.
+        OSError: if writing fails.
     """
     run = Run(folder)
     write_text(folder / REPORT, page(run))
@@ -134,7 +127,6 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def page(run: Run) -> str:
-    """The report of a run as HTML."""
     sections = [section for part in _PARTS if (section := part(run))]
     version = run.events[0].get("versions", {}).get("soupkitchen", "")
     source = f"Made of {run.folder.name}/{JOURNAL}; python -m soupkitchen.report makes it again."
@@ -263,8 +255,6 @@ def _chance(run: Run) -> Section | None:
 
 @dataclass(frozen=True)
 class _Map:
-    """`map.json`: inner products of what fine-tuning changed, run by run."""
-
     names: list[Annotated[str, MaxLen(255)]]
     gram: list[list[float]]
     soup: str | None
@@ -272,7 +262,6 @@ class _Map:
 
 
 def map_section(run: Run) -> Section | None:
-    """Shows the similarity of the runs' task vectors, from `map.json`."""
     file, title = run.folder / MAP, "The pool's map"
     if not os.path.lexists(file):
         return None
@@ -342,11 +331,11 @@ _PARTS = (_trajectory, _models, _tasks, _contributions, _chance, map_section, _c
 
 
 def write_sweep_report(folder: Path) -> Path | None:
-    """Writes the report of the runs below `folder`; None if there is no table of them, or another's report.
+    """Writes the report of the runs below `folder`; None if it has no table, or another's report.
 
     Raises:
         ConfigError: if the table is damaged.
-        OSError: if it cannot be written.
+        OSError: if writing fails.
     """
     table, file = folder / LEADERBOARD, folder / REPORT
     if not table.is_file():

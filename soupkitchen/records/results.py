@@ -44,20 +44,15 @@ from soupkitchen.store.settings import CHOICES, what_is_run
 log = logging.getLogger(__name__)
 
 _PRESETS = ("method", "search")
-"""The groups whose presets stand in the table by name."""
 _ABSENT = object()
 _IN_OTHER_COLUMNS = {"task._target_", "task.data.path", "task.metric.name", "pool._target_"}
 
 
 def update_sweep_leaderboard(folder: Path) -> Path | None:
-    """Rewrites `folder`/leaderboard.csv, the soup of each finished run below it, best first, and its report.
+    """Rewrites `folder`/leaderboard.csv from the finished runs below it, and its report; returns the file.
 
-    Scores of other tasks, data or metrics are no better or worse: each kind is ranked by itself.
-    Derived from the runs' own leaderboards, so nothing is lost if it is deleted. Jobs of one sweep may
-    call this at the same time, and may come and go meanwhile.
-
-    Returns:
-        The file, or None if no run has finished, or something else lies there.
+    Jobs of one sweep may call this at the same time, and runs may appear or vanish meanwhile. The result is
+    None if no run has finished, or somebody else's file is there.
     """
     table = folder / LEADERBOARD
     try:
@@ -81,7 +76,7 @@ def update_sweep_leaderboard(folder: Path) -> Path | None:
 
 
 def greater_is_better(run: Path, table: pd.DataFrame) -> bool:
-    """Tells whether a higher score is better, by the run's journal or, if lost, the order of `table`."""
+    """Tells whether a higher score is better, by the journal or else by the order of `table`."""
     if isinstance(answer := last_event(run / JOURNAL).get("greater_is_better"), bool):
         return answer
     scores = table[heldout_column(table)].dropna()
@@ -128,7 +123,6 @@ def make_again(folder: Path, lost: Mapping[str, str]) -> None:
 
 
 def _report(folder: Path) -> None:
-    """Writes the report of all runs; the table is complete without."""
     try:
         from soupkitchen.records.report import write_sweep_report
 
@@ -141,14 +135,8 @@ def _report(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Settings:
-    """The facts of a run's configuration.
-
-    Attributes:
-        task: the class of the task.
-        data: the path of its data; of several tasks, their names.
-        choices: by group, the name of the preset that was chosen or, if the configuration has none, of the
-            preset that the options are nearest to; a class's name if there is no such preset.
-        options: those that results depend on, by dotted key.
+    """The facts of a run's configuration; `choices` has each group's preset: the chosen one, else the
+    nearest, else the class.
     """
 
     task: str = ""
@@ -158,7 +146,6 @@ class _Settings:
 
     @classmethod
     def of(cls, run: Path) -> _Settings:
-        """Reads them from the folder `run`; empty if they cannot be read."""
         try:
             config = read_yaml(own(run / CONFIG), dict[str, Any])
             task = config["task"]
@@ -174,7 +161,6 @@ class _Settings:
         return cls(task_class, str(data), choices, what_is_run(config))
 
     def is_implied(self, key: str) -> bool:
-        """Tells whether the value of an option follows from the name of a preset."""
         group = key.split(".")[0]
         preset = _presets(group).get(self.choices.get(group, ""), {})
         return key not in self.options or (key in preset and preset[key] == self.options[key])
@@ -188,7 +174,7 @@ def _presets(group: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _nearest(group: str, options: Mapping[str, Any]) -> str:
-    """The preset made of the same classes that the fewest options differ from; else the class."""
+    """The preset of the same classes that differs in the fewest options; else the class."""
     wanted = what_is_run({group: options})
     differing: dict[int, list[str]] = defaultdict(list)
     for name, preset in _presets(group).items():
@@ -205,12 +191,7 @@ def _class(options: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _SweptRun:
-    """A finished run, and how it is to be ranked.
-
-    Attributes:
-        soup: the soup's row in the run's leaderboard.
-        goodness: the soup's score, higher better.
-    """
+    """A finished run, with the soup's row of its leaderboard and its score, higher better."""
 
     name: str
     metric: str
@@ -221,17 +202,14 @@ class _SweptRun:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """The facts that comparable runs share."""
         return self.settings.task, self.settings.data, self.metric
 
     @property
     def place(self) -> float:
-        """To sort by: best first, NaN last."""
         return math.inf if math.isnan(self.goodness) else -self.goodness
 
 
 def _run(folder: Path) -> _SweptRun | None:
-    """The run in `folder`; None if that holds no finished run of ours."""
     file = folder / LEADERBOARD
     try:
         if not file.is_file() or _is_sweep(file):
@@ -257,7 +235,6 @@ def _run(folder: Path) -> _SweptRun | None:
 
 
 def _is_sweep(file: Path) -> bool:
-    """Tells whether a table is one of all runs."""
     with open_regular(own(file)) as handle:
         return handle.read(9) == b"rank,run,"
 
@@ -288,7 +265,7 @@ def _table(runs: Sequence[_SweptRun]) -> pd.DataFrame:
 
 
 def _differing(group: Sequence[_Settings]) -> set[str]:
-    """The options in which runs that can be compared differ, without those that names of presets imply."""
+    """The options in which comparable runs differ, without those implied by presets."""
     differing = set()
     for option in {option for settings in group for option in settings.options}:
         values = [settings.options.get(option, _ABSENT) for settings in group]
@@ -299,5 +276,4 @@ def _differing(group: Sequence[_Settings]) -> set[str]:
 
 
 def _cell(value: Any) -> Any:
-    """An option as the command line takes it; numbers stay numbers."""
     return value if is_number(value) else shown(value)

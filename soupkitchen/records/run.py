@@ -1,4 +1,4 @@
-"""One run, as its journal and the files beside it tell."""
+"""One run, read from its journal and the files beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from soupkitchen.records.figures import Figure
 
 _MOST = 4 << 20
-"""Bytes of a text in a report at most."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,13 @@ class Costs:
     """The costs of a run; None if unknown.
 
     Attributes:
-        candidates_tried: mixtures that were scored to be decided on.
+        candidates_tried: candidates that were decided on.
         examples_scored: examples that went through a model.
-        examples_cached: examples whose predictions an earlier run had kept.
-        merge_seconds: reading runs, merging, and filling the model.
+        examples_cached: examples with predictions from an earlier run.
+        merge_seconds: reading, merging, and filling the model.
         eval_seconds: forward passes and metrics.
-        peak_device_gib: the most that tensors took on an accelerator, in the process that finished the run.
-        peak_host_gib: the most memory of that process since it began; jobs of a sweep may share one.
+        peak_device_gib: memory of tensors on an accelerator, in the process that finished the run.
+        peak_host_gib: memory of that process, which jobs of a sweep may share.
     """
 
     candidates_tried: int | None = None
@@ -67,7 +66,7 @@ class Outcome:
 
     @property
     def gain(self) -> float:
-        """The soup's gain on held-out over the best single run; higher is better."""
+        """The soup's held-out gain over the best single run; higher is better."""
         return float(self.soup["delta_vs_best_single"])
 
     @property
@@ -79,7 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """The run in a folder. What follows from its journal is a `JournalError` if that is damaged."""
+    """The run in a folder. Properties raise a `JournalError` if the journal is damaged."""
 
     folder: Path
 
@@ -93,12 +92,10 @@ class Run:
 
     @cached_property
     def models(self) -> pd.DataFrame | None:
-        """The leaderboard; None if the run has none yet."""
         return leaderboard(self.events) if self.of(ENTRY) else None
 
     @cached_property
     def figure(self) -> Figure:
-        """The figure of the trajectory."""
         from soupkitchen.records.figures import trajectory_figure  # what draws is imported where it is wanted
 
         return trajectory_figure(self.steps, self.metric, self.sign)
@@ -142,7 +139,7 @@ class Run:
         return [event for event in self.events if event["event"] == kind]
 
     def text(self, name: str) -> str | None:
-        """The content of a file beside the journal, or why it cannot be read; None if it is not there."""
+        """The content of a file beside the journal, or why it cannot be read; None if missing."""
         file = self.folder / name
         if not os.path.lexists(file):
             return None

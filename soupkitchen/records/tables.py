@@ -35,31 +35,29 @@ Row = TypeVar("Row", Step, Entry)
 
 INGREDIENT_SEPARATOR = ";"
 DIGITS = 10
-"""Decimals of differences: enough for any score, and 0.0425 is not shown as 0.04250000000000009."""
+"""Decimals of differences, so that 0.0425 is not shown as 0.04250000000000009."""
 
 TEXT_COLUMNS = frozenset(
     "run task data metric method search model kind ingredients coefficients stage candidate variant "
     "decision split rule reason architecture dtype base guess stopped_by".split()
 )
-"""Columns of text, whatever their cells look like."""
+"""Columns of text, even if it looks like numbers."""
 
 _MOST_COLUMNS = 10_000
 _FORMULA = re.compile("'*[=+\\-@\t\r＝＋－＠]")
 _LINE_END = "\r\0\n"
-"""While a table is written, so that cells with any of these characters in them get quotes."""
+"""Makes the writer quote cells with any of these characters."""
 COLUMNS = ("step", *(column.name for column in fields(Step) if column.name not in ("tasks", "choice")))
 HELDOUT = "heldout_"
 _KINDS = ("soup", "single", "uniform", "partial", "listed")
-"""In the order in which equals stand in the table."""
+"""The order of equals in the table."""
 
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
-    """Writes `table` as CSV, whole or not at all."""
     write_text(file, _csv(table))
 
 
 def append_csv(file: Path, table: pd.DataFrame) -> None:
-    """Adds the rows of `table` to a table of the same columns that `write_csv` wrote."""
     with file.open("a", encoding="utf-8", errors="backslashreplace", newline="") as handle:
         handle.write(_csv(table, header=False))
 
@@ -74,10 +72,10 @@ def _csv(table: pd.DataFrame, header: bool = True) -> str:
 
 
 def read_csv(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
-    """Reads a table as it was before `write_csv` wrote it.
+    """Reads a table of `write_csv`.
 
     Raises:
-        ConfigError: if it is not such a table, cannot be read, or lacks a column that is `needed`.
+        ConfigError: if the file cannot be read, is no such table, or lacks a column that is `needed`.
     """
     try:
         lines = io.StringIO(read_bytes(own(file)).decode(), newline="")
@@ -103,7 +101,6 @@ def read_csv(file: Path, needed: Collection[str] = ()) -> pd.DataFrame:
 
 
 def foreign(file: Path, why: str) -> ConfigError:
-    """The error for a table of a run's folder that is not ours."""
     return ConfigError(
         f"{file} is somebody else's table, or was damaged: {why}. python -m soupkitchen.tables {file.parent} "
         "makes it again"
@@ -111,23 +108,20 @@ def foreign(file: Path, why: str) -> ConfigError:
 
 
 def joined(ingredients: tuple[str, ...]) -> str:
-    """Names of ingredients in one cell; in a name, the separator has a backslash before it."""
+    """Names of ingredients in one cell; a backslash escapes a separator in a name."""
     return INGREDIENT_SEPARATOR.join(re.sub(r"([\\;])", r"\\\1", name) for name in ingredients)
 
 
 def separated(cell: str) -> tuple[str, ...]:
-    """The names of ingredients in a cell."""
     names = re.findall(r"(?:[^\\;]|\\.)+", cell, re.DOTALL)
     return tuple(re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL) for name in names)
 
 
 def has_value(value: Any) -> bool:
-    """Tells whether a cell holds something: not None, NaN or pandas' NA."""
     return value is not None and value is not pd.NA and value == value
 
 
 def short(value: float | None) -> str:
-    """A score as people read it."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
@@ -142,7 +136,6 @@ def _unguarded(cell: str) -> str:
 
 
 def trajectory(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table that a journal's events make."""
     events = list(events)
     return table_of(_rows(events, STEP, Step), tasks_of(events))
 
@@ -154,17 +147,11 @@ def _rows(events: Iterable[Mapping[str, Any]], which: str, kind: type[Row]) -> l
 
 
 def tasks_of(events: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The tasks that have columns of their own, as a journal's first event says."""
     return tuple(events[0].get("columns", ())) if events else ()
 
 
 def table_of(steps: Sequence[Step], tasks: Sequence[str] = (), first: int = 0) -> pd.DataFrame:
-    """The table of some steps.
-
-    Args:
-        tasks: those that have columns of their own.
-        first: the number of the first of the steps.
-    """
+    """The table of some steps; `first` is the number of the first one."""
     rows = [
         {
             "step": number,
@@ -186,7 +173,7 @@ def table_of(steps: Sequence[Step], tasks: Sequence[str] = (), first: int = 0) -
 
 
 def _coefficients(coefficients: Sequence[float | Sequence[float]]) -> str:
-    """In one cell: ``0.5;1`` or, by part of the depth, ``0.5/0.4;1/0.9``; nothing where all are 1."""
+    """In one cell: ``0.5;1`` or, by part of the depth, ``0.5/0.4;1/0.9``; empty if all are 1."""
     parts = [[weight] if isinstance(weight, (int, float)) else weight for weight in coefficients]
     if all(number == 1 for numbers in parts for number in numbers):
         return ""
@@ -198,17 +185,16 @@ def _rounded(value: float | None) -> float | None:
 
 
 def leaderboard(events: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table that the events of a finished run's journal make."""
     begin, *others = events
     entries = _rows(others, ENTRY, Entry)
     return ranking(entries, begin["metric"], 1 if begin["greater_is_better"] else -1)
 
 
 def read_leaderboard(file: Path) -> pd.DataFrame:
-    """The table of a finished run.
+    """Reads the table of a finished run.
 
     Raises:
-        ConfigError: if `file` is none that this package wrote, or was damaged since.
+        ConfigError: if `file` was not written by soupkitchen, or is damaged.
     """
     table = read_csv(file, ("rank", "model", "kind", "ingredients", "delta_vs_best_single"))
     scores = [column for column in table.columns if column.startswith(HELDOUT)]
@@ -221,21 +207,20 @@ def read_leaderboard(file: Path) -> pd.DataFrame:
 
 
 def heldout_column(table: pd.DataFrame) -> str:
-    """The column of a leaderboard that holds the held-out score."""
     return next(column for column in table.columns if column.startswith(HELDOUT))
 
 
 def soups_score(table: pd.DataFrame) -> float:
-    """The soup's score on held-out in a leaderboard, with the metric's own sign."""
+    """The soup's held-out score, with the metric's own sign."""
     return float(table.loc[table["kind"] == "soup", heldout_column(table)].iloc[0])
 
 
 def ranking(entries: Sequence[Entry], metric: str, sign: int) -> pd.DataFrame:
-    """The table, best on held-out first; the soup first, then the single runs, among equals.
+    """The table, best on held-out first; among equals the soup, then single runs, come first.
 
     Args:
         metric: the metric's name, for column names.
-        sign: 1, or -1 for a loss, whose scores are shown with their own sign.
+        sign: -1 for a loss, whose scores are shown with their own sign, else 1.
     """
     singles = [entry.score for entry in entries if entry.kind == "single" and not math.isnan(entry.score)]
     best_single = max(singles, default=math.nan)
@@ -268,7 +253,7 @@ def write_tables(folder: Path) -> list[Path]:
     """Writes the trajectory of the run in `folder` and, if it is finished, the leaderboard.
 
     Raises:
-        JournalError: if there is no journal, or a damaged one.
+        JournalError: if the journal is missing or damaged.
     """
     events = journal.read(folder / JOURNAL)
     tables = {TRAJECTORY: trajectory(events)}

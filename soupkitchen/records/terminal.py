@@ -33,27 +33,25 @@ from soupkitchen.store.journal import STEP
 
 State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
 TALLEST = 20
-"""Lines of the display at most: of a large pool the runs around what is going on are shown."""
+"""The most lines of the display, which shows the runs around the current one."""
 _LEAST = 3
-"""Runs that are shown in the lowest of windows."""
 _STYLES: dict[State, str] = {
     "kept": "green", "discarded": "dim", "error": "red", "now": "bold", "next": "cyan",
 }  # fmt: skip
 _ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
 _BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
-"""The sign of a bound of a score: by whether higher is better, and whether the terminal has such letters."""
+"""The sign of a bound, by whether higher is better and whether the terminal has Unicode."""
 
 
 @dataclass
 class OfRun:
-    """The outcome of one run of the pool.
+    """The outcome of one run of the pool; scores have the metric's sign, a higher `gain` is better.
 
     Attributes:
-        state: if it is known for good; else "".
-        score: by itself, or at most, as the metric gives it.
-        merged: the score of the candidate that it made, or at most.
-        at_most: whether `merged` is a bound, as scoring stopped early.
-        gain: of that candidate; more is always better.
+        state: empty if not final.
+        score: its own score, or a bound.
+        merged: its candidate's score, or a bound.
+        at_most: `merged` is a bound.
     """
 
     state: State = ""
@@ -65,18 +63,16 @@ class OfRun:
 
 @dataclass
 class Known:
-    """The progress that a run's events tell so far.
+    """The progress by the events so far.
 
     Attributes:
-        metric: the name of the score.
-        runs: the pool, by name, in its own order.
-        soup: the names in the soup.
-        best: the score to beat: the soup's or, before there is one, that of the best run.
+        soup: names of the soup's runs.
+        best: the score to beat: the soup's, or else the best run's.
         course: the soup's score after each decision.
-        examples: that have been scored, or taken from an earlier evaluation.
-        spared: examples of candidates whose scoring stopped early, that were not scored.
-        now: the run that is being scored, if it is one.
-        merging: whether the pool is ranked, and merging has begun.
+        examples: the number scored or cached.
+        spared: the number not scored because scoring stopped early.
+        now: the pool's run being scored.
+        merging: ranking is over.
     """
 
     metric: str = "score"
@@ -91,7 +87,6 @@ class Known:
     merging: bool = False
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Takes in the next event."""
         kind = event["event"]
         if kind == "begin":
             self.metric, self.greater_is_better = event["metric"], event["greater_is_better"]
@@ -108,11 +103,9 @@ class Known:
                 self._merged(event)
 
     def scoring(self, run: str) -> None:
-        """Takes in the run that is ranked or merged in next, if it is one."""
         self.now = run if run in self.runs else None
 
     def state(self, name: str) -> State:
-        """The state of a run at present."""
         state = self.runs[name].state
         if name == self.now:
             return "now"
@@ -120,7 +113,7 @@ class Known:
 
     @property
     def order(self) -> list[str]:
-        """The pool in the order of the search: its own until it is ranked, then the best first."""
+        """The pool in the search's order: pool order until ranked, then best first."""
         if not self.merging:
             return list(self.runs)
         sign = -1.0 if self.greater_is_better else 1.0
@@ -133,7 +126,6 @@ class Known:
 
     @property
     def next(self) -> str | None:
-        """The run whose turn comes after what is going on."""
         waiting = "ranked" if self.merging else ""
         return next((n for n in self.order if self.runs[n].state == waiting and n != self.now), None)
 
@@ -172,22 +164,20 @@ class Known:
 
 
 def _score(event: Mapping[str, Any]) -> float | None:
-    """The score that a step gives: in full, on a part of the examples, or at most."""
     names = ("score", "score_on_part", "score_at_most")
     return next((event[name] for name in names if event.get(name) is not None), None)
 
 
 _WIDTH_STATE, _WIDTH_ALONE, _WIDTH_MERGED = 13, 24, 48
-"""The width of all columns but that of the name, and the space between them."""
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=*#"
 
 
 class Display:
-    """The live view of a run, which observes the run's ledger. Use as a context manager.
+    """The live view of a run, an observer of its ledger and a context manager.
 
     Args:
-        examples: how many are expected to be scored, at most.
-        on: where to show it.
+        examples: the most examples to be scored.
+        on: the console.
         now: the clock, in seconds.
     """
 
@@ -221,7 +211,7 @@ class Display:
             self._live.stop()
 
     def scoring(self, what: str, run: str = "") -> Callable[[int, int], None]:
-        """Announces the next request and its run; the callback takes examples done and in all."""
+        """Announces the next request; the callback takes the examples done and their total."""
         with self._lock:
             self._known.scoring(run)
             self._what, self._done, self._total = what, 0, 0
@@ -235,7 +225,6 @@ class Display:
         return advance
 
     def noted(self, event: Mapping[str, Any], anew: bool) -> None:
-        """Takes in an event of the journal, as an observer of the ledger."""
         with self._lock:
             self._known.note(event)
             if event["event"] in ("score", "error"):
@@ -244,7 +233,7 @@ class Display:
 
     @property
     def seconds_left(self) -> float | None:
-        """The seconds that the rest takes at most, with merging; None if unknown, or if nothing is left."""
+        """The most seconds that are left, with merging; None if unknown or done."""
         left = self._examples - self._done
         if self._begun is None or not self._scored or left <= 0:
             return None
@@ -316,7 +305,7 @@ class Display:
 
 
 def is_live(on: Console) -> bool:
-    """Tells whether a console can show what changes: a terminal that can, or a notebook, and ours alone."""
+    """Tells whether the console is a capable terminal or a notebook, of one process."""
     if process.world_size() > 1 or on.is_dumb_terminal:
         return False
     if on.is_terminal and on.file.isatty():  # rich takes a pipe for a terminal where FORCE_COLOR says so
@@ -325,14 +314,12 @@ def is_live(on: Console) -> bool:
 
 
 def window(order: Sequence[str], focus: int, size: int) -> Sequence[str]:
-    """`size` names of a list, around the place `focus`."""
     size = max(size, 1)
     first = max(0, min(focus - size // 2, len(order) - size))
     return order[first : first + size]
 
 
 def sparkline(values: Sequence[float], bars: str) -> str:
-    """Numbers as bars, the least as the lowest; a blank for what is no number."""
     numbers = [value for value in values if value == value and abs(value) != float("inf")]
     if not numbers:
         return ""
@@ -344,7 +331,6 @@ def sparkline(values: Sequence[float], bars: str) -> str:
 
 
 def print_leaderboard(table: pd.DataFrame) -> None:
-    """Prints a leaderboard to stdout, without its long column of ingredients."""
     shown = table.drop(columns="ingredients")
     shown.insert(3, "of", [len(separated(cell)) for cell in table["ingredients"]])
     print_table(shown)
@@ -366,13 +352,11 @@ def print_table(shown: pd.DataFrame) -> None:
 
 
 def print_files(files: Mapping[str, Path]) -> None:
-    """Prints where things are, one a line, to stdout."""
     for what, file in files.items():
         print(f"{what:<12} {printable(str(file))}")
 
 
 def _focus(order: Sequence[str], states: Mapping[str, State]) -> int:
-    """The place in the list of what is going on, or else of what comes next, or of what was last."""
     for state in ("now", "next"):
         for place, name in enumerate(order):
             if states[name] == state:
@@ -381,7 +365,6 @@ def _focus(order: Sequence[str], states: Mapping[str, State]) -> int:
 
 
 def _filled(facts: Sequence[str], width: int) -> list[str]:
-    """Facts side by side, in as many lines as they take."""
     lines: list[str] = []
     for fact in facts:
         if lines and cell_len(lines[-1]) + 2 + cell_len(fact) <= width:

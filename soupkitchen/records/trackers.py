@@ -1,8 +1,7 @@
-"""Shows a run, while it goes on, in what people watch their training with: TensorBoard, W&B, MLflow, Trackio.
+"""Shows a run in progress in TensorBoard, W&B, MLflow or Trackio.
 
-Accelerate's tracker classes do the work. A class for each tracker says what is particular to it: how its run
-is found again, and where tables and files go. `Trackers` observes the ledger and tells each step once,
-interrupted or not.
+Accelerate's trackers do the work. A class for each finds its run again, and places tables and files.
+`Trackers` observes the ledger and reports each step once, even if the run is interrupted.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ log = logging.getLogger(__name__)
 
 OptionValue = str | int | float | bool
 PROJECT = "soupkitchen"
-"""The project that gathers our runs, unless the user names another."""
+"""The project of our runs, unless the user names another."""
 _FILES = (TRAJECTORY, LEADERBOARD, CONFIG, REPORT, RECIPE)
-"""The files that are kept with a run, as far as they are there in the end."""
+"""The files that are kept with a run, if they exist at the end."""
 
 
 class Client:
     """One run in one tracker.
 
     Attributes:
-        name: of the tracker for accelerate, of its package, of our option and of the extra.
+        name: of the tracker in accelerate, its package, our option and the extra.
         run: the tracker's id of the run.
 
     Args:
-        folder: the run's own; the tracker shows its name.
-        options: the run's, by dotted key; a tracker is told them once.
-        run: the tracker's id of this run's earlier start; None for a new run.
+        folder: the run's; the tracker shows its name.
+        options: the run's, by dotted key; sent once.
+        run: the tracker's id of this run's earlier start, if any.
     """
 
     name: ClassVar[str]
@@ -69,29 +68,27 @@ class Client:
     @classmethod
     def check(cls) -> None:
         """Raises:
-        ConfigError: if it is known beforehand that the tracker cannot be told anything.
+        ConfigError: if the tracker cannot work.
         """
 
     def arguments(self, folder: Path, new: bool) -> dict[str, Any]:
-        """The options of accelerate's class."""
         raise NotImplementedError
 
     def configure(self, again: bool) -> None:
-        """Tells the options of the run; `again` says whether that was done before."""
+        """Sends the run's options; `again` if that was done before."""
         if not again:
             self.tracker.store_init_configuration(self.options)
 
     def kept(self, steps: int, ended: bool) -> int:
-        """The number of steps the tracker has.
+        """The number of steps that the tracker has.
 
         Args:
-            steps: how many it was told.
-            ended: whether it was ended after that, and not killed together with the run.
+            steps: the number of steps sent.
+            ended: the tracker's run was ended after that, not killed.
         """
         return steps
 
     def show(self, name: str, table: pd.DataFrame, step: int) -> None:
-        """Shows a table."""
         raise NotImplementedError
 
     def keep(self, files: Sequence[Path]) -> None:
@@ -102,14 +99,14 @@ class Client:
         self.tracker.tracker.log_artifact(artifact)
 
     def finish(self, complete: bool) -> None:
-        """Ends it; `complete` is false for a run that was interrupted, and may go on one day."""
+        """Ends it; `complete` is false if the run was interrupted and may continue."""
         self.tracker.finish()
 
 
 class TensorBoard(Client):
-    """Event files in the run's own folder: ``tensorboard --logdir results`` shows all runs.
+    """Event files in the run's folder: ``tensorboard --logdir results`` shows all runs.
 
-    A run that goes on writes one more file to the same folder. Tables are text; there are no artifacts.
+    A continued run adds a file to the folder. Tables are text; there are no artifacts.
     """
 
     name = "tensorboard"
@@ -128,13 +125,13 @@ class TensorBoard(Client):
         self.tracker.log({name: "\n".join(lines)}, step=step)
 
     def keep(self, files: Sequence[Path]) -> None:
-        """Has no place for files."""
+        """Does nothing, since TensorBoard keeps no files."""
 
 
 class Wandb(Client):
-    """Weights & Biases; its environment variables count: ``WANDB_PROJECT``, ``WANDB_MODE=offline``, …
+    """Weights & Biases; respects its environment variables: ``WANDB_PROJECT``, ``WANDB_MODE=offline``, …
 
-    A run that goes on has the same id. Offline, each start is a folder: ``wandb sync --append``.
+    A continued run keeps its id. Offline, each start is a folder: ``wandb sync --append``.
     """
 
     name = "wandb"
@@ -152,9 +149,9 @@ class Wandb(Client):
         self.tracker.store_init_configuration(self.options)  # a kill may have lost it
 
     def kept(self, steps: int, ended: bool) -> int:
-        """The steps that the server has; offline, a kill loses the unwritten ones, so all are logged again.
+        """The server's steps. Offline, a kill loses unwritten steps, so all are sent again.
 
-        Of a step that it is told twice the server keeps the first.
+        If the server gets a step twice, it keeps the first.
         """
         run = self.tracker.tracker
         if run.offline:
@@ -169,9 +166,9 @@ class Wandb(Client):
 
 
 class Mlflow(Client):
-    """MLflow, at ``MLFLOW_TRACKING_URI``, or in the local store of the working directory.
+    """MLflow, at ``MLFLOW_TRACKING_URI`` or in the working directory's local store.
 
-    A run of the experiment `PROJECT`, or ``MLFLOW_EXPERIMENT_NAME``; one that goes on has the same id.
+    A run of the experiment `PROJECT`, or ``MLFLOW_EXPERIMENT_NAME``; if continued, it keeps its id.
     """
 
     name = "mlflow"
@@ -210,7 +207,7 @@ class Mlflow(Client):
 class Trackio(Client):
     """Trackio: a database on this machine, or a Space (``TRACKIO_SPACE_ID``).
 
-    Finds a run again by its name, which is therefore one that no other run has.
+    A run is found again by its name, which is therefore unique.
     """
 
     name = "trackio"
@@ -227,7 +224,7 @@ class Trackio(Client):
         }
 
     def configure(self, again: bool) -> None:
-        """It is told when it starts: what accelerate's class would tell it now it does not keep."""
+        """Options go in at the start, since accelerate's class would not keep them now."""
 
     def show(self, name: str, table: pd.DataFrame, step: int) -> None:
         import trackio
@@ -246,10 +243,9 @@ class _Memory:
 
     Attributes:
         run: the tracker's id of the run.
-        steps: how many it was told.
-        ended: whether it was ended after that.
-        configured: whether it was told the options.
-        done: whether it was told what came out.
+        steps: the number of steps sent.
+        ended: it was ended after that.
+        configured, done: it got the options and the results.
     """
 
     run: str
@@ -260,17 +256,17 @@ class _Memory:
 
 
 class Trackers:
-    """Observes a run for trackers; a step that one was not told, it is told when the run goes on.
+    """Observes a run for trackers; missed steps are sent when the run continues.
 
-    A tracker that fails is left alone from then on, and the run goes on: nothing depends on it.
+    If a tracker fails, it gets nothing more and the run goes on.
 
     Args:
-        names: of the trackers; one name, several, or None.
+        names: one tracker's name, several, or None.
         folder: the run's.
-        config: the options of the run, as a tree.
+        config: the run's options, as a tree.
 
     Raises:
-        ConfigError: if one is not installed.
+        ConfigError: if a tracker is not installed.
     """
 
     def __init__(self, names: str | Sequence[str] | None, folder: Path, config: Mapping[str, Any]) -> None:
@@ -300,7 +296,7 @@ class Trackers:
                 client.finish(complete=False)
 
     def noted(self, event: Mapping[str, Any], anew: bool) -> None:
-        """Tells the trackers of an event; of those from before, each tracker what it was not told then."""
+        """Sends an event; a replayed one only to trackers that missed it."""
         self._events.append(event)
         if event["event"] == "begin":
             self._begin()
@@ -335,7 +331,7 @@ class Trackers:
             self._remember(client, steps=number + 1)
 
     def _figures(self, step: Mapping[str, Any]) -> dict[str, int | float]:
-        """The figures of a step; scores have their metric's own sign, more `gain` is always better."""
+        """A step's figures; scores have their metric's sign, a higher `gain` is always better."""
         score, begin = step["score"], self._events[0]
         if step["split"] == "heldout" and _is_finite(score):
             better = max if begin["greater_is_better"] else min
@@ -353,7 +349,6 @@ class Trackers:
         return {_key(name): value for name, value in figures.items() if _is_finite(value)}
 
     def _conclude(self, client: Client) -> None:
-        """Tells what came out."""
         table = leaderboard(self._events)
         metric, soup = self._events[0]["metric"], table[table["kind"] == "soup"].iloc[0]
         figures = {
@@ -378,7 +373,7 @@ class Trackers:
 
     @contextmanager
     def _watching(self, name: str) -> Iterator[None]:
-        """Reports once that a tracker fails, whatever the reason, and leaves it alone from then on."""
+        """Reports a tracker's first failure, of any kind, and sends it nothing more."""
         try:
             yield
         except Exception as error:
@@ -394,7 +389,6 @@ class Trackers:
 
 
 def options_of(config: Mapping[str, Any]) -> dict[str, OptionValue]:
-    """The options of a run by dotted key, as trackers take them."""
     return {
         _key(name): value if isinstance(value, (str, int, float)) else shown(value)
         for name, value in flat(config).items()
@@ -402,11 +396,6 @@ def options_of(config: Mapping[str, Any]) -> dict[str, OptionValue]:
 
 
 def _class(name: str) -> type[Client]:
-    """The class for a tracker.
-
-    Raises:
-        ConfigError: if it is not installed, or cannot be told anything.
-    """
     try:
         import_module(name)
     except ImportError as error:
@@ -416,7 +405,6 @@ def _class(name: str) -> type[Client]:
 
 
 def _read(file: Path) -> dict[str, _Memory]:
-    """Reads the entries by tracker; empty if the file is not there, or was edited."""
     if not os.path.lexists(file):
         return {}
     try:
@@ -431,5 +419,4 @@ def _is_finite(value: Any) -> bool:
 
 
 def _key(name: str) -> str:
-    """`name` without the characters that MLflow forbids; the others allow more."""
     return re.sub(r"[^\w./: -]", "_", name)

@@ -44,12 +44,12 @@ def digest(*parts: Any) -> str:
 
 
 def source_of(thing: Any, name: str = "") -> list[str]:
-    """File and digest of each module that `thing`, a function or class, is made of; its own comes first.
+    """File and digest of each module that the function or class `thing` depends on, its own first.
 
-    A built-in, which has no source, gives its name.
+    A built-in gives its name.
 
     Args:
-        name: the dotted name of `thing`; the module in it may have made `thing` of others' code.
+        name: its dotted name; that module may have made `thing` from other code.
     """
     thing = inspect.unwrap(thing)
     while isinstance(thing, partial):
@@ -72,7 +72,6 @@ def source_of(thing: Any, name: str = "") -> list[str]:
 
 
 def _file_and_package(thing: Any) -> tuple[Path, str] | None:
-    """The source file of a function, class or module, and the package that it is in."""
     try:
         file = Path(inspect.getsourcefile(thing) or inspect.getfile(thing)).resolve(strict=True)
     except (TypeError, OSError, ValueError):
@@ -82,10 +81,9 @@ def _file_and_package(thing: Any) -> tuple[Path, str] | None:
 
 
 def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """The files, and their packages, that `source`, a module in `package` and `folder`, imports.
+    """The files and packages that `source`, a module in `package` and `folder`, imports.
 
-    If it imports by names that are known only when it runs, these are all files that it could find, without
-    packages: their imports are among them.
+    If names are only known at run time, these are all files that it could find.
     """
     try:
         tree = ast.parse(source)
@@ -112,7 +110,7 @@ def _imported(source: bytes, package: str, folder: Path) -> Iterator[tuple[Path,
 
 
 def _called(call: ast.Call) -> str:
-    """The last part of the name of the called function; empty for methods with the name of a built-in."""
+    """The last part of a called name; empty for methods named like a built-in."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr if call.func.attr not in _BUILT_IN else ""
     return call.func.id if isinstance(call.func, ast.Name) else ""
@@ -124,7 +122,6 @@ def _absolute(level: int, module: str, package: str) -> str:
 
 
 def _around(folder: Path) -> Iterator[tuple[Path, None]]:
-    """All modules in a module's folder and on Python's path, and in packages there."""
     for place in dict.fromkeys([folder, *(Path(entry).resolve() for entry in sys.path)]):
         if not _is_installed(place):
             yield from ((file.resolve(), None) for part in ("*.py", "*/*.py") for file in place.glob(part))
@@ -135,7 +132,6 @@ def _is_installed(file: Path) -> bool:
 
 
 def _found(name: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """The module called `name` and the packages that it lies in, unless they are installed."""
     path, within = [str(folder), *sys.path], ""
     for part in name.split("."):
         spec = PathFinder.find_spec(f"{within}.{part}".lstrip("."), path)

@@ -29,18 +29,15 @@ from soupkitchen.errors import ConfigError, SoupkitchenError
 log = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a full disk."""
 REFUSED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""Errors of file systems without locks or syncing: some of NFS, FUSE and clusters."""
+"""Errors of file systems without locks or syncing, such as some NFS and FUSE."""
 Record = TypeVar("Record")
 MOST = 64 << 20
-"""Bytes of a document at most."""
 MOST_YAML = 2 << 20
-"""The same of YAML, which takes some seconds to parse then."""
+"""The most bytes of YAML; parsing them takes some seconds."""
 _NESTS = (list, tuple, dict)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SHOWN = 3
-"""Wrong fields that a message names."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -51,10 +48,10 @@ _KINDS = {
 
 
 def write(file: Path, fill: Callable[[Path], object]) -> None:
-    """Has `fill` write a file beside `file`, syncs it to disk, and renames it into place.
+    """Has `fill` write a temporary file, syncs it, and renames it to `file`.
 
     Raises:
-        OSError: if that fails; `file` is then as it was, and nothing is left beside it.
+        OSError: if that fails; `file` is then unchanged.
     """
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(descriptor)
@@ -72,7 +69,7 @@ def write(file: Path, fill: Callable[[Path], object]) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Waits until a file is on disk, if its file system has a way to tell.
+    """Waits until a file is on disk, if its file system supports that.
 
     Raises:
         OSError: if it cannot be written.
@@ -86,15 +83,14 @@ def sync(descriptor: int) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes `text`, whole or not at all."""
     content = text.encode("utf-8", "backslashreplace")
     write(file, lambda beside: beside.write_bytes(content))
 
 
 def remove_unfinished(file: Path) -> None:
-    """Removes half-written copies of `file` that kills left beside it; nobody else may be writing it.
+    """Removes temporary copies of `file` left by killed processes; nobody else may be writing it.
 
-    A name that ends in ``*`` stands for all files of that kind in the folder.
+    A name with a final ``*`` stands for all such files.
     """
     for left in file.parent.glob(f".{file.name}.????????"):
         left.unlink(missing_ok=True)
@@ -102,9 +98,9 @@ def remove_unfinished(file: Path) -> None:
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to, which becomes `folder` by a rename when that is done.
+    """Yields a folder to write to, which is renamed to `folder` at the end.
 
-    Until then an older one stays as it was. After a kill, `recover` puts both right.
+    Until then an older one stays. After a kill, `recover` repairs both.
     """
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -123,7 +119,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Puts `folder` right after a kill in the middle of its replacement."""
+    """Repairs `folder` if its replacement was killed half-way."""
     for old in folder.parent.glob(f".{folder.name}.*.old"):
         if not folder.exists():
             old.rename(folder)
@@ -139,7 +135,7 @@ _DEEPEST, _MOST_PARTS = 64, 1_000_000
 
 
 def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> BufferedReader:
-    """Opens `file` for reading, without waiting for a writer, as one of a pipe.
+    """Opens `file` for reading; a pipe does not block it.
 
     Raises:
         error: if it is no regular file, or may not be read.
@@ -165,10 +161,10 @@ def open_regular(file: Path, error: type[SoupkitchenError] = ConfigError) -> Buf
 
 
 def own(file: Path, error: type[SoupkitchenError] = ConfigError) -> Path:
-    """`file`, which is looked for in its folder and nowhere else.
+    """Returns `file`, unless it links out of its folder.
 
     Raises:
-        error: if it is a link that leads out of the folder.
+        error: if it does.
     """
     target = os.path.realpath(file)
     if file.is_symlink() and not Path(target).is_relative_to(os.path.realpath(file.parent)):
@@ -177,7 +173,7 @@ def own(file: Path, error: type[SoupkitchenError] = ConfigError) -> Path:
 
 
 def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = ConfigError) -> bytes:
-    """The content of `file`.
+    """Reads `file`.
 
     Raises:
         error: if it is no regular file, may not be read, or has more than `most` bytes.
@@ -195,10 +191,10 @@ def read_bytes(file: Path, most: int = MOST, error: type[SoupkitchenError] = Con
 def read_json(
     file: Path, record: type[Record], most: int = MOST, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
-    """The JSON in `file`, as a `record`: any type that pydantic knows, as a dataclass or `dict[str, int]`.
+    """Reads the JSON in `file` as a `record`: any type that pydantic knows.
 
     Raises:
-        error: if the file cannot be read, is no JSON, or says something else; the message names the field.
+        error: if the file cannot be read, is no JSON, or does not fit; the message names the field.
     """
     try:
         tree = json.loads(read_bytes(file, most, error))
@@ -210,7 +206,7 @@ def read_json(
 def read_yaml(
     file: Path, record: type[Record], most: int = MOST_YAML, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
-    """The YAML in `file`, one document, as a `record`; see `read_json`."""
+    """Reads the single YAML document in `file` as a `record`; see `read_json`."""
     try:
         tree = yaml.load(read_bytes(file, most, error), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as cause:
@@ -224,16 +220,15 @@ def read_yaml(
 def checked(
     tree: Any, record: type[Record], where: object, error: type[SoupkitchenError] = ConfigError
 ) -> Record:
-    """Plain data as a `record`.
+    """Converts plain data to a `record`.
 
     Args:
-        tree: what JSON or YAML was parsed to; it may hold itself, as YAML's aliases can.
+        tree: parsed JSON or YAML; it may contain itself, as YAML's aliases allow.
         record: any type that pydantic knows.
-        where: what a message begins with: the file, and where in it if it has parts.
-        error: what is raised.
+        where: the file and the place in it, for the message.
 
     Raises:
-        error: if `tree` is something else, or too deep or large; the message names the fields.
+        error: if `tree` does not fit, or is too deep or large.
     """
     from pydantic import ValidationError
 
@@ -256,20 +251,17 @@ def checked(
 
 
 def _but(fault: Mapping[str, Any]) -> str:
-    """Names the type of a value of a wrong type."""
     is_type = fault["type"].endswith("_type")
     return f" (it is a {type(fault['input']).__name__})" if is_type else ""
 
 
 def not_regular(mode: int) -> str:
-    """The part of a message on a file whose `st_mode` is no regular file's."""
     kind = _KINDS.get(stat.S_IFMT(mode), "something else")
     return f"it is {kind} and no regular file; put the file itself in its place, or remove it"
 
 
 @contextmanager
 def about(file: Path) -> Iterator[None]:
-    """Puts the name of `file` before errors in what it describes."""
     try:
         yield
     except (ConfigError, TypeError) as cause:
@@ -277,7 +269,7 @@ def about(file: Path) -> Iterator[None]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data, and gives up on deep nesting before all of it is read."""
+    """Reads plain data, and stops early at deep nesting."""
 
     _depth = 0
 
@@ -298,7 +290,6 @@ def _adapter(record: Any) -> TypeAdapter[Any]:
 
 
 def _is_plain(tree: Any) -> bool:
-    """Tells whether a tree is not too deep or large, and its texts can be written."""
     waiting: list[tuple[Any, int]] = [([tree], 0)]
     parts = 0
     while waiting:

@@ -47,20 +47,19 @@ RESULTS = (
     LEADERBOARD, TRAJECTORY, EVALUATIONS, SOUP, RECIPE, MERGEKIT, REPORT, MAP, *PICTURES, JOURNAL, CONFIG,
     TRACKERS, TENSORBOARD, PROFILE, CHECKSUMS,
 )  # fmt: skip
-"""All that a run writes, but its log."""
+"""All files of a run except its log."""
 
 _OPTIONS = {f"{option}:" for option in ("pool", "task", "method", "search", "results_dir", "overwrite")}
 _EVENT = b'{"event": '
 DERIVED = frozenset((TRAJECTORY, LEADERBOARD, REPORT, *PICTURES))
-"""Files that are made of the journal, and can be made again without runs and data."""
+"""Files that can be made again from the journal alone."""
 _FILES = (*DERIVED, RECIPE, MERGEKIT, MAP, JOURNAL)
 _USERS = (f"{SOUP}/README.md", f"{SOUP}/trajectory.png")
-"""The card, which people may edit."""
 _BLOCK_BYTES = 1 << 20
 
 
 def carries_mark(folder: Path) -> bool:
-    """Tells whether `folder` is a run's: it holds our configuration, perhaps edited since, or our journal."""
+    """Tells whether `folder` holds our configuration, edited or not, or our journal."""
     lines = _begin(folder / CONFIG, 1 << 20).decode(errors="replace").splitlines()
     if {line.split(" ")[0] for line in lines} >= _OPTIONS:
         return True
@@ -68,17 +67,16 @@ def carries_mark(folder: Path) -> bool:
 
 
 def _begin(file: Path, size: int) -> bytes:
-    """The first bytes of `file`; none if it cannot be read."""
     with contextlib.suppress(OSError, ConfigError), open_regular(own(file)) as handle:
         return handle.read(size)
     return b""
 
 
 def check_is_ours(folder: Path) -> None:
-    """Checks that a run may work in `folder`: it is not there yet, empty, or carries our mark.
+    """Checks that `folder` is missing, empty, or carries our mark.
 
     Raises:
-        ConfigError: if something else is in it.
+        ConfigError: if it holds something else.
     """
     if not folder.exists() and not folder.is_symlink():
         return
@@ -100,13 +98,12 @@ def check_is_ours(folder: Path) -> None:
 
 
 def _is_harmless(path: Path) -> bool:
-    """Tells whether a run that was killed early may have left it, with no mark beside it yet."""
+    """Tells whether a run that was killed before its mark may have left the file."""
     moved_aside = path.name.startswith("before-") and carries_mark(path)
     return moved_aside or path.name == LOG or path.name.startswith(f".{CONFIG}.")
 
 
 def has_weights(folder: Path) -> bool:
-    """Tells whether a soup was saved to `folder`, and is still there."""
     return any(folder.glob("*.safetensors"))
 
 
@@ -132,8 +129,8 @@ def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) 
     """Looks for changes of the finished run in `folder`: by file, "is missing" or "was changed".
 
     Args:
-        wanted: names of files that have to be there.
-        thoroughly: whether all files are read; otherwise those that differ in size or time are.
+        wanted: files that must exist.
+        thoroughly: read files even if size and time are the same.
     """
     before, changes = _read_checksums(folder), {}
     for name in sorted({*before, *wanted}):
@@ -151,7 +148,7 @@ def altered(folder: Path, wanted: Iterable[str] = (), thoroughly: bool = False) 
 
 
 def set_aside(folder: Path, names: Iterable[str]) -> None:
-    """Moves changed files out of the way of files that are made again; the soup moves as a whole."""
+    """Moves changed files aside before they are made again; the soup moves as a whole."""
     changed = {SOUP if name.startswith(f"{SOUP}/") else name for name in names if name not in _USERS}
     there = [name for name in sorted(changed) if (folder / name).exists()]
     if there:
@@ -163,13 +160,11 @@ def set_aside(folder: Path, names: Iterable[str]) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Removes half-written files that kills left beside the run's own."""
     for name in (*_FILES, *_USERS, CONFIG, CHECKSUMS):
         remove_unfinished(folder / name)
 
 
 def suspect(folder: Path, names: Iterable[str]) -> None:
-    """Lets `altered` read these files the next time, whatever their sizes and times."""
     seen = _read_checksums(folder)
     seen |= {name: seen[name]._replace(modified_ns=0) for name in names if name in seen}
     with suppress(OSError):
@@ -209,13 +204,13 @@ def _digest(file: Path) -> str:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, which need not be there yet. A process that changes it holds its lock."""
+    """The folder of a run, which may not exist yet. Changing it needs its lock."""
 
     path: Path
 
     @property
     def is_finished(self) -> bool:
-        """Tells whether nothing is left to do that takes runs and data."""
+        """Tells whether no work is left that needs runs and data."""
         there = (self.path / LEADERBOARD).is_file() or (
             (self.path / CHECKSUMS).is_file()
             and journal.last_event(self.path / JOURNAL).get("event") in ("finish", None)
@@ -223,7 +218,6 @@ class RunFolder:
         return there and has_weights(self.path / SOUP)
 
     def lost(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """Looks for changes of the finished run: by file, "is missing" or "was changed"."""
         report = (REPORT, *PICTURES) if (config.get("report") or {}).get("write") else ()
         return altered(self.path, (TRAJECTORY, LEADERBOARD, RECIPE, JOURNAL, *report))
 
@@ -232,10 +226,10 @@ class RunFolder:
         return any((self.path / name).exists() for name in (JOURNAL, TRAJECTORY, LEADERBOARD))
 
     def is_to_be_run(self, config: Mapping[str, Any], overwrite: bool) -> bool:
-        """Tells whether there is work to do; results of another run are never overwritten.
+        """Tells whether there is work to do.
 
         Raises:
-            ConfigError: if such results are there, with the options that differ.
+            ConfigError: if there are results of another run; it names the options that differ.
         """
         if overwrite or not self.holds_results:
             return True
@@ -261,16 +255,15 @@ class RunFolder:
         return bool(events) and "test" in events[0].get("data", {})
 
     def write(self, config: Mapping[str, Any]) -> None:
-        """Writes the options of the run down."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_text(self.path / CONFIG, text)
 
     @contextlib.contextmanager
     def begun(self, config: Mapping[str, Any], anew: bool) -> Iterator[None]:
-        """The folder, marked as ours. If the run never begins, the folder is left as it was.
+        """Yields the folder, marked as soupkitchen's. If the run never begins, the folder stays as it was.
 
         Args:
-            anew: whether earlier results are moved aside, into a folder of their own inside it.
+            anew: move earlier results into a folder inside it.
         """
         folder = self.path
         there = folder.is_dir()
@@ -313,12 +306,11 @@ def _move(names: list[str], source: Path, target: Path) -> None:
 
 
 def _no_other(path: str, flags: int) -> int:
-    """Opens a file without following a link or waiting for a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 class LogFile(logging.FileHandler):
-    """Writes the log in a run's folder, once that carries our mark."""
+    """Writes the log in a run's folder, once that has our mark."""
 
     def __init__(self, filename: str) -> None:
         super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)

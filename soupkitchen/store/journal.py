@@ -30,53 +30,48 @@ from soupkitchen.errors import JournalError
 from soupkitchen.store.files import checked, open_regular, own, read_bytes, sync
 
 STEP, ENTRY, CONTRIBUTION = "step", "entry", "contribution"
-"""Events that are rows of the trajectory and of the leaderboard, or say what an ingredient is worth."""
+"""Events: a row of the trajectory, a row of the leaderboard, the worth of an ingredient."""
 
 _Count = Annotated[int, Ge(0), Le(2**53)]
 _Digests = dict[str, str]
 _SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
-"""A line of a journal, and the digest of what it is without that."""
 FORMAT = 2
-"""The format that a journal's first event names."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the trajectory. Scores are as the metric gives them; of `gain` more is always better.
+    """A row of the trajectory. Scores have the metric's own sign; a higher `gain` is always better.
 
     Attributes:
-        stage: "rank" (a run by itself), "merge" (a candidate soup) or "final"
-            (a model of the final table).
-        candidate: what was scored: the run, the run merged in, or the model's name.
-        variant: which variant of the merge method, if it has several.
-        decision: "start", "keep" or "discard"; "error" for what could not be scored or scores NaN;
-            empty if nothing was decided.
+        stage: "rank" (a run by itself), "merge" (a candidate soup) or "final" (a model of the final table).
+        candidate: the scored run, the run merged in, or the model's name.
+        variant: the variant of the merge method, if there are several.
+        decision: "start", "keep" or "discard"; "error" if it cannot be scored or scores NaN; empty if nothing
+            was decided.
         split: "heldout" or "test".
-        score: empty if it was not needed, or not found out in full.
-        score_on_part: of a run that is ranked by a part of the examples (``search.ranking``), on that part.
-            If it might be the best, a second row says what it scores on all, or at most; that has
-            scored the rest only.
-        score_at_most: for a candidate that was not scored in full, what its score can be at
-            most (at least, for a loss), or with confidence: too little to be kept.
+        score: empty if not computed in full.
+        score_on_part: the score on a part of the examples, for ranking (``search.ranking``). If the run may
+            be the best, a second row scores the rest.
+        score_at_most: the score's bound if scoring stopped early; for a loss, the least.
         best_before: the soup's score before this step.
-        gain: how much better than `best_before`.
+        gain: the improvement on `best_before`.
         gain_low, gain_high: the gain's 95 % paired bootstrap interval.
-        p_value: how likely such a gain is by chance, one-sided.
-        fixed, broken: examples on which the candidate does better, and worse, than the soup.
+        p_value: the one-sided probability of this gain by chance.
+        fixed, broken: numbers of examples on which the candidate is better and worse than the soup.
         soup_size: ingredients in the soup after the decision.
-        ingredients: what the scored weights are made of, in merge order.
-        coefficients: of each of them, in that order; a list if they differ by part of the model's depth.
+        ingredients: those of the scored weights, in merge order.
+        coefficients: the ingredients' weights; lists if they differ by part of the depth.
         examples_scored, examples_total: of the split.
-        stopped_early: whether scoring stopped as soon as the decision was certain enough.
-        stopped_by: "exact" if no outcome of the rest could have changed the decision, "confidence" if
-            that was as good as sure; else empty.
-        merge_seconds: reading the candidate, merging, and filling the model.
-        eval_seconds: the forward passes and the metric.
-        cached: whether the score was taken from an earlier evaluation.
-        rule: what the gain had to be for the candidate to stay.
-        reason: of an error.
-        tasks: with several tasks, the score of each, in columns ``score_<task>``.
-        choice: the same for candidates of which the best was to be taken; no column.
+        stopped_early: scoring stopped before the end.
+        stopped_by: "exact" if the rest could not change the decision, "confidence" if that was almost
+            certain; else empty.
+        merge_seconds: reading, merging and filling the model.
+        eval_seconds: forward passes and metric.
+        cached: the score comes from an earlier evaluation.
+        rule: the gain that was required.
+        reason: the error's.
+        tasks: each task's score, if there are several, in columns ``score_<task>``.
+        choice: the same number for candidates of which the best is taken; not a column.
     """
 
     stage: str
@@ -113,13 +108,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the leaderboard. `score`, `test_score` and the interval are higher better.
+    """A model of the leaderboard. Higher is better for `score`, `test_score` and the interval.
 
     Attributes:
-        kind: "single", "uniform", "soup"; "partial" for a run whose score is of a part of the held-out data,
-            or "listed" for one whose score is not ours.
+        kind: "single", "uniform" or "soup"; "partial" for a run scored on a part of the held-out data,
+            "listed" for one with a score from the user's list.
         interval: 95 % bootstrap interval of the held-out score.
-        tasks, test_tasks: with several tasks, the score of each, with its metric's own sign.
+        tasks, test_tasks: each task's score, with its metric's own sign.
     """
 
     model: str
@@ -133,8 +128,6 @@ class Entry:
 
 
 class _Other(TypedDict, total=False):
-    """Entries of all other events. One that is missing is an error once it is asked for."""
-
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     event: Required[str]
@@ -170,8 +163,6 @@ class _Other(TypedDict, total=False):
 
 
 class Event(dict[str, Any]):
-    """An event, and the line of the file that says it."""
-
     file: Path | None = None
     line = 0
 
@@ -180,7 +171,6 @@ class Event(dict[str, Any]):
 
 
 def damaged(file: Path | None, line: int, why: str) -> JournalError:
-    """The error for a line of a journal that is not as it was written."""
     return JournalError(
         f"{file} is damaged at line {line} ({why}); overwrite=true starts anew and keeps the old results "
         "aside"
@@ -188,17 +178,16 @@ def damaged(file: Path | None, line: int, why: str) -> JournalError:
 
 
 def line_of(event: Mapping[str, Any]) -> bytes:
-    """The line that says `event`."""
     line = json.dumps(_worded(event), allow_nan=False).encode()
     return line[:-1] + f', "sum": "{xxh3_64_hexdigest(line)}"}}\n'.encode()
 
 
 def event_of(line: bytes) -> Event:
-    """The event of a line.
+    """Parses a line.
 
     Raises:
-        ValueError: if it is not what was written, or no JSON.
-        JournalError: if an entry has a wrong type.
+        ValueError: if the line was altered, or is no JSON.
+        JournalError: if a field has a wrong type.
     """
     match = _SUMMED.fullmatch(line)
     if match is None or xxh3_64_hexdigest(whole := match[1] + b"}").encode() != match[2]:
@@ -214,7 +203,6 @@ def event_of(line: bytes) -> Event:
 
 
 def _worded(value: Any) -> Any:
-    """`value` with words for numbers that JSON has none for."""
     if isinstance(value, Mapping):
         return {key: _worded(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -225,20 +213,19 @@ def _worded(value: Any) -> Any:
 
 
 _MOST, _LAST = 1 << 30, 1 << 16
-"""Bytes of a journal, and of its last event, at most."""
 
 
 class Journal:
     """An append-only file of events.
 
-    A last line that was cut off, by a kill or a full disk, is dropped when the file is opened.
+    Opening it drops a last line that was cut off.
 
     Attributes:
-        events: all of them, those from before first.
-        events_before: how many the file had when it was opened.
+        events: all events.
+        events_before: the number of events at opening.
 
     Args:
-        file: is made when the first event is added; None for a journal that is kept nowhere.
+        file: created with the first event; None for no file.
 
     Raises:
         JournalError: if an earlier line is damaged.
@@ -253,14 +240,13 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Tells whether there are events that have not been asked for yet."""
         return bool(self._waiting)
 
     def recall(self, **wanted: Any) -> Event | None:
-        """The next event of the journal, which must have these entries; None if there is none.
+        """The next earlier event, which must have these entries; None if there is none.
 
         Raises:
-            JournalError: if something else happened.
+            JournalError: if it is another event.
         """
         if not self._waiting:
             return None
@@ -274,14 +260,13 @@ class Journal:
         return self._waiting.popleft()
 
     def peek(self) -> Event | None:
-        """The next event of the journal, without taking it."""
         return self._waiting[0] if self._waiting else None
 
     def add(self, **entries: Any) -> Event:
-        """Writes an event and waits until it is on disk.
+        """Writes an event and syncs it to disk.
 
         Raises:
-            JournalError: if the disk is full, and the journal is then as it was; or if it was taken away.
+            JournalError: if the disk is full (the journal is then unchanged), or the file was removed.
         """
         event = Event(entries)
         if self.file is not None:
@@ -290,7 +275,7 @@ class Journal:
         return event
 
     def once(self, **entries: Any) -> Event:
-        """Makes sure that an event is in the journal: as the next of those before, or as a new one."""
+        """Replays the event, or adds it if no earlier event is left."""
         return self.recall(**entries) or self.add(**entries)
 
     def _write(self, file: Path, line: bytes) -> None:
@@ -316,10 +301,10 @@ class Journal:
 
 
 def read(file: Path, mend: bool = False) -> list[Event]:
-    """The events of a journal. A last line that was cut off is none.
+    """The events of a journal, without a last line that was cut off.
 
     Args:
-        mend: whether such a line is taken off the file.
+        mend: remove that line from the file.
 
     Raises:
         JournalError: if an earlier line is damaged, or another version of soupkitchen wrote it.
@@ -335,10 +320,10 @@ def read(file: Path, mend: bool = False) -> list[Event]:
 
 
 def begun(file: Path) -> list[Event]:
-    """The events of the journal of a run that has begun.
+    """The events of a run that has begun.
 
     Raises:
-        JournalError: as `read` does, and if there is none.
+        JournalError: as `read` does, and if there is no journal.
     """
     events = read(file)
     if not events or events[0]["event"] != "begin":
@@ -349,7 +334,7 @@ def begun(file: Path) -> list[Event]:
 
 
 def last_event(file: Path) -> Event:
-    """The last event of a journal, even while it is written; empty if none can be read."""
+    """The last event of a journal that may be in use; empty if none can be read."""
     try:
         with open_regular(own(file, JournalError), JournalError) as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LAST))
@@ -378,7 +363,6 @@ def _shown(entries: dict[str, Any]) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name last, if the system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # some shared file systems have no such thing
         os.fsync(descriptor)

@@ -1,6 +1,5 @@
 """Tasks define "good": a dataset, its preprocessing, a forward step, a metric.
 
-Each kind of task is a class, and a function that makes one by its data and by names of options:
 ``tasks.text_classification("reviews", metric="f1_macro")`` is `task=text_classification` on the command line.
 """
 
@@ -58,23 +57,23 @@ class ByName(Protocol[TaskT]):
         test: str | None = ...,
         **options: Any,
     ) -> TaskT:
-        """Makes the task of its data, and of options of the task, the data and the metric by their names.
+        """Makes the task; options of the task, the data and the metric are arguments.
 
         Args:
-            path: where the data is; see `Data`.
-            required: options of the task that have no default.
-            data: all options of the data, or an object, in place of `path`.
-            metric: the name of the metric, its options, or an object.
-            heldout, test: of the data: the split that decides, and the one that is scored at the end.
-            options: the others. What the task calls like the data or the metric does is the task's.
+            path: the data; see `Data`.
+            required: options of the task without a default.
+            data: all options of the data, or a `Data`, instead of `path`.
+            metric: its name, its options, or a `TaskMetric`.
+            heldout, test: names of splits.
+            options: all others; a name in the task and elsewhere is the task's.
 
         Raises:
-            ConfigError: for an option that there is not, that is wrong, or that has to be given.
+            ConfigError: if an option is unknown, wrong or missing.
         """
 
 
 def by_name(made: Callable[..., TaskT], metric: str | None = None) -> ByName[TaskT]:
-    """Makes the function of the class `made`, whose metric is `metric` by default; None if it takes none."""
+    """Makes the function for the class `made`; `metric` is the default, None for no metric."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", made.__name__).lower()
     parts: dict[str, Callable[..., Any]] = (
         {"data": Data} if metric is None else {"data": Data, "metric": load}
@@ -116,7 +115,7 @@ def by_name(made: Callable[..., TaskT], metric: str | None = None) -> ByName[Tas
 def _signature(
     made: Callable[..., Any], parts: Mapping[str, Callable[..., Any]], metric: str | None
 ) -> tuple[Mapping[str, str], inspect.Signature]:
-    """Finds by option the part that takes it, "" for the task itself, and the signature of all."""
+    """The part that takes each option ("" is the task), and the joint signature."""
     places: dict[str, str] = {}
     parameters = []
     for part, of in {"": made, **parts}.items():
@@ -152,7 +151,7 @@ lm_eval = harness.harness_tasks
 
 
 def demo(**options: Any) -> TextClassification:
-    """Makes the demo's task: the topic, one of 20, of a newsgroup posting by its first 16 tokens."""
+    """Makes the demo's task: one of 20 topics of a newsgroup posting, from 16 tokens."""
     return text_classification(
         **{"path": compose("task", "demo")["data"]["path"], "max_length": 16, **options}
     )

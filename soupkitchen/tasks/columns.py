@@ -25,22 +25,22 @@ from soupkitchen.errors import ConfigError, DataError, did_you_mean
 log = logging.getLogger(__name__)
 AnyTask = TypeVar("AnyTask", bound=Any)
 Fits = Callable[[Any], bool]
-"""Tells whether a column may serve, by its entry in `datasets.Features`."""
+"""True if a column may serve, by its feature."""
 
 
 def row_of(split: Dataset, number: int) -> int:
-    """The row in the source of the example `number`; the first is 1, and a share may have been drawn."""
+    """An example's row in the source, from 1; splits may be drawn shares."""
     drawn = split._indices
     return 1 + (number if drawn is None else drawn.column(0)[number].as_py())
 
 
 def is_missing(value: Any) -> bool:
-    """Tells whether a cell is empty: null, or the NaN that stands for it among numbers."""
+    """True for null and NaN."""
     return value is None or (isinstance(value, float) and value != value)
 
 
 def is_unknown(split: Dataset, column: str) -> bool:
-    """Tells whether all cells of a column are empty, or -1, which stands for a label that is kept secret."""
+    """True if all cells are empty or -1, which hides a label."""
     if not isinstance(split.features[column], (datasets.Value, datasets.ClassLabel)):
         return False
     return all(is_missing(value) or value in (-1, "") for value in split[column])
@@ -79,7 +79,7 @@ def texts_of(split: Dataset, option: str, column: str) -> list[str]:
     """The texts in the column that `option` names.
 
     Raises:
-        DataError: for the first that is missing or no text.
+        DataError: if one is missing or no text.
     """
     texts = check_filled(split, option, column)
     for number, text in enumerate(texts):
@@ -95,10 +95,10 @@ def texts_of(split: Dataset, option: str, column: str) -> list[str]:
 def lists_of(split: Dataset, option: str, column: str, kind: type, what: str) -> list[Any]:
     """The lists in the column that `option` names, with entries of type `kind`.
 
-    A list that is written out, as in a table of texts, is read as that list.
+    A list written as text is parsed.
 
     Raises:
-        DataError: for the first cell that is missing or no list of `what`.
+        DataError: if a cell is missing or no list of `what`.
     """
     rows = check_filled(split, option, column)
     for number, row in enumerate(rows):
@@ -115,10 +115,10 @@ def lists_of(split: Dataset, option: str, column: str, kind: type, what: str) ->
 
 
 def template_columns(option: str, template: str) -> list[str]:
-    """The columns in a template such as ``"Sum of {a} and {b}:"``.
+    """The columns in a template, as ``"Sum of {a} and {b}:"``.
 
     Raises:
-        ConfigError: if it is no template. `option` names it.
+        ConfigError: if it is no template.
     """
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
@@ -132,10 +132,10 @@ def template_columns(option: str, template: str) -> list[str]:
 
 
 def check_template(option: str, template: str, split: Dataset) -> list[str]:
-    """The columns in a template; checks that the data has them.
+    """The columns in a template; the data must have them.
 
     Raises:
-        ConfigError, DataError: if it has not.
+        ConfigError, DataError: if the template is wrong, or a column missing.
     """
     columns = template_columns(option, template)
     for column in columns:
@@ -147,7 +147,7 @@ def prompts(template: str, split: Dataset) -> Iterator[str]:
     """The template of `task.prompt`, filled with each example.
 
     Raises:
-        ConfigError, DataError: if a column is not there, or a cell of it is empty.
+        ConfigError, DataError: if the template is wrong, or a cell missing.
     """
     for column in check_template("task.prompt", template, split):
         check_filled(split, "task.prompt, column", column)
@@ -155,25 +155,24 @@ def prompts(template: str, split: Dataset) -> Iterator[str]:
 
 
 def filled(template: str, example: Mapping[str, Any]) -> str:
-    """The template with an example's values. A backslash and an n, as on command lines, is a new line."""
+    """The template with an example's values; backslash and n become a new line."""
     return template.replace("\\n", "\n").format(**example)
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: the beginning of a long one."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One column of a task, or two or three that belong together.
+    """One column of a task, or columns that belong together.
 
     Attributes:
-        options: the options that name them: "text text_pair".
-        names: other names, with a comma between those of different data sets: "premise hypothesis, sentence".
-        fits: tells which columns may serve.
-        template: whether the option is a template with the column in braces.
+        options: "text text_pair".
+        names: other names, one group a data set: "premise hypothesis, sentence".
+        fits: says which columns may serve.
+        template: True if the option is a template.
     """
 
     options: str
@@ -183,12 +182,12 @@ class Wanted:
 
 
 def with_columns(task: AnyTask, features: Callable[[], datasets.Features], name: str = "") -> AnyTask:
-    """The task with the columns that are found by a well-known name.
+    """The task with columns found by well-known names.
 
     Args:
         task: lists columns in `looked_for`.
-        features: gives the columns of the data; called only if one may have to be looked for.
-        name: of the task, if it is one of several.
+        features: the data's columns; called only if needed.
+        name: of the task, for the log.
 
     Raises:
         DataError: if several columns may be meant.
@@ -224,7 +223,6 @@ def _is_default(task: Any, option: str) -> bool:
 
 
 def _taken(task: Any, wanted: Wanted, options: list[str], features: Mapping[str, Any]) -> dict[str, str]:
-    """The options that change, with their columns."""
     needed = [option for option in options if _default(task, option) is not None]
     usual = [_default(task, option).strip("{}") for option in needed]
     if not _is_default(task, options[0]) or usual[0] in features:

@@ -32,13 +32,13 @@ from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, loc
 log = logging.getLogger(__name__)
 
 _UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|was saved with", re.IGNORECASE)
-"""Errors of `datasets` for a split, or a slice of one, that is not there."""
+"""Errors of `datasets` for an unknown split or slice."""
 
 AUTO = "auto"
 HELDOUT, TEST, TRAIN = "heldout", "test", "train"
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""The builder of `datasets` by what a file's name ends in."""
+"""Builders of `datasets` by suffix."""
 
 _NAMES = {
     HELDOUT: ("validation", "valid", "val", "dev", "heldout", "held_out", "eval", "evaluation"),
@@ -73,15 +73,15 @@ class DataSource:
         raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
 
     def training_beside(self) -> Dataset | None:
-        """Training data that lies beside the splits and that none was drawn from; None if there is none."""
+        """Training data that no split was drawn from, if any."""
         return None
 
     def found_test(self) -> Dataset | None:
-        """The test split, if it was found by its name and not named by the user; else None."""
+        """The test split, if found by its name and not named by the user."""
         return None
 
     def features(self) -> Features:
-        """The columns of the examples that decide, with their types."""
+        """The columns of the deciding examples, with their types."""
         return Features()
 
 
@@ -121,10 +121,10 @@ class Data(DataSource):
         """The splits by role: "heldout", and "test" if there is one.
 
         Args:
-            stratify: the column whose values keep their proportions if a split is drawn.
+            stratify: the column whose proportions a drawn split keeps.
 
         Raises:
-            DataError: if the source or a split is not there, or is empty.
+            DataError: if the source or a split is missing or empty.
         """
         heldout = self._heldout(stratify)
         test = self.test if self.test != AUTO else self._of_role(TEST)
@@ -135,7 +135,7 @@ class Data(DataSource):
         return None if name is None else self.load(name)
 
     def load_training(self, stratify: str | None = None) -> Dataset:
-        """The training data, without what `load_splits` draws from it.
+        """The training data, without the share that `load_splits` draws.
 
         Raises:
             DataError: if there is none.
@@ -193,7 +193,7 @@ class Data(DataSource):
         return sorted(map(int, chosen)), ""
 
     def _deciding(self) -> tuple[str, bool]:
-        """The split that decides, and whether only a share of it does."""
+        """The deciding split, and True if only a share of it decides."""
         if self.heldout != AUTO:
             return self.heldout, False
         if (validation := self._of_role(HELDOUT)) is not None:
@@ -206,11 +206,6 @@ class Data(DataSource):
         return train, True
 
     def _of_role(self, role: str) -> str | None:
-        """The name of the split that serves for `role`.
-
-        Raises:
-            DataError: if several would do.
-        """
         matches = [name for name in self._names if role_of(name) == role]
         if len(matches) < 2:
             return next(iter(matches), None)
@@ -246,7 +241,7 @@ class Data(DataSource):
         """Loads one split.
 
         Raises:
-            DataError: if the source or the split is not there, or is empty.
+            DataError: if it is missing or empty.
         """
         with _explained(self.path, split):
             loaded = self._load(self._called(split))
@@ -256,19 +251,19 @@ class Data(DataSource):
 
     @property
     def _path(self) -> Path:
-        """The path of what is here; of a name on the hub and of a mapping nothing is."""
+        """The path, if it is local."""
         return Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
 
     @property
     def _is_saved(self) -> bool:
-        """Tells whether `save_to_disk` wrote what is there."""
+        """True if `save_to_disk` wrote it."""
         if isinstance(self.path, Mapping):
             return False
         return any((self._path / marker).exists() for marker in ("dataset_dict.json", "state.json"))
 
     @cached_property
     def _folder(self) -> Path | None:
-        """The folder of files; None if the path is none, or if a card or `save_to_disk` tells its splits."""
+        """The folder of files, if any, unless a card or `save_to_disk` names its splits."""
         if isinstance(self.path, Mapping) or self.name is not None or not self._path.is_dir():
             return None
         return None if self._is_saved or says_itself(self._path) else self._path
@@ -286,7 +281,7 @@ class Data(DataSource):
 
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
-        """The local files of tables by split; none if the source is something else."""
+        """Local table files by split; empty for other sources."""
         if isinstance(self.path, Mapping):
             named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
             is_local = not any("://" in str(file) for file in self.path.values())
@@ -301,7 +296,6 @@ class Data(DataSource):
 
     @cached_property
     def _names(self) -> list[str]:
-        """The splits of the source."""
         if self._tables:
             return list(self._tables)
         if isinstance(self.path, Mapping):
@@ -315,11 +309,9 @@ class Data(DataSource):
 
     @property
     def _source(self) -> str:
-        """The folder, or the name on the hub, that `datasets` is to load."""
         return str(self._path if self._path.is_dir() else self.path)
 
     def _saved(self) -> Mapping[str, Dataset]:
-        """The splits that `save_to_disk` wrote; one that was saved alone may know its name."""
         saved = load_from_disk(str(self._path))
         if isinstance(saved, DatasetDict):
             return saved
@@ -355,7 +347,6 @@ class Data(DataSource):
 
 
 def _read(files: Sequence[Path]) -> Dataset:
-    """The rows of tables that are one split."""
     for file in files:
         open_regular(file, DataError).close()
     if all(file.suffix.lower() in DELIMITED for file in files):
@@ -365,7 +356,7 @@ def _read(files: Sequence[Path]) -> Dataset:
 
 
 def folders_of(data: object) -> list[Path]:
-    """The folders that may hold files which data names: beside its tables, and the working directory."""
+    """Folders for files named in the data: its tables', and the working directory."""
     if not isinstance(data, Data):
         return [Path.cwd()]
     root = [] if isinstance(data.path, Mapping) or not data._path.is_dir() else [data._path]
@@ -374,10 +365,10 @@ def folders_of(data: object) -> list[Path]:
 
 
 def _format(files: Sequence[str | Path]) -> dict[str, Any]:
-    """The arguments with which `datasets` reads files of one kind.
+    """The arguments of `load_dataset` for files of one kind.
 
     Raises:
-        DataError: if they are of several, or of another.
+        DataError: if kinds differ or are unknown.
     """
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
@@ -391,10 +382,9 @@ def _format(files: Sequence[str | Path]) -> dict[str, Any]:
 
 @contextmanager
 def _explained(path: str | Mapping[str, str], split: str | None = None) -> Iterator[None]:
-    """Turns errors of loading into a `DataError` that says in which file, and why.
+    """Turns errors of loading into a `DataError` with file and reason.
 
-    What `datasets` logs as an error names the file, and its exceptions do not: it becomes the reason, and is
-    not logged.
+    Only the errors that `datasets` logs name the file, so they become the reason.
     """
     logged: list[str] = []
 
@@ -443,7 +433,6 @@ def _empty(path: str | Mapping[str, str], split: str) -> DataError:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause of an error, in one line."""
     error = _innermost(error)
     if isinstance(error, datasets.table.CastError):
         table, requested = map(", ".join, (error.table_column_names, error.requested_column_names))
@@ -458,27 +447,27 @@ def _innermost(error: BaseException) -> BaseException:
 
 
 def plain(name: str) -> str:
-    """The name of a split with underscores for what `datasets` does not take: ``held_out``."""
+    """A split's name for `datasets`, with underscores: ``held_out``."""
     return re.sub(r"[-\s]", "_", name)
 
 
 def role_of(name: str) -> str | None:
-    """The role of a split of that name; None if the name does not say.
+    """The role of a split by its name, or None.
 
-    MNLI has two of each, ``validation_matched`` and ``validation_mismatched``.
+    MNLI has two of each: ``validation_matched`` and ``validation_mismatched``.
     """
     return _ROLES.get(re.sub("_(mis)?matched$", "", plain(name).lower()))
 
 
 def canonical(name: str) -> str:
-    """The name of `datasets` for the split of a file of that name."""
+    """`datasets`' name of a split."""
     return "validation" if role_of(name) == HELDOUT else role_of(name) or name
 
 
 def tables_of(paths: Sequence[Path]) -> list[Path]:
-    """The files of tables at `paths` and in folders there; none if images or sounds are there.
+    """The table files at `paths` and inside; none if there are images or sounds.
 
-    A folder beside a table of that name (``train.csv``, ``train/``) holds files that the table names.
+    A folder beside a table of its name (``train.csv``, ``train/``) holds files that the table names.
     """
     tables = []
     for file in local_files([path for path in paths if not path.is_dir()] or paths):
@@ -491,7 +480,7 @@ def tables_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def says_itself(folder: Path) -> bool:
-    """Tells whether `folder` has a card with a list of its splits, as data sets of the hub do."""
+    """True if a card in `folder` lists its splits."""
     card = folder / "README.md"
     if not card.is_file():
         return False
@@ -501,7 +490,7 @@ def says_itself(folder: Path) -> bool:
 
 
 def _named(folder: Path, depth: int) -> Iterator[tuple[Path, str]]:
-    """Files and folders that are named for a split, with the word in the name; not what is inside them."""
+    """Files and folders named for a split, with that word; not their contents."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith((".", "__")):
             continue

@@ -36,11 +36,11 @@ from soupkitchen.errors import DataError
 from soupkitchen.store.files import open_regular, write
 
 _TICK_SECONDS = 2.0
-"""Within that time of a change there may be another that leaves the times of a file as they are."""
+"""A second change this soon may not show in a file's times."""
 log = logging.getLogger(__name__)
 DELIMITED = (".csv", ".tsv")
 _FORMAT = 2
-"""If you change what is made of a file, increase this: what was made of it before is kept."""
+"""If you change the parsing, increase this: tables are cached."""
 _DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 """By suffix, the usual one first."""
 _MARKS = {
@@ -50,13 +50,13 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the bytes that a file in them begins with; UTF-32's before UTF-16's, which begin alike."""
+"""Encodings by byte order mark; UTF-32's before UTF-16's, which begin alike."""
 _EXACT = 2.0**53
-"""Larger whole numbers than this a float does not tell apart."""
+"""Floats cannot tell larger whole numbers apart."""
 
 
 def local_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The files at `paths`, in folders there, and of globs; in order."""
+    """The files at `paths`, in folders there and by globs, in order."""
     for path in paths:
         named = Path(path).expanduser()
         for match in [named] if named.exists() else map(Path, sorted(glob.glob(str(named)))):
@@ -72,7 +72,7 @@ def local_files(paths: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def stamp(files: Iterable[str | Path]) -> str:
-    """A digest of the files' paths, sizes and times: another one if a file was written or replaced."""
+    """A digest of paths, sizes and times; it changes if a file does."""
     state, now = xxhash.xxh3_128(), time.time()
     for file in files:
         try:
@@ -88,16 +88,15 @@ def stamp(files: Iterable[str | Path]) -> str:
 
 
 def cache_folder(paths: Iterable[str | Path]) -> str | None:
-    """The folder for `datasets`' copy of local data as it is now; None if none is local."""
+    """The folder for `datasets`' copy of these files as they are; None if none is local."""
     files = list(local_files(paths))
     return str(Path(datasets.config.HF_DATASETS_CACHE) / "soupkitchen" / stamp(files)) if files else None
 
 
 def count_overlap(first: Dataset, second: Dataset, columns: Sequence[str]) -> int:
-    """The number of examples of `second` that are in `first`, too, by the content of `columns`.
+    """The number of examples of `second` that are in `first`, too, by `columns`.
 
-    Rows are compared by digests, of which only the smaller side's are kept. Images and sounds are compared by
-    the bytes of their files: two files of different sizes are never read for it.
+    Rows are compared by digests; images and sounds by their files' bytes, read only if sizes are equal.
     """
     media = (datasets.Image, datasets.Audio)
     stored = [c for c in columns if all(isinstance(split.features[c], media) for split in (first, second))]
@@ -126,7 +125,7 @@ def _rows(split: Dataset, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
 
 
 def _size(file: dict[str, Any] | None) -> int | None:
-    """The bytes of an image or a sound as `datasets` holds it; None if they are not here."""
+    """The number of bytes of an image or a sound, or None."""
     if file is None:
         return None
     try:
@@ -136,7 +135,7 @@ def _size(file: dict[str, Any] | None) -> int | None:
 
 
 def content_of(file: dict[str, Any]) -> bytes | str:
-    """A digest of the bytes of an image or a sound; its path if they are not here."""
+    """A digest of an image's or a sound's bytes, or else its path."""
     try:
         content = file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
     except OSError:
@@ -151,7 +150,7 @@ csv.field_size_limit(1 << 30)  # Python's own limit is 131,072 letters, and a te
 
 
 class _QuotesError(ValueError):
-    """The quotes of the line with this number do not balance."""
+    """The quotes in the line with this number do not balance."""
 
 
 def load_delimited(files: Sequence[Path]) -> Dataset:
@@ -197,7 +196,7 @@ def _joined(tables: Sequence[pa.Table], files: Sequence[Path]) -> pa.Table:
 
 
 def _read(file: Path) -> tuple[pa.Table, str]:
-    """The cells of a file as texts, empty ones null, and a note for the log on how it was read."""
+    """The cells of a file as text or null, and a note for the log."""
     text, encoding = _decoded(file)
     if not (header := _first_line(text)):
         raise DataError(f"{file} is empty: it has no line; fill it, or leave it out")
@@ -226,14 +225,14 @@ def _read(file: Path) -> tuple[pa.Table, str]:
 
 
 def _ways(text: str) -> tuple[bool, ...]:
-    """Tells whether quotes of a file with tabs quote cells, or are text; both if regular rows are to decide.
+    """True if quotes in a file with tabs enclose cells, False if they are text; both if in doubt.
 
-    MRPC, QNLI and others are published with tabs and without quoting. A program quoted cells if one has
-    doubled quotes, and neither tab nor line break; or if the header begins with a quoted cell; or if all
-    cells with a comma are in quotes, and no others, as Excel has it.
+    MRPC, QNLI and others have tabs and no quoting. Quotes enclose cells if a quoted cell has doubled quotes,
+    but no tab or line break; if the header begins with a quoted cell; or if exactly the cells with commas are
+    quoted, as in Excel. If in doubt, the rows' lengths decide.
 
     Raises:
-        _QuotesError: if a quote is there that no such program writes, or if a line may be half a cell.
+        _QuotesError: if a quote has no such origin, or a line may be half a cell.
     """
     pattern = r'(?<![^\r\n\t])"([^"]*(?:""[^"]*)*)"(?![^\r\n\t])|"'
     matches = list(re.finditer(pattern, text.lstrip("\r\n")))
@@ -263,7 +262,7 @@ def _parsed(file: Path, text: str, delimiter: str, is_quoted: bool) -> pa.Table:
     """The cells of a text.
 
     Raises:
-        DataError: if a row has more or fewer cells than the header, or two columns have one name.
+        DataError: if a row differs from the header in length, or two columns share a name.
     """
     rows = _rows_of_text(text, delimiter, is_quoted)
     _, header = next(rows)
@@ -302,7 +301,6 @@ def _rows_of_text(text: str, delimiter: str, is_quoted: bool) -> Iterator[tuple[
 
 
 def _decoded(file: Path) -> tuple[str, str]:
-    """The text of a file, without a mark, and its encoding."""
     with open_regular(file, DataError) as handle:
         content = handle.read()
     if not content:
@@ -330,9 +328,9 @@ def _decoded(file: Path) -> tuple[str, str]:
 
 
 def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts as whole numbers, floats or booleans if all cells are such; else as it is.
+    """The column as whole numbers, floats or booleans if all cells are.
 
-    Texts that a number would not give back stay texts: 007, nan, whole numbers of 17 digits and more.
+    Text that a number would not give back stays text: 007, nan, too many digits.
     """
     if column.null_count == len(column):
         return column

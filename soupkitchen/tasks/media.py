@@ -32,17 +32,17 @@ from soupkitchen.tasks.data import folders_of
 from soupkitchen.tasks.files import stamp
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-"""One of these lies beside each image processor and feature extractor."""
+"""Each image processor and feature extractor has one of these."""
 _FASTEST = 1_000_000
-"""Samples a second: more than any recording has. The filter that changes a rate grows with it."""
+"""The highest rate, in Hz; the resampling filter grows with it."""
 _MOST = 1 << 28
-"""Samples of a recording, of all its channels: 4.6 hours at 16 kHz; files may claim any number."""
+"""The most samples of a recording, in all channels: 4.6 hours at 16 kHz."""
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class ImageTask(DataTask):
-    """A task with a column of images: `datasets.Image`, or the paths of files."""
+    """A task with a column of images: `datasets.Image`, or paths."""
 
     processor_files = PROCESSOR_FILES
     image: str = "image"
@@ -51,10 +51,10 @@ class ImageTask(DataTask):
         return undecoded(self, split, "image", datasets.Image, "images")
 
     def prepared_images(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        """The image processor's tensors of the images in `compared`, as far as the model takes them.
+        """The tensors of the images in `compared` that the model takes.
 
         Raises:
-            DataError: naming the row of an image that is missing or cannot be read.
+            DataError: if an image is missing or cannot be read.
         """
         check_filled(split, "task.image", self.image)
         options = {"processor": processor, "taken": tuple(signature(model.forward).parameters)}
@@ -62,10 +62,10 @@ class ImageTask(DataTask):
 
 
 def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
-    """A processor of a tokenizer and of `part`, "image_processor" or "feature_extractor".
+    """A processor with a tokenizer and `part`, "image_processor" or "feature_extractor".
 
     Raises:
-        CheckpointError: if the checkpoint `folder` has none.
+        CheckpointError: if `folder` has none.
     """
     what, remedy = part.replace("_", " "), "install what they lack, or copy the base model's files there"
     processor = load_with(AutoProcessor, folder, trust_remote_code, f"{what} and tokenizer", remedy)
@@ -79,7 +79,7 @@ def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
 
 
 def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) -> Dataset:
-    """The split with a column of files that are not decoded; relative paths become those of files.
+    """The split with a column of undecoded files, and complete paths.
 
     Args:
         option: names the column.
@@ -104,7 +104,7 @@ def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) ->
 
 
 def _with_whole_paths(split: Dataset, column: str, folders: list[Path]) -> Dataset:
-    """The split with each path of a column as it is found in `folders`; rows keep their numbers."""
+    """Completes a column's paths by `folders`; rows keep their numbers."""
 
     def whole(path: str | None) -> str | None:
         return path and next((str(f / path) for f in folders if (f / path).is_file()), path)
@@ -130,14 +130,13 @@ def prepared_once(
     folder: str,
     batch_size: int,
 ) -> Dataset:
-    """The columns that `prepare` makes of one column, `batch_size` examples at once.
-
-    They are kept in the cache of `datasets`, unless the files change.
+    """The columns that `prepare` makes of one column, cached until files change.
 
     Args:
-        prepare: takes lists of values by column, and the numbers of these examples; then, by name, `column`,
-            `rows` (their numbers in the source) and `options`.
-        folder: in that cache.
+        prepare: takes values by column, example numbers, `column`, `rows` (numbers in the source) and
+            `options`.
+        folder: in the cache of `datasets`.
+        batch_size: examples at once.
     """
     arguments = {"column": column, "rows": [row_of(split, number) for number in range(len(split))], **options}
     digest = Hasher.hash((split._fingerprint, arguments, stamp(_files(split, column))))
@@ -157,7 +156,6 @@ def prepared_once(
 
 
 def _files(split: Dataset, column: str) -> list[str]:
-    """The files that a column names, and the tables that hold it, without `datasets`' own copies."""
     cache = datasets.config.HF_DATASETS_CACHE
     tables = [file["filename"] for file in split.cache_files]
     files = [file for file in tables if not Path(file).is_relative_to(cache)]
@@ -175,7 +173,7 @@ def _pixels(
     processor: Processor,
     taken: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The processor's tensors of images, as far as the model takes them (`taken`)."""
+    """The tensors of images that the model takes (`taken`)."""
     pictures = []
     for number, image in zip(numbers, examples[column], strict=True):
         try:
@@ -212,9 +210,9 @@ def to_inputs(
     default_rate: int | None,
     taken: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The feature extractor's inputs of recordings, as far as the model takes them (`taken`).
+    """The feature extractor's inputs of recordings that the model takes (`taken`).
 
-    Beside them `samples` and `steps`: the lengths of each recording and of its inputs.
+    Adds `samples` and `steps`: the lengths of each recording and of its inputs.
     """
     made: dict[str, list[Any]] = {"samples": [], "steps": []}
     for number, audio in zip(numbers, examples[column], strict=True):
@@ -242,16 +240,15 @@ def to_inputs(
 
 
 def samples(audio: Any, rate: int, default_rate: int | None) -> np.ndarray:
-    """The samples of a recording, float32, `rate` in a second.
+    """The samples of a recording, float32, at `rate` Hz.
 
     Args:
-        audio: {"bytes": …, "path": …} as `datasets.Audio` holds it, {"array": …, "sampling_rate": …}, or
-            numbers.
-        default_rate: of a recording that does not say its own; None for `rate`.
+        audio: {"bytes": …, "path": …}, {"array": …, "sampling_rate": …}, or numbers.
+        default_rate: if the recording does not say; None for `rate`.
 
     Raises:
         OSError: if its file cannot be read.
-        ValueError: if it holds no sound, or needs a package that is not there.
+        ValueError: if it holds no sound, or needs a missing package.
     """
     own_rate: int | None = None
     if isinstance(audio, Mapping) and "array" in audio:
@@ -267,7 +264,7 @@ def samples(audio: Any, rate: int, default_rate: int | None) -> np.ndarray:
 
 
 def resampled(heard: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Samples of `rate` a second as those of `wanted`, put through a filter that keeps what both can hold."""
+    """Samples at `rate` Hz, filtered and resampled to `wanted` Hz."""
     if rate == wanted:
         return heard
     if not (min(rate, wanted) >= 1 and max(rate, wanted) <= _FASTEST and len(heard) / rate * wanted <= _MOST):
@@ -283,7 +280,7 @@ def resampled(heard: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def _read(content: bytes) -> tuple[np.ndarray, int]:
-    """The samples of a file, the mean of its channels, and their rate a second."""
+    """The mean of a file's channels, and its rate in Hz."""
     try:
         soundfile: Any = import_module("soundfile")
     except (ImportError, OSError):  # it is there, but the library that it needs is not

@@ -22,11 +22,11 @@ from soupkitchen.tasks.columns import row_of
 
 log = logging.getLogger(__name__)
 _LOGITS = 1 << 24
-"""Logits that are float32 at once: 64 MiB, and as much again for results."""
+"""Logits in float32 at once: 64 MiB, and as much for results."""
 
 
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:
-    """The most tokens of an input: the option's number, or the tokenizer's and the model's limit."""
+    """The most tokens of an input: `option`, or the tokenizer's and the model's limit."""
     config: Any = model.config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     positions = next((limit for limit in limits if isinstance(limit, int) and limit > 0), 1 << 30)
@@ -41,15 +41,15 @@ def check_tokens(
     model: PreTrainedModel,
     padding: Processor | None = None,
 ) -> None:
-    """Checks that each example has tokens, and the model a row of its embedding for each of these.
+    """Checks that each example has tokens, and the model an embedding for each.
 
     Args:
         option: names the column.
-        padding: the tokenizer that pads batches; None if any token would do.
+        padding: the tokenizer that pads; None if any token would do.
 
     Raises:
-        CheckpointError: if the model has no row for the token that pads.
-        DataError: naming the first example that is wrong.
+        CheckpointError: if the padding token has no embedding.
+        DataError: if an example is wrong.
     """
     rows, column = embedding_rows(model), getattr(task, option)
     remedy = (
@@ -73,7 +73,7 @@ def check_tokens(
 
 
 def embedding_rows(model: PreTrainedModel) -> int | None:
-    """For how many tokens the model has an embedding; None if that is unknown."""
+    """The number of the model's token embeddings; None if unknown."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):
@@ -82,10 +82,10 @@ def embedding_rows(model: PreTrainedModel) -> int | None:
 
 
 def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
-    """Makes model and tokenizer pad with one token: decoders that classify look for the last other one.
+    """Makes model and tokenizer pad with one token: classifying decoders look for the last other one.
 
     Raises:
-        CheckpointError: if the tokenizer has nothing to pad with.
+        CheckpointError: if the tokenizer cannot pad.
     """
     config: Any = model.config.get_text_config()
     padding = config.pad_token_id
@@ -110,7 +110,7 @@ def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def check_causal(model: PreTrainedModel) -> None:
-    """Checks that no token sees those after it, which the model is to predict.
+    """Checks that no token sees later ones.
 
     Raises:
         CheckpointError: if one does, as in a masked language model.
@@ -134,9 +134,9 @@ def check_causal(model: PreTrainedModel) -> None:
 
 
 def at_once(model: torch.nn.Module) -> dict[str, bool]:
-    """The argument that keeps a decoder from storing keys and values for a next token.
+    """The argument that keeps a decoder from storing keys and values.
 
-    At 64 texts of 512 tokens those of a 7 B model are 17 GB in half precision.
+    A 7 B model stores 17 GB (half precision) for 64 texts of 512 tokens.
     """
     return {"use_cache": False} if _takes_use_cache(type(unwrapped(model)).forward) else {}
 
@@ -147,7 +147,7 @@ def _takes_use_cache(forward: Callable[..., Any]) -> bool:
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The model itself, without the wrapper of accelerate."""
+    """The model without accelerate's wrapper."""
     return getattr(model, "module", model)
 
 
@@ -155,7 +155,7 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
 
 def beginning(tokenizer: Processor) -> int:
-    """The token that a text without context follows: the beginning of a sequence, or the end of the last.
+    """The token before a text without context: bos, else eos.
 
     Raises:
         DataError: if the tokenizer has neither.
@@ -167,7 +167,7 @@ def beginning(tokenizer: Processor) -> int:
 
 
 def encode(tokenizer: Processor, text: str) -> list[int]:
-    """The tokens of `text` alone, without special ones."""
+    """The tokens of `text`, without special ones."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -191,8 +191,7 @@ def collate_passages(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.T
 def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The sum of log p of each passage's scored tokens, in nats: float32 (passages,).
 
-    A forward pass takes as many passages as the batch has examples, so `runtime.batch_size`, and the halving
-    of batches if memory runs out, bound it.
+    A forward pass takes as many passages as the batch has examples, so `runtime.batch_size` bounds it.
     """
     number = len(batch["passages"])
     parts = zip(
@@ -204,7 +203,7 @@ def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -
 def _log_likelihoods(
     model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
 ) -> torch.Tensor:
-    """As `log_likelihoods`, in one forward pass. Only logits that count become float32, a slice at a time."""
+    """One forward pass; only scored logits become float32, a slice at a time."""
     lengths = mask.sum(1, keepdim=True)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width], mask[:, :width]

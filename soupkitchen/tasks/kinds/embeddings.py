@@ -55,15 +55,14 @@ class Embedding(DataTask):
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The poolings."""
         return (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling or ("mean",))
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
-        """The task with what sentence-transformers' files beside the runs say, if the options do not.
+        """The task with settings from sentence-transformers' files beside the runs; options come first.
 
         Raises:
-            IncompatibleError: if the runs differ in it.
-            ConfigError: for a pooling, if the runs have modules that say what an embedding is.
+            IncompatibleError: if the runs differ.
+            ConfigError: if `pooling` is set, but the runs' modules define the embedding.
         """
         said = sentences_of(runs, isinstance(self, Searching))
         if said is None:
@@ -125,7 +124,7 @@ class Searching(Embedding):
     def tokens_of(
         self, kind: str, split: Dataset, option: str, processor: Processor, model: PreTrainedModel
     ) -> list[list[int]]:
-        """The tokens of texts of a `kind`, "query" or "passage", with the prompt of that kind."""
+        """The tokens of texts of a `kind`, "query" or "passage"."""
         prompt = getattr(self, f"{kind}_prompt")
         prompted = self if prompt is None else replace(self, prompt=prompt)
         return prompted.tokens(split, option, processor, model)
@@ -136,9 +135,9 @@ class Searching(Embedding):
 
 
 def ranks(relevant: np.ndarray, others: np.ndarray) -> list[int]:
-    """The ranks of relevant passages by score, ascending, 1 for the first.
+    """The ranks of relevant passages by score, ascending, from 1.
 
-    Of equals the relevant one comes last: a model that finds all passages alike finds nothing.
+    Of equal scores the relevant one comes last, so equal scores for all find nothing.
 
     Args:
         relevant, others: scores, float (passages,).
@@ -149,9 +148,9 @@ def ranks(relevant: np.ndarray, others: np.ndarray) -> list[int]:
 
 
 def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """The texts, of tokens, each once; and for each text, which of these it is.
+    """The texts (tokens), each once, and each text's number among these.
 
-    A model answers the same text in two batches with a difference of rounding, which would order equals.
+    Equal texts in two batches differ by rounding, which must not order them.
     """
     numbers: dict[tuple[int, ...], int] = {}
     which = [numbers.setdefault(tuple(text), len(numbers)) for text in texts]
@@ -159,13 +158,12 @@ def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
 
 
 def transformer_in(model: Any) -> PreTrainedModel | None:
-    """The model of transformers in one of sentence-transformers, or itself; None if there is none."""
+    """The model of transformers in `model`, or `model` itself, or None."""
     model = unwrapped(model)
     return getattr(model[0], "auto_model", None) if isinstance(model, torch.nn.Sequential) else model
 
 
 def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch as sentence-transformers' modules take it, which add to it."""
     if transformer_in(model) is not None:
         return dict(batch)
     mask = batch["attention_mask"]
@@ -175,10 +173,10 @@ def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor:
-    """An embedding (texts, width) of hidden states (texts, tokens, width), as sentence-transformers makes it.
+    """Embeddings (texts, width) of hidden states (texts, tokens, width).
 
     Args:
-        mask: 0 for padding, which is on either side: (texts, tokens, 1).
+        mask: 0 for padding, on either side: (texts, tokens, 1).
     """
     if mode == "max":
         return hidden.masked_fill(mask == 0, float("-inf")).max(1).values
@@ -197,7 +195,7 @@ def _pooled(hidden: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor
 
 
 class _Together(Embedding):
-    """A task whose examples are the texts in the columns of `content`."""
+    """Examples are the texts in the columns of `content`."""
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         texts = {option: self.tokens(split, option, processor, model) for option in self.content}
@@ -205,7 +203,7 @@ class _Together(Embedding):
         return Dataset.from_dict({**texts, "labels": self.encode_labels(split), "length": lengths})
 
     def encode_labels(self, split: Dataset) -> list[Any]:
-        """The column of labels as `references` gives it, one entry an example."""
+        """The labels, one entry an example."""
         return [1] * len(split)
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
@@ -244,13 +242,14 @@ class EmbeddingSimilarity(_Together):
 
 @dataclass(frozen=True)
 class PairClassification(EmbeddingSimilarity, Labelled):
-    """Scores encoders. Predictions are cosines; metrics: average_precision, best_accuracy, best_f1.
+    """Scores encoders. Predictions are cosines.
 
-    Cross-encoders are scored by `TextClassification` with a `text_pair`.
+    For cross-encoders use `TextClassification` with a `text_pair`.
 
     Attributes:
-        label: the column that says whether they belong together: 0 or 1, or two words of which one says no.
-        labels: "indices", or 0 or 1 by the data's label; None for what the labels say.
+        metric: average_precision, best_accuracy, best_f1.
+        label: the column of labels: 1 if the texts belong together, else 0; or two words, as "yes" and "no".
+        labels: "indices", or 0 or 1 by the data's label; None to follow the labels.
 
     Source: Reimers and Gurevych 2019, "Sentence-BERT", arXiv 1908.10084.
     """

@@ -1,4 +1,4 @@
-"""Image classification: one label for an image."""
+"""Image classification: one label an image."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from soupkitchen.tasks.media import ImageTask
 
 @dataclass(frozen=True)
 class ImageClassification(ImageTask, Labelled):
-    """Scores image-classification models: those of transformers, and others that put out logits.
+    """Scores image-classification models of transformers, and others that return logits.
 
-    The latter are given, by the name of their first argument, tensors that `model.processor` makes of images.
+    The others take tensors of `model.processor` as their first argument.
 
     Attributes:
         data: the images.
         metric: accuracy, f1_macro, cross_entropy, …
-        image: the column of the image, a `datasets.Image` feature; paths in a column of text will do.
-        label: the column of the label.
-        labels: how labels are read; see `soupkitchen.tasks.labels`.
+        image: the column of images, `datasets.Image` or paths.
+        label: the column of labels.
+        labels: see `soupkitchen.tasks.labels`.
     """
 
     model_class = transformers.AutoModelForImageClassification
@@ -72,12 +72,7 @@ class ImageClassification(ImageTask, Labelled):
 
 @dataclass(frozen=True)
 class _Transform:
-    """An image processor made of a function that makes a tensor of one image.
-
-    Attributes:
-        transform: the function, as `torchvision.transforms` has it.
-        name: the model's name for the tensors.
-    """
+    """An image processor of one function from a PIL image to a tensor; `name` is the model's for it."""
 
     transform: Callable[[PIL.Image.Image], Any]
     name: str

@@ -1,4 +1,4 @@
-"""Language modelling: how well a causal model predicts texts."""
+"""Language modelling: predicting texts token by token."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from soupkitchen.tasks.columns import LONG_TEXT
 
 @dataclass(frozen=True)
 class LanguageModeling(DataTask):
-    """Scores causal models by every token of the texts.
+    """Scores causal models by every token of the texts, once each.
 
-    A text longer than the limit is cut into windows, each of which follows one token of the window before; so
-    every token is scored once. A forward pass takes as many windows as the batch has texts.
+    A long text is cut into windows; each follows the last token of the one before.
 
     Attributes:
         data: the texts.
         metric: perplexity, bits_per_byte.
-        text: the column of the text.
-        max_length: tokens of a window; None for the model's own limit.
+        text: the column of texts.
+        max_length: tokens of a window; None for the model's limit.
     """
 
     model_class = AutoModelForCausalLM

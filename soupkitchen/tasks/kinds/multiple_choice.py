@@ -1,4 +1,4 @@
-"""Multiple choice: of several continuations of a prompt, which does a causal model find likeliest?"""
+"""Multiple choice: the likeliest of several continuations of a prompt."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
 class MultipleChoice(Labelled):
     """Scores causal models by the choice whose tokens are likeliest after the prompt.
 
-    As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special tokens are added,
-    and a prompt that is too long loses its beginning.
+    As in lm-evaluation-harness, the prompt's trailing spaces belong to the choice, no special tokens are
+    added, and a long prompt loses its beginning.
 
     Attributes:
         data: the questions.
         metric: accuracy.
-        prompt: a template over the columns, such as ``"Question: {question}\\nAnswer:"``.
-        choices: the column of the choices, a list of texts.
-        answer: the column of the right one: its number from 0, a letter (A is 0), or its text.
-        before_choice: the text between prompt and choice.
-        normalize: None compares log-likelihoods; "tokens" or "bytes" divides them by the choice's length.
-        max_length: tokens of prompt and choice together; None for the model's own limit.
-        labels: how answers are read: "names" (texts of choices), "indices" (numbers from 0, or letters), or
-            the number of a choice by the data's answer; None for the way that fits all rows.
+        prompt: a template, as ``"Question: {question}\\nAnswer:"``.
+        choices: the column of choices, lists of texts.
+        answer: the column of right choices: a number from 0, a letter (A is 0), or the text.
+        before_choice: text between prompt and choice.
+        normalize: "tokens" or "bytes" divides log-likelihoods by the choice's length; None does not.
+        max_length: tokens of prompt and choice; None for the model's limit.
+        labels: the reading of answers: "names" (texts), "indices" (numbers or letters), or a choice's number
+            by answer; None for the one that fits all rows.
     """
 
     model_class = AutoModelForCausalLM
@@ -80,7 +80,7 @@ class MultipleChoice(Labelled):
         return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
-        """The tokens of prompt and choice, and how many are the choice's."""
+        """The tokens of prompt and choice, and the number of the latter."""
         text = prompt.rstrip()
         choice = prompt[len(text) :] + self.before_choice + choice
         if text:
@@ -98,7 +98,6 @@ class MultipleChoice(Labelled):
         return whole[-limit:], scored
 
     def _rows(self, split: Dataset) -> list[tuple[Any, list[str]]]:
-        """The answer and the choices of each example."""
         choices = lists_of(split, "task.choices", self.choices, str, "texts")
         if [] in choices:
             row = row_of(split, choices.index([]))
@@ -109,7 +108,7 @@ class MultipleChoice(Labelled):
         """`labels`, or the one of "names" and "indices" that fits all answers.
 
         Raises:
-            DataError: if both do and differ, or neither does.
+            DataError: if both fit and differ, or neither fits.
         """
         if self.labels is not None:
             return self.labels
@@ -138,7 +137,6 @@ class MultipleChoice(Labelled):
         )
 
     def _right(self, answer: Any, choices: list[str], reading: Any) -> int:
-        """The number of the right choice."""
         if isinstance(reading, Mapping):
             place = Names(reading).find(answer)
             answer = answer if place is None else list(reading.values())[place]
@@ -150,12 +148,11 @@ class MultipleChoice(Labelled):
 
 
 def _named(answer: Any, choices: list[str]) -> int | None:
-    """The number of the choice whose text is the answer."""
     return choices.index(str(answer)) if str(answer) in choices and not isinstance(answer, bool) else None
 
 
 def _numbered(answer: Any, choices: list[str]) -> int | None:
-    """The number of the choice that the answer gives, from 0, or by a letter."""
+    """The choice by its number from 0, or by a letter."""
     text = str(answer).strip()
     if re.fullmatch("[A-Za-z]", text):
         number = ord(text.upper()) - ord("A")

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question is, if it is there."""
+"""Extractive question answering: finding an answer in a text."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _NOWHERE = [-1, -1]
 
 @dataclass(frozen=True)
 class QuestionAnswering(DataTask):
-    """Scores models that cut an answer out of a context. Metrics: answer_f1, answer_exact.
+    """Scores models that cut an answer out of a context.
 
-    A context that is too long is read in windows that overlap; the best answer of any of them is taken.
+    A long context is read in overlapping windows; the best answer of all counts.
 
     Attributes:
         data: questions, contexts and answers.
-        metric: compares answers.
+        metric: answer_f1, answer_exact.
         question, context: the columns of texts.
-        answers: the column of the right answers: a text, a list of texts, or SQuAD's ``{text: [...]}``.
-        unanswerable: whether there may be no answer: then none is given if the first token scores higher.
-        longest_answer: tokens that an answer may have.
-        stride: tokens that windows overlap by.
-        max_length: tokens of question and window together; None for the model's own limit.
+        answers: the column of right answers: a text, a list, or SQuAD's ``{text: [...]}``.
+        unanswerable: True if there may be no answer; none is given if the first token scores higher.
+        longest_answer: the most tokens of an answer.
+        stride: tokens by which windows overlap.
+        max_length: tokens of question and window; None for the model's limit.
 
     Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3, arXiv 1810.04805.
     """
@@ -104,7 +104,7 @@ class QuestionAnswering(DataTask):
         return batch | {"offsets": offsets, "windows": sizes}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """The first and last place of each answer in its context, or -1 and -1: (examples, 2)."""
+        """Start and end of each answer in its context, or -1 twice: (examples, 2)."""
         outputs = model(**without(batch, "offsets", "windows"))
         scores, spans = self._spans(outputs.start_logits.float(), outputs.end_logits.float(), batch)
         sizes = batch["windows"].tolist()
@@ -114,7 +114,7 @@ class QuestionAnswering(DataTask):
     def _spans(
         self, starts: torch.Tensor, ends: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The score of each window's best answer (windows,), and its place in the context (windows, 2)."""
+        """The score (windows,) and place (windows, 2) of each window's best answer."""
         offsets = batch["offsets"]
         inside = offsets[:, :, 0] >= 0
         pairs = starts[:, :, None] + ends[:, None, :]

@@ -1,4 +1,4 @@
-"""Reranking: how far up the right ones of a query's passages are put, by embeddings or by a cross-encoder."""
+"""Reranking: the ranks of the right ones among a query's passages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from soupkitchen.tasks.kinds.embeddings import Searching, distinct, ranks
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 Texts = list[dict[str, list[int]]]
-"""The model's inputs of each text."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ class Reranking(Searching):
         return {**processor.pad(texts, return_tensors="pt"), "sizes": sizes, "which": which}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
-        """The ranks of each query's right passages."""
         inputs = without(batch, "sizes", "which")
         sizes, numbers, right = batch["sizes"].T.tolist()
         if self.architecture == "cross":
@@ -115,7 +113,6 @@ class Reranking(Searching):
     def _pairs(
         self, split: Dataset, passages: list[list[str]], processor: Processor, model: PreTrainedModel
     ) -> list[Texts]:
-        """Each query with each of its passages, for a cross-encoder."""
         if model.config.num_labels != 1:
             raise DataError(
                 f"the model has {model.config.num_labels} outputs; a cross-encoder needs one (num_labels=1)"
@@ -131,7 +128,6 @@ class Reranking(Searching):
         return pairs
 
     def _passages(self, split: Dataset, option: str) -> list[list[str]]:
-        """The texts in the column that `option` names, whose cells hold one or a list."""
         column, rows = getattr(self, option), []
         for number, cell in enumerate(check_filled(split, f"task.{option}", column)):
             texts = cell if isinstance(cell, list) else [cell]

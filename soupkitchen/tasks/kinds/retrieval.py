@@ -1,4 +1,4 @@
-"""Retrieval: how far up a query's relevant passages are among all passages of a corpus."""
+"""Retrieval: the ranks of a query's relevant passages in a corpus."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Retrieval(Searching):
     queries: str = "queries.jsonl"
 
     def examples_of(self, split: Dataset) -> Dataset:
-        """The queries of a split: judgements are put together by query."""
+        """The queries; judgements are grouped by query."""
         if self.query in split.column_names or not set(_JUDGEMENTS) <= set(split.column_names):
             return split
         table = read_beside("task.queries", self.queries, self.data)
@@ -90,12 +90,11 @@ class Retrieval(Searching):
         return {**padded, "copies": torch.tensor([[example["copies"]] for example in examples])}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """Embeddings; beside each, how many passages of the corpus have that text."""
+        """Embeddings, each with the number of corpus passages that have its text."""
         embeddings = self.comparable(self.embedded(model, without(batch, "copies")))
         return torch.cat([embeddings, batch["copies"].float()], dim=1)
 
     def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
-        """The ranks of the passages that are relevant to each query."""
         passages, copies = np.split(np.asarray(corpus), [-1], axis=1)
         copies = np.nan_to_num(copies[:, 0]).astype(int)
         predictions: list[Any] = []
@@ -108,7 +107,7 @@ class Retrieval(Searching):
 
 
 def read_beside(option: str, name: str, data: Data) -> Dataset:
-    """The table in a file that lies beside the data, or at its own path; `option` names it.
+    """The table in a file beside the data, or at its own path.
 
     Raises:
         DataError: if it is not there.
@@ -124,7 +123,7 @@ def read_beside(option: str, name: str, data: Data) -> Dataset:
 
 
 def ids_of(table: Dataset, column: str) -> dict[str, int]:
-    """The row of each id in the column that `task.id` names, or in BEIR's ``_id``.
+    """The row of each id in the column of `task.id`, or in BEIR's ``_id``.
 
     Raises:
         DataError: if an id is missing, or there twice.
@@ -141,16 +140,14 @@ def ids_of(table: Dataset, column: str) -> dict[str, int]:
 
 
 def queries_of(judgements: Dataset, queries: Dataset, ids: Mapping[str, int]) -> Dataset:
-    """The queries of BEIR's judgements: the columns `text` and `relevant`, ids of passages.
-
-    Queries without anything relevant are left out.
+    """The queries of BEIR's judgements: `text`, and `relevant` with passage ids, at least one.
 
     Args:
-        queries: with a column of their texts.
-        ids: of queries, with their rows.
+        queries: has a column `text`.
+        ids: rows of queries by id.
 
     Raises:
-        DataError: if a query is not there, or if only a share of the judgements is.
+        DataError: if a query is missing, or judgements are a drawn share.
     """
     if judgements._indices is not None:
         raise DataError(
@@ -174,10 +171,10 @@ def queries_of(judgements: Dataset, queries: Dataset, ids: Mapping[str, int]) ->
 
 
 def places_of(split: Dataset, column: str, ids: Mapping[str, int]) -> list[list[int]]:
-    """The rows of the passages that are relevant to each query: a cell holds one id, or a list.
+    """The rows of each query's relevant passages; a cell holds one id, or a list.
 
     Raises:
-        DataError: if a query has none, or one that is not in the corpus.
+        DataError: if a query has none, or an unknown one.
     """
     rows = []
     for number, cell in enumerate(columns.check_filled(split, "task.relevant", column)):

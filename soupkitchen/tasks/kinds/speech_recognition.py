@@ -1,4 +1,4 @@
-"""Speech recognition: what a model writes down of a recording, compared with what was said."""
+"""Speech recognition: transcripts compared with the spoken text."""
 
 from __future__ import annotations
 
@@ -27,30 +27,28 @@ from soupkitchen.tasks.texts import unwrapped
 log = logging.getLogger(__name__)
 
 _BEGINNING = 4
-"""Tokens with which Whisper begins a transcript: its start, the language, the task, and no timestamps."""
+"""Tokens before a transcript of Whisper: start, language, task, no timestamps."""
 
 
 @dataclass(frozen=True)
 class SpeechRecognition(DataTask):
-    """Scores models that write down speech, by the likeliest tokens: no sampling, no language model beside.
+    """Scores models that transcribe speech, by the likeliest tokens: no sampling, no language model.
 
-    A recording is put to the feature extractor's sampling rate. What that cuts off (Whisper's, after 30
-    seconds) is not heard, and a warning says of how many recordings.
+    Recordings get the feature extractor's sampling rate. The extractor may cut long ones (Whisper's after 30
+    seconds); a warning says how many.
 
     Attributes:
         data: recordings and transcripts.
         metric: word_error_rate, character_error_rate, exact_match.
-        architecture: "seq2seq" models generate (Whisper, Speech2Text); "ctc" models say a character for each
-            frame (wav2vec 2.0, HuBERT): the likeliest are taken, without repetitions and blanks.
+        architecture: "seq2seq" models generate (Whisper, Speech2Text); "ctc" models label frames (wav2vec
+            2.0, HuBERT), and repetitions and blanks are dropped.
         audio: the column of recordings: `datasets.Audio`, paths, bytes, numbers, or {array, sampling_rate}.
-        text: the column of the spoken text.
-        normalize: how both texts change before they are compared: "none", or "basic" for lower case without
-            punctuation and without brackets and their content, as Whisper's basic normaliser has it.
-        sampling_rate: of columns of numbers; None for the feature extractor's.
-        language: given to a multilingual Whisper; None for what the model's generation_config.json says, and
-            else what it finds by itself for each recording.
-        max_new_tokens: how much is generated at most; None for the model's limit.
-        num_beams: 1 for the likeliest token each time, more for beam search.
+        text: the column of spoken texts.
+        normalize: "none", or "basic": lower case, no punctuation or bracketed text, by Whisper's normaliser.
+        sampling_rate: of columns of numbers, in Hz; None for the feature extractor's.
+        language: for a multilingual Whisper; None for that of generation_config.json, else the model's guess.
+        max_new_tokens: the most tokens to generate; None for the model's limit.
+        num_beams: 1 for greedy decoding, more for beam search.
 
     Source: Graves et al. 2006, "Connectionist temporal classification", section 3.2.
         Radford et al. 2022, "Robust speech recognition via large-scale weak supervision", arXiv 2212.04356.
@@ -149,7 +147,7 @@ class SpeechRecognition(DataTask):
         return [self._compared(text) for text in written]
 
     def fitted_to(self, runs: Sequence[Checkpoint]) -> SpeechRecognition:
-        """The task itself; runs that generate in other ways are refused."""
+        """The task itself; runs that generate differently are refused."""
         if self.architecture != "ctc":
             check_generation(runs)
         return self
@@ -158,11 +156,7 @@ class SpeechRecognition(DataTask):
         return (BasicTextNormalizer()(text) if self.normalize == "basic" else text).strip()
 
     def _check_model(self, model: PreTrainedModel) -> None:
-        """Checks that the model can do what the options ask of its generation.
-
-        Raises:
-            ConfigError: if it cannot.
-        """
+        """Raises `ConfigError` if the model cannot generate as the options say."""
         limit = getattr(model.config, "max_target_positions", None)
         if self.max_new_tokens and limit and self.max_new_tokens > limit - _BEGINNING:
             raise ConfigError(
@@ -176,7 +170,7 @@ class SpeechRecognition(DataTask):
             )
 
     def _frames(self, split: Dataset, steps: np.ndarray, model: PreTrainedModel) -> list[int] | None:
-        """The number of frames the model makes of each recording; None if it does not tell.
+        """The number of frames of each recording; None if the model does not say.
 
         Raises:
             DataError: if a recording is too short for one.

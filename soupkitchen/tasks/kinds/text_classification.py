@@ -1,4 +1,4 @@
-"""Text classification and regression: one label, or one number, for a text or a pair of texts."""
+"""Text classification and regression, of a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SequenceTask(DataTask):
         return Dataset.from_dict({**encoded, "length": lengths, "labels": labels})
 
     def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
-        """The column of labels as `references` gives it, one entry an example."""
+        """The labels, one entry an example."""
         raise NotImplementedError
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
@@ -60,11 +60,11 @@ class TextClassification(SequenceTask, Labelled):
     Attributes:
         data: the texts.
         metric: accuracy, f1_macro, cross_entropy, …
-        text: the column of the text.
-        text_pair: the column of a second text, for pairs; None for none.
-        label: the column of the label.
-        max_length: tokens after which a text is cut; None for the model's own limit.
-        labels: how labels are read; see `soupkitchen.tasks.labels`.
+        text: the column of texts.
+        text_pair: the column of second texts, or None.
+        label: the column of labels.
+        max_length: the most tokens; None for the model's limit.
+        labels: see `soupkitchen.tasks.labels`.
     """
 
     looked_for = (TEXTS, LABEL)
@@ -79,7 +79,7 @@ class TextRegression(SequenceTask):
     """Scores sequence-classification models with one output.
 
     Attributes:
-        label: the column of the number.
+        label: the column of numbers.
     """
 
     looked_for = (TEXTS, NUMBER)

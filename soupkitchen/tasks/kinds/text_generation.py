@@ -1,4 +1,4 @@
-"""Text generation: what a model writes after a prompt, compared with what it should."""
+"""Text generation: a model's continuation of a prompt, compared with the answer."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, tem
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-"""The entries of a model's own generation settings that are kept."""
+"""Entries kept of a model's generation settings."""
 
 
 @dataclass(frozen=True)
 class TextGeneration(DataTask):
-    """Scores what models generate, always by the likeliest tokens: no sampling.
+    """Scores generated texts, by the likeliest tokens: no sampling.
 
     Attributes:
         data: prompts and answers.
         metric: exact_match, rouge1, rouge2, rouge_l, bleu.
         architecture: "causal" models continue the prompt; "seq2seq" models (T5, BART) answer it.
-        prompt: a template over the columns, such as ``"summarize: {document}"``.
-        answer: the column of the text that should come out.
-        extract: a regular expression that finds what to compare, in what was generated and in the answer: its
-            first group, or all of it, of the last match; "" if it does not match. None to compare everything.
-        stop: texts at the first of which what was generated is cut.
-        max_new_tokens: how much is generated at most.
-        num_beams: 1 for the likeliest token each time, more for beam search.
-        max_length: tokens of the prompt; None for what the model's limit leaves room for.
+        prompt: a template, as ``"summarize: {document}"``.
+        answer: the column of right texts.
+        extract: a regular expression for the part of both texts to compare: the last match's first group, or
+            all of the match; "" without a match. None compares everything.
+        stop: texts that end the output.
+        max_new_tokens: the most tokens to generate.
+        num_beams: 1 for greedy decoding, more for beam search.
+        max_length: tokens of the prompt; None for the room in the model's limit.
     """
 
     looked_for = (PROMPT, ANSWER)
@@ -130,11 +130,7 @@ class TextGeneration(DataTask):
 
 
 def _check_start(model: PreTrainedModel) -> None:
-    """Checks that the token is known with which a sequence-to-sequence model begins.
-
-    Raises:
-        CheckpointError: if it is not.
-    """
+    """Raises `CheckpointError` if a sequence-to-sequence model has no start token."""
     configs = (model.generation_config, model.config)
     tokens = ("decoder_start_token_id", "bos_token_id")
     if all(getattr(config, token, None) is None for config in configs for token in tokens):

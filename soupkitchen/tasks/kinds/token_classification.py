@@ -23,15 +23,15 @@ _IGNORED = -100
 class TokenClassification(Labelled):
     """Scores token-classification models. The first token of a word decides its tag.
 
-    Words beyond the model's limit are left out of predictions and references alike.
+    Words beyond the limit are left out of predictions and references.
 
     Attributes:
         data: the texts.
         metric: entity_f1, token_accuracy.
-        words: the column of the words, a list.
-        label: the column of their tags, a list.
-        labels: how tags are read; see `soupkitchen.tasks.labels`.
-        max_length: tokens after which a text is cut; None for the model's own limit.
+        words: the column of words, a list.
+        label: the column of tags, a list.
+        labels: see `soupkitchen.tasks.labels`.
+        max_length: the most tokens; None for the model's limit.
     """
 
     model_class = AutoModelForTokenClassification
