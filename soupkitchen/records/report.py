@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,7 @@ class Table:
     frame: pd.DataFrame
     folded: bool = True
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[str, bool]]:
         numeric = pd.api.types.is_numeric_dtype
         return [(printable(str(name)), numeric(self.frame[name])) for name in self.frame.columns]
