@@ -322,10 +322,7 @@ def test_dares_mask_of_a_run_is_the_same_each_time(pool: Pool) -> None:
     assert 0.3 < np.mean(dropped) < 0.7  # with two masks a quarter would be
 
 
-@given(
-    st.lists(st.sampled_from("abc"), min_size=2, max_size=5),
-    st.data(),
-)
+@given(st.lists(st.sampled_from("abc"), min_size=2, max_size=5), st.data())
 def test_any_mixture_is_the_weighted_mean(pool: Pool, names: list[str], data: st.DataObject) -> None:
     numbers = st.floats(0.125, 8, width=16)
     each = st.one_of(numbers, st.tuples(*[st.one_of(numbers, st.just(0.0))] * LAYERS))

@@ -30,13 +30,7 @@ from soupkitchen.evaluation import (
     statistics,
 )
 from soupkitchen.evaluation import confidence as tested
-from soupkitchen.evaluation.confidence import (
-    excluded_after,
-    proven,
-    sampled,
-    score_at_most,
-    upper_limit,
-)
+from soupkitchen.evaluation.confidence import excluded_after, proven, sampled, score_at_most, upper_limit
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup

@@ -10,12 +10,7 @@ import pytest
 import torch
 from scoring import rows, score
 from tiny import TOKENS, bert_tokenizer
-from transformers import (
-    AutoModelForMaskedLM,
-    BertConfig,
-    BertForMaskedLM,
-    DataCollatorForLanguageModeling,
-)
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling
 
 from soupkitchen import metrics
 from soupkitchen.errors import CheckpointError, ConfigError, DataError

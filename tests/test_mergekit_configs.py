@@ -298,10 +298,7 @@ REFUSED = {
         TWO + BASED + "merge_method: breadcrumbs\nparameters: {density: 0.99, gamma: 0.2}\n",
         "gamma",
     ),
-    "ties that keeps nothing": (
-        TWO + BASED + "merge_method: ties\nparameters: {density: 0}\n",
-        "density",
-    ),
+    "ties that keeps nothing": (TWO + BASED + "merge_method: ties\nparameters: {density: 0}\n", "density"),
     "ties that subtracts and divides": (
         SUBTRACTED + "merge_method: ties\n" + BASED,
         "normalize=true cannot be taken with weights below 0",
@@ -310,10 +307,7 @@ REFUSED = {
         SUBTRACTED + "merge_method: task_arithmetic\nparameters: {normalize: true}\n" + BASED,
         "normalize=true",
     ),
-    "linear that subtracts": (
-        SUBTRACTED + "merge_method: linear\n",
-        "weight=-0.6",
-    ),
+    "linear that subtracts": (SUBTRACTED + "merge_method: linear\n", "weight=-0.6"),
     "model stock by filter": (
         "models: [{model: a}, {model: b}]\nmerge_method: model_stock\nparameters: {filter_wise: true}\n"
         + BASED,

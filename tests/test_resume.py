@@ -220,9 +220,7 @@ def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(
-    tmp_path: Path,
-) -> None:
+def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(tmp_path: Path) -> None:
     """Whoever comes in such a moment waits for it: it gets the name of the other one, or the lock."""
     lock, holder = tmp_path / ".x.lock", tmp_path / ".x.holder"
     other = FileLock(lock, thread_local=False)

@@ -466,10 +466,7 @@ def test_no_mixture_is_of_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [
-        ({"options": {"scale": [0.1, 1]}}, "no number called scale"),
-        ({}, "one value, not a list"),
-    ],
+    [({"options": {"scale": [0.1, 1]}}, "no number called scale"), ({}, "one value, not a list")],
 )
 def test_evolution_needs_options_that_the_method_has(options, told: str) -> None:
     method = {"scale": [0.5, 1.0]} if not options else {"normalize": True}

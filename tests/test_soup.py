@@ -179,8 +179,7 @@ def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weigh
 
 
 @pytest.mark.parametrize(
-    "method",
-    [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)],
+    "method", [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)]
 )
 def test_methods_that_change_what_is_equal_still_do(method: Any, tmp_path: Path) -> None:
     x = torch.randn(40)

@@ -16,16 +16,7 @@ import pytest
 import torch
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import (
-    LABELS,
-    WORDS,
-    adapter,
-    make_pictures,
-    make_texts,
-    save_tokenizer,
-    text_classifier,
-    tokenizer,
-)
+from tiny import LABELS, WORDS, adapter, make_pictures, make_texts, save_tokenizer, text_classifier, tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,

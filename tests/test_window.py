@@ -44,10 +44,9 @@ def naive_windows(pool: list[Ranked], durations: Any, end: str) -> Windows:
     found = []
     for last in reversed(range(n)) if end == "any" else [n - 1]:
         for duration in range(2, last + 2):
-            wanted = {
-                "all": True,
-                "geometric": duration == last + 1 or bin(duration).count("1") == 1,
-            }.get(durations if isinstance(durations, str) else "", False)
+            wanted = {"all": True, "geometric": duration == last + 1 or bin(duration).count("1") == 1}.get(
+                durations if isinstance(durations, str) else "", False
+            )
             if not wanted and (isinstance(durations, str) or duration not in durations):
                 continue
             names = [run.name for run in oldest_first[last - duration + 1 : last + 1]]
