@@ -122,7 +122,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind: str, base: Path, tmp_path: Path) -> None:
+def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind, base, tmp_path):
     folder = adapter(base, tmp_path / "a", seed=1, **KINDS[kind])
     run = open_adapter(folder, "a", Checkpoint.open(base))
     expected = merged_by_peft(base, folder)
@@ -137,7 +137,7 @@ def test_an_adapter_makes_the_model_that_peft_makes_of_it(kind: str, base: Path,
     assert changed
 
 
-def test_every_option_of_peft_is_known() -> None:
+def test_every_option_of_peft_is_known():
     """An option that is not is refused, so those of a new version of peft are looked at here first."""
     known = {one.name for one in fields(AdapterConfig)} | {*_SAYS_NOTHING, *_NOT_FOLLOWED}
     assert {one.name for one in fields(LoraConfig)} <= known
@@ -174,9 +174,7 @@ def edited(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_an_edited_configuration_selects_what_peft_selects_by_it(
-    edit: str, edited: Path, base: Path, tmp_path: Path
-) -> None:
+def test_an_edited_configuration_selects_what_peft_selects_by_it(edit, edited, base, tmp_path):
     folder = shutil.copytree(edited, tmp_path / "a")
     if "rows" in edit:
         options = {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}
@@ -189,7 +187,7 @@ def test_an_edited_configuration_selects_what_peft_selects_by_it(
         torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_biases_of_an_adapter_are_merged_as_by_peft(tmp_path: Path) -> None:
+def test_biases_of_an_adapter_are_merged_as_by_peft(tmp_path):
     text_classifier().save_pretrained(tmp_path / "base")
     options = {"target_modules": ["query", "value"], "lora_bias": True, "bias": "lora_only"}
     of = AutoModelForSequenceClassification
@@ -219,9 +217,7 @@ def mixture(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen", "gpt-oss"])
 @pytest.mark.parametrize("parameters", [["gate_up_proj", "down_proj"], ["down_proj"]], ids=len)
-def test_parameters_of_mixtures_are_adapted_as_by_peft(
-    parameters: list[str], kind: str, tmp_path: Path
-) -> None:
+def test_parameters_of_mixtures_are_adapted_as_by_peft(parameters, kind, tmp_path):
     mixture(kind).save_pretrained(tmp_path / "base")
     options: dict[str, Any] = {
         "target_modules": ["q_proj"], "target_parameters": [f"mlp.experts.{name}" for name in parameters],
@@ -271,9 +267,7 @@ def composite(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["text", "vision", "speech"])
 @pytest.mark.parametrize("dora", [False, True])
-def test_conv1d_inside_of_a_composite_model_is_turned_as_by_peft(
-    dora: bool, kind: str, tmp_path: Path
-) -> None:
+def test_conv1d_inside_of_a_composite_model_is_turned_as_by_peft(dora, kind, tmp_path):
     model = composite(kind)
     model.save_pretrained(tmp_path / "base")
     query = "query" if kind == "text" else "q_proj"
@@ -290,7 +284,7 @@ def test_conv1d_inside_of_a_composite_model_is_turned_as_by_peft(
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_gpt2s_transposed_weights_are_adapted_as_by_peft(dora: bool, tmp_path: Path) -> None:
+def test_gpt2s_transposed_weights_are_adapted_as_by_peft(dora, tmp_path):
     gpt2().save_pretrained(tmp_path / "base")
     options = {"target_modules": ["c_attn", "c_proj"], "use_dora": dora, "fan_in_fan_out": True}
     folder = adapter(tmp_path / "base", tmp_path / "a", seed=2, r=3, **options)
@@ -300,7 +294,7 @@ def test_gpt2s_transposed_weights_are_adapted_as_by_peft(dora: bool, tmp_path: P
             torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, adapters: Path) -> None:
+def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base, adapters):
     pool = find_pool(str(adapters))
     assert pool.base.path == base.resolve()
     assert [run.name for run in pool] == ["a", "b", "c", "d"]
@@ -311,9 +305,7 @@ def test_a_pool_of_adapters_finds_its_base_and_takes_little_memory(base: Path, a
     assert sorted(soup._folds) == sorted(changed)  # what nobody adapts has no state
 
 
-def test_files_of_an_adapter_and_of_its_base_that_changed_are_told(
-    base: Path, adapters: Path, tmp_path: Path
-) -> None:
+def test_files_of_an_adapter_and_of_its_base_that_changed_are_told(base, adapters, tmp_path):
     folders = [tmp_path / "base", tmp_path / "a"]
     for of, folder in zip((base, adapters / "a"), folders, strict=True):
         shutil.copytree(of, folder)
@@ -325,7 +317,7 @@ def test_files_of_an_adapter_and_of_its_base_that_changed_are_told(
     assert run.changed_files() == files
 
 
-def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base: Path, adapters: Path) -> None:
+def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base, adapters):
     pool = find_pool(str(adapters))
     models = [merged_by_peft(base, adapters / name) for name in "abcd"]
     merged = dict(Soup(Linear()).blend(pool.runs))
@@ -337,9 +329,7 @@ def test_the_average_of_adapters_is_that_of_the_models_that_peft_makes(base: Pat
 @pytest.mark.parametrize(
     "method", [TaskVectors(), TaskVectors(Magnitude(0.3), "mass", True), TaskVectors(Magnitude(0.3, "model"))]
 )
-def test_methods_give_the_same_for_adapters_and_for_the_models_they_make(
-    method: TaskVectors, base: Path, adapters: Path, tmp_path: Path
-) -> None:
+def test_methods_give_the_same_for_adapters_and_for_the_models_they_make(method, base, adapters, tmp_path):
     pool = find_pool(str(adapters))
     models = []
     for run in pool:
@@ -355,7 +345,7 @@ def test_methods_give_the_same_for_adapters_and_for_the_models_they_make(
             assert (~close).sum() <= 2, name
 
 
-def test_tasting_and_keeping_adapters_gives_what_blending_them_does(adapters: Path) -> None:
+def test_tasting_and_keeping_adapters_gives_what_blending_them_does(adapters):
     pool = find_pool(str(adapters))
     for method in (Linear(), Linear(normalize=False), TaskVectors(Magnitude(0.5), "mass", True)):
         soup = Soup(method, base=pool.base)
@@ -369,7 +359,7 @@ def test_tasting_and_keeping_adapters_gives_what_blending_them_does(adapters: Pa
             torch.testing.assert_close(kept[name], blended[name], rtol=1e-6, atol=1e-7)
 
 
-def test_changes_are_not_rounded_to_the_bases_dtype(tmp_path: Path) -> None:
+def test_changes_are_not_rounded_to_the_bases_dtype(tmp_path):
     llama().bfloat16().save_pretrained(tmp_path / "base")
     for seed in (1, 2):
         options = {"r": 2, "lora_alpha": 0.002, "target_modules": ["q_proj"]}  # far below bfloat16's step
@@ -382,7 +372,7 @@ def test_changes_are_not_rounded_to_the_bases_dtype(tmp_path: Path) -> None:
     assert torch.equal(merged, (start + 1000 * changes).to(torch.bfloat16))
 
 
-def test_a_live_model_is_built_from_an_adapter(base: Path, adapters: Path) -> None:
+def test_a_live_model_is_built_from_an_adapter(base, adapters):
     pool = find_pool(str(adapters))
     live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
     tokens = torch.arange(20).reshape(2, 10)
@@ -393,7 +383,7 @@ def test_a_live_model_is_built_from_an_adapter(base: Path, adapters: Path) -> No
             torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_an_adapter_may_bring_added_tokens(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_may_bring_added_tokens(base, tmp_path):
     """As after `resize_token_embeddings`: peft then saves the embeddings whole."""
     folders, tokens = [tmp_path / "runs" / name for name in "ab"], torch.arange(53)[None]
     expected = {}
@@ -466,7 +456,7 @@ def numbered(texts: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["linear", "ties"])
-def test_adapters_of_a_bare_encoder_cook(method: str, classifiers: Path, texts: Path, tmp_path: Path) -> None:
+def test_adapters_of_a_bare_encoder_cook(method, classifiers, texts, tmp_path):
     words = own(classifiers / "runs", numbered(texts, tmp_path / "texts"))
     soupkitchen(*words, f"method={method}", "name=x", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
@@ -488,9 +478,7 @@ def peft_scores(base: Path, folder: Path, texts: Path) -> float:
 
 
 @pytest.mark.parametrize("words", [(), ("output.rank=5",), ("method=ties", "output.rank=16")])
-def test_a_soup_of_adapters_is_saved_as_one_that_peft_loads(
-    words: tuple[str, ...], classifiers: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_soup_of_adapters_is_saved_as_one_that_peft_loads(words, classifiers, texts, tmp_path):
     data = numbered(texts, tmp_path / "texts")
     words = (*own(classifiers / "runs", data), "search=uniform", "output.format=adapter", *words, "name=x")
     result = soupkitchen(*words, cwd=tmp_path)
@@ -504,9 +492,7 @@ def test_a_soup_of_adapters_is_saved_as_one_that_peft_loads(
         assert loaded == pytest.approx(scored)
 
 
-def test_the_exact_adapter_has_the_ranks_together_and_the_average_change(
-    base: Path, adapters: Path, tmp_path: Path
-) -> None:
+def test_the_exact_adapter_has_the_ranks_together_and_the_average_change(base, adapters, tmp_path):
     from soupkitchen.output.adapter import concatenated, truncated, write_adapter
 
     runs = find_pool(str(adapters), exclude=["d"]).runs
@@ -577,22 +563,20 @@ def spoiled(base: Path, adapters: Path, tmp_path: Path) -> Iterator[Path]:
         ({"base_model_name_or_path": "/nowhere/model"}, "its base model is not there"),
     ],
 )
-def test_adapters_that_cannot_be_merged_are_named(
-    values: dict[str, Any], complaint: str, spoiled: Path
-) -> None:
+def test_adapters_that_cannot_be_merged_are_named(values, complaint, spoiled):
     _edit(spoiled / "b", **values)
     with pytest.raises(IncompatibleError, match=f"b +.*{complaint}"):
         find_pool(str(spoiled))
 
 
 @pytest.mark.parametrize("kind", [kind.value for kind in PeftType if kind != PeftType.LORA])
-def test_adapters_of_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_adapters_of_other_kinds_are_refused_by_name(kind, tmp_path):
     (tmp_path / ADAPTER_CONFIG_NAME).write_text(json.dumps({"peft_type": kind, "target_modules": ["q"]}))
     with pytest.raises(CheckpointError, match=f"an adapter of type {kind} is no low-rank task vector"):
         AdapterConfig.read(tmp_path, "llama")
 
 
-def test_an_adapter_of_another_base_is_named(spoiled: Path, base: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_is_named(spoiled, base, tmp_path):
     shutil.copytree(spoiled / "a", spoiled / "c")
     other = llama()
     with torch.no_grad():
@@ -610,9 +594,7 @@ def test_an_adapter_of_another_base_is_named(spoiled: Path, base: Path, tmp_path
         find_pool(str(spoiled), base=str(tmp_path / "gpt2"))
 
 
-def test_an_adapter_that_names_a_base_that_is_elsewhere_takes_the_one_given(
-    spoiled: Path, base: Path
-) -> None:
+def test_an_adapter_that_names_a_base_that_is_elsewhere_takes_the_one_given(spoiled, base):
     for name in ("a", "b"):
         _edit(spoiled / name, base_model_name_or_path="org/some-model")
     assert find_pool(str(spoiled), base=str(base)).base.path == base
@@ -620,7 +602,7 @@ def test_an_adapter_that_names_a_base_that_is_elsewhere_takes_the_one_given(
         find_pool(str(spoiled))
 
 
-def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled: Path) -> None:
+def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled):
     file = spoiled / "b" / "adapter_model.safetensors"
     tensors = load_file(file)
     name = next(iter(tensors))
@@ -644,20 +626,18 @@ def test_tensors_of_an_unknown_kind_are_never_passed_over(spoiled: Path) -> None
         (["output.format=lora"], "choose full or adapter"),
     ],
 )
-def test_adapter_options_that_contradict_are_refused(
-    words: list[str], complaint: str, classifiers: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_adapter_options_that_contradict_are_refused(words, complaint, classifiers, texts, tmp_path):
     data = numbered(texts, tmp_path / "texts")
     result = soupkitchen(*own(classifiers / "runs", data), *words, cwd=tmp_path, fails=True)
     assert complaint in result.stderr
 
 
-def test_a_pool_of_models_is_not_saved_as_an_adapter(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_pool_of_models_is_not_saved_as_an_adapter(text_runs, texts, tmp_path):
     result = soupkitchen(*own(text_runs, texts), "output.format=adapter", cwd=tmp_path, fails=True)
     assert "needs a pool of LoRA adapters" in result.stderr
 
 
-def test_a_pickled_adapter_with_code_is_refused(spoiled: Path) -> None:
+def test_a_pickled_adapter_with_code_is_refused(spoiled):
     (spoiled / "b" / "adapter_model.safetensors").unlink()
     torch.save({"x": print}, spoiled / "b" / "adapter_model.bin")
     with pytest.raises((CheckpointError, IncompatibleError), match="more than tensors"):
@@ -665,9 +645,7 @@ def test_a_pickled_adapter_with_code_is_refused(spoiled: Path) -> None:
 
 
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["q_proj", "lm_head"]])
-def test_adapted_embeddings_and_heads_are_runs_like_others(
-    targets: list[str], base: Path, tmp_path: Path
-) -> None:
+def test_adapted_embeddings_and_heads_are_runs_like_others(targets, base, tmp_path):
     for seed in (1, 2):
         adapter(base, tmp_path / "runs" / f"run{seed}", seed, r=2, target_modules=targets)
     pool = find_pool(str(tmp_path / "runs"))
@@ -678,7 +656,7 @@ def test_adapted_embeddings_and_heads_are_runs_like_others(
             torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_conv1d_and_linear_modules_in_one_adapter_are_each_turned_their_own_way(tmp_path: Path) -> None:
+def test_conv1d_and_linear_modules_in_one_adapter_are_each_turned_their_own_way(tmp_path):
     config = gpt2().config
     config.tie_word_embeddings = False
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
@@ -690,7 +668,7 @@ def test_conv1d_and_linear_modules_in_one_adapter_are_each_turned_their_own_way(
             torch.testing.assert_close(read[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_head_trained_apart_from_its_tied_embedding_is_refused(tmp_path: Path) -> None:
+def test_a_head_trained_apart_from_its_tied_embedding_is_refused(tmp_path):
     model = llama()
     model.config.tie_word_embeddings = True
     model.tie_weights()
@@ -724,9 +702,7 @@ APART: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", APART)
-def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(
-    kind: str, tied: Path, tmp_path: Path
-) -> None:
+def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(kind, tied, tmp_path):
     folder = adapter(tied, tmp_path / "a", 1, r=2, **APART[kind])
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tied), folder).eval()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -739,9 +715,7 @@ def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(
 
 
 @pytest.mark.parametrize("how", ["tied", "resized", "elsewhere", "rows", "resized, rows"])
-def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(
-    how: str, tied: Path, tmp_path: Path
-) -> None:
+def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(how, tied, tmp_path):
     options: dict[str, Any] = {"target_modules": ["q_proj"]}
     if how == "tied":
         options |= {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
@@ -792,7 +766,7 @@ def ends_with(module: str, pattern: str) -> bool:
 @pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(expressions | st.sampled_from(["a", r".*\.q_proj", "a.b", r"layers\.\d+\..*"]), modules)
-def test_expressions_match_as_re_has_them_match(pattern: str, module: str) -> None:
+def test_expressions_match_as_re_has_them_match(pattern, module):
     assert ends_with(module, pattern) == bool(re.match(rf"(.*\.)?({pattern})$", module))
 
 
@@ -803,7 +777,7 @@ CATASTROPHIC = [
 
 
 @pytest.mark.parametrize("pattern", CATASTROPHIC)
-def test_no_expression_takes_longer_than_it_may(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_expression_takes_longer_than_it_may(pattern, monkeypatch):
     monkeypatch.setattr(adapter_config, "_MATCHING_SECONDS", 0.2)
     begin, expressions = time.process_time(), Expressions()
     for _ in range(20):  # all of them together
@@ -819,13 +793,13 @@ def test_no_expression_takes_longer_than_it_may(pattern: str, monkeypatch: pytes
         *("a{9999999999999}", r"(?:(?:(?:a{100}){100}){100}){100}"),  # more memory than there is
     ],
 )
-def test_expressions_that_are_not_followed_are_refused(pattern: str, spoiled: Path) -> None:
+def test_expressions_that_are_not_followed_are_refused(pattern, spoiled):
     _edit(spoiled / "b", rank_pattern={pattern: 2})
     with pytest.raises(IncompatibleError, match=r"b +.*rank_pattern=.* cannot be understood"):
         find_pool(str(spoiled))
 
 
-def test_ranks_by_expression_are_pefts(base: Path, tmp_path: Path) -> None:
+def test_ranks_by_expression_are_pefts(base, tmp_path):
     options: dict[str, Any] = {
         "target_modules": ["q_proj", "v_proj"],
         "rank_pattern": {r"layers\.(1|7)\.self_attn\.(q|k)_proj": 5, "v_proj": 3},
@@ -839,7 +813,7 @@ def test_ranks_by_expression_are_pefts(base: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base: Path, tmp_path: Path) -> None:
+def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
@@ -870,7 +844,7 @@ def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base: 
         {"base_model_name_or_path": "x" * 300},
     ],
 )
-def test_strange_values_in_an_adapters_configuration_are_named(values: dict[str, Any], spoiled: Path) -> None:
+def test_strange_values_in_an_adapters_configuration_are_named(values, spoiled):
     _edit(spoiled / "b", **values)
     with pytest.raises(IncompatibleError, match=r"\n  b  "):
         find_pool(str(spoiled))
@@ -907,7 +881,7 @@ def vit_merged_by_peft(vits: Path, adapter: Path, folder: Path) -> dict[str, tor
     return load_file(folder / "model.safetensors")
 
 
-def test_adapters_of_renamed_modules_make_the_model_that_peft_makes(vits: Path, tmp_path: Path) -> None:
+def test_adapters_of_renamed_modules_make_the_model_that_peft_makes(vits, tmp_path):
     start = load_file(vits / "base" / "model.safetensors")
     for run in find_pool(str(vits / "runs")):
         expected = vit_merged_by_peft(vits, run.path, tmp_path / run.name)
@@ -920,7 +894,7 @@ def test_adapters_of_renamed_modules_make_the_model_that_peft_makes(vits: Path, 
         assert all(run.weights.leaves(name) for name in start.keys() - changed)
 
 
-def test_adapters_of_renamed_modules_are_cooked_and_saved_as_one(vits: Path, tmp_path: Path) -> None:
+def test_adapters_of_renamed_modules_are_cooked_and_saved_as_one(vits, tmp_path):
     words = (
         f"pool.path={vits}/runs", "task=image_classification", f"task.data.path={vits}/data",
         "evaluation.cache=null", "runtime.batch_size=8", "search=uniform", "name=x",

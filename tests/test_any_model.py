@@ -124,8 +124,8 @@ def mean_of(nets: Mapping[str, nn.Module], names: tuple[str, ...]) -> dict[str, 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_soup_of_state_dicts_is_their_mean_in_safetensors_and_in_the_runs_own_format(
-    form: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+    form, nets, data, tmp_path
+):
     runs = lay(nets, tmp_path / "runs", form, suffix=".ckpt")
     (runs / "optimizer.pt").write_bytes(b"")
     result = cook(runs, data, tmp_path)
@@ -155,9 +155,7 @@ def _heldout(data: Path) -> tuple[torch.Tensor, torch.Tensor, list[dict[str, Any
     return torch.tensor([row["x"] for row in rows]), torch.tensor([row["y"] for row in rows]), rows
 
 
-def test_each_single_run_scores_what_its_net_does(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_each_single_run_scores_what_its_net_does(nets, data, tmp_path):
     result = cook(lay(nets, tmp_path / "runs"), data, tmp_path)
     _, _, examples = _heldout(data)
     table = result.leaderboard.set_index("model")
@@ -211,9 +209,7 @@ AVERAGED: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", AVERAGED)
-def test_weights_are_read_as_training_leaves_them(
-    kind: str, nets: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_weights_are_read_as_training_leaves_them(kind, nets, tmp_path, caplog):
     key, lay_out = AVERAGED[kind]
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
@@ -235,9 +231,7 @@ def test_weights_are_read_as_training_leaves_them(
         )
 
 
-def test_an_average_that_a_callback_of_lightning_keeps_is_named(
-    nets: dict[str, nn.Module], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_average_that_a_callback_of_lightning_keeps_is_named(nets, tmp_path, caplog):
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
         kept = {"n_averaged": 3, "average_model_state": net.state_dict()}
@@ -253,9 +247,7 @@ def test_an_average_that_a_callback_of_lightning_keeps_is_named(
 
 
 @pytest.mark.parametrize("kind", ["torch", "ema-pytorch", "ema-pytorch in Lightning"])
-def test_the_soup_of_averages_is_one_that_loads_as_the_runs_do(
-    kind: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_the_soup_of_averages_is_one_that_loads_as_the_runs_do(kind, nets, data, tmp_path):
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
         state = averaged(net).state_dict() if kind == "torch" else AVERAGED[kind][1](net.state_dict())
@@ -276,14 +268,14 @@ def test_the_soup_of_averages_is_one_that_loads_as_the_runs_do(
         assert all(torch.allclose(x.double(), mean) for x in biases)
 
 
-def test_a_parameter_called_step_is_one(nets: dict[str, nn.Module], tmp_path: Path) -> None:
+def test_a_parameter_called_step_is_one(nets, tmp_path):
     (tmp_path / "runs").mkdir()
     for number, (name, net) in enumerate(nets.items()):
         torch.save(net.state_dict() | {"step": torch.tensor([number])}, tmp_path / "runs" / f"{name}.pt")
     assert "step" in find_pool(str(tmp_path / "runs")).reference.header
 
 
-def test_a_prefix_that_is_not_there_is_named(nets: dict[str, nn.Module], tmp_path: Path) -> None:
+def test_a_prefix_that_is_not_there_is_named(nets, tmp_path):
     runs = lay(nets, tmp_path / "runs", "Lightning")
     assert find_pool(str(runs), key="model.")["a"].key == "state_dict.model."
     with pytest.raises(
@@ -293,9 +285,7 @@ def test_a_prefix_that_is_not_there_is_named(nets: dict[str, nn.Module], tmp_pat
 
 
 @pytest.mark.parametrize(("key", "other"), [("model", "ema.module"), ("ema.module", "model")])
-def test_of_several_state_dicts_in_a_file_one_has_to_be_named(
-    key: str, other: str, nets: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_of_several_state_dicts_in_a_file_one_has_to_be_named(key, other, nets, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     for name, net in nets.items():
@@ -311,7 +301,7 @@ def test_of_several_state_dicts_in_a_file_one_has_to_be_named(
         find_pool(str(runs), key="emma")
 
 
-def test_a_key_is_for_files(text_runs: Path) -> None:
+def test_a_key_is_for_files(text_runs):
     with pytest.raises(ConfigError, match=r"pool.key=ema is for runs that are files"):
         find_pool(str(text_runs), key="ema")
 
@@ -353,9 +343,7 @@ HYPER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("hyper", HYPER)
-def test_classes_in_hyperparameters_are_neither_imported_nor_made(
-    hyper: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_classes_in_hyperparameters_are_neither_imported_nor_made(hyper, nets, data, tmp_path):
     (tmp_path / "runs").mkdir()
     for name, net in nets.items():
         held = FORMATS["Lightning"](net.state_dict()) | {"hyper_parameters": HYPER[hyper]}
@@ -372,9 +360,7 @@ def test_classes_in_hyperparameters_are_neither_imported_nor_made(
 
 @pytest.mark.parametrize("how", ["function", "method", "exec"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_what_a_file_would_run_is_not_run(
-    legacy: bool, how: str, nets: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_what_a_file_would_run_is_not_run(legacy, how, nets, tmp_path):
     runs = lay(nets, tmp_path / "runs")
     held = {"state_dict": nets["a"].state_dict(), "fn": Trap(tmp_path / "trap", how)}
     torch.save(held, runs / "a.pt", _use_new_zipfile_serialization=not legacy)
@@ -404,9 +390,7 @@ def test_what_a_file_would_run_is_not_run(
         ),
     ],
 )
-def test_files_and_model_that_are_not_of_each_other_are_refused(
-    spoil: Any, says: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_files_and_model_that_are_not_of_each_other_are_refused(spoil, says, nets, data, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     for name, net in nets.items():
@@ -428,24 +412,18 @@ def test_files_and_model_that_are_not_of_each_other_are_refused(
         ({"build": f"{MODULE}.build", "processor": f"{MODULE}.gone"}, "model.processor=.*cannot be imported"),
     ],
 )
-def test_a_function_that_makes_no_model_is_said_by_its_option(
-    options: dict[str, Any], says: str, nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_a_function_that_makes_no_model_is_said_by_its_option(options, says, nets, data, tmp_path):
     with pytest.raises(ConfigError, match=says):
         cook(lay(nets, tmp_path / "runs"), data, tmp_path, Function(**options))
 
 
-def test_state_dicts_without_a_function_are_refused(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_state_dicts_without_a_function_are_refused(nets, data, tmp_path):
     task = tasks.function(data=tasks.Data(str(data)), function=f"{MODULE}.right")
     with pytest.raises(CheckpointError, match=r"no config.json .*model=function model.build="):
         api.cook(lay(nets, tmp_path / "runs"), task, results_dir=tmp_path, name="x")
 
 
-def test_a_task_that_needs_transformers_is_refused(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_a_task_that_needs_transformers_is_refused(nets, data, tmp_path):
     with pytest.raises(ConfigError, match=r"TextClassification asks for .*task=function"):
         api.cook(
             lay(nets, tmp_path / "runs"),
@@ -456,9 +434,7 @@ def test_a_task_that_needs_transformers_is_refused(
         )
 
 
-def test_half_precision_runs_stay_so_and_a_dtype_of_the_output_is_kept(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_half_precision_runs_stay_so_and_a_dtype_of_the_output_is_kept(nets, data, tmp_path):
     halves = {name: copy.deepcopy(net).to(torch.bfloat16) for name, net in nets.items()}
     result = cook(lay(halves, tmp_path / "runs"), data, tmp_path)
     saved = load_file(result.folder / "soup" / "model.safetensors")
@@ -469,9 +445,7 @@ def test_half_precision_runs_stay_so_and_a_dtype_of_the_output_is_kept(
     assert {x.dtype for x in saved.values()} == {torch.float16, torch.int64}
 
 
-def test_safetensors_files_are_runs_too_and_a_saved_soup_can_be_one_again(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_safetensors_files_are_runs_too_and_a_saved_soup_can_be_one_again(nets, data, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     for name, net in nets.items():
@@ -486,9 +460,7 @@ def test_safetensors_files_are_runs_too_and_a_saved_soup_can_be_one_again(
 
 
 @pytest.mark.slow
-def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(
-    nets: dict[str, nn.Module], tmp_path: Path
-) -> None:
+def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(nets, tmp_path):
     lay(nets, tmp_path / "runs", "Lightning", ".ckpt")
     shutil.copy(Path(__file__).with_name("any_models.py"), tmp_path / "mine.py")
     for split, seed in (("validation", 2), ("test", 3)):
@@ -523,9 +495,7 @@ def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(
     assert "from mine import build" in card
 
 
-def test_batch_norm_is_recalibrated_with_a_function_of_the_users(
-    nets: dict[str, nn.Module], data: Path, tmp_path: Path
-) -> None:
+def test_batch_norm_is_recalibrated_with_a_function_of_the_users(nets, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     pixels, labels = _drawn(96, 5)
     rows = [{"x": x.flatten().tolist(), "y": int(y)} for x, y in zip(pixels, labels, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,7 @@ def result(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactor
     return cooked(text_runs, texts, tmp_path_factory.mktemp("cooked"), name="x")
 
 
-def test_cook_gives_what_the_command_gives(
-    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_cook_gives_what_the_command_gives(result, text_runs, texts, tmp_path):
     words = (f"pool.path={text_runs}/*", "task=text_classification", f"task.data.path={texts}", "name=x")
     soupkitchen(*words, "evaluation.cache=null", "runtime.batch_size=16", cwd=tmp_path)
     other = tmp_path / "results" / "x"
@@ -59,9 +56,7 @@ def test_cook_gives_what_the_command_gives(
         assert (result.folder / "soup" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_the_command_takes_a_run_of_pythons_for_its_own(
-    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_command_takes_a_run_of_pythons_for_its_own(result, text_runs, texts, tmp_path):
     shutil.copytree(result.folder, tmp_path / "results" / "x")
     words = ["pool=folder", f"pool.path={text_runs}/*", "task=text_classification"]
     words += [f"task.data.path={texts}", "name=x"]
@@ -72,7 +67,7 @@ def test_the_command_takes_a_run_of_pythons_for_its_own(
     assert "search.accept: better before, not_worse now" in error
 
 
-def test_a_result_has_tables_recipe_and_model(result: api.Result, text_runs: Path, texts: Path) -> None:
+def test_a_result_has_tables_recipe_and_model(result, text_runs, texts):
     pd.testing.assert_frame_equal(
         result.leaderboard, pd.read_csv(result.folder / "leaderboard.csv"), check_dtype=False
     )
@@ -89,9 +84,7 @@ def test_a_result_has_tables_recipe_and_model(result: api.Result, text_runs: Pat
     assert all(torch.equal(again[name], tensor) for name, tensor in saved.items())
 
 
-def test_the_same_call_goes_on_where_a_run_was_interrupted(
-    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_same_call_goes_on_where_a_run_was_interrupted(result, text_runs, texts, tmp_path):
     folder = tmp_path / "x"
     shutil.copytree(result.folder, folder)
     lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
@@ -107,9 +100,7 @@ def test_the_same_call_goes_on_where_a_run_was_interrupted(
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_repeated_and_another_gets_a_folder_of_its_own(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_not_repeated_and_another_gets_a_folder_of_its_own(text_runs, texts, tmp_path):
     first = cooked(text_runs, texts, tmp_path, search=Uniform())
     at = (first.folder / "journal.jsonl").stat().st_mtime_ns
     assert cooked(text_runs, texts, tmp_path, search=Uniform()).folder == first.folder
@@ -122,9 +113,7 @@ def test_a_finished_run_is_not_repeated_and_another_gets_a_folder_of_its_own(
         cooked(text_runs, texts, tmp_path, search=Greedy(), name=first.folder.name)
 
 
-def test_a_pool_that_was_opened_is_taken_as_it_is(
-    result: api.Result, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_pool_that_was_opened_is_taken_as_it_is(result, text_runs, texts, tmp_path):
     pool = find_pool(f"{text_runs}/*")
     task = api.tasks.text_classification(str(texts))
     runtime = Runtime(batch_size=16, threads=1)
@@ -132,12 +121,12 @@ def test_a_pool_that_was_opened_is_taken_as_it_is(
     pd.testing.assert_frame_equal(again.leaderboard, result.leaderboard)
 
 
-def test_only_one_process_works_in_a_folder(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_only_one_process_works_in_a_folder(text_runs, texts, tmp_path):
     with only_process(tmp_path / "x"), pytest.raises(LockError, match="is in use by process"):
         cooked(text_runs, texts, tmp_path, name="x")
 
 
-def test_wrong_options_are_said_before_any_work(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_wrong_options_are_said_before_any_work(text_runs, texts, tmp_path):
     with pytest.raises(ConfigError, match=r"top_k=0"):
         cooked(text_runs, texts, tmp_path, top_k=0)
     with pytest.raises(ConfigError, match=r"needs the model that the runs were fine-tuned from"):
@@ -145,7 +134,7 @@ def test_wrong_options_are_said_before_any_work(text_runs: Path, texts: Path, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arguments_that_make_no_sense_are_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_arguments_that_make_no_sense_are_named(text_runs, texts, tmp_path):
     task, opened = api.tasks.text_classification(str(texts)), find_pool(f"{text_runs}/*")
     with pytest.raises(ConfigError, match="pool names no runs"):
         api.cook([], task, results_dir=tmp_path)
@@ -156,7 +145,7 @@ def test_arguments_that_make_no_sense_are_named(text_runs: Path, texts: Path, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_texts_with_dollar_signs_are_texts(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_texts_with_dollar_signs_are_texts(text_runs, texts, tmp_path):
     named = tmp_path / "${odd} ${x t"
     shutil.copytree(text_runs, named, ignore=shutil.ignore_patterns("c", "d", "wild"))
     pool = find_pool([named / "a", named / "b"], base=named / "a")
@@ -166,9 +155,7 @@ def test_texts_with_dollar_signs_are_texts(text_runs: Path, texts: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
-    text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(text_runs, texts, tmp_path, monkeypatch):
     def missing(self: Any, *_: Any) -> Any:
         raise RuntimeError("libfoo is missing")
 
@@ -183,8 +170,8 @@ def test_a_run_that_failed_for_a_reason_that_is_gone_goes_on(
 
 @pytest.mark.slow
 def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is_cached(
-    copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+    copy_runs, text_runs, texts, tmp_path
+):
     runs = copy_runs("a", "b", "c", "d")
     kept = EvaluationOptions(early_stopping=False, cache=str(tmp_path / "cache"))
     options: dict[str, Any] = {"runtime": Runtime(batch_size=16, threads=1), "evaluation": kept}
@@ -199,9 +186,7 @@ def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is
     assert not (tmp_path / "two" / "soup").exists()
 
 
-def test_a_method_that_no_recipe_can_tell_is_refused_before_any_work(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_method_that_no_recipe_can_tell_is_refused_before_any_work(text_runs, texts, tmp_path):
     @dataclass(frozen=True)
     class Mine(Linear):
         pass
@@ -211,13 +196,13 @@ def test_a_method_that_no_recipe_can_tell_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_finished_has_no_recipe(tmp_path: Path) -> None:
+def test_what_is_not_finished_has_no_recipe(tmp_path):
     (tmp_path / "journal.jsonl").write_text("")
     with pytest.raises(JournalError, match="saved no soup yet"):
         api.Result(tmp_path).recipe  # noqa: B018
 
 
-def test_importing_soupkitchen_imports_nothing_else() -> None:
+def test_importing_soupkitchen_imports_nothing_else():
     code = (
         "import sys, soupkitchen\n"
         "heavy = {'torch', 'transformers', 'hydra', 'omegaconf', 'pandas', 'numpy'}\n"
@@ -232,7 +217,7 @@ def test_importing_soupkitchen_imports_nothing_else() -> None:
 
 
 @pytest.mark.slow
-def test_cook_works_in_a_notebook(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_cook_works_in_a_notebook(text_runs, texts, tmp_path):
     """A kernel runs cells inside an event loop, with streams that are no files."""
     code = f"""
 import asyncio, io, sys

@@ -97,7 +97,7 @@ def layer(file: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_no_module_imports_from_a_layer_above_its_own_or_beside_it(file: Path) -> None:
+def test_no_module_imports_from_a_layer_above_its_own_or_beside_it(file):
     if layer(file) == "__init__":
         return
     for name in imports(file):
@@ -107,29 +107,29 @@ def test_no_module_imports_from_a_layer_above_its_own_or_beside_it(file: Path) -
                 assert HEIGHT[imported] < HEIGHT[layer(file)], f"{file.name} imports {name}"
 
 
-def test_every_module_has_its_layer() -> None:
+def test_every_module_has_its_layer():
     assert {layer(file) for file in FILES} - {"__init__"} == set(HEIGHT)
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_circle():
     waiting = {name: modules_of(file) - {name} for name, file in MODULES.items()}
     while free := {name for name, needs in waiting.items() if not needs & waiting.keys()}:
         waiting = {name: needs for name, needs in waiting.items() if name not in free}
     assert waiting == {}
 
 
-def test_only_the_command_line_knows_hydra() -> None:
+def test_only_the_command_line_knows_hydra():
     users = {layer(file) for file in FILES if any(n.split(".")[0] == "hydra" for n in imports(file))}
     assert users == {"__main__", "cli"}
 
 
 @pytest.mark.parametrize("part", WITHOUT_TORCH)
-def test_what_answers_at_once_knows_no_torch(part: str) -> None:
+def test_what_answers_at_once_knows_no_torch(part):
     folder = PACKAGE / part
     for file in folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
         assert not {name.split(".")[0] for name in imports(file)} & {"torch", "transformers", "datasets"}
 
 
-def test_no_module_is_long_without_a_reason() -> None:
+def test_no_module_is_long_without_a_reason():
     lengths = {str(f.relative_to(PACKAGE)): len(f.read_text().splitlines()) for f in FILES}
     assert {name for name, length in lengths.items() if length > LONGEST} == LONGER.keys()

@@ -159,7 +159,7 @@ SPOILS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", SPOILS)
-def test_a_spoilt_run_is_named_with_what_is_wrong(kind: str, copy_runs: Callable[..., Path]) -> None:
+def test_a_spoilt_run_is_named_with_what_is_wrong(kind, copy_runs):
     spoil, complaint = SPOILS[kind]
     runs = copy_runs("a", "b", "c")
     spoil(runs / "b")
@@ -171,16 +171,14 @@ def test_a_spoilt_run_is_named_with_what_is_wrong(kind: str, copy_runs: Callable
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permissions_is_named(copy_runs: Callable[..., Path]) -> None:
+def test_a_file_without_permissions_is_named(copy_runs):
     runs = copy_runs("a", "b", "c")
     (runs / "b" / "model.safetensors").chmod(0)
     with pytest.raises(IncompatibleError, match=r"model\.safetensors cannot be read"):
         find_pool(str(runs))
 
 
-def test_all_problems_are_in_one_table_on_the_command_line(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_all_problems_are_in_one_table_on_the_command_line(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c", "d", "wild")
     for run, kind in (("b", "nan"), ("c", "truncated"), ("wild", "pickle with code")):
         SPOILS[kind][0](runs / run)
@@ -194,7 +192,7 @@ def test_all_problems_are_in_one_table_on_the_command_line(
     assert sorted(table[table["kind"] == "single"]["model"]) == ["a", "d"]
 
 
-def test_copies_of_one_run_are_no_pool(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_copies_of_one_run_are_no_pool(text_runs, copy_runs):
     runs = copy_runs("a")
     shutil.copytree(runs / "a", runs / "again")
     with pytest.raises(CheckpointError, match="1 of 2 runs can be merged and are no copies"):
@@ -203,9 +201,7 @@ def test_copies_of_one_run_are_no_pool(text_runs: Path, copy_runs: Callable[...,
         find_pool([str(runs / "a" / "config.json")])
 
 
-def test_a_disk_that_is_full_leaves_nothing_half_written(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_disk_that_is_full_leaves_nothing_half_written(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search=uniform", "name=x")
     model = (text_runs / "a" / "model.safetensors").stat().st_size
 
@@ -219,9 +215,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
     assert (tmp_path / "results/x/soup/model.safetensors").exists()
 
 
-def test_held_out_examples_that_were_trained_on_are_counted(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_held_out_examples_that_were_trained_on_are_counted(text_runs, texts, tmp_path):
     data = tmp_path / "texts"
     shutil.copytree(texts, data)
     frame = pd.read_csv(data / "train.csv")
@@ -241,12 +235,12 @@ def test_held_out_examples_that_were_trained_on_are_counted(
         (lambda: Output(max_shard_size="big"), "output.max_shard_size=big"),
     ],
 )
-def test_options_that_cannot_be_are_named(make: Callable[[], Any], complaint: str) -> None:
+def test_options_that_cannot_be_are_named(make, complaint):
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         make()
 
 
-def test_a_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
+def test_a_traceback_is_there_for_those_who_ask(tmp_path):
     full = {"HYDRA_FULL_ERROR": "1"}
     result = forked(as_module("soupkitchen"), "pool.path=nowhere", cwd=tmp_path, env=full)
     assert "Traceback" in result.stderr
@@ -274,13 +268,13 @@ def with_code(copy_runs: Callable[..., Path]) -> Path:
     return runs
 
 
-def test_custom_code_is_copied_and_not_run(with_code: Path, texts: Path, tmp_path: Path) -> None:
+def test_custom_code_is_copied_and_not_run(with_code, texts, tmp_path):
     soupkitchen(*own(with_code, texts), "name=x", cwd=tmp_path)
     assert (tmp_path / "results/x/soup/mine.py").read_text() == (with_code / "a" / "mine.py").read_text()
     assert not (tmp_path / "executed").exists()
 
 
-def test_custom_code_is_run_for_those_who_trust_it(with_code: Path, texts: Path, tmp_path: Path) -> None:
+def test_custom_code_is_run_for_those_who_trust_it(with_code, texts, tmp_path):
     soupkitchen(*own(with_code, texts), "trust_remote_code=true", "name=x", cwd=tmp_path)
     assert (tmp_path / "executed").exists()
 
@@ -294,7 +288,7 @@ print(dict(tied_names(Path(sys.argv[1]))))
 
 
 @pytest.mark.parametrize("model_type", ["bert", "mine"])
-def test_nobody_is_asked_whether_code_may_run(model_type: str, with_code: Path) -> None:
+def test_nobody_is_asked_whether_code_may_run(model_type, with_code):
     for run in with_code.iterdir():
         config = json.loads((run / "config.json").read_text())
         config |= {"model_type": model_type, "auto_map": {"AutoConfig": "mine.Mine", **config["auto_map"]}}
@@ -317,14 +311,14 @@ def change(run: Path, **values: Any) -> None:
     (run / "config.json").write_text(json.dumps(config | values))
 
 
-def test_a_folder_called_as_code_is_none(with_code: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_folder_called_as_code_is_none(with_code, texts, tmp_path):
     for run in with_code.iterdir():
         (run / "x.py").mkdir()
     soupkitchen(*own(with_code, texts), "name=x", cwd=tmp_path)
     assert sorted(file.name for file in (tmp_path / "results/x/soup").glob("*.py")) == ["mine.py"]
 
 
-def test_code_in_the_hubs_cache_is_a_runs_own(with_code: Path, tmp_path: Path) -> None:
+def test_code_in_the_hubs_cache_is_a_runs_own(with_code, tmp_path):
     repository = tmp_path / "hub" / "models--ann--x"
     snapshot = repository / "snapshots" / "f00"
     for run in (snapshot, repository / "blobs"):
@@ -345,9 +339,7 @@ def test_code_in_the_hubs_cache_is_a_runs_own(with_code: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-def test_flash_attention_that_a_configuration_names_is_not_fetched(
-    key: str, copy_runs: Callable[..., Path]
-) -> None:
+def test_flash_attention_that_a_configuration_names_is_not_fetched(key, copy_runs):
     runs = copy_runs("a")
     change(runs / "a", **{key: "flash_attention_2"})
     live = LiveModel(Checkpoint.open(runs / "a"), AutoModelForSequenceClassification, torch.device("cpu"))
@@ -360,7 +352,7 @@ def test_flash_attention_that_a_configuration_names_is_not_fetched(
 # Files that are none, and files that may not be read
 
 
-def test_a_file_that_may_not_be_read_is_told_from_one_that_is_not_there(text_runs: Path) -> None:
+def test_a_file_that_may_not_be_read_is_told_from_one_that_is_not_there(text_runs):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -423,9 +415,7 @@ LEFT_BY_TRAINING = {
 }
 
 
-def test_what_training_and_exports_leave_is_no_part_of_a_run(
-    text_runs: Path, copy_runs: Callable[..., Path]
-) -> None:
+def test_what_training_and_exports_leave_is_no_part_of_a_run(text_runs, copy_runs):
     runs = copy_runs("a", "b")
     for name, data in LEFT_BY_TRAINING.items():
         file = runs / "b" / name
@@ -451,9 +441,7 @@ def test_what_training_and_exports_leave_is_no_part_of_a_run(
         "model_head.bin",
     ],
 )
-def test_weights_that_would_be_lost_are_named(
-    name: str, legacy: bool, copy_runs: Callable[..., Path]
-) -> None:
+def test_weights_that_would_be_lost_are_named(name, legacy, copy_runs):
     runs = copy_runs("a", "b", "c")
     file = runs / "b" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -468,7 +456,7 @@ def test_weights_that_would_be_lost_are_named(
     assert [run.name for run in find_pool(str(runs), on_incompatible="skip")] == ["a", "c"]
 
 
-def test_tied_tensors_of_a_pickle_may_be_the_same_bytes(copy_runs: Callable[..., Path]) -> None:
+def test_tied_tensors_of_a_pickle_may_be_the_same_bytes(copy_runs):
     runs = copy_runs("a")
     (runs / "a" / "model.safetensors").unlink()
     shared = torch.randn(5, 3)
@@ -480,7 +468,7 @@ def test_tied_tensors_of_a_pickle_may_be_the_same_bytes(copy_runs: Callable[...,
     assert not any(weights.tensor(name).requires_grad for name in held)
 
 
-def test_what_a_library_raises_of_one_run_is_that_runs_problem(copy_runs: Callable[..., Path]) -> None:
+def test_what_a_library_raises_of_one_run_is_that_runs_problem(copy_runs):
     runs = copy_runs("a", "b", "c")
     change(runs / "b", id2label={"9" * 5000: "x"})  # more digits than Python reads
     with pytest.raises(IncompatibleError, match=r"\n  b  it cannot be understood \(ValueError"):
@@ -488,7 +476,7 @@ def test_what_a_library_raises_of_one_run_is_that_runs_problem(copy_runs: Callab
     assert [run.name for run in find_pool(str(runs), on_incompatible="skip")] == ["a", "c"]
 
 
-def test_a_model_of_another_kind_is_refused_in_a_few_words(tmp_path: Path) -> None:
+def test_a_model_of_another_kind_is_refused_in_a_few_words(tmp_path):
     T5ForConditionalGeneration(
         T5Config(vocab_size=20, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
     ).save_pretrained(tmp_path / "t5")
@@ -542,7 +530,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mutated())
 @example(WHOLE)
-def test_a_mutated_file_is_refused_or_read_right(tmp_path: Path, content: bytes) -> None:
+def test_a_mutated_file_is_refused_or_read_right(tmp_path, content):
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     try:
@@ -574,7 +562,7 @@ indices = st.one_of(
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(indices)
 @example(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}).encode())
-def test_a_mutated_index_is_refused_or_read_right(tmp_path: Path, content: bytes) -> None:
+def test_a_mutated_index_is_refused_or_read_right(tmp_path, content):
     save_file({"a": torch.ones(2)}, tmp_path / "model-1.safetensors")
     save_file({"b": torch.zeros(3)}, tmp_path / "model-2.safetensors")
     (tmp_path / "model.safetensors.index.json").write_bytes(content)
@@ -589,7 +577,7 @@ def test_a_mutated_index_is_refused_or_read_right(tmp_path: Path, content: bytes
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200) | mutated())
-def test_any_bytes_as_a_pickle_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_as_a_pickle_are_refused(tmp_path, content):
     (tmp_path / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         WeightFiles.open(tmp_path)

@@ -15,12 +15,12 @@ from command import soupkitchen
 ROWS: list[Bad] = [*bad_options.ROWS, *bad_checkpoints.ROWS, *bad_data.ROWS]
 
 
-def test_the_table_has_no_row_twice() -> None:
+def test_the_table_has_no_row_twice():
     assert len({row.what for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
-def test_bad_input_is_told_in_plain_words(row: Bad, text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_bad_input_is_told_in_plain_words(row, text_runs, texts, tmp_path):
     lay(tmp_path, text_runs, texts)
     row.spoil(tmp_path)
     before = contents(tmp_path)

@@ -37,7 +37,7 @@ def run(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "results" / "x"
 
 
-def test_the_hub_reads_what_it_is(run: Path) -> None:
+def test_the_hub_reads_what_it_is(run):
     told = ModelCard.load(run / "soup" / "README.md")
     data, table = told.data, read_csv(run / "leaderboard.csv")
     soup = table[table["kind"] == "soup"].iloc[0]
@@ -52,7 +52,7 @@ def test_the_hub_reads_what_it_is(run: Path) -> None:
     }  # fmt: skip
 
 
-def test_people_read_what_is_in_it_and_how_to_load_it(run: Path) -> None:
+def test_people_read_what_is_in_it_and_how_to_load_it(run):
     text = (run / "soup" / "README.md").read_text()
     table = read_csv(run / "leaderboard.csv")
     soup = table[table["kind"] == "soup"].iloc[0]
@@ -70,13 +70,13 @@ def test_people_read_what_is_in_it_and_how_to_load_it(run: Path) -> None:
     assert isinstance(names["model"], type(AutoModelForSequenceClassification.from_pretrained(run / "soup")))
 
 
-def test_a_run_with_a_semicolon_in_its_name_is_one() -> None:
+def test_a_run_with_a_semicolon_in_its_name_is_one():
     soup = {"ingredients": joined(("a;b",)), "delta_vs_best_single": 0.0}
     said = _summary(SimpleNamespace(soup=soup, best={"model": "a;b"}, metric="accuracy"))  # type: ignore[arg-type]
     assert said == "No merge improved on the best single run, a;b: this is that run."
 
 
-def test_without_a_base_on_the_hub_none_is_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_without_a_base_on_the_hub_none_is_named(text_runs, texts, tmp_path):
     soupkitchen(*own(text_runs, texts), "name=x", "search.accept={margin: 1}", cwd=tmp_path)
     told = ModelCard.load(tmp_path / "results" / "x" / "soup" / "README.md")
     assert told.data.base_model is None

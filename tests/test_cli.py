@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,9 +52,7 @@ def finished(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFact
     return folder / "results" / "cooked"
 
 
-def test_each_steps_score_is_that_of_the_plain_average_of_its_ingredients(
-    finished: Path, text_runs: Path, texts: Path
-) -> None:
+def test_each_steps_score_is_that_of_the_plain_average_of_its_ingredients(finished, text_runs, texts):
     frames = {"heldout": pd.read_csv(texts / "validation.csv"), "test": pd.read_csv(texts / "test.csv")}
     trajectory = pd.read_csv(finished / "trajectory.csv")
     assert (trajectory["stage"] == "rank").sum() == 5
@@ -69,7 +66,7 @@ def test_each_steps_score_is_that_of_the_plain_average_of_its_ingredients(
             assert naive == pytest.approx(step.score, abs=1e-9)
 
 
-def test_the_decisions_are_the_papers(finished: Path) -> None:
+def test_the_decisions_are_the_papers(finished):
     trajectory = pd.read_csv(finished / "trajectory.csv")
     ranking = trajectory[trajectory["stage"] == "rank"].sort_values("score", ascending=False, kind="stable")
     merges = trajectory[trajectory["stage"] == "merge"]
@@ -94,9 +91,7 @@ def test_the_decisions_are_the_papers(finished: Path) -> None:
     assert "wild" not in soup
 
 
-def test_the_saved_soup_is_the_plain_average_and_loads_as_any_model(
-    finished: Path, text_runs: Path, texts: Path
-) -> None:
+def test_the_saved_soup_is_the_plain_average_and_loads_as_any_model(finished, text_runs, texts):
     leaderboard = pd.read_csv(finished / "leaderboard.csv")
     soup = leaderboard[leaderboard["kind"] == "soup"].iloc[0]
     expected = average(text_runs, soup["ingredients"].split(";"))
@@ -109,7 +104,7 @@ def test_the_saved_soup_is_the_plain_average_and_loads_as_any_model(
     assert (finished / "soup").stat().st_mode & 0o777 == 0o755
 
 
-def test_the_leaderboard_holds_every_single_run_the_uniforms_and_the_soup(finished: Path) -> None:
+def test_the_leaderboard_holds_every_single_run_the_uniforms_and_the_soup(finished):
     table = pd.read_csv(finished / "leaderboard.csv").set_index("model")
     singles = table[table["kind"] == "single"]
     assert set(singles.index) == {"a", "b", "c", "d", "wild"}
@@ -125,32 +120,28 @@ def test_the_leaderboard_holds_every_single_run_the_uniforms_and_the_soup(finish
     assert (finished / "soupkitchen.log").read_text().count("rank ") >= 5
 
 
-def test_a_finished_run_is_reported_not_repeated(finished: Path, text_runs: Path, texts: Path) -> None:
+def test_a_finished_run_is_reported_not_repeated(finished, text_runs, texts):
     before = (finished / "trajectory.csv").stat().st_mtime_ns
     result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=finished.parents[1])
     assert "soup" in result.stdout
     assert (finished / "trajectory.csv").stat().st_mtime_ns == before
 
 
-def test_other_options_in_the_same_folder_are_refused_with_the_difference(
-    finished: Path, text_runs: Path, texts: Path
-) -> None:
+def test_other_options_in_the_same_folder_are_refused_with_the_difference(finished, text_runs, texts):
     words = (*own(text_runs, texts), "name=cooked", "search.accept=not_worse")
     result = soupkitchen(*words, cwd=finished.parents[1], fails=True)
     assert "search.accept: better before, not_worse now" in result.stderr
     assert "overwrite=true" in result.stderr
 
 
-def test_a_finished_runs_table_may_go_unread(finished: Path, text_runs: Path, texts: Path) -> None:
+def test_a_finished_runs_table_may_go_unread(finished, text_runs, texts):
     unread = "import os; there, here = os.pipe(); os.close(there); os.dup2(here, 1)"
     words = (*own(text_runs, texts), "name=cooked")
     told = soupkitchen(*words, cwd=finished.parents[1], fails=141, before=unread)
     assert "Broken" not in told.stderr
 
 
-def test_a_command_whose_streams_are_closed_keeps_its_files_whole(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_command_whose_streams_are_closed_keeps_its_files_whole(text_runs, texts, tmp_path):
     closed = "import os, sys; [os.close(fd) for fd in (0, 1, 2)]; sys.stdout = sys.stderr = None"
     soupkitchen(*own(text_runs, texts), "pool.exclude=[c,d,wild]", "name=x", cwd=tmp_path, before=closed)
     folder = tmp_path / "results" / "x"
@@ -158,7 +149,7 @@ def test_a_command_whose_streams_are_closed_keeps_its_files_whole(
     assert (folder / "soup" / "config.json").is_file()
 
 
-def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_overwrite_moves_the_old_results_aside(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]")
     soupkitchen(*words, cwd=tmp_path)
     soupkitchen(*words, "search=uniform", "overwrite=true", cwd=tmp_path)
@@ -168,9 +159,7 @@ def test_overwrite_moves_the_old_results_aside(text_runs: Path, texts: Path, tmp
     assert table[table["stage"] == "merge"]["decision"].tolist() == ["start", "keep"]
 
 
-def test_a_run_that_fails_leaves_earlier_results_where_they_were(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_fails_leaves_earlier_results_where_they_were(finished, text_runs, texts, tmp_path):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     before = contents(tmp_path)
     words = (*own(text_runs, texts), "name=cooked", "overwrite=true", "task.text=body")
@@ -178,9 +167,7 @@ def test_a_run_that_fails_leaves_earlier_results_where_they_were(
     assert contents(tmp_path) == before
 
 
-def test_a_soup_that_was_deleted_is_saved_again(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_soup_that_was_deleted_is_saved_again(finished, text_runs, texts, tmp_path):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     soup = tmp_path / "work" / "results" / "cooked" / "soup"
     before = contents(soup)
@@ -202,9 +189,7 @@ def lost_by(folder: Path, *names: str) -> None:
 WITHOUT_RUNS = "import sys; sys.modules['soupkitchen.experiment.session'] = None"
 
 
-def test_what_follows_from_the_journal_is_made_again_without_runs(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_follows_from_the_journal_is_made_again_without_runs(finished, text_runs, texts, tmp_path):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     folder = tmp_path / "work" / "results" / "cooked"
     before = contents(folder)
@@ -222,9 +207,7 @@ def test_what_follows_from_the_journal_is_made_again_without_runs(
     assert "again" not in soupkitchen(*words, cwd=tmp_path / "work", before=WITHOUT_RUNS).stderr
 
 
-def test_what_takes_the_runs_is_made_again_by_the_same_command(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_takes_the_runs_is_made_again_by_the_same_command(finished, text_runs, texts, tmp_path):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     folder = tmp_path / "work" / "results" / "cooked"
     before = contents(folder)
@@ -246,8 +229,8 @@ def test_what_takes_the_runs_is_made_again_by_the_same_command(
 
 
 def test_a_flipped_bit_is_found_by_a_check_and_put_right_by_the_same_command(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+    finished, text_runs, texts, tmp_path
+):
     work = tmp_path / "work"
     shutil.copytree(finished.parents[1], work)
     folder, words = work / "results" / "cooked", (*own(text_runs, texts), "name=cooked")
@@ -266,9 +249,7 @@ def test_a_flipped_bit_is_found_by_a_check_and_put_right_by_the_same_command(
     assert forked(as_module("soupkitchen.report"), *check, cwd=tmp_path).returncode == 0
 
 
-def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x", "search=uniform", "pool.exclude=[c,d,wild]")
     full = (
         "import soupkitchen.records.report as report\n"
@@ -282,8 +263,8 @@ def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(
 
 
 def test_the_table_of_all_runs_is_right_side_up_for_accuracies_and_losses(
-    finished: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+    finished, text_runs, texts, tmp_path
+):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     for number, excluded in enumerate(["[]", "[b,c,d]"]):
         loss = ("task.metric.name=cross_entropy", f"pool.exclude={excluded}", f"name=loss{number}")
@@ -295,7 +276,7 @@ def test_the_table_of_all_runs_is_right_side_up_for_accuracies_and_losses(
     assert set(table["data"]) == {str(texts)}
 
 
-def test_what_was_there_in_the_results_folder_stays(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_what_was_there_in_the_results_folder_stays(text_runs, texts, tmp_path):
     (tmp_path / "leaderboard.csv").write_text("team,points\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "leaderboard.csv").write_text("")
@@ -307,7 +288,7 @@ def test_what_was_there_in_the_results_folder_stays(text_runs: Path, texts: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard.csv", "other", "x"]
 
 
-def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, texts: Path) -> None:
+def test_tables_are_printed_in_any_encoding(finished, text_runs, texts):
     ascii_only = (
         "import sys; sys.stdout.reconfigure(encoding='ascii'); sys.stderr.reconfigure(encoding='ascii')"
     )
@@ -318,9 +299,7 @@ def test_tables_are_printed_in_any_encoding(finished: Path, text_runs: Path, tex
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05, 0.1, 0.2])
-def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(
-    text_runs: Path, texts: Path, tmp_path: Path, seconds: float
-) -> None:
+def test_a_results_folder_that_vanishes_ends_its_run_in_plain_words(text_runs, texts, tmp_path, seconds):
     journal = tmp_path / "results" / "x" / "journal.jsonl"
     with ThreadPoolExecutor() as threads:
         run = threads.submit(soupkitchen, *own(text_runs, texts), "name=x", cwd=tmp_path, fails=True)
@@ -345,18 +324,14 @@ Output.save = removed
 """
 
 
-def test_a_results_folder_that_vanishes_with_the_soup_is_what_is_named(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_results_folder_that_vanishes_with_the_soup_is_what_is_named(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     told = soupkitchen(*words, cwd=tmp_path, before=REMOVED_ONCE_SAVED, fails=True).stderr.splitlines()
     folder = tmp_path / "results" / "x"
     assert told[-1] == f"error: {folder} is gone: something removed or renamed it while the run worked"
 
 
-def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c", "d")
     names = {"a": "NA", "b": "x;y", "c": "=1+1", "d": "\x1b]0;gone\x07\r"}
     for old, new in names.items():
@@ -370,9 +345,7 @@ def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(
     assert set(separated(table.loc["uniform", "ingredients"])) == set(names.values())
 
 
-def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(text_runs, texts, tmp_path):
     words = (
         *own(text_runs, texts),
         "pool.exclude=[d]",
@@ -392,7 +365,7 @@ def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(
         torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-6)
 
 
-def test_methods_are_swept_over_one_pool(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_methods_are_swept_over_one_pool(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
     soupkitchen("-m", *words, "method=linear,slerp,task_arithmetic,ties,dare_ties", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
@@ -404,7 +377,7 @@ def test_methods_are_swept_over_one_pool(text_runs: Path, texts: Path, tmp_path:
         assert soup >= singles.max()
 
 
-def test_an_option_of_swept_methods_is_given_to_each(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_an_option_of_swept_methods_is_given_to_each(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
     density = "method.sparsifier.density=0.4"
     soupkitchen("-m", *words, "method=ties,dare_ties", density, "search=uniform", cwd=tmp_path)
@@ -419,7 +392,7 @@ def test_an_option_of_swept_methods_is_given_to_each(text_runs: Path, texts: Pat
     assert len(list(tmp_path.glob("results/*/config.yaml"))) == 2
 
 
-def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_loss_is_minimised_and_shown_as_it_is(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "task.metric.name=cross_entropy", "name=x", "task.data.test=null")
     result = soupkitchen(*words, cwd=tmp_path)
     assert "No test split" in result.stderr
@@ -434,7 +407,7 @@ def test_a_loss_is_minimised_and_shown_as_it_is(text_runs: Path, texts: Path, tm
     assert (kept["gain"] > 0).all()
 
 
-def test_test_labels_change_no_decision(finished: Path, text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_test_labels_change_no_decision(finished, text_runs, texts, tmp_path):
     for name in ("train", "validation", "test"):
         frame = pd.read_csv(texts / f"{name}.csv")
         if name == "test":
@@ -453,9 +426,7 @@ def test_test_labels_change_no_decision(finished: Path, text_runs: Path, texts: 
         assert torch.equal(load_file(tmp_path / "results/x/soup/model.safetensors")[name], tensor)
 
 
-def test_no_gain_is_said_plainly_and_the_soup_is_the_best_run(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_no_gain_is_said_plainly_and_the_soup_is_the_best_run(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x", "pool.exclude=[b,c,d]", "method.normalize=false")
     result = soupkitchen(*words, cwd=tmp_path)
     assert "No run improved on the best single one" in result.stderr
@@ -464,15 +435,13 @@ def test_no_gain_is_said_plainly_and_the_soup_is_the_best_run(
         assert torch.equal(saved[name], tensor)
 
 
-def test_overlap_of_held_out_and_test_is_warned_of(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_overlap_of_held_out_and_test_is_warned_of(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "task.data.test=validation", "name=x", "pool.exclude=[c,d,wild]")
     result = soupkitchen(*words, cwd=tmp_path)
     assert "80 of 80 test examples are held-out examples too" in result.stderr
 
 
-def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     weights = load_file(runs / "a" / "model.safetensors")
     broken = {name: torch.full_like(tensor, 1e38) for name, tensor in weights.items()}  # it overflows
@@ -503,24 +472,20 @@ def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(
         (["task.data.path=nowhere"], "nowhere"),
     ],
 )  # fmt: skip
-def test_what_the_user_can_put_right_is_said_before_any_work(
-    words: list[str], complaint: str, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_the_user_can_put_right_is_said_before_any_work(words, complaint, text_runs, texts, tmp_path):
     result = soupkitchen(*own(text_runs, texts), *words, "name=x", cwd=tmp_path, fails=True)
     assert complaint in result.stderr
     assert not list((tmp_path / "results").glob("*/trajectory.csv"))
 
 
-def test_a_run_that_failed_before_it_began_does_not_stand_in_the_way(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_failed_before_it_began_does_not_stand_in_the_way(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]")
     soupkitchen(*words, "task.text=body", cwd=tmp_path, fails=True)
     soupkitchen(*words, cwd=tmp_path)
     assert (tmp_path / "results" / "x" / "leaderboard.csv").exists()
 
 
-def test_the_wheel_works_in_any_folder(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_the_wheel_works_in_any_folder(text_runs, texts, tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     subprocess.run([*build, "-w", str(tmp_path / "wheel"), str(ROOT)], check=True, timeout=300)
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
@@ -539,12 +504,12 @@ def test_the_wheel_works_in_any_folder(text_runs: Path, texts: Path, tmp_path: P
     assert (tmp_path / "elsewhere" / "results" / "x" / "soup" / "config.json").exists()
 
 
-def test_label_names_of_the_saved_soup_are_the_runs(finished: Path) -> None:
+def test_label_names_of_the_saved_soup_are_the_runs(finished):
     config = json.loads((finished / "soup" / "config.json").read_text())
     assert list(config["id2label"].values()) == list(LABELS)
 
 
-def test_a_sweep_of_ones_own_makes_a_pool(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_sweep_of_ones_own_makes_a_pool(text_runs, texts, tmp_path):
     words = [
         *(f"model={text_runs / 'a'}", f"data.path={texts}", "output=sweep/runs"),
         "arguments={use_cpu: true, num_train_epochs: 1}",
@@ -561,9 +526,7 @@ def test_a_sweep_of_ones_own_makes_a_pool(text_runs: Path, texts: Path, tmp_path
     assert sorted(f.name for f in tmp_path.iterdir()) == ["sweep"]
 
 
-def test_whoever_names_no_runs_is_told_that_it_is_the_demo(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_whoever_names_no_runs_is_told_that_it_is_the_demo(text_runs, texts, tmp_path):
     none = "cache_dir=/dev/null"
     demo = soupkitchen(none, cwd=tmp_path, fails=True)
     assert demo.stderr.startswith("This is the demo: ")

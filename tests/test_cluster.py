@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -99,9 +99,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         nodes.end()
 
 
-def test_a_driver_outside_decides_as_one_process_does_though_a_node_dies(
-    nodes: Nodes, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_driver_outside_decides_as_one_process_does_though_a_node_dies(nodes, text_runs, texts, tmp_path):
     words = (
         f"pool.path={text_runs}/*", "task=function", f"task.data.path={texts}", "task.function=dying.score",
         "task.model=AutoModelForSequenceClassification", "task.best=1.0", "evaluation.cache=null",
@@ -123,9 +121,7 @@ def test_a_driver_outside_decides_as_one_process_does_though_a_node_dies(
     subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
     reason="only root may give a node a file system of its own",
 )
-def test_a_node_that_sees_another_file_is_told_before_any_work(
-    nodes: Nodes, copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_node_that_sees_another_file_is_told_before_any_work(nodes, copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     (other,) = (runs / "a").glob("*.safetensors")
     shutil.copy(runs / "b" / other.name, tmp_path / "other")

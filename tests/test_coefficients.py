@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def at(coefficient: Coefficient, part: int) -> float:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_part_is_merged_by_its_own_coefficients(name: str, pool: Pool) -> None:
+def test_each_part_is_merged_by_its_own_coefficients(name, pool):
     """To the bit: a tensor is that of the recipe that has the coefficients of its part all through."""
     method = METHODS[name]
     told = by_depth(method, (1.0, 0.25, 2.0, 0.0), (0.5, 3.0, 0.0, 1.0), 0.75)
@@ -101,7 +100,7 @@ def test_each_part_is_merged_by_its_own_coefficients(name: str, pool: Pool) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_running_states_give_the_bits_of_a_blend_at_any_depth(name: str, pool: Pool) -> None:
+def test_running_states_give_the_bits_of_a_blend_at_any_depth(name, pool):
     method, mixer = METHODS[name], Mixer(pool)
     names = ("a", "b", "a", "c")
     told = by_depth(
@@ -136,7 +135,7 @@ FORMULAS: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("runs", [RUNS, ("a", "b", "a"), ("a", "a"), ("b", "a", "b", "a", "c")], ids="".join)
-def test_a_merge_by_depth_is_the_formula_of_each_tensor(name: str, runs: tuple[str, ...], pool: Pool) -> None:
+def test_a_merge_by_depth_is_the_formula_of_each_tensor(name, runs, pool):
     """Also with runs that are there more than once, and parts where only one is left."""
     method, formula = FORMULAS[name]
     told = by_depth(method, (1.0, 0.25, 0.0, 2.0), *[(0.5, 3.0, 0.7, 0.0)] * (len(runs) - 1))
@@ -153,7 +152,7 @@ def test_a_merge_by_depth_is_the_formula_of_each_tensor(name: str, runs: tuple[s
         np.testing.assert_allclose(merged[tensor], expected, rtol=0, atol=3e-6)
 
 
-def test_a_subtracted_run_may_be_added_elsewhere(pool: Pool) -> None:
+def test_a_subtracted_run_may_be_added_elsewhere(pool):
     told = ((1.0, -0.5, 0.0, 1.0), (-1.0, 1.0, 1.0, 0.0))
     merged = made(pool, Recipe.of(("a", "b"), TaskVectors(scale=0.5), told))
     start = load_file(pool.base.path / "model.safetensors")
@@ -168,7 +167,7 @@ def test_a_subtracted_run_may_be_added_elsewhere(pool: Pool) -> None:
     np.testing.assert_array_equal(merged["head.weight"], one["head.weight"])  # which the base lacks
 
 
-def test_a_run_that_counts_nothing_may_change_what_it_likes(base: Path, adapters: Path) -> None:
+def test_a_run_that_counts_nothing_may_change_what_it_likes(base, adapters):
     """An adapter of weight 0 in a part: its tensors there stay the base's, where no other changes them."""
     pool = find_pool(str(adapters))
     start, mixer = load_file(base / "model.safetensors"), Mixer(pool)
@@ -187,9 +186,7 @@ def test_a_run_that_counts_nothing_may_change_what_it_likes(base: Path, adapters
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_states_of_adapters_that_change_other_tensors_give_the_bits_of_a_blend(
-    name: str, base: Path, adapters: Path
-) -> None:
+def test_states_of_adapters_that_change_other_tensors_give_the_bits_of_a_blend(name, base, adapters):
     """A tensor's state begins with the first that changes it and counts there."""
     pool, method = find_pool(str(adapters), base=str(base)), METHODS[name]
     told = by_depth(method, (1.0, 0.5), (2.0, 0.0), (0.0, 1.0), (0.25, 0.0))
@@ -202,7 +199,7 @@ def test_states_of_adapters_that_change_other_tensors_give_the_bits_of_a_blend(
 # Recipes
 
 
-def test_coefficients_by_depth_are_data() -> None:
+def test_coefficients_by_depth_are_data():
     recipe = Recipe.of("ab", Linear(), ((1, 2.0), np.float32(0.5)))
     assert recipe.coefficients == ((1.0, 2.0), 0.5)
     assert recipe.to_data()["coefficients"] == [[1.0, 2.0], 0.5]
@@ -213,13 +210,13 @@ def test_coefficients_by_depth_are_data() -> None:
     assert len({recipe.digest, *(Recipe.of("ab", Linear(), c).digest for c in others)}) == 5
 
 
-def test_the_same_in_all_parts_is_one_number() -> None:
+def test_the_same_in_all_parts_is_one_number():
     one, other = Recipe.of("ab", Linear(), ((0.5, 0.5), 1)), Recipe.of("ab", Linear(), (0.5, 1.0))
     assert one == other
     assert one.digest == other.digest
 
 
-def test_recipes_by_depth_carry_on_a_soup_by_depth() -> None:
+def test_recipes_by_depth_carry_on_a_soup_by_depth():
     soup = Recipe.of("ab", Linear(), ((1.0, 2.0), 1.0))
     assert Recipe.of("abc", Linear(), ((1.0, 2.0), 1.0, (0.0, 1.0))).extends(soup)
     assert not Recipe.of("abc", Linear(), ((2.0, 1.0), 1.0, (0.0, 1.0))).extends(soup)
@@ -240,9 +237,7 @@ def test_recipes_by_depth_carry_on_a_soup_by_depth() -> None:
         (ModelStock(), (1.0, 0.5), "one weight for all ingredients"),
     ],
 )
-def test_coefficients_that_nothing_can_be_merged_by_are_refused(
-    method: Any, coefficients: Sequence[Coefficient], told: str, pool: Pool
-) -> None:
+def test_coefficients_that_nothing_can_be_merged_by_are_refused(method, coefficients, told, pool):
     with pytest.raises(ConfigError, match=told):
         Recipe.of("ab", method, coefficients)
     tree = Recipe.of("ab", method).method
@@ -251,13 +246,13 @@ def test_coefficients_that_nothing_can_be_merged_by_are_refused(
 
 
 @pytest.mark.parametrize("coefficients", [["x", 1], [[], 1], [None, 1], [[[1]], 1], "12"], ids=str)
-def test_what_are_no_coefficients_is_no_recipe(coefficients: Any) -> None:
+def test_what_are_no_coefficients_is_no_recipe(coefficients):
     data = Recipe.of("ab", Linear()).to_data() | {"coefficients": coefficients}
     with pytest.raises(ConfigError, match="this is no recipe"):
         Recipe.from_data(data)
 
 
-def test_a_soup_that_nobody_counts_in_is_refused(pool: Pool) -> None:
+def test_a_soup_that_nobody_counts_in_is_refused(pool):
     soup = Soup(Linear())
     soup.keep(pool["a"], (1.0, 0.0))
     with pytest.raises(ConfigError, match=r"of all of a, b is 0 in head\.weight"):
@@ -269,7 +264,7 @@ def test_a_soup_that_nobody_counts_in_is_refused(pool: Pool) -> None:
         dict(Soup(Karcher()).blend([pool["a"], pool["b"]], [0.0, 0.0]))
 
 
-def test_evaluations_are_known_by_coefficients_of_depth(pool: Pool) -> None:
+def test_evaluations_are_known_by_coefficients_of_depth(pool):
     told = [
         json.dumps(known_by(Recipe.of(("a", "b"), Linear(), c), pool))
         for c in [(1.0, 0.5), (1.0, (0.5, 0.4)), (1.0, (0.4, 0.5)), ((1.0, 0.9), 0.5)]
@@ -282,7 +277,7 @@ def test_evaluations_are_known_by_coefficients_of_depth(pool: Pool) -> None:
 # More than once
 
 
-def test_a_run_that_is_there_twice_counts_twice(pool: Pool) -> None:
+def test_a_run_that_is_there_twice_counts_twice(pool):
     a, b = (load_file(pool[run].path / "model.safetensors") for run in "ab")
     for tensor, x in made(pool, Recipe.of("aba", Linear())).items():
         if x.is_floating_point():
@@ -291,7 +286,7 @@ def test_a_run_that_is_there_twice_counts_twice(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"slerp", "slerp of task vectors", "model_stock"}))
-def test_two_times_a_run_is_that_run_with_twice_the_weight(name: str, pool: Pool) -> None:
+def test_two_times_a_run_is_that_run_with_twice_the_weight(name, pool):
     """Masks of DARE and DELLA are the run's, so they are the same both times."""
     method = METHODS[name]
     once, twice = Recipe.of("ab", method, (2.0, 1.0)), Recipe.of("aba", method)
@@ -301,7 +296,7 @@ def test_two_times_a_run_is_that_run_with_twice_the_weight(name: str, pool: Pool
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_soup_of_one_run_twice_is_finite_and_has_one_survey(name: str, pool: Pool) -> None:
+def test_a_soup_of_one_run_twice_is_finite_and_has_one_survey(name, pool):
     mixer = Mixer(pool)
     merged = made(pool, Recipe.of("aa", METHODS[name]), mixer)
     assert all(x.isfinite().all() for x in merged.values() if x.is_floating_point())
@@ -314,7 +309,7 @@ def test_a_soup_of_one_run_twice_is_finite_and_has_one_survey(name: str, pool: P
             torch.testing.assert_close(merged[tensor], alone[tensor], rtol=1e-5, atol=1e-6)
 
 
-def test_dares_mask_of_a_run_is_the_same_each_time(pool: Pool) -> None:
+def test_dares_mask_of_a_run_is_the_same_each_time(pool):
     method = TaskVectors(Random(0.5), normalize=True)
     start = load_file(pool.base.path / "model.safetensors")
     merged = made(pool, Recipe.of("aa", method))
@@ -323,7 +318,7 @@ def test_dares_mask_of_a_run_is_the_same_each_time(pool: Pool) -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=2, max_size=5), st.data())
-def test_any_mixture_is_the_weighted_mean(pool: Pool, names: list[str], data: st.DataObject) -> None:
+def test_any_mixture_is_the_weighted_mean(pool, names, data):
     numbers = st.floats(0.125, 8, width=16)
     each = st.one_of(numbers, st.tuples(*[st.one_of(numbers, st.just(0.0))] * LAYERS))
     told = [data.draw(numbers), *(data.draw(each) for _ in names[1:])]
@@ -346,7 +341,7 @@ def saved_as_adapter(output: Output, pool: Pool, recipe: Recipe, folder: Path) -
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # peft's
-def test_a_linear_soup_by_depth_is_one_adapter_exactly(base: Path, adapters: Path, tmp_path: Path) -> None:
+def test_a_linear_soup_by_depth_is_one_adapter_exactly(base, adapters, tmp_path):
     pool = find_pool(str(adapters), exclude=["d"])
     told = ((1.0, 0.5), (2.0, 0.0), (0.0, 1.0), (0.25, 0.0))
     recipe = Recipe.of(("a", "b", "c", "a"), Linear(), told)
@@ -368,14 +363,14 @@ def test_a_linear_soup_by_depth_is_one_adapter_exactly(base: Path, adapters: Pat
     assert max(x.shape[0] for name, x in file.items() if "lora_A" in name) == 4 + 3  # a is there once, and c
 
 
-def test_a_sum_that_multiplies_the_base_is_no_adapter(adapters: Path) -> None:
+def test_a_sum_that_multiplies_the_base_is_no_adapter(adapters):
     pool = find_pool(str(adapters), exclude=["d"])
     for rank in (None, 4):
         with pytest.raises(ConfigError, match=r"method\.normalize=true, or output\.format=full"):
             Output(format="adapter", rank=rank).check(pool.runs, Linear(normalize=False))
 
 
-def test_a_cut_adapter_is_cut_by_depth_too(base: Path, adapters: Path, tmp_path: Path) -> None:
+def test_a_cut_adapter_is_cut_by_depth_too(base, adapters, tmp_path):
     pool = find_pool(str(adapters), base=str(base))
     recipe = Recipe.of("ab", TaskVectors(Magnitude(0.5), "mass", normalize=True), ((1.0, 0.0), (0.5, 1.0)))
     saved = saved_as_adapter(Output(format="adapter", rank=16), pool, recipe, tmp_path / "soup")
@@ -383,7 +378,7 @@ def test_a_cut_adapter_is_cut_by_depth_too(base: Path, adapters: Path, tmp_path:
         torch.testing.assert_close(saved.tensor(name), tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_modules_trained_whole_are_saved_by_depth(base: Path, tmp_path: Path) -> None:
+def test_modules_trained_whole_are_saved_by_depth(base, tmp_path):
     for seed, name in enumerate("ab"):
         adapter(
             base, tmp_path / "runs" / name, seed, r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]

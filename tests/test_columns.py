@@ -99,27 +99,25 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "columns", "taken"), CASES)
-def test_columns_are_found_by_the_names_that_data_sets_of_the_hub_have(
-    kind: type, columns: dict[str, Any], taken: dict[str, str]
-) -> None:
+def test_columns_are_found_by_the_names_that_data_sets_of_the_hub_have(kind, columns, taken):
     assert options(kind, columns) == taken
 
 
-def test_the_log_says_which_columns_were_taken_and_by_which_options(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_which_columns_were_taken_and_by_which_options(caplog):
     caplog.set_level(logging.INFO)
     options(TextClassification, {"premise": TEXT, "hypothesis": TEXT, "label": NAMED})
     assert "taken are task.text=premise, task.text_pair=hypothesis; these options name others" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [TextClassification, TextRegression, MultipleChoice, LanguageModeling])
-def test_columns_that_are_called_as_the_tasks_own_stay(kind: type, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_that_are_called_as_the_tasks_own_stay(kind, caplog):
     caplog.set_level(logging.INFO)
     own = {"text": TEXT, "label": WHOLE, "question": TEXT, "choices": datasets.List(TEXT), "answer": WHOLE}
     assert options(kind, {**own, "sentence1": TEXT, "sentence2": TEXT, "score": WHOLE, "options": TEXT}) == {}
     assert caplog.text == ""
 
 
-def test_a_column_that_the_user_names_is_never_another() -> None:
+def test_a_column_that_the_user_names_is_never_another():
     columns = {"premise": TEXT, "hypothesis": TEXT, "sentence": TEXT, "intent": TEXT, "topic": TEXT}
     assert options(TextClassification, columns, text="premise", label="intent") == {}
     assert options(TextClassification, columns, text="nowhere", label="intent") == {}
@@ -129,7 +127,7 @@ def test_a_column_that_the_user_names_is_never_another() -> None:
     assert options(TextClassification, columns, text_pair="topic", label="intent") == {}
 
 
-def test_a_column_that_serves_for_something_else_is_not_taken() -> None:
+def test_a_column_that_serves_for_something_else_is_not_taken():
     columns = {"article": TEXT, "document": TEXT}
     assert options(TextGeneration, columns, answer="article") == {"prompt": "{document}"}
 
@@ -147,9 +145,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize(("kind", "columns", "says"), AMBIGUOUS)
-def test_where_several_columns_may_be_meant_all_are_named(
-    kind: type, columns: dict[str, Any], says: list[str]
-) -> None:
+def test_where_several_columns_may_be_meant_all_are_named(kind, columns, says):
     with pytest.raises(DataError) as error:
         options(kind, columns)
     for part in says:
@@ -170,11 +166,11 @@ def test_where_several_columns_may_be_meant_all_are_named(
         (LanguageModeling, {"content": datasets.List(TEXT)}),
     ],
 )
-def test_a_column_whose_kind_does_not_fit_is_never_taken(kind: type, columns: dict[str, Any]) -> None:
+def test_a_column_whose_kind_does_not_fit_is_never_taken(kind, columns):
     assert options(kind, columns) == {}
 
 
-def test_each_of_several_tasks_has_columns_of_its_own(tmp_path: Path) -> None:
+def test_each_of_several_tasks_has_columns_of_its_own(tmp_path):
     (tmp_path / "one.csv").write_text("sentence,label\na,0\nb,1\n")
     (tmp_path / "other.csv").write_text("text,intent\na,0\nb,1\n")
     accuracy = metrics.load("accuracy")
@@ -187,9 +183,7 @@ def test_each_of_several_tasks_has_columns_of_its_own(tmp_path: Path) -> None:
     assert tasks["one"].text == "text"
 
 
-def test_a_share_is_drawn_in_proportion_of_the_label_that_was_found(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_share_is_drawn_in_proportion_of_the_label_that_was_found(tmp_path, caplog):
     rows = "".join(f"w{number},{number % 10 == 0}\n" for number in range(50)).replace("True", "a")
     (tmp_path / "train.csv").write_text("text,intent\n" + rows.replace("False", "b"))
     task: Any = find_columns(
@@ -214,9 +208,7 @@ def renamed(texts: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_that_finds_its_columns_is_the_run_that_is_told_them(
-    text_runs: Path, renamed: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_finds_its_columns_is_the_run_that_is_told_them(text_runs, renamed, tmp_path):
     words = (*own(text_runs, renamed), "pool.exclude=[c,d]")
     told = soupkitchen(*words, "task.text=sentence", "task.label=intent", "name=told", cwd=tmp_path)
     assert "taken are" not in told.stderr
@@ -231,9 +223,7 @@ def test_a_run_that_finds_its_columns_is_the_run_that_is_told_them(
 
 
 @pytest.mark.slow
-def test_a_continued_run_takes_the_same_columns_or_none(
-    text_runs: Path, renamed: Path, tmp_path: Path
-) -> None:
+def test_a_continued_run_takes_the_same_columns_or_none(text_runs, renamed, tmp_path):
     words = (*own(text_runs, renamed), "pool.exclude=[c,d]", "name=x")
     soupkitchen(*words, cwd=tmp_path)
     journal = tmp_path / "results/x/journal.jsonl"

@@ -36,9 +36,7 @@ def predictions(evaluator: Evaluator) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.skipif(" " in torch.__file__, reason="torch cannot compile if its own path has a space")
-def test_what_is_compiled_scores_as_what_is_not(
-    text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_compiled_scores_as_what_is_not(text_runs, texts, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     compiled, plain = bench_of(text_runs, texts, compile=True), bench_of(text_runs, texts)
@@ -61,7 +59,7 @@ def test_what_is_compiled_scores_as_what_is_not(
     torch._dynamo.reset()
 
 
-def test_no_compiler_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler_is_said_before_any_work(tmp_path, monkeypatch):
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -68,14 +68,12 @@ def likelihood(model: Any, tokenizer: Any, examples: list[dict[str, Any]]) -> li
     return values
 
 
-def test_a_composite_model_is_told_what_takes_it(runs: Path) -> None:
+def test_a_composite_model_is_told_what_takes_it(runs):
     with pytest.raises(CheckpointError, match=r"a smolvlm model .*task.model=AutoModelForImageTextToText"):
         LiveModel(Checkpoint.open(runs / "a"), AutoModelForCausalLM, torch.device("cpu"))
 
 
-def test_a_composite_model_is_scored_by_a_function_and_saved_with_its_processor(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_composite_model_is_scored_by_a_function_and_saved_with_its_processor(runs, tmp_path, monkeypatch):
     module = ModuleType("of_a_user")
     module.likelihood = likelihood  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "of_a_user", module)

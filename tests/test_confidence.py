@@ -80,7 +80,7 @@ def at_the_boundary(kind: str, random: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", POPULATIONS)
-def test_losses_are_discarded_wrongly_no_more_often_than_asked(kind: str) -> None:
+def test_losses_are_discarded_wrongly_no_more_often_than_asked(kind):
     """2,500 decisions, each looked at after every example."""
     random = np.random.default_rng(1)
     wrong = dict.fromkeys((0.01, 0.001), 0)
@@ -107,9 +107,7 @@ def answers(random: np.random.Generator, right: float, broken: float) -> tuple[n
 
 @pytest.mark.parametrize("error", [0.05, 0.01])
 @pytest.mark.parametrize(("right", "broken"), [(0.8, 0.1), (0.6, 0.3), (0.95, 0.02)])
-def test_right_and_wrong_answers_are_discarded_wrongly_no_more_often_than_asked(
-    right: float, broken: float, error: float
-) -> None:
+def test_right_and_wrong_answers_are_discarded_wrongly_no_more_often_than_asked(right, broken, error):
     random, wrong = np.random.default_rng(2), 0
     for _ in range(2000):
         incumbent, candidate = answers(random, right, broken)
@@ -118,7 +116,7 @@ def test_right_and_wrong_answers_are_discarded_wrongly_no_more_often_than_asked(
     assert 0 < wrong <= 2000 * error  # bets are cautious, and not so cautious that nothing is ever discarded
 
 
-def test_proven_bounds_hold_for_what_no_sample_shows() -> None:
+def test_proven_bounds_hold_for_what_no_sample_shows():
     """One gain of 990 among 10,000 losses of 0.099: most samples have none."""
     random, n = np.random.default_rng(3), 10_000
     bounds, wrong = np.full(n, 1000.0), 0
@@ -142,7 +140,7 @@ def test_proven_bounds_hold_for_what_no_sample_shows() -> None:
         ("skewed, large gains", 220),  # the price of not being fooled by them
     ],
 )
-def test_a_worse_candidate_is_discarded_soon(kind: str, most: int) -> None:
+def test_a_worse_candidate_is_discarded_soon(kind, most):
     """Worse by 0.35 of the differences' standard deviation, at 0.999: half of all within 15 % of 1,000."""
     random, after = np.random.default_rng(4), []
     for _ in range(400):
@@ -154,7 +152,7 @@ def test_a_worse_candidate_is_discarded_soon(kind: str, most: int) -> None:
     assert np.median(after) <= most
 
 
-def test_a_candidate_that_has_diverged_is_discarded_after_a_handful() -> None:
+def test_a_candidate_that_has_diverged_is_discarded_after_a_handful():
     random = np.random.default_rng(5)
     losses, diverged = random.exponential(size=EXAMPLES), 10 + random.exponential(size=EXAMPLES)
     found = excluded_after(losses - diverged, losses, 0.001, sample=True)
@@ -162,14 +160,14 @@ def test_a_candidate_that_has_diverged_is_discarded_after_a_handful() -> None:
     assert found <= 30
 
 
-def test_samples_say_nothing_of_fewer_than_thirty_examples() -> None:
+def test_samples_say_nothing_of_fewer_than_thirty_examples():
     differences = np.random.default_rng(10).normal(-10, 1, size=EXAMPLES)
     bets = sampled(differences[:500], EXAMPLES, 0.2)
     assert bets.log_capital(0.0)[28] > -math.log(0.2)  # it would have been enough
     assert bets.excluded_after(0.0) == tested.LEAST_EXAMPLES
 
 
-def test_samples_say_nothing_once_half_is_known() -> None:
+def test_samples_say_nothing_once_half_is_known():
     """A gain among the last few would weigh the more, the fewer they are."""
     random = np.random.default_rng(6)
     differences = random.normal(size=EXAMPLES)
@@ -182,7 +180,7 @@ def test_samples_say_nothing_once_half_is_known() -> None:
 
 
 @pytest.mark.parametrize("constant", [-0.2, -3.0])
-def test_constants_say_nothing_of_what_is_to_come_but_within_proven_bounds(constant: float) -> None:
+def test_constants_say_nothing_of_what_is_to_come_but_within_proven_bounds(constant):
     """Each loss could fall to 0, of 1 before: that is certain, and no spread is."""
     differences = np.full(EXAMPLES - 1, constant)
     assert excluded_after(differences, UNKNOWN, 0.001, sample=True) is None
@@ -192,7 +190,7 @@ def test_constants_say_nothing_of_what_is_to_come_but_within_proven_bounds(const
     assert found < 0.5 * EXAMPLES / (1 - constant)
 
 
-def test_equal_models_are_scored_to_the_end() -> None:
+def test_equal_models_are_scored_to_the_end():
     for sample in (True, False):
         for constant in (0.0, 0.1):
             differences = np.full(EXAMPLES - 1, constant)
@@ -202,7 +200,7 @@ def test_equal_models_are_scored_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, -math.inf])
-def test_what_is_no_number_excludes_nothing(broken: float) -> None:
+def test_what_is_no_number_excludes_nothing(broken):
     differences = np.full(300, -1.0)
     differences[200] = broken
     for sample in (True, False):
@@ -254,7 +252,7 @@ def naive_sampled(x: list[float], n: int, mean: float) -> list[float]:
 
 @given(st.integers(0, 2**20), st.integers(1, 60), st.floats(-1, 1))
 @settings(max_examples=60)
-def test_the_capital_is_that_of_the_formulas(seed: int, t: int, mean: float) -> None:
+def test_the_capital_is_that_of_the_formulas(seed, t, mean):
     random = np.random.default_rng(seed)
     x = np.round(random.standard_t(3, size=60), int(random.integers(0, 8)))
     bounds = np.maximum(x, 0) + random.random(60)
@@ -270,7 +268,7 @@ def test_the_capital_is_that_of_the_formulas(seed: int, t: int, mean: float) -> 
 @given(st.integers(0, 2**20), st.booleans(), st.floats(0.001, 0.2))
 @settings(max_examples=25)
 @example(583, False, 0.125)
-def test_limits_fall_with_examples_and_rise_with_confidence(seed: int, sample: bool, error: float) -> None:
+def test_limits_fall_with_examples_and_rise_with_confidence(seed, sample, error):
     random = np.random.default_rng(seed)
     x = random.normal(-0.3, 1, size=200)
     bounds = np.maximum(x, 0) + 0.1
@@ -287,7 +285,7 @@ def test_limits_fall_with_examples_and_rise_with_confidence(seed: int, sample: b
             assert (found is not None) == (limit <= mean) or abs(limit - mean) < resolution
 
 
-def test_the_two_limits_share_the_error() -> None:
+def test_the_two_limits_share_the_error():
     drawn, constant = np.random.default_rng(11).normal(-0.4, 1, size=300), np.full(300, -0.5)
     for x, bound, lowest in ((constant, 0.5, 0), (drawn, 50.0, 1)):  # which of the two is the lower one
         bounds = np.full(EXAMPLES, bound)
@@ -296,7 +294,7 @@ def test_the_two_limits_share_the_error() -> None:
         assert upper_limit(x, bounds, 0.01, sample=True) == min(limits)
 
 
-def test_the_limit_covers_the_mean_and_is_not_far_from_it() -> None:
+def test_the_limit_covers_the_mean_and_is_not_far_from_it():
     random, covered, above = np.random.default_rng(7), 0, []
     for _ in range(200):
         x = random.normal(-0.2, 1, size=EXAMPLES)
@@ -316,7 +314,7 @@ def part_of(metric: Any, values: np.ndarray, order: np.ndarray, scored: int) -> 
     return Part.so_far(metric, known, None, scored, len(values))
 
 
-def test_perplexity_counts_texts_by_their_tokens() -> None:
+def test_perplexity_counts_texts_by_their_tokens():
     metric, random = metrics.load("perplexity"), np.random.default_rng(8)
     tokens = random.integers(5, 60, size=EXAMPLES)
     before = -random.normal(3, 0.3, size=EXAMPLES)
@@ -333,7 +331,7 @@ def test_perplexity_counts_texts_by_their_tokens() -> None:
     assert true < found < incumbent
 
 
-def test_what_is_bounded_above_rests_on_proof_and_losses_on_samples_too(monkeypatch: Any) -> None:
+def test_what_is_bounded_above_rests_on_proof_and_losses_on_samples_too(monkeypatch):
     asked = []
     monkeypatch.setattr(
         "soupkitchen.evaluation.confidence.upper_limit",
@@ -351,7 +349,7 @@ def losses(values: np.ndarray) -> Part:
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "min"])
-def test_each_task_has_its_share_of_the_error(aggregate: str) -> None:
+def test_each_task_has_its_share_of_the_error(aggregate):
     random, metric = np.random.default_rng(9), metrics.load("mse")
     tasks = Several({n: SimpleNamespace(metric=metric, model_class=object) for n in "abc"}, aggregate)
     before = {name: -random.exponential(size=EXAMPLES) for name in "abc"}
@@ -374,7 +372,7 @@ def test_each_task_has_its_share_of_the_error(aggregate: str) -> None:
     assert ended.examples_scored == 1200
 
 
-def test_what_is_certain_is_told_from_what_is_as_good_as_certain() -> None:
+def test_what_is_certain_is_told_from_what_is_as_good_as_certain():
     metric, order = metrics.load("accuracy"), {"": np.arange(EXAMPLES)}
     tasks = Several({"": SimpleNamespace(metric=metric, model_class=object)})
     incumbent = Evaluation("heldout", 0.9, {"": losses(np.r_[np.ones(900), np.zeros(100)])})
@@ -449,7 +447,7 @@ def cook(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
-def test_only_discarding_is_sped_up() -> None:
+def test_only_discarding_is_sped_up():
     """Over ten searches: hardly any ends otherwise than with full evaluation, and at half of the cost."""
     scored, wholly, same = 0, 0, 0
     for seed in range(10):
@@ -470,7 +468,7 @@ def test_only_discarding_is_sped_up() -> None:
 
 
 @pytest.mark.usefixtures("_few_resamples")
-def test_the_order_is_drawn_once_and_stays() -> None:
+def test_the_order_is_drawn_once_and_stays():
     orders = []
     for seed in (3, 4):
         _, rows, examples = cook(seed, 0.9)
@@ -484,14 +482,14 @@ def test_the_order_is_drawn_once_and_stays() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_few_resamples")
 @pytest.mark.parametrize("metric", ["mse", "accuracy"])
-def test_several_workers_decide_the_same(metric: str) -> None:
+def test_several_workers_decide_the_same(metric):
     for seed in range(6):
         alone, together = (cook(seed, 0.95, workers, metric)[1] for workers in (1, 3))
         pd.testing.assert_frame_equal(alone, together)
 
 
 @pytest.mark.usefixtures("_few_resamples")
-def test_accuracy_is_stopped_by_both() -> None:
+def test_accuracy_is_stopped_by_both():
     reasons = pd.concat([cook(seed, 0.95, metric="accuracy")[1] for seed in range(10)])["stopped_by"]
     assert set(reasons) == {"", "exact", "confidence"}
 
@@ -509,9 +507,7 @@ def many_texts(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_real_run_says_what_stopped_it_and_is_continued(
-    text_runs: Path, many_texts: Path, tmp_path: Path
-) -> None:
+def test_a_real_run_says_what_stopped_it_and_is_continued(text_runs, many_texts, tmp_path):
     words = (
         *own(text_runs, many_texts),
         "task.metric.name=cross_entropy",
@@ -560,7 +556,7 @@ def test_a_real_run_says_what_stopped_it_and_is_continued(
     ],
     ids=str,
 )  # fmt: skip
-def test_other_early_stopping_is_refused(option: Any) -> None:
+def test_other_early_stopping_is_refused(option):
     told = r"evaluation\.early_stopping=.* should be true or false, exact, or \{confidence: p\}"
     with pytest.raises(ConfigError, match=told):
         EvaluationOptions(early_stopping=option)
@@ -569,7 +565,7 @@ def test_other_early_stopping_is_refused(option: Any) -> None:
         check_tree({"evaluation": tree})
 
 
-def test_early_stopping_means_what_it_says() -> None:
+def test_early_stopping_means_what_it_says():
     options = [True, "exact", False, {"confidence": 0.999}]
     told = [EvaluationOptions(early_stopping=option).stopping for option in options]
     assert [type(one) for one in told] == [EarlyStopping, EarlyStopping, type(None), ConfidentStopping]

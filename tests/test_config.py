@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import typing
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,7 @@ def light(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return result
 
 
-def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
+def test_help_explains_itself_without_torch(tmp_path):
     out = light("--help", cwd=tmp_path).stdout
     for words in (
         "python -m soupkitchen",
@@ -60,7 +59,7 @@ def test_help_explains_itself_without_torch(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cfg_job_prints_the_composition_without_torch(tmp_path: Path) -> None:
+def test_cfg_job_prints_the_composition_without_torch(tmp_path):
     out = light("--cfg", "job", "search=uniform", cwd=tmp_path).stdout
     assert "soupkitchen.search.Uniform" in out
     assert list(tmp_path.iterdir()) == []
@@ -84,13 +83,13 @@ def test_cfg_job_prints_the_composition_without_torch(tmp_path: Path) -> None:
         ("+method.density=0.3", "no option 'method.density'. Did you mean method.sparsifier.density?"),
     ],
 )  # fmt: skip
-def test_a_wrong_word_is_answered_without_torch_or_traceback(word: str, answer: str, tmp_path: Path) -> None:
+def test_a_wrong_word_is_answered_without_torch_or_traceback(word, answer, tmp_path):
     result = light(word, cwd=tmp_path)
     assert answer in result.stderr
     assert "Traceback" not in result.stderr.replace("assert not heavy", "")
 
 
-def test_a_wrong_word_exits_with_1_and_full_errors_can_be_had(tmp_path: Path) -> None:
+def test_a_wrong_word_exits_with_1_and_full_errors_can_be_had(tmp_path):
     command = [sys.executable, "-m", "soupkitchen", "method.normalise=1"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 1
@@ -119,12 +118,12 @@ def test_a_wrong_word_exits_with_1_and_full_errors_can_be_had(tmp_path: Path) ->
         (["method.weights={a: 2}"], "demo-linear-greedy+method.weights=_a_2"),
     ],
 )
-def test_a_run_is_named_by_what_is_run(overrides: list[str], name: str) -> None:
+def test_a_run_is_named_by_what_is_run(overrides, name):
     search = "uniform" if "search=uniform" in overrides else "greedy"
     assert conf.run_name({**CHOICES, "search": search}, overrides) == name
 
 
-def test_only_options_of_swept_groups_become_sweeps() -> None:
+def test_only_options_of_swept_groups_become_sweeps():
     words = [
         "-m",
         "method=ties,dare_ties",
@@ -149,7 +148,7 @@ def test_only_options_of_swept_groups_become_sweeps() -> None:
     assert conf.sweepable(["-m", "method=ties,linear", "top_k=["]) == ["-m", "method=ties,linear", "top_k=["]
 
 
-def test_long_names_are_cut_and_stay_different() -> None:
+def test_long_names_are_cut_and_stay_different():
     names = {conf.run_name(CHOICES, [f"task.text={'x' * 200}{i}"]) for i in range(3)}
     assert len(names) == 3
     assert max(map(len, names)) <= 120
@@ -180,7 +179,7 @@ def nodes(tree: object):
         for file in sorted(group.glob("*.yaml"))
     ],
 )
-def test_each_yaml_has_exactly_the_options_of_what_it_names(choice: str) -> None:
+def test_each_yaml_has_exactly_the_options_of_what_it_names(choice):
     group = choice.split("=")[0]
     tree = OmegaConf.to_container(composed(choice)[group], resolve=False)
     assert list(nodes(tree))
@@ -192,7 +191,7 @@ def test_each_yaml_has_exactly_the_options_of_what_it_names(choice: str) -> None
 @pytest.mark.parametrize(
     "choice", ["search", "executor=local", "executor=ray", "model=auto", "output", "runtime", "report"]
 )
-def test_defaults_of_python_are_those_of_the_yamls(choice: str) -> None:
+def test_defaults_of_python_are_those_of_the_yamls(choice):
     """`cook` takes the defaults of the classes, a command line those of the YAMLs."""
     group, _, only = choice.partition("=")
     for name in [only] if only else files.names(group):
@@ -200,12 +199,12 @@ def test_defaults_of_python_are_those_of_the_yamls(choice: str) -> None:
         assert describe(named(tree["_target_"])()) == tree
 
 
-def test_every_yaml_begins_with_what_it_is_for() -> None:
+def test_every_yaml_begins_with_what_it_is_for():
     for file in conf.CONF.rglob("*.yaml"):
         assert file.read_text().startswith("# "), file
 
 
-def test_differences_between_configurations_are_lines_of_options() -> None:
+def test_differences_between_configurations_are_lines_of_options():
     before = settings.what_is_run(
         OmegaConf.create({"search": {"accept": "better"}, "name": "x", "overwrite": False})
     )
@@ -224,7 +223,7 @@ YAMLS = [
 
 
 @pytest.mark.parametrize("choice", YAMLS)
-def test_what_the_yamls_say_passes(choice: str) -> None:
+def test_what_the_yamls_say_passes(choice):
     options = OmegaConf.create(OmegaConf.to_container(composed(choice), resolve=False))
     del options["hydra"]
     options.name = "x"
@@ -234,7 +233,7 @@ def test_what_the_yamls_say_passes(choice: str) -> None:
     check_tree(OmegaConf.to_container(options, resolve=True))
 
 
-def test_every_option_that_is_true_or_false_refuses_every_other_word() -> None:
+def test_every_option_that_is_true_or_false_refuses_every_other_word():
     found = 0
     for choice in YAMLS:
         group = choice.split("=")[0]
@@ -252,7 +251,7 @@ def test_every_option_that_is_true_or_false_refuses_every_other_word() -> None:
     assert found >= 13
 
 
-def test_options_of_ones_own_classes_are_ones_own() -> None:
+def test_options_of_ones_own_classes_are_ones_own():
     own = {"_target_": "mine.Method", "normalize": "maybe", "trust_remote_code": 5, "density": "x"}
     check_tree({"method": own})
     data = {"_target_": "soupkitchen.tasks.Data", "seed": -1}
@@ -277,12 +276,12 @@ def test_options_of_ones_own_classes_are_ones_own() -> None:
         (lambda: Random(density=0.5, seed=1.5), "method.sparsifier.seed=1.5"),
     ],
 )  # fmt: skip
-def test_classes_hold_themselves_to_their_annotations(make: typing.Callable[[], object], told: str) -> None:
+def test_classes_hold_themselves_to_their_annotations(make, told):
     with pytest.raises(ConfigError, match=told):
         make()
 
 
-def test_memory_and_executor_are_no_part_of_what_is_run() -> None:
+def test_memory_and_executor_are_no_part_of_what_is_run():
     before, now = (
         OmegaConf.create({"runtime": {"max_memory": memory, "seed": 0}, "name": "x", "executor": executor})
         for memory, executor in ((None, None), ({"cpu": "6GiB"}, {"_target_": "mine.Executor", "workers": 4}))
@@ -296,7 +295,7 @@ def command(*words: str) -> list[str]:
 
 @pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("module", ["soupkitchen", "soupkitchen.inspect"])
-def test_help_may_be_read_in_part(module: str, buffered: bool, tmp_path: Path) -> None:
+def test_help_may_be_read_in_part(module, buffered, tmp_path):
     python = [sys.executable] if buffered else [sys.executable, "-u"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -312,7 +311,7 @@ def test_help_may_be_read_in_part(module: str, buffered: bool, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_during_imports_ends_in_one_line(number: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_during_imports_ends_in_one_line(number, code, tmp_path):
     (tmp_path / "runs").mkdir()
     words = command("pool.path=runs/*", "task=text_classification", "task.data.path=x", "name=x")
     for seconds in (0.3, 0.8, 1.6, 2.4):

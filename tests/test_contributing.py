@@ -22,7 +22,7 @@ def block(language: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_example_method_runs_the_whole_job(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_the_example_method_runs_the_whole_job(text_runs, texts, tmp_path):
     (tmp_path / "my_module.py").write_text(block("python"))
     (tmp_path / "my_conf" / "method").mkdir(parents=True)
     yaml = block("yaml").replace("soupkitchen.merging.Boldest", "my_module.Boldest")
@@ -70,9 +70,7 @@ def job(text_runs: Path, texts: Path, folder: Path, *words: str, results: str = 
 
 
 @pytest.mark.slow
-def test_the_example_search_tries_the_best_run_with_each_other(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_example_search_tries_the_best_run_with_each_other(text_runs, texts, tmp_path):
     table = job(text_runs, texts, tmp_path, *own_module("search", tmp_path, "Pairs"))
     ranked = table[table["stage"] == "rank"].sort_values("score", ascending=False, kind="stable")
     best, *others = ranked["candidate"]
@@ -84,7 +82,7 @@ def test_the_example_search_tries_the_best_run_with_each_other(
 
 
 @pytest.mark.slow
-def test_the_example_executor_scores_the_same_and_tells(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_the_example_executor_scores_the_same_and_tells(text_runs, texts, tmp_path):
     told = job(text_runs, texts, tmp_path, *own_module("executor", tmp_path, "Told"))
     said = (tmp_path / "said").read_text()
     assert re.search(r"^ranking a \(1 of 5\): \d\.\d{3} s$", said, re.MULTILINE)
@@ -93,7 +91,7 @@ def test_the_example_executor_scores_the_same_and_tells(text_runs: Path, texts: 
     pd.testing.assert_frame_equal(told.drop(columns=seconds), alone.drop(columns=seconds))
 
 
-def test_every_folder_that_is_named_exists() -> None:
+def test_every_folder_that_is_named_exists():
     for path in re.findall(
         r"`((?:soupkitchen|scripts|tests|docs)/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text() + PAGE
     ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import family_pools
 import pytest
 from family_pools import check
@@ -34,25 +32,21 @@ COOKED = [(SEE, "pp_lcnet"), (LIKELY, "mixtral"), (WRITE, "t5"), (TAG, "distilbe
 @pytest.mark.parametrize(
     ("task", "model_type"), [(task, of) for task, types in MERGED.items() for of in types], ids=str
 )
-def test_merged_tensors_and_what_the_saved_soup_puts_out_are_right(
-    task: str, model_type: str, tmp_path: Path
-) -> None:
+def test_merged_tensors_and_what_the_saved_soup_puts_out_are_right(task, model_type, tmp_path):
     check(model_type, task, "float32", tmp_path)
 
 
 @pytest.mark.parametrize(("task", "model_type"), HALF, ids=str)
-def test_they_are_so_in_half_precision(task: str, model_type: str, tmp_path: Path) -> None:
+def test_they_are_so_in_half_precision(task, model_type, tmp_path):
     check(model_type, task, "bfloat16", tmp_path)
 
 
 @pytest.mark.parametrize(("task", "model_type"), COOKED, ids=str)
-def test_a_greedy_soup_is_the_mean_of_its_ingredients(task: str, model_type: str, tmp_path: Path) -> None:
+def test_a_greedy_soup_is_the_mean_of_its_ingredients(task, model_type, tmp_path):
     check(model_type, task, "cooked", tmp_path)
 
 
-def test_a_model_that_needs_more_than_texts_is_told_before_it_is_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_needs_more_than_texts_is_told_before_it_is_scored(tmp_path, monkeypatch):
     monkeypatch.setattr(family_pools, "answers", lambda *told: None)  # which is how pools are tried
     with pytest.raises(CheckpointError, match=r"BrosForTokenClassification cannot be run .*specify bbox"):
         check("bros", TAG, "cooked", tmp_path)

@@ -33,7 +33,7 @@ def put_back(file: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("path", ["folder", "file", "mapping"])
-def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path: Path, path: str) -> None:
+def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path, path):
     file = tmp_path / "train.csv"
     file.write_text("text,label\nold,0\n")
     os.utime(file, ns=(10**18, 10**18))
@@ -43,7 +43,7 @@ def test_data_changed_at_equal_size_and_time_is_read_again(tmp_path: Path, path:
     assert Data(where).load("train")["text"][:] == ["new"]
 
 
-def test_data_that_did_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_did_not_change_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("soupkitchen.tasks.files._TICK_SECONDS", 0.0)
     (tmp_path / "train.csv").write_text("text,label\nold,0\n")
     first = Data(str(tmp_path)).load("train").cache_files[0]["filename"]
@@ -70,7 +70,7 @@ def prepared(task: ImageClassification) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["paths", "folder", "saved"])
-def test_images_changed_at_equal_size_and_time_are_prepared_again(tmp_path: Path, kind: str) -> None:
+def test_images_changed_at_equal_size_and_time_are_prepared_again(tmp_path, kind):
     data = tmp_path / "data"
     for label in "01":
         (data / "validation" / label).mkdir(parents=True)
@@ -100,7 +100,7 @@ def test_images_changed_at_equal_size_and_time_are_prepared_again(tmp_path: Path
 # One dataset, saved alone
 
 
-def test_a_dataset_that_was_saved_alone_is_the_split_that_it_was(tmp_path: Path) -> None:
+def test_a_dataset_that_was_saved_alone_is_the_split_that_it_was(tmp_path):
     whole = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, split="validation")
     whole.save_to_disk(tmp_path / "named")
     assert Data(str(tmp_path / "named"), test=None).load_splits()["heldout"]["text"][:] == ["a", "b"]
@@ -108,7 +108,7 @@ def test_a_dataset_that_was_saved_alone_is_the_split_that_it_was(tmp_path: Path)
         Data(str(tmp_path / "named"), heldout="train", test=None).load_splits()
 
 
-def test_a_dataset_without_a_name_is_training_data(tmp_path: Path) -> None:
+def test_a_dataset_without_a_name_is_training_data(tmp_path):
     datasets.Dataset.from_dict({"text": list("abcdefghij")}).save_to_disk(tmp_path / "saved")
     assert len(Data(str(tmp_path / "saved")).load_splits()["heldout"]) == 2
     assert len(Data(str(tmp_path / "saved"), heldout="train").load_splits()["heldout"]) == 10
@@ -142,7 +142,7 @@ def found(path: Any, **options: Any) -> dict[str, list[str]]:
     "word", ["validation", "valid", "val", "dev", "heldout", "held_out", "held-out", "eval", "evaluation"]
 )
 @pytest.mark.parametrize("put", ["{}.csv", "{}.jsonl", "{}.parquet", "reviews-{}.csv", "{}/a.csv"])
-def test_what_decides_is_found_by_the_names_that_people_use(tmp_path: Path, word: str, put: str) -> None:
+def test_what_decides_is_found_by_the_names_that_people_use(tmp_path, word, put):
     heldout = put.format(word)
     ending = heldout.rpartition(".")[2]
     path = laid(tmp_path, heldout, put.format("training"), put.format("testing"), f"notes.{ending}")
@@ -152,7 +152,7 @@ def test_what_decides_is_found_by_the_names_that_people_use(tmp_path: Path, word
 
 
 @pytest.mark.parametrize("word", ["heldout", "eval", "dev", "held_out"])
-def test_splits_of_saved_data_and_of_mappings_are_found_by_them_too(tmp_path: Path, word: str) -> None:
+def test_splits_of_saved_data_and_of_mappings_are_found_by_them_too(tmp_path, word):
     both = {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("training", word, "testing")}
     datasets.DatasetDict(both).save_to_disk(tmp_path / "saved")
     assert found(str(tmp_path / "saved")) == {"heldout": [word], "test": ["testing"]}
@@ -169,9 +169,7 @@ def test_splits_of_saved_data_and_of_mappings_are_found_by_them_too(tmp_path: Pa
     [("heldout", ("dev.csv", "val.csv")), ("heldout", ("eval.csv", "heldout.csv")),
      ("heldout", ("dev/a.csv", "validation.csv")), ("test", ("test.csv", "testing.csv"))],
 )  # fmt: skip
-def test_two_files_for_one_split_are_an_error_that_the_option_settles(
-    tmp_path: Path, role: str, names: tuple[str, str]
-) -> None:
+def test_two_files_for_one_split_are_an_error_that_the_option_settles(tmp_path, role, names):
     others = ("train.csv",) if role == "heldout" else ("train.csv", "dev.csv")
     path = laid(tmp_path, *names, *others)
     with pytest.raises(DataError, match=f"may each be the .*task.data.{role}=") as error:
@@ -183,7 +181,7 @@ def test_two_files_for_one_split_are_an_error_that_the_option_settles(
         assert found(path, **{role: word})[role] == [name]
 
 
-def test_of_mnlis_two_splits_one_has_to_be_named(tmp_path: Path) -> None:
+def test_of_mnlis_two_splits_one_has_to_be_named(tmp_path):
     names = ("train", "validation_matched", "validation_mismatched")
     rows = {name: datasets.Dataset.from_dict({"text": [name] * 3, "label": [0, 1, 0]}) for name in names}
     datasets.DatasetDict(rows).save_to_disk(tmp_path)
@@ -193,7 +191,7 @@ def test_of_mnlis_two_splits_one_has_to_be_named(tmp_path: Path) -> None:
     assert set(splits["heldout"]["text"]) == {"validation_mismatched"}
 
 
-def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path: Path) -> None:
+def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path):
     file = tmp_path / "dev.tsv"
     file.write_text("text\tlabel\na, b\t0\n")
     for path, split in (
@@ -204,25 +202,25 @@ def test_a_tsv_file_has_columns_wherever_it_is_named(tmp_path: Path) -> None:
         assert Data(path).load(split)[0] == {"text": "a, b", "label": 0}
 
 
-def test_several_files_of_one_name_are_one_split(tmp_path: Path) -> None:
+def test_several_files_of_one_name_are_one_split(tmp_path):
     path = laid(tmp_path, "heldout-1.csv", "heldout-2.csv", "train.csv")
     assert found(path) == {"heldout": ["heldout-1.csv", "heldout-2.csv"]}
 
 
-def test_slices_of_files_by_the_names_that_people_use(tmp_path: Path) -> None:
+def test_slices_of_files_by_the_names_that_people_use(tmp_path):
     (tmp_path / "held-out.csv").write_text("text,label\na,0\nb,0\n")
     laid(tmp_path, "train.csv")
     assert found(str(tmp_path), heldout="held-out[:50%]") == {"heldout": ["a"]}
     assert found(str(tmp_path), heldout="train+held-out[50%:]") == {"heldout": ["train.csv", "b"]}
 
 
-def test_a_split_may_be_asked_for_by_the_usual_name_of_what_it_is_for(tmp_path: Path) -> None:
+def test_a_split_may_be_asked_for_by_the_usual_name_of_what_it_is_for(tmp_path):
     path = laid(tmp_path, "dev.csv", "training.csv")
     assert found(path, heldout="validation") == {"heldout": ["dev.csv"]}
     assert found(path, heldout="train") == {"heldout": ["training.csv"]}
 
 
-def test_a_card_that_says_what_the_splits_are_is_believed(tmp_path: Path) -> None:
+def test_a_card_that_says_what_the_splits_are_is_believed(tmp_path):
     path = laid(tmp_path, "heldout.csv", "special.csv", "train.csv")
     card = "configs:\n- config_name: default\n  data_files:\n  - split: validation\n    path: special.csv\n"
     (tmp_path / "README.md").write_text(f"---\n{card}---\nAbout.\n")
@@ -231,7 +229,7 @@ def test_a_card_that_says_what_the_splits_are_is_believed(tmp_path: Path) -> Non
     assert found(path) == {"heldout": ["heldout.csv"]}
 
 
-def test_images_in_a_folder_that_is_named_heldout(tmp_path: Path) -> None:
+def test_images_in_a_folder_that_is_named_heldout(tmp_path):
     for folder in ("heldout/a", "heldout/eval", "train/a", "train/eval"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "1.bmp").write_bytes(pixels(1))
@@ -243,9 +241,7 @@ def test_images_in_a_folder_that_is_named_heldout(tmp_path: Path) -> None:
 # Overlap
 
 
-def test_a_folder_of_images_may_be_named_from_where_the_command_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_images_may_be_named_from_where_the_command_runs(tmp_path, monkeypatch):
     for split in ("train", "validation"):
         for label in ("cat", "dog"):
             (tmp_path / "pictures" / split / label).mkdir(parents=True)
@@ -254,9 +250,7 @@ def test_a_folder_of_images_may_be_named_from_where_the_command_runs(
     assert Data("pictures").load("validation")["label"] == [0, 1]
 
 
-def test_the_same_image_in_two_splits_is_found_wherever_it_lies(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_same_image_in_two_splits_is_found_wherever_it_lies(tmp_path, caplog):
     make_pictures(tmp_path, 6)
     for number in range(3):
         image = (tmp_path / f"train/dark/{number}.png").read_bytes()
@@ -268,9 +262,7 @@ def test_the_same_image_in_two_splits_is_found_wherever_it_lies(
     assert "1 of 13 test examples are held-out examples too" in caplog.text
 
 
-def test_examples_are_the_same_by_their_texts_whatever_else_their_rows_hold(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_examples_are_the_same_by_their_texts_whatever_else_their_rows_hold(tmp_path, caplog):
     for name, start in {"dev": 0, "test": 2}.items():
         rows = "".join(f"w{number},0,{name}\n" for number in range(start, start + 4))
         (tmp_path / f"{name}.csv").write_text(f"text,label,source\n{rows}")
@@ -279,7 +271,7 @@ def test_examples_are_the_same_by_their_texts_whatever_else_their_rows_hold(
     assert "2 of 4 test examples are held-out examples too" in caplog.text
 
 
-def test_images_inside_of_tables_and_in_columns_of_paths_are_compared_too(tmp_path: Path) -> None:
+def test_images_inside_of_tables_and_in_columns_of_paths_are_compared_too(tmp_path):
     make_pictures(tmp_path / "pictures", 4)
     files = [str(tmp_path / f"pictures/train/dark/{number}.png") for number in range(4)]
     inside = [{"bytes": Path(file).read_bytes(), "path": None} for file in files[:2]]
@@ -290,7 +282,7 @@ def test_images_inside_of_tables_and_in_columns_of_paths_are_compared_too(tmp_pa
     assert count_overlap(task.compared(one), task.compared(other), ["image"]) == 2
 
 
-def test_overlap_is_that_of_sets_of_rows_and_counts_repeated_ones() -> None:
+def test_overlap_is_that_of_sets_of_rows_and_counts_repeated_ones():
     one = datasets.Dataset.from_dict({"a": ["x", "y", None], "b": [[1], [2], [3]]})
     other = datasets.Dataset.from_dict({"a": ["x", "x", "y", None, "z"], "b": [[1], [1], [3], [3], [1]]})
     assert count_overlap(one, other, ["a", "b"]) == 3
@@ -298,7 +290,7 @@ def test_overlap_is_that_of_sets_of_rows_and_counts_repeated_ones() -> None:
     assert count_overlap(other, one, ["a"]) == 3
 
 
-def test_overlap_holds_no_more_than_digests_of_the_smaller_side(tmp_path: Path) -> None:
+def test_overlap_holds_no_more_than_digests_of_the_smaller_side(tmp_path):
     text = "long text " * 200
     (tmp_path / "large.csv").write_text("\n".join(["text", *(f"{n} {text}" for n in range(20_000))]))
     large = Data(str(tmp_path / "large.csv")).load("train")
@@ -311,7 +303,7 @@ def test_overlap_holds_no_more_than_digests_of_the_smaller_side(tmp_path: Path) 
     assert peak < 12e6  # of 40e6
 
 
-def test_a_full_disk_is_not_laid_to_the_data(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_not_laid_to_the_data(text_runs, texts, tmp_path):
     data = tmp_path / "fresh"
     data.mkdir()
     frame = pd.read_csv(texts / "validation.csv")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,7 +45,7 @@ def decayed(decay: str, k: int, alpha: float) -> np.ndarray:
 
 @pytest.mark.parametrize("decay", DECAYS)
 @given(st.integers(0, 80), alphas)
-def test_what_is_left_of_each_update_is_what_the_decay_says(decay: str, k: int, alpha: float) -> None:
+def test_what_is_left_of_each_update_is_what_the_decay_says(decay, k, alpha):
     counts = np.array(coefficients(decay, k + 1, alpha))
     sums = np.array([counts[i:].sum() for i in range(1, k + 1)])
     np.testing.assert_allclose(sums, decayed(decay, k, alpha), rtol=1e-12, atol=1e-14)
@@ -54,7 +53,7 @@ def test_what_is_left_of_each_update_is_what_the_decay_says(decay: str, k: int, 
 
 @pytest.mark.parametrize("decay", DECAYS)
 @given(st.integers(1, 80), alphas)
-def test_coefficients_sum_to_1_and_none_is_below_0(decay: str, size: int, alpha: float) -> None:
+def test_coefficients_sum_to_1_and_none_is_below_0(decay, size, alpha):
     counts = coefficients(decay, size, alpha)
     assert len(counts) == size
     assert math.fsum(counts) == pytest.approx(1, abs=1e-14)
@@ -62,12 +61,12 @@ def test_coefficients_sum_to_1_and_none_is_below_0(decay: str, size: int, alpha:
 
 
 @given(st.integers(1, 80))
-def test_linear_decay_is_the_plain_average(size: int) -> None:
+def test_linear_decay_is_the_plain_average(size):
     np.testing.assert_allclose(coefficients("linear", size), np.full(size, 1 / size), rtol=1e-12)
 
 
 @given(st.integers(1, 40), alphas, st.integers(0, 2**32 - 1))
-def test_ema_is_the_exponential_moving_average(size: int, alpha: float, seed: int) -> None:
+def test_ema_is_the_exponential_moving_average(size, alpha, seed):
     checkpoints = np.random.default_rng(seed).normal(size=(size, 3))
     average = checkpoints[0]
     for checkpoint in checkpoints[1:]:
@@ -82,9 +81,7 @@ def test_ema_is_the_exponential_moving_average(size: int, alpha: float, seed: in
 
 @pytest.mark.parametrize("decay", DECAYS)
 @given(st.integers(1, 30), alphas, st.integers(0, 2**32 - 1))
-def test_where_gradients_do_not_depend_on_weights_the_average_is_the_decayed_run(
-    decay: str, k: int, alpha: float, seed: int
-) -> None:
+def test_where_gradients_do_not_depend_on_weights_the_average_is_the_decayed_run(decay, k, alpha, seed):
     random = np.random.default_rng(seed)
     start, gradients, rate = random.normal(size=5), random.normal(size=(k, 5)), 0.3
     run, truly = [start], start
@@ -117,7 +114,7 @@ class Regression:
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-def test_average_and_decayed_run_differ_by_the_square_of_the_learning_rate(decay: str) -> None:
+def test_average_and_decayed_run_differ_by_the_square_of_the_learning_rate(decay):
     k = 12
     loss = Regression(k)
     differences, moved = [], []
@@ -144,9 +141,7 @@ def recipes(method: Any) -> Recipes:
 
 @pytest.mark.parametrize("decay", DECAYS)
 @given(st.permutations("abcd"), st.integers(2, 4))
-def test_an_ingredient_counts_by_its_place_in_training_wherever_it_stands(
-    decay: str, names: list[str], size: int
-) -> None:
+def test_an_ingredient_counts_by_its_place_in_training_wherever_it_stands(decay, names, size):
     names = names[:size]
     (recipe,) = recipes(Linear(weights={"by": "step", "decay": decay})).of(Mixture(tuple(names)))
     assert recipe.ingredients == tuple(names)
@@ -155,19 +150,19 @@ def test_an_ingredient_counts_by_its_place_in_training_wherever_it_stands(
     np.testing.assert_allclose([counts[name] for name in oldest_first], coefficients(decay, size))
 
 
-def test_what_a_mixture_says_of_its_ingredients_comes_on_top() -> None:
+def test_what_a_mixture_says_of_its_ingredients_comes_on_top():
     method = TaskVectors(weights={"by": "step", "decay": "ema", "alpha": 0.5})
     (recipe,) = recipes(method).of(Mixture(("d", "a", "b"), (3.0, 1.0, 2.0)))
     np.testing.assert_allclose(recipe.coefficients, [3 * 0.5, 0.25, 2 * 0.25])
 
 
-def test_a_run_that_is_there_twice_has_two_places() -> None:
+def test_a_run_that_is_there_twice_has_two_places():
     assert ByStep("cosine").coefficients([20, 10, 20]) == [
         coefficients("cosine", 3)[place] for place in (1, 0, 2)
     ]
 
 
-def test_a_list_of_decays_is_a_grid() -> None:
+def test_a_list_of_decays_is_a_grid():
     weights = {"by": "step", "decay": ["linear", "ema"], "alpha": 0.5}
     method = TaskVectors(weights=weights, scale=[0.5, 1.0])
     labels = [f"decay={decay}, scale={scale}" for decay in ("linear", "ema") for scale in ("0.5", "1")]
@@ -197,13 +192,13 @@ def test_a_list_of_decays_is_a_grid() -> None:
     ],
     ids=str,
 )
-def test_other_weights_by_step_are_refused(weights: dict[str, Any], says: str) -> None:
+def test_other_weights_by_step_are_refused(weights, says):
     with pytest.raises(ConfigError, match=r"method\.weights") as raised:
         Linear(weights=weights)
     assert says in str(raised.value)
 
 
-def test_a_method_whose_ingredients_all_count_the_same_refuses_them() -> None:
+def test_a_method_whose_ingredients_all_count_the_same_refuses_them():
     with pytest.raises(ConfigError, match="leave it null"):
         ModelStock(weights={"by": "step", "decay": "linear"})
 
@@ -231,16 +226,14 @@ def test_a_method_whose_ingredients_all_count_the_same_refuses_them() -> None:
     ],
     ids=str,
 )
-def test_a_runs_step_is_what_its_trainer_says_else_the_last_number_of_its_name(
-    name: str, state: Any, step: int | None, tmp_path: Path
-) -> None:
+def test_a_runs_step_is_what_its_trainer_says_else_the_last_number_of_its_name(name, state, step, tmp_path):
     if state is not None:
         (tmp_path / "trainer_state.json").write_text(json.dumps(state))
     run: Any = SimpleNamespace(name=name, path=tmp_path)
     assert training_step(run) == step
 
 
-def test_what_cannot_be_read_says_no_step(tmp_path: Path) -> None:
+def test_what_cannot_be_read_says_no_step(tmp_path):
     (tmp_path / "trainer_state.json").write_text("{")
     run: Any = SimpleNamespace(name="checkpoint-7", path=tmp_path)
     assert training_step(run) == 7

@@ -202,8 +202,8 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     st.integers(1, 2),
 )
 def test_early_stopping_changes_no_decision_no_soup_and_no_score(
-    accept: Any, seed: int, batch_size: int, metric: str, variants: int, tasks: int
-) -> None:
+    accept, seed, batch_size, metric, variants, tasks
+):
     early = cook(seed, accept, True, batch_size, metric, variants, tasks)
     full = cook(seed, accept, False, batch_size, metric, variants, tasks)
     assert early[:3] == full[:3]
@@ -227,9 +227,7 @@ def test_early_stopping_changes_no_decision_no_soup_and_no_score(
 @pytest.mark.usefixtures("_few_resamples")
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**20), st.integers(2, 14), st.sampled_from(RULES), st.integers(2, 9))
-def test_several_workers_change_no_row_of_the_trajectory(
-    seed: int, batch_size: int, accept: Any, workers: int
-) -> None:
+def test_several_workers_change_no_row_of_the_trajectory(seed, batch_size, accept, workers):
     alone = cook(seed, accept, True, batch_size, "accuracy", 1, 1)
     together = cook(seed, accept, True, batch_size, "accuracy", 1, 1, workers)
     assert repr(together) == repr(alone)
@@ -253,8 +251,8 @@ SEARCHES = [
 @given(st.integers(0, 2**20), st.integers(2, 14), st.sampled_from(["accuracy", "mse"]), st.integers(2, 5))
 @example(506, 7, "accuracy", 2)
 def test_every_search_decides_as_with_full_evaluation_and_as_several_workers_do(
-    search: Search, seed: int, batch_size: int, metric: str, workers: int
-) -> None:
+    search, seed, batch_size, metric, workers
+):
     options = ("", True, batch_size, metric, 1, 1)
     early = cook(seed, *options, search=search)
     full = cook(seed, "", False, *options[2:], search=search)
@@ -269,7 +267,7 @@ def test_every_search_decides_as_with_full_evaluation_and_as_several_workers_do(
 
 
 @pytest.mark.slow
-def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
+def test_of_a_generation_only_the_parents_have_to_be_scored_in_full():
     """With members of the same skill, a third of the examples of those that are no parents is saved."""
     search = Evolve(evaluations=60, population=12, initial="best")
     partly = []
@@ -287,7 +285,7 @@ def test_of_a_generation_only_the_parents_have_to_be_scored_in_full() -> None:
     assert np.mean(partly) < 0.9
 
 
-def test_of_equal_recipes_the_first_is_the_best() -> None:
+def test_of_equal_recipes_the_first_is_the_best():
     """Controls and starts of a search take it: alternatives are in the order of the options."""
     right = np.ones(6, int)
     several = Several({"": Table("accuracy", right)})
@@ -312,7 +310,7 @@ def pruned(answers: Any, metric: str, right: np.ndarray) -> tuple[Scored, list[d
     return best, [event for event in scores.ledger.events if event.get("stage") == "merge"]
 
 
-def test_a_search_that_ends_below_the_best_single_run_returns_to_it() -> None:
+def test_a_search_that_ends_below_the_best_single_run_returns_to_it():
     right = np.ones(10, int)
     wrong = {("a",): 1, ("b",): 5, ("c",): 6, ("a", "b", "c"): 8, ("a", "b"): 7, ("a", "c"): 9, ("b", "c"): 9}
 
@@ -329,7 +327,7 @@ def test_a_search_that_ends_below_the_best_single_run_returns_to_it() -> None:
 
 
 @pytest.mark.parametrize("broken", ["raises", "nan"])
-def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(broken: str) -> None:
+def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(broken):
     right = np.ones(10)
 
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
@@ -346,7 +344,7 @@ def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(bro
     assert not any(decision == "keep" for _, decision in told)
 
 
-def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -> None:
+def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on():
     right = np.ones(8, int)
     wrong = {("a",): range(4), ("b",): range(5), ("c",): range(6), ("a", "b"): (6, 7)}
 
@@ -377,9 +375,7 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on() -
     [(Greedy(), 1, 1), (Greedy(), 3, 3), (Greedy(candidate_scale=(0.5, 1.0)), 1, 2), (Exhaustive(), 1, None)],
     ids=str,
 )
-def test_steps_say_of_which_candidates_one_at_most_was_taken(
-    search: Search, variants: int, alternatives: int | None
-) -> None:
+def test_steps_say_of_which_candidates_one_at_most_was_taken(search, variants, alternatives):
     merges = cook(5, "better", False, 8, "accuracy", variants, 1, search=search)[-1]
     choices = Counter(row.choice for row in merges if row.decision in ("keep", "discard"))
     assert len(merges) > 3
@@ -390,7 +386,7 @@ def test_steps_say_of_which_candidates_one_at_most_was_taken(
 
 
 @pytest.mark.parametrize("fails", [("b", "c"), ("b",)])
-def test_where_all_candidates_fail_the_run_does_and_says_why(fails: tuple[str, ...]) -> None:
+def test_where_all_candidates_fail_the_run_does_and_says_why(fails):
     right = np.ones(8, int)
 
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
@@ -412,7 +408,7 @@ def test_where_all_candidates_fail_the_run_does_and_says_why(fails: tuple[str, .
         find_soup(*told)
 
 
-def test_early_stopping_saves_forward_passes() -> None:
+def test_early_stopping_saves_forward_passes():
     scored = {
         early: sum(cook(seed, "better", early, 4, "accuracy", 1, 1)[3] for seed in range(30))
         for early in (True, False)
@@ -420,7 +416,7 @@ def test_early_stopping_saves_forward_passes() -> None:
     assert scored[True] < 0.75 * scored[False]
 
 
-def test_the_hardest_examples_come_first_in_buckets_of_like_length() -> None:
+def test_the_hardest_examples_come_first_in_buckets_of_like_length():
     table = Table("accuracy", np.zeros(20, int))
     examples = Examples({"heldout": {"": Listed(table.right, np.arange(20) % 7)}}, 2)
     values = {"soup": np.ones(20), "one": np.ones(20), "two": np.ones(20)}
@@ -445,7 +441,7 @@ def evaluation(values: np.ndarray) -> Evaluation:
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
-def test_mcnemars_p_value_is_the_binomial_tail(fixed: int, broken: int) -> None:
+def test_mcnemars_p_value_is_the_binomial_tail(fixed, broken):
     before, after = np.zeros(80), np.zeros(80)
     after[:fixed] = 1
     before[fixed : fixed + broken] = 1
@@ -458,7 +454,7 @@ def test_mcnemars_p_value_is_the_binomial_tail(fixed: int, broken: int) -> None:
     assert comparison.p_value == mcnemar(after - before)
 
 
-def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_says() -> None:
+def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_says():
     covered, random = 0, np.random.default_rng(0)
     for _ in range(200):
         shared = random.normal(size=120)
@@ -471,7 +467,7 @@ def test_the_paired_interval_covers_the_true_difference_about_as_often_as_it_say
     assert 0.9 <= covered / 200 <= 0.99
 
 
-def test_the_bootstraps_p_value_is_small_for_a_clear_gain_and_large_for_none() -> None:
+def test_the_bootstraps_p_value_is_small_for_a_clear_gain_and_large_for_none():
     random = np.random.default_rng(1)
     before = -random.random(200)
     clear, none = before + 0.1 + 0.1 * random.random(200), before + 0.2 * (random.random(200) - 0.5)
@@ -487,7 +483,7 @@ def several_of(metric: str) -> Several:
 # Several tasks
 
 
-def test_tasks_are_aggregated_as_asked() -> None:
+def test_tasks_are_aggregated_as_asked():
     tasks = {name: Table("accuracy", np.zeros(1)) for name in "ab"}
     scores = {"a": 0.4, "b": 0.8}
     assert Several(tasks).score(scores) == pytest.approx(0.6)
@@ -519,9 +515,7 @@ def write_two_tasks(texts: Path, folder: Path) -> Several:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregate", ["mean", "min", "normalized"])
-def test_several_tasks_decide_together_and_have_columns_of_their_own(
-    text_runs: Path, texts: Path, tmp_path: Path, aggregate: str
-) -> None:
+def test_several_tasks_decide_together_and_have_columns_of_their_own(text_runs, texts, tmp_path, aggregate):
     write_two_tasks(texts, tmp_path)
     words = [w for w in own(text_runs, texts) if not w.startswith("task")]
     words += ["task=several", f"task.aggregate={aggregate}", "name=x"]
@@ -551,9 +545,7 @@ def test_several_tasks_decide_together_and_have_columns_of_their_own(
 # Where data is split
 
 
-def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(tmp_path, caplog):
     frame = pd.DataFrame({"text": [f"t{i}" for i in range(100)], "label": ["a"] * 80 + ["b"] * 20})
     frame.sample(frac=1, random_state=0).to_csv(tmp_path / "train.csv", index=False)
     data = Data(str(tmp_path), heldout_share=0.25)
@@ -574,7 +566,7 @@ def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "dev"])
-def test_a_validation_split_decides_and_a_test_split_is_found(tmp_path: Path, name: str) -> None:
+def test_a_validation_split_decides_and_a_test_split_is_found(tmp_path, name):
     for split in ("train", name, "test"):
         pd.DataFrame({"text": [split]}).to_csv(tmp_path / f"{split}.csv", index=False)
     splits = Data(str(tmp_path)).load_splits()
@@ -582,7 +574,7 @@ def test_a_validation_split_decides_and_a_test_split_is_found(tmp_path: Path, na
     assert Data(str(tmp_path), test=None).load_splits().keys() == {"heldout"}
 
 
-def test_a_rare_label_does_not_stop_the_draw(tmp_path: Path) -> None:
+def test_a_rare_label_does_not_stop_the_draw(tmp_path):
     pd.DataFrame({"text": list("abcdefghij"), "label": list("xxxxxxxxxy")}).to_csv(
         tmp_path / "train.csv", index=False
     )
@@ -590,7 +582,7 @@ def test_a_rare_label_does_not_stop_the_draw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.5])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
+def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(ConfigError, match="heldout_share"):
         Data("-", heldout_share=share)
 
@@ -603,7 +595,7 @@ OUTPUTS = {"": np.arange(6).reshape(3, 2), "texts": ["a", "b ü", ""], "rows": [
 KEY = "0123456789abcdef" * 2
 
 
-def test_what_is_put_into_the_cache_comes_out_again(tmp_path: Path) -> None:
+def test_what_is_put_into_the_cache_comes_out_again(tmp_path):
     cache = EvaluationCache(tmp_path / "new")
     assert cache.get(KEY) is None
     cache.put(KEY, OUTPUTS, "soup on heldout")
@@ -615,9 +607,7 @@ def test_what_is_put_into_the_cache_comes_out_again(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
-def test_a_damaged_entry_is_as_good_as_none(
-    tmp_path_factory: pytest.TempPathFactory, at: int, flip: int
-) -> None:
+def test_a_damaged_entry_is_as_good_as_none(tmp_path_factory, at, flip):
     cache = EvaluationCache(tmp_path_factory.mktemp("cache"))
     cache.put("key", OUTPUTS, "x" * 10)
     file = cache.folder / "key.safetensors"
@@ -633,7 +623,7 @@ def test_a_damaged_entry_is_as_good_as_none(
     assert cache.get("key") is None
 
 
-def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
+def test_several_processes_may_share_a_cache(tmp_path):
     script = (
         "import sys, numpy as np; from pathlib import Path\n"
         "from soupkitchen.store.evaluations import EvaluationCache\n"
@@ -651,9 +641,7 @@ def test_several_processes_may_share_a_cache(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_the_cache_is_listed_and_cleared_from_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_cache_is_listed_and_cleared_from_the_command_line(tmp_path, capsys):
     EvaluationCache(tmp_path).put("0" * 32, OUTPUTS, "soup on \x1b[31mheldout")
     (tmp_path / f"{'1' * 32}.safetensors").write_text("x")
     main(["list", "--folder", str(tmp_path)])
@@ -668,9 +656,7 @@ def test_the_cache_is_listed_and_cleared_from_the_command_line(
     assert [file.name for file in tmp_path.iterdir()] == [f"{'1' * 32}.safetensors"]
 
 
-def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_a_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_a_size(tmp_path, capsys):
     cache, now = EvaluationCache(tmp_path), time.time()
     keys = [str(number) * 32 for number in range(5)]
     for days, key in enumerate(reversed(keys)):  # 4 is of today, 0 four days old
@@ -704,9 +690,7 @@ def test_pruning_takes_what_was_not_used_for_long_and_the_longest_unused_beyond_
     assert left() == ["4", "0"]
 
 
-def test_clearing_touches_nothing_but_evaluations_and_asks_first(
-    text_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clearing_touches_nothing_but_evaluations_and_asks_first(text_runs, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     shutil.copytree(text_runs / "a", run)
     shutil.copy(run / "model.safetensors", run / f"{'a' * 32}.safetensors")  # a name like ours
@@ -732,16 +716,14 @@ def test_clearing_touches_nothing_but_evaluations_and_asks_first(
     assert sorted(file.name for file in run.iterdir()) == before
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_harms_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_cannot_be_written_is_said_and_harms_nothing(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     EvaluationCache(tmp_path / "file" / "cache").put("key", OUTPUTS, "x")
     assert "cannot be written" in caplog.text
 
 
 @pytest.mark.slow
-def test_single_runs_are_scored_once_for_all_methods(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_single_runs_are_scored_once_for_all_methods(text_runs, texts, tmp_path):
     words = [w for w in own(text_runs, texts) if "cache" not in w]
     words += [f"evaluation.cache={tmp_path}/cache", "search=uniform", f"pool.base={text_runs}/d"]
     trajectories = []
@@ -771,7 +753,7 @@ def test_single_runs_are_scored_once_for_all_methods(text_runs: Path, texts: Pat
 # Memory
 
 
-def test_where_memory_runs_out_batches_are_halved(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_memory_runs_out_batches_are_halved(caplog):
     table = Table("accuracy", np.zeros(40, int))
     evaluator = evaluator_of({"": table}, batch_size=16)
     seen = []
@@ -793,7 +775,7 @@ def test_where_memory_runs_out_batches_are_halved(caplog: pytest.LogCaptureFixtu
     assert evaluator.score("heldout").score == 1.0
 
 
-def test_out_of_memory_with_one_example_is_an_error_in_plain_words() -> None:
+def test_out_of_memory_with_one_example_is_an_error_in_plain_words():
     table = Table("accuracy", np.zeros(4, int))
 
     def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
@@ -804,7 +786,7 @@ def test_out_of_memory_with_one_example_is_an_error_in_plain_words() -> None:
         evaluator_of({"": table}, batch_size=4).score("heldout")
 
 
-def test_other_errors_of_a_forward_pass_are_not_hidden() -> None:
+def test_other_errors_of_a_forward_pass_are_not_hidden():
     table = Table("accuracy", np.zeros(4, int))
 
     def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
@@ -815,7 +797,7 @@ def test_other_errors_of_a_forward_pass_are_not_hidden() -> None:
         evaluator_of({"": table}, batch_size=4).score("heldout")
 
 
-def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_of_other_code_are_not_taken(monkeypatch):
     evaluator = evaluator_of({"": Table("accuracy", np.zeros(20, int))}, batch_size=2)
     pool: Any = {"a": SimpleNamespace(fingerprint="x")}
     known, recipe = Identity(evaluator, pool), Recipe.single("a")
@@ -825,7 +807,7 @@ def test_evaluations_of_other_code_are_not_taken(monkeypatch: pytest.MonkeyPatch
     assert known.predictions(recipe, "heldout") != before
 
 
-def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path: Path) -> None:
+def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path):
     package = Path(metrics.__file__).parents[1]
     before = own_code(package)
     for name, old, new, same in (
@@ -843,7 +825,7 @@ def test_only_code_that_predictions_depend_on_tells_evaluations_apart(tmp_path: 
         assert (own_code(folder) == before) == same, name
 
 
-def test_what_predicts_imports_nothing_that_is_not_looked_at() -> None:
+def test_what_predicts_imports_nothing_that_is_not_looked_at():
     package = Path(metrics.__file__).parents[1]
     said = r"^\s*(?:from|import) soupkitchen\.(\w+)"
     files = [file for part in PREDICTING for file in (package / part).rglob("*.py")]
@@ -869,7 +851,7 @@ def with_metrics(*names: str) -> Several:
 
 
 @pytest.mark.parametrize("names", [("accuracy",), ("f1_macro",), ("mse",), ("accuracy", "mse")])
-def test_no_p_value_is_below_the_least_that_is_told(names: tuple[str, ...]) -> None:
+def test_no_p_value_is_below_the_least_that_is_told(names):
     """The clearest gain that there can be has the least p-value."""
     tasks = with_metrics(*names)
     size = 8
@@ -890,7 +872,7 @@ def test_no_p_value_is_below_the_least_that_is_told(names: tuple[str, ...]) -> N
     )
 
 
-def test_a_rule_that_can_accept_nothing_is_refused_before_any_work() -> None:
+def test_a_rule_that_can_accept_nothing_is_refused_before_any_work():
     assert statistics.least_p(with_metrics("opaque"), 100) is None
     for least, amount in ((None, 0.05), (1 / 1001, 0.0005), (0.5**4, 0.05)):
         with pytest.raises(ConfigError, match=r"search\.accept"):

@@ -29,9 +29,7 @@ def read(file: Path, content: str | bytes) -> dict[str, list[Any]]:
 # Quotes
 
 
-def test_quotes_of_a_tsv_as_it_is_published_are_text(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_quotes_of_a_tsv_as_it_is_published_are_text(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     texts = ["plain", '"w1 w2', 'w5 w6"', 'he said "w3" twice', '"all of it"', "a, b"]
     rows = "".join(f"{text}\t{number}\n" for number, text in enumerate(texts))
@@ -39,7 +37,7 @@ def test_quotes_of_a_tsv_as_it_is_published_are_text(
     assert "dev.tsv: quotes in it are text" in caplog.text
 
 
-def test_an_unclosed_quote_of_a_tsv_swallows_no_row_even_where_a_later_one_closes_it(tmp_path: Path) -> None:
+def test_an_unclosed_quote_of_a_tsv_swallows_no_row_even_where_a_later_one_closes_it(tmp_path):
     content = 'text\tlabel\n"w1 w2\t1\nw3\t2\nw5 w6"\t3\n'
     assert read(tmp_path / "dev.tsv", content)["text"] == ['"w1 w2', "w3", 'w5 w6"']
 
@@ -49,7 +47,7 @@ def test_an_unclosed_quote_of_a_tsv_swallows_no_row_even_where_a_later_one_close
 @pytest.mark.parametrize(
     "odd", ["a\tb", "a\nb", 'say "a"', "a\r\n\r\nb", '"a" and\t"b"', "a, b; c|d", '""', "\u2028x\x0b\x85"]
 )
-def test_what_pandas_quoted_is_what_it_was(tmp_path: Path, suffix: str, odd: str, quoting: Any) -> None:
+def test_what_pandas_quoted_is_what_it_was(tmp_path, suffix, odd, quoting):
     frame = pd.DataFrame({"text": ["w1", odd, "w2"], "label": [0, 1, 2]})
     out = io.StringIO()
     frame.to_csv(out, sep="\t" if suffix == "tsv" else ",", index=False, quoting=quoting)
@@ -57,7 +55,7 @@ def test_what_pandas_quoted_is_what_it_was(tmp_path: Path, suffix: str, odd: str
     assert found == frame.to_dict("list")
 
 
-def test_cells_that_excel_quotes_for_their_commas_lose_the_quotes(tmp_path: Path) -> None:
+def test_cells_that_excel_quotes_for_their_commas_lose_the_quotes(tmp_path):
     content = 'text\tlabel\n"w1, w2"\t1\nw3\t2\n"w4, ""w5"""\t3\n'
     assert read(tmp_path / "one.tsv", content)["text"] == ["w1, w2", "w3", 'w4, "w5"']
     assert read(tmp_path / "two.tsv", content.replace('""', ""))["text"] == ["w1, w2", "w3", "w4, w5"]
@@ -76,9 +74,7 @@ def test_cells_that_excel_quotes_for_their_commas_lose_the_quotes(tmp_path: Path
         ("a.tsv", 'text\n"two\nlines"\n', 2),
     ],
 )
-def test_quotes_that_do_not_balance_are_refused_with_their_line(
-    tmp_path: Path, name: str, content: str, line: int
-) -> None:
+def test_quotes_that_do_not_balance_are_refused_with_their_line(tmp_path, name, content, line):
     with pytest.raises(DataError, match=rf"{name}: the quotes of line {line} do not balance"):
         read(tmp_path / name, content)
 
@@ -88,7 +84,7 @@ def test_quotes_that_do_not_balance_are_refused_with_their_line(
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("last", [True, False])
-def test_line_ends_empty_lines_and_nul_bytes_lose_nothing(tmp_path: Path, end: str, last: bool) -> None:
+def test_line_ends_empty_lines_and_nul_bytes_lose_nothing(tmp_path, end, last):
     lines = ["", "text,label", "", "w1\0w2,1", "", "", "w3,2", "w4,"]
     content = end.join(lines) + end * last
     assert read(tmp_path / "a.csv", content) == {"text": ["w1\0w2", "w3", "w4"], "label": [1, 2, None]}
@@ -98,17 +94,17 @@ def test_line_ends_empty_lines_and_nul_bytes_lose_nothing(tmp_path: Path, end: s
     ("row", "says"),
     [("w1,1,2", "line 3 has 3 cells"), ("w1", "line 3 has 1 cell,"), ("  ", "line 3 has 1 cell,")],
 )
-def test_a_row_with_more_or_fewer_cells_is_refused_with_its_line(tmp_path: Path, row: str, says: str) -> None:
+def test_a_row_with_more_or_fewer_cells_is_refused_with_its_line(tmp_path, row, says):
     with pytest.raises(DataError, match=rf"a\.csv: {says}.*the header 2"):
         read(tmp_path / "a.csv", f"text,label\nw,0\n{row}\nw,0\n")
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_refused(tmp_path):
     with pytest.raises(DataError, match="two columns called 'text'"):
         read(tmp_path / "a.csv", "text,text\nw1,w2\n")
 
 
-def test_a_column_has_one_type_however_far_down_what_decides_it_stands(tmp_path: Path) -> None:
+def test_a_column_has_one_type_however_far_down_what_decides_it_stands(tmp_path):
     many = "".join(f"{number},{number / 2}\n" for number in range(150_000))
     found = read(tmp_path / "a.csv", f"label,value\n{many}three,\n")
     assert set(map(type, found["label"])) == {str}
@@ -118,7 +114,7 @@ def test_a_column_has_one_type_however_far_down_what_decides_it_stands(tmp_path:
 # Cells
 
 
-def test_only_an_empty_cell_is_missing(tmp_path: Path) -> None:
+def test_only_an_empty_cell_is_missing(tmp_path):
     names = ["None", "NA", "null", "nan", "N/A", "#N/A", "NULL", "", "-"]
     rows = "".join(f"{name},{name}\n" for name in names)
     found = read(tmp_path / "a.csv", f"text,label\n{rows}")
@@ -141,9 +137,7 @@ def test_only_an_empty_cell_is_missing(tmp_path: Path) -> None:
         (["true", "1"], ["true", "1"]),
     ],
 )
-def test_texts_become_numbers_only_if_nothing_is_lost(
-    tmp_path: Path, cells: list[str], values: list[Any]
-) -> None:
+def test_texts_become_numbers_only_if_nothing_is_lost(tmp_path, cells, values):
     found = read(tmp_path / "a.tsv", "text\tlabel\n" + "".join(f"w\t{cell}\n" for cell in cells))["label"]
     assert found == values
     assert list(map(type, found)) == list(map(type, values))
@@ -157,9 +151,7 @@ def test_texts_become_numbers_only_if_nothing_is_lost(
 )
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
-def test_what_spreadsheets_save_is_read_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, encoding: str, delimiter: str, suffix: str
-) -> None:
+def test_what_spreadsheets_save_is_read_and_said(tmp_path, caplog, encoding, delimiter, suffix):
     caplog.set_level(logging.INFO)
     frame = pd.DataFrame({"text": ["Grüße", "naïve; w1, w2\tw3"], "label": ["façade", "x"]})
     file = tmp_path / f"dev.{suffix}"
@@ -170,9 +162,7 @@ def test_what_spreadsheets_save_is_read_and_said(
     assert ("read as" in caplog.text) == (not encoding.startswith("utf-8"))
 
 
-def test_what_was_found_is_said_by_the_next_command_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_found_is_said_by_the_next_command_too(tmp_path, caplog):
     from soupkitchen.tasks import delimited
 
     caplog.set_level(logging.INFO)
@@ -204,9 +194,7 @@ FRAME = pd.DataFrame({"text": ["w1", "w2", "w3"] * 4, "label": [0, 1, 2] * 4})
         (FRAME.rename(columns={"text": "words"}), "it has no column text"),
     ],
 )
-def test_a_test_split_without_labels_is_left_out_and_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, test: pd.DataFrame, says: str
-) -> None:
+def test_a_test_split_without_labels_is_left_out_and_said(tmp_path, caplog, test, says):
     submission = pd.DataFrame({"id": [1], "label": ["w"]})
     tasks = labelled(tmp_path, train=FRAME, dev=FRAME, test=test, sample_submission=submission)
     assert set(load_splits(tasks)) == {"heldout"}
@@ -216,7 +204,7 @@ def test_a_test_split_without_labels_is_left_out_and_said(
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "saved"])
-def test_so_it_is_in_every_format(tmp_path: Path, suffix: str) -> None:
+def test_so_it_is_in_every_format(tmp_path, suffix):
     frames = {"train": FRAME, "validation": FRAME, "test": FRAME.assign(label=-1)}
     if suffix == "saved":
         datasets.DatasetDict(
@@ -233,7 +221,7 @@ def test_so_it_is_in_every_format(tmp_path: Path, suffix: str) -> None:
     assert set(load_splits(tasks)) == {"heldout"}
 
 
-def test_a_test_split_that_the_user_names_is_never_left_out(tmp_path: Path) -> None:
+def test_a_test_split_that_the_user_names_is_never_left_out(tmp_path):
     for name, frame in {"dev": FRAME, "test": FRAME[["text"]]}.items():
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
     data = Data(str(tmp_path), test="test")
@@ -241,7 +229,7 @@ def test_a_test_split_that_the_user_names_is_never_left_out(tmp_path: Path) -> N
     assert set(load_splits(tasks)) == {"heldout", "test"}
 
 
-def test_without_a_test_split_its_file_is_not_read(tmp_path: Path) -> None:
+def test_without_a_test_split_its_file_is_not_read(tmp_path):
     FRAME.to_csv(tmp_path / "dev.csv", index=False)
     (tmp_path / "test.csv").write_bytes(b'id;"\xff\0')
     assert set(Data(str(tmp_path), test=None).load_splits()) == {"heldout"}
@@ -249,21 +237,21 @@ def test_without_a_test_split_its_file_is_not_read(tmp_path: Path) -> None:
         Data(str(tmp_path)).load_splits()
 
 
-def test_a_table_beside_a_folder_of_images_is_what_is_read(tmp_path: Path) -> None:
+def test_a_table_beside_a_folder_of_images_is_what_is_read(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "1.png").write_bytes(b"")
     FRAME.to_csv(tmp_path / "train.csv", index=False)
     assert len(Data(str(tmp_path), heldout="train").load_splits()["heldout"]) == len(FRAME)
 
 
-def test_splits_may_be_of_several_formats(tmp_path: Path) -> None:
+def test_splits_may_be_of_several_formats(tmp_path):
     FRAME.to_csv(tmp_path / "dev.tsv", index=False, sep="\t")
     FRAME.to_json(tmp_path / "test.jsonl", orient="records", lines=True)
     splits = Data(str(tmp_path)).load_splits()
     assert splits["heldout"].to_dict() == splits["test"].to_dict() == FRAME.to_dict("list")
 
 
-def test_a_class_called_none_is_scored_as_what_it_is(tmp_path: Path) -> None:
+def test_a_class_called_none_is_scored_as_what_it_is(tmp_path):
     names = ["apples", "None", "NA"]
     torch.manual_seed(0)
     config = BertConfig(

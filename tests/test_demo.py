@@ -60,7 +60,7 @@ def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame
     return sklearn.metrics.accuracy_score(frame["label"], labels)
 
 
-def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None:
+def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo):
     table = pd.read_csv(demo / "leaderboard.csv")
     assert (
         table.columns.tolist()
@@ -73,14 +73,14 @@ def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None
     assert soup.iloc[0] >= singles.max()
 
 
-def test_the_trajectory_has_a_row_for_every_model_that_was_scored(demo: Path) -> None:
+def test_the_trajectory_has_a_row_for_every_model_that_was_scored(demo):
     trajectory = pd.read_csv(demo / "trajectory.csv")
     # final: soup, uniform and uniform_top_k on both splits, the best single run on test
     assert trajectory["stage"].value_counts().to_dict() == {"rank": RUNS, "merge": RUNS, "final": 7}
     assert trajectory["step"].tolist() == list(range(2 * RUNS + 7))
 
 
-def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked: Path) -> None:
+def test_recomputing_each_step_naively_gives_the_tables_score(demo, cooked):
     trajectory = pd.read_csv(demo / "trajectory.csv")
     assert trajectory["stage"].value_counts().to_dict()["merge"] == RUNS
     heldout = pd.read_csv(cooked / "data" / "validation.csv")
@@ -95,7 +95,7 @@ def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked
             assert naive == pytest.approx(step.score, abs=one)
 
 
-def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Path) -> None:
+def test_the_saved_soup_is_the_average_of_its_ingredients(demo, cooked):
     table = pd.read_csv(demo / "leaderboard.csv")
     soup = table[table["kind"] == "soup"].iloc[0]
     expected = average(cooked / "runs", soup["ingredients"].split(";"))
@@ -106,7 +106,7 @@ def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Pa
     assert accuracy(saved, demo / "soup", test) == pytest.approx(soup["test_accuracy"], abs=1.01 / len(test))
 
 
-def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked: Path) -> None:
+def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked):
     runs = sorted(folder for folder in (cooked / "runs").iterdir() if not folder.name.startswith("."))
     assert len(runs) == RUNS
     base = load_file(cooked / "base" / "model.safetensors")
@@ -119,7 +119,7 @@ def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked: 
         assert not torch.equal(weights["classifier.weight"], base["classifier.weight"])
 
 
-def test_no_text_is_in_two_splits(cooked: Path) -> None:
+def test_no_text_is_in_two_splits(cooked):
     splits = [
         set(pd.read_csv(cooked / "data" / f"{name}.csv")["text"]) for name in ("train", "validation", "test")
     ]
@@ -127,7 +127,7 @@ def test_no_text_is_in_two_splits(cooked: Path) -> None:
     assert len(set.union(*splits)) == 2000
 
 
-def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> None:
+def test_the_second_time_nothing_is_cooked_again(demo, cooked):
     before = {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")}
     from soupkitchen.demo import cook
 
@@ -135,7 +135,7 @@ def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> No
     assert {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")} == before
 
 
-def test_early_stopping_changes_nothing_but_the_forward_passes(demo: Path, tmp_path: Path) -> None:
+def test_early_stopping_changes_nothing_but_the_forward_passes(demo, tmp_path):
     words = ["evaluation.early_stopping=false", "name=full"]
     command = [sys.executable, "-m", "soupkitchen", *words]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -156,7 +156,7 @@ def test_early_stopping_changes_nothing_but_the_forward_passes(demo: Path, tmp_p
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_runs_of_two_tasks_become_one_model_for_both(demo: Path, tmp_path: Path) -> None:
+def test_runs_of_two_tasks_become_one_model_for_both(demo, tmp_path):
     with FileLock(Path(os.environ["SOUPKITCHEN_CACHE"]).parent / "two_tasks.lock"):
         command = [sys.executable, "-m", "soupkitchen", "experiment=two_tasks", "name=x"]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

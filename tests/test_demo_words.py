@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -13,9 +11,7 @@ from soupkitchen import demo
 @pytest.mark.parametrize(
     "name", ["söup kitchen", "it's", 'a "b" c', "a,b=[c]", "{x}", "(y)", "back\\slash", '\\"']
 )
-def test_folders_of_any_name_reach_the_script_that_fine_tunes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_of_any_name_reach_the_script_that_fine_tunes(name, tmp_path, monkeypatch):
     said: list[list[str]] = []
     monkeypatch.setattr(demo, "_run", lambda words, failure: said.append(words))
     folder = tmp_path / name

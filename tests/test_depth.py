@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +136,7 @@ def expected(names: list[str], count: int, where: list[tuple[str, Find]], before
     return told
 
 
-def test_every_tensor_is_in_the_part_of_its_layer(model: Any) -> None:
+def test_every_tensor_is_in_the_part_of_its_layer(model):
     names, count, *_ = model
     assert layers(names) == count
     for groups in (1, 2, 3, 4, count):
@@ -146,7 +145,7 @@ def test_every_tensor_is_in_the_part_of_its_layer(model: Any) -> None:
         assert set(found.values()) == set(range(min(groups, count)))
 
 
-def test_the_order_of_names_does_not_matter(model: Any) -> None:
+def test_the_order_of_names_does_not_matter(model):
     names, *_ = model
     shuffled = names[:]
     random.Random(0).shuffle(shuffled)
@@ -154,7 +153,7 @@ def test_the_order_of_names_does_not_matter(model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["vit", "mixtral", "swin", "t5"])
-def test_names_in_files_are_understood_too(name: str, tmp_path: Path) -> None:
+def test_names_in_files_are_understood_too(name, tmp_path):
     """transformers saves other names than its models have now."""
     config, kind, count, where, before = ARCHITECTURES[name]
     if name == "swin":
@@ -167,14 +166,14 @@ def test_names_in_files_are_understood_too(name: str, tmp_path: Path) -> None:
     assert parts(names, count) == expected(names, count, where, before)
 
 
-def test_experts_and_sublayers_are_in_their_layer() -> None:
+def test_experts_and_sublayers_are_in_their_layer():
     names = [f"model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight" for i in range(4) for e in range(8)]
     assert {name: int(name.split(".")[2]) for name in names} == parts(names, 4)
     names = [f"encoder.block.{i}.layer.{k}.layer_norm.weight" for i in range(6) for k in range(2)]
     assert {name: int(name.split(".")[2]) for name in names} == parts(names, 6)
 
 
-def test_torchvisions_and_segformers_names_are_understood() -> None:
+def test_torchvisions_and_segformers_names_are_understood():
     blocks = [f"layer{s}.{b}.conv{c}.weight" for s in (1, 2, 3, 4) for b in (0, 1) for c in (1, 2)]
     found = parts([*blocks, "conv1.weight", "bn1.running_mean", "fc.weight"], 8)
     assert found["conv1.weight"] == found["bn1.running_mean"] == 0
@@ -191,7 +190,7 @@ def test_torchvisions_and_segformers_names_are_understood() -> None:
     assert found["segformer.encoder.patch_embeddings.3.weight"] == 6
 
 
-def test_a_numbered_head_is_no_layer() -> None:
+def test_a_numbered_head_is_no_layer():
     names = [f"vit.encoder.layer.{i}.output.weight" for i in range(4)]
     names += ["classifier.0.weight", "classifier.2.weight", "vit.embeddings.cls_token"]
     assert layers(names) == 4
@@ -200,12 +199,12 @@ def test_a_numbered_head_is_no_layer() -> None:
     assert found["vit.embeddings.cls_token"] == 0
 
 
-def test_what_has_no_layers_is_embeddings_and_the_rest() -> None:
+def test_what_has_no_layers_is_embeddings_and_the_rest():
     assert layers(["embed.weight", "head.weight"]) == 0
     assert parts(["embed.weight", "head.weight"], 3) == {"embed.weight": 0, "head.weight": 2}
 
 
-def test_adapters_have_the_names_of_their_base(adapters: Path) -> None:
+def test_adapters_have_the_names_of_their_base(adapters):
     for run in find_pool(str(adapters)):
         found = parts(run.header, 2)
         assert found.keys() == run.header.keys()
@@ -220,7 +219,7 @@ words = st.sampled_from(["layer", "layers", "h", "experts", "embed", "head", "st
 
 
 @given(st.lists(st.lists(words, min_size=1, max_size=6).map(".".join), unique=True), st.integers(1, 6))
-def test_whatever_the_names_every_tensor_has_a_part(names: list[str], groups: int) -> None:
+def test_whatever_the_names_every_tensor_has_a_part(names, groups):
     found = parts(names, groups)
     assert found.keys() == set(names)
     assert set(found.values()) <= set(range(groups))

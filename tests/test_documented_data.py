@@ -153,7 +153,7 @@ def write(folder: Path, rows: list[dict[str, Any]], form: str) -> Path:
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "large.parquet", "saved", "folder"])
 @pytest.mark.parametrize("shown", COMMANDS)
-def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, form: str) -> None:
+def test_the_command_takes_its_data_in_every_format(tmp_path, shown, form):
     words = COMMANDS[shown]
     kind = TASK.findall(shown)[0]
     if kind in ("function", "several"):
@@ -180,8 +180,8 @@ def test_the_command_takes_its_data_in_every_format(tmp_path: Path, shown: str, 
 
 
 def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     data = tmp_path / "data"
     data.mkdir()
     rows = photos(data)
@@ -202,7 +202,7 @@ def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_d
 
 
 @pytest.mark.parametrize("rate", [2_000_000_000, 1, 1_000_003])
-def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate: int) -> None:
+def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate):
     out = io.BytesIO()
     with wave.open(out, "wb") as sound:
         sound.setnchannels(1)
@@ -214,7 +214,7 @@ def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate: i
     assert len(_wav(out.getvalue())[0]) == 100_000
 
 
-def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch):
     soundfile = pytest.importorskip("soundfile")
     monkeypatch.setattr("soupkitchen.tasks.sound._MOST", 100_000)
     for length, fits in ((60_000, True), (300_000, False)):

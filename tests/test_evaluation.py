@@ -59,9 +59,7 @@ def one_by_one(run: Path, texts: list[str]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("split", ["heldout", "test"])
-def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(
-    text_runs: Path, texts: Path, split: str
-) -> None:
+def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(text_runs, texts, split):
     frame = pd.read_csv(texts / {"heldout": "validation.csv", "test": "test.csv"}[split])
     expected = one_by_one(text_runs / "a", frame["text"].tolist())
     evaluation = evaluator_of(text_task(texts), text_runs / "a").score(split)
@@ -73,7 +71,7 @@ def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(
     assert 0.4 < evaluation.score < 1  # the tiny model has learnt something, and not all
 
 
-def test_cross_entropy_is_that_of_a_plain_loop(text_runs: Path, texts: Path) -> None:
+def test_cross_entropy_is_that_of_a_plain_loop(text_runs, texts):
     frame = pd.read_csv(texts / "validation.csv")
     logits = one_by_one(text_runs / "b", frame["text"].tolist()).double()
     labels = torch.tensor([("apples", "boats", "clouds").index(label) for label in frame["label"]])
@@ -84,15 +82,13 @@ def test_cross_entropy_is_that_of_a_plain_loop(text_runs: Path, texts: Path) -> 
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 1000}, {"workers": 2}])
-def test_batches_and_workers_do_not_change_scores(
-    text_runs: Path, texts: Path, options: dict[str, int]
-) -> None:
+def test_batches_and_workers_do_not_change_scores(text_runs, texts, options):
     one = evaluator_of(text_task(texts), text_runs / "a").score("heldout")
     other = evaluator_of(text_task(texts), text_runs / "a", **options).score("heldout")
     np.testing.assert_array_equal(part(one).predictions, part(other).predictions)
 
 
-def test_the_same_weights_score_the_same_to_the_last_bit(text_runs: Path, texts: Path) -> None:
+def test_the_same_weights_score_the_same_to_the_last_bit(text_runs, texts):
     evaluator = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a")
     first = part(evaluator.score("heldout")).values
     evaluator.live.fill(Checkpoint.open(text_runs / "wild").tensors())
@@ -101,7 +97,7 @@ def test_the_same_weights_score_the_same_to_the_last_bit(text_runs: Path, texts:
     np.testing.assert_array_equal(part(evaluator.score("heldout")).values, first)
 
 
-def test_progress_is_told_after_each_batch(text_runs: Path, texts: Path) -> None:
+def test_progress_is_told_after_each_batch(text_runs, texts):
     told: list[tuple[int, int]] = []
     evaluator_of(text_task(texts), text_runs / "a", batch_size=30).score(
         "heldout", progress=lambda done, total: told.append((done, total))
@@ -109,7 +105,7 @@ def test_progress_is_told_after_each_batch(text_runs: Path, texts: Path) -> None
     assert told == [(30, 80), (60, 80), (80, 80)]
 
 
-def test_pairs_of_texts_are_encoded_as_pairs(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_pairs_of_texts_are_encoded_as_pairs(text_runs, texts, tmp_path):
     frame = pd.read_csv(texts / "validation.csv").assign(second="w1 w2")
     frame.to_csv(tmp_path / "validation.csv", index=False)
     task = TextClassification(Data(str(tmp_path), test=None), metrics.load("accuracy"), text_pair="second")
@@ -119,7 +115,7 @@ def test_pairs_of_texts_are_encoded_as_pairs(text_runs: Path, texts: Path, tmp_p
     assert prepared["input_ids"][0] == tokenizer(frame["text"][0], "w1 w2")["input_ids"]
 
 
-def test_max_length_cuts_texts(text_runs: Path, texts: Path) -> None:
+def test_max_length_cuts_texts(text_runs, texts):
     task = text_task(texts, max_length=3)
     tokenizer = AutoTokenizer.from_pretrained(text_runs / "a")
     model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
@@ -139,15 +135,13 @@ def _text_data(folder: Path, **columns: list) -> Data:
     [(["apples", "pears"], "no label 'pears'"), ([0, 3], "3 is no label"), ([0, -1], "-1 is no label"),
      ([0.5, 1.0], "0.5 is no label")],
 )  # fmt: skip
-def test_labels_that_the_model_lacks_are_named(
-    text_runs: Path, tmp_path: Path, labels: list, complaint: str
-) -> None:
+def test_labels_that_the_model_lacks_are_named(text_runs, tmp_path, labels, complaint):
     data = _text_data(tmp_path, text=["w1", "w2"], label=labels)
     with pytest.raises(DataError, match=complaint):
         evaluator_of(TextClassification(data, metrics.load("accuracy")), text_runs / "a")
 
 
-def test_class_labels_are_matched_by_name_not_by_number(text_runs: Path, tmp_path: Path) -> None:
+def test_class_labels_are_matched_by_name_not_by_number(text_runs, tmp_path):
     feature = datasets.ClassLabel(names=["clouds", "apples", "boats"])
     split = datasets.Dataset.from_dict({"text": ["w1", "w2"], "label": [0, 2]}).cast_column("label", feature)
     datasets.DatasetDict({"validation": split}).save_to_disk(tmp_path / "saved")
@@ -156,7 +150,7 @@ def test_class_labels_are_matched_by_name_not_by_number(text_runs: Path, tmp_pat
     assert evaluator.examples.references("heldout")[""].tolist() == [2, 1]
 
 
-def test_a_missing_column_is_named_with_its_option(text_runs: Path, texts: Path) -> None:
+def test_a_missing_column_is_named_with_its_option(text_runs, texts):
     with pytest.raises(DataError, match=r"task\.text=body.*text, label"):
         evaluator_of(text_task(texts, text="body"), text_runs / "a")
 
@@ -165,7 +159,7 @@ def test_a_missing_column_is_named_with_its_option(text_runs: Path, texts: Path)
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet", "mapping", "file", "saved", "slice"])
-def test_any_source_gives_the_same_examples(texts: Path, tmp_path: Path, kind: str) -> None:
+def test_any_source_gives_the_same_examples(texts, tmp_path, kind):
     frame = pd.read_csv(texts / "validation.csv")
     data = Data(str(tmp_path), test=None)
     if kind == "csv":
@@ -189,17 +183,17 @@ def test_any_source_gives_the_same_examples(texts: Path, tmp_path: Path, kind: s
     assert splits["heldout"].to_pandas()[["text", "label"]].equals(frame)
 
 
-def test_a_split_that_is_not_there_says_which_options_to_set(texts: Path) -> None:
+def test_a_split_that_is_not_there_says_which_options_to_set(texts):
     with pytest.raises(DataError, match=r"no split 'dev'.*task\.data\.heldout"):
         Data(str(texts), heldout="dev").load_splits()
 
 
-def test_data_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_data_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         Data(str(tmp_path / "nowhere")).load_splits()
 
 
-def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+def test_an_empty_split_is_refused(tmp_path):
     (tmp_path / "validation.csv").write_text("text,label\n")
     with pytest.raises(DataError, match=r"empty|no split"):
         Data(str(tmp_path), test=None).load_splits()
@@ -208,7 +202,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 # Images
 
 
-def test_images_score_as_in_a_plain_loop(tmp_path: Path) -> None:
+def test_images_score_as_in_a_plain_loop(tmp_path):
     names = ("dark", "light")
     random = np.random.default_rng(0)
     pictures = {}
@@ -243,7 +237,7 @@ def test_images_score_as_in_a_plain_loop(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.sort(-part(evaluation).values), np.sort(losses), rtol=1e-4)
 
 
-def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
+def test_a_column_without_images_is_named(texts, tmp_path):
     split = datasets.Dataset.from_dict({"image": [1.5], "label": [0]})
     task = ImageClassification(Data("-"), metrics.load("accuracy"))
     model = ViTForImageClassification(
@@ -256,7 +250,7 @@ def test_a_column_without_images_is_named(texts: Path, tmp_path: Path) -> None:
 # Intervals
 
 
-def test_the_interval_of_accuracy_is_the_binomials(text_runs: Path) -> None:
+def test_the_interval_of_accuracy_is_the_binomials(text_runs):
     right = np.repeat([1.0, 0.0], [140, 60])
     tasks = Several.of(TextClassification(Data("-"), metrics.load("accuracy")))
     only = Part(0.7, right, right, 200, 200)
@@ -268,7 +262,7 @@ def test_the_interval_of_accuracy_is_the_binomials(text_runs: Path) -> None:
     assert confidence_interval(evaluation, tasks, {"": right}) == (low, high)
 
 
-def test_the_interval_of_macro_f1_resamples_examples() -> None:
+def test_the_interval_of_macro_f1_resamples_examples():
     random = np.random.default_rng(0)
     references = random.integers(0, 3, 150)
     predictions = np.where(random.random(150) < 0.7, references, random.integers(0, 3, 150))
@@ -286,12 +280,12 @@ def test_the_interval_of_macro_f1_resamples_examples() -> None:
 # Runtime
 
 
-def test_float16_on_a_cpu_is_refused() -> None:
+def test_float16_on_a_cpu_is_refused():
     with pytest.raises(ConfigError, match="needs a GPU"):
         Runtime(device="cpu", dtype="float16").accelerator()
 
 
-def test_mixed_precision_computes_in_it_and_leaves_the_weights(text_runs: Path, texts: Path) -> None:
+def test_mixed_precision_computes_in_it_and_leaves_the_weights(text_runs, texts):
     full = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a").score("heldout")
     mixed = evaluator_of(text_task(texts, "cross_entropy"), text_runs / "a", dtype="bfloat16")
     score = mixed.score("heldout").score
@@ -300,7 +294,7 @@ def test_mixed_precision_computes_in_it_and_leaves_the_weights(text_runs: Path, 
     assert {parameter.dtype for parameter in mixed.live.model.parameters()} == {torch.float32}
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_device_that_is_not_there_is_refused():
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
     with pytest.raises(ConfigError, match=r"runtime\.device=cuda cannot be used here"):
@@ -308,9 +302,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize("before", [None, "meta"])
-def test_a_device_that_is_chosen_is_not_left_to_other_users_of_accelerate(
-    before: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_is_chosen_is_not_left_to_other_users_of_accelerate(before, monkeypatch):
     monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
     if before:
         monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", before)
@@ -321,12 +313,12 @@ def test_a_device_that_is_chosen_is_not_left_to_other_users_of_accelerate(
 @pytest.mark.parametrize(
     "options", [{"dtype": "float8"}, {"batch_size": 0}, {"batch_size": 1.5}, {"workers": -1}]
 )
-def test_options_out_of_range_are_named(options: dict) -> None:
+def test_options_out_of_range_are_named(options):
     with pytest.raises(ConfigError, match=f"runtime.{next(iter(options))}"):
         Runtime(**options)
 
 
-def test_overlap_of_held_out_and_test_is_counted_by_content(texts: Path) -> None:
+def test_overlap_of_held_out_and_test_is_counted_by_content(texts):
     splits = Data(str(texts)).load_splits()
     assert count_overlap(splits["heldout"], splits["test"], ("text",)) == 0
     mixed = datasets.concatenate_datasets([splits["test"], splits["heldout"].select(range(3))])

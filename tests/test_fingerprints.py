@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -59,7 +59,7 @@ def unkept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         return fingerprint(folder)
 
 
-def test_the_same_bytes_in_another_shape_dtype_or_name_are_other_weights(tmp_path: Path) -> None:
+def test_the_same_bytes_in_another_shape_dtype_or_name_are_other_weights(tmp_path):
     """Otherwise a cached evaluation could be found for another model."""
     bits = torch.arange(6, dtype=torch.int32)
     files = [
@@ -77,9 +77,7 @@ def test_the_same_bytes_in_another_shape_dtype_or_name_are_other_weights(tmp_pat
     assert len(found) == len(files)
 
 
-def test_a_second_start_reads_no_byte_of_the_pool(
-    settled: None, read: list[Path], copy_runs: Callable[..., Path]
-) -> None:
+def test_a_second_start_reads_no_byte_of_the_pool(settled, read, copy_runs):
     runs = copy_runs("a", "b", "c")
     first = [run.fingerprint for run in find_pool(str(runs), base=str(runs / "a"))]
     assert {file.parent.name for file in read} == {"a", "b", "c"}
@@ -88,9 +86,7 @@ def test_a_second_start_reads_no_byte_of_the_pool(
     assert read == []
 
 
-def test_shards_and_adapters_are_not_read_again_either(
-    settled: None, read: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_and_adapters_are_not_read_again_either(settled, read, tmp_path, monkeypatch):
     llama().save_pretrained(tmp_path / "base", max_shard_size="5KB")
     assert len(list((tmp_path / "base").glob("*.safetensors"))) > 1
     for seed in (1, 2):
@@ -105,9 +101,7 @@ def test_shards_and_adapters_are_not_read_again_either(
     assert read
 
 
-def test_what_is_kept_is_what_was_read(
-    settled: None, text_runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_kept_is_what_was_read(settled, text_runs, monkeypatch):
     expected = unkept(text_runs / "a", monkeypatch)
     assert [fingerprint(text_runs / "a") for _ in range(2)] == [expected] * 2
 
@@ -133,12 +127,7 @@ def replaced(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [in_place, in_place_with_the_old_time, replaced])
-def test_files_that_changed_at_equal_size_are_read_again(
-    change: Callable[[Path], None],
-    settled: None,
-    copy_runs: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_files_that_changed_at_equal_size_are_read_again(change, settled, copy_runs, monkeypatch):
     run = copy_runs("a") / "a"
     before = fingerprint(run)
     change(run / "model.safetensors")
@@ -147,9 +136,7 @@ def test_files_that_changed_at_equal_size_are_read_again(
     assert after == unkept(run, monkeypatch)
 
 
-def test_touched_files_are_read_again(
-    settled: None, read: list[Path], copy_runs: Callable[..., Path]
-) -> None:
+def test_touched_files_are_read_again(settled, read, copy_runs):
     run = copy_runs("a") / "a"
     before = fingerprint(run)
     read.clear()
@@ -158,9 +145,7 @@ def test_touched_files_are_read_again(
     assert read
 
 
-def test_nothing_is_kept_of_files_that_were_just_written(
-    copy_runs: Callable[..., Path], read: list[Path], store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_kept_of_files_that_were_just_written(copy_runs, read, store, monkeypatch):
     run = copy_runs("a") / "a"  # their times are those of the originals, the inodes are new
     fingerprint(run)
     assert not store.exists()
@@ -173,9 +158,7 @@ def test_nothing_is_kept_of_files_that_were_just_written(
     assert read == []
 
 
-def test_nothing_is_kept_of_files_that_change_while_they_are_read(
-    settled: None, copy_runs: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_kept_of_files_that_change_while_they_are_read(settled, copy_runs, store, monkeypatch):
     run = copy_runs("a") / "a"
     blocks = fingerprints.stored_blocks
 
@@ -188,9 +171,7 @@ def test_nothing_is_kept_of_files_that_change_while_they_are_read(
     assert not store.exists()
 
 
-def test_what_is_kept_of_new_files_is_not_said_of_a_run_that_was_opened_before(
-    settled: None, copy_runs: Callable[..., Path]
-) -> None:
+def test_what_is_kept_of_new_files_is_not_said_of_a_run_that_was_opened_before(settled, copy_runs):
     runs = copy_runs("a")
     opened = Checkpoint.open(runs / "a")
     tensors = {f"renamed.{name}": tensor for name, tensor in load_file(runs / "a/model.safetensors").items()}
@@ -200,9 +181,7 @@ def test_what_is_kept_of_new_files_is_not_said_of_a_run_that_was_opened_before(
         _ = opened.fingerprint
 
 
-def test_values_that_are_not_finite_are_told_again_in_the_same_words(
-    settled: None, read: list[Path], copy_runs: Callable[..., Path]
-) -> None:
+def test_values_that_are_not_finite_are_told_again_in_the_same_words(settled, read, copy_runs):
     runs = copy_runs("a", "b")
     weights = load_file(runs / "b" / "model.safetensors")
     weights["classifier.bias"][1:] = torch.nan
@@ -221,9 +200,7 @@ def test_values_that_are_not_finite_are_told_again_in_the_same_words(
 @pytest.mark.parametrize(
     "spoil", ["", "{", "[]", "null", "\xff", "[" * 100_000, "digit", "format", "missing"]
 )
-def test_a_damaged_store_is_as_good_as_none(
-    spoil: str, settled: None, copy_runs: Callable[..., Path], store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_store_is_as_good_as_none(spoil, settled, copy_runs, store, caplog):
     run = copy_runs("a") / "a"
     expected = fingerprint(run)
     (entry,) = store.iterdir()
@@ -244,13 +221,8 @@ def test_a_damaged_store_is_as_good_as_none(
 
 @pytest.mark.parametrize("why", ["no folder", "read-only"])
 def test_a_store_that_cannot_be_written_is_said_once_and_no_error(
-    why: str,
-    settled: None,
-    copy_runs: Callable[..., Path],
-    store: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    why, settled, copy_runs, store, caplog, monkeypatch
+):
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -270,9 +242,7 @@ def _in_a_process(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_processes_and_threads_may_share_the_store(
-    settled: None, text_runs: Path, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_and_threads_may_share_the_store(settled, text_runs, store, monkeypatch):
     folders = [text_runs / name for name in ("a", "b", "c", "d") for _ in range(8)]
     expected = [unkept(folder, monkeypatch) for folder in folders]
     with ThreadPoolExecutor(8) as threads, ProcessPoolExecutor(2, get_context("spawn")) as processes:
@@ -281,9 +251,7 @@ def test_processes_and_threads_may_share_the_store(
     assert len(list(store.iterdir())) == 4  # and nothing half written
 
 
-def test_pytorchs_own_files_are_kept_too(
-    settled: None, copy_runs: Callable[..., Path], store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pytorchs_own_files_are_kept_too(settled, copy_runs, store, monkeypatch):
     run = copy_runs("a") / "a"
     torch.save(load_file(run / "model.safetensors"), run / "pytorch_model.bin")
     (run / "model.safetensors").unlink()
@@ -292,9 +260,7 @@ def test_pytorchs_own_files_are_kept_too(
     assert fingerprint(run) == expected
 
 
-def test_a_run_is_known_by_whichever_path_leads_to_it(
-    settled: None, copy_runs: Callable[..., Path], read: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_known_by_whichever_path_leads_to_it(settled, copy_runs, read, monkeypatch):
     runs = copy_runs("a", "b")
     fingerprint(runs / "a")
     read.clear()

@@ -163,7 +163,7 @@ PLACED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", PLACED)
-def test_whatever_lies_where_a_file_should_be_is_named_or_left_out(kind: str, run: Path) -> None:
+def test_whatever_lies_where_a_file_should_be_is_named_or_left_out(kind, run):
     for file, readers in FILES.items():
         place, aside = run / file, run.parent / "aside"
         there = place.exists()
@@ -219,7 +219,7 @@ def with_other(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
         ("trackers.json", "trackers"),
     ],
 )
-def test_a_field_of_another_type_is_an_error_with_the_files_name(file: str, reader: str, run: Path) -> None:
+def test_a_field_of_another_type_is_an_error_with_the_files_name(file, reader, run):
     load, dump = (json.loads, json.dumps) if file.endswith(".json") else (yaml.safe_load, yaml.safe_dump)
     if file == "trackers.json":
         (run / file).write_text('{"mlflow": {"run": "ab", "steps": 3, "done": true}}')
@@ -233,7 +233,7 @@ def test_a_field_of_another_type_is_an_error_with_the_files_name(file: str, read
             assert not told or any(name in told for name in (str(run), "recipe", "pool.base")), told
 
 
-def test_an_event_of_another_type_is_an_error_with_its_line(run: Path) -> None:
+def test_an_event_of_another_type_is_an_error_with_its_line(run):
     file = run / "journal.jsonl"
     events = [without_sum(line) for line in file.read_text().splitlines()]
     kinds = {event["event"]: number for number, event in enumerate(events)}
@@ -264,7 +264,7 @@ def without_sum(line: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("event", ["step", "entry", "score"])
-def test_an_edited_score_does_not_get_into_tables(event: str, run: Path) -> None:
+def test_an_edited_score_does_not_get_into_tables(event, run):
     file = run / "journal.jsonl"
     lines = file.read_text().splitlines()
     number = next(n for n, line in enumerate(lines) if line.startswith(f'{{"event": "{event}"'))
@@ -290,7 +290,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_leaderboard_of_somebody_elses_is_named_with_the_remedy(kind: str, run: Path) -> None:
+def test_a_leaderboard_of_somebody_elses_is_named_with_the_remedy(kind, run):
     (run / "leaderboard.csv").write_text(FOREIGN[kind])
     for reader in ("result", "finished"):
         assert str(run / "leaderboard.csv") in read(reader, run)
@@ -299,7 +299,7 @@ def test_a_leaderboard_of_somebody_elses_is_named_with_the_remedy(kind: str, run
 @pytest.mark.parametrize(
     ("runs", "says"), [(1200, "has over 1,000,000 parts"), (110, "110 runs are more than the")]
 )
-def test_a_map_of_very_many_runs_is_no_work(runs: int, says: str, run: Path) -> None:
+def test_a_map_of_very_many_runs_is_no_work(runs, says, run):
     told = {
         "names": [f"r{n}" for n in range(runs)],
         "gram": np.eye(runs).tolist(),
@@ -311,7 +311,7 @@ def test_a_map_of_very_many_runs_is_no_work(runs: int, says: str, run: Path) -> 
     assert says in (run / "report.html").read_text()
 
 
-def test_an_evaluation_is_a_file_of_its_folder(run: Path) -> None:
+def test_an_evaluation_is_a_file_of_its_folder(run):
     entry = next(file for file in (run / "evaluations").rglob("*") if file.is_file())
     cache = EvaluationCache(run / "evaluations")
     assert cache.get(entry.stem) is not None
@@ -323,7 +323,7 @@ def test_an_evaluation_is_a_file_of_its_folder(run: Path) -> None:
     assert "predictions" in read("events", run)
 
 
-def test_nothing_is_written_through_a_link(home: Path, run: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(home, run, tmp_path):
     mine = tmp_path / "mine"
     for name in ("journal.jsonl", "trajectory.csv", "soupkitchen.log", "evaluations"):
         mine.write_text("mine")
@@ -382,7 +382,7 @@ def mine(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("kind", EVIL)
-def test_a_recipe_imports_nothing_of_its_own(kind: str, run: Path, mine: Path) -> None:
+def test_a_recipe_imports_nothing_of_its_own(kind, run, mine):
     told = yaml.safe_load((run / "recipe.yaml").read_text())
     EVIL[kind](told)
     (run / "recipe.yaml").write_text(yaml.safe_dump(told))
@@ -393,7 +393,7 @@ def test_a_recipe_imports_nothing_of_its_own(kind: str, run: Path, mine: Path) -
         assert "--trust mine.run --trust mine.other" in error
 
 
-def test_a_method_of_ones_own_is_imported_for_those_who_trust_it(run: Path, mine: Path) -> None:
+def test_a_method_of_ones_own_is_imported_for_those_who_trust_it(run, mine):
     mine.with_name("own_method.py").write_text(
         "from dataclasses import dataclass\nfrom soupkitchen.merging import Linear\n\n"
         "@dataclass(frozen=True)\nclass Own(Linear):\n    pass\n"
@@ -405,7 +405,7 @@ def test_a_method_of_ones_own_is_imported_for_those_who_trust_it(run: Path, mine
     rebuilt(run, "--trust", "own_method.Own")
 
 
-def test_a_recipe_says_nothing_of_trust_remote_code(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_says_nothing_of_trust_remote_code(run, monkeypatch):
     told = yaml.safe_load((run / "recipe.yaml").read_text())
     assert "trust_remote_code" not in told
     (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"trust_remote_code": True}))
@@ -421,7 +421,7 @@ def test_a_recipe_says_nothing_of_trust_remote_code(run: Path, monkeypatch: pyte
     assert seen == [False]
 
 
-def test_a_results_folder_imports_nothing_of_its_own(run: Path, mine: Path) -> None:
+def test_a_results_folder_imports_nothing_of_its_own(run, mine):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model"] = {"_target_": "soupkitchen.models.Function", "build": "mine.run"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -489,9 +489,7 @@ print(seen)
 
 
 @pytest.mark.slow
-def test_by_an_audit_hook_nothing_that_a_file_names_is_imported_run_or_asked_for(
-    home: Path, run: Path, mine: Path
-) -> None:
+def test_by_an_audit_hook_nothing_that_a_file_names_is_imported_run_or_asked_for(home, run, mine):
     here = run.parent
     (here / "files").mkdir()
     (here / "pools").mkdir()
@@ -560,21 +558,19 @@ def test_by_an_audit_hook_nothing_that_a_file_names_is_imported_run_or_asked_for
         ),
     ],
 )
-def test_a_place_where_nothing_can_be_is_named(
-    words: list[str], before: str, says: str, home: Path, tmp_path: Path
-) -> None:
+def test_a_place_where_nothing_can_be_is_named(words, before, says, home, tmp_path):
     good = [f"pool.path={home}/runs/*", "task=text_classification", f"task.data.path={home}/texts"]
     ended = soupkitchen(*good, "evaluation.cache=null", *words, cwd=tmp_path, fails=True, before=before)
     assert says in ended.stderr
 
 
-def test_a_closed_stdout_takes_nothing_from_a_run(home: Path) -> None:
+def test_a_closed_stdout_takes_nothing_from_a_run(home):
     again = ["name=x", "method=ties", "search=uniform", f"pool.base={home}/runs/a", "evaluation.cache=null"]
     good = [f"pool.path={home}/runs/*", "task=text_classification", f"task.data.path={home}/texts"]
     soupkitchen(*good, *again, cwd=home, before="import os, sys; os.close(1); sys.stdout = None")
 
 
-def test_a_pool_of_links_to_devices_is_refused(tmp_path: Path) -> None:
+def test_a_pool_of_links_to_devices_is_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "config.json").symlink_to("/dev/zero")

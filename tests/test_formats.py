@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -45,7 +45,7 @@ def names(pool: Pool) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_a_list_of_runs_names_weighs_and_scores_them(suffix: str, text_runs: Path, tmp_path: Path) -> None:
+def test_a_list_of_runs_names_weighs_and_scores_them(suffix, text_runs, tmp_path):
     rows = [
         {"path": str(text_runs / "c"), "name": "third", "weight": 2.0, "accuracy": 0.5},
         {"path": "a", "name": None, "weight": None, "accuracy": 0.7},
@@ -68,16 +68,14 @@ def test_a_list_of_runs_names_weighs_and_scores_them(suffix: str, text_runs: Pat
         ("path\nnowhere\n", "nowhere is no folder"),
     ],
 )
-def test_a_list_that_is_none_is_named(content: str, complaint: str, tmp_path: Path) -> None:
+def test_a_list_that_is_none_is_named(content, complaint, tmp_path):
     (tmp_path / "runs.csv").write_text(content)
     (tmp_path / "a").mkdir()
     with pytest.raises(CheckpointError, match=complaint):
         find_pool(str(tmp_path / "runs.csv"))
 
 
-def test_scores_of_a_list_rank_the_pool_where_they_are_trusted(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_scores_of_a_list_rank_the_pool_where_they_are_trusted(text_runs, texts, tmp_path):
     listed = {"wild": 0.9, "d": 0.8, "a": 0.2, "b": 0.1}  # not what they score
     frame = pd.DataFrame(
         {"path": [str(text_runs / run) for run in listed], "heldout_accuracy": listed.values()}
@@ -114,8 +112,8 @@ def test_scores_of_a_list_rank_the_pool_where_they_are_trusted(
     ],
 )
 def test_listed_scores_that_the_metric_cannot_give_are_refused(
-    score: str, metric: str, says: str, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+    score, metric, says, text_runs, texts, tmp_path
+):
     name = metric.removeprefix("mine.")
     (tmp_path / "runs.csv").write_text(f"path,{name}\n{text_runs}/a,0.4\n{text_runs}/b,{score}\n")
     (tmp_path / "mine.py").write_text("class Sum:\n    def of(self, predictions, references): return 0.5\n")
@@ -124,7 +122,7 @@ def test_listed_scores_that_the_metric_cannot_give_are_refused(
     assert says in soupkitchen(*words, cwd=tmp_path, fails=True).stderr
 
 
-def test_listed_scores_in_another_unit_are_warned_of(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_listed_scores_in_another_unit_are_warned_of(text_runs, texts, tmp_path):
     (tmp_path / "runs.csv").write_text(f"path,cross_entropy\n{text_runs}/a,40.0\n{text_runs}/b,0.01\n")
     words = (
         "task=text_classification",
@@ -138,7 +136,7 @@ def test_listed_scores_in_another_unit_are_warned_of(text_runs: Path, texts: Pat
     assert "the listed scores differ by a factor of 4000" in error
 
 
-def test_weights_of_a_list_are_the_methods(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_weights_of_a_list_are_the_methods(text_runs, texts, tmp_path):
     frame = pd.DataFrame({"path": [str(text_runs / "a"), str(text_runs / "b")], "weight": [3.0, 1.0]})
     frame.to_csv(tmp_path / "runs.csv", index=False)
     words = ("task=text_classification", f"task.data.path={texts}", "evaluation.cache=null", "name=x")
@@ -152,7 +150,7 @@ def test_weights_of_a_list_are_the_methods(text_runs: Path, texts: Path, tmp_pat
     assert "both the list of runs (pool.path) and method.weights give weights" in result.stderr
 
 
-def test_trusting_scores_needs_scores(text_runs: Path) -> None:
+def test_trusting_scores_needs_scores(text_runs):
     with pytest.raises(ConfigError, match="needs a list of runs with scores"):
         find_pool(str(text_runs), trust_scores=True)
 
@@ -181,20 +179,20 @@ def trained(text_runs: Path, tmp_path: Path) -> Path:
         ("all", {f"{o}/checkpoint-{s}": f"checkpoint-{s}" for o in ("one", "two") for s in (5, 10, 20)}),
     ],
 )
-def test_checkpoints_of_trainer_folders_are_runs(which: Any, expected: dict, trained: Path) -> None:
+def test_checkpoints_of_trainer_folders_are_runs(which, expected, trained):
     found = find(str(trained), checkpoints=which)
     assert {name: source.folder.name for name, source in found.items()} == expected
     assert list(found) == list(expected)  # by step, not by spelling
 
 
-def test_a_trainers_own_model_comes_before_its_checkpoints(trained: Path, text_runs: Path) -> None:
+def test_a_trainers_own_model_comes_before_its_checkpoints(trained, text_runs):
     for file in (text_runs / "wild").iterdir():
         shutil.copy(file, trained / "one")
     assert find(str(trained))["one"].folder == trained / "one"
     assert find(str(trained), checkpoints="last")["one"].folder.name == "checkpoint-20"
 
 
-def test_a_trainer_that_names_no_best_checkpoint_says_so(trained: Path) -> None:
+def test_a_trainer_that_names_no_best_checkpoint_says_so(trained):
     for state in trained.glob("one/*/trainer_state.json"):
         state.write_text("{}")
     assert find(str(trained))["one"].folder.name == "checkpoint-20"
@@ -204,7 +202,7 @@ def test_a_trainer_that_names_no_best_checkpoint_says_so(trained: Path) -> None:
         find(str(trained), checkpoints="first")
 
 
-def test_copies_are_found_by_content(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_copies_are_found_by_content(trained, caplog):
     pool = find_pool(str(trained), checkpoints="all")  # b and c are in both folders
     assert len(pool) == 4
     assert "two/checkpoint-10 has the same content as one/checkpoint-5" in caplog.text
@@ -234,7 +232,7 @@ def hub(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             (folder / "refs" / revision).write_text(commit)
 
 
-def test_models_of_the_hub_are_runs_by_name_and_revision(hub: None, text_runs: Path) -> None:
+def test_models_of_the_hub_are_runs_by_name_and_revision(hub, text_runs):
     pool = find_pool(["ann/x@v2", "bob/y", str(text_runs / "a")], base="ann/x")
     assert names(pool) == ["ann/x@v2", "bob/y", "a"]
     for run, local in zip(pool, ("b", "c", "a"), strict=True):
@@ -245,9 +243,7 @@ def test_models_of_the_hub_are_runs_by_name_and_revision(hub: None, text_runs: P
     )
 
 
-def test_adapters_find_their_base_on_the_hub(
-    hub: None, base: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_find_their_base_on_the_hub(hub, base, adapters, tmp_path, monkeypatch):
     snapshot = tmp_path / "hub" / "models--ann--llama" / "snapshots" / "f00"
     shutil.copytree(base, snapshot)
     (snapshot.parents[1] / "refs").mkdir()
@@ -295,8 +291,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
 
 
 def test_the_hub_is_asked_for_what_the_user_names_and_not_for_what_files_name(
-    asked: list[str], base: Path, adapters: Path, tmp_path: Path
-) -> None:
+    asked, base, adapters, tmp_path
+):
     for name in ("a", "b"):
         shutil.copytree(adapters / name, tmp_path / "runs" / name)
         file = tmp_path / "runs" / name / "adapter_config.json"
@@ -340,9 +336,7 @@ def as_base_of_mergekit(name: str, file: Path) -> None:
     [(as_csv, "csv"), (as_jsonl, "jsonl"), (as_wandb_exports, "csv"), (as_mergekit, "yaml"),
      (as_base_of_mergekit, "yaml")],
 )  # fmt: skip
-def test_of_what_a_list_names_the_hub_is_asked_for_what_begins_with_hf(
-    write: Callable[[str, Path], None], kind: str, asked: list[str], base: Path, tmp_path: Path
-) -> None:
+def test_of_what_a_list_names_the_hub_is_asked_for_what_begins_with_hf(write, kind, asked, base, tmp_path):
     for name in ("list", "list-2"):
         shutil.copytree(base, tmp_path / name)
     file = tmp_path / "list" / f"runs.{kind}"
@@ -361,9 +355,7 @@ def made_again(file: str) -> None:
     read_recipe(Path(file))
 
 
-def test_an_experiments_folder_is_not_asked_of_the_hub(
-    asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiments_folder_is_not_asked_of_the_hub(asked, monkeypatch):
     runs = [TrackerRun("results/run-1", "x", {})]
     monkeypatch.setattr(tracker_runs, "of_mlflow", lambda experiment: runs)
     with pytest.raises(CheckpointError, match=r"results/run-1 is no folder here"):
@@ -371,13 +363,13 @@ def test_an_experiments_folder_is_not_asked_of_the_hub(
     assert asked == []
 
 
-def test_what_is_in_the_hubs_cache_is_taken_by_its_name_in_a_list(hub: None, tmp_path: Path) -> None:
+def test_what_is_in_the_hubs_cache_is_taken_by_its_name_in_a_list(hub, tmp_path):
     (tmp_path / "runs.csv").write_text("path\nann/x\nhf://bob/y\n")
     assert names(find_pool(str(tmp_path / "runs.csv"))) == ["ann/x", "bob/y"]
     assert names(find_pool(["hf://ann/x@v2", "bob/y"], base="hf://ann/x")) == ["ann/x@v2", "bob/y"]
 
 
-def test_a_name_that_the_hub_cannot_give_is_named(hub: None) -> None:
+def test_a_name_that_the_hub_cannot_give_is_named(hub):
     with pytest.raises(CheckpointError, match=r"ann/x@v9 is no folder here, and as a name on the hub"):
         find_pool(["ann/x@v9", "bob/y"])
 
@@ -392,7 +384,7 @@ def as_bin(run: Path, legacy: bool = False) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pytorch_files_are_read(legacy: bool, text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_pytorch_files_are_read(legacy, text_runs, copy_runs):
     runs = copy_runs("a", "b")
     as_bin(runs / "b", legacy)
     merged = dict(Soup(Linear()).blend(find_pool(str(runs)).runs))
@@ -400,7 +392,7 @@ def test_pytorch_files_are_read(legacy: bool, text_runs: Path, copy_runs: Callab
         torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_sharded_pytorch_files_are_read(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_sharded_pytorch_files_are_read(text_runs, copy_runs):
     runs = copy_runs("a", "b")
     tensors = load_file(runs / "b" / "model.safetensors")
     (runs / "b" / "model.safetensors").unlink()
@@ -417,7 +409,7 @@ def test_sharded_pytorch_files_are_read(text_runs: Path, copy_runs: Callable[...
 
 
 @pytest.mark.parametrize("first", ["safetensors", "bin"])
-def test_tied_weights_are_one_tensor_by_either_name(first: str, tmp_path: Path) -> None:
+def test_tied_weights_are_one_tensor_by_either_name(first, tmp_path):
     for number, kind in enumerate(("both", "neither", "head")):
         model = gpt2()
         with torch.no_grad():
@@ -440,9 +432,7 @@ def test_tied_weights_are_one_tensor_by_either_name(first: str, tmp_path: Path) 
     torch.testing.assert_close(live.model.lm_head.weight, gpt2().lm_head.weight + 0.1)
 
 
-def test_runs_of_mixed_dtypes_are_taken_as_the_widest(
-    text_runs: Path, copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_runs_of_mixed_dtypes_are_taken_as_the_widest(text_runs, copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     for name, dtype in (("a", torch.float16), ("b", torch.bfloat16)):
         model = AutoModelForSequenceClassification.from_pretrained(runs / name, dtype=dtype)
@@ -456,9 +446,7 @@ def test_runs_of_mixed_dtypes_are_taken_as_the_widest(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_soup_is_scored_and_saved_in_the_dtype_asked_for(
-    dtype: str, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_soup_is_scored_and_saved_in_the_dtype_asked_for(dtype, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search=uniform", f"output.dtype={dtype}", "name=x")
     soupkitchen(*words, cwd=tmp_path)
     saved = load_file(tmp_path / "results/x/soup/model.safetensors")
@@ -467,14 +455,14 @@ def test_the_soup_is_scored_and_saved_in_the_dtype_asked_for(
         torch.testing.assert_close(saved[name], tensor.to(saved[name].dtype), rtol=1e-2, atol=1e-6)
 
 
-def test_a_large_soup_is_sharded(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_large_soup_is_sharded(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search=uniform", "output.max_shard_size=5KB", "name=x")
     soupkitchen(*words, cwd=tmp_path)
     assert len(list((tmp_path / "results/x/soup").glob("model-*.safetensors"))) > 1
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
 
 
-def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path: Path) -> None:
+def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path):
     words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(48))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -507,7 +495,7 @@ def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_pat
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_a_bare_encoder_among_models_with_a_prefix(text_runs: Path, tmp_path: Path) -> None:
+def test_a_bare_encoder_among_models_with_a_prefix(text_runs, tmp_path):
     from transformers import AutoModel
 
     for name in ("a", "b"):
@@ -527,7 +515,7 @@ def test_a_bare_encoder_among_models_with_a_prefix(text_runs: Path, tmp_path: Pa
         torch.testing.assert_close(tensor, expected[f"bert.{name}"], rtol=1e-6, atol=1e-7)
 
 
-def test_a_base_without_the_runs_prefix_is_their_base(text_runs: Path, tmp_path: Path) -> None:
+def test_a_base_without_the_runs_prefix_is_their_base(text_runs, tmp_path):
     text_classifier().bert.save_pretrained(tmp_path / "base")
     base = find_pool(str(text_runs), base=str(tmp_path / "base")).base
     assert all(name.startswith("bert.") for name in base.header)
@@ -550,8 +538,8 @@ def relabel(run: Path, order: list[int]) -> None:
 
 
 def test_heads_with_labels_in_another_order_score_and_merge_as_if_in_the_same(
-    text_runs: Path, copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+    text_runs, copy_runs, texts, tmp_path
+):
     runs = copy_runs("a", "b", "c", "d")
     relabel(runs / "b", [2, 0, 1])
     words = ("search=uniform", "task.data.test=null")
@@ -567,7 +555,7 @@ def test_heads_with_labels_in_another_order_score_and_merge_as_if_in_the_same(
 
 
 @pytest.mark.parametrize("labels", [["apples", "boats", "cars"], ["apples", "apples", "boats"]])
-def test_heads_with_other_labels_are_refused(labels: list[str], copy_runs: Callable[..., Path]) -> None:
+def test_heads_with_other_labels_are_refused(labels, copy_runs):
     runs = copy_runs("a", "b", "c")
     config = json.loads((runs / "b" / "config.json").read_text())
     config["id2label"] = {str(number): label for number, label in enumerate(labels)}
@@ -576,9 +564,7 @@ def test_heads_with_other_labels_are_refused(labels: list[str], copy_runs: Calla
         find_pool(str(runs))
 
 
-def test_labels_in_another_order_of_a_head_of_unknown_name_are_refused(
-    copy_runs: Callable[..., Path],
-) -> None:
+def test_labels_in_another_order_of_a_head_of_unknown_name_are_refused(copy_runs):
     runs = copy_runs("a", "b", "c")
     for run in runs.iterdir():
         tensors = load_file(run / "model.safetensors")
@@ -591,7 +577,7 @@ def test_labels_in_another_order_of_a_head_of_unknown_name_are_refused(
         find_pool(str(runs))
 
 
-def test_an_odd_first_run_is_the_odd_one_out(copy_runs: Callable[..., Path]) -> None:
+def test_an_odd_first_run_is_the_odd_one_out(copy_runs):
     runs = copy_runs("b", "c", "d")
     text_classifier(("x", "y")).save_pretrained(runs / "a")
     with pytest.raises(IncompatibleError) as error:
@@ -602,9 +588,7 @@ def test_an_odd_first_run_is_the_odd_one_out(copy_runs: Callable[..., Path]) -> 
         find_pool(str(runs), on_incompatible="warn")
 
 
-def test_a_reference_that_drops_out_does_not_turn_the_others_labels(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_reference_that_drops_out_does_not_turn_the_others_labels(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     tensors = load_file(runs / "a" / "model.safetensors")
     tensors["classifier.bias"][0] = float("nan")
@@ -620,9 +604,7 @@ def test_a_reference_that_drops_out_does_not_turn_the_others_labels(
         torch.testing.assert_close(load_file(soup / "model.safetensors")[name], tensor)
 
 
-def test_files_of_several_dtypes_are_scored_and_saved_in_the_widest(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_files_of_several_dtypes_are_scored_and_saved_in_the_widest(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     for run in runs.iterdir():
         tensors = load_file(run / "model.safetensors")
@@ -637,7 +619,7 @@ def test_files_of_several_dtypes_are_scored_and_saved_in_the_widest(
         torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_names_in_lists_that_look_like_numbers_stay_names(text_runs: Path, tmp_path: Path) -> None:
+def test_names_in_lists_that_look_like_numbers_stay_names(text_runs, tmp_path):
     for run, name in (("a", "1e-3"), ("b", "001")):
         shutil.copytree(text_runs / run, tmp_path / name)
     (tmp_path / "runs.csv").write_text("path, weight\n1e-3, 2\n001, 3\n")
@@ -648,7 +630,7 @@ def test_names_in_lists_that_look_like_numbers_stay_names(text_runs: Path, tmp_p
     assert names(find_pool(str(tmp_path / "runs.jsonl"))) == ["007", "1e1"]
 
 
-def test_runs_that_compute_otherwise_are_refused(copy_runs: Callable[..., Path]) -> None:
+def test_runs_that_compute_otherwise_are_refused(copy_runs):
     runs = copy_runs("a", "b", "c")
     config = json.loads((runs / "b" / "config.json").read_text())
     (runs / "b" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))

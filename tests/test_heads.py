@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,8 +62,8 @@ def logits(made: Any, task: str) -> torch.Tensor:
 
 @pytest.mark.parametrize(("task", "name", "model_type"), FAMILIES, ids=lambda told: str(told))
 def test_a_head_put_in_another_order_gives_each_label_the_logits_that_it_had(
-    task: str, name: str, model_type: str, tmp_path: Path
-) -> None:
+    task, name, model_type, tmp_path
+):
     made = model(task, name, model_type, LABELS)
     made.save_pretrained(tmp_path / "a")
     others = [LABELS[2], LABELS[0], LABELS[1]]
@@ -88,7 +87,7 @@ def test_a_head_put_in_another_order_gives_each_label_the_logits_that_it_had(
     assert not torch.allclose(before, after)
 
 
-def test_as_many_labels_as_hidden_units_are_not_mixed_up_with_them(tmp_path: Path) -> None:
+def test_as_many_labels_as_hidden_units_are_not_mixed_up_with_them(tmp_path):
     labels = [f"label {number}" for number in range(16)]
     made = model(TEXTS, "BertForSequenceClassification", "bert", labels)
     assert made.bert.pooler.dense.bias.shape == made.classifier.bias.shape
@@ -96,7 +95,7 @@ def test_as_many_labels_as_hidden_units_are_not_mixed_up_with_them(tmp_path: Pat
     assert rows_of_labels(tmp_path, 16) == {"classifier.weight", "classifier.bias"}
 
 
-def test_a_model_without_a_head_has_no_rows_of_labels(tmp_path: Path) -> None:
+def test_a_model_without_a_head_has_no_rows_of_labels(tmp_path):
     made = transformers.BertModel(small_config("bert", TEXTS, **named(LABELS)))
     made.save_pretrained(tmp_path)
     assert rows_of_labels(tmp_path, 3) == frozenset()

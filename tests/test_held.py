@@ -94,7 +94,7 @@ def pool(request: pytest.FixtureRequest, text_runs: Path, adapters: Path, pickle
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_holding_changes_no_bit(name: str, pool: Pool) -> None:
+def test_holding_changes_no_bit(name, pool):
     holding = Mixer(pool)
     for recipe in [*proposals(METHODS[name])[:3], proposals(METHODS[name], "aba")[1]]:
         expected = made(Mixer(pool), recipe)
@@ -103,7 +103,7 @@ def test_holding_changes_no_bit(name: str, pool: Pool) -> None:
     assert holding._cache is not None
 
 
-def test_what_is_held_is_as_it_was_read(pool: Pool) -> None:
+def test_what_is_held_is_as_it_was_read(pool):
     """No method writes to what it is given."""
     mixer = Mixer(pool)
     for method in METHODS.values():
@@ -115,7 +115,7 @@ def test_what_is_held_is_as_it_was_read(pool: Pool) -> None:
         assert torch.equal(tensor, run.weights.task_vector(name, CPU))
 
 
-def test_an_adapters_change_is_computed_once(adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapters_change_is_computed_once(adapters, monkeypatch):
     pool = find_pool(str(adapters))
     for method in (
         Linear(),
@@ -139,9 +139,7 @@ def test_an_adapters_change_is_computed_once(adapters: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     "sparsifier", [Magnitude(0.2), MagnitudeOutliers(0.8, 0.1), Random(0.5, "l1")], ids=type
 )
-def test_thresholds_are_found_once_for_all_scales(
-    sparsifier: Any, text_runs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thresholds_are_found_once_for_all_scales(sparsifier, text_runs, monkeypatch):
     mixer = Mixer(find_pool(str(text_runs), base=str(text_runs / "d")))
     planned: Counter[tuple[str, str]] = Counter()
     plan = type(sparsifier).plan
@@ -161,7 +159,7 @@ def test_thresholds_are_found_once_for_all_scales(
         assert same(made(mixer, recipe, again=True), made(Mixer(mixer.pool), recipe))
 
 
-def test_unpickled_tensors_are_read_once(pickled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpickled_tensors_are_read_once(pickled, monkeypatch):
     pool, mixer = find_pool(str(pickled)), Mixer(find_pool(str(pickled)))
     with counted(monkeypatch, WeightFiles, "tensor") as asked:
         for recipe in proposals(Linear()):
@@ -170,7 +168,7 @@ def test_unpickled_tensors_are_read_once(pickled: Path, monkeypatch: pytest.Monk
     assert {asked[name] for name in merged} == {3}
 
 
-def test_what_is_mapped_is_not_copied(text_runs: Path) -> None:
+def test_what_is_mapped_is_not_copied(text_runs):
     mixer = Mixer(find_pool(str(text_runs), base=str(text_runs / "d")))
     for recipe in proposals(TaskVectors()):
         made(mixer, recipe, again=True)
@@ -187,9 +185,7 @@ def test_what_is_mapped_is_not_copied(text_runs: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, 3000, 5000, 10**9])
-def test_no_more_is_held_than_the_budget_allows(
-    budget: int, adapters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_is_held_than_the_budget_allows(budget, adapters, monkeypatch):
     pool = find_pool(str(adapters))
     mixer = Mixer(pool, memory=lambda: StateMemory(CPU, on_host=budget))
     with counted(monkeypatch, AdaptedWeights, "_change") as asked:
@@ -204,8 +200,8 @@ def test_no_more_is_held_than_the_budget_allows(
 
 
 def test_what_a_device_has_no_room_for_is_held_on_the_host_and_what_it_has_computed_is_not(
-    text_runs: Path, adapters: Path
-) -> None:
+    text_runs, adapters
+):
     """With torch's meta device in place of a GPU: what lies there has a size and no content."""
     meta, name = torch.device("meta"), "classifier.weight"
     run = find_pool(str(text_runs))["a"]
@@ -221,7 +217,7 @@ def test_what_a_device_has_no_room_for_is_held_on_the_host_and_what_it_has_compu
     assert not crowded._changes
 
 
-def test_a_running_state_and_what_is_held_are_never_there_together(adapters: Path) -> None:
+def test_a_running_state_and_what_is_held_are_never_there_together(adapters):
     mixer = Mixer(find_pool(str(adapters)), caching=True)
     recipe = Recipe.of("abc", Linear())
     dict(mixer.tensors(recipe, growing=True))
@@ -241,7 +237,7 @@ def test_a_running_state_and_what_is_held_are_never_there_together(adapters: Pat
     assert not held._exact
 
 
-def test_what_is_held_is_let_go_when_the_soup_is_saved(adapters: Path, text_runs: Path) -> None:
+def test_what_is_held_is_let_go_when_the_soup_is_saved(adapters, text_runs):
     recipe = Recipe.of("abc", Linear())
     for saved in ("", adapters / "b", text_runs / "a"):  # of the last, names are others than the pool's
         mixer = Mixer(find_pool(str(adapters)), caching=True)
@@ -255,9 +251,7 @@ def test_what_is_held_is_let_go_when_the_soup_is_saved(adapters: Path, text_runs
         assert not held._exact
 
 
-def test_a_bench_holds_what_its_mixer_does_and_notices_files_that_change(
-    tmp_path: Path, texts: Path, text_runs: Path
-) -> None:
+def test_a_bench_holds_what_its_mixer_does_and_notices_files_that_change(tmp_path, texts, text_runs):
     options: dict[str, Any] = {"of": AutoModelForSequenceClassification, "task_type": "SEQ_CLS", "r": 2}
     for seed, name in enumerate("ab"):
         adapter(text_runs / "a", tmp_path / name, seed, target_modules=["query"], **options)

@@ -24,9 +24,7 @@ def run(server: Hub, *words: str, cwd: Path, token: str = "hf_right") -> tuple[i
     return process.poll() or 0, err
 
 
-def test_a_soup_is_pushed_private_and_goes_on_where_it_broke_off(
-    there: Hub, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_soup_is_pushed_private_and_goes_on_where_it_broke_off(there, text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), "name=x", "output.max_shard_size=20KB"]
     status, _ = run(there, *words, "search=uniform", "name=other", cwd=tmp_path)
     assert status == 0
@@ -51,9 +49,7 @@ def test_a_soup_is_pushed_private_and_goes_on_where_it_broke_off(
     assert sent == 1
 
 
-def test_who_may_not_push_is_told_before_any_work(
-    there: Hub, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_who_may_not_push_is_told_before_any_work(there, text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), "name=x"]
     for name, token, message in (
         ("me/soup", "hf_wrong", "the hub does not let us in"),

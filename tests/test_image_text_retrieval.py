@@ -133,7 +133,7 @@ def recalls(image: np.ndarray, text: np.ndarray, named: list[tuple[Any, Any]], k
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_recall_is_that_of_single_images_and_texts_one_by_one(k: int, run: Path, pairs: Path) -> None:
+def test_recall_is_that_of_single_images_and_texts_one_by_one(k, run, pairs):
     model, processor = AutoModel.from_pretrained(run).eval(), AutoProcessor.from_pretrained(run)
     examples = [json.loads(line) for line in pairs.read_text().splitlines()]
     padding = {"padding": "max_length", "max_length": 8} if "siglip" in model.config.model_type else {}
@@ -160,7 +160,7 @@ def test_recall_is_that_of_single_images_and_texts_one_by_one(k: int, run: Path,
     assert one_way.score == pytest.approx(to_image)
 
 
-def test_data_and_models_of_another_kind_are_named(run: Path, pairs: Path, tmp_path: Path) -> None:
+def test_data_and_models_of_another_kind_are_named(run, pairs, tmp_path):
     made = task(pairs)
     split, processor = made.data.load_splits()["heldout"], made.load_processor(str(run))
     bert = BertModel(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1))
@@ -175,7 +175,7 @@ def test_data_and_models_of_another_kind_are_named(run: Path, pairs: Path, tmp_p
 
 
 @pytest.mark.parametrize("k", [1, 3])
-def test_recall_is_that_of_loops_where_rows_share_images_and_texts(k: int) -> None:
+def test_recall_is_that_of_loops_where_rows_share_images_and_texts(k):
     random = np.random.default_rng(k)
     named = list(zip(random.integers(0, 12, 30).tolist(), random.integers(0, 14, 30).tolist(), strict=True))
     of_image, of_text = random.normal(size=(12, 6)), random.normal(size=(14, 6))
@@ -192,12 +192,12 @@ def test_recall_is_that_of_loops_where_rows_share_images_and_texts(k: int) -> No
     assert 0 < to_image < 1
 
 
-def test_a_model_that_tells_nothing_apart_finds_nothing() -> None:
+def test_a_model_that_tells_nothing_apart_finds_nothing():
     numbers = np.stack([np.arange(9)] * 2, axis=1)
     assert metrics.load("retrieval_recall").score(np.ones((9, 4)), numbers) == 0
 
 
-def test_a_resample_is_one_of_queries_among_the_same_candidates() -> None:
+def test_a_resample_is_one_of_queries_among_the_same_candidates():
     random = np.random.default_rng(0)
     rows, numbers = random.normal(size=(40, 8)), np.stack([np.arange(40)] * 2, axis=1)
     rows[:, 4:] += rows[:, :4]
@@ -212,6 +212,6 @@ def test_a_resample_is_one_of_queries_among_the_same_candidates() -> None:
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"direction": "sideways"}, {"n": 1}])
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+def test_options_that_make_no_sense_are_refused(options):
     with pytest.raises(MetricError, match=next(iter(options))):
         metrics.load("retrieval_recall", options=options)

@@ -55,9 +55,7 @@ FITTING: list[tuple[Any, list[Any], list[Any], str]] = [
 
 
 @pytest.mark.parametrize(("hint", "good", "bad", "words"), FITTING, ids=lambda part: str(part)[:40])
-def test_a_value_fits_its_annotation_or_is_told_what_it_should_be(
-    hint: Any, good: list[Any], bad: list[Any], words: str
-) -> None:
+def test_a_value_fits_its_annotation_or_is_told_what_it_should_be(hint, good, bad, words):
     assert says(hint).startswith(words)
     for value in good:
         check("group.option", value, hint)
@@ -74,5 +72,5 @@ class Own:
     number: int
 
 
-def test_the_fields_of_a_class_of_the_users_are_left_alone() -> None:
+def test_the_fields_of_a_class_of_the_users_are_left_alone():
     check_fields(Own("no number"), "method")

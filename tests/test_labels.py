@@ -156,7 +156,7 @@ def tables(folder: Path, forms: Mapping[str, Any], how: str) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize("how", FORMATS)
-def test_labels_of_texts_and_images_are_right_or_refused(how: str, tmp_path: Path) -> None:
+def test_labels_of_texts_and_images_are_right_or_refused(how, tmp_path):
     for form, split in tables(tmp_path, PLAIN, how):
         _, names, wanted = PLAIN[form]
         check(replace(TEXT, label=form), split, model(names), wanted)
@@ -164,7 +164,7 @@ def test_labels_of_texts_and_images_are_right_or_refused(how: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("form", FEATURES)
-def test_class_labels_are_matched_by_name(form: str, tmp_path: Path) -> None:
+def test_class_labels_are_matched_by_name(form, tmp_path):
     names, values, of, wanted = FEATURES[form]
     split = datasets.Dataset.from_dict({"label": values}).cast_column(
         "label", datasets.ClassLabel(names=names)
@@ -179,7 +179,7 @@ def test_class_labels_are_matched_by_name(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", FORMATS)
-def test_tags_are_right_or_refused(how: str, tmp_path: Path) -> None:
+def test_tags_are_right_or_refused(how, tmp_path):
     lists = {form: ([[value, value] for value in values], *rest) for form, (values, *rest) in PLAIN.items()}
     for form, split in tables(tmp_path, lists, how):
         _, names, wanted = PLAIN[form]
@@ -218,13 +218,13 @@ SETS: Mapping[str, tuple[list[Any], Sequence[str], list[list[int]] | str]] = {
 
 
 @pytest.mark.parametrize("how", FORMATS)
-def test_sets_of_labels_are_right_or_refused(how: str, tmp_path: Path) -> None:
+def test_sets_of_labels_are_right_or_refused(how, tmp_path):
     for form, split in tables(tmp_path, SETS, how):
         _, names, wanted = SETS[form]
         check(replace(SETS_OF, label=form), split, model(names), wanted)
 
 
-def test_lists_of_class_labels_are_matched_by_name() -> None:
+def test_lists_of_class_labels_are_matched_by_name():
     feature = datasets.List(datasets.ClassLabel(names=["clouds", "Apples", "boats"]))
     split = datasets.Dataset.from_dict({"labels": [[0], [1, 2]]}, datasets.Features(labels=feature))
     check(SETS_OF, split, model(WORDS), hot([2], [0, 1]))
@@ -232,7 +232,7 @@ def test_lists_of_class_labels_are_matched_by_name() -> None:
     check(SETS_OF, split, model(("a", "b", "c")), "no label .*task.labels=indices")
 
 
-def test_text_that_is_no_list_is_refused() -> None:
+def test_text_that_is_no_list_is_refused():
     split = datasets.Dataset.from_dict({"labels": ["toxic,obscene"]})
     check(SETS_OF, split, model(WORDS), r"should be a list .*columns of 0 and 1")
 
@@ -241,7 +241,7 @@ COLUMNS = {"clouds": [0, 1, 1], "Apples": [1.0, 0.0, 1.0], "boats": [True, False
 
 
 @pytest.mark.parametrize("how", FORMATS)
-def test_columns_of_0_and_1_are_labels(how: str, tmp_path: Path) -> None:
+def test_columns_of_0_and_1_are_labels(how, tmp_path):
     split = written(tmp_path, "a", how, COLUMNS)
     rows = [[1, 1, 0], [0, 0, 1], [1, 1, 1]]
     columns = ["clouds", "Apples", "boats"]
@@ -277,7 +277,7 @@ def test_columns_of_0_and_1_are_labels(how: str, tmp_path: Path) -> None:
         (None, TRUTH, "row . holds 2, which should be 0 or 1"),
     ],
 )
-def test_labels_of_pairs_say_what_belongs_together(names: Any, values: list[Any], wanted: Any) -> None:
+def test_labels_of_pairs_say_what_belongs_together(names, values, wanted):
     split = datasets.Dataset.from_dict({"label": values})
     if names is not None:
         split = split.cast_column("label", datasets.ClassLabel(names=names))
@@ -309,7 +309,7 @@ def test_labels_of_pairs_say_what_belongs_together(names: Any, values: list[Any]
         (["A", "y"], ["x", "y"], "'y' is none of the choices"),
     ],
 )
-def test_answers_are_read_in_one_way(answers: list[Any], choices: list[str], wanted: Any) -> None:
+def test_answers_are_read_in_one_way(answers, choices, wanted):
     split = datasets.Dataset.from_dict({"choices": [choices] * len(answers), "answer": answers})
     task: Any = tasks.multiple_choice("-")
     if isinstance(wanted, str):
@@ -326,7 +326,7 @@ def test_answers_are_read_in_one_way(answers: list[Any], choices: list[str], wan
 @pytest.mark.parametrize(
     ("names", "wanted"), [(["1", "2"], [1.0, 2.0, 1.0]), (["a", "b"], "'a' .* no number")]
 )
-def test_class_labels_are_numbers_only_by_their_names(names: list[str], wanted: Any) -> None:
+def test_class_labels_are_numbers_only_by_their_names(names, wanted):
     split = datasets.Dataset.from_dict({"label": [0, 1, 0]})
     split = split.cast_column("label", datasets.ClassLabel(names=names))
     task: Any = tasks.text_regression("-")
@@ -358,25 +358,25 @@ def split_of(*values: Any) -> datasets.Dataset:
         ("names", [0, 1], "0 is no label"),
     ],
 )
-def test_the_option_decides(labels: Any, values: list[Any], wanted: Any) -> None:
+def test_the_option_decides(labels, values, wanted):
     check(tasks.text_classification("-", labels=labels), split_of(*values), model(DIGITS), wanted)
 
 
 @pytest.mark.parametrize(
     ("labels", "says"), [({"a": "4"}, "no label '4'"), ({"a": 2}, "in quotes"), ({"a": 9}, "9")]
 )
-def test_an_option_that_names_no_label_is_refused(labels: Any, says: str) -> None:
+def test_an_option_that_names_no_label_is_refused(labels, says):
     with pytest.raises(ConfigError, match=says):
         tasks.text_classification("-", labels=labels).with_labels({"": split_of("a")}, model(DIGITS))
 
 
 @pytest.mark.parametrize("labels", ["name", ["a"], {}, {"a": None}, 3])
-def test_an_option_of_another_kind_is_refused(labels: Any) -> None:
+def test_an_option_of_another_kind_is_refused(labels):
     with pytest.raises(ConfigError, match=r"task\.labels"):
         tasks.text_classification("-", labels=labels)
 
 
-def test_all_splits_are_read_alike() -> None:
+def test_all_splits_are_read_alike():
     task: Any = TEXT
     whole, few = split_of(1, 2, 3), split_of(1, 2)
     read = task.with_labels({"heldout": whole, "test": few}, model(DIGITS))
@@ -404,11 +404,11 @@ def test_all_splits_are_read_alike() -> None:
         ({"label2id": {name: n for n, name in enumerate(LABEL_N)}}, ["boats"], [1]),
     ],
 )
-def test_names_are_those_of_id2label(config: Any, values: list[Any], wanted: Any) -> None:
+def test_names_are_those_of_id2label(config, values, wanted):
     check(TEXT, split_of(*values), model(WORDS, **config), wanted)
 
 
-def test_the_log_says_how_labels_are_read(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_how_labels_are_read(caplog):
     caplog.set_level(logging.INFO)
     task = TEXT
     task.with_labels({"": split_of("Boats")}, model(WORDS))
@@ -451,7 +451,7 @@ def logits(folder: Path, texts: Sequence[str]) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_stars_are_scored_as_scikit_learn_scores_them(tmp_path: Path) -> None:
+def test_stars_are_scored_as_scikit_learn_scores_them(tmp_path):
     table = make_texts(40, 1)
     table.loc[0, "text"] = "w1"
     stars = [3, *(1 + (label == LABELS[0]) for label in table["label"][1:])]
@@ -468,7 +468,7 @@ def test_stars_are_scored_as_scikit_learn_scores_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_columns_of_0_and_1_are_scored_as_scikit_learn_scores_them(tmp_path: Path) -> None:
+def test_columns_of_0_and_1_are_scored_as_scikit_learn_scores_them(tmp_path):
     names, random = ("toxic", "obscene", "threat"), np.random.default_rng(0)
     flags = pd.DataFrame(random.integers(0, 2, (40, 3)), columns=names)
     table = make_texts(40, 1).drop(columns="label")

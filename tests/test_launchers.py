@@ -14,7 +14,7 @@ from command import events, own, soupkitchen, started_anew, wait_for
 LIMIT = 300
 
 
-def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_jobs_side_by_side_make_one_table(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=joblib"]
     words += ["method=linear,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=2"]
     sweep = started_anew("-m", *words, cwd=tmp_path)
@@ -26,9 +26,7 @@ def test_jobs_side_by_side_make_one_table(text_runs: Path, texts: Path, tmp_path
         assert (tmp_path / "results" / run / "soup" / "model.safetensors").is_file()
 
 
-def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=ray"]
     sweep = started_anew("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
     results = tmp_path / "results"
@@ -47,7 +45,7 @@ def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(
     assert events(folder)[: len(done)] == done  # nothing was done twice
 
 
-def test_a_cluster_that_is_not_there_is_named(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_named(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), "hydra/launcher=ray", "hydra.launcher.address=nowhere:6379"]
     told = soupkitchen("-m", *words, "method=linear,slerp", cwd=tmp_path, fails=True)
     assert "hydra.launcher.address=nowhere:6379 cannot be reached" in told.stderr
@@ -55,9 +53,7 @@ def test_a_cluster_that_is_not_there_is_named(text_runs: Path, texts: Path, tmp_
     assert "hydra.launcher.cpus_per_job=0 should be a number above 0" in told.stderr
 
 
-def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), "hydra/launcher=submitit_local", "method=linear,slerp"]
     sweep = started_anew("-m", *words, cwd=tmp_path)
     results = tmp_path / "results"

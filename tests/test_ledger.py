@@ -54,7 +54,7 @@ def finished(
     return folder / "results" / "x"
 
 
-def test_the_tables_of_a_run_are_made_of_its_journal_alone(finished: Path, tmp_path: Path) -> None:
+def test_the_tables_of_a_run_are_made_of_its_journal_alone(finished, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(finished / "journal.jsonl", bare)
@@ -64,7 +64,7 @@ def test_the_tables_of_a_run_are_made_of_its_journal_alone(finished: Path, tmp_p
         assert file.read_bytes() == (finished / file.name).read_bytes()
 
 
-def test_every_line_of_a_journal_is_json(finished: Path) -> None:
+def test_every_line_of_a_journal_is_json(finished):
     events = [strict(line) for line in (finished / "journal.jsonl").read_text().splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds[0] == "begin"
@@ -74,7 +74,7 @@ def test_every_line_of_a_journal_is_json(finished: Path) -> None:
     assert kinds.count("entry") == len(read_csv(finished / "leaderboard.csv"))
 
 
-def test_a_journal_that_is_cut_anywhere_makes_the_rows_that_it_knows(finished: Path, tmp_path: Path) -> None:
+def test_a_journal_that_is_cut_anywhere_makes_the_rows_that_it_knows(finished, tmp_path):
     lines = (finished / "journal.jsonl").read_text().splitlines(keepends=True)
     whole = read_csv(finished / "trajectory.csv")
     rows = 0
@@ -86,9 +86,7 @@ def test_a_journal_that_is_cut_anywhere_makes_the_rows_that_it_knows(finished: P
         assert table["candidate"].tolist() == whole["candidate"].tolist()[:rows]
 
 
-def test_the_command_makes_tables_again_and_says_why_it_cannot(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_makes_tables_again_and_says_why_it_cannot(finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "x")
     before = (tmp_path / "x" / "leaderboard.csv").read_bytes()
     (tmp_path / "x" / "leaderboard.csv").write_text("rank\nedited\n")
@@ -103,7 +101,7 @@ def test_the_command_makes_tables_again_and_says_why_it_cannot(
     assert "journal.jsonl is not there" in capsys.readouterr().err
 
 
-def test_a_journal_of_another_version_is_refused_in_plain_words(tmp_path: Path) -> None:
+def test_a_journal_of_another_version_is_refused_in_plain_words(tmp_path):
     file = tmp_path / "journal.jsonl"
     file.write_bytes(line_of({"event": "begin", "format": 1}) + b'{"event": "score", "score": NaN}\n')
     with pytest.raises(
@@ -112,7 +110,7 @@ def test_a_journal_of_another_version_is_refused_in_plain_words(tmp_path: Path) 
         Journal(file)
 
 
-def test_a_step_that_does_not_come_again_is_refused(tmp_path: Path) -> None:
+def test_a_step_that_does_not_come_again_is_refused(tmp_path):
     told: dict[str, Any] = {"metric": "accuracy", "greater_is_better": True, "columns": []}
     first = Ledger(tmp_path)
     first.begin({}, {"runs": {"a": "1"}}, **told)
@@ -131,9 +129,7 @@ scores = st.floats(width=32)
 
 @pytest.mark.slow
 @given(st.lists(st.tuples(scores, st.none() | scores, st.none() | st.integers(0, 9)), max_size=5))
-def test_numbers_of_all_kinds_come_back_from_a_journal(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float | None, int | None]]
-) -> None:
+def test_numbers_of_all_kinds_come_back_from_a_journal(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("numbers")
     ledger = Ledger(folder)
     ledger.begin({}, {}, metric="m", greater_is_better=True, columns=["t"])
@@ -155,7 +151,7 @@ def test_numbers_of_all_kinds_come_back_from_a_journal(
     pd.testing.assert_frame_equal(leaderboard(events), leaderboard(ledger.events))
 
 
-def test_a_trajectory_that_is_taken_away_comes_back_whole(tmp_path: Path) -> None:
+def test_a_trajectory_that_is_taken_away_comes_back_whole(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.begin({}, {}, metric="m", greater_is_better=True, columns=[])
     ledger.step(Step("rank", "a"))
@@ -176,7 +172,7 @@ class Seen:
         self.told.append((event.get("candidate", event["event"]), anew))
 
 
-def test_an_observer_is_told_of_what_was_there_and_of_what_is_new(tmp_path: Path) -> None:
+def test_an_observer_is_told_of_what_was_there_and_of_what_is_new(tmp_path):
     told: dict[str, Any] = {"metric": "accuracy", "greater_is_better": True, "columns": []}
     first, second = Seen(), Seen()
     ledger = Ledger(tmp_path, [first])

@@ -96,7 +96,7 @@ def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_filled_model_answers_as_from_pretrained_does(family: str, tmp_path: Path) -> None:
+def test_a_filled_model_answers_as_from_pretrained_does(family, tmp_path):
     model_class, _, inputs = FAMILIES[family]
     first, second = make(family, tmp_path / "first", 0), make(family, tmp_path / "second", 1)
     live = LiveModel(first, model_class, CPU)
@@ -109,7 +109,7 @@ def test_a_filled_model_answers_as_from_pretrained_does(family: str, tmp_path: P
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_model_has_the_files_tensors_again(family: str, tmp_path: Path) -> None:
+def test_a_saved_model_has_the_files_tensors_again(family, tmp_path):
     model_class = FAMILIES[family][0]
     first, second = make(family, tmp_path / "first", 0), make(family, tmp_path / "second", 1)
     live = LiveModel(first, model_class, CPU)
@@ -121,7 +121,7 @@ def test_a_saved_model_has_the_files_tensors_again(family: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_parameters_are_called_as_in_the_loaded_model(family: str, tmp_path: Path) -> None:
+def test_parameters_are_called_as_in_the_loaded_model(family, tmp_path):
     run = make(family, tmp_path, 0)
     loaded = FAMILIES[family][0].from_pretrained(run.path).state_dict()
     called = parameter_names(run.path, run.header)
@@ -146,7 +146,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_values_are_compared_once_a_pool(family: str, tmp_path: Path, compared: list[str]) -> None:
+def test_values_are_compared_once_a_pool(family, tmp_path, compared):
     model_class, _, inputs = FAMILIES[family]
     first, second = make(family, tmp_path / "first", 0), make(family, tmp_path / "second", 1)
     live = LiveModel(first, model_class, CPU)
@@ -162,7 +162,7 @@ def test_values_are_compared_once_a_pool(family: str, tmp_path: Path, compared: 
     assert compared == []
 
 
-def test_a_map_is_not_kept_for_files_of_other_names(tmp_path: Path, compared: list[str]) -> None:
+def test_a_map_is_not_kept_for_files_of_other_names(tmp_path, compared):
     first, second = make("gpt2-tied", tmp_path / "first", 0), make("gpt2-tied", tmp_path / "second", 1)
     tensors = load_file(second.path / "model.safetensors")
     tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
@@ -176,7 +176,7 @@ def test_a_map_is_not_kept_for_files_of_other_names(tmp_path: Path, compared: li
     torch.testing.assert_close(live.model.lm_head.weight.data, tensors["lm_head.weight"] + 1)
 
 
-def test_a_map_is_not_kept_for_a_model_with_other_ties(tmp_path: Path) -> None:
+def test_a_map_is_not_kept_for_a_model_with_other_ties(tmp_path):
     first, second = make("gpt2-tied", tmp_path / "first", 0), make("gpt2-tied", tmp_path / "second", 1)
     live = LiveModel(first, AutoModelForCausalLM, CPU)
     kept = live._names
@@ -187,9 +187,7 @@ def test_a_map_is_not_kept_for_a_model_with_other_ties(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["vit-renamed", "mixtral-fused"])
-def test_a_model_that_has_other_values_than_its_files_is_not_filled_in_place(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_has_other_values_than_its_files_is_not_filled_in_place(family, tmp_path, monkeypatch):
     run = make(family, tmp_path, 0)
 
     def changed(*given: Any) -> Any:
@@ -204,7 +202,7 @@ def test_a_model_that_has_other_values_than_its_files_is_not_filled_in_place(
     assert not LiveModel(run, FAMILIES[family][0], CPU).in_place
 
 
-def test_names_that_loading_exchanges_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_loading_exchanges_are_followed(tmp_path, monkeypatch):
     """As of a list of renames in which one tensor gets the name that another had."""
     run = make("llama", tmp_path, 0)
     one, other = (f"model.layers.0.self_attn.{kind}_proj.weight" for kind in "kv")
@@ -223,7 +221,7 @@ def test_names_that_loading_exchanges_are_followed(tmp_path: Path, monkeypatch: 
     assert torch.equal(live.model.get_parameter(one), run.tensor(other) + 1)
 
 
-def test_tensors_that_are_equal_are_not_taken_for_each_other(tmp_path: Path) -> None:
+def test_tensors_that_are_equal_are_not_taken_for_each_other(tmp_path):
     """Weights of ones, biases of zeros: names tell, and no values could."""
     model_class, config, inputs = FAMILIES["vit-renamed"]
     model = model_class.from_config(config)
@@ -238,7 +236,7 @@ def test_tensors_that_are_equal_are_not_taken_for_each_other(tmp_path: Path) -> 
     assert torch.equal(logits(live.model, inputs), logits(model_class.from_pretrained(second.path), inputs))
 
 
-def test_old_names_of_layer_norm_are_followed(text_runs: Path, tmp_path: Path) -> None:
+def test_old_names_of_layer_norm_are_followed(text_runs, tmp_path):
     """As TensorFlow's BERTs have them."""
     model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     model.save_pretrained(tmp_path)
@@ -257,9 +255,7 @@ def test_old_names_of_layer_norm_are_followed(text_runs: Path, tmp_path: Path) -
         assert torch.equal(live.model.state_dict()[name], tensor + 1)
 
 
-def test_buffers_of_old_files_are_ignored_and_said_once(
-    text_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_buffers_of_old_files_are_ignored_and_said_once(text_runs, tmp_path, caplog):
     caplog.set_level("INFO")
     name = "bert.embeddings.position_ids"
     for run in ("a", "b"):
@@ -277,9 +273,7 @@ def test_buffers_of_old_files_are_ignored_and_said_once(
     live.fill(Checkpoint.open(tmp_path / "b").tensors())
 
 
-def test_models_of_which_parameters_are_no_single_file_tensors_are_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_models_of_which_parameters_are_no_single_file_tensors_are_told_once(tmp_path, caplog):
     caplog.set_level("INFO")
     run = make("mixtral-fused", tmp_path, 0)
     LiveModel(run, AutoModelForCausalLM, CPU).load(run)
@@ -288,7 +282,7 @@ def test_models_of_which_parameters_are_no_single_file_tensors_are_told_once(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's")
 @pytest.mark.parametrize("family", ["llama", "mixtral-fused"])
-def test_finding_where_tensors_go_takes_no_memory(family: str) -> None:
+def test_finding_where_tensors_go_takes_no_memory(family):
     """Even of the largest models: this one has 47 or 7 billion parameters."""
     config = {"llama": LlamaConfig(), "mixtral-fused": MixtralConfig()}[family]
     with torch.device("meta"):
@@ -309,7 +303,7 @@ def memory(kind: str) -> int:
     return int(line.split()[1]) << 10
 
 
-def test_a_tensor_of_another_shape_than_the_model_has_is_named(tmp_path: Path) -> None:
+def test_a_tensor_of_another_shape_than_the_model_has_is_named(tmp_path):
     run = make("vit-renamed", tmp_path, 0)
     live = LiveModel(run, AutoModelForImageClassification, CPU)
     header = {**run.header, "classifier.bias": TensorInfo((7,), "F32")}
@@ -319,7 +313,7 @@ def test_a_tensor_of_another_shape_than_the_model_has_is_named(tmp_path: Path) -
         names.NameMap.find(other, live.model)
 
 
-def test_the_dtype_of_a_tensor_is_looked_up_by_the_parameters_name(tmp_path: Path) -> None:
+def test_the_dtype_of_a_tensor_is_looked_up_by_the_parameters_name(tmp_path):
     run = make("vit-renamed", tmp_path, 0)
     live = LiveModel(run, AutoModelForImageClassification, CPU)
     live.model._get_dtype_plan = lambda dtype: {"q_proj": torch.float32}
@@ -327,7 +321,7 @@ def test_the_dtype_of_a_tensor_is_looked_up_by_the_parameters_name(tmp_path: Pat
     assert kept == {name for name in run.header if "attention.query" in name} != set()
 
 
-def test_filling_writes_into_the_parameters_themselves(tmp_path: Path) -> None:
+def test_filling_writes_into_the_parameters_themselves(tmp_path):
     first, second = make("llama", tmp_path / "first", 0), make("llama", tmp_path / "second", 1)
     live = LiveModel(first, AutoModelForCausalLM, CPU)
     addresses = [parameter.data_ptr() for parameter in live.model.parameters()]
@@ -335,14 +329,14 @@ def test_filling_writes_into_the_parameters_themselves(tmp_path: Path) -> None:
     assert [parameter.data_ptr() for parameter in live.model.parameters()] == addresses
 
 
-def test_files_are_not_changed_by_filling(tmp_path: Path) -> None:
+def test_files_are_not_changed_by_filling(tmp_path):
     first, second = make("llama", tmp_path / "first", 0), make("llama", tmp_path / "second", 1)
     before = (first.path / "model.safetensors").read_bytes()
     LiveModel(first, AutoModelForCausalLM, CPU).fill(second.tensors())
     assert (first.path / "model.safetensors").read_bytes() == before
 
 
-def test_weights_keep_the_dtype_of_their_files(tmp_path: Path) -> None:
+def test_weights_keep_the_dtype_of_their_files(tmp_path):
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(FAMILIES["llama"][1]).bfloat16().save_pretrained(tmp_path)
     live = LiveModel(Checkpoint.open(tmp_path), AutoModelForCausalLM, CPU)
@@ -350,27 +344,27 @@ def test_weights_keep_the_dtype_of_their_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "vit-renamed"])
-def test_a_missing_tensor_is_an_error(family: str, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_an_error(family, tmp_path):
     run = make(family, tmp_path, 0)
     live = LiveModel(run, FAMILIES[family][0], CPU)
     with pytest.raises(CheckpointError, match="half filled"):
         live.fill((name, tensor) for name, tensor in run.tensors() if "layernorm" not in name)
 
 
-def test_a_tensor_without_a_place_is_an_error(tmp_path: Path) -> None:
+def test_a_tensor_without_a_place_is_an_error(tmp_path):
     run = make("llama", tmp_path, 0)
     live = LiveModel(run, AutoModelForCausalLM, CPU)
     with pytest.raises(CheckpointError, match=r"no place for the tensor 'extra\.weight'"):
         live.fill([*run.tensors(), ("extra.weight", torch.zeros(1))])
 
 
-def test_a_model_without_the_tasks_head_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_the_tasks_head_is_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     with pytest.raises(CheckpointError, match="fine-tuned for another task"):
         LiveModel(run, AutoModelForSequenceClassification, CPU)
 
 
-def test_tensors_that_the_model_would_drop_are_refused(tmp_path: Path) -> None:
+def test_tensors_that_the_model_would_drop_are_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     file = run.path / "model.safetensors"
     save_file({**load_file(file), "value_head.weight": torch.zeros(2)}, file, {"format": "pt"})
@@ -378,7 +372,7 @@ def test_tensors_that_the_model_would_drop_are_refused(tmp_path: Path) -> None:
         LiveModel(Checkpoint.open(tmp_path), AutoModelForCausalLM, CPU)
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_kind_is_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     with pytest.raises(CheckpointError, match="AutoModelForImageClassification cannot load it"):
         LiveModel(run, AutoModelForImageClassification, CPU)

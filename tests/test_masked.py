@@ -71,9 +71,7 @@ def shown(made: MaskedLanguageModeling, run: Path, batch_size: int = 7) -> float
 
 
 @pytest.mark.parametrize("max_length", [None, 9])
-def test_perplexity_is_that_of_the_hidden_tokens_one_window_at_a_time(
-    max_length: int | None, runs: Path, tmp_path: Path
-) -> None:
+def test_perplexity_is_that_of_the_hidden_tokens_one_window_at_a_time(max_length, runs, tmp_path):
     some = texts(20, seed=1000)
     made = task(rows(tmp_path, [{"text": text} for text in some]), max_length=max_length)
     model = AutoModelForMaskedLM.from_pretrained(runs / "trained").eval()
@@ -94,9 +92,7 @@ def test_perplexity_is_that_of_the_hidden_tokens_one_window_at_a_time(
     assert shown(made, runs / "trained") == pytest.approx(np.exp(nats / number), rel=1e-5)
 
 
-def test_perplexity_is_about_that_of_transformers_own_masks_and_training_lowers_it(
-    runs: Path, tmp_path: Path
-) -> None:
+def test_perplexity_is_about_that_of_transformers_own_masks_and_training_lowers_it(runs, tmp_path):
     some = texts(300, seed=2000)
     made = task(rows(tmp_path, [{"text": text} for text in some]))
     encode = bert_tokenizer()
@@ -112,7 +108,7 @@ def test_perplexity_is_about_that_of_transformers_own_masks_and_training_lowers_
     assert ours < 0.7 * shown(made, runs / "untrained", 64)
 
 
-def test_tokens_are_chosen_as_often_and_replaced_as_in_training(runs: Path, tmp_path: Path) -> None:
+def test_tokens_are_chosen_as_often_and_replaced_as_in_training(runs, tmp_path):
     some = [f"{text} [UNK]" for text in [*texts(1000, seed=3000, least=20), "w1", "w2 w3"]]
     examples = prepared(task(rows(tmp_path, [{"text": text} for text in some])), runs / "trained")
     seen, labels = (
@@ -129,7 +125,7 @@ def test_tokens_are_chosen_as_often_and_replaced_as_in_training(runs: Path, tmp_
     assert min(example["number"] for example in examples) == 1
 
 
-def test_what_is_hidden_depends_on_the_seed_and_the_text_alone(runs: Path, tmp_path: Path) -> None:
+def test_what_is_hidden_depends_on_the_seed_and_the_text_alone(runs, tmp_path):
     some = texts(12, seed=4000, least=20)
     folders = [tmp_path / str(number) for number in range(3)]
     for folder in folders:
@@ -145,7 +141,7 @@ def test_what_is_hidden_depends_on_the_seed_and_the_text_alone(runs: Path, tmp_p
     assert [example["number"] for example in narrow] == [example["number"] for example in whole]
 
 
-def test_what_cannot_be_scored_is_named(runs: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_named(runs, tmp_path):
     unknown = rows(tmp_path, [{"text": "w1 w2"}, {"text": "what is this"}])
     with pytest.raises(DataError, match="row 2 has no tokens but special and unknown ones"):
         score(task(unknown), runs / "trained")

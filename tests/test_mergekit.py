@@ -87,21 +87,21 @@ def named(runs: list[Checkpoint]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_linear(family, normalize: bool) -> None:
+def test_linear(family, normalize):
     _, runs = family
     theirs = by_mergekit("linear", None, runs, weight=WEIGHTS, normalize=normalize)
     assert_same(theirs, by_us(Linear(normalize, weights=named(runs)), None, runs))
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
-def test_slerp(family, t: float) -> None:
+def test_slerp(family, t):
     _, runs = family
     theirs = by_mergekit("slerp", runs[0], runs[1:2], t=t)
     assert_same(theirs, by_us(Slerp(t=t), None, runs[:2]))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_task_arithmetic(family, scale: float) -> None:
+def test_task_arithmetic(family, scale):
     base, runs = family
     theirs = by_mergekit("task_arithmetic", base, runs, weight=WEIGHTS, **{"lambda": scale}, normalize=False)
     assert_same(theirs, by_us(TaskVectors(scale=scale, weights=named(runs)), base, runs))
@@ -109,25 +109,25 @@ def test_task_arithmetic(family, scale: float) -> None:
 
 @pytest.mark.parametrize("density", [0.1, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_ties(family, density: float, normalize: bool) -> None:
+def test_ties(family, density, normalize):
     base, runs = family
     theirs = by_mergekit("ties", base, runs, weight=WEIGHTS, density=density, normalize=normalize)
     method = TaskVectors(Magnitude(density), "mass", normalize, weights=named(runs))
     assert_same(theirs, by_us(method, base, runs))
 
 
-def test_model_stock(family) -> None:
+def test_model_stock(family):
     base, runs = family
     assert_same(by_mergekit("model_stock", base, runs), by_us(ModelStock(), base, runs), tolerance=3e-6)
 
 
-def test_karcher(family) -> None:
+def test_karcher(family):
     _, runs = family
     theirs = by_mergekit("karcher", None, runs, max_iter=10, tol=1e-5)
     assert_same(theirs, by_us(Karcher(), None, runs), tolerance=1e-5)
 
 
-def test_dare_agrees_in_what_can_be_compared_of_random_masks(family) -> None:
+def test_dare_agrees_in_what_can_be_compared_of_random_masks(family):
     base, runs = family
     density = 0.3
     theirs = by_mergekit("dare_linear", base, runs[:1], weight=1.0, density=density, normalize=False)

@@ -487,16 +487,14 @@ def farthest(one: Merged, other: Merged) -> float:
 
 
 @pytest.mark.parametrize("name", EQUAL)
-def test_what_is_taken_is_merged_as_mergekit_merges_it(name: str, ours: Merge, theirs: Merge) -> None:
+def test_what_is_taken_is_merged_as_mergekit_merges_it(name, ours, theirs):
     wanted, made = theirs(EQUAL[name]), ours(EQUAL[name])
     assert farthest(made, wanted) < 1e-6
     assert {x.dtype for x in made.values()} == {x.dtype for x in wanted.values()}
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_arithmetic_in_half_precision_is_ours_in_float32_and_said(
-    name: str, ours: Merge, theirs: Merge, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_arithmetic_in_half_precision_is_ours_in_float32_and_said(name, ours, theirs, caplog):
     wanted, made = theirs(ROUNDED[name]), ours(ROUNDED[name])
     assert farthest(made, wanted) < 2**-7
     assert {x.dtype for x in made.values()} == {x.dtype for x in wanted.values()}
@@ -504,9 +502,7 @@ def test_arithmetic_in_half_precision_is_ours_in_float32_and_said(
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_random_masks_are_others_and_that_is_said(
-    name: str, ours: Merge, theirs: Merge, models: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_random_masks_are_others_and_that_is_said(name, ours, theirs, models, caplog):
     base = load_file(models / "base" / "model.safetensors")
     changes = [
         torch.cat([(x - base[name]).abs().flatten() for name, x in sorted(merged.items())])
@@ -518,9 +514,7 @@ def test_random_masks_are_others_and_that_is_said(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_mergekit_takes_and_we_do_not_is_named(
-    name: str, ours: Merge, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_mergekit_takes_and_we_do_not_is_named(name, ours, capsys):
     text, key = REFUSED[name]
     with pytest.raises(SystemExit):
         ours(text)
@@ -531,9 +525,7 @@ def test_what_mergekit_takes_and_we_do_not_is_named(
 
 
 @pytest.mark.parametrize("name", REFUSED_BY_BOTH)
-def test_what_mergekit_does_not_take_either_is_named(
-    name: str, ours: Merge, theirs: Merge, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_mergekit_does_not_take_either_is_named(name, ours, theirs, capsys):
     text, key = REFUSED_BY_BOTH[name]
     with pytest.raises((Exception, RecursionError)):
         theirs(text)
@@ -558,9 +550,7 @@ swapping: true
 """
 
 
-def test_a_pool_takes_the_models_and_the_log_says_what_it_leaves(
-    models: Path, tmp_path: Path, theirs: Merge, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pool_takes_the_models_and_the_log_says_what_it_leaves(models, tmp_path, theirs, caplog):
     (tmp_path / "pool.yaml").write_text(POOL)
     pool = find_pool(str(tmp_path / "pool.yaml"))
     assert [run.name for run in pool] == ["a-lora-a", "b"]
@@ -585,8 +575,8 @@ def test_a_pool_takes_the_models_and_the_log_says_what_it_leaves(
 
 
 def test_an_adapter_on_a_finetune_is_remembered_by_recipes_and_said_to_mergekit(
-    models: Path, tmp_path: Path, ours: Merge, theirs: Merge
-) -> None:
+    models, tmp_path, ours, theirs
+):
     (tmp_path / "pool.yaml").write_text(POOL)
     pool = find_pool(str(tmp_path / "pool.yaml"))
     recipe = Recipe.of(["a-lora-a", "b"], TaskVectors(weights=pool.weights))
@@ -600,8 +590,8 @@ def test_an_adapter_on_a_finetune_is_remembered_by_recipes_and_said_to_mergekit(
 
 
 def test_folders_whose_names_mergekit_would_take_apart_are_said_so_that_it_does_not(
-    models: Path, tmp_path: Path, ours: Merge, theirs: Merge
-) -> None:
+    models, tmp_path, ours, theirs
+):
     folder = shutil.copytree(models / "a", tmp_path / "lr=1e+2@5")
     runs = {"a": Place(str(folder), ""), "b": Place(str(models / "b"), "")}
     recipe = Recipe.of(["a", "b"], Linear(), [1, 2])
@@ -620,9 +610,7 @@ def test_folders_whose_names_mergekit_would_take_apart_are_said_so_that_it_does_
         (Karcher(tolerance=0.1), [1, 1]),
     ],
 )
-def test_what_mergekit_would_merge_otherwise_is_not_said_to_it(
-    method: Any, weights: list[float], models: Path, tmp_path: Path
-) -> None:
+def test_what_mergekit_would_merge_otherwise_is_not_said_to_it(method, weights, models, tmp_path):
     runs = {name: Place(str(models / name), "") for name in ("a", "b")}
     recipe = Recipe.of(["a", "b"], method, weights)
     told = RecipeFile(recipe, runs, "a", Place(str(models / "base"), ""), "LlamaForCausalLM")

@@ -91,9 +91,7 @@ def classifier(name: str) -> PreTrainedModel:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "xlnet"])
 @pytest.mark.parametrize("pad", [None, "[PAD]", "w7"])
-def test_a_padded_batch_is_scored_as_single_unpadded_texts_are(
-    name: str, pad: str | None, tmp_path: Path
-) -> None:
+def test_a_padded_batch_is_scored_as_single_unpadded_texts_are(name, pad, tmp_path):
     run = save(classifier(name), tmp_path / "run", pad_token=pad)
     if name == "xlnet":  # which takes what comes last, so that its tokenizers pad on the left
         left = AutoTokenizer.from_pretrained(run, padding_side="left")
@@ -110,7 +108,7 @@ def test_a_padded_batch_is_scored_as_single_unpadded_texts_are(
     np.testing.assert_allclose(part.predictions, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_of_the_tokenizers_choice_is_that_of_the_model(tmp_path: Path) -> None:
+def test_padding_of_the_tokenizers_choice_is_that_of_the_model(tmp_path):
     """The classifier looks for the last token that is no padding, by its own number for that."""
     model = classifier("llama")
     model.config.pad_token_id = 5
@@ -124,9 +122,7 @@ def test_padding_of_the_tokenizers_choice_is_that_of_the_model(tmp_path: Path) -
     np.testing.assert_allclose(part.predictions, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(tmp_path, caplog):
     run = save(classifier("gpt2"), tmp_path / "run", pad_token=None)
     (tmp_path / "data").mkdir()
     data = rows(tmp_path / "data", [{"text": "w1 w2", "label": 0}, {"text": "w3", "label": 1}])
@@ -142,7 +138,7 @@ def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(
     assert saved.config.pad_token_id == len(VOCABULARY)
 
 
-def test_a_sequence_to_sequence_model_without_a_start_is_named(tmp_path: Path) -> None:
+def test_a_sequence_to_sequence_model_without_a_start_is_named(tmp_path):
     config = BartConfig(
         vocab_size=len(VOCABULARY) + 1, d_model=16, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
@@ -155,7 +151,7 @@ def test_a_sequence_to_sequence_model_without_a_start_is_named(tmp_path: Path) -
         score(TextGeneration(data, metrics.load("exact_match"), architecture="seq2seq"), run)
 
 
-def test_a_limit_below_zero_is_none(tmp_path: Path) -> None:
+def test_a_limit_below_zero_is_none(tmp_path):
     model = classifier("xlnet")
     assert model.config.max_position_embeddings == -1
     assert longest(tokenizer(), model, None) == 32
@@ -163,7 +159,7 @@ def test_a_limit_below_zero_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["text_classification", "language_modeling", "multiple_choice"])
-def test_tokens_beyond_the_embedding_are_named_before_scoring(task: str, tmp_path: Path) -> None:
+def test_tokens_beyond_the_embedding_are_named_before_scoring(task, tmp_path):
     if task == "text_classification":
         config = {**ENCODER, "vocab_size": 40}
         run = save(BertForSequenceClassification(BertConfig(**config)), tmp_path / "run")
@@ -184,9 +180,7 @@ def test_tokens_beyond_the_embedding_are_named_before_scoring(task: str, tmp_pat
 
 
 @pytest.mark.parametrize("task", [LanguageModeling, MultipleChoice])
-def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_not(
-    task: type, tmp_path: Path
-) -> None:
+def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_not(task, tmp_path):
     data = rows(tmp_path, [{"text": "w1 w2", "question": "w1", "choices": ["w2", "w3"], "answer": 0}])
     metric = metrics.load("perplexity" if task is LanguageModeling else "accuracy")
     masked = save(BertForMaskedLM(BertConfig(**ENCODER)), tmp_path / "masked")
@@ -203,9 +197,7 @@ def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_no
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(
-    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(dtype, tmp_path, monkeypatch):
     monkeypatch.setattr("soupkitchen.tasks.likelihood._LOGITS", 3 * (len(VOCABULARY) + 1))
     config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
     run = save(LlamaForCausalLM(config).to(dtype), tmp_path / "run")
@@ -235,7 +227,7 @@ def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(
     np.testing.assert_allclose(part.predictions, expected, rtol=1e-5 if dtype == torch.float32 else 0.02)
 
 
-def test_the_choices_of_a_question_are_bounded_too(tmp_path: Path) -> None:
+def test_the_choices_of_a_question_are_bounded_too(tmp_path):
     config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
     run = save(LlamaForCausalLM(config), tmp_path / "run")
     example = {"question": "w1", "choices": WORDS[:9], "answer": 0}
@@ -248,7 +240,7 @@ def test_the_choices_of_a_question_are_bounded_too(tmp_path: Path) -> None:
     assert set(seen) == {1}
 
 
-def test_a_function_gets_a_column_called_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_gets_a_column_called_length(tmp_path, monkeypatch):
     (tmp_path / "lengths.py").write_text(
         "def score(model, tokenizer, examples):\n    return [e['length'] for e in examples]\n"
     )
@@ -287,7 +279,7 @@ def image_model(name: str, folder: Path) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("name", ["siglip2", "imagegpt"])
-def test_image_models_get_what_their_processor_gives(name: str, tmp_path: Path) -> None:
+def test_image_models_get_what_their_processor_gives(name, tmp_path):
     from PIL import Image
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -306,7 +298,7 @@ def test_image_models_get_what_their_processor_gives(name: str, tmp_path: Path) 
     np.testing.assert_allclose(part.predictions, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_an_image_processor_that_needs_another_package_names_it(tmp_path: Path) -> None:
+def test_an_image_processor_that_needs_another_package_names_it(tmp_path):
     if is_torchvision_available():
         pytest.skip("it is there")
     image_model("siglip2", tmp_path / "run")
@@ -318,7 +310,7 @@ def test_an_image_processor_that_needs_another_package_names_it(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["classifier", "language model"])
-def test_what_is_seen_once_leaves_no_keys_and_values(kind: str, tmp_path: Path) -> None:
+def test_what_is_seen_once_leaves_no_keys_and_values(kind, tmp_path):
     data = rows(tmp_path, [{"text": "w10 w11 w12", "label": 0}, {"text": "w13", "label": 1}])
     if kind == "classifier":
         run = save(classifier("llama"), tmp_path / "run", pad_token="[PAD]")

@@ -23,9 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_each_candidate_is_scored_at_each_scale_and_the_best_is_kept(
-    text_runs: Path, texts: Path, tmp_path: Path, early: bool
-) -> None:
+def test_each_candidate_is_scored_at_each_scale_and_the_best_is_kept(text_runs, texts, tmp_path, early):
     words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d]", "name=x")
     scales = "[0.2,0.6,1.0]"
     soupkitchen(
@@ -57,7 +55,7 @@ def test_each_candidate_is_scored_at_each_scale_and_the_best_is_kept(
         torch.testing.assert_close(saved[name], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_by_score_follow_the_ranking(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_weights_by_score_follow_the_ranking(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search=uniform", "pool.exclude=[d]", "name=x")
     soupkitchen(*words, "method.weights={by: score, temperature: 0.1}", cwd=tmp_path)
     ranking = (
@@ -92,7 +90,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_batch_norm_is_recalibrated_on_training_batches(pictures: Path, tmp_path: Path) -> None:
+def test_batch_norm_is_recalibrated_on_training_batches(pictures, tmp_path):
     words = (
         f"pool.path={pictures}/runs/*", "task=image_classification", f"task.data.path={pictures}/data",
         "evaluation.cache=null", "runtime.batch_size=8", "search=uniform",
@@ -121,16 +119,12 @@ def test_batch_norm_is_recalibrated_on_training_batches(pictures: Path, tmp_path
     assert not torch.allclose(saved[name], sum(run[name] for run in runs) / 3, rtol=0.01)
 
 
-def test_recalibrating_a_model_without_batch_norm_is_refused(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_recalibrating_a_model_without_batch_norm_is_refused(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "method.recalibrate_batchnorm=4", "name=x")
     assert "no batch norm" in soupkitchen(*words, cwd=tmp_path, fails=True).stderr
 
 
-def test_a_model_spread_over_devices_gives_the_same_soup(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_model_spread_over_devices_gives_the_same_soup(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "method=ties", f"pool.base={text_runs}/a", "pool.exclude=[a]")
     soupkitchen(*words, "name=one", cwd=tmp_path)
     spread = (
@@ -150,6 +144,6 @@ def test_a_model_spread_over_devices_gives_the_same_soup(
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_a_model_that_fits_nowhere_is_refused(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_model_that_fits_nowhere_is_refused(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "runtime.device_map=auto", "runtime.max_memory={cpu: 1KB}")
     assert "runtime.device_map" in soupkitchen(*words, cwd=tmp_path, fails=True).stderr

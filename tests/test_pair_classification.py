@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -58,7 +57,7 @@ def pairs(number: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_table_has_what_the_librarys_evaluator_says(metric: str, pool: Path, tmp_path: Path) -> None:
+def test_the_table_has_what_the_librarys_evaluator_says(metric, pool, tmp_path):
     table = pairs(60)
     (tmp_path / "data").mkdir()
     table.to_csv(tmp_path / "data" / "dev.csv", index=False)
@@ -80,7 +79,7 @@ def test_the_table_has_what_the_librarys_evaluator_says(metric: str, pool: Path,
 
 
 @given(PAIRS)
-def test_best_accuracy_and_best_f1_are_the_librarys(rows: list[tuple[int, int]]) -> None:
+def test_best_accuracy_and_best_f1_are_the_librarys(rows):
     scores, labels = np.array(rows).T
     accuracy, _ = BinaryClassificationEvaluator.find_best_acc_and_threshold(scores / 3, labels, True)
     f1, *_ = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores / 3, labels, True)
@@ -90,14 +89,14 @@ def test_best_accuracy_and_best_f1_are_the_librarys(rows: list[tuple[int, int]])
 
 @pytest.mark.filterwarnings("ignore:No positive class")
 @given(PAIRS)
-def test_average_precision_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
+def test_average_precision_is_scikit_learns(rows):
     scores, labels = np.array(rows).T
     expected = sklearn.metrics.average_precision_score(labels, scores)
     assert metrics.load("average_precision").score(scores / 3, labels) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_scores_are_resampled_as_a_whole_and_are_none_without_an_answer(metric: str) -> None:
+def test_scores_are_resampled_as_a_whole_and_are_none_without_an_answer(metric):
     loaded = metrics.load(metric)
     assert loaded.can_be_resampled
     assert not loaded.is_mean
@@ -105,7 +104,7 @@ def test_scores_are_resampled_as_a_whole_and_are_none_without_an_answer(metric: 
 
 
 @pytest.mark.parametrize("label", [2, -1, 0.5, "yes"])
-def test_a_label_that_is_neither_0_nor_1_is_named(label: Any) -> None:
+def test_a_label_that_is_neither_0_nor_1_is_named(label):
     task = tasks.pair_classification("-")
     split = datasets.Dataset.from_dict({"label": [label]})
     with pytest.raises(DataError, match=r"task\.label=label: row 1 holds .* which should be 0 or 1"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,34 +21,34 @@ def _names(pool: object) -> list[str]:
     return [run.name for run in pool]
 
 
-def test_a_folder_a_glob_and_a_list_find_the_same_runs(text_runs: Path) -> None:
+def test_a_folder_a_glob_and_a_list_find_the_same_runs(text_runs):
     expected = ["a", "b", "c", "d", "wild"]
     assert _names(find_pool(str(text_runs))) == expected
     assert _names(find_pool(f"{text_runs}/*")) == expected
     assert _names(find_pool([str(text_runs / name) for name in expected])) == expected
 
 
-def test_a_list_keeps_its_own_order_and_drops_repeats(text_runs: Path) -> None:
+def test_a_list_keeps_its_own_order_and_drops_repeats(text_runs):
     pool = find_pool([str(text_runs / "c"), str(text_runs / "a"), f"{text_runs}/[ab]"])
     assert _names(pool) == ["c", "a", "b"]
 
 
-def test_exclude_takes_names_and_globs(text_runs: Path) -> None:
+def test_exclude_takes_names_and_globs(text_runs):
     assert _names(find_pool(str(text_runs), exclude=["w*", "b"])) == ["a", "c", "d"]
 
 
-def test_one_name_may_be_excluded_by_itself(text_runs: Path) -> None:
+def test_one_name_may_be_excluded_by_itself(text_runs):
     assert _names(find_pool(str(text_runs), exclude="wild")) == ["a", "b", "c", "d"]
 
 
-def test_a_name_that_is_there_is_taken_as_it_stands(copy_runs: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_name_that_is_there_is_taken_as_it_stands(copy_runs, tmp_path):
     copy_runs("a", "b", "c").rename(tmp_path / "runs[1]")
     assert _names(find_pool(str(tmp_path / "runs[1]"))) == ["a", "b", "c"]
     (tmp_path / "runs[1]" / "a").rename(tmp_path / "runs[1]" / "a[x]")
     assert _names(find_pool(str(tmp_path / "runs[1]"), exclude="a[x]")) == ["b", "c"]
 
 
-def test_runs_of_one_name_are_told_apart(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_runs_of_one_name_are_told_apart(text_runs, copy_runs):
     other = copy_runs("a", "b")
     shutil.copy(other / "b" / "model.safetensors", other / "a" / "model.safetensors")
     names = _names(find_pool([str(text_runs / "a"), str(other / "a")]))
@@ -57,7 +56,7 @@ def test_runs_of_one_name_are_told_apart(text_runs: Path, copy_runs: Callable[..
     assert all(name.endswith("/a") for name in names)
 
 
-def test_hidden_and_half_written_folders_are_no_runs(copy_runs: Callable[..., Path]) -> None:
+def test_hidden_and_half_written_folders_are_no_runs(copy_runs):
     runs = copy_runs("a", "b")
     (runs / "b").rename(runs / ".b.partial")
     (runs / "logs").mkdir()
@@ -65,21 +64,21 @@ def test_hidden_and_half_written_folders_are_no_runs(copy_runs: Callable[..., Pa
         find_pool(str(runs))
 
 
-def test_an_empty_pool_says_where_it_looked(tmp_path: Path) -> None:
+def test_an_empty_pool_says_where_it_looked(tmp_path):
     with pytest.raises(CheckpointError, match="names no folder"):
         find_pool(f"{tmp_path}/nothing/*")
     with pytest.raises(CheckpointError, match="gives 0 runs"):
         find_pool(str(tmp_path))
 
 
-def test_one_run_is_no_pool(text_runs: Path) -> None:
+def test_one_run_is_no_pool(text_runs):
     with pytest.raises(CheckpointError, match="at least two"):
         find_pool(str(text_runs / "a"))
     with pytest.raises(CheckpointError, match=r"after pool\.exclude"):
         find_pool(str(text_runs), exclude=["[b-w]*"])
 
 
-def test_a_base_is_given_or_named_by_the_runs(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_a_base_is_given_or_named_by_the_runs(text_runs, copy_runs):
     runs = copy_runs("a", "b")
     assert find_pool(str(runs)).base is None
     assert find_pool(str(runs), base=str(text_runs / "c")).base.path == text_runs / "c"
@@ -91,8 +90,8 @@ def test_a_base_is_given_or_named_by_the_runs(text_runs: Path, copy_runs: Callab
 
 
 def test_a_base_that_runs_name_is_one_only_if_it_is_a_model_as_they_are(
-    text_runs: Path, copy_runs: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    text_runs, copy_runs, tmp_path, caplog
+):
     caplog.set_level("INFO", "soupkitchen")
     runs = copy_runs("a", "b")
     shutil.copytree(text_runs / "c", tmp_path / "base")
@@ -118,7 +117,7 @@ def test_a_base_that_runs_name_is_one_only_if_it_is_a_model_as_they_are(
     assert find_pool(str(runs), base=str(tmp_path / "base")).base.path == tmp_path / "base"  # it is asked for
 
 
-def test_a_list_or_device_as_a_name_of_a_base_is_none(copy_runs: Callable[..., Path]) -> None:
+def test_a_list_or_device_as_a_name_of_a_base_is_none(copy_runs):
     runs = copy_runs("a", "b")
     for name in (
         ["/etc"],
@@ -134,7 +133,7 @@ def test_a_list_or_device_as_a_name_of_a_base_is_none(copy_runs: Callable[..., P
         assert find_pool(str(runs)).base is None
 
 
-def test_a_base_that_shares_no_tensor_is_refused(text_runs: Path, copy_runs: Callable[..., Path]) -> None:
+def test_a_base_that_shares_no_tensor_is_refused(text_runs, copy_runs):
     runs = copy_runs("a", "b")
     save_file({"other": torch.zeros(2)}, runs / "b" / "model.safetensors")
     (runs / "b").rename(runs.parent / "elsewhere")
@@ -148,16 +147,14 @@ def _edit_config(run: Path, **values: object) -> None:
     (run / "config.json").write_text(json.dumps(config | values))
 
 
-def test_another_architecture_is_refused(copy_runs: Callable[..., Path]) -> None:
+def test_another_architecture_is_refused(copy_runs):
     runs = copy_runs("a", "b")
     _edit_config(runs / "b", model_type="roberta")
     with pytest.raises(IncompatibleError, match=r"b +its model_type is 'roberta', not 'bert'"):
         find_pool(str(runs))
 
 
-def test_all_problems_of_all_runs_are_reported_at_once(
-    copy_runs: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_all_problems_of_all_runs_are_reported_at_once(copy_runs, tmp_path):
     runs = copy_runs("a", "b", "c")
     text_classifier(("x", "y")).save_pretrained(runs / "two-labels")
     text_classifier().bert.save_pretrained(runs / "z-no-head")
@@ -169,9 +166,7 @@ def test_all_problems_of_all_runs_are_reported_at_once(
     assert "pool.exclude" in message
 
 
-def test_settings_that_differ_are_named_and_whose_go_with_the_soup(
-    copy_runs: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_settings_that_differ_are_named_and_whose_go_with_the_soup(copy_runs, caplog):
     runs = copy_runs("a", "b", "c", "d")
     for name, heat, template in (("a", 0.5, "x"), ("b", 0.7, "x"), ("c", 0.5, "y"), ("d", 0.5, "x")):
         told = {"temperature": heat, "transformers_version": name}
@@ -192,7 +187,7 @@ def test_settings_that_differ_are_named_and_whose_go_with_the_soup(
     ]
 
 
-def test_tasks_that_generate_refuse_runs_that_end_with_other_tokens(copy_runs: Callable[..., Path]) -> None:
+def test_tasks_that_generate_refuse_runs_that_end_with_other_tokens(copy_runs):
     runs = copy_runs("a", "b")
     (runs / "a" / "generation_config.json").write_text('{"eos_token_id": 3, "top_p": 0.5}')
     (runs / "b" / "generation_config.json").write_text('{"eos_token_id": 4}')
@@ -207,7 +202,7 @@ def test_tasks_that_generate_refuse_runs_that_end_with_other_tokens(copy_runs: C
         speech_recognition("data").fitted_to(pool.runs)
 
 
-def test_a_variant_of_the_weights_is_named(copy_runs: Callable[..., Path]) -> None:
+def test_a_variant_of_the_weights_is_named(copy_runs):
     runs = copy_runs("a", "b")
     (runs / "b" / "model.safetensors").rename(runs / "b" / "model.fp16.safetensors")
     with pytest.raises(

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +37,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("group", "name"), ALL)
-def test_a_yaml_is_composed_as_hydra_composes_it(group: str, name: str) -> None:
+def test_a_yaml_is_composed_as_hydra_composes_it(group, name):
     config.register_resolvers()
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         theirs = hydra_compose("config", [f"{group}={name}"])
@@ -50,13 +48,13 @@ def test_a_yaml_is_composed_as_hydra_composes_it(group: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", files.names("method"))
-def test_a_method_by_name_is_what_its_yaml_describes(name: str) -> None:
+def test_a_method_by_name_is_what_its_yaml_describes(name):
     made = getattr(methods, name)()
     assert describe(made) == compose("method", name)
     assert build(compose("method", name)) == made
 
 
-def test_a_method_takes_options_by_name() -> None:
+def test_a_method_takes_options_by_name():
     expected = TaskVectors(Magnitude(0.3, "model"), consensus="mass", normalize=True, scale=0.5)
     assert methods.ties(density=0.3, trim="model", scale=0.5) == expected
     assert methods.linear(weights={"a": 2}).weights == {"a": 2}
@@ -66,7 +64,7 @@ def test_a_method_takes_options_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in files.names("task") if name != "lm_eval"])
-def test_a_task_is_described_by_its_yaml_and_built_of_it(name: str) -> None:
+def test_a_task_is_described_by_its_yaml_and_built_of_it(name):
     given = GIVEN.get(name, {"path": "-"})
     made = getattr(tasks, name)(**given)
     tree, told = compose("task", name), describe(made)
@@ -83,7 +81,7 @@ def test_a_task_is_described_by_its_yaml_and_built_of_it(name: str) -> None:
     assert describe(build(told)) == told
 
 
-def test_a_task_takes_its_data_first_and_options_of_data_and_metric_by_name(tmp_path: Path) -> None:
+def test_a_task_takes_its_data_first_and_options_of_data_and_metric_by_name(tmp_path):
     made = tasks.text_classification(
         tmp_path, label="stars", metric="f1_macro", heldout="dev", test=None, heldout_share=0.1, seed=3
     )
@@ -103,19 +101,19 @@ def test_a_task_takes_its_data_first_and_options_of_data_and_metric_by_name(tmp_
     assert files == {"train": str(tmp_path / "a.csv")}
 
 
-def test_an_options_own_place_comes_before_that_in_a_part() -> None:
+def test_an_options_own_place_comes_before_that_in_a_part():
     made = tasks.function("-", "math.fsum", name="length", seed=2)
     assert (made.name, made.data) == ("length", Data("-", seed=2))
     assert tasks.function("x", "math.fsum", data={"name": "en"}).data == Data("x", name="en")
     assert list(tasks.text_generation("-", stop=("w1",)).stop) == ["w1"]
 
 
-def test_several_tasks_are_tasks_by_name() -> None:
+def test_several_tasks_are_tasks_by_name():
     parts = {name: tasks.function(name, "math.fsum", best=1) for name in "ab"}
     assert tasks.several(parts, aggregate="min") == Several(parts, "min")
 
 
-def test_the_demos_data_lies_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demos_data_lies_in_the_cache(monkeypatch):
     monkeypatch.setenv("SOUPKITCHEN_CACHE", "/kept")
     made = tasks.demo()
     assert (made.data.path, made.max_length) == ("/kept/demo/seed-0/data", 16)
@@ -141,12 +139,12 @@ def test_the_demos_data_lies_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: tasks.text_classification(data=Data("x"), seed=1), "seed has no place beside an object"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_answered_as_on_the_command_line(call: Callable[[], Any], told: str) -> None:
+def test_a_wrong_value_is_answered_as_on_the_command_line(call, told):
     with pytest.raises(ConfigError, match=told):
         call()
 
 
-def test_an_option_that_a_method_has_not_is_pythons_own_error() -> None:
+def test_an_option_that_a_method_has_not_is_pythons_own_error():
     for made, options in ((methods.ties, {"densty": 0.3}), (methods.linear, {"density": 0.3})):
         with pytest.raises(TypeError, match="unexpected keyword argument"):
             made(**options)
@@ -159,7 +157,7 @@ def run(code: str) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
 
 
-def test_importing_soupkitchen_imports_neither_torch_nor_hydra() -> None:
+def test_importing_soupkitchen_imports_neither_torch_nor_hydra():
     run(
         """
         import sys
@@ -173,7 +171,7 @@ def test_importing_soupkitchen_imports_neither_torch_nor_hydra() -> None:
         soupkitchen.nothing  # noqa: B018
 
 
-def test_a_task_by_name_tells_its_options_and_defaults() -> None:
+def test_a_task_by_name_tells_its_options_and_defaults():
     parameters = inspect.signature(tasks.text_classification).parameters
     assert next(iter(parameters)) == "path"
     assert parameters["metric"].default == "accuracy"
@@ -203,7 +201,7 @@ tasks.nope()  # wrong
 MODULES = ("", ".methods", ".tasks", ".tasks.by_name", ".merging.sparsifiers", ".options.kinds")
 
 
-def test_a_type_checker_knows_methods_and_tasks_by_name(tmp_path: Path) -> None:
+def test_a_type_checker_knows_methods_and_tasks_by_name(tmp_path):
     (tmp_path / "checked.py").write_text(CHECKED)
     modules = [word for name in MODULES for word in ("-m", f"soupkitchen{name}")]
     command = [
@@ -222,7 +220,7 @@ def test_a_type_checker_knows_methods_and_tasks_by_name(tmp_path: Path) -> None:
     assert found == wrong, done.stdout
 
 
-def test_the_wheel_carries_the_types(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_types(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")

@@ -74,8 +74,8 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
     ids=["ties", "macro_f1", "in parts", "in full"],
 )
 def test_decisions_tables_and_weights_are_those_of_one_process(
-    number: int, more: Words, by_torchrun: bool, words: Words, text_runs: Path, tmp_path: Path
-) -> None:
+    number, more, by_torchrun, words, text_runs, tmp_path
+):
     words = [*words, *(word.format(base=text_runs / "d") for word in more), "name=x"]
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
 
@@ -98,9 +98,7 @@ def workers_of(launcher: subprocess.Popen) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_is_killed_ends_all_and_the_same_command_continues(
-    rank: int, words: Words, tmp_path: Path
-) -> None:
+def test_a_process_that_is_killed_ends_all_and_the_same_command_continues(rank, words, tmp_path):
     words = [*words, "name=x"]
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
     launcher = launched(2, [*words, "results_dir=several"], tmp_path)
@@ -120,16 +118,14 @@ def test_a_process_that_is_killed_ends_all_and_the_same_command_continues(
     same(tmp_path / "one" / "x", tmp_path / "several" / "x")
 
 
-def test_what_is_wrong_is_said_once(words: Words, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said_once(words, tmp_path):
     status, _, err = ended(launched(2, [*words, "task.metric=bleu"], tmp_path))
     assert status != 0
     assert err.count("error: ") == 1
     assert not (tmp_path / "results").exists()
 
 
-def test_a_launcher_that_started_one_process_instead_of_several_is_named(
-    words: Words, tmp_path: Path
-) -> None:
+def test_a_launcher_that_started_one_process_instead_of_several_is_named(words, tmp_path):
     command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "soupkitchen"]
     told = subprocess.run(
         [sys.executable, *command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT

@@ -31,7 +31,7 @@ def score(folder: Path, model: str = "a") -> float:
     return float(table.loc[model, "heldout_accuracy"])
 
 
-def test_the_soup_has_the_runs_tokenizer_byte_by_byte(copy_runs, texts: Path, tmp_path: Path) -> None:
+def test_the_soup_has_the_runs_tokenizer_byte_by_byte(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     for run in (runs / "a", runs / "b"):
         (run / "chat_template.jinja").write_text("{{ messages }}")
@@ -43,9 +43,7 @@ def test_the_soup_has_the_runs_tokenizer_byte_by_byte(copy_runs, texts: Path, tm
 
 
 @pytest.mark.parametrize("lacking", [["a"], ["a", "c"]])
-def test_a_run_without_tokenizer_is_scored_with_that_of_another(
-    copy_runs, texts: Path, tmp_path: Path, lacking: list[str]
-) -> None:
+def test_a_run_without_tokenizer_is_scored_with_that_of_another(copy_runs, texts, tmp_path, lacking):
     runs = copy_runs("a", "b", "c")
     soupkitchen(*own(runs, texts), "name=x", cwd=tmp_path)
     right = score(tmp_path)
@@ -61,7 +59,7 @@ def test_a_run_without_tokenizer_is_scored_with_that_of_another(
     ).read_bytes()
 
 
-def test_where_no_run_has_a_tokenizer_the_bases_is_taken(copy_runs, texts: Path, tmp_path: Path) -> None:
+def test_where_no_run_has_a_tokenizer_the_bases_is_taken(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     soupkitchen(*own(runs, texts), "name=x", cwd=tmp_path)
     right = score(tmp_path)
@@ -75,7 +73,7 @@ def test_where_no_run_has_a_tokenizer_the_bases_is_taken(copy_runs, texts: Path,
     assert "has no tokenizer of its own" in said.stdout + said.stderr
 
 
-def test_a_base_with_another_vocabulary_lends_no_tokenizer(copy_runs, texts: Path, tmp_path: Path) -> None:
+def test_a_base_with_another_vocabulary_lends_no_tokenizer(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     text_classifier().save_pretrained(tmp_path / "base")
     tokenizer().save_pretrained(tmp_path / "base")
@@ -87,9 +85,7 @@ def test_a_base_with_another_vocabulary_lends_no_tokenizer(copy_runs, texts: Pat
     assert "no tokenizer" in soupkitchen(*words, cwd=tmp_path, fails=True).stderr
 
 
-def test_a_tokenizer_in_the_hubs_cache_is_links_and_is_copied(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_in_the_hubs_cache_is_links_and_is_copied(text_runs, texts, tmp_path):
     hub = tmp_path / "hub"
     for name in ("a", "b"):
         snapshot, blobs = hub / f"models--x--{name}/snapshots/1", hub / f"models--x--{name}/blobs"
@@ -105,7 +101,7 @@ def test_a_tokenizer_in_the_hubs_cache_is_links_and_is_copied(
     assert saved.read_bytes() == (text_runs / "a/tokenizer.json").read_bytes()
 
 
-def test_adapters_are_saved_with_the_tokenizer_of_their_base(tmp_path: Path) -> None:
+def test_adapters_are_saved_with_the_tokenizer_of_their_base(tmp_path):
     gpt2().save_pretrained(tmp_path / "base")
     tokens = tokenizer()
     tokens.add_special_tokens({"eos_token": "w1"})
@@ -136,7 +132,7 @@ def vit_runs(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_without_image_processor_is_scored_with_that_of_another(tmp_path: Path) -> None:
+def test_a_run_without_image_processor_is_scored_with_that_of_another(tmp_path):
     runs = vit_runs(tmp_path / "runs")
     make_pictures(tmp_path / "pictures", 6)
     words = ("pool.path=runs/*", "task=image_classification", "task.data.path=pictures", "name=x")
@@ -151,9 +147,7 @@ def test_a_run_without_image_processor_is_scored_with_that_of_another(tmp_path: 
     assert soup.read_bytes() == (runs / "b/preprocessor_config.json").read_bytes()
 
 
-def test_a_file_that_nothing_is_known_of_is_named_before_the_work(
-    copy_runs, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_nothing_is_known_of_is_named_before_the_work(copy_runs, caplog):
     runs = copy_runs("a")
     for name in ("trainer_state.json", "README.md", "optimizer.pt", ".gitattributes", "eval_results.json"):
         (runs / "a" / name).write_text("{}")

@@ -85,7 +85,7 @@ def f1(answer: str, right: list[str]) -> float:
 
 
 @pytest.mark.parametrize("unanswerable", [False, True])
-def test_scores_are_those_of_the_plainest_way(unanswerable: bool, pool: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_plainest_way(unanswerable, pool, tmp_path):
     some = rows() if unanswerable else [row for row in rows() if row["answers"]["text"]]
     pd.DataFrame(some).to_json(tmp_path / "squad.jsonl", orient="records", lines=True)
     words = [f"pool.path={pool}/*", "task=question_answering", f"task.data.path={tmp_path / 'squad.jsonl'}",
@@ -106,7 +106,7 @@ def test_scores_are_those_of_the_plainest_way(unanswerable: bool, pool: Path, tm
         assert "row 1 has no answer; task.unanswerable=true lets questions have none" in told
 
 
-def test_answers_are_compared_as_squad_does() -> None:
+def test_answers_are_compared_as_squad_does():
     """The rules of the official script, on answers made to need each of them."""
     context = "The  Eiffel-Tower, in Paris"
     right = {"context": context, "answers": ["eiffeltower", "a Paris"]}

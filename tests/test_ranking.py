@@ -23,7 +23,7 @@ from test_decisions import Names, Table
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import EarlyStopping, Threshold
 from soupkitchen.evaluation.examples import Examples, Listed, Piece
-from soupkitchen.executors import Bench, Fake, Request
+from soupkitchen.executors import Fake, Request
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.controls import final_table
 from soupkitchen.experiment.judge import Judge
@@ -165,7 +165,7 @@ shares = st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9])
 @pytest.mark.slow
 @settings(max_examples=120)
 @given(pools, shares)
-def test_the_best_run_is_that_of_a_full_ranking(pool: Pool, share: float) -> None:
+def test_the_best_run_is_that_of_a_full_ranking(pool, share):
     ranking = pool.ranked(pool.scores(), share)
     best = ranking.best_first[0]
     assert (best.name, best.partial) == (pool.best, False)
@@ -178,7 +178,7 @@ def test_the_best_run_is_that_of_a_full_ranking(pool: Pool, share: float) -> Non
 
 @settings(max_examples=60)
 @given(pools, shares)
-def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool: Pool, share: float) -> None:
+def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool, share):
     scores = pool.scores()
     ranking = pool.ranked(scores, share)
     part = RankingSample.of(scores.examples, "heldout", share).part
@@ -194,7 +194,7 @@ def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool: Pool, sh
 
 @settings(max_examples=60)
 @given(pools, shares)
-def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool: Pool, share: float) -> None:
+def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool, share):
     scores = pool.scores()
     pool.ranked(scores, share)
     part = RankingSample.of(scores.examples, "heldout", share).part
@@ -226,7 +226,7 @@ def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool: Pool, shar
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(pools, shares, st.booleans())
-def test_soups_are_never_below_the_best_single_run(pool: Pool, share: float, early: bool) -> None:
+def test_soups_are_never_below_the_best_single_run(pool, share, early):
     soup, ranking = pool.cook(pool.scores(), share, early)
     best = pool.score(pool.best)
     assert soup.evaluation.score >= ranking.best - 1e-12
@@ -236,14 +236,14 @@ def test_soups_are_never_below_the_best_single_run(pool: Pool, share: float, ear
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(pools, shares, st.integers(2, 9))
-def test_several_workers_change_no_row(pool: Pool, share: float, workers: int) -> None:
+def test_several_workers_change_no_row(pool, share, workers):
     alone, together = pool.scores(), pool.scores(workers=workers)
     pool.cook(alone, share)
     pool.cook(together, share)
     assert repr(together.ledger.events) == repr(alone.ledger.events)
 
 
-def test_what_is_far_from_the_best_is_scored_no_further_than_the_part() -> None:
+def test_what_is_far_from_the_best_is_scored_no_further_than_the_part():
     pool = Pool(1)
     pool.n, pool.names = 40, ["a", "b"]
     pool.tables = {"": Table("accuracy", np.ones(40, int))}
@@ -260,7 +260,7 @@ def test_what_is_far_from_the_best_is_scored_no_further_than_the_part() -> None:
     assert ranking.runs == [Ranked("a", 0.0, partial=True), Ranked("b", 0.875)]
 
 
-def test_most_of_the_passes_of_a_full_ranking_are_saved_where_runs_differ() -> None:
+def test_most_of_the_passes_of_a_full_ranking_are_saved_where_runs_differ():
     taken = {}
     for share in (None, 0.1):
         taken[share] = 0
@@ -273,7 +273,7 @@ def test_most_of_the_passes_of_a_full_ranking_are_saved_where_runs_differ() -> N
 
 
 @given(st.integers(0, 2**20), shares)
-def test_among_equals_the_first_of_the_pool_is_the_best(seed: int, share: float) -> None:
+def test_among_equals_the_first_of_the_pool_is_the_best(seed, share):
     """Runs that differ in which examples they get right, and in no score."""
     pool = Pool(seed)
     random = np.random.default_rng(seed)
@@ -288,7 +288,7 @@ def test_among_equals_the_first_of_the_pool_is_the_best(seed: int, share: float)
     assert pool.ranked(pool.scores(), share).best_first[0].name == pool.names[0]
 
 
-def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan() -> None:
+def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan():
     pool = [Ranked("a", 0.9, partial=True), Ranked("b", float("nan")), Ranked("c", 0.5), Ranked("d", 0.6)]
     assert [run.name for run in rank(pool)] == ["d", "c", "a", "b"]
 
@@ -296,7 +296,7 @@ def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan() -
 # What cannot be scored
 
 
-def test_runs_that_cannot_be_scored_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_that_cannot_be_scored_are_left_out(caplog):
     pool = Pool(5, broken={"run1"})
     scores = pool.scores()
     ranking = pool.ranked(scores, 0.3)
@@ -311,7 +311,7 @@ def test_runs_that_cannot_be_scored_are_left_out(caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("where", ["part", "rest"])
-def test_a_run_that_scores_nan_is_last(where: str) -> None:
+def test_a_run_that_scores_nan_is_last(where):
     pool = Pool(3, "mse")
     scores = pool.scores()
     drawn = RankingSample.of(scores.examples, "heldout", 0.3)
@@ -334,7 +334,7 @@ def test_a_run_that_scores_nan_is_last(where: str) -> None:
     assert ranking.best_first[0].name == max(others, key=pool.score)
 
 
-def test_a_pool_that_scores_nothing_but_nan_is_refused() -> None:
+def test_a_pool_that_scores_nothing_but_nan_is_refused():
     pool = Pool(3, "mse")
     scores = pool.scores()
     scores.executor.answers = lambda recipe, split: {"": np.full(pool.n, np.nan)}  # type: ignore[attr-defined]
@@ -342,9 +342,7 @@ def test_a_pool_that_scores_nothing_but_nan_is_refused() -> None:
         pool.ranked(scores, 0.3)
 
 
-def test_metrics_that_say_nothing_of_a_whole_are_scored_in_full_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_metrics_that_say_nothing_of_a_whole_are_scored_in_full_with_a_warning(caplog):
     pool = Pool(8, "f1_macro")
     scores = pool.scores()
     with caplog.at_level(logging.WARNING):
@@ -355,7 +353,7 @@ def test_metrics_that_say_nothing_of_a_whole_are_scored_in_full_with_a_warning(
 
 
 @pytest.mark.parametrize("option", ["part", 0.3, {"examples": 0}, {"examples": 1}, {"share": 0.3}, None])
-def test_other_rankings_are_refused(option: Any) -> None:
+def test_other_rankings_are_refused(option):
     with pytest.raises(ConfigError, match=r"search\.ranking=.*: choose full, or \{examples: …\}"):
         Greedy(ranking=option)
     assert share_of("full") is None
@@ -365,7 +363,7 @@ def test_other_rankings_are_refused(option: Any) -> None:
 # Pieces of an evaluation
 
 
-def test_a_run_that_is_continued_scores_what_it_would_have_at_once(bench: Bench) -> None:
+def test_a_run_that_is_continued_scores_what_it_would_have_at_once(bench):
     order = {"": np.random.default_rng(0).permutation(80)}
     (first, rest, whole) = (
         lambda piece, order=order: bench.score(Request("", Recipe.single("a"), order=order, piece=piece))
@@ -404,9 +402,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.slow
-def test_a_run_whose_journal_is_cut_anywhere_ends_with_the_same_tables(
-    finished: tuple[Pool, Path], tmp_path: Path
-) -> None:
+def test_a_run_whose_journal_is_cut_anywhere_ends_with_the_same_tables(finished, tmp_path):
     pool, whole = finished
     lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
     for number in range(1, len(lines)):
@@ -425,7 +421,7 @@ def test_a_run_whose_journal_is_cut_anywhere_ends_with_the_same_tables(
         assert len(scores.executor.scored) == scored - before  # and nothing twice
 
 
-def test_damaged_evaluations_are_scored_again(finished: tuple[Pool, Path], tmp_path: Path) -> None:
+def test_damaged_evaluations_are_scored_again(finished, tmp_path):
     pool, whole = finished
     shutil.copytree(whole, tmp_path / "x")
     journal = tmp_path / "x" / "journal.jsonl"
@@ -438,9 +434,7 @@ def test_damaged_evaluations_are_scored_again(finished: tuple[Pool, Path], tmp_p
         assert (tmp_path / "x" / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_a_run_that_is_continued_with_other_batches_ends_with_the_same_ranking(
-    finished: tuple[Pool, Path], tmp_path: Path
-) -> None:
+def test_a_run_that_is_continued_with_other_batches_ends_with_the_same_ranking(finished, tmp_path):
     pool, whole = finished
     expected = pool.ranked(pool.scores(), 0.25)
     for number in range(2, 16, 3):
@@ -460,7 +454,7 @@ def table(scores: Scores) -> pd.DataFrame:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("metric", ["accuracy", "mse"])
-def test_what_the_cache_holds_changes_nothing_but_the_passes(seed: int, metric: str, tmp_path: Path) -> None:
+def test_what_the_cache_holds_changes_nothing_but_the_passes(seed, metric, tmp_path):
     pool = Pool(seed, metric)
     alone = pool.scores()
     pool.cook(alone, 0.25)
@@ -488,7 +482,7 @@ def _check_same_way(one: Scores, other: Scores) -> None:
     pd.testing.assert_frame_equal(tables[0][told], tables[1][told])
 
 
-def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run() -> None:
+def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run():
     pool = Pool(41)
     scores = pool.scores()
     each, failed = scores.each, pool.best
@@ -508,7 +502,7 @@ def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run() -> None:
 # Real models
 
 
-def test_a_pool_of_real_models_is_ranked_by_a_part(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_pool_of_real_models_is_ranked_by_a_part(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search.ranking={examples: 0.25}")
     soupkitchen(*words, "name=part", cwd=tmp_path)
     soupkitchen(*own(text_runs, texts), "name=full", cwd=tmp_path)
@@ -538,7 +532,7 @@ def test_a_pool_of_real_models_is_ranked_by_a_part(text_runs: Path, texts: Path,
         assert (tmp_path / "results/part" / name).read_bytes() == content
 
 
-def test_losses_of_real_models_are_ranked_by_a_part(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_losses_of_real_models_are_ranked_by_a_part(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "task.metric.name=cross_entropy")
     soupkitchen(*words, "search.ranking={examples: 0.25}", "name=part", cwd=tmp_path)
     soupkitchen(*words, "name=full", cwd=tmp_path)
@@ -561,9 +555,7 @@ def test_losses_of_real_models_are_ranked_by_a_part(text_runs: Path, texts: Path
         ),
     ],
 )
-def test_what_needs_the_scores_of_all_runs_is_refused(
-    words: tuple[str, ...], says: str, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_needs_the_scores_of_all_runs_is_refused(words, says, text_runs, texts, tmp_path):
     task = ("task=text_classification", f"task.data.path={texts}")
     if "task=several" in words:
         task = (f"task.tasks.a.data.path={texts}",)

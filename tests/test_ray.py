@@ -62,9 +62,7 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_workers_decide_as_one_process_does(
-    name: str, wish: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_workers_decide_as_one_process_does(name, wish, text_runs, texts, tmp_path):
     method, search, workers = SEARCHES[name]
     task = api.tasks.text_classification(str(texts))
     options = {"method": method(), "search": search, "base": str(text_runs / "d")}
@@ -75,9 +73,7 @@ def test_workers_decide_as_one_process_does(
 
 
 @pytest.mark.parametrize("how", ["killed", "out of memory"])
-def test_what_a_lost_worker_was_doing_is_done_again(
-    how: str, wish: Path, text_runs: Path, texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_lost_worker_was_doing_is_done_again(how, wish, text_runs, texts, tmp_path, caplog):
     task = api.tasks.function(
         str(texts), function="dying.score", model="AutoModelForSequenceClassification", best=1
     )
@@ -89,9 +85,7 @@ def test_what_a_lost_worker_was_doing_is_done_again(
     pd.testing.assert_frame_equal(trajectory, expected)
 
 
-def test_a_driver_that_is_killed_and_started_again_continues(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_driver_that_is_killed_and_started_again_continues(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
     words = (*words, "results_dir=ray", "executor=ray")
@@ -104,9 +98,7 @@ def test_a_driver_that_is_killed_and_started_again_continues(
     same(tmp_path / "one" / "x", tmp_path / "ray" / "x")
 
 
-def test_a_worker_that_cannot_see_the_pool_says_so(
-    wish: Path, text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_cannot_see_the_pool_says_so(wish, text_runs, texts, tmp_path, monkeypatch):
     monkeypatch.setattr("soupkitchen.experiment.experiment.Experiment.bench", _cannot_see)
     task = api.tasks.text_classification(str(texts))
     with pytest.raises(MachineError, match=r"worker on .* cannot begin: /pool/a is not there"):
@@ -117,19 +109,19 @@ def _cannot_see(self: Any) -> Any:
     raise CheckpointError("/pool/a is not there")
 
 
-def test_a_cluster_without_room_is_refused(wish: Path, text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_cluster_without_room_is_refused(wish, text_runs, texts, tmp_path):
     task = api.tasks.text_classification(str(texts))
     with pytest.raises(ConfigError, match=r"workers=99 need 99 CPUs, and the cluster has 4"):
         cooked(text_runs, task, tmp_path, Ray(workers=99))
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"gpus_per_worker": -1}, {"address": 3}])
-def test_options_are_checked(options: Any) -> None:
+def test_options_are_checked(options):
     with pytest.raises(ConfigError, match=f"executor.{next(iter(options))}"):
         Ray(**options)
 
 
-def test_a_cluster_of_ones_own_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cluster_of_ones_own_needs_no_home(monkeypatch, tmp_path):
     tokens = []
     monkeypatch.setenv("RAY_AUTH_TOKEN", "tests")  # so that it is afterwards as it is now
     monkeypatch.delenv("RAY_AUTH_TOKEN")
@@ -141,13 +133,13 @@ def test_a_cluster_of_ones_own_needs_no_home(monkeypatch: pytest.MonkeyPatch, tm
     assert len(tokens[1]) == 32
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"soupkitchen\[ray\]"):
         Ray()
 
 
-def test_an_experiment_travels_with_open_files(text_runs: Path) -> None:
+def test_an_experiment_travels_with_open_files(text_runs):
     from soupkitchen.checkpoints import find_pool
 
     pool = find_pool(str(text_runs))

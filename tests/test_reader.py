@@ -36,7 +36,7 @@ def sharded(tmp_path: Path) -> Path:
     return tmp_path / "sharded"
 
 
-def test_every_tensor_is_read_as_safetensors_itself_reads_it(run: Path) -> None:
+def test_every_tensor_is_read_as_safetensors_itself_reads_it(run):
     expected = load_file(run / "model.safetensors")
     checkpoint = Checkpoint.open(run)
     read = dict(checkpoint.tensors())
@@ -47,7 +47,7 @@ def test_every_tensor_is_read_as_safetensors_itself_reads_it(run: Path) -> None:
         assert checkpoint.header[name].shape == tuple(tensor.shape)
 
 
-def test_shards_are_read_as_one_checkpoint(sharded: Path) -> None:
+def test_shards_are_read_as_one_checkpoint(sharded):
     expected = text_classifier().state_dict()
     read = dict(Checkpoint.open(sharded).tensors())
     assert read.keys() == expected.keys()
@@ -56,9 +56,7 @@ def test_shards_are_read_as_one_checkpoint(sharded: Path) -> None:
 
 @pytest.mark.usefixtures("read_anew")
 @pytest.mark.parametrize("name", ["run", "sharded"])
-def test_a_fingerprint_is_the_digest_of_names_kinds_and_bytes(
-    name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fingerprint_is_the_digest_of_names_kinds_and_bytes(name, request, monkeypatch):
     folder = request.getfixturevalue(name)
     expected = xxhash.xxh3_128()
     tensors = {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
@@ -76,9 +74,7 @@ FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 @pytest.mark.usefixtures("read_anew")
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_values_that_are_not_finite_are_counted_whatever_their_bits(
-    dtype: torch.dtype, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_that_are_not_finite_are_counted_whatever_their_bits(dtype, file, tmp_path, monkeypatch):
     width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     numbers = torch.iinfo(width)
     torch.manual_seed(0)
@@ -110,7 +106,7 @@ def test_values_that_are_not_finite_are_counted_whatever_their_bits(
         assert Checkpoint.open(tmp_path).weights.not_finite == expected
 
 
-def test_a_file_that_became_shorter_after_it_was_opened_is_named(run: Path) -> None:
+def test_a_file_that_became_shorter_after_it_was_opened_is_named(run):
     checkpoint, file = Checkpoint.open(run), run / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(
@@ -139,9 +135,7 @@ def _rewritten(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["in place", "as rsync does"])
 @pytest.mark.parametrize("name", ["run", "sharded"])
-def test_files_that_changed_since_they_were_opened_are_told(
-    name: str, how: str, request: pytest.FixtureRequest
-) -> None:
+def test_files_that_changed_since_they_were_opened_are_told(name, how, request):
     folder = request.getfixturevalue(name)
     checkpoint = Checkpoint.open(folder)
     weights = checkpoint.weights
@@ -161,7 +155,7 @@ def _index(folder: Path) -> tuple[Path, dict]:
     return file, json.loads(file.read_text())
 
 
-def test_a_missing_shard_is_named(sharded: Path) -> None:
+def test_a_missing_shard_is_named(sharded):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(CheckpointError, match=f"{shard.name}.*missing"):
@@ -169,7 +163,7 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../a/model.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ""])
-def test_an_index_cannot_name_files_of_other_folders(sharded: Path, path: str) -> None:
+def test_an_index_cannot_name_files_of_other_folders(sharded, path):
     file, index = _index(sharded)
     index["weight_map"]["classifier.bias"] = path
     file.write_text(json.dumps(index))
@@ -177,7 +171,7 @@ def test_an_index_cannot_name_files_of_other_folders(sharded: Path, path: str) -
         Checkpoint.open(sharded)
 
 
-def test_an_index_that_does_not_fit_its_shards_is_refused(sharded: Path) -> None:
+def test_an_index_that_does_not_fit_its_shards_is_refused(sharded):
     file, index = _index(sharded)
     index["weight_map"]["no.such.tensor"] = next(iter(index["weight_map"].values()))
     file.write_text(json.dumps(index))
@@ -186,7 +180,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(sharded: Path) -> None
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {"a": 1}])
-def test_an_index_without_a_weight_map_is_refused(sharded: Path, weight_map: object) -> None:
+def test_an_index_without_a_weight_map_is_refused(sharded, weight_map):
     file, index = _index(sharded)
     file.write_text(json.dumps(index | {"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match="weight_map"):
@@ -194,14 +188,14 @@ def test_an_index_without_a_weight_map_is_refused(sharded: Path, weight_map: obj
 
 
 @pytest.mark.parametrize("length", [0, 4, 100, -1])
-def test_a_truncated_file_is_named(run: Path, length: int) -> None:
+def test_a_truncated_file_is_named(run, length):
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         Checkpoint.open(run)
 
 
-def test_a_folder_without_config_is_weights_alone_and_without_these_no_checkpoint(run: Path) -> None:
+def test_a_folder_without_config_is_weights_alone_and_without_these_no_checkpoint(run):
     (run / "config.json").unlink()
     bare = Checkpoint.open(run)
     assert bare.config == {}
@@ -212,20 +206,20 @@ def test_a_folder_without_config_is_weights_alone_and_without_these_no_checkpoin
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
-def test_a_broken_config_is_named(run: Path, content: str) -> None:
+def test_a_broken_config_is_named(run, content):
     (run / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"config\.json"):
         Checkpoint.open(run)
 
 
-def test_a_trainer_folder_without_a_model_says_what_to_name(run: Path) -> None:
+def test_a_trainer_folder_without_a_model_says_what_to_name(run):
     (run / "model.safetensors").unlink()
     (run / "checkpoint-10").mkdir()
     with pytest.raises(CheckpointError, match="checkpoint-\\*"):
         Checkpoint.open(run)
 
 
-def test_a_folder_without_weights_is_refused(run: Path) -> None:
+def test_a_folder_without_weights_is_refused(run):
     (run / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         Checkpoint.open(run)

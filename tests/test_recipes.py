@@ -47,7 +47,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 
 @given(recipes())
-def test_a_recipe_comes_back_from_json_with_the_same_digest(recipe: Recipe) -> None:
+def test_a_recipe_comes_back_from_json_with_the_same_digest(recipe):
     again = Recipe.from_data(json.loads(json.dumps(recipe.to_data(), allow_nan=False)))
     assert again == recipe
     assert again.variant == recipe.variant
@@ -57,7 +57,7 @@ def test_a_recipe_comes_back_from_json_with_the_same_digest(recipe: Recipe) -> N
         assert again.merge_method() == recipe.merge_method()
 
 
-def test_a_digest_is_the_same_in_another_process() -> None:
+def test_a_digest_is_the_same_in_another_process():
     recipe = Recipe.of("ab", METHODS["ties"])
     code = (
         "import json, sys; from soupkitchen.soup import Recipe\n"
@@ -68,7 +68,7 @@ def test_a_digest_is_the_same_in_another_process() -> None:
     assert told.stdout.strip() == recipe.digest
 
 
-def test_whatever_changes_the_weights_changes_the_digest() -> None:
+def test_whatever_changes_the_weights_changes_the_digest():
     one = Recipe.of("ab", TaskVectors(Magnitude(0.2), "mass"))
     others = [
         Recipe.of("ba", TaskVectors(Magnitude(0.2), "mass")),
@@ -90,12 +90,12 @@ def test_whatever_changes_the_weights_changes_the_digest() -> None:
              {"ingredients": [], "coefficients": []}, {"ingredients": "a", "coefficients": [1], "salt": 1}],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_recipe_is_refused(data: dict[str, Any]) -> None:
+def test_what_is_no_recipe_is_refused(data):
     with pytest.raises(ConfigError, match="recipe"):
         Recipe.from_data(data)
 
 
-def test_a_grid_of_scales_makes_one_recipe_each() -> None:
+def test_a_grid_of_scales_makes_one_recipe_each():
     made = Recipes(TaskVectors(scale=[0.5, 1.0], weights={"b": 3.0})).of(Mixture(("a", "b")))
     assert [recipe.variant for recipe in made] == ["scale=0.5", "scale=1"]
     assert [recipe.merge_method().scale for recipe in made] == [0.5, 1.0]
@@ -120,7 +120,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_running_state_gives_the_bits_that_reading_all_ingredients_gives(name: str, pool: Pool) -> None:
+def test_a_running_state_gives_the_bits_that_reading_all_ingredients_gives(name, pool):
     """For every shipped method: none says otherwise."""
     method, runs = METHODS[name], [run.name for run in pool]
     growing, plain = Mixer(pool), Mixer(pool)
@@ -133,7 +133,7 @@ def test_a_running_state_gives_the_bits_that_reading_all_ingredients_gives(name:
     assert same(tensors(growing, first, growing=True), tensors(plain, first))  # it has to begin again
 
 
-def test_a_candidate_costs_one_reading_of_its_own_files(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_costs_one_reading_of_its_own_files(pool, monkeypatch):
     read: list[str] = []
     open_run = Mixer(pool)
     exact = type(pool.runs[0].weights).exact
@@ -152,20 +152,20 @@ def test_a_candidate_costs_one_reading_of_its_own_files(pool: Pool, monkeypatch:
     assert set(read) == {"c", "d"}  # c was kept, and a is in the state
 
 
-def test_a_run_by_itself_is_that_run_whatever_the_method(pool: Pool, text_runs: Path) -> None:
+def test_a_run_by_itself_is_that_run_whatever_the_method(pool, text_runs):
     expected = load_file(text_runs / "b" / "model.safetensors")
     assert same(tensors(Mixer(pool), Recipe.single("b")), expected)
     (recipe,) = Recipes(METHODS["ties"]).of(Mixture(("b",)))
     assert same(tensors(Mixer(pool), recipe), expected)
 
 
-def test_coefficients_are_the_weights_of_the_merge(pool: Pool, text_runs: Path) -> None:
+def test_coefficients_are_the_weights_of_the_merge(pool, text_runs):
     made = tensors(Mixer(pool), Recipe.of(("a", "b"), Linear(), (3.0, 1.0)))
     for name, tensor in average(text_runs, ["a", "a", "a", "b"]).items():
         torch.testing.assert_close(made[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_other_coefficients_or_options_are_not_taken_for_the_running_states(pool: Pool) -> None:
+def test_other_coefficients_or_options_are_not_taken_for_the_running_states(pool):
     mixer = Mixer(pool)
     for method, coefficients in [
         (Linear(), (1.0, 1.0, 1.0)),
@@ -180,7 +180,7 @@ def test_other_coefficients_or_options_are_not_taken_for_the_running_states(pool
         assert same(tensors(mixer, recipe), tensors(Mixer(pool), recipe))
 
 
-def test_a_state_that_was_kept_half_is_not_used_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_was_kept_half_is_not_used_again(pool, monkeypatch):
     mixer, kind = Mixer(pool), type(pool.runs[0].weights)
     tensors(mixer, Recipe.of(("a", "b"), Linear()), growing=True)
     exact, calls = kind.exact, []
@@ -199,7 +199,7 @@ def test_a_state_that_was_kept_half_is_not_used_again(pool: Pool, monkeypatch: p
     assert same(tensors(mixer, recipe, growing=True), tensors(Mixer(pool), recipe))
 
 
-def test_a_run_may_be_in_a_mixture_twice_or_with_any_coefficient(pool: Pool, text_runs: Path) -> None:
+def test_a_run_may_be_in_a_mixture_twice_or_with_any_coefficient(pool, text_runs):
     made = tensors(Mixer(pool), Recipe.of(("a", "b", "b"), Linear(), (2.0, 1.0, 1.0)))
     for name, tensor in average(text_runs, ["a", "b"]).items():
         torch.testing.assert_close(made[name], tensor, rtol=1e-6, atol=1e-7)
@@ -208,7 +208,7 @@ def test_a_run_may_be_in_a_mixture_twice_or_with_any_coefficient(pool: Pool, tex
         torch.testing.assert_close(alone[name], tensor, rtol=1e-6, atol=1e-7)
 
 
-def test_files_that_changed_since_the_pool_was_opened_are_named(copy_runs: Any, text_runs: Path) -> None:
+def test_files_that_changed_since_the_pool_was_opened_are_named(copy_runs, text_runs):
     opened = find_pool(str(copy_runs("a", "b", "c")))
     recipe = Recipe.of(("a", "b"), Linear())
     check_unchanged(recipe, opened)
@@ -219,7 +219,7 @@ def test_files_that_changed_since_the_pool_was_opened_are_named(copy_runs: Any, 
     check_unchanged(Recipe.of(("a", "c"), Linear()), opened)
 
 
-def test_methods_that_differ_in_scale_alone_share_the_state(pool: Pool) -> None:
+def test_methods_that_differ_in_scale_alone_share_the_state(pool):
     mixer = Mixer(pool)
     tensors(mixer, Recipe.of(("a", "b", "c"), TaskVectors(scale=0.3)), growing=True)
     state = mixer._soup
@@ -228,7 +228,7 @@ def test_methods_that_differ_in_scale_alone_share_the_state(pool: Pool) -> None:
     assert mixer._soup is state
 
 
-def test_what_was_saved_is_read_from_there(pool: Pool, text_runs: Path) -> None:
+def test_what_was_saved_is_read_from_there(pool, text_runs):
     mixer, recipe = Mixer(pool), Recipe.of(("a", "b"), Linear())
     tensors(mixer, recipe, growing=True)
     mixer.take_from(Checkpoint.open(text_runs / "d"), recipe)
@@ -246,19 +246,19 @@ class Plain:
         self.a, self.b, self.made = a, b, object()
 
 
-def test_an_object_that_keeps_what_it_was_made_of_is_told_by_that() -> None:
+def test_an_object_that_keeps_what_it_was_made_of_is_told_by_that():
     tree = describe(Plain(2))
     assert tree == {"_target_": "test_recipes.Plain", "a": 2, "b": 0.5}
     again = build(tree)
     assert (again.a, again.b) == (2, 0.5)
 
 
-def test_one_and_one_point_zero_are_the_same_recipe() -> None:
+def test_one_and_one_point_zero_are_the_same_recipe():
     one, other = (Recipe.of("ab", TaskVectors(scale=scale)) for scale in (1, 1.0))
     assert one.digest == other.digest
 
 
-def test_what_cannot_be_written_down_is_said() -> None:
+def test_what_cannot_be_written_down_is_said():
     with pytest.raises(ConfigError, match=r"cannot be written down.*describe\(\)"):
         describe({"model": object()})
     assert describe({"a": (1, np.float64(0.5), Path("x"))}) == {"a": [1, 0.5, "x"]}
@@ -271,6 +271,6 @@ def test_what_cannot_be_written_down_is_said() -> None:
      ({"_target_": "soupkitchen.merging.Linear", "salt": 1}, "salt")],
     ids=["name", "option"],
 )  # fmt: skip
-def test_a_tree_that_describes_nothing_is_refused(tree: dict[str, Any], told: str) -> None:
+def test_a_tree_that_describes_nothing_is_refused(tree, told):
     with pytest.raises(ConfigError, match=told):
         build(tree)

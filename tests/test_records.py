@@ -40,7 +40,7 @@ ENTRIES = [
 ]
 
 
-def test_the_trajectory_has_the_documented_columns() -> None:
+def test_the_trajectory_has_the_documented_columns():
     columns = trajectory([]).columns
     assert (
         list(columns)
@@ -53,7 +53,7 @@ def test_the_trajectory_has_the_documented_columns() -> None:
     )
 
 
-def test_each_step_is_on_disk_as_soon_as_it_is_told(tmp_path: Path) -> None:
+def test_each_step_is_on_disk_as_soon_as_it_is_told(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.begin({}, {}, metric="accuracy", greater_is_better=True, columns=["x"])
     for number in range(3):
@@ -66,7 +66,7 @@ def test_each_step_is_on_disk_as_soon_as_it_is_told(tmp_path: Path) -> None:
     assert pd.isna(table["score_x"]).all()
 
 
-def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals() -> None:
+def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals():
     table = ranking(ENTRIES, "accuracy", sign=1)
     assert (
         list(table.columns)
@@ -79,7 +79,7 @@ def test_the_leaderboard_is_best_first_and_the_soup_first_among_equals() -> None
     assert table["delta_vs_best_single"].tolist()[:4] == pytest.approx([0.0, 0.0, 0.0, -0.1])
 
 
-def test_a_loss_is_shown_with_its_own_sign_and_the_lowest_first() -> None:
+def test_a_loss_is_shown_with_its_own_sign_and_the_lowest_first():
     losses = [Entry("x", "single", ("x",), -2.0, -2.5, (-2.2, -1.9)), Entry("soup", "soup", ("x", "y"), -1.5)]
     table = ranking(losses, "cross_entropy", sign=-1)
     assert table["heldout_cross_entropy"].tolist() == [1.5, 2.0]
@@ -102,9 +102,7 @@ def finished(run: Path, score: float, metric: str = "accuracy", better: bool = T
     OmegaConf.save({"task": task}, run / "config.yaml")
 
 
-def test_the_table_of_all_runs_ranks_each_metric_and_each_data_by_itself_in_its_own_direction(
-    tmp_path: Path,
-) -> None:
+def test_the_table_of_all_runs_ranks_each_metric_and_each_data_by_itself_in_its_own_direction(tmp_path):
     assert update_sweep_leaderboard(tmp_path) is None
     finished(tmp_path / "good", 0.9)
     finished(tmp_path / "bad", 0.2)
@@ -125,16 +123,14 @@ def test_the_table_of_all_runs_ranks_each_metric_and_each_data_by_itself_in_its_
     ]
 
 
-def test_a_loss_is_ranked_as_one_though_no_journal_says_so(tmp_path: Path) -> None:
+def test_a_loss_is_ranked_as_one_though_no_journal_says_so(tmp_path):
     for name, loss in {"much": 3.0, "little": 0.5}.items():
         finished(tmp_path / name, loss, "cross_entropy", better=False)
         (tmp_path / name / "journal.jsonl").write_text('{"event": "finish"}\n')
     assert pd.read_csv(update_sweep_leaderboard(tmp_path))["run"].tolist() == ["little", "much"]
 
 
-def test_tables_of_others_are_neither_read_nor_overwritten(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tables_of_others_are_neither_read_nor_overwritten(tmp_path, caplog):
     finished(tmp_path / "nest" / "x", 0.5)
     finished(tmp_path / "nest" / "exp1" / "y", 0.6)
     assert update_sweep_leaderboard(tmp_path / "nest" / "exp1")
@@ -164,7 +160,7 @@ def test_tables_of_others_are_neither_read_nor_overwritten(
     assert [path.name for path in (tmp_path / "nest").glob(".*")] == []
 
 
-def test_runs_may_vanish_while_the_table_of_all_runs_is_made(tmp_path: Path) -> None:
+def test_runs_may_vanish_while_the_table_of_all_runs_is_made(tmp_path):
     for number in range(30):
         finished(tmp_path / "results" / f"run{number}", number / 30)
 
@@ -189,9 +185,7 @@ NAMES = ["NA", "nan", "", "a;b", "a\\;b", "a\\", "a\rb", "a\nb", 'a"b', "a,b", "
     st.lists(st.one_of(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"]))), min_size=1)
 )
 @example(NAMES)
-def test_names_come_out_of_a_table_as_they_went_in_and_no_cell_is_a_formula(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
+def test_names_come_out_of_a_table_as_they_went_in_and_no_cell_is_a_formula(tmp_path_factory, names):
     file = tmp_path_factory.mktemp("names") / "table.csv"
     table = pd.DataFrame({"rank": range(len(names)), "model": names, "score": [0.1] * len(names)})
     write_csv(file, table)
@@ -206,19 +200,19 @@ def test_names_come_out_of_a_table_as_they_went_in_and_no_cell_is_a_formula(
 
 @given(st.lists(st.text(min_size=1), min_size=1))
 @example(["a;b", "c\\", ";", "\\;"])
-def test_names_with_separators_are_one_ingredient_each(names: list[str]) -> None:
+def test_names_with_separators_are_one_ingredient_each(names):
     assert separated(joined(tuple(names))) == tuple(names)
     assert joined(("a", "b-1")) == "a;b-1"
 
 
-def test_numbers_stay_numbers(tmp_path: Path) -> None:
+def test_numbers_stay_numbers(tmp_path):
     table = pd.DataFrame({"model": ["a", "b"], "delta": [-0.5, None], "rank": [1, 2]})
     write_csv(tmp_path / "t.csv", table)
     assert (tmp_path / "t.csv").read_text() == "model,delta,rank\na,-0.5,1\nb,,2\n"
     assert read_csv(tmp_path / "t.csv")["delta"].tolist()[0] == -0.5
 
 
-def test_what_is_printed_of_names_obeys_no_escape_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_of_names_obeys_no_escape_sequence(capsys):
     entries = [Entry("\x1b]0;gone\x07\r", "soup", ("a;b", "NA"), 0.5), Entry("NA", "single", ("NA",), 0.4)]
     print_leaderboard(ranking(entries, "accuracy", 1))
     out = capsys.readouterr().out
@@ -229,9 +223,7 @@ def test_what_is_printed_of_names_obeys_no_escape_sequence(capsys: pytest.Captur
     assert not set(out) & {"\x1b", "\x07", "\r"}
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     file = tmp_path / "table.csv"
     write_csv(file, pd.DataFrame({"x": [1]}))
 
@@ -271,7 +263,7 @@ def options_in(table: pd.DataFrame) -> list[str]:
     return columns[len(LEFT) : columns.index("model")]
 
 
-def test_an_option_is_a_column_where_runs_differ_in_it_and_no_name_says_so(tmp_path: Path) -> None:
+def test_an_option_is_a_column_where_runs_differ_in_it_and_no_name_says_so(tmp_path):
     cooked(tmp_path / "linear", 0.1, "linear")
     cooked(tmp_path / "dare_ties", 0.2, "dare_ties")
     assert options_in(table_of(tmp_path)) == []  # what differs follows from the methods' names
@@ -291,20 +283,20 @@ def test_an_option_is_a_column_where_runs_differ_in_it_and_no_name_says_so(tmp_p
     assert set(table["search"]) == {"greedy"}
 
 
-def test_scores_have_columns_in_the_order_of_the_groups(tmp_path: Path) -> None:
+def test_scores_have_columns_in_the_order_of_the_groups(tmp_path):
     finished(tmp_path / "a", 0.5, "cross_entropy", better=False)
     finished(tmp_path / "b", 0.5)
     columns = [column for column in table_of(tmp_path).columns if column.startswith("heldout_")]
     assert columns == ["heldout_accuracy", "heldout_cross_entropy"]
 
 
-def test_only_runs_that_can_be_compared_make_a_column_of_what_they_differ_in(tmp_path: Path) -> None:
+def test_only_runs_that_can_be_compared_make_a_column_of_what_they_differ_in(tmp_path):
     cooked(tmp_path / "one", 0.1, "linear", top_k=2)
     cooked(tmp_path / "other", 0.1, "linear", top_k=3, **{"task.data.path": "elsewhere"})
     assert options_in(table_of(tmp_path)) == []
 
 
-def test_where_nobody_noted_the_presets_the_nearest_is_named_or_the_class(tmp_path: Path) -> None:
+def test_where_nobody_noted_the_presets_the_nearest_is_named_or_the_class(tmp_path):
     names = files.names("method")
     for name in names:
         cooked(tmp_path / name, 0.1, name, choices=False)
@@ -319,7 +311,7 @@ def test_where_nobody_noted_the_presets_the_nearest_is_named_or_the_class(tmp_pa
     assert table.loc["own", "method"] == "boldest"
 
 
-def test_equals_keep_the_order_of_their_names_and_no_number_comes_last(tmp_path: Path) -> None:
+def test_equals_keep_the_order_of_their_names_and_no_number_comes_last(tmp_path):
     for name, score in {"b": 0.5, "a": 0.5, "c": 0.5, "d": math.nan, "e": -math.inf, "f": 0.6}.items():
         finished(tmp_path / name, score)
     assert list(table_of(tmp_path).index) == ["f", "a", "b", "c", "e", "d"]
@@ -328,7 +320,7 @@ def test_equals_keep_the_order_of_their_names_and_no_number_comes_last(tmp_path:
     assert list(table_of(tmp_path / "losses").index) == ["f", "a", "b", "e", "d"]
 
 
-def test_an_edited_configuration_or_journal_costs_a_run_no_more_than_what_they_say(tmp_path: Path) -> None:
+def test_an_edited_configuration_or_journal_costs_a_run_no_more_than_what_they_say(tmp_path):
     odd = "task: {_target_: x.Y, tasks: [a, b]}"
     for name, content in {"text": "a", "list": "- 1", "bad": "{", "odd": odd}.items():
         finished(tmp_path / name, 0.5)
@@ -357,9 +349,7 @@ for number in range(12):
 """
 
 
-def test_processes_that_end_runs_at_once_leave_a_table_of_all_and_nobody_sees_half_of_one(
-    tmp_path: Path,
-) -> None:
+def test_processes_that_end_runs_at_once_leave_a_table_of_all_and_nobody_sees_half_of_one(tmp_path):
     processes = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)]) for number in range(3)
     ]
@@ -374,7 +364,7 @@ def test_processes_that_end_runs_at_once_leave_a_table_of_all_and_nobody_sees_ha
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
-def test_text_of_any_column_comes_out_of_a_table_as_it_went_in(tmp_path: Path) -> None:
+def test_text_of_any_column_comes_out_of_a_table_as_it_went_in(tmp_path):
     table = pd.DataFrame({"method.x": ["=1", "'+a", "b", "-"], "n": [1, 2, 3, 4]})
     write_csv(tmp_path / "t.csv", table)
     pd.testing.assert_frame_equal(read_csv(tmp_path / "t.csv"), table, check_dtype=False)

@@ -48,7 +48,7 @@ def results(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFacto
     return folder / "results"
 
 
-def test_a_report_is_made_of_what_lies_in_the_folder_alone(results: Path, tmp_path: Path) -> None:
+def test_a_report_is_made_of_what_lies_in_the_folder_alone(results, tmp_path):
     bare = tmp_path / "x"
     bare.mkdir()
     for name in ("journal.jsonl", "map.json", "recipe.yaml", "mergekit.yaml", "config.yaml"):
@@ -58,7 +58,7 @@ def test_a_report_is_made_of_what_lies_in_the_folder_alone(results: Path, tmp_pa
         assert (bare / name).read_bytes() == (results / "x" / name).read_bytes()
 
 
-def test_of_an_unfinished_run_there_is_what_there_is(results: Path, tmp_path: Path) -> None:
+def test_of_an_unfinished_run_there_is_what_there_is(results, tmp_path):
     lines = (results / "x" / "journal.jsonl").read_text().splitlines(keepends=True)
     for number in range(1, len(lines), 3):
         (tmp_path / "journal.jsonl").write_text("".join(lines[:number]) + '{"event": "to')
@@ -104,7 +104,7 @@ def outline(file: Path) -> Outline:
     return told
 
 
-def test_all_sections_are_there(results: Path) -> None:
+def test_all_sections_are_there(results):
     told = outline(results / "x" / "report.html")
     assert told.titles == [
         "Step by step", "Every model", "What each ingredient is worth",
@@ -119,7 +119,7 @@ def test_all_sections_are_there(results: Path) -> None:
     assert all((results / name / "report.html").stat().st_size < 5e6 for name in ("x", "two", "loss"))
 
 
-def test_every_step_is_drawn_and_names_are_escaped(results: Path) -> None:
+def test_every_step_is_drawn_and_names_are_escaped(results):
     told = outline(results / "x" / "report.html")
     steps = read_csv(results / "x" / "trajectory.csv")
     steps = steps[steps["stage"].isin(["rank", "merge"]) & (steps["decision"] != "error")]
@@ -134,7 +134,7 @@ def test_every_step_is_drawn_and_names_are_escaped(results: Path) -> None:
         assert picture.size == (1520, 640)
 
 
-def test_what_an_ingredient_is_worth_is_what_the_soup_loses_without_it(results: Path) -> None:
+def test_what_an_ingredient_is_worth_is_what_the_soup_loses_without_it(results):
     told = [event for event in events(results / "x") if event["event"] == "contribution"]
     table = read_csv(results / "x" / "leaderboard.csv")
     soup = table[table["kind"] == "soup"].iloc[0]
@@ -149,7 +149,7 @@ def test_what_an_ingredient_is_worth_is_what_the_soup_loses_without_it(results: 
     assert told[-1]["score"] == kept[-2]  # the soup before its last ingredient
 
 
-def test_the_map_has_the_cosines_of_task_vectors(results: Path, text_runs: Path) -> None:
+def test_the_map_has_the_cosines_of_task_vectors(results, text_runs):
     import json
 
     told = json.loads((results / "x" / "map.json").read_text())
@@ -164,7 +164,7 @@ def test_the_map_has_the_cosines_of_task_vectors(results: Path, text_runs: Path)
     assert told["names"][-1] == "soup"
 
 
-def test_chance_is_that_of_fair_coins() -> None:
+def test_chance_is_that_of_fair_coins():
     """One candidate: E max(G, 0) of G = (2 Binomial(n, 1/2) - n) / N, or of a normal gain."""
     row: dict[str, Any] = {"stage": "merge", "decision": "discard", "gain": 0.0, "fixed": 30, "broken": 34,
                            "examples_total": 400, "gain_low": -0.02, "gain_high": 0.06}  # fmt: skip
@@ -183,7 +183,7 @@ def test_chance_is_that_of_fair_coins() -> None:
     assert by_chance(pd.DataFrame([row | {"gain_low": None}]), 0.03, binary=True) is None
 
 
-def test_of_alternatives_the_best_counts_once_and_no_more_than_is_left() -> None:
+def test_of_alternatives_the_best_counts_once_and_no_more_than_is_left():
     """E max(0, G_1, …, G_k) of normal gains, by its integral ∫ 1 - Φ(x)^k dx."""
     spread = 0.08 / (2 * 1.96)
     row: dict[str, Any] = {"stage": "merge", "decision": "discard", "gain": 0.0, "fixed": 30, "broken": 34,
@@ -202,7 +202,7 @@ def test_of_alternatives_the_best_counts_once_and_no_more_than_is_left() -> None
     assert capped.share == 0.0
 
 
-def test_a_sweep_has_a_report_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_has_a_report_too(results, capsys):
     told = outline(results / "report.html")
     assert len(told.titles) == 3  # accuracy, cross-entropy, and both at once
     table = read_csv(results / "leaderboard.csv")
@@ -219,9 +219,7 @@ def test_a_sweep_has_a_report_too(results: Path, capsys: pytest.CaptureFixture[s
     main([str(results)])
 
 
-def test_a_run_that_overflows_has_no_place_on_the_map(
-    text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_overflows_has_no_place_on_the_map(text_runs, tmp_path, monkeypatch):
     import json
 
     monkeypatch.setattr("soupkitchen.experiment.reporting.task_vector_gram", lambda runs, base: (
@@ -234,9 +232,7 @@ def test_a_run_that_overflows_has_no_place_on_the_map(
     assert told["origin"] is None
 
 
-def test_a_report_that_fails_is_not_the_end_of_a_run(
-    results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_fails_is_not_the_end_of_a_run(results, monkeypatch, caplog):
     def fail(folder: Path) -> None:
         raise RuntimeError("no ink")
 
@@ -245,13 +241,13 @@ def test_a_report_that_fails_is_not_the_end_of_a_run(
     assert "report.html could not be written (no ink); the run itself is complete" in caplog.text
 
 
-def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert f"error: {tmp_path} is not the folder of a run" in capsys.readouterr().err
 
 
-def test_control_characters_do_not_reach_the_page(results: Path) -> None:
+def test_control_characters_do_not_reach_the_page(results):
     run = Run(results / "x")
     run.steps.loc[0, "candidate"] = "evil\x1b[31m\u202e</svg><script>alert(1)</script>"
     told = page(run)
@@ -271,7 +267,7 @@ def page_in_a_browser() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize("name", ["x", "two", "loss", "."])
-def test_a_browser_shows_it(name: str, results: Path, page_in_a_browser: Browser, tmp_path: Path) -> None:
+def test_a_browser_shows_it(name, results, page_in_a_browser, tmp_path):
     seen = page_in_a_browser
     file = (results / name / "report.html").resolve()
     for width in (1280, 390):

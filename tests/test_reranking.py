@@ -107,8 +107,8 @@ def scored(bench: Bench, name: str) -> float:
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("architecture", ["bi", "cross"])
 def test_scores_are_those_of_the_librarys_evaluators(
-    metric: str, architecture: Any, encoders: Path, cross_encoders: Path, data: Path, rows: list
-) -> None:
+    metric, architecture, encoders, cross_encoders, data, rows
+):
     bi = architecture == "bi"
     pool = encoders if bi else cross_encoders
     bench = bench_of(pool, tasks.reranking(str(data), metric=metric, architecture=architecture))
@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_librarys_evaluators(
     assert 0.1 < min(scores.values()) < max(scores.values()) < 0.9
 
 
-def test_encoders_that_compare_by_products_are_scored_so(encoders: Path, data: Path, rows: list) -> None:
+def test_encoders_that_compare_by_products_are_scored_so(encoders, data, rows):
     task = tasks.reranking(str(data), metric="mrr_at_10", similarity="dot")
     told = RerankingEvaluator(rows, write_csv=False, similarity_fct=dot_score)
     expected = told(SentenceTransformer(str(encoders / "b"), device="cpu"))["mrr@10"]
@@ -132,8 +132,8 @@ def test_encoders_that_compare_by_products_are_scored_so(encoders: Path, data: P
 
 
 def test_cross_encoders_become_a_soup_that_the_library_loads_and_that_scores_as_it_did(
-    cross_encoders: Path, data: Path, rows: list, tmp_path: Path
-) -> None:
+    cross_encoders, data, rows, tmp_path
+):
     result = cook(
         str(cross_encoders / "*"),
         tasks.reranking(str(data), architecture="cross"),
@@ -149,7 +149,7 @@ def test_cross_encoders_become_a_soup_that_the_library_loads_and_that_scores_as_
     assert set(result.trajectory["examples_total"]) == {30}
 
 
-def test_mixed_precision_rounds_no_similarity() -> None:
+def test_mixed_precision_rounds_no_similarity():
     query, near, nearer = [1.0, 0.0], [1.0, 0.031], [1.0, 0.03]
     hidden = torch.tensor([query, nearer, near, near])[:, None, :]
     batch = {"attention_mask": torch.ones(4, 1, dtype=torch.long), "sizes": torch.tensor([[4, 3, 1]])}
@@ -163,7 +163,7 @@ def test_mixed_precision_rounds_no_similarity() -> None:
         assert task.step(model, batch, None) == [[1]]
 
 
-def test_the_batch_has_no_part_in_the_ranks(cross_encoders: Path, encoders: Path, data: Path) -> None:
+def test_the_batch_has_no_part_in_the_ranks(cross_encoders, encoders, data):
     for pool, architecture in ((cross_encoders, "cross"), (encoders, "bi")):
         task: Any = tasks.reranking(str(data), architecture=architecture)
         assert scored(bench_of(pool, task, 1), "a") == pytest.approx(scored(bench_of(pool, task, 30), "a"))
@@ -171,8 +171,8 @@ def test_the_batch_has_no_part_in_the_ranks(cross_encoders: Path, encoders: Path
 
 @pytest.mark.parametrize("architecture", ["bi", "cross"])
 def test_a_passage_that_is_there_twice_is_a_tie_whatever_the_batch(
-    architecture: str, cross_encoders: Path, encoders: Path, rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
+    architecture, cross_encoders, encoders, rows, tmp_path
+):
     """A right passage that is among the wrong ones, too, comes after all of its copies."""
     twice = [{**row, "negative": [*row["negative"], *row["positive"], *row["positive"]]} for row in rows]
     pool = encoders if architecture == "bi" else cross_encoders
@@ -190,9 +190,7 @@ def test_a_passage_that_is_there_twice_is_a_tie_whatever_the_batch(
         assert again == [rank + 2 * (place + 1) for place, rank in enumerate(once)]
 
 
-def test_a_cell_may_hold_one_text_and_columns_may_have_the_names_of_other_data(
-    encoders: Path, tmp_path: Path
-) -> None:
+def test_a_cell_may_hold_one_text_and_columns_may_have_the_names_of_other_data(encoders, tmp_path):
     random = np.random.default_rng(2)
     table = [
         {"question": text(random), "positive": text(random), "negative": text(random)} for _ in range(20)
@@ -205,7 +203,7 @@ def test_a_cell_may_hold_one_text_and_columns_may_have_the_names_of_other_data(
     assert scored(bench, "a") == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_model_that_finds_all_passages_alike_finds_nothing(cross_encoders: Path, data: Path) -> None:
+def test_a_model_that_finds_all_passages_alike_finds_nothing(cross_encoders, data):
     bench = bench_of(cross_encoders, tasks.reranking(str(data), metric="mrr_at_10", architecture="cross"))
     bench.fill(Recipe.single("a"))
     head = bench.evaluator.live.model.classifier
@@ -227,16 +225,14 @@ def test_a_model_that_finds_all_passages_alike_finds_nothing(cross_encoders: Pat
         ({"positive": None}, r"task\.positive=positive: row 2 is empty"),
     ],
 )
-def test_passages_that_are_not_there_are_named(
-    row: dict[str, Any], says: str, encoders: Path, tmp_path: Path
-) -> None:
+def test_passages_that_are_not_there_are_named(row, says, encoders, tmp_path):
     whole = {"query": "w1", "positive": ["w2"], "negative": ["w3"]}
     pd.DataFrame([whole, whole | row]).to_json(tmp_path / "dev.jsonl", orient="records", lines=True)
     with pytest.raises(DataError, match=says):
         bench_of(encoders, tasks.reranking(str(tmp_path)))
 
 
-def test_models_and_options_that_do_not_fit_are_named(text_runs: Path, data: Path) -> None:
+def test_models_and_options_that_do_not_fit_are_named(text_runs, data):
     with pytest.raises(
         DataError, match=r"the model has 3 outputs; a cross-encoder needs one \(num_labels=1\)"
     ):

@@ -32,7 +32,7 @@ from soupkitchen.store.lock import only_process
 
 
 @pytest.mark.slow
-def test_runs_killed_at_random_end_as_if_left_alone(text_runs: Path, texts: Path) -> None:
+def test_runs_killed_at_random_end_as_if_left_alone(text_runs, texts):
     script = files.folder("scripts") / "kill_runs.py"
     words = [f"pool.path={text_runs}/*", f"pool.base={text_runs}/a", "task=text_classification"]
     command = [sys.executable, str(script), "--kills", "25", *words, f"task.data.path={texts}"]
@@ -51,8 +51,8 @@ def alone(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_run_soon_and_the_same_command_continues(
-    number: signal.Signals, code: int, alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+    number, code, alone, text_runs, texts, tmp_path
+):
     words = (*own(text_runs, texts), "name=x")
     folder = tmp_path / "results" / "x"
     process = started(*words, cwd=tmp_path)
@@ -76,9 +76,7 @@ def test_a_signal_ends_the_run_soon_and_the_same_command_continues(
 
 
 @pytest.mark.parametrize("size", [3000, 5000])
-def test_a_disk_that_fills_up_loses_nothing(
-    size: int, alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_disk_that_fills_up_loses_nothing(size, alone, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
 
     result = with_full_disk(*words, size=size, cwd=tmp_path)
@@ -109,7 +107,7 @@ def interrupted(copy_runs: Callable[..., Path], texts: Path, tmp_path: Path) -> 
     return words
 
 
-def test_a_changed_run_is_named(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_changed_run_is_named(interrupted, tmp_path):
     file = tmp_path / "runs" / "c" / "model.safetensors"
     tensors = load_file(file)
     tensors["classifier.bias"] += 1
@@ -122,20 +120,20 @@ def test_a_changed_run_is_named(interrupted: tuple[str, ...], tmp_path: Path) ->
     assert {file.name for file in aside.iterdir()} >= {"config.yaml", "journal.jsonl", "trajectory.csv"}
 
 
-def test_changed_data_is_named(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+def test_changed_data_is_named(interrupted, tmp_path):
     frame = pd.read_csv(tmp_path / "texts" / "validation.csv")
     frame[1:].to_csv(tmp_path / "texts" / "validation.csv", index=False)
     error = soupkitchen(*interrupted, cwd=tmp_path, fails=True).stderr
     assert "changed since this run began: data heldout." in error
 
 
-def test_other_options_are_refused_with_the_difference(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+def test_other_options_are_refused_with_the_difference(interrupted, tmp_path):
     error = soupkitchen(*interrupted, "search.accept=not_worse", cwd=tmp_path, fails=True).stderr
     assert "search.accept: better before, not_worse now" in error
     soupkitchen(*interrupted, "runtime.batch_size=5", cwd=tmp_path)  # how it runs may change
 
 
-def test_damaged_evaluations_are_made_again(interrupted: tuple[str, ...], tmp_path: Path) -> None:
+def test_damaged_evaluations_are_made_again(interrupted, tmp_path):
     folder = tmp_path / "results" / "x"
     for file in (folder / "evaluations").iterdir():
         file.write_bytes(file.read_bytes()[:-3])
@@ -145,9 +143,7 @@ def test_damaged_evaluations_are_made_again(interrupted: tuple[str, ...], tmp_pa
     pd.testing.assert_frame_equal(after, before)
 
 
-def test_the_trajectory_never_shrinks_while_a_run_is_continued(
-    interrupted: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_the_trajectory_never_shrinks_while_a_run_is_continued(interrupted, tmp_path):
     file = tmp_path / "results" / "x" / "trajectory.csv"
     rows = pd.read_csv(file)
     rows[:1].to_csv(file, index=False)  # one less than the journal knows of
@@ -162,7 +158,7 @@ def test_the_trajectory_never_shrinks_while_a_run_is_continued(
     assert least == len(rows)
 
 
-def test_a_sweep_goes_on_where_it_was_killed(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_sweep_goes_on_where_it_was_killed(text_runs, texts, tmp_path):
     words = ("-m", *own(text_runs, texts), "method=linear,slerp", "pool.exclude=[c,d,wild]")
     process = started(*words, cwd=tmp_path)
 
@@ -187,9 +183,7 @@ def test_a_sweep_goes_on_where_it_was_killed(text_runs: Path, texts: Path, tmp_p
 # One at a time
 
 
-def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(
-    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(alone, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     processes = [started(*words, cwd=tmp_path) for _ in range(4)]
     said = [process.communicate(timeout=300)[1] for process in processes]
@@ -204,7 +198,7 @@ def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(
     same(tmp_path / "results" / "x", alone)
 
 
-def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_is_none(tmp_path):
     code = (
         "import os, pathlib, soupkitchen.store.lock as l\n"
         f"with l.only_process(pathlib.Path({str(tmp_path / 'x')!r})): os.kill(os.getpid(), 9)"
@@ -220,7 +214,7 @@ def test_the_lock_of_a_dead_process_is_none(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(tmp_path: Path) -> None:
+def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(tmp_path):
     """Whoever comes in such a moment waits for it: it gets the name of the other one, or the lock."""
     lock, holder = tmp_path / ".x.lock", tmp_path / ".x.holder"
     other = FileLock(lock, thread_local=False)
@@ -257,9 +251,7 @@ with only_process(Path("x").absolute()):
 """
 
 
-def test_where_locks_and_syncs_are_refused_a_run_is_the_same_and_says_so(
-    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_where_locks_and_syncs_are_refused_a_run_is_the_same_and_says_so(alone, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     error = soupkitchen(*words, cwd=tmp_path, before=REFUSING.format("ENOLCK")).stderr
     assert f"{tmp_path / 'results'}: its file system refuses locks; " in error
@@ -269,8 +261,8 @@ def test_where_locks_and_syncs_are_refused_a_run_is_the_same_and_says_so(
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_lock_that_is_a_file_keeps_others_out_and_is_taken_over_from_the_dead(
-    refusal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    refusal, tmp_path, monkeypatch
+):
     def refuse(*arguments: object) -> None:
         raise OSError(getattr(errno, refusal), os.strerror(getattr(errno, refusal)))
 
@@ -299,7 +291,7 @@ def test_a_lock_that_is_a_file_keeps_others_out_and_is_taken_over_from_the_dead(
 # The journal itself
 
 
-def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     for number in range(3):
         journal.add(event="score", number=number)
@@ -315,14 +307,14 @@ def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path: Path) -> No
         assert journal.file.read_bytes() == whole
 
 
-def test_a_journal_that_says_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_journal_that_says_something_else_is_refused(tmp_path):
     Journal(tmp_path / "journal.jsonl").add(event="decision", candidate="a")
     with pytest.raises(JournalError, match=r"candidate a, but now it would be .*candidate b"):
         Journal(tmp_path / "journal.jsonl").once(event="decision", candidate="b")
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "\xff"])
-def test_a_journal_that_is_damaged_in_the_middle_is_named(line: str, tmp_path: Path) -> None:
+def test_a_journal_that_is_damaged_in_the_middle_is_named(line, tmp_path):
     file = tmp_path / "journal.jsonl"
     before, after = line_of({"event": "begin", "format": 2}), line_of({"event": "score"})
     file.write_bytes(before + line.encode("latin-1") + b"\n" + after)
@@ -330,7 +322,7 @@ def test_a_journal_that_is_damaged_in_the_middle_is_named(line: str, tmp_path: P
         Journal(file)
 
 
-def test_what_a_kill_left_of_saving_is_put_right(tmp_path: Path) -> None:
+def test_what_a_kill_left_of_saving_is_put_right(tmp_path):
     (tmp_path / ".soup.abc.old").mkdir()
     (tmp_path / ".soup.abc.old" / "weights").write_text("old")
     (tmp_path / ".soup.abc").mkdir()
@@ -354,9 +346,7 @@ def failing(name: str) -> str:
     )
 
 
-def test_a_run_that_cannot_be_scored_is_an_error_in_the_table_and_not_the_end(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_cannot_be_scored_is_an_error_in_the_table_and_not_the_end(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     soupkitchen(*words, cwd=tmp_path, before=failing("c"))
     trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
@@ -370,9 +360,7 @@ def test_a_run_that_cannot_be_scored_is_an_error_in_the_table_and_not_the_end(
     pd.testing.assert_frame_equal(table, expected)
 
 
-def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(
-    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(alone, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     stop = "search.on_error=stop"
     error = soupkitchen(*words, stop, cwd=tmp_path, before=failing("c"), fails=True).stderr
@@ -385,9 +373,7 @@ def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(
             search(on_error="ask")
 
 
-def test_a_soup_that_scores_nan_is_an_error_in_the_table(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_soup_that_scores_nan_is_an_error_in_the_table(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     weights = load_file(runs / "a" / "model.safetensors")
     huge = {name: tensor * 0 + 1e38 for name, tensor in weights.items()}
@@ -403,9 +389,7 @@ def test_a_soup_that_scores_nan_is_an_error_in_the_table(
     assert "a scores NaN on the held-out set" in result.stderr
 
 
-def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(text_runs, texts, tmp_path):
     data = tmp_path / "texts"
     data.mkdir()
     frame = pd.read_csv(texts / "validation.csv")
@@ -423,9 +407,7 @@ def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(
     assert "error" not in pd.read_csv(tmp_path / "results/x/trajectory.csv")["decision"].tolist()
 
 
-def test_an_error_that_ended_a_run_may_be_gone_the_next_time(
-    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_an_error_that_ended_a_run_may_be_gone_the_next_time(alone, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     code = (
         "import soupkitchen.evaluation.evaluator as e\n"
@@ -440,9 +422,7 @@ def test_an_error_that_ended_a_run_may_be_gone_the_next_time(
     same(tmp_path / "results" / "x", alone)
 
 
-def test_the_cache_and_the_journal_know_the_models_configuration(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_the_cache_and_the_journal_know_the_models_configuration(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     words = (*own(runs, texts), "task.metric.name=cross_entropy", f"evaluation.cache={tmp_path / 'cache'}")
     soupkitchen(*words, "name=before", cwd=tmp_path)
@@ -455,9 +435,7 @@ def test_the_cache_and_the_journal_know_the_models_configuration(
     assert (before["score"][:2] != after["score"][:2]).all()
 
 
-def test_what_a_kill_left_of_a_report_or_a_card_is_cleared_away(
-    alone: Path, text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_a_kill_left_of_a_report_or_a_card_is_cleared_away(alone, text_runs, texts, tmp_path):
     folder = tmp_path / "results" / "x"
     shutil.copytree(alone, folder)
     (folder / "leaderboard.csv").unlink()  # as killed amid what comes last

@@ -141,7 +141,7 @@ def by_the_library(model: Path, **told: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_scores_are_those_of_the_librarys_evaluator(metric: str, pool: Path, lists: Path) -> None:
+def test_scores_are_those_of_the_librarys_evaluator(metric, pool, lists):
     bench = bench_of(pool, task(lists, metric))
     scores = {name: scored(bench, name).score for name in RUNS}
     for name, score in scores.items():
@@ -150,9 +150,7 @@ def test_scores_are_those_of_the_librarys_evaluator(metric: str, pool: Path, lis
     assert 0.1 < min(scores.values()) < max(scores.values()) < 0.9
 
 
-def test_options_win_over_what_the_runs_say_of_prompts_and_similarity(
-    pool: Path, lists: Path, tmp_path: Path
-) -> None:
+def test_options_win_over_what_the_runs_say_of_prompts_and_similarity(pool, lists, tmp_path):
     dotted = runs(tmp_path, prompts={"query": "w3 ", "document": "w9 w9 "}, similarity_fn_name="dot")
     task_of_dotted = bench_of(dotted, task(lists)).evaluator.tasks.alone
     told = task_of_dotted.similarity, task_of_dotted.query_prompt, task_of_dotted.passage_prompt
@@ -168,9 +166,7 @@ def test_options_win_over_what_the_runs_say_of_prompts_and_similarity(
         bench_of(dotted, task(lists))
 
 
-def test_a_run_decides_on_a_folder_of_beir_as_the_library_would(
-    pool: Path, beir: Path, lists: Path, tmp_path: Path
-) -> None:
+def test_a_run_decides_on_a_folder_of_beir_as_the_library_would(pool, beir, lists, tmp_path):
     words = [
         f"pool.path={pool}/*",
         "task=retrieval",
@@ -187,9 +183,7 @@ def test_a_run_decides_on_a_folder_of_beir_as_the_library_would(
     assert scored(bench_of(pool, task(lists)), "a").score == pytest.approx(scores["a"], abs=1e-4)
 
 
-def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_stays(
-    pool: Path, lists: Path
-) -> None:
+def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_stays(pool, lists):
     bench = bench_of(pool, task(lists), batch_size=4)
     whole = scored(bench, "a").parts[""]
     asked: list[int] = []
@@ -207,7 +201,7 @@ def test_early_stopping_ends_among_the_queries_and_what_is_scored_until_then_sta
     assert (np.delete(part.values, part.order) == 1).all()
 
 
-def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool: Path, lists: Path) -> None:
+def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool, lists):
     bench = bench_of(pool, task(lists), batch_size=4)
     whole = scored(bench, "a").parts[""].predictions
     shuffled = {"": np.random.default_rng(0).permutation(len(QUERIES))}
@@ -218,9 +212,7 @@ def test_predictions_are_the_same_in_whatever_order_and_pieces_queries_come(pool
     assert sizes == {64, len(CORPUS) - 64}
 
 
-def test_a_passage_that_is_there_several_times_is_a_tie_whatever_the_batch(
-    pool: Path, tmp_path: Path
-) -> None:
+def test_a_passage_that_is_there_several_times_is_a_tie_whatever_the_batch(pool, tmp_path):
     """Each passage has a copy that is not relevant, some have five: the relevant one comes last."""
     copies = {name: 5 if number % 7 == 0 else 1 for number, name in enumerate(CORPUS)}
     more = [{"id": f"{name}-{n}", "text": CORPUS[name]} for name in CORPUS for n in range(copies[name])]
@@ -246,16 +238,14 @@ def test_a_passage_that_is_there_several_times_is_a_tie_whatever_the_batch(
         assert found == [sum(o >= one for o in others) + n for n, one in enumerate(relevant, start=1)]
 
 
-def test_the_corpus_is_embedded_anew_for_each_filling(pool: Path, lists: Path) -> None:
+def test_the_corpus_is_embedded_anew_for_each_filling(pool, lists):
     bench = bench_of(pool, task(lists))
     first, second = scored(bench, "a"), scored(bench, "b")
     assert second.parts[""].predictions != first.parts[""].predictions
     assert scored(bench, "a").parts[""].predictions == first.parts[""].predictions
 
 
-def test_what_is_kept_is_known_by_the_corpus_and_by_how_it_is_put_into_batches(
-    pool: Path, lists: Path, tmp_path: Path
-) -> None:
+def test_what_is_kept_is_known_by_the_corpus_and_by_how_it_is_put_into_batches(pool, lists, tmp_path):
     def known(folder: Path, batch_size: int) -> str:
         bench = bench_of(pool, task(folder), batch_size)
         return Identity(bench.evaluator, bench.mixer.pool).predictions(Recipe.single("a"), "heldout")
@@ -270,14 +260,14 @@ def test_what_is_kept_is_known_by_the_corpus_and_by_how_it_is_put_into_batches(
     assert known(tmp_path, 30) != known(lists, 30)
 
 
-def test_a_model_without_finite_embeddings_has_no_score(pool: Path, lists: Path) -> None:
+def test_a_model_without_finite_embeddings_has_no_score(pool, lists):
     bench = bench_of(pool, task(lists))
     bench.fill(Recipe.single("a"))
     next(iter(bench.evaluator.live.model.parameters())).data[10] = math.nan  # a word of few passages
     assert math.isnan(bench.evaluator.score("heldout").score)
 
 
-def test_a_soup_is_scored_by_requests_as_a_model_by_itself(pool: Path, lists: Path) -> None:
+def test_a_soup_is_scored_by_requests_as_a_model_by_itself(pool, lists):
     bench = bench_of(pool, task(lists))
     scoring = bench.score(Request("c", Recipe.single("c")))
     assert scoring.evaluation is not None
@@ -302,9 +292,7 @@ def test_a_soup_is_scored_by_requests_as_a_model_by_itself(pool: Path, lists: Pa
         ([], {"id": "text"}, "is not in the corpus; is task.id the right column"),
     ],
 )
-def test_data_that_does_not_fit_is_named(
-    rows: list[dict[str, Any]], options: dict[str, str], says: str, pool: Path, lists: Path, tmp_path: Path
-) -> None:
+def test_data_that_does_not_fit_is_named(rows, options, says, pool, lists, tmp_path):
     for file in ("dev.jsonl", "corpus.jsonl"):
         (tmp_path / file).write_text((lists / file).read_text())
     with (tmp_path / "dev.jsonl").open("a") as file:
@@ -313,9 +301,7 @@ def test_data_that_does_not_fit_is_named(
         bench_of(pool, task(tmp_path, **options))
 
 
-def test_ids_that_are_there_twice_and_judgements_of_other_queries_are_named(
-    pool: Path, beir: Path, tmp_path: Path
-) -> None:
+def test_ids_that_are_there_twice_and_judgements_of_other_queries_are_named(pool, beir, tmp_path):
     lines(tmp_path / "queries.jsonl", [{"_id": "q0", "text": "w1"}])
     lines(tmp_path / "corpus.jsonl", [{"_id": "d1", "text": "w1"}, {"_id": "d1", "text": "w2"}])
     (tmp_path / "qrels").mkdir()
@@ -337,16 +323,14 @@ def test_ids_that_are_there_twice_and_judgements_of_other_queries_are_named(
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.lists(st.integers(0, 4), max_size=12))
-def test_of_passages_with_the_same_score_the_relevant_ones_come_last(
-    relevant: list[int], others: list[int]
-) -> None:
+def test_of_passages_with_the_same_score_the_relevant_ones_come_last(relevant, others):
     listed = [(-score, True) for score in relevant] + [(-score, False) for score in others]
     expected = [rank for rank, (_, mine) in enumerate(sorted(listed), start=1) if mine]
     assert ranks(np.array(relevant, np.float32), np.array(others, np.float32)) == expected
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 100])
-def test_metrics_of_ranks_are_the_librarys(k: int) -> None:
+def test_metrics_of_ranks_are_the_librarys(k):
     random = np.random.default_rng(0)
     documents = [f"d{n:03}" for n in range(150)]
     relevant = {f"q{n}": set(random.choice(documents, random.integers(1, 30)).tolist()) for n in range(40)}
@@ -368,7 +352,7 @@ def test_metrics_of_ranks_are_the_librarys(k: int) -> None:
         assert score == pytest.approx(expected[re.sub(r"\d+$", "k", default)][k], abs=1e-12)
 
 
-def test_k_is_a_whole_number() -> None:
+def test_k_is_a_whole_number():
     for k in (0, 2.5, True, "ten"):
         with pytest.raises(MetricError, match=f"k={k} should be a whole number of at least 1"):
             metrics.load("recall_at_10", options={"k": k})

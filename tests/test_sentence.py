@@ -83,7 +83,7 @@ def words(pool: Path, pairs: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)
-def test_the_soup_is_the_model_that_was_scored(pooling: Any, pairs: Path, tmp_path: Path) -> None:
+def test_the_soup_is_the_model_that_was_scored(pooling, pairs, tmp_path):
     pool = runs(tmp_path, pooling, prompts={"query": "w3 w4 "}, default_prompt_name="query")
     result = soupkitchen(*words(pool, pairs), "search=uniform", cwd=tmp_path)
     assert "embeddings as the runs say (modules.json)" in result.stderr
@@ -96,7 +96,7 @@ def test_the_soup_is_the_model_that_was_scored(pooling: Any, pairs: Path, tmp_pa
     assert len(set(table)) > 2
 
 
-def test_runs_that_pool_in_other_ways_are_named(pairs: Path, tmp_path: Path) -> None:
+def test_runs_that_pool_in_other_ways_are_named(pairs, tmp_path):
     pool = runs(tmp_path, "cls")
     file = pool / "b" / "1_Pooling" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pooling_mode": "mean"}))
@@ -111,7 +111,7 @@ def test_runs_that_pool_in_other_ways_are_named(pairs: Path, tmp_path: Path) -> 
     assert "c has no modules.json, as others have" in told
 
 
-def test_what_the_user_says_comes_first(pairs: Path, tmp_path: Path) -> None:
+def test_what_the_user_says_comes_first(pairs, tmp_path):
     pool = runs(tmp_path, "cls")
     soupkitchen(*words(pool, pairs), "task.pooling=mean", cwd=tmp_path)
     shutil.rmtree(pool / "a" / "1_Pooling")
@@ -144,9 +144,7 @@ def sparse(folder: Path) -> SparseEncoder:
 
 
 @pytest.mark.parametrize("kind", [dense, static, sparse], ids=lambda kind: kind.__name__)
-def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
-    kind: Any, pairs: Path, tmp_path: Path
-) -> None:
+def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(kind, pairs, tmp_path):
     torch.manual_seed(0)
     model, states = kind(tmp_path), {}
     for name in ("a", "b", "c"):
@@ -184,7 +182,7 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(
         assert saved_fingerprint(tmp_path / "again") != before
 
 
-def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs: Path, tmp_path: Path) -> None:
+def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs, tmp_path):
     peft = pytest.importorskip("peft")
     base = runs(tmp_path / "first", "cls") / "a"
     for seed, name in enumerate(("a", "b", "c")):
@@ -202,7 +200,7 @@ def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs: Path
         assert table[name] == pytest.approx(by_the_library(folder, pairs), abs=2e-3)
 
 
-def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs: Path, tmp_path: Path) -> None:
+def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs, tmp_path):
     for number, name in enumerate(("a", "b")):
         model = dense(tmp_path)
         model[2].linear.weight.data.fill_(number)
@@ -215,7 +213,7 @@ def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs: Path, tmp_path:
 
 
 @pytest.mark.parametrize("type", ["os.path.Dense", "sentence_transformers.base.modules.router.Router"])
-def test_modules_that_are_not_known_are_refused_unimported(type: str, pairs: Path, tmp_path: Path) -> None:
+def test_modules_that_are_not_known_are_refused_unimported(type, pairs, tmp_path):
     for number, name in enumerate(("a", "b")):
         model = dense(tmp_path)
         model[2].linear.weight.data.fill_(number)
@@ -265,9 +263,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_whatever_their_modules_say_otherwise_is_refused_with_both_values(
-    what: str, two: Path, tmp_path: Path
-) -> None:
+def test_whatever_their_modules_say_otherwise_is_refused_with_both_values(what, two, tmp_path):
     pool = shutil.copytree(two, tmp_path / "runs")
     file, values, told = CHANGES[what]
     edit(pool / "b" / file, **values)
@@ -275,7 +271,7 @@ def test_whatever_their_modules_say_otherwise_is_refused_with_both_values(
         find_pool(str(pool))
 
 
-def test_modules_in_another_order_are_refused(two: Path, tmp_path: Path) -> None:
+def test_modules_in_another_order_are_refused(two, tmp_path):
     pool = shutil.copytree(two, tmp_path / "runs")
     file = pool / "b" / "modules.json"
     first, second, third, fourth = json.loads(file.read_text())
@@ -287,7 +283,7 @@ def test_modules_in_another_order_are_refused(two: Path, tmp_path: Path) -> None
         find_pool(str(pool))
 
 
-def test_what_the_library_takes_for_the_same_is_the_same(two: Path, tmp_path: Path) -> None:
+def test_what_the_library_takes_for_the_same_is_the_same(two, tmp_path):
     """Files of version 3: fewer keys, other names for them."""
     pool = shutil.copytree(two, tmp_path / "runs")
     told = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
@@ -306,7 +302,7 @@ def test_what_the_library_takes_for_the_same_is_the_same(two: Path, tmp_path: Pa
     assert [run.name for run in find_pool(str(pool))] == ["a", "b"]
 
 
-def test_a_normalisation_before_the_pooling_is_the_librarys(pairs: Path, tmp_path: Path) -> None:
+def test_a_normalisation_before_the_pooling_is_the_librarys(pairs, tmp_path):
     model = text_classifier().bert
     model.save_pretrained(tmp_path / "plain")
     save_tokenizer(tmp_path / "plain")
@@ -322,7 +318,7 @@ def test_a_normalisation_before_the_pooling_is_the_librarys(pairs: Path, tmp_pat
     assert table["b"] == pytest.approx(by_the_library(tmp_path / "runs" / "b", pairs), abs=2e-3)
 
 
-def test_embeddings_that_the_library_cuts_are_refused(two: Path, pairs: Path, tmp_path: Path) -> None:
+def test_embeddings_that_the_library_cuts_are_refused(two, pairs, tmp_path):
     pool = shutil.copytree(two, tmp_path / "runs")
     for name in ("a", "b"):
         edit(pool / name / "config_sentence_transformers.json", truncate_dim=4)
@@ -350,16 +346,14 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("sentence_bert_config.json", '{"max_seq_length": "many"}', "config.json: max_seq_length"),
     ],
 )
-def test_files_of_modules_with_something_else_in_them_are_named(
-    file: str, text: str, told: str, two: Path, tmp_path: Path
-) -> None:
+def test_files_of_modules_with_something_else_in_them_are_named(file, text, told, two, tmp_path):
     pool = shutil.copytree(two, tmp_path / "runs")
     (pool / "b" / file).write_text(text)
     with pytest.raises(IncompatibleError, match=rf"  b  \S*{told}"):
         find_pool(str(pool))
 
 
-def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path) -> None:
+def test_a_cross_encoders_soup_is_one_of_the_library(pairs, tmp_path):
     text_classifier(("score",)).save_pretrained(tmp_path / "plain")
     save_tokenizer(tmp_path / "plain")
     model = CrossEncoder(str(tmp_path / "plain"), num_labels=1)
@@ -377,7 +371,7 @@ def test_a_cross_encoders_soup_is_one_of_the_library(pairs: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("rows", [1, 3, 5, 17])
-def test_rounding_does_not_choose_between_two_texts_that_are_equal(rows: int) -> None:
+def test_rounding_does_not_choose_between_two_texts_that_are_equal(rows):
     """A forward pass that gives each row another rounding, as kernels for the rest of a batch do."""
 
     def model(input_ids: torch.Tensor, **inputs: Any) -> Any:
@@ -390,7 +384,7 @@ def test_rounding_does_not_choose_between_two_texts_that_are_equal(rows: int) ->
     assert task.step(model, batch, encode).tolist() == [0] * rows
 
 
-def test_triplets_are_right_where_the_library_says_so(tmp_path: Path) -> None:
+def test_triplets_are_right_where_the_library_says_so(tmp_path):
     pool = runs(tmp_path, "mean")
     random = np.random.default_rng(1)
     texts = [" ".join(f"w{n}" for n in random.integers(0, 60, 6)) for _ in range(90)]

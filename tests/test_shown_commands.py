@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from command import as_script, forked
 from conftest import ROOT
-from pages import PAGES, Command, blocks, commands
+from pages import PAGES, blocks, commands
 
 SCRIPTS = ROOT / "scripts"
 ALL = [command for page in PAGES for command in commands(page)]
@@ -72,9 +72,7 @@ def left_over(script: Path, words: Sequence[str], monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("command", those("python"))
 @pytest.mark.usefixtures("parsing")
-def test_arguments_of_scripts_and_of_small_commands_are_right(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_of_scripts_and_of_small_commands_are_right(command, monkeypatch):
     script, *words = command.words[1:]
     if script == "-m" and words[0] != "soupkitchen":
         with pytest.raises(Parsed) as ended:
@@ -87,16 +85,14 @@ def test_arguments_of_scripts_and_of_small_commands_are_right(
 
 @pytest.mark.parametrize("command", those("torchrun"))
 @pytest.mark.usefixtures("parsing")
-def test_torchrun_takes_its_words(command: Command) -> None:
+def test_torchrun_takes_its_words(command):
     with pytest.raises(Parsed) as ended:
         import_module("torch.distributed.run").parse_args(list(command.words[1:]))
     assert not ended.value.args[0]
 
 
 @pytest.mark.parametrize("script", NAMED)
-def test_scripts_that_are_named_answer_help(
-    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scripts_that_are_named_answer_help(script, monkeypatch, capsys):
     if script.endswith("finetune_pool.py"):  # Hydra's, with options of its own
         told = forked(as_script(ROOT / script), "--help", cwd=ROOT)
         assert "runs: ???" in told.stdout, told.stderr
@@ -111,21 +107,21 @@ def test_scripts_that_are_named_answer_help(
 
 
 @pytest.mark.parametrize("name", ["demo", "test", "check", "install"])
-def test_scripts_of_the_shell_can_be_run(name: str) -> None:
+def test_scripts_of_the_shell_can_be_run(name):
     assert any(command.words[0] == f"scripts/{name}" for command in ALL)
     assert os.access(SCRIPTS / name, os.X_OK)
     subprocess.run(["sh", "-n", str(SCRIPTS / name)], check=True)
 
 
 @pytest.mark.parametrize("command", those("pip"))
-def test_extras_that_pip_is_told_of_exist(command: Command) -> None:
+def test_extras_that_pip_is_told_of_exist(command):
     extras = re.findall(r"\[([\w-]+)\]", " ".join(command.words))
     project = (ROOT / "pyproject.toml").read_text()
     assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
     assert "-c" not in command.words or (ROOT / command.words[command.words.index("-c") + 1]).is_file()
 
 
-def test_every_command_is_of_a_kind_that_is_tested() -> None:
+def test_every_command_is_of_a_kind_that_is_tested():
     for command in ALL:
         first = command.words[0].removeprefix(".venv/bin/")
         known = ("python", "torchrun", "pip", "mkdocs", "pre-commit", "tensorboard")
@@ -157,7 +153,7 @@ def composed(composer: subprocess.Popen, words: Sequence[str], folder: Path) -> 
 
 
 @pytest.mark.parametrize("command", [*those("python", "-m", "soupkitchen"), *those("torchrun")])
-def test_commands_compose(command: Command, composer: subprocess.Popen, tmp_path: Path) -> None:
+def test_commands_compose(command, composer, tmp_path):
     words = list(command.words[command.words.index("soupkitchen") + 1 :])
     if "--config-dir" in words:
         (tmp_path / "my_conf" / "method").mkdir(parents=True)
@@ -175,8 +171,6 @@ def test_commands_compose(command: Command, composer: subprocess.Popen, tmp_path
         assert len(jobs) == 1 if not sweeps else len(jobs) >= 1
 
 
-def test_a_command_with_a_misspelt_option_does_not_compose(
-    composer: subprocess.Popen, tmp_path: Path
-) -> None:
+def test_a_command_with_a_misspelt_option_does_not_compose(composer, tmp_path):
     with pytest.raises(AssertionError, match="Did you mean"):
         composed(composer, ["method=ties", "method.scal=0.5"], tmp_path)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import naive
 import numpy as np
@@ -64,9 +63,7 @@ def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 1 << 16])
-def test_a_soup_is_the_mean_of_its_ingredients(
-    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_soup_is_the_mean_of_its_ingredients(tmp_path, chunk, monkeypatch):
     monkeypatch.setattr(soupkitchen.merging.chunks, "CPU_CHUNK", chunk)
     pool = runs(tmp_path, 4)
     soup = Soup(Linear())
@@ -79,7 +76,7 @@ def test_a_soup_is_the_mean_of_its_ingredients(
         np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path: Path) -> None:
+def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path):
     pool = runs(tmp_path, 3)
     soup = Soup(Linear())
     for ingredient in pool[:2]:
@@ -90,7 +87,7 @@ def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path: Path) -> Non
     assert all(torch.equal(tasted[name], kept[name]) for name in kept)
 
 
-def test_discarding_leaves_the_soup_unchanged(tmp_path: Path) -> None:
+def test_discarding_leaves_the_soup_unchanged(tmp_path):
     pool = runs(tmp_path, 4)
     soup, other = Soup(Linear()), Soup(Linear())
     for ingredient in pool[:2]:
@@ -106,7 +103,7 @@ def test_discarding_leaves_the_soup_unchanged(tmp_path: Path) -> None:
     assert all(torch.equal(expected[name], tensor) for name, tensor in soup.tensors())
 
 
-def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path: Path) -> None:
+def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path):
     (first,) = runs(tmp_path, 1)
     for method in (Linear(), Linear(normalize=False, weights={"run0": 3.0})):
         soup = Soup(method)
@@ -116,7 +113,7 @@ def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_arithmetic_is_float32_and_rounds_once(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_arithmetic_is_float32_and_rounds_once(tmp_path, dtype):
     pool = runs(tmp_path, 5, dtype)
     soup = Soup(Linear())
     for ingredient in pool:
@@ -140,9 +137,7 @@ KEEPING = [
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(
-    seed: int, number: int, dtype: torch.dtype
-) -> None:
+def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(seed, number, dtype):
     torch.manual_seed(seed)
     equal = torch.randn(40).exp().to(dtype)
     with tempfile.TemporaryDirectory() as name:
@@ -169,7 +164,7 @@ def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
-def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weights: list[float]) -> None:
+def test_an_average_of_equal_values_is_that_value_beside_others(seed, weights):
     torch.manual_seed(seed)
     method, state = Linear(), Linear().init(torch.empty(50))
     equal = torch.randn(25).exp() * 1e3
@@ -181,13 +176,13 @@ def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weigh
 @pytest.mark.parametrize(
     "method", [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)]
 )
-def test_methods_that_change_what_is_equal_still_do(method: Any, tmp_path: Path) -> None:
+def test_methods_that_change_what_is_equal_still_do(method, tmp_path):
     x = torch.randn(40)
     base, pool = run(tmp_path, "base", x=torch.randn(40)), [run(tmp_path, name, x=x) for name in "ab"]
     assert not torch.equal(dict(Soup(method, base=base).blend(pool))["x"], x)
 
 
-def test_weights_are_looked_up_by_name(tmp_path: Path) -> None:
+def test_weights_are_looked_up_by_name(tmp_path):
     pool = runs(tmp_path, 2)
     soup = Soup(Linear(weights={"run1": 3.0}))
     for ingredient in pool:
@@ -196,9 +191,7 @@ def test_weights_are_looked_up_by_name(tmp_path: Path) -> None:
     torch.testing.assert_close(dict(soup.tensors())["matrix"].double(), (one + 3 * other) / 4)
 
 
-def test_integer_buffers_are_the_best_runs_and_differences_are_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_integer_buffers_are_the_best_runs_and_differences_are_named_once(tmp_path, caplog):
     pool = [
         run(tmp_path, f"run{i}", weight=torch.randn(3), same=torch.arange(3), steps=torch.tensor(10 + i // 1))
         for i in range(3)
@@ -235,7 +228,7 @@ def arrays(checkpoints: list[Checkpoint], name: str) -> list[np.ndarray]:
     return [dict(c.tensors())[name].double().numpy() for c in checkpoints]
 
 
-def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path: Path) -> None:
+def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path):
     base, pool = with_base(tmp_path)
     soup = Soup(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), base=base)
     for ingredient in pool[:3]:
@@ -249,9 +242,7 @@ def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path: Path) ->
     assert all(torch.equal(tasted[name], x) for name, x in soup.tensors())
 
 
-def test_tensors_that_the_base_lacks_are_averaged_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tensors_that_the_base_lacks_are_averaged_and_said_once(tmp_path, caplog):
     base, pool = with_base(tmp_path)
     soup = Soup(TaskVectors(weights={"run1": 3.0, "run2": -1.0}), base=base)
     with caplog.at_level(logging.WARNING):
@@ -266,13 +257,13 @@ def test_tensors_that_the_base_lacks_are_averaged_and_said_once(
     assert "old" in message
 
 
-def test_a_method_on_task_vectors_without_a_base_is_refused() -> None:
+def test_a_method_on_task_vectors_without_a_base_is_refused():
     for method in (TaskVectors(), ModelStock(), Slerp(space="task_vectors")):
         with pytest.raises(ConfigError, match=r"pool\.base"):
             Soup(method)
 
 
-def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path: Path) -> None:
+def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path):
     base, pool = with_base(tmp_path)
     soup = Soup(Slerp(space="task_vectors"), base=base)
     for ingredient in pool:
@@ -282,7 +273,7 @@ def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path: Path) -> None:
     np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-6)
 
 
-def test_masks_do_not_depend_on_order_names_or_shards(tmp_path: Path) -> None:
+def test_masks_do_not_depend_on_order_names_or_shards(tmp_path):
     base, pool = with_base(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     again = []
@@ -307,7 +298,7 @@ def test_masks_do_not_depend_on_order_names_or_shards(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, merged[1][name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path):
     x = torch.arange(6.0)
     checkpoints = [
         run(tmp_path, "one", x=x),
@@ -319,7 +310,7 @@ def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path: Path) -> N
     assert run(tmp_path, "five", x=x).fingerprint == checkpoints[0].fingerprint
 
 
-def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path: Path) -> None:
+def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path):
     pool = runs(tmp_path, 3)
     soup = Soup(Karcher())
     for ingredient in pool[:2]:
@@ -332,7 +323,7 @@ def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("family", ["vit", "resnet"])
-def test_every_tensor_of_every_architecture_is_merged(tmp_path: Path, family: str) -> None:
+def test_every_tensor_of_every_architecture_is_merged(tmp_path, family):
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config, model_class = {
         "vit": (ViTConfig(image_size=8, patch_size=4, **size), ViTForImageClassification),
@@ -372,7 +363,7 @@ def test_every_tensor_of_every_architecture_is_merged(tmp_path: Path, family: st
 @pytest.mark.parametrize(
     "method", [Linear(), Slerp(), TaskVectors(Random(0.5), "mass"), ModelStock(), Karcher()], ids=type
 )
-def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: Path, method: object) -> None:
+def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path, method):
     base, pool = with_base(tmp_path)
     soup = Soup(method, base=base)
     for ingredient in pool:
@@ -390,9 +381,7 @@ def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: 
     [([1, 2, 3, 1], 1, torch.int8), ([1, 2, 0.5, 1], 2, torch.float32), ([1, 1, 1, 1], 33, torch.float32)],
     ids=["whole", "not whole", "too many for a byte"],
 )
-def test_weights_of_signs_are_exact_however_they_are_stored(
-    weights: list[float], rounds: int, stored: torch.dtype, elect: Any, tmp_path: Path
-) -> None:
+def test_weights_of_signs_are_exact_however_they_are_stored(weights, rounds, stored, elect, tmp_path):
     base, pool = with_base(tmp_path)
     by_name = {run.name: weight for run, weight in zip(pool, weights, strict=True)}
     method = TaskVectors(Magnitude(0.3), elect, normalize=True, weights=by_name)
@@ -411,9 +400,7 @@ def test_weights_of_signs_are_exact_however_they_are_stored(
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
-    tmp_path: Path, together: bool
-) -> None:
+def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(tmp_path, together):
     base = run(tmp_path, "base", body=torch.randn(20, 5), z=torch.randn(40), a=torch.randn(3, 3))
     pool = [
         run(tmp_path, f"run{i}", head=torch.randn(4), body=torch.randn(20, 5), z=torch.randn(40) * 3,
@@ -440,7 +427,7 @@ def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
     np.testing.assert_allclose(merged["head"], np.mean(arrays(pool, "head"), axis=0), atol=1e-6)
 
 
-def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path: Path) -> None:
+def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path):
     """Measured from outside: the anonymous memory of a process, while it surveys 64 MB."""
     elements = 16_000_000
     for name in ("base", "run"):
@@ -469,7 +456,7 @@ print((max(peak) - peak[0]) * 1024)
     assert 0 <= int(result.stdout) < 0.6 * 4 * elements
 
 
-def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path: Path) -> None:
+def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path):
     base, pool = with_base(tmp_path)
     soup = Soup(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), base=base)
     for ingredient in pool[:2]:
@@ -479,7 +466,7 @@ def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path: Path) -> Non
     )
 
 
-def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_how_many_arcs_were_chords_is_logged(tmp_path, caplog):
     x = torch.randn(50)
     pool = [run(tmp_path, f"run{i}", near=x + 0.001 * i, far=torch.randn(50)) for i in range(2)]
     soup = Soup(Slerp())
@@ -489,7 +476,7 @@ def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogC
     assert "the arc was a plain chord in 1 of 2 tensors" in caplog.messages
 
 
-def test_methods_that_differ_in_late_options_share_a_state(tmp_path: Path) -> None:
+def test_methods_that_differ_in_late_options_share_a_state(tmp_path):
     base, pool = with_base(tmp_path)
     methods = alternatives(TaskVectors(scale=[0.5, 2.0]))
     soup = Soup(methods["scale=0.5"], base=base)
@@ -505,9 +492,7 @@ def test_methods_that_differ_in_late_options_share_a_state(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("budget", [0, 500, 10**9])
-def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
-    budget: int, text_runs: Path, tmp_path: Path
-) -> None:
+def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(budget, text_runs, tmp_path):
     pool = find_pool(str(text_runs), base=str(text_runs / "a"))
     for method in (TaskVectors(Magnitude(0.2), "mass", True), ModelStock(), Linear()):
         memory = StateMemory(torch.device("cpu"), on_host=budget, folder=tmp_path)
@@ -523,9 +508,7 @@ def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
 
 
 @pytest.mark.parametrize(("on_host", "left"), [(1000, 600), (500, 100), (450, 450), (99, 99)])
-def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(
-    on_host: int, left: int, tmp_path: Path
-) -> None:
+def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(on_host, left, tmp_path):
     memory = StateMemory(torch.device("cpu"), on_host=on_host, folder=tmp_path)
     empty = torch.empty(0, dtype=torch.int8)
     field = memory._place(empty, 100).fill_(3)
@@ -534,7 +517,7 @@ def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(
     assert memory.room(left) is not None
 
 
-def test_a_full_disk_for_states_is_named(text_runs: Path, tmp_path: Path) -> None:
+def test_a_full_disk_for_states_is_named(text_runs, tmp_path):
     memory = StateMemory(torch.device("cpu"), on_host=0, folder=tmp_path / "gone")
     with pytest.raises(ConfigError, match=r"runtime\.max_memory"):
         Soup(Linear(), memory=memory).keep(find_pool(str(text_runs)).runs[0])

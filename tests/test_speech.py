@@ -97,9 +97,7 @@ def plain(folder: Path, architecture: str, heard: Sequence[np.ndarray]) -> list[
 
 
 @pytest.mark.parametrize("architecture", ["ctc", "seq2seq"])
-def test_a_batch_is_written_down_as_single_recordings_are(
-    architecture: str, pool: Path, recorded: Data, said: list[str]
-) -> None:
+def test_a_batch_is_written_down_as_single_recordings_are(architecture, pool, recorded, said):
     part = score(task(recorded, architecture), pool / architecture / "a", batch_size=5)
     heard = [spoken(text, seed=100 + number) for number, text in enumerate(said)]
     expected = plain(pool / architecture / "a", architecture, heard)
@@ -112,7 +110,7 @@ def test_a_batch_is_written_down_as_single_recordings_are(
     assert -characters.score == pytest.approx(total / sum(map(len, said)))
 
 
-def test_frames_of_padding_are_not_read(pool: Path, recorded: Data, said: list[str], tmp_path: Path) -> None:
+def test_frames_of_padding_are_not_read(pool, recorded, said, tmp_path):
     """By a model that never says nothing."""
     model = AutoModelForCTC.from_pretrained(pool / "ctc" / "a")
     with torch.no_grad():
@@ -124,9 +122,7 @@ def test_frames_of_padding_are_not_read(pool: Path, recorded: Data, said: list[s
     assert part.predictions == plain(tmp_path / "run", "ctc", heard)
 
 
-def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(
-    pool: Path, recorded: Data, said: list[str], tmp_path: Path
-) -> None:
+def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(pool, recorded, said, tmp_path):
     words = [f"pool.path={pool}/ctc/*", "task=speech_recognition", f"task.data.path={recorded.path}",
              "task.architecture=ctc", "search=uniform", "evaluation.cache=null", "name=x"]  # fmt: skip
     soupkitchen(*words, cwd=tmp_path)
@@ -143,9 +139,7 @@ def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(
 # Where sounds come from
 
 
-def test_recordings_are_the_same_from_files_bytes_and_numbers(
-    pool: Path, recorded: Data, said: list[str], tmp_path: Path
-) -> None:
+def test_recordings_are_the_same_from_files_bytes_and_numbers(pool, recorded, said, tmp_path):
     files = [Path(str(recorded.path)).parent / f"{number}.wav" for number in range(len(said))]
     heard = [np.round(spoken(text, seed=100 + n) * 2**15) / 2**15 for n, text in enumerate(said)]
     ways: dict[str, list[Any]] = {
@@ -169,7 +163,7 @@ def test_recordings_are_the_same_from_files_bytes_and_numbers(
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
-def test_files_of_each_width_are_read_and_their_channels_averaged(width: int, tmp_path: Path) -> None:
+def test_files_of_each_width_are_read_and_their_channels_averaged(width, tmp_path):
     left, right = (spoken("ab", seed) for seed in (1, 2))
     scaled = np.round(np.stack([left, right], 1).astype(float) * (2 ** (8 * width - 1) - 1))
     content = (
@@ -185,7 +179,7 @@ def test_files_of_each_width_are_read_and_their_channels_averaged(width: int, tm
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 1000])
-def test_a_tone_at_another_rate_is_the_same_tone(rate: int) -> None:
+def test_a_tone_at_another_rate_is_the_same_tone(rate):
     def tone(per_second: int) -> np.ndarray:
         return np.sin(2 * np.pi * 220 * np.arange(per_second) / per_second).astype(np.float32)
 
@@ -195,9 +189,7 @@ def test_a_tone_at_another_rate_is_the_same_tone(rate: int) -> None:
     np.testing.assert_allclose(put[100:-100], tone(RATE)[100:-100], atol=0.01)
 
 
-def test_recordings_at_another_rate_are_put_to_the_models(
-    pool: Path, said: list[str], tmp_path: Path
-) -> None:
+def test_recordings_at_another_rate_are_put_to_the_models(pool, said, tmp_path):
     heard = [spoken(text, seed=number, rate=8000) for number, text in enumerate(said)]
     examples = [{"audio": one.tolist(), "text": text} for one, text in zip(heard, said, strict=True)]
     data = rows(tmp_path, examples)
@@ -207,9 +199,7 @@ def test_recordings_at_another_rate_are_put_to_the_models(
     assert part.score > slow.score
 
 
-def test_what_is_no_plain_wav_is_named_with_its_row_and_the_extra(
-    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_plain_wav_is_named_with_its_row_and_the_extra(pool, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "soundfile", None)
     (tmp_path / "x.flac").write_bytes(b"fLaC and more")
     speech.write(tmp_path / "y.wav", spoken("ab", 0))
@@ -223,7 +213,7 @@ def test_what_is_no_plain_wav_is_named_with_its_row_and_the_extra(
         score(made, pool / "ctc" / "a")
 
 
-def test_other_formats_are_read_by_soundfile(tmp_path: Path) -> None:
+def test_other_formats_are_read_by_soundfile(tmp_path):
     soundfile = pytest.importorskip("soundfile")
     left, right = (spoken("ab", seed) for seed in (1, 2))
     soundfile.write(tmp_path / "x.flac", np.stack([left, right], 1), RATE)
@@ -251,14 +241,12 @@ GOOD = {"audio": [0.1] * 900, "text": "ab"}
         ([{"sounds": [0.1] * 900, "text": "ab"}], {}, "task.audio=audio: the data has no such column"),
     ],
 )  # fmt: skip
-def test_data_that_cannot_be_scored_is_named_by_row(
-    examples: list[dict[str, Any]], options: dict[str, Any], says: str, pool: Path, tmp_path: Path
-) -> None:
+def test_data_that_cannot_be_scored_is_named_by_row(examples, options, says, pool, tmp_path):
     with pytest.raises(DataError, match=says):
         score(task(rows(tmp_path, examples), "ctc", **options), pool / "ctc" / "a")
 
 
-def test_what_a_model_cannot_do_is_refused_before_scoring(pool: Path, recorded: Data) -> None:
+def test_what_a_model_cannot_do_is_refused_before_scoring(pool, recorded):
     run = pool / "seq2seq" / "a"
     with pytest.raises(ConfigError, match=r"task.max_new_tokens=21.*set 20 or less"):
         score(task(recorded, "seq2seq", max_new_tokens=21), run)
@@ -271,9 +259,7 @@ def test_what_a_model_cannot_do_is_refused_before_scoring(pool: Path, recorded: 
     assert all(len(text) <= 3 for text in score(task(recorded, "seq2seq", max_new_tokens=3), run).predictions)
 
 
-def test_that_a_recording_is_cut_is_said(
-    pool: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_that_a_recording_is_cut_is_said(pool, tmp_path, caplog):
     heard = spoken("ab bad be ace cab", seed=0), spoken("ab", seed=0)
     data = rows(tmp_path, [{"audio": one.tolist(), "text": "ab"} for one in heard])
     with caplog.at_level(logging.WARNING):
@@ -282,9 +268,7 @@ def test_that_a_recording_is_cut_is_said(
     assert part.predictions == plain(pool / "seq2seq" / "a", "seq2seq", [heard[0][:RATE], heard[1]])
 
 
-def test_a_multilingual_model_is_told_the_language(
-    pool: Path, recorded: Data, said: list[str], tmp_path: Path
-) -> None:
+def test_a_multilingual_model_is_told_the_language(pool, recorded, said, tmp_path):
     model, processor = speech.whisper("<|en|>", "<|de|>", "<|transcribe|>", "<|translate|>")
     with torch.no_grad():
         for parameter in model.parameters():
@@ -310,7 +294,7 @@ def test_a_multilingual_model_is_told_the_language(
     assert told["en"] != told["de"]
 
 
-def test_half_precision_reaches_the_encoder(pool: Path, recorded: Data, tmp_path: Path) -> None:
+def test_half_precision_reaches_the_encoder(pool, recorded, tmp_path):
     model = AutoModelForSpeechSeq2Seq.from_pretrained(pool / "seq2seq" / "a").bfloat16()
     model.save_pretrained(tmp_path / "run")
     AutoProcessor.from_pretrained(pool / "seq2seq" / "a").save_pretrained(tmp_path / "run")
@@ -321,11 +305,11 @@ def test_half_precision_reaches_the_encoder(pool: Path, recorded: Data, tmp_path
 
 
 @given(*[st.lists(st.sampled_from("abc"), max_size=70)] * 2)
-def test_edits_are_those_of_the_whole_table(one: list[str], other: list[str]) -> None:
+def test_edits_are_those_of_the_whole_table(one, other):
     assert edits(one, other) == naive(one, other)
 
 
-def test_rates_are_those_of_the_corpus_and_not_the_mean_of_the_examples() -> None:
+def test_rates_are_those_of_the_corpus_and_not_the_mean_of_the_examples():
     references, predictions = ["a b c d", "e"], ["a x c", "e f g"]
     for name, expected in {"word_error_rate": 4 / 5, "character_error_rate": 7 / 8}.items():
         metric = metrics.load(name)
@@ -335,7 +319,7 @@ def test_rates_are_those_of_the_corpus_and_not_the_mean_of_the_examples() -> Non
             metric.score(["a"], [" "])
 
 
-def test_both_texts_are_normalized_alike() -> None:
+def test_both_texts_are_normalized_alike():
     made = task(Data("-"), "ctc", normalize="basic")
     assert made._compared(" Well, [laughs] DON'T (I mean it)  go! ") == "well don t go"
     assert task(Data("-"), "ctc")._compared(" Well,  DON'T ") == "Well,  DON'T"

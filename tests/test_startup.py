@@ -9,7 +9,7 @@ import pytest
 from soupkitchen.cli.startup import importing
 
 
-def test_garbage_is_collected_again_after_imports_even_failed_ones() -> None:
+def test_garbage_is_collected_again_after_imports_even_failed_ones():
     with importing():
         assert not gc.isenabled()
     assert gc.isenabled()

@@ -89,9 +89,7 @@ def jobs(hydra: GlobalHydra, line: str) -> list[str]:
 # Which jobs
 
 
-def test_an_option_goes_to_the_methods_that_have_it_and_the_others_run_once(
-    hydra: GlobalHydra, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_option_goes_to_the_methods_that_have_it_and_the_others_run_once(hydra, capsys):
     line = "-m method=linear,slerp,ties,dare_ties method.sparsifier.density=0.2,0.5"
     assert jobs(hydra, line) == [
         "method=linear",
@@ -107,7 +105,7 @@ def test_an_option_goes_to_the_methods_that_have_it_and_the_others_run_once(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["scale", "sparsifier.density"])
-def test_each_method_is_given_exactly_what_its_yaml_has(hydra: GlobalHydra, option: str) -> None:
+def test_each_method_is_given_exactly_what_its_yaml_has(hydra, option):
     values = ["0.2", "0.5"]
     expected = []
     for method in METHODS:
@@ -138,7 +136,7 @@ def test_each_method_is_given_exactly_what_its_yaml_has(hydra: GlobalHydra, opti
         ("top_k=2 -m", ["top_k=2"]),
     ],
 )  # fmt: skip
-def test_combinations_are_those_that_there_can_be(hydra: GlobalHydra, line: str, expected: list[str]) -> None:
+def test_combinations_are_those_that_there_can_be(hydra, line, expected):
     assert jobs(hydra, line) == expected
 
 
@@ -154,23 +152,19 @@ def test_combinations_are_those_that_there_can_be(hydra: GlobalHydra, line: str,
         ("experiment=methods method.sparsifier.densty=0.2", "Did you mean method.sparsifier.density"),
     ],
 )  # fmt: skip
-def test_an_option_that_no_choice_has_is_an_error_before_any_job(
-    hydra: GlobalHydra, folder: Path, line: str, said: str
-) -> None:
+def test_an_option_that_no_choice_has_is_an_error_before_any_job(hydra, folder, line, said):
     with pytest.raises(HydraException) as caught:
         swept(hydra, f"-m {line}")
     assert said in conf.explain(str(caught.value))
     assert list(folder.iterdir()) == []
 
 
-def test_an_interval_is_for_sweepers_that_seek(hydra: GlobalHydra) -> None:
+def test_an_interval_is_for_sweepers_that_seek(hydra):
     with pytest.raises(ConfigError, match=r"method\.t=interval\(0,1\): .*hydra/sweeper=optuna"):
         swept(hydra, "-m method=slerp method.t=interval(0,1)")
 
 
-def test_launchers_get_jobs_in_batches_and_a_batch_that_fails_does_not_keep_the_next(
-    hydra: GlobalHydra,
-) -> None:
+def test_launchers_get_jobs_in_batches_and_a_batch_that_fails_does_not_keep_the_next(hydra):
     line = "-m method=linear,slerp,karcher hydra.sweeper.max_batch_size=2"
     assert swept(hydra, line) == [["method=linear", "method=slerp"], ["method=karcher"]]
     with pytest.raises(SweepError) as caught:
@@ -185,7 +179,7 @@ def test_launchers_get_jobs_in_batches_and_a_batch_that_fails_does_not_keep_the_
         FittingSweeper(max_batch_size=0)
 
 
-def test_of_a_failed_job_that_is_said_which_sets_it_apart(hydra: GlobalHydra) -> None:
+def test_of_a_failed_job_that_is_said_which_sets_it_apart(hydra):
     with pytest.raises(SweepError) as caught:
         swept(hydra, "-m top_k=2 method=ties method.scale=1,2", **{"method.scale_2": ConfigError("no")})
     assert str(caught.value).splitlines()[1] == "  method.scale=2: no"
@@ -212,9 +206,7 @@ def test_of_a_failed_job_that_is_said_which_sets_it_apart(hydra: GlobalHydra) ->
          ["method=della method.sparsifier.density=0.3"]),
     ],
 )  # fmt: skip
-def test_experiments_sweep_by_themselves_and_words_have_precedence(
-    hydra: GlobalHydra, line: str, expected: list[str]
-) -> None:
+def test_experiments_sweep_by_themselves_and_words_have_precedence(hydra, line, expected):
     experiment = next(word for word in line.split() if word.startswith("experiment="))
     found = [job.split() for job in jobs(hydra, line)]
     assert all(experiment in job for job in found)
@@ -233,9 +225,7 @@ def sweeping() -> list[str]:
 
 @pytest.mark.parametrize("experiment", sweeping())
 @pytest.mark.parametrize("pool", ["", "pool.path=mine/*"])
-def test_runs_of_an_experiment_are_called_as_the_same_runs_without_it(
-    hydra: GlobalHydra, experiment: str, pool: str
-) -> None:
+def test_runs_of_an_experiment_are_called_as_the_same_runs_without_it(hydra, experiment, pool):
     names, made = {}, jobs(hydra, f"experiment={experiment} {pool}")
     for job in made:
         words = [word for word in job.split() if not word.startswith("experiment=")]
@@ -247,7 +237,7 @@ def test_runs_of_an_experiment_are_called_as_the_same_runs_without_it(
     assert all(name.startswith("mine-" if pool else "demo-") for name in names)
 
 
-def test_an_experiment_that_says_more_than_names_do_stands_in_the_name() -> None:
+def test_an_experiment_that_says_more_than_names_do_stands_in_the_name():
     choices = {"pool": "two_tasks", "method": "linear", "search": "greedy"}
     assert conf.run_name(choices, ["experiment=two_tasks"]) == "two_tasks-linear-greedy+experiment=two_tasks"
 
@@ -256,9 +246,7 @@ def test_an_experiment_that_says_more_than_names_do_stands_in_the_name() -> None
 
 
 @pytest.mark.slow
-def test_where_jobs_fail_the_others_go_on_and_the_table_has_those_that_finished(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_where_jobs_fail_the_others_go_on_and_the_table_has_those_that_finished(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "pool.exclude=[c,d]", "method=task_arithmetic,linear,ties,slerp")
     result = soupkitchen("-m", *words, "method.sparsifier.density=0.5", cwd=tmp_path, fails=True)
     table = read_csv(tmp_path / "results" / "leaderboard.csv")
@@ -276,9 +264,7 @@ def test_where_jobs_fail_the_others_go_on_and_the_table_has_those_that_finished(
 
 
 @pytest.mark.slow
-def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_table_has_overrides_costs_and_scores_of_several_metrics(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
     metrics = "task.metric.name=accuracy,cross_entropy"
     density = "method.sparsifier.density=0.2,0.5"
@@ -322,9 +308,7 @@ def test_the_table_has_overrides_costs_and_scores_of_several_metrics(
 
 
 @pytest.mark.slow
-def test_what_a_run_took_from_the_cache_is_no_forward_pass_of_its_own(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_a_run_took_from_the_cache_is_no_forward_pass_of_its_own(text_runs, texts, tmp_path):
     words = (
         *own(text_runs, texts)[:-2],
         "evaluation.cache=kept",
@@ -341,7 +325,7 @@ def test_what_a_run_took_from_the_cache_is_no_forward_pass_of_its_own(
 
 
 @pytest.mark.slow
-def test_two_sweeps_at_once_write_one_table(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_two_sweeps_at_once_write_one_table(text_runs, texts, tmp_path):
     words = ("-m", *own(text_runs, texts), "pool.exclude=[c,d]")
     sweeps = ("search=uniform,greedy", "method=linear"), ("search=greedy,uniform", "method=slerp,karcher")
     processes = [started(*words, *sweep, cwd=tmp_path) for sweep in sweeps]
@@ -356,9 +340,7 @@ def test_two_sweeps_at_once_write_one_table(text_runs: Path, texts: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_of_before_goes_on_though_it_does_not_note_its_presets(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_before_goes_on_though_it_does_not_note_its_presets(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "pool.exclude=[c,d]", "name=x")
     soupkitchen(*words, cwd=tmp_path)
     file = tmp_path / "results" / "x" / "config.yaml"
@@ -379,7 +361,7 @@ def test_a_run_of_before_goes_on_though_it_does_not_note_its_presets(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
-def test_the_best_trial_is_the_best_row(text_runs: Path, texts: Path, tmp_path: Path, metric: str) -> None:
+def test_the_best_trial_is_the_best_row(text_runs, texts, tmp_path, metric):
     words = (
         *own(text_runs, texts),
         f"pool.base={text_runs / 'd'}",
@@ -405,7 +387,7 @@ def test_the_best_trial_is_the_best_row(text_runs: Path, texts: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_words_change_what_optuna_seeks(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_words_change_what_optuna_seeks(text_runs, texts, tmp_path):
     words = (
         *own(text_runs, texts),
         f"pool.base={text_runs / 'd'}",
@@ -433,7 +415,7 @@ main()
 @pytest.mark.parametrize(
     "words", [["experiment=optuna"], ["-m", "experiment=optuna"], ["hydra/sweeper=optuna"]]
 )
-def test_without_optuna_it_is_said_what_to_install(tmp_path: Path, words: list[str]) -> None:
+def test_without_optuna_it_is_said_what_to_install(tmp_path, words):
     code = WITHOUT_OPTUNA.format(words=words)
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100

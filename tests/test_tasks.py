@@ -120,7 +120,7 @@ def load_causal(run: Path) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("metric", ["perplexity", "bits_per_byte"])
-def test_language_modeling_is_a_naive_loop_over_texts(causal: Path, tmp_path: Path, metric: str) -> None:
+def test_language_modeling_is_a_naive_loop_over_texts(causal, tmp_path, metric):
     random = np.random.default_rng(0)
     texts = [phrase(random) for _ in range(10)]
     encode, end = tokenizer(), len(VOCABULARY)
@@ -132,7 +132,7 @@ def test_language_modeling_is_a_naive_loop_over_texts(causal: Path, tmp_path: Pa
     assert task.metric.shown(part.score) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal: Path, tmp_path: Path) -> None:
+def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal, tmp_path):
     text = phrase(np.random.default_rng(1), 20, 21)
     tokens = [len(VOCABULARY), *tokenizer()(text)["input_ids"]]
     windows = [tokens[0:6], tokens[5:11], tokens[10:16], tokens[15:21]]
@@ -143,9 +143,7 @@ def test_a_long_text_is_cut_into_windows_that_score_every_token_once(causal: Pat
 
 
 @pytest.mark.parametrize("normalize", [None, "tokens", "bytes"])
-def test_multiple_choice_is_a_naive_loop_over_choices(
-    causal: Path, tmp_path: Path, normalize: str | None
-) -> None:
+def test_multiple_choice_is_a_naive_loop_over_choices(causal, tmp_path, normalize):
     random = np.random.default_rng(2)
     examples = [
         {"question": phrase(random), "choices": [phrase(random, 1, 6) for _ in range(random.integers(2, 5))]}
@@ -176,7 +174,7 @@ def test_multiple_choice_is_a_naive_loop_over_choices(
     ("answer", "right"),
     [("w3", 1), ("b", 1), ("B", 1), ("1", 1), (1, 1), ("D", None), (2, None), (True, None)],
 )
-def test_answers_may_be_numbers_letters_or_texts(tmp_path: Path, answer: Any, right: int | None) -> None:
+def test_answers_may_be_numbers_letters_or_texts(tmp_path, answer, right):
     task = MultipleChoice(Data("-"), metrics.load("accuracy"))
     reading = "names" if answer == "w3" else "indices"
     if right is None:
@@ -197,7 +195,7 @@ def generated(model: PreTrainedModel, tokens: list[int], number: int) -> str:
     return tokenizer().decode(tokens[begin:], skip_special_tokens=True).strip()
 
 
-def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal: Path, tmp_path: Path) -> None:
+def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal, tmp_path):
     random, model = np.random.default_rng(3), load_causal(causal)
     prompts = [phrase(random) for _ in range(8)]
     expected = [generated(model, tokenizer()(prompt)["input_ids"], 5) for prompt in prompts]
@@ -210,18 +208,18 @@ def test_generation_is_greedy_decoding_one_prompt_at_a_time(causal: Path, tmp_pa
     assert len(set(expected)) > 1 or "gpt2" in str(causal)  # whose tied embeddings repeat one word
 
 
-def test_a_prompt_from_the_command_line_may_have_new_lines() -> None:
+def test_a_prompt_from_the_command_line_may_have_new_lines():
     assert filled(r"Q: {a}\nA:", {"a": r"x\y"}) == "Q: x\\y\nA:"
 
 
-def test_what_is_compared_can_be_extracted_and_cut() -> None:
+def test_what_is_compared_can_be_extracted_and_cut():
     task = TextGeneration(Data("-"), metrics.load("exact_match"), extract=r"(-?\d+)", stop=["Q:"])
     assert task._compared("1 and 2 make 3. Q: what is 4") == "3"
     assert task._compared("none") == ""
     assert TextGeneration(Data("-"), metrics.load("exact_match"), extract=r"\d+")._compared("7 8") == "8"
 
 
-def test_sequence_to_sequence_models_answer_prompts(tmp_path: Path) -> None:
+def test_sequence_to_sequence_models_answer_prompts(tmp_path):
     config = T5Config(
         vocab_size=len(VOCABULARY) + 1, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
         decoder_start_token_id=0, eos_token_id=len(VOCABULARY), pad_token_id=0,
@@ -247,7 +245,7 @@ def test_sequence_to_sequence_models_answer_prompts(tmp_path: Path) -> None:
 # Encoders
 
 
-def test_multi_label_classification(tmp_path: Path) -> None:
+def test_multi_label_classification(tmp_path):
     names = ["a", "b", "c"]
     config = BertConfig(
         id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)},
@@ -267,7 +265,7 @@ def test_multi_label_classification(tmp_path: Path) -> None:
     assert part.score == pytest.approx(sklearn.metrics.f1_score(wanted, expected, average="micro"))
 
 
-def test_token_classification_counts_entities(tmp_path: Path) -> None:
+def test_token_classification_counts_entities(tmp_path):
     tags = ["O", "B-X", "I-X"]
     config = BertConfig(
         id2label=dict(enumerate(tags)), label2id={n: i for i, n in enumerate(tags)}, **ENCODER
@@ -287,7 +285,7 @@ def test_token_classification_counts_entities(tmp_path: Path) -> None:
     assert part.score == pytest.approx(seqeval.metrics.f1_score(wanted, expected))
 
 
-def test_the_first_token_of_a_word_decides_its_tag(tmp_path: Path) -> None:
+def test_the_first_token_of_a_word_decides_its_tag(tmp_path):
     class Pieces:
         """A tokenizer that cuts words in two."""
 
@@ -311,7 +309,7 @@ def test_the_first_token_of_a_word_decides_its_tag(tmp_path: Path) -> None:
     assert task.references(prepared) == [["B", "O"]]
 
 
-def test_regression(tmp_path: Path) -> None:
+def test_regression(tmp_path):
     run = save(BertForSequenceClassification(BertConfig(num_labels=1, **ENCODER)), tmp_path / "run")
     random, model = np.random.default_rng(7), BertForSequenceClassification.from_pretrained(run).eval()
     texts, numbers = [phrase(random) for _ in range(9)], random.normal(size=9)
@@ -324,7 +322,7 @@ def test_regression(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_embedding_similarity(tmp_path: Path, pooling: str) -> None:
+def test_embedding_similarity(tmp_path, pooling):
     run = save(BertModel(BertConfig(**ENCODER)), tmp_path / "run")
     random, model = np.random.default_rng(8), AutoModel.from_pretrained(run).eval()
     pairs = [(phrase(random), phrase(random)) for _ in range(9)]
@@ -347,9 +345,7 @@ def test_embedding_similarity(tmp_path: Path, pooling: str) -> None:
 # A function of one's own
 
 
-def test_a_function_of_ones_own_scores_examples(
-    causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_function_of_ones_own_scores_examples(causal, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "def short(model, tokenizer, examples):\n"
         "    assert not model.training\n"
@@ -392,7 +388,7 @@ def test_a_function_of_ones_own_scores_examples(
         ),
     ],
 )
-def test_options_that_cannot_be_are_refused(make: Any, complaint: str) -> None:
+def test_options_that_cannot_be_are_refused(make, complaint):
     with pytest.raises(ConfigError, match=complaint):
         make(Data("-"))
 
@@ -419,14 +415,12 @@ def test_options_that_cannot_be_are_refused(make: Any, complaint: str) -> None:
         ),
     ],
 )
-def test_data_that_cannot_be_scored_is_named(
-    causal: Path, tmp_path: Path, make: Any, row: dict, complaint: str
-) -> None:
+def test_data_that_cannot_be_scored_is_named(causal, tmp_path, make, row, complaint):
     with pytest.raises((DataError, ConfigError), match=complaint):
         score(make(rows(tmp_path, [row])), causal)
 
 
-def test_a_model_without_the_head_is_refused(causal: Path, tmp_path: Path) -> None:
+def test_a_model_without_the_head_is_refused(causal, tmp_path):
     task = TokenClassification(
         rows(tmp_path, [{"tokens": ["w1"], "tags": [0]}]), metrics.load("token_accuracy")
     )
@@ -498,9 +492,7 @@ def _no_other_harness_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     [("choose", "acc", 0), ("choose", "acc_norm", 2), ("write", "exact_match", 0),
      ("read", "bits_per_byte", 0), ("read", "word_perplexity", 0)],
 )  # fmt: skip
-def test_a_harness_task_scores_what_the_harness_itself_says(
-    causal: Path, harness: Path, name: str, metric: str, fewshot: int
-) -> None:
+def test_a_harness_task_scores_what_the_harness_itself_says(causal, harness, name, metric, fewshot):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -523,7 +515,7 @@ def test_a_harness_task_scores_what_the_harness_itself_says(
 
 
 @pytest.mark.usefixtures("_no_other_harness_tasks")
-def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> None:
+def test_several_harness_tasks_are_aggregated_and_have_a_test(harness):
     paths = [str(harness / f"{name}.yaml") for name in ("choose", "write")]
     tasks = harness_tasks(paths, limit=10, test_limit=3)
     assert isinstance(tasks, Several)
@@ -541,7 +533,7 @@ def test_several_harness_tasks_are_aggregated_and_have_a_test(harness: Path) -> 
      ({"tasks": ["choose.yaml"], "metric": "f1"}, "has acc, acc_norm"),
      ({"tasks": ["choose.yaml"], "test_limit": 2}, "task.limit")],
 )  # fmt: skip
-def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict, complaint: str) -> None:
+def test_harness_options_that_cannot_be_are_refused(harness, options, complaint):
     tasks = [str(harness / t) if (harness / t).exists() else t for t in options.pop("tasks")]
     with pytest.raises(ConfigError, match=complaint):
         harness_tasks(tasks, **options)
@@ -549,9 +541,7 @@ def test_harness_options_that_cannot_be_are_refused(harness: Path, options: dict
 
 @pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize("names", [["choose"], ["choose", "write"]])
-def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(
-    harness: Path, names: list[str]
-) -> None:
+def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(harness, names):
     files = [str(harness / f"{name}.yaml") for name in names]
     task = tasks.lm_eval(files, limit=3, test_limit=2)
     tree = {**compose("task", "lm_eval"), "tasks": files, "limit": 3, "test_limit": 2}
@@ -603,9 +593,7 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize("name", ["by_size", "alike", "tagged"])
 @pytest.mark.parametrize("causal", ["gpt2"], indirect=True)
-def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(
-    causal: Path, grouped: Path, name: str
-) -> None:
+def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(causal, grouped, name):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -632,7 +620,7 @@ def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(
 
 
 @pytest.mark.usefixtures("_no_other_harness_tasks")
-def test_the_first_filter_decides_and_is_said(grouped: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_filter_decides_and_is_said(grouped, caplog):
     caplog.set_level(logging.INFO)
     file = str(grouped / "one.yaml")
     first, other, written = (
@@ -647,7 +635,7 @@ def test_the_first_filter_decides_and_is_said(grouped: Path, caplog: pytest.LogC
 
 
 @pytest.mark.usefixtures("_no_other_harness_tasks")
-def test_a_task_with_one_filter_stands_beside_one_that_has_several(grouped: Path, harness: Path) -> None:
+def test_a_task_with_one_filter_stands_beside_one_that_has_several(grouped, harness):
     files = [str(grouped / "one.yaml"), str(harness / "choose.yaml")]
     tasks = harness_tasks(files, filter="flexible-extract")
     assert [task.filter for task in tasks.tasks.values()] == ["flexible-extract", "none"]  # type: ignore[union-attr]
@@ -669,9 +657,7 @@ def test_a_task_with_one_filter_stands_beside_one_that_has_several(grouped: Path
         ("shared.yml", {}, "no line 'task: NAME' or 'group: NAME'"),
     ],
 )
-def test_groups_and_filters_that_cannot_be_are_refused(
-    grouped: Path, file: str, options: dict, complaint: str
-) -> None:
+def test_groups_and_filters_that_cannot_be_are_refused(grouped, file, options, complaint):
     with pytest.raises(ConfigError, match=complaint):
         harness_tasks([str(grouped / file)], **options)
 
@@ -688,7 +674,7 @@ def test_groups_and_filters_that_cannot_be_are_refused(
     ],
 )
 @pytest.mark.usefixtures("_no_other_harness_tasks")
-def test_templates_that_never_end_end(harness: Path, tmp_path: Path, template: str) -> None:
+def test_templates_that_never_end_end(harness, tmp_path, template):
     text = (harness / "write.yaml").read_text().replace('"{{question}}"', json.dumps(template))
     (tmp_path / "endless.yaml").write_text(text)
     with pytest.raises(DataError, match="does not end in time"):
@@ -704,7 +690,7 @@ def test_templates_that_never_end_end(harness: Path, tmp_path: Path, template: s
         "{{ words | join(' ') | regex_replace('a', 'b') }}{{ text.strip().split()[0] }}",
     ],
 )
-def test_templates_that_end_are_rendered_as_ever(template: str) -> None:
+def test_templates_that_end_are_rendered_as_ever(template):
     from lm_eval import utils
 
     plain = utils.env.overlay() if type(utils.env) is jinja2.Environment else jinja2.Environment()
@@ -714,7 +700,7 @@ def test_templates_that_end_are_rendered_as_ever(template: str) -> None:
     assert Bounded.like(plain).from_string(template).render(told) == plain.from_string(template).render(told)
 
 
-def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_harness_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(MetricError, match=r"soupkitchen\[lm-eval\]"):
         harness_tasks(["arc_easy"])
@@ -791,9 +777,7 @@ def best_is_soup(table: pd.DataFrame, lower_is_better: bool = False) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", CAUSAL)
-def test_each_task_on_causal_models_runs_the_whole_job(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_task_on_causal_models_runs_the_whole_job(task, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "def score(model, tokenizer, examples):\n    return [0.5 for _ in examples]\n"
     )
@@ -804,7 +788,7 @@ def test_each_task_on_causal_models_runs_the_whole_job(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ENCODERS)
-def test_each_task_on_encoders_runs_the_whole_job(task: str, tmp_path: Path) -> None:
+def test_each_task_on_encoders_runs_the_whole_job(task, tmp_path):
     words, row, model = ENCODERS[task]
     labels = {"num_labels": 1} if task == "text_regression" else {"num_labels": 2}
     make = functools.partial(lambda: model(BertConfig(**ENCODER, **labels)))
@@ -812,7 +796,7 @@ def test_each_task_on_encoders_runs_the_whole_job(task: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_class_of_ones_own_is_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_of_ones_own_is_a_task(tmp_path, monkeypatch):
     page = (ROOT / "docs" / "extending.md").read_text().split("## A task")[1]
     code, yaml = (
         re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0] for language in ("python", "yaml")
@@ -827,9 +811,7 @@ def test_a_class_of_ones_own_is_a_task(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_there(
-    harness: Path, tmp_path: Path
-) -> None:
+def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_there(harness, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -855,9 +837,7 @@ def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_ther
 # What a task is known by
 
 
-def test_a_function_is_known_by_its_source_and_by_that_of_what_it_imports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_function_is_known_by_its_source_and_by_that_of_what_it_imports(tmp_path, monkeypatch):
     (tmp_path / "parts").mkdir()
     files = {
         "judge.py": "import numpy\nfrom parts import near\nfrom parts.far import away\n"
@@ -898,9 +878,7 @@ DYNAMIC = {
 
 
 @pytest.mark.parametrize("how", DYNAMIC)
-def test_what_a_function_imports_by_a_call_is_part_of_it(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_function_imports_by_a_call_is_part_of_it(how, tmp_path, monkeypatch):
     (tmp_path / "judge.py").write_text(f"{DYNAMIC[how]}def score(model, tokenizer, examples): ...\n")
     (tmp_path / "helper.py").write_text("X = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -914,9 +892,7 @@ def test_what_a_function_imports_by_a_call_is_part_of_it(
     monkeypatch.delitem(sys.modules, "judge")
 
 
-def test_relative_imports_by_a_call_and_makers_of_functions_are_part_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_imports_by_a_call_and_makers_of_functions_are_part_of_it(tmp_path, monkeypatch):
     files = {
         "kit/__init__.py": "",
         "kit/judge.py": "from functools import partial\nfrom importlib import import_module\n"
@@ -944,13 +920,11 @@ def test_relative_imports_by_a_call_and_makers_of_functions_are_part_of_it(
         monkeypatch.delitem(sys.modules, name)
 
 
-def test_a_function_without_source_is_known_by_its_name() -> None:
+def test_a_function_without_source_is_known_by_its_name():
     assert Function(Data("-"), "math.fsum").identity() == ["math.fsum"]
 
 
-def test_a_harness_task_is_known_by_its_answers_metric_and_helpers(
-    harness: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_harness_task_is_known_by_its_answers_metric_and_helpers(harness, tmp_path, monkeypatch):
     manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
     yaml, data = (harness / "choose.yaml").read_text(), (harness / "data.jsonl").read_text()

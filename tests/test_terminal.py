@@ -94,7 +94,7 @@ def pool_of(number: int, ranked: int, metric: str = "accuracy") -> list[dict[str
 # What is known
 
 
-def test_at_the_end_each_run_is_what_the_tables_say(finished: Path, journal: list[dict[str, Any]]) -> None:
+def test_at_the_end_each_run_is_what_the_tables_say(finished, journal):
     known = Known()
     for event in journal:
         known.note(event)
@@ -114,9 +114,7 @@ def test_at_the_end_each_run_is_what_the_tables_say(finished: Path, journal: lis
     assert known.examples == steps.loc[~steps["cached"], "examples_scored"].sum()
 
 
-def test_while_runs_are_ranked_the_next_one_and_the_best_so_far_are_shown(
-    journal: list[dict[str, Any]],
-) -> None:
+def test_while_runs_are_ranked_the_next_one_and_the_best_so_far_are_shown(journal):
     lines = shown(told(at(journal, "rank", "c"), scoring="ranking c (3 of 5)"))
     assert lines[0].startswith("ranking c (3 of 5) ")
     assert lines[0].endswith(" 20/80")
@@ -132,7 +130,7 @@ def test_while_runs_are_ranked_the_next_one_and_the_best_so_far_are_shown(
 RANKED = ("ranking a (1 of 5)", "ranking b (2 of 5)")
 
 
-def test_while_runs_are_merged_what_came_of_each_is_shown(journal: list[dict[str, Any]]) -> None:
+def test_while_runs_are_merged_what_came_of_each_is_shown(journal):
     wild = next(event for event in journal if event.get("stage") == "merge" and event["candidate"] == "wild")
     lines = shown(told(at(journal, "merge", "wild"), scoring="merging wild (4 of 4)"))
     assert f"to beat: accuracy {wild['best_before']:.4f} (soup of {wild['soup_size']})" in lines[1]
@@ -151,7 +149,7 @@ def test_while_runs_are_merged_what_came_of_each_is_shown(journal: list[dict[str
     assert "forward passes saved: " in after[0]
 
 
-def test_a_continued_run_shows_what_happened_before(journal: list[dict[str, Any]]) -> None:
+def test_a_continued_run_shows_what_happened_before(journal):
     half = at(journal, "merge", "a")
     anew, before = Display(1000), Display(1000)
     for event in half:
@@ -160,7 +158,7 @@ def test_a_continued_run_shows_what_happened_before(journal: list[dict[str, Any]
     assert shown(anew) == shown(before)
 
 
-def test_a_run_that_cannot_be_scored_is_an_error_and_one_that_is_replaced_is_out() -> None:
+def test_a_run_that_cannot_be_scored_is_an_error_and_one_that_is_replaced_is_out():
     steps = [
         Step("rank", "run-03", decision="error", reason="NaN"),
         Step("merge", "run-02", decision="start", score=0.02, ingredients=("run-02",)),
@@ -175,7 +173,7 @@ def test_a_run_that_cannot_be_scored_is_an_error_and_one_that_is_replaced_is_out
     assert known.best == 0.06
 
 
-def test_of_losses_the_least_is_to_be_beaten_and_comes_first() -> None:
+def test_of_losses_the_least_is_to_be_beaten_and_comes_first():
     known = Known()
     first, *others = pool_of(3, 3, "perplexity")
     start = Step("merge", "run-00", decision="start", score=0.0, ingredients=("run-00",))
@@ -191,7 +189,7 @@ def test_of_losses_the_least_is_to_be_beaten_and_comes_first() -> None:
 
 @pytest.mark.parametrize("width", [100, 40, 20])
 @pytest.mark.parametrize("height", [30, 12, 6, 2])
-def test_a_large_pool_is_shown_around_what_is_going_on_in_few_lines(width: int, height: int) -> None:
+def test_a_large_pool_is_shown_around_what_is_going_on_in_few_lines(width, height):
     display = told(pool_of(70, 40), scoring="ranking run-40 (41 of 70)")
     lines = shown(display, on(width, height, color_system=None))
     assert len(lines) <= min(TALLEST, height - 1)
@@ -209,7 +207,7 @@ def test_a_large_pool_is_shown_around_what_is_going_on_in_few_lines(width: int, 
         assert sum(counts) == 70 - len(names)
 
 
-def test_long_and_wide_names_are_cut_and_everything_else_stays() -> None:
+def test_long_and_wide_names_are_cut_and_everything_else_stays():
     names = {"runs/" + "long-" * 30: "", "走" * 60: "", "short": ""}
     begin = {"event": "begin", "runs": names, "metric": "accuracy", "greater_is_better": True}
     steps = [{"event": "step", **vars(Step("rank", name, score=0.5))} for name in names]
@@ -219,7 +217,7 @@ def test_long_and_wide_names_are_cut_and_everything_else_stays() -> None:
     assert sum("…" in line for line in lines) == 2
 
 
-def test_control_characters_in_names_never_reach_the_terminal() -> None:
+def test_control_characters_in_names_never_reach_the_terminal():
     bad = "a\x1b[2J\x07\r\nb\u202e[red]c"
     begin = {"event": "begin", "runs": {bad: ""}, "metric": f"m{bad}", "greater_is_better": True}
     step = {"event": "step", **vars(Step("rank", bad, score=0.5))}
@@ -230,7 +228,7 @@ def test_control_characters_in_names_never_reach_the_terminal() -> None:
     assert row(lines, r"a\x1b[2J\x07\r\nb\u202e[red]c")[1] == "now"
 
 
-def test_no_color_means_no_colours(journal: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_means_no_colours(journal, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert COLOURS.search("\n".join(shown(told(journal), on())))
@@ -239,7 +237,7 @@ def test_no_color_means_no_colours(journal: list[dict[str, Any]], monkeypatch: p
     assert not COLOURS.search("\n".join(shown(told(journal), on())))
 
 
-def test_a_terminal_without_unicode_gets_plain_letters(journal: list[dict[str, Any]]) -> None:
+def test_a_terminal_without_unicode_gets_plain_letters(journal):
     terminal = Terminal()
     terminal.encoding = "ascii"
     where = Console(force_terminal=True, width=100, height=30, file=terminal, color_system=None)
@@ -248,7 +246,7 @@ def test_a_terminal_without_unicode_gets_plain_letters(journal: list[dict[str, A
     assert "#" in text
 
 
-def test_only_a_terminal_that_can_shows_what_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_terminal_that_can_shows_what_changes(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     assert is_live(on())
     assert not is_live(Console(file=io.StringIO()))
@@ -263,7 +261,7 @@ def test_only_a_terminal_that_can_shows_what_changes(monkeypatch: pytest.MonkeyP
     assert console.stderr
 
 
-def test_the_time_left_is_that_of_the_speed_that_was_measured() -> None:
+def test_the_time_left_is_that_of_the_speed_that_was_measured():
     now = [100.0]
     display = Display(120, now=lambda: now[0])
     assert display.seconds_left is None
@@ -281,7 +279,7 @@ def test_the_time_left_is_that_of_the_speed_that_was_measured() -> None:
     assert display.seconds_left is None
 
 
-def test_examples_that_need_not_be_scored_are_left_out_of_the_time_left() -> None:
+def test_examples_that_need_not_be_scored_are_left_out_of_the_time_left():
     display = Display(100)
     display.scoring("ranking a (1 of 2)")(16, 50)
     begin, *_ = pool_of(2, 0)
@@ -291,7 +289,7 @@ def test_examples_that_need_not_be_scored_are_left_out_of_the_time_left() -> Non
     assert display._examples == 20
 
 
-def test_small_things() -> None:
+def test_small_things():
     assert sparkline([1, 2, 3], "_-#") == "_-#"
     assert sparkline([2, 2], "_-#") == "__"
     assert sparkline([float("nan"), 1, 2], "_-#") == " _#"
@@ -306,7 +304,7 @@ def test_small_things() -> None:
 # Whole runs
 
 
-def test_in_a_pipe_there_are_the_lines_of_the_log_and_nothing_else(finished: Path) -> None:
+def test_in_a_pipe_there_are_the_lines_of_the_log_and_nothing_else(finished):
     said = (finished.parents[1] / "stderr").read_text()
     assert "to beat" not in said
     assert "\x1b" not in said
@@ -356,9 +354,7 @@ def leaves_a_cursor(text: str) -> bool:
 
 
 @pytest.mark.slow
-def test_on_a_terminal_the_pool_is_shown_and_stdout_has_the_table_only(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_on_a_terminal_the_pool_is_shown_and_stdout_has_the_table_only(text_runs, texts, tmp_path):
     screen = Screen(*own(text_runs, texts), "runtime.batch_size=1", "name=x", cwd=tmp_path)
     stdout = screen.end()
     assert screen.process.returncode == 0, screen.text
@@ -373,7 +369,7 @@ def test_on_a_terminal_the_pool_is_shown_and_stdout_has_the_table_only(
 
 
 @pytest.mark.slow
-def test_on_a_dumb_terminal_there_are_plain_lines(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_on_a_dumb_terminal_there_are_plain_lines(text_runs, texts, tmp_path):
     screen = Screen(*own(text_runs, texts), "pool.exclude=[c,d]", "name=x", cwd=tmp_path, TERM="dumb")
     screen.end()
     assert screen.process.returncode == 0, screen.text
@@ -384,9 +380,7 @@ def test_on_a_dumb_terminal_there_are_plain_lines(text_runs: Path, texts: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_leaves_the_terminal_as_it_was(
-    text_runs: Path, texts: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_stopping_leaves_the_terminal_as_it_was(text_runs, texts, tmp_path, number):
     words = ("search=exhaustive", "runtime.batch_size=1", "evaluation.early_stopping=false", "name=x")
     screen = Screen(*own(text_runs, texts)[:-1], *words, cwd=tmp_path)
     wait_for(lambda: len(events(tmp_path / "results/x")) > 4 and "to beat" in screen.text, screen.process)

@@ -21,13 +21,13 @@ def write(folder: Path, vocabulary: Any, **more: Any) -> Path:
     return folder
 
 
-def test_files_that_are_alike_are_read_into_one(tmp_path: Path) -> None:
+def test_files_that_are_alike_are_read_into_one(tmp_path):
     one, other = (vocabulary_of(write(tmp_path / name, {"a": 0, "b": 1})) for name in "xy")
     assert one is other
     assert one == {"a": 0, "b": 1}
 
 
-def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: Path) -> None:
+def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path):
     added = [{"content": "c", "id": 2}]
     one = vocabulary_of(write(tmp_path / "x", {"a": 0, "b": 1, "c": 2}))
     other = vocabulary_of(write(tmp_path / "y", [["a", -1.0], ["b", -2.0]], added_tokens=added))
@@ -40,7 +40,7 @@ def test_what_is_written_otherwise_and_says_the_same_is_no_difference(tmp_path: 
     assert difference(third, one) == "its tokenizer gives other numbers to 2 tokens: 'b' is 2, not 1"
 
 
-def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "spiece.model").write_bytes(b"pieces")
     (tmp_path / "y").mkdir()
@@ -51,13 +51,13 @@ def test_tokenizers_of_different_kinds_cannot_be_told_apart(tmp_path: Path) -> N
     assert difference(files, vocabulary_of(tmp_path)) is None
 
 
-def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+def test_what_is_no_tokenizer_is_named(tmp_path):
     folder = write(tmp_path / "x", {"a": "one"})
     with pytest.raises(CheckpointError, match=r"tokenizer\.json gives 'a' the number 'one'"):
         vocabulary_of(folder)
 
 
-def test_another_tokenizer_in_the_same_folder_is_read_anew(tmp_path: Path) -> None:
+def test_another_tokenizer_in_the_same_folder_is_read_anew(tmp_path):
     folder = write(tmp_path / "x", {"a": 0, "b": 1})
     first = vocabulary_of(folder)
     assert vocabulary_of(folder) is first
@@ -66,7 +66,7 @@ def test_another_tokenizer_in_the_same_folder_is_read_anew(tmp_path: Path) -> No
     assert vocabulary_of(folder) == {"b": 0, "a": 1}
 
 
-def test_another_model_in_the_same_folder_is_another_architecture(tmp_path: Path) -> None:
+def test_another_model_in_the_same_folder_is_another_architecture(tmp_path):
     text_classifier().save_pretrained(tmp_path)
     first, heads = architecture(tmp_path), rows_of_labels(tmp_path, 3)
     assert architecture(tmp_path) is first

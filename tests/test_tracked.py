@@ -30,9 +30,7 @@ def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path
 
 
-def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(
-    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(store, caplog, monkeypatch):
     monkeypatch.setattr(tracker_runs, "_PAGE", 2)
     pool = find_pool("mlflow:sweep")
     assert [run.name for run in pool] == ["run c", "run a", "run b"]
@@ -42,9 +40,7 @@ def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(
         find_pool("mlflow:swep")
 
 
-def test_a_table_that_wandb_exports_is_a_pool(
-    text_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_table_that_wandb_exports_is_a_pool(text_runs, tmp_path, caplog):
     rows = [
         {"Name": f"sunny-{name}", "State": state, "output_dir": str(text_runs / name), "eval/accuracy": 0.5,
          "Created": "2026-01-01T00:00:00.000Z"}

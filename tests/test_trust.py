@@ -58,8 +58,8 @@ def trajectory(folder: Path) -> pd.DataFrame:
 
 
 def test_a_soup_that_puts_out_nothing_but_nan_is_an_error_and_not_the_first_label(
-    copy_runs: Callable[..., Path], text_runs: Path, tmp_path: Path
-) -> None:
+    copy_runs, text_runs, tmp_path
+):
     frame = make_texts(200, seed=3)
     mostly_first = pd.concat([frame[frame.label == "apples"], frame[frame.label != "apples"][:20]])
     (tmp_path / "texts").mkdir()
@@ -75,7 +75,7 @@ def test_a_soup_that_puts_out_nothing_but_nan_is_an_error_and_not_the_first_labe
     assert leaderboard.set_index("model").loc["soup", "delta_vs_best_single"] == 0
 
 
-def test_only_what_decides_has_to_be_finite() -> None:
+def test_only_what_decides_has_to_be_finite():
     def seen(logits: list[list[float]], **inputs: Any) -> bool:
         class Model(torch.nn.Module):
             def forward(self, **inputs: Any) -> dict[str, torch.Tensor]:
@@ -93,7 +93,7 @@ def test_only_what_decides_has_to_be_finite() -> None:
     assert not seen([[1.0, 2.0], [-inf, -inf]])
 
 
-def test_padding_may_be_anything() -> None:
+def test_padding_may_be_anything():
     class Model(torch.nn.Module):
         def forward(self, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
             return (torch.tensor([[[1.0], [2.0]], [[3.0], [float("nan")]]]),)
@@ -107,7 +107,7 @@ def test_padding_may_be_anything() -> None:
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1_macro", "mse", "exact_match"])
-def test_one_prediction_that_is_nan_makes_a_score_nan(name: str) -> None:
+def test_one_prediction_that_is_nan_makes_a_score_nan(name):
     metric = metrics.load(name)
     predictions: Any = np.array([1.0, float("nan"), 0.0])
     references: Any = np.array([1, 0, 0])
@@ -119,7 +119,7 @@ def test_one_prediction_that_is_nan_makes_a_score_nan(name: str) -> None:
         assert np.isnan(values).tolist() == [False, True, False]
 
 
-def test_any_number_is_better_than_nan() -> None:
+def test_any_number_is_better_than_nan():
     scores = {"first": float("nan"), "second": 0.2, "third": float("nan")}
 
     def each(requests: Any, *options: Any) -> Any:
@@ -131,16 +131,14 @@ def test_any_number_is_better_than_nan() -> None:
     assert judge.best("", ["first", "second", "third"]).recipe == "second"  # type: ignore[list-item]
 
 
-def test_a_uniform_soup_of_several_scales_is_never_that_which_is_nan(
-    copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_uniform_soup_of_several_scales_is_never_that_which_is_nan(copy_runs, text_runs, texts, tmp_path):
     words = (*own(copy_runs("b", "c"), texts), f"pool.base={text_runs / 'a'}", "method=task_arithmetic")
     soupkitchen(*words, "search=uniform", "method.scale=[1e38,0.5]", "name=x", cwd=tmp_path)
     leaderboard = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
     assert not np.isnan(leaderboard.loc["soup", "heldout_accuracy"])
 
 
-def test_normalised_scores_grow_through_zero() -> None:
+def test_normalised_scores_grow_through_zero():
     task = SimpleNamespace(metric=metrics.load("pearson"), model_class=object)
     tasks = Several({"one": task, "two": task}, "normalized")  # type: ignore[dict-item]
     for best in (-0.1, 0.1):
@@ -153,9 +151,7 @@ def test_normalised_scores_grow_through_zero() -> None:
 
 
 @pytest.mark.parametrize(("accept", "decision"), [("better", "discard"), ("not_worse", "keep")])
-def test_a_twin_neither_gains_nor_loses(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path, accept: str, decision: str
-) -> None:
+def test_a_twin_neither_gains_nor_loses(copy_runs, texts, tmp_path, accept, decision):
     runs = copy_runs("a", "b")
     for name in ("a", "b"):
         weights = load_file(runs / "a" / "model.safetensors")
@@ -173,9 +169,7 @@ def test_a_twin_neither_gains_nor_loses(
 # What changes meanwhile
 
 
-def test_a_weight_file_that_is_replaced_while_it_is_scored_is_named_and_not_kept(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_weight_file_that_is_replaced_while_it_is_scored_is_named_and_not_kept(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     file = runs / "b" / "model.safetensors"
     other = tmp_path / "other.safetensors"
@@ -217,9 +211,7 @@ def of_ones_own(tmp_path: Path) -> Callable[[str], None]:
     return write
 
 
-def test_a_function_that_was_rewritten_gets_no_old_scores(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path, of_ones_own: Callable[[str], None]
-) -> None:
+def test_a_function_that_was_rewritten_gets_no_old_scores(copy_runs, texts, tmp_path, of_ones_own):
     words = (
         *(f"pool.path={copy_runs('a', 'b')}/*", "task=function", "task.function=mine.function"),
         *("task.model=AutoModelForSequenceClassification", f"task.data.path={texts}", "task.data.test=null"),
@@ -239,9 +231,7 @@ def test_a_function_that_was_rewritten_gets_no_old_scores(
     assert again.cached.all()
 
 
-def test_a_method_of_ones_own_that_was_rewritten_gets_no_old_scores(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path
-) -> None:
+def test_a_method_of_ones_own_that_was_rewritten_gets_no_old_scores(copy_runs, texts, tmp_path):
     def write(factor: str) -> None:
         tmp_path.joinpath("mine.py").write_text(
             "from dataclasses import dataclass\n"
@@ -293,7 +283,7 @@ def vision(folder: Path, kind: str, seed: int) -> Any:
     return model
 
 
-def test_a_model_that_caches_what_it_computes_is_scored_with_each_runs_own(tmp_path: Path) -> None:
+def test_a_model_that_caches_what_it_computes_is_scored_with_each_runs_own(tmp_path):
     make_pictures(tmp_path / "pictures", 8)
     for number, name in enumerate("abc"):
         vision(tmp_path / "runs" / name, "levit", number).save_pretrained(tmp_path / "runs" / name)
@@ -330,9 +320,7 @@ def plain_cross_entropy(model_class: Any, run: Path, pictures: Path) -> float:
     return float(np.mean(losses))
 
 
-def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_candidate(
-    tmp_path: Path,
-) -> None:
+def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_candidate(tmp_path):
     config = RwkvConfig(
         vocab_size=64, hidden_size=16, attention_hidden_size=16, num_hidden_layers=8, context_length=32,
         rescale_every=2, bos_token_id=0, eos_token_id=0,
@@ -377,8 +365,8 @@ def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_can
 
 @pytest.mark.parametrize("method", ["linear", "ties"])
 def test_a_model_of_which_transformers_changes_a_row_on_load_is_saved_as_it_was_scored(
-    texts: Path, tmp_path: Path, method: str
-) -> None:
+    texts, tmp_path, method
+):
     for number, name in enumerate(("base", "runs/a", "runs/b")):
         torch.manual_seed(number)
         config = FunnelConfig(
@@ -404,9 +392,7 @@ def test_a_model_of_which_transformers_changes_a_row_on_load_is_saved_as_it_was_
     assert leaderboard.loc["soup", "heldout_cross_entropy"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_adapters_of_a_classifier_without_padding_are_scored_as_peft_does_to_the_last_control(
-    tmp_path: Path,
-) -> None:
+def test_adapters_of_a_classifier_without_padding_are_scored_as_peft_does_to_the_last_control(tmp_path):
     from peft import AutoPeftModelForSequenceClassification
 
     torch.manual_seed(0)
@@ -452,7 +438,7 @@ def test_adapters_of_a_classifier_without_padding_are_scored_as_peft_does_to_the
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_pixels_are_given_in_the_dtype_of_the_weights(tmp_path: Path, dtype: str) -> None:
+def test_pixels_are_given_in_the_dtype_of_the_weights(tmp_path, dtype):
     make_pictures(tmp_path / "pictures", 8)
     for number, name in enumerate("ab"):
         model = vision(tmp_path / "runs" / name, "vit", number).to(getattr(torch, dtype))
@@ -484,7 +470,7 @@ def t5(folder: Path, seed: int, dtype: torch.dtype) -> None:
     save_tokenizer(folder)
 
 
-def test_a_half_precision_pool_with_tensors_kept_in_float32_stays_so(tmp_path: Path) -> None:
+def test_a_half_precision_pool_with_tensors_kept_in_float32_stays_so(tmp_path):
     for number, name in enumerate("ab"):
         t5(tmp_path / "runs" / name, number, torch.float16)
     pool = find_pool(str(tmp_path / "runs"))
@@ -499,7 +485,7 @@ def test_a_half_precision_pool_with_tensors_kept_in_float32_stays_so(tmp_path: P
     }
 
 
-def test_output_dtype_leaves_what_transformers_keeps_in_float32(tmp_path: Path) -> None:
+def test_output_dtype_leaves_what_transformers_keeps_in_float32(tmp_path):
     for number, name in enumerate("ab"):
         t5(tmp_path / "runs" / name, number, torch.float32)
     frame = pd.DataFrame({"prompt": ["w1 w2", "w3 w4", "w5"], "answer": ["w1", "w2", "w3"]})
@@ -519,7 +505,7 @@ def test_output_dtype_leaves_what_transformers_keeps_in_float32(tmp_path: Path) 
 # The end of a run, and memory
 
 
-def test_there_are_never_two_models(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_there_are_never_two_models(text_runs, texts, tmp_path):
     code = (
         "import gc, soupkitchen.models.auto as l\n"
         "from transformers import PreTrainedModel\n"
@@ -537,9 +523,7 @@ def test_there_are_never_two_models(text_runs: Path, texts: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("verify", ["batch", "full"])
-def test_a_saved_soup_of_other_weights_is_not_passed(
-    text_runs: Path, texts: Path, tmp_path: Path, verify: str
-) -> None:
+def test_a_saved_soup_of_other_weights_is_not_passed(text_runs, texts, tmp_path, verify):
     code = (
         "import soupkitchen.output.model as s\n"
         "from safetensors.torch import load_file, save_file\n"
@@ -561,15 +545,13 @@ def test_a_saved_soup_of_other_weights_is_not_passed(
     assert not (tmp_path / "results" / "x" / "leaderboard.csv").exists()
 
 
-def test_all_of_held_out_is_scored_again_for_those_who_ask(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_all_of_held_out_is_scored_again_for_those_who_ask(text_runs, texts, tmp_path):
     result = soupkitchen(*own(text_runs, texts), "output.verify=full", "name=x", cwd=tmp_path)
     assert "loaded back, it has the same weights and answers the same" in result.stderr
     assert "loaded back, it scores the same" in result.stderr
 
 
-def test_the_state_has_the_room_of_its_own_device_only() -> None:
+def test_the_state_has_the_room_of_its_own_device_only():
     runtime = Runtime(max_memory={0: 1000, 1: 5000, "cpu": 700})
     taken = {torch.device("cuda:0"): 300, torch.device("cuda:1"): 10, CPU: 100}
     # a thirty-second is for batches
@@ -580,7 +562,7 @@ def test_the_state_has_the_room_of_its_own_device_only() -> None:
     assert runtime.state_budget(taken, CPU) == (0, on_host)
 
 
-def test_the_bases_tensors_count_as_state() -> None:
+def test_the_bases_tensors_count_as_state():
     device = torch.device("meta")  # any other than the CPU
     memory = StateMemory(device, on_device=100)
     small, large = torch.zeros(20), torch.zeros(10)
@@ -593,9 +575,7 @@ def test_the_bases_tensors_count_as_state() -> None:
 # Faults of the machine, and of candidates
 
 
-def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     code = (
         "import soupkitchen.soup.reader as h\n"
@@ -613,9 +593,7 @@ def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(
     assert "error" not in trajectory(tmp_path / "results/x")["decision"].tolist()
 
 
-def test_whatever_a_forward_pass_raises_is_a_row_with_the_runs_name(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path, of_ones_own: Callable[[str], None]
-) -> None:
+def test_whatever_a_forward_pass_raises_is_a_row_with_the_runs_name(copy_runs, texts, tmp_path, of_ones_own):
     runs = copy_runs("a", "b", "c")
     marked = float(load_file(runs / "b" / "model.safetensors")["classifier.bias"][0])
     of_ones_own(f"1 / (abs(float(model.classifier.bias[0]) - {marked!r}) > 1e-9)")
@@ -629,9 +607,7 @@ def test_whatever_a_forward_pass_raises_is_a_row_with_the_runs_name(
     assert errors.reason.tolist() == ["ZeroDivisionError: division by zero"]
 
 
-def test_a_control_that_cannot_be_scored_is_a_row_and_not_the_end(
-    copy_runs: Callable[..., Path], texts: Path, tmp_path: Path, of_ones_own: Callable[[str], None]
-) -> None:
+def test_a_control_that_cannot_be_scored_is_a_row_and_not_the_end(copy_runs, texts, tmp_path, of_ones_own):
     runs = copy_runs("a", "b", "c")
     bias = [float(load_file(runs / n / "model.safetensors")["classifier.bias"][0]) for n in "abc"]
     of_ones_own(f"1 / (abs(float(model.classifier.bias[0]) - {sum(bias) / 3!r}) > 1e-6)")
@@ -645,9 +621,7 @@ def test_a_control_that_cannot_be_scored_is_a_row_and_not_the_end(
     assert "uniform" not in pd.read_csv(tmp_path / "results/x/leaderboard.csv")["model"].tolist()
 
 
-def test_a_uniform_soup_as_an_adapter_may_be_worse_than_the_best_run(
-    adapters: Path, base: Path, tmp_path: Path
-) -> None:
+def test_a_uniform_soup_as_an_adapter_may_be_worse_than_the_best_run(adapters, base, tmp_path):
     import shutil
 
     shutil.copytree(base, tmp_path / "base")
@@ -671,7 +645,7 @@ def test_a_uniform_soup_as_an_adapter_may_be_worse_than_the_best_run(
 # Remarks
 
 
-def test_buffers_that_differ_are_named_once_for_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_buffers_that_differ_are_named_once_for_all(tmp_path, caplog):
     for number, name in enumerate("abc"):
         model = text_classifier()
         folder = tmp_path / name
@@ -693,9 +667,7 @@ def test_buffers_that_differ_are_named_once_for_all(tmp_path: Path, caplog: pyte
     assert "those of a" in warning
 
 
-def test_a_uniform_soup_names_what_the_base_lacks(
-    copy_runs: Callable[..., Path], text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_uniform_soup_names_what_the_base_lacks(copy_runs, text_runs, texts, tmp_path):
     import shutil
 
     shutil.copytree(text_runs / "a", tmp_path / "base")
@@ -707,7 +679,7 @@ def test_a_uniform_soup_names_what_the_base_lacks(
     assert result.stderr.count("the base model lacks 2 tensors of the runs") == 1
 
 
-def test_released_models_are_gone(text_runs: Path) -> None:
+def test_released_models_are_gone(text_runs):
     live = LiveModel(Checkpoint.open(text_runs / "a"), AutoModelForSequenceClassification, CPU)
     before = weakref.ref(live.model)
     live.load(Checkpoint.open(text_runs / "b"))

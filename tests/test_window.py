@@ -86,9 +86,7 @@ def driven(search: Window, pool: list[Ranked], score_of: Callable[[tuple[str, ..
     st.sampled_from(["last", "any"]),
     st.integers(0, 2**32),
 )
-def test_every_window_is_tried_once_and_the_best_is_kept(
-    accept: Any, pool: list[Ranked], durations: Any, end: Any, seed: int
-) -> None:
+def test_every_window_is_tried_once_and_the_best_is_kept(accept, pool, durations, end, seed):
     def score_of(ingredients: tuple[str, ...]) -> float:
         return random.Random(f"{seed}{ingredients}").randint(0, 8) / 8
 
@@ -113,7 +111,7 @@ def test_every_window_is_tried_once_and_the_best_is_kept(
 
 
 @given(runs_of_one_training())
-def test_each_window_is_the_one_before_and_an_older_run(pool: list[Ranked]) -> None:
+def test_each_window_is_the_one_before_and_an_older_run(pool):
     search = Window()
     windows = [one.mixture.ingredients for one in search.propose(pool, search.start(pool), [])]
     assert len(windows) == len(pool) - 1
@@ -121,7 +119,7 @@ def test_each_window_is_the_one_before_and_an_older_run(pool: list[Ranked]) -> N
         assert after[:-1] == before
 
 
-def test_where_a_run_could_not_be_scored_windows_go_on_without_it() -> None:
+def test_where_a_run_could_not_be_scored_windows_go_on_without_it():
     pool = [Ranked(f"checkpoint-{step}", 0.5, step) for step in (10, 30, 40)]
     search = Window(durations=[3, 4])
     search.check([*pool, Ranked("checkpoint-20", 0.5, 20)])
@@ -139,7 +137,7 @@ def test_where_a_run_could_not_be_scored_windows_go_on_without_it() -> None:
      {"on_error": "ask"}, {"accept": "best"}],
     ids=str,
 )  # fmt: skip
-def test_other_options_are_refused(options: dict[str, Any]) -> None:
+def test_other_options_are_refused(options):
     (option,) = options
     with pytest.raises(ConfigError, match=rf"search\.{option}="):
         Window(**options)
@@ -153,13 +151,13 @@ def test_other_options_are_refused(options: dict[str, Any]) -> None:
         ((1, 2, 3), [2, 4], "3 runs, so no window can be of 4"),
     ],
 )
-def test_pools_without_such_windows_are_refused(steps: Any, durations: Any, says: str) -> None:
+def test_pools_without_such_windows_are_refused(steps, durations, says):
     runs = [Ranked(f"run{number}", float("nan"), step) for number, step in enumerate(steps)]
     with pytest.raises(ConfigError, match=re.escape(says)):
         Window(durations=durations).check(runs)
 
 
-def test_method_coefficients_is_another_word_for_its_weights() -> None:
+def test_method_coefficients_is_another_word_for_its_weights():
     words = ["method.coefficients={by: step}", "+method.coefficients.a=2", "x=method.coefficients=1", "-m"]
     assert in_our_words(words) == ["method.weights={by: step}", "+method.weights.a=2", *words[2:]]
 
@@ -223,9 +221,7 @@ def steps_of(ingredients: str) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decay", ["none", "linear", "cosine", "ema"])
-def test_the_soup_is_the_average_that_the_decay_stands_for(
-    decay: str, trained: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_the_soup_is_the_average_that_the_decay_stands_for(decay, trained, texts, tmp_path):
     weights = () if decay == "none" else (f"method.coefficients={{by: step, decay: {decay}}}",)
     soupkitchen(*own(trained, texts, *weights), cwd=tmp_path)
     trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
@@ -249,9 +245,7 @@ def test_the_soup_is_the_average_that_the_decay_stands_for(
 
 
 @pytest.mark.slow
-def test_a_glob_and_a_trainers_folder_are_the_same_pool_in_the_order_of_training(
-    trained: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_glob_and_a_trainers_folder_are_the_same_pool_in_the_order_of_training(trained, texts, tmp_path):
     for name, path, which in (("all", trained, "all"), ("glob", f"{trained}/checkpoint-*", "null")):
         words = [
             word for word in own(trained, texts, "search.end=any") if not word.startswith(("pool", "name"))
@@ -270,9 +264,7 @@ def test_a_glob_and_a_trainers_folder_are_the_same_pool_in_the_order_of_training
 
 
 @pytest.mark.slow
-def test_of_several_decays_the_best_is_taken_for_each_window(
-    trained: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_of_several_decays_the_best_is_taken_for_each_window(trained, texts, tmp_path):
     decays = ["linear", "one_minus_sqrt", "inverse_sqrt"]
     weights = f"method.weights={{by: step, decay: [{','.join(decays)}]}}"
     soupkitchen(*own(trained, texts, weights, "evaluation.early_stopping=false"), cwd=tmp_path)
@@ -293,7 +285,7 @@ def test_of_several_decays_the_best_is_taken_for_each_window(
 
 
 @pytest.mark.slow
-def test_weights_by_step_serve_every_search(trained: Path, texts: Path, tmp_path: Path) -> None:
+def test_weights_by_step_serve_every_search(trained, texts, tmp_path):
     words = own(trained, texts, "search=greedy", "method.weights={by: step, decay: inverse_sqrt}")
     soupkitchen(*[word for word in words if word != "search=window"], cwd=tmp_path)
     chosen = last_kept(tmp_path / "results/x")
@@ -314,16 +306,14 @@ def test_weights_by_step_serve_every_search(trained: Path, texts: Path, tmp_path
         (("search.durations=3",), "search.durations=3 should be all, geometric"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_scored(
-    words: tuple[str, ...], says: str, trained: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_be_is_said_before_anything_is_scored(words, says, trained, texts, tmp_path):
     error = soupkitchen(*own(trained, texts, *words), cwd=tmp_path, fails=True).stderr
     assert says in error
     assert not (tmp_path / "results/x/trajectory.csv").exists()
 
 
 @pytest.mark.slow
-def test_runs_that_are_no_checkpoints_have_no_windows(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_runs_that_are_no_checkpoints_have_no_windows(text_runs, texts, tmp_path):
     words = ("task=text_classification", f"task.data.path={texts}", f"pool.path={text_runs}/*", "name=x")
     error = soupkitchen(*words, "search=window", cwd=tmp_path, fails=True).stderr
     assert "search=window needs the training step of each run, and that of a, b, c, d, wild" in error
@@ -337,9 +327,7 @@ def test_runs_that_are_no_checkpoints_have_no_windows(text_runs: Path, texts: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.8])
-def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(
-    share: float, trained: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(share, trained, texts, tmp_path):
     words = own(trained, texts, "method.weights={by: step, decay: [ema, linear]}", "search.end=any")
     soupkitchen(*words, cwd=tmp_path)
     folder, alone = tmp_path / "results/x", tmp_path / "alone"
@@ -361,7 +349,7 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_searches_killed_at_random_end_as_if_left_alone(trained: Path, texts: Path) -> None:
+def test_searches_killed_at_random_end_as_if_left_alone(trained, texts):
     script = files.folder("scripts") / "kill_runs.py"
     words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-15") if "name" not in word]
     command = [

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ def pasted(line: str) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_word_made_of_names_is_read_as_these_names(name: str) -> None:
+def test_a_word_made_of_names_is_read_as_these_names(name):
     assert pasted(words.listing("pool.exclude", [name, "b"])) == [name, "b"]
     word = words.mapping("method.weights", {name: "2", "b": "1"})
     if word is None:  # Hydra has no place for it
@@ -65,15 +64,13 @@ def test_a_word_made_of_names_is_read_as_these_names(name: str) -> None:
         (f'method.weights={{"{NAME}": 2}}', {NAME: 2}),
     ],
 )
-def test_a_word_without_quotes_is_refused_with_the_one_that_works(word: str, value: Any) -> None:
+def test_a_word_without_quotes_is_refused_with_the_one_that_works(word, value):
     with pytest.raises(ConfigError, match="needs quotes of its own") as error:
         check_words([word])
     assert pasted(str(error.value).rpartition("write ")[2]) == value
 
 
-def test_a_run_that_is_not_there_is_refused_with_how_the_nearest_is_written(
-    text_runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_is_not_there_is_refused_with_how_the_nearest_is_written(text_runs, tmp_path, caplog):
     with pytest.raises(ConfigError, match="Did you mean lr") as error:
         check_names({"lr=0.001": 1}, [NAME, "b"])
     assert pasted(str(error.value).rpartition("write ")[2]) == {NAME: 1}
@@ -84,7 +81,7 @@ def test_a_run_that_is_not_there_is_refused_with_how_the_nearest_is_written(
     assert pasted(caplog.messages[-1].rpartition("write ")[2]) == [NAME]
 
 
-def test_runs_with_such_names_are_weighed_and_left_out(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_runs_with_such_names_are_weighed_and_left_out(text_runs, texts, tmp_path):
     for run, name in zip(("a", "b", "c"), (NAME, "lr=0.1,seed=2", "x"), strict=True):
         shutil.copytree(text_runs / run, tmp_path / "runs" / name)
     said = (f"method.weights={{{NAME}: 3, x: 1}}", "pool.exclude=lr=0.1,seed=2")
