@@ -205,15 +205,18 @@ def test_what_is_not_finished_has_no_recipe(tmp_path):
 def test_importing_soupkitchen_imports_nothing_else():
     code = (
         "import sys, soupkitchen\n"
-        "heavy = {'torch', 'transformers', 'hydra', 'omegaconf', 'pandas', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'hydra', 'omegaconf', 'pandas', 'numpy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from soupkitchen import methods, tasks\n"
-        "assert {'cook', 'methods', 'tasks', 'Experiment', 'Result'} <= set(dir(soupkitchen))\n"
+        "names = {'cook', 'methods', 'tasks', 'Experiment', 'Result', '__version__'}\n"
+        "assert names <= set(dir(soupkitchen))\n"
         "from soupkitchen import cook\n"
         "assert callable(cook) and callable(tasks.text_classification)\n"
         "assert 'hydra' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        api.nothing  # noqa: B018
 
 
 @pytest.mark.slow

@@ -455,29 +455,6 @@ def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(copy_ru
     assert "a" not in table[table["kind"] == "soup"]["ingredients"].iloc[0].split(";")
 
 
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        (["pool.path=nowhere/*"], "names no folder"),
-        (["search.accept={margin: -1}"], "search.accept"),
-        (["method.weights={a: -1}"], "method.weights.a"),
-        (["runtime.batch_size=0"], "runtime.batch_size"),
-        (["task.metric.name=rouge"], "hub could not be reached"),
-        (["task.text=body"], "task.text=body"),
-        (["task.data.heldout=dev"], "no split 'dev'"),
-        (["task=image_classification"], "cannot load it"),
-        (["+method.density=0.5"], "density"),
-        (["method=ties"], "pool.base"),
-        (["method=ties", "method.sparsifier.density=0"], "density"),
-        (["task.data.path=nowhere"], "nowhere"),
-    ],
-)  # fmt: skip
-def test_what_the_user_can_put_right_is_said_before_any_work(words, complaint, text_runs, texts, tmp_path):
-    result = soupkitchen(*own(text_runs, texts), *words, "name=x", cwd=tmp_path, fails=True)
-    assert complaint in result.stderr
-    assert not list((tmp_path / "results").glob("*/trajectory.csv"))
-
-
 def test_a_run_that_failed_before_it_began_does_not_stand_in_the_way(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]")
     soupkitchen(*words, "task.text=body", cwd=tmp_path, fails=True)
@@ -491,6 +468,8 @@ def test_the_wheel_works_in_any_folder(text_runs, texts, tmp_path):
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "soupkitchen" / "py.typed").is_file()
+    assert (tmp_path / "site" / "soupkitchen" / "conf" / "method" / "ties.yaml").is_file()
     words = [*own(text_runs, texts), "name=x", "pool.exclude=[c,d,wild]"]
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv[1:] = {words!r}\n"

@@ -565,26 +565,11 @@ def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(tmp_p
     )
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
-def test_a_validation_split_decides_and_a_test_split_is_found(tmp_path, name):
-    for split in ("train", name, "test"):
-        pd.DataFrame({"text": [split]}).to_csv(tmp_path / f"{split}.csv", index=False)
-    splits = Data(str(tmp_path)).load_splits()
-    assert {role: split["text"][0] for role, split in splits.items()} == {"heldout": name, "test": "test"}
-    assert Data(str(tmp_path), test=None).load_splits().keys() == {"heldout"}
-
-
 def test_a_rare_label_does_not_stop_the_draw(tmp_path):
     pd.DataFrame({"text": list("abcdefghij"), "label": list("xxxxxxxxxy")}).to_csv(
         tmp_path / "train.csv", index=False
     )
     assert len(Data(str(tmp_path)).load_splits("label")["heldout"]) == 2
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.5])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(ConfigError, match="heldout_share"):
-        Data("-", heldout_share=share)
 
 
 # The cache

@@ -16,8 +16,6 @@ from tiny import VOCABULARY, WORDS, make_pictures
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BartConfig,
-    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -46,7 +44,6 @@ from soupkitchen.tasks import (
     Several,
     Task,
     TextClassification,
-    TextGeneration,
 )
 from soupkitchen.tasks.texts import longest
 
@@ -136,19 +133,6 @@ def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(tmp_pa
     made.live.save(tmp_path / "soup", Checkpoint.open(run))
     saved = GPT2ForSequenceClassification.from_pretrained(tmp_path / "soup").eval()
     assert saved.config.pad_token_id == len(VOCABULARY)
-
-
-def test_a_sequence_to_sequence_model_without_a_start_is_named(tmp_path):
-    config = BartConfig(
-        vocab_size=len(VOCABULARY) + 1, d_model=16, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        decoder_start_token_id=None, bos_token_id=None, eos_token_id=len(VOCABULARY), pad_token_id=0,
-        forced_eos_token_id=None, max_position_embeddings=32,
-    )  # fmt: skip
-    run = save(BartForConditionalGeneration(config), tmp_path / "run")
-    data = rows(tmp_path, [{"prompt": "w1", "answer": "w2"}])
-    with pytest.raises(CheckpointError, match="decoder_start_token_id"):
-        score(TextGeneration(data, metrics.load("exact_match"), architecture="seq2seq"), run)
 
 
 def test_a_limit_below_zero_is_none(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import strategies as st
 from tiny import save_tokenizer, text_classifier
 
 from soupkitchen import cook, metrics, tasks
-from soupkitchen.errors import DataError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 
 pytest.importorskip("sentence_transformers")
@@ -101,13 +99,3 @@ def test_scores_are_resampled_as_a_whole_and_are_none_without_an_answer(metric):
     assert loaded.can_be_resampled
     assert not loaded.is_mean
     assert np.isnan(loaded.score(np.array([0.1, np.nan]), np.array([0, 1])))
-
-
-@pytest.mark.parametrize("label", [2, -1, 0.5, "yes"])
-def test_a_label_that_is_neither_0_nor_1_is_named(label):
-    task = tasks.pair_classification("-")
-    split = datasets.Dataset.from_dict({"label": [label]})
-    with pytest.raises(DataError, match=r"task\.label=label: row 1 holds .* which should be 0 or 1"):
-        task.encode_labels(split)
-    booleans = datasets.Dataset.from_dict({"label": [True, False]})
-    assert task.encode_labels(booleans) == [1, 0]

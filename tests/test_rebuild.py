@@ -252,14 +252,3 @@ def test_what_of_mergekit_cannot_be_taken_is_named(change, message, llamas, tmp_
     file.write_text(yaml.safe_dump({"merge_method": "linear", "models": models} | change))
     with pytest.raises(CheckpointError, match=message):
         find_pool(str(file))
-
-
-def test_a_method_that_is_not_known_here_is_named(llamas, tmp_path, capsys):
-    models = [{"model": str(llamas / "runs" / f"r{n}")} for n in range(2)]
-    file = tmp_path / "merge.yaml"
-    file.write_text(
-        yaml.safe_dump({"merge_method": "sce", "models": models, "base_model": str(llamas / "base")})
-    )
-    with pytest.raises(SystemExit):
-        main([str(file), str(tmp_path / "out")])
-    assert "merge_method sce is not known here; there are linear" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from soupkitchen import metrics, tasks
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import DataError, IncompatibleError, MetricError
 from soupkitchen.evaluation import Identity, Runtime, evaluator_of, fit_to, load_splits
-from soupkitchen.executors import Bench, Request
+from soupkitchen.executors import Bench
 from soupkitchen.records import read_csv
 from soupkitchen.soup import Mixer, Recipe
 from soupkitchen.tasks import Several
@@ -265,13 +265,6 @@ def test_a_model_without_finite_embeddings_has_no_score(pool, lists):
     bench.fill(Recipe.single("a"))
     next(iter(bench.evaluator.live.model.parameters())).data[10] = math.nan  # a word of few passages
     assert math.isnan(bench.evaluator.score("heldout").score)
-
-
-def test_a_soup_is_scored_by_requests_as_a_model_by_itself(pool, lists):
-    bench = bench_of(pool, task(lists))
-    scoring = bench.score(Request("c", Recipe.single("c")))
-    assert scoring.evaluation is not None
-    assert scoring.evaluation.score == scored(bench, "c").score
 
 
 # What is wrong is said

@@ -298,18 +298,6 @@ def test_masks_do_not_depend_on_order_names_or_shards(tmp_path):
         torch.testing.assert_close(tensor, merged[1][name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path):
-    x = torch.arange(6.0)
-    checkpoints = [
-        run(tmp_path, "one", x=x),
-        run(tmp_path, "two", x=x + 1),
-        run(tmp_path, "three", y=x),
-        run(tmp_path, "four", x=x.reshape(2, 3)),
-    ]
-    assert len({c.fingerprint for c in checkpoints}) == 4
-    assert run(tmp_path, "five", x=x).fingerprint == checkpoints[0].fingerprint
-
-
 def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path):
     pool = runs(tmp_path, 3)
     soup = Soup(Karcher())

@@ -396,8 +396,6 @@ def test_options_that_cannot_be_are_refused(make, complaint):
 @pytest.mark.parametrize(
     ("make", "row", "complaint"),
     [
-        (lambda d: LanguageModeling(d, metrics.load("perplexity")), {"text": ""}, "is empty"),
-        (lambda d: LanguageModeling(d, metrics.load("perplexity")), {"body": "w1"}, "task.text=text"),
         (
             lambda d: MultipleChoice(d, metrics.load("accuracy")),
             {"question": "w1", "choices": ["w2", ""], "answer": 0},

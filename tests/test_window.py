@@ -7,8 +7,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command import soupkitchen
+from command import same, soupkitchen
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +26,6 @@ from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, Trai
 from soupkitchen.cli.config import in_our_words
 from soupkitchen.errors import ConfigError
 from soupkitchen.merging.decays import coefficients
-from soupkitchen.options import files
 from soupkitchen.search import Mixture, Ranked, Trial, Window
 
 Windows = list[tuple[str, tuple[str, ...]]]
@@ -339,29 +336,4 @@ def test_a_search_that_was_cut_off_goes_on_to_the_same_bytes(share, trained, tex
     (folder / "leaderboard.csv").unlink()
     shutil.rmtree(folder / "soup")
     assert f"continuing: {cut} events are in" in soupkitchen(*words, cwd=tmp_path).stderr
-    for file in sorted((alone / "soup").iterdir()):
-        assert (folder / "soup" / file.name).read_bytes() == file.read_bytes()
-    for name in ("trajectory.csv", "leaderboard.csv"):
-        tables = [pd.read_csv(where / name, dtype=str, keep_default_na=False) for where in (alone, folder)]
-        seconds = ["merge_seconds", "eval_seconds"]
-        first, second = (table.drop(columns=seconds, errors="ignore") for table in tables)
-        pd.testing.assert_frame_equal(first, second)
-
-
-@pytest.mark.slow
-def test_searches_killed_at_random_end_as_if_left_alone(trained, texts):
-    script = files.folder("scripts") / "kill_runs.py"
-    words = [word for word in own(trained, texts, f"pool.base={trained}/checkpoint-15") if "name" not in word]
-    command = [
-        sys.executable,
-        str(script),
-        "--kills",
-        "12",
-        "--what",
-        "linear,ties",
-        *words,
-        "pool.exclude=['*/checkpoint-15']",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
-    assert result.returncode == 0, result.stderr
-    assert re.match(r"12 kills in \d+ runs \(linear, ties\): each ended as if", result.stdout)
+    same(folder, alone)
