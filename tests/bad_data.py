@@ -82,7 +82,7 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
     def spoil(folder: Path) -> None:
         import torch
         import transformers
-        from tiny import VOCABULARY, tokenizer
+        from tiny import VOCABULARY, shake, tokenizer
 
         shutil.rmtree(folder / "runs")
         size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -110,9 +110,7 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
                 model = transformers.ViTForImageClassification(config)
                 processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
                 processor.save_pretrained(folder / "runs" / name)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(0.3 * torch.randn_like(parameter))
+            shake(model, 0.3)
             model.save_pretrained(folder / "runs" / name)
             if kind != "images":
                 encode.save_pretrained(folder / "runs" / name)

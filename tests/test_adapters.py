@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,32 +30,10 @@ from tiny import (
     llama,
     make_pictures,
     save_tokenizer,
+    shake,
     text_classifier,
     tokenizer,
     train_text_classifier,
-)
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    BertModel,
-    EncoderDecoderConfig,
-    EncoderDecoderModel,
-    GPT2LMHeadModel,
-    GptOssConfig,
-    GptOssForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-    SpeechEncoderDecoderConfig,
-    SpeechEncoderDecoderModel,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-    Wav2Vec2Config,
 )
 
 from soupkitchen.checkpoints import Checkpoint, adapter_config, find_pool
@@ -81,7 +60,7 @@ CPU = torch.device("cpu")
 
 
 def merged_by_peft(base: Path, folder: Path) -> dict[str, torch.Tensor]:
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    model = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
     return model.merge_and_unload().state_dict()
 
 
@@ -196,7 +175,7 @@ def test_an_edited_configuration_selects_what_peft_selects_by_it(edit, edited, b
 def test_biases_of_an_adapter_are_merged_as_by_peft(tmp_path):
     text_classifier().save_pretrained(tmp_path / "base")
     options = {"target_modules": ["query", "value"], "lora_bias": True, "bias": "lora_only"}
-    of = AutoModelForSequenceClassification
+    of = transformers.AutoModelForSequenceClassification
     folder = adapter(tmp_path / "base", tmp_path / "a", 1, of=of, task_type="SEQ_CLS", r=2, **options)
     expected = PeftModel.from_pretrained(of.from_pretrained(tmp_path / "base"), folder).merge_and_unload()
     run = open_adapter(folder, "a", Checkpoint.open(tmp_path / "base"))
@@ -213,12 +192,16 @@ def mixture(kind: str) -> Any:
         "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
     }  # fmt: skip
     if kind == "mixtral":  # files hold each expert by itself
-        return MixtralForCausalLM(MixtralConfig(**sizes, num_local_experts=3))
+        return transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, num_local_experts=3))
     if kind == "qwen":
-        return Qwen3MoeForCausalLM(
-            Qwen3MoeConfig(**sizes, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+        return transformers.Qwen3MoeForCausalLM(
+            transformers.Qwen3MoeConfig(
+                **sizes, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2
+            )
         )
-    return GptOssForCausalLM(GptOssConfig(**sizes | {"intermediate_size": 16}, num_local_experts=3))
+    return transformers.GptOssForCausalLM(
+        transformers.GptOssConfig(**sizes | {"intermediate_size": 16}, num_local_experts=3)
+    )
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen", "gpt-oss"])
@@ -230,7 +213,9 @@ def test_parameters_of_mixtures_are_adapted_as_by_peft(parameters, kind, tmp_pat
         "rank_pattern": {"experts.down_proj": 3}, "lora_dropout": 0.0,
     }  # fmt: skip
     folder = adapter(tmp_path / "base", tmp_path / "a", 1, r=2, **options)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), folder)
+    model = PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), folder
+    )
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
     expected, start = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "base"))
     run = open_adapter(folder, "a", Checkpoint.open(tmp_path / "base"))
@@ -247,18 +232,20 @@ def composite(kind: str) -> Any:
     decoder = gpt2().config
     decoder.is_decoder, decoder.add_cross_attention = True, True
     if kind == "speech":
-        encoder: Any = Wav2Vec2Config(
+        encoder: Any = transformers.Wav2Vec2Config(
             hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, conv_dim=(8,),
             conv_stride=(2,), conv_kernel=(3,), num_feat_extract_layers=1, num_conv_pos_embeddings=4,
             num_conv_pos_embedding_groups=2,
         )  # fmt: skip
-        return SpeechEncoderDecoderModel(
-            SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        return transformers.SpeechEncoderDecoderModel(
+            transformers.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
         )
     if kind == "text":
         encoder = text_classifier().config
-        return EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder))
-    encoder = ViTConfig(
+        return transformers.EncoderDecoderModel(
+            transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+        )
+    encoder = transformers.ViTConfig(
         image_size=8,
         patch_size=4,
         hidden_size=16,
@@ -266,8 +253,8 @@ def composite(kind: str) -> Any:
         num_attention_heads=2,
         intermediate_size=24,
     )
-    return VisionEncoderDecoderModel(
-        VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    return transformers.VisionEncoderDecoderModel(
+        transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     )
 
 
@@ -294,7 +281,7 @@ def test_conv1d_inside_of_a_composite_model_is_turned_as_by_peft(dora, kind, tmp
 def test_conv1d_and_linear_modules_in_one_adapter_are_each_turned_their_own_way(tied, dora, tmp_path):
     config = gpt2().config
     config.tie_word_embeddings = tied
-    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
     targets = ["c_attn", "c_proj", *([] if tied else ["lm_head"])]
     options = {"target_modules": targets, "fan_in_fan_out": True, "use_dora": dora}
     folder = adapter(tmp_path / "base", tmp_path / "a", seed=2, r=3, **options)
@@ -384,11 +371,13 @@ def test_changes_are_not_rounded_to_the_bases_dtype(tmp_path):
 
 def test_a_live_model_is_built_from_an_adapter(base, adapters):
     pool = find_pool(str(adapters))
-    live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    live = LiveModel(pool.reference, transformers.AutoModelForCausalLM, CPU)
     tokens = torch.arange(20).reshape(2, 10)
     for name in "ad":
         live.fill(pool[name].tensors())
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters / name).eval()
+        model = PeftModel.from_pretrained(
+            transformers.AutoModelForCausalLM.from_pretrained(base), adapters / name
+        ).eval()
         with torch.no_grad():
             torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
 
@@ -398,19 +387,17 @@ def test_an_adapter_may_bring_added_tokens(base, tmp_path):
     folders, tokens = [tmp_path / "runs" / name for name in "ab"], torch.arange(53)[None]
     expected = {}
     for folder in folders:
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
         model.resize_token_embeddings(53)
         peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
-        with torch.no_grad():
-            for parameter in peft.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+        shake(peft, 0.1)
         peft.save_pretrained(folder, save_embedding_layers=True)
-        fresh = AutoModelForCausalLM.from_pretrained(base)
+        fresh = transformers.AutoModelForCausalLM.from_pretrained(base)
         fresh.resize_token_embeddings(53)
         merged = PeftModel.from_pretrained(fresh, folder).merge_and_unload().eval()
         expected[folder.name] = merged
     pool = find_pool(str(tmp_path / "runs"))
-    live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    live = LiveModel(pool.reference, transformers.AutoModelForCausalLM, CPU)
     assert live.model.config.vocab_size == 53
     for run in pool:
         live.fill(run.tensors())
@@ -423,7 +410,12 @@ def test_an_adapter_may_bring_added_tokens(base, tmp_path):
         torch.testing.assert_close(tensor.double(), mean, rtol=1e-4, atol=1e-5)
     live.fill(merged.items())
     live.save(tmp_path / "soup", pool.reference)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "soup").get_input_embeddings().num_embeddings == 53
+    assert (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "soup")
+        .get_input_embeddings()
+        .num_embeddings
+        == 53
+    )
 
 
 # From the command line, with heads of their own
@@ -441,7 +433,7 @@ def classifiers(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     labels = torch.tensor([LABELS.index(label) for label in train["label"]])
     for seed, rank in enumerate((2, 4, 3)):
         torch.manual_seed(7)
-        model = AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=3)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / "base", num_labels=3)
         options = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=8, target_modules=["query", "value"])
         model = get_peft_model(model, options).train()
         torch.manual_seed(seed)
@@ -472,13 +464,13 @@ def test_adapters_of_a_bare_encoder_cook(method, classifiers, texts, tmp_path):
     table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
     best = table[table["kind"] == "single"]["heldout_accuracy"].max()
     assert table[table["kind"] == "soup"]["heldout_accuracy"].iloc[0] >= best > 0.5
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
-    assert isinstance(model.base_model, BertModel)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
+    assert isinstance(model.base_model, transformers.BertModel)
     assert model.config.num_labels == 3
 
 
 def peft_scores(base: Path, folder: Path, texts: Path) -> float:
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     model = PeftModel.from_pretrained(model, folder).eval()
     frame = pd.read_csv(texts / "validation.csv")
     inputs = tokenizer()(frame["text"].tolist(), padding=True, return_tensors="pt")
@@ -681,7 +673,7 @@ APART: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", APART)
 def test_an_embedding_and_a_head_that_are_tied_and_trained_apart_are_refused(kind, tied, tmp_path):
     folder = adapter(tied, tmp_path / "a", 1, r=2, **APART[kind])
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tied), folder).eval()
+    model = PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(tied), folder).eval()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tokens = torch.arange(50)[None]
     with torch.no_grad():  # peft's model has two tensors where the base has one
@@ -702,7 +694,7 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(how, tied, 
 
     def fresh() -> Any:
         torch.manual_seed(4)  # new rows are drawn
-        model = AutoModelForCausalLM.from_pretrained(tied)
+        model = transformers.AutoModelForCausalLM.from_pretrained(tied)
         if "resized" in how:
             model.resize_token_embeddings(53)
         return model
@@ -717,7 +709,7 @@ def test_an_embedding_and_a_head_that_stay_tied_are_as_peft_has_them(how, tied, 
     tokens = torch.tensor([[*range(18), 49, 52 if "resized" in how else 48]])
     model = PeftModel.from_pretrained(fresh(), tmp_path / "a").eval()
     run = open_adapter(tmp_path / "a", "a", Checkpoint.open(tied))
-    live = LiveModel(run, AutoModelForCausalLM, CPU)
+    live = LiveModel(run, transformers.AutoModelForCausalLM, CPU)
     live.fill(run.tensors())
     with torch.no_grad():
         torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
@@ -779,19 +771,21 @@ def test_expressions_that_are_not_followed_are_refused(pattern, spoiled):
 def test_a_classifier_on_a_causal_base_is_built_without_its_language_head(base, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
         model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"]))
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
         model.save_pretrained(tmp_path / "runs" / f"run{seed}")
     pool = find_pool(str(tmp_path / "runs"))
-    live = LiveModel(pool.reference, AutoModelForSequenceClassification, CPU)
+    live = LiveModel(pool.reference, transformers.AutoModelForSequenceClassification, CPU)
     live.model.config.pad_token_id = 0
     tokens = torch.arange(1, 21).reshape(2, 10)
     for run in pool:
         live.fill(run.tensors())
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, pad_token_id=0)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=2, pad_token_id=0
+        )
         model = PeftModel.from_pretrained(model, run.path).eval()
         with torch.no_grad():
             torch.testing.assert_close(live.model(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
@@ -806,24 +800,24 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vits")
     make_pictures(folder / "data")
     torch.manual_seed(0)
-    config = ViTConfig(
+    config = transformers.ViTConfig(
         image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=24, id2label={0: "dark", 1: "light"}, label2id={"dark": 0, "light": 1},
     )  # fmt: skip
-    ViTForImageClassification(config).save_pretrained(folder / "base")
-    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "base")
+    transformers.ViTForImageClassification(config).save_pretrained(folder / "base")
+    transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "base")
     for seed, rank in enumerate((2, 3, 2)):
         adapter(
-            folder / "base", folder / "runs" / f"run{seed}", seed, of=AutoModelForImageClassification,
-            task_type=None, r=rank, target_modules=["q_proj", "o_proj", "fc1"],
-            modules_to_save=["classifier"],
+            folder / "base", folder / "runs" / f"run{seed}", seed,
+            of=transformers.AutoModelForImageClassification, task_type=None, r=rank,
+            target_modules=["q_proj", "o_proj", "fc1"], modules_to_save=["classifier"],
         )  # fmt: skip
     return folder
 
 
 def vit_merged_by_peft(vits: Path, adapter: Path, folder: Path) -> dict[str, torch.Tensor]:
     """By names in files."""
-    base = AutoModelForImageClassification.from_pretrained(vits / "base")
+    base = transformers.AutoModelForImageClassification.from_pretrained(vits / "base")
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)
     return load_file(folder / "model.safetensors")
 

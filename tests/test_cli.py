@@ -12,7 +12,6 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import sklearn.metrics
@@ -21,7 +20,7 @@ from bad import contents
 from command import as_module, as_script, events, forked, own, soupkitchen
 from conftest import ROOT
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import LABELS, average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -345,38 +344,6 @@ def test_names_of_runs_neither_reach_the_terminal_raw_nor_break_tables(copy_runs
     assert set(separated(table.loc["uniform", "ingredients"])) == set(names.values())
 
 
-def test_multirun_gives_each_job_its_own_folder_and_one_leaderboard(text_runs, texts, tmp_path):
-    words = (
-        *own(text_runs, texts),
-        "pool.exclude=[d]",
-        "search=greedy,uniform",
-        "method.normalize=true,false",
-    )
-    soupkitchen("-m", *words, cwd=tmp_path)
-    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
-    assert len(table) == 4
-    assert table["heldout_accuracy"].is_monotonic_decreasing
-    for name in table["run"]:
-        assert (tmp_path / "results" / name / "soup" / "model.safetensors").exists()
-        assert ("uniform" in name) != ("greedy" in name)
-    (uniform,) = (n for n in table["run"] if "uniform" in n and "normalize=True" in n)
-    saved = load_file(tmp_path / "results" / uniform / "soup" / "model.safetensors")
-    for name, tensor in average(text_runs, ["a", "b", "c", "wild"]).items():
-        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-6)
-
-
-def test_methods_are_swept_over_one_pool(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
-    soupkitchen("-m", *words, "method=linear,slerp,task_arithmetic,ties,dare_ties", cwd=tmp_path)
-    table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
-    assert len(table) == 5
-    for name in table["run"]:
-        leaderboard = pd.read_csv(tmp_path / "results" / name / "leaderboard.csv")
-        singles = leaderboard[leaderboard["kind"] == "single"]["heldout_accuracy"]
-        soup = leaderboard[leaderboard["kind"] == "soup"]["heldout_accuracy"].iloc[0]
-        assert soup >= singles.max()
-
-
 def test_an_option_of_swept_methods_is_given_to_each(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]")
     density = "method.sparsifier.density=0.4"
@@ -439,20 +406,6 @@ def test_overlap_of_held_out_and_test_is_warned_of(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "task.data.test=validation", "name=x", "pool.exclude=[c,d,wild]")
     result = soupkitchen(*words, cwd=tmp_path)
     assert "80 of 80 test examples are held-out examples too" in result.stderr
-
-
-def test_a_run_of_any_name_that_scores_nan_is_ranked_last_and_never_kept(copy_runs, texts, tmp_path):
-    runs = copy_runs("a", "b", "c")
-    weights = load_file(runs / "a" / "model.safetensors")
-    broken = {name: torch.full_like(tensor, 1e38) for name, tensor in weights.items()}  # it overflows
-    save_file(broken, runs / "a" / "model.safetensors", {"format": "pt"})
-    (runs / "b").rename(runs / "soup")
-    words = (*own(runs, texts), "name=x", "task.metric.name=cross_entropy")
-    soupkitchen(*words, cwd=tmp_path)
-    table = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv")
-    assert np.isnan(table[table["model"] == "a"]["heldout_cross_entropy"].iloc[0])
-    assert table["kind"].value_counts().to_dict() == {"single": 3, "uniform": 2, "soup": 1}
-    assert "a" not in table[table["kind"] == "soup"]["ingredients"].iloc[0].split(";")
 
 
 def test_a_run_that_failed_before_it_began_does_not_stand_in_the_way(text_runs, texts, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import VOCABULARY, save_tokenizer
+from tiny import VOCABULARY, save_tokenizer, shake
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, SmolVLMConfig
 
 import soupkitchen as api
@@ -49,8 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
     for name in NAMES:
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+        shake(model, 0.1)
         model.save_pretrained(folder / name)
         save_tokenizer(folder / name)
         for file, content in BESIDE.items():

@@ -21,7 +21,7 @@ MERGED = {
     LIKELY: ["bloom", "deepseek_v3", "gemma3_text", "gpt2", "mamba", "mixtral", "opt", "qwen3_moe", "rwkv"],
     WRITE: ["led", "mbart", "t5"],
     ANSWER: ["lilt", "longformer"],
-    SEE: ["dinov2", "efficientnet", "levit", "mobilenet_v2", "swin", "vit"],
+    SEE: ["dinov2", "efficientnet", "levit", "mobilenet_v2", "resnet", "swin", "vit"],
     EMBED: ["mpnet"],
 }
 """By task."""

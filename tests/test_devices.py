@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from stand_in import NAME, Counts, stand_in
-from tiny import llama, make_pictures, make_texts, tokenizer
+from tiny import llama, make_pictures, make_texts, shake, tokenizer
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 import soupkitchen as api
@@ -194,8 +194,7 @@ def adapters_of(adapters: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
 def around(model: Any, folder: Path, processor: Any) -> None:
     """Saves four models near `model`."""
     for number in range(4):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        shake(model, 0.05)
         model.save_pretrained(folder / str(number))
         processor.save_pretrained(folder / str(number))
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import speech
 import torch
+import transformers
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -25,15 +26,6 @@ from pages import commands
 from PIL import Image
 from speech import RATE, spoken
 from tiny import bert_tokenizer, llama, text_classifier, tokenizer
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertModel,
-    PreTrainedModel,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
-)
 
 from soupkitchen.cli.config import CONF
 from soupkitchen.evaluation import find_columns, load_splits
@@ -54,8 +46,8 @@ SIZE: dict[str, Any] = {
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
 
 
-def encoder(**options: Any) -> BertConfig:
-    return BertConfig(vocab_size=99, max_position_embeddings=32, **SIZE, **options)
+def encoder(**options: Any) -> transformers.BertConfig:
+    return transformers.BertConfig(vocab_size=99, max_position_embeddings=32, **SIZE, **options)
 
 
 def photos(folder: Path) -> list[dict[str, Any]]:
@@ -83,8 +75,10 @@ def bert(kind: Any, **options: Any) -> Callable[[Path], tuple[Any, Any]]:
 
 
 def vit(folder: Path) -> tuple[Any, Any]:
-    config = ViTConfig(image_size=8, patch_size=4, num_labels=2, **SIZE)
-    return ViTImageProcessor(size={"height": 8, "width": 8}), ViTForImageClassification(config).eval()
+    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=2, **SIZE)
+    return transformers.ViTImageProcessor(
+        size={"height": 8, "width": 8}
+    ), transformers.ViTForImageClassification(config).eval()
 
 
 TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Callable[[Path], tuple[Any, Any]]]] = {
@@ -95,10 +89,10 @@ TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Callable[[Path], 
     ),
     "speech_recognition": (calls, lambda folder: speech.whisper()[::-1]),
     "speech_recognition ctc": (calls, lambda folder: speech.ctc(folder)[::-1]),
-    "retrieval": (questions, bert(BertModel)),
+    "retrieval": (questions, bert(transformers.BertModel)),
     "reranking": (
         lambda folder: [{"query": f"w{n}", "positive": "w2", "negative": "w3"} for n in range(10)],
-        bert(BertForSequenceClassification, num_labels=1),
+        bert(transformers.BertForSequenceClassification, num_labels=1),
     ),
     "text_classification": (
         lambda folder: [{"body": f"w{n}", "stars": ("apples", "boats", "clouds")[n % 3]} for n in range(10)],
@@ -123,7 +117,7 @@ def composed(words: tuple[str, ...]) -> Any:
 
 
 @cache
-def made(kind: str) -> tuple[Any, PreTrainedModel]:
+def made(kind: str) -> tuple[Any, transformers.PreTrainedModel]:
     torch.manual_seed(0)
     return TASKS[kind][1](Path(tempfile.mkdtemp()))
 

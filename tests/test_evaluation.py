@@ -11,16 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from PIL import Image
 from scipy.stats import norm
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
-)
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
@@ -51,8 +44,8 @@ def text_task(texts: Path, metric: str = "accuracy", **options: object) -> TextC
 
 def one_by_one(run: Path, texts: list[str]) -> torch.Tensor:
     """Logits from plain transformers, one text at a time, so without padding."""
-    model = AutoModelForSequenceClassification.from_pretrained(run)
-    tokenizer = AutoTokenizer.from_pretrained(run)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(run)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run)
     with torch.inference_mode():
         return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
 
@@ -62,7 +55,7 @@ def test_predictions_are_those_of_a_plain_loop_in_the_datas_order(text_runs, tex
     frame = pd.read_csv(texts / {"heldout": "validation.csv", "test": "test.csv"}[split])
     expected = one_by_one(text_runs / "a", frame["text"].tolist())
     evaluation = evaluator_of(text_task(texts), text_runs / "a").score(split)
-    model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     references = frame["label"].map(model.config.label2id).to_numpy()
     np.testing.assert_array_equal(part(evaluation).predictions, expected.argmax(1))
     assert evaluation.score == (expected.argmax(1).numpy() == references).mean()
@@ -108,16 +101,16 @@ def test_pairs_of_texts_are_encoded_as_pairs(text_runs, texts, tmp_path):
     frame = pd.read_csv(texts / "validation.csv").assign(second="w1 w2")
     frame.to_csv(tmp_path / "validation.csv", index=False)
     task = TextClassification(Data(str(tmp_path), test=None), metrics.load("accuracy"), text_pair="second")
-    tokenizer = AutoTokenizer.from_pretrained(text_runs / "a")
-    model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(text_runs / "a")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     prepared = task.prepare(task.data.load("validation"), tokenizer, model)
     assert prepared["input_ids"][0] == tokenizer(frame["text"][0], "w1 w2")["input_ids"]
 
 
 def test_max_length_cuts_texts(text_runs, texts):
     task = text_task(texts, max_length=3)
-    tokenizer = AutoTokenizer.from_pretrained(text_runs / "a")
-    model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(text_runs / "a")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     assert max(task.prepare(task.data.load("test"), tokenizer, model)["length"][:]) == 3
 
 
@@ -168,18 +161,18 @@ def test_images_score_as_in_a_plain_loop(tmp_path):
             pictures[str(file)] = (pixels, label)
     torch.manual_seed(0)
     size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ViTConfig(
+    config = transformers.ViTConfig(
         image_size=8, patch_size=4, id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)}, **size,
     )  # fmt: skip
-    processor = ViTImageProcessorPil(size={"height": 8, "width": 8})
-    ViTForImageClassification(config).save_pretrained(tmp_path / "run")
+    processor = transformers.ViTImageProcessorPil(size={"height": 8, "width": 8})
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "run")
     processor.save_pretrained(tmp_path / "run")
 
     task = ImageClassification(Data(str(tmp_path / "images"), test=None), metrics.load("cross_entropy"))
     evaluation = evaluator_of(task, tmp_path / "run", batch_size=5).score("heldout")
 
-    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval()
     losses = []
     for _, (pixels, label) in sorted(pictures.items()):
         scaled = (torch.tensor(pixels).permute(2, 0, 1) / 255 - 0.5) / 0.5

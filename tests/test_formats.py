@@ -13,17 +13,11 @@ from typing import ClassVar
 import pandas as pd
 import pytest
 import torch
+import transformers
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, average, gpt2, llama, text_classifier
+from tiny import LABELS, average, gpt2, llama, shake, text_classifier
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-)
 
 from soupkitchen.checkpoints import Pool, find_pool, tracker_runs
 from soupkitchen.checkpoints.sources import find
@@ -302,7 +296,7 @@ def test_the_hub_is_asked_for_what_the_user_names_and_not_for_what_files_name(
     ):
         find_pool(str(tmp_path / "runs"))
     pool = find_pool(str(tmp_path / "runs"), base=str(base))
-    LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    LiveModel(pool.reference, transformers.AutoModelForCausalLM, CPU)
     assert asked == []
     with pytest.raises(CheckpointError, match="ann/llama is no folder here, and as a name on the hub"):
         find_pool(str(tmp_path / "runs"), base="ann/llama")
@@ -427,7 +421,7 @@ def test_tied_weights_are_one_tensor_by_either_name(first, tmp_path):
     pool = find_pool(str(tmp_path / "runs"))
     assert len({tuple(run.header) for run in pool}) == 1
     assert "lm_head.weight" not in pool.runs[0].header or "transformer.wte.weight" not in pool.runs[0].header
-    live = LiveModel(pool.reference, AutoModelForCausalLM, CPU)
+    live = LiveModel(pool.reference, transformers.AutoModelForCausalLM, CPU)
     live.fill(Soup(Linear()).blend(pool.runs))
     torch.testing.assert_close(live.model.lm_head.weight, gpt2().lm_head.weight + 0.1)
 
@@ -435,7 +429,7 @@ def test_tied_weights_are_one_tensor_by_either_name(first, tmp_path):
 def test_runs_of_mixed_dtypes_are_taken_as_the_widest(text_runs, copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     for name, dtype in (("a", torch.float16), ("b", torch.bfloat16)):
-        model = AutoModelForSequenceClassification.from_pretrained(runs / name, dtype=dtype)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(runs / name, dtype=dtype)
         model.save_pretrained(runs / name)
     pool = find_pool(str(runs))
     assert pool.dtype == torch.float32
@@ -459,23 +453,21 @@ def test_a_large_soup_is_sharded(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "search=uniform", "output.max_shard_size=5KB", "name=x")
     soupkitchen(*words, cwd=tmp_path)
     assert len(list((tmp_path / "results/x/soup").glob("model-*.safetensors"))) > 1
-    AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
+    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
 
 
 def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path):
     words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(48))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]"
     )
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     for number in range(3):
         model = llama()
         torch.manual_seed(number)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.01 * torch.randn_like(parameter))
+        shake(model, 0.01)
         model.generation_config.update(max_new_tokens=7, repetition_penalty=1.3)
         model.save_pretrained(tmp_path / "runs" / f"run{number}")
         tokenizer.save_pretrained(tmp_path / "runs" / f"run{number}")
@@ -486,11 +478,11 @@ def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_pat
         "evaluation.cache=null", "search=uniform", "output.max_shard_size=20KB", "name=x", cwd=tmp_path,
     )  # fmt: skip
     soup = tmp_path / "results" / "x" / "soup"
-    assert GenerationConfig.from_pretrained(soup).max_new_tokens == 7
-    assert GenerationConfig.from_pretrained(soup).repetition_penalty == 1.3
-    assert AutoTokenizer.from_pretrained(soup).chat_template == tokenizer.chat_template
+    assert transformers.GenerationConfig.from_pretrained(soup).max_new_tokens == 7
+    assert transformers.GenerationConfig.from_pretrained(soup).repetition_penalty == 1.3
+    assert transformers.AutoTokenizer.from_pretrained(soup).chat_template == tokenizer.chat_template
     assert len(list(soup.glob("model-*.safetensors"))) > 1
-    tensors = AutoModelForCausalLM.from_pretrained(soup).state_dict()
+    tensors = transformers.AutoModelForCausalLM.from_pretrained(soup).state_dict()
     for name, tensor in average(tmp_path / "runs", ["run0", "run1", "run2"]).items():
         torch.testing.assert_close(tensors[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -499,7 +491,7 @@ def test_a_bare_encoder_among_models_with_a_prefix(text_runs, tmp_path):
     from transformers import AutoModel
 
     for name in ("a", "b"):
-        model = AutoModelForSequenceClassification.from_pretrained(text_runs / name)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / name)
         (model.bert if name == "b" else model).save_pretrained(tmp_path / "runs" / name)
     with pytest.raises(IncompatibleError, match=r"lacks 2 tensors: classifier"):
         find_pool(str(tmp_path / "runs"))
@@ -527,7 +519,7 @@ def test_a_base_without_the_runs_prefix_is_their_base(text_runs, tmp_path):
 
 def relabel(run: Path, order: list[int]) -> None:
     """The same model with its labels in another order: rows of the head and names alike."""
-    model = AutoModelForSequenceClassification.from_pretrained(run)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(run)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
             parameter.copy_(parameter[order])

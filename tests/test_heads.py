@@ -9,6 +9,7 @@ import torch
 import transformers
 from families import inputs, small_config
 from safetensors.torch import save_file
+from tiny import shake
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import fitted
@@ -48,9 +49,7 @@ def named(labels: list[str]) -> dict[str, Any]:
 def model(task: str, name: str, model_type: str, labels: list[str]) -> Any:
     torch.manual_seed(0)
     made = getattr(transformers, name)(small_config(model_type, task, **named(labels))).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    shake(made, 0.1)
     return made
 
 

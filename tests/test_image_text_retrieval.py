@@ -9,23 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from scoring import score
 from tiny import TOKENS, bert_tokenizer
-from transformers import (
-    AutoModel,
-    AutoProcessor,
-    BertConfig,
-    BertModel,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPProcessor,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-    SiglipProcessor,
-)
 
 from soupkitchen import metrics
 from soupkitchen.errors import CheckpointError, DataError, MetricError
@@ -54,13 +41,17 @@ def tiny(kind: str) -> tuple[Any, Any]:
     vision = {**small, "image_size": 8, "patch_size": 4}
     size = {"height": 8, "width": 8}
     if kind == "clip":
-        model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-        images = CLIPImageProcessor(size=size, crop_size=size)
-        return model, CLIPProcessor(images, bert_tokenizer())
-    model = SiglipModel(SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=vision))
+        model: Any = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+        )
+        images = transformers.CLIPImageProcessor(size=size, crop_size=size)
+        return model, transformers.CLIPProcessor(images, bert_tokenizer())
+    model = transformers.SiglipModel(
+        transformers.SiglipConfig(text_config={**text, "projection_size": 32}, vision_config=vision)
+    )
     tokens = bert_tokenizer()
     tokens.model_input_names = ["input_ids"]  # as those of the hub's SigLIPs
-    return model, SiglipProcessor(SiglipImageProcessor(size=size), tokens)
+    return model, transformers.SiglipProcessor(transformers.SiglipImageProcessor(size=size), tokens)
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip"])
@@ -134,7 +125,10 @@ def recalls(image: np.ndarray, text: np.ndarray, named: list[tuple[Any, Any]], k
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_recall_is_that_of_single_images_and_texts_one_by_one(k, run, pairs):
-    model, processor = AutoModel.from_pretrained(run).eval(), AutoProcessor.from_pretrained(run)
+    model, processor = (
+        transformers.AutoModel.from_pretrained(run).eval(),
+        transformers.AutoProcessor.from_pretrained(run),
+    )
     examples = [json.loads(line) for line in pairs.read_text().splitlines()]
     padding = {"padding": "max_length", "max_length": 8} if "siglip" in model.config.model_type else {}
     image, text = [], []
@@ -163,7 +157,9 @@ def test_recall_is_that_of_single_images_and_texts_one_by_one(k, run, pairs):
 def test_data_and_models_of_another_kind_are_named(run, pairs, tmp_path):
     made = task(pairs)
     split, processor = made.data.load_splits()["heldout"], made.load_processor(str(run))
-    bert = BertModel(BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1))
+    bert = transformers.BertModel(
+        transformers.BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
+    )
     with pytest.raises(CheckpointError, match="BertModel does not put images and texts into one space"):
         made.prepare(split, processor, bert)
     (tmp_path / "x.jsonl").write_text(json.dumps({"image": str(tmp_path / "no.png"), "text": "w1"}))

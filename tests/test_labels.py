@@ -19,7 +19,7 @@ import pytest
 import sklearn.metrics
 import torch
 from command import soupkitchen
-from tiny import LABELS, make_texts, save_tokenizer, text_classifier
+from tiny import LABELS, make_texts, save_tokenizer, shake, text_classifier
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 
 from soupkitchen import tasks
@@ -428,8 +428,7 @@ def pool(folder: Path, names: Sequence[str]) -> Path:
     for seed, run in enumerate("ab"):
         made = text_classifier(tuple(names))
         torch.manual_seed(seed)
-        for parameter in made.parameters():
-            parameter.data.add_(0.5 * torch.randn_like(parameter))
+        shake(made, 0.5)
         made.save_pretrained(folder / "runs" / run)
         save_tokenizer(folder / "runs" / run)
     return folder

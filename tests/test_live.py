@@ -8,19 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    Dinov2Config,
-    GPT2Config,
-    LlamaConfig,
-    MixtralConfig,
-    ResNetConfig,
-    SwinConfig,
-    ViTConfig,
-)
 
 from soupkitchen.checkpoints import Checkpoint, TensorInfo, names
 from soupkitchen.checkpoints.names import parameter_names
@@ -34,28 +23,28 @@ TOKENS = torch.arange(1, 9).reshape(2, 4)
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 FAMILIES: dict[str, tuple[Any, Any, dict[str, torch.Tensor]]] = {
     "gpt2-tied": (
-        AutoModelForCausalLM,
-        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16),
+        transformers.AutoModelForCausalLM,
+        transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=16),
         {"input_ids": TOKENS},
     ),
     "llama": (
-        AutoModelForCausalLM,
-        LlamaConfig(vocab_size=40, num_key_value_heads=1, **SMALL),
+        transformers.AutoModelForCausalLM,
+        transformers.LlamaConfig(vocab_size=40, num_key_value_heads=1, **SMALL),
         {"input_ids": TOKENS},
     ),
     "mixtral-fused": (
-        AutoModelForCausalLM,
-        MixtralConfig(vocab_size=40, num_key_value_heads=1, num_local_experts=2, **SMALL),
+        transformers.AutoModelForCausalLM,
+        transformers.MixtralConfig(vocab_size=40, num_key_value_heads=1, num_local_experts=2, **SMALL),
         {"input_ids": TOKENS},
     ),
     "vit-renamed": (
-        AutoModelForImageClassification,
-        ViTConfig(image_size=8, patch_size=4, **SMALL),
+        transformers.AutoModelForImageClassification,
+        transformers.ViTConfig(image_size=8, patch_size=4, **SMALL),
         {"pixel_values": PIXELS},
     ),
     "dinov2-renamed": (
-        AutoModelForImageClassification,
-        Dinov2Config(
+        transformers.AutoModelForImageClassification,
+        transformers.Dinov2Config(
             image_size=8,
             patch_size=4,
             hidden_size=16,
@@ -66,13 +55,15 @@ FAMILIES: dict[str, tuple[Any, Any, dict[str, torch.Tensor]]] = {
         {"pixel_values": PIXELS},
     ),
     "swin-renamed": (
-        AutoModelForImageClassification,
-        SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2),
+        transformers.AutoModelForImageClassification,
+        transformers.SwinConfig(
+            image_size=8, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=2
+        ),
         {"pixel_values": PIXELS},
     ),
     "resnet-batchnorm": (
-        AutoModelForImageClassification,
-        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
+        transformers.AutoModelForImageClassification,
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
         {"pixel_values": PIXELS},
     ),
 }
@@ -168,7 +159,7 @@ def test_a_map_is_not_kept_for_files_of_other_names(tmp_path, compared):
     tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
     save_file(tensors, second.path / "model.safetensors", {"format": "pt"})
     second = Checkpoint.open(second.path)
-    live = LiveModel(first, AutoModelForCausalLM, CPU)
+    live = LiveModel(first, transformers.AutoModelForCausalLM, CPU)
     compared.clear()
     live.load(second)
     assert sorted(compared) == sorted(second.header)
@@ -178,7 +169,7 @@ def test_a_map_is_not_kept_for_files_of_other_names(tmp_path, compared):
 
 def test_a_map_is_not_kept_for_a_model_with_other_ties(tmp_path):
     first, second = make("gpt2-tied", tmp_path / "first", 0), make("gpt2-tied", tmp_path / "second", 1)
-    live = LiveModel(first, AutoModelForCausalLM, CPU)
+    live = LiveModel(first, transformers.AutoModelForCausalLM, CPU)
     kept = live._names
     assert kept is not None
     assert kept.is_for(second, live.model)
@@ -216,7 +207,7 @@ def test_names_that_loading_exchanges_are_followed(tmp_path, monkeypatch):
     traced = {name: exchanged.get(name, name) for name in run.header}
     monkeypatch.setattr(names, "_trace", lambda *_: (traced, []))
     monkeypatch.setattr("soupkitchen.models.auto.load_model", load)
-    live = LiveModel(run, AutoModelForCausalLM, CPU)
+    live = LiveModel(run, transformers.AutoModelForCausalLM, CPU)
     live.fill((name, tensor + 1) for name, tensor in run.tensors())
     assert torch.equal(live.model.get_parameter(one), run.tensor(other) + 1)
 
@@ -238,7 +229,7 @@ def test_tensors_that_are_equal_are_not_taken_for_each_other(tmp_path):
 
 def test_old_names_of_layer_norm_are_followed(text_runs, tmp_path):
     """As TensorFlow's BERTs have them."""
-    model = AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / "a")
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
@@ -248,7 +239,7 @@ def test_old_names_of_layer_norm_are_followed(text_runs, tmp_path):
     save_file(tensors, file, {"format": "pt"})
     run = Checkpoint.open(tmp_path)
     assert any("gamma" in name for name in run.header)
-    live = LiveModel(run, AutoModelForSequenceClassification, CPU)
+    live = LiveModel(run, transformers.AutoModelForSequenceClassification, CPU)
     assert live.in_place
     live.fill((name, tensor + 1) for name, tensor in run.tensors())
     for name, tensor in model.state_dict().items():
@@ -259,10 +250,12 @@ def test_buffers_of_old_files_are_ignored_and_said_once(text_runs, tmp_path, cap
     caplog.set_level("INFO")
     name = "bert.embeddings.position_ids"
     for run in ("a", "b"):
-        AutoModelForSequenceClassification.from_pretrained(text_runs / run).save_pretrained(tmp_path / run)
+        transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / run).save_pretrained(
+            tmp_path / run
+        )
         file = tmp_path / run / "model.safetensors"
         save_file({**load_file(file), name: torch.arange(32)[None]}, file, {"format": "pt"})
-    live = LiveModel(Checkpoint.open(tmp_path / "a"), AutoModelForSequenceClassification, CPU)
+    live = LiveModel(Checkpoint.open(tmp_path / "a"), transformers.AutoModelForSequenceClassification, CPU)
     live.load(Checkpoint.open(tmp_path / "b"))
     assert live.in_place
     assert live.ignores(name)
@@ -276,7 +269,7 @@ def test_buffers_of_old_files_are_ignored_and_said_once(text_runs, tmp_path, cap
 def test_models_of_which_parameters_are_no_single_file_tensors_are_told_once(tmp_path, caplog):
     caplog.set_level("INFO")
     run = make("mixtral-fused", tmp_path, 0)
-    LiveModel(run, AutoModelForCausalLM, CPU).load(run)
+    LiveModel(run, transformers.AutoModelForCausalLM, CPU).load(run)
     assert caplog.text.count("MixtralForCausalLM rearranges tensors of its files") == 1
 
 
@@ -284,9 +277,9 @@ def test_models_of_which_parameters_are_no_single_file_tensors_are_told_once(tmp
 @pytest.mark.parametrize("family", ["llama", "mixtral-fused"])
 def test_finding_where_tensors_go_takes_no_memory(family):
     """Even of the largest models: this one has 47 or 7 billion parameters."""
-    config = {"llama": LlamaConfig(), "mixtral-fused": MixtralConfig()}[family]
+    config = {"llama": transformers.LlamaConfig(), "mixtral-fused": transformers.MixtralConfig()}[family]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     header = {name: TensorInfo(tuple(x.shape), "BF16") for name, x in model.state_dict().items()}
     assert sum(info.elements for info in header.values()) > 6e9
     Path("/proc/self/clear_refs").write_text("5")
@@ -305,7 +298,7 @@ def memory(kind: str) -> int:
 
 def test_a_tensor_of_another_shape_than_the_model_has_is_named(tmp_path):
     run = make("vit-renamed", tmp_path, 0)
-    live = LiveModel(run, AutoModelForImageClassification, CPU)
+    live = LiveModel(run, transformers.AutoModelForImageClassification, CPU)
     header = {**run.header, "classifier.bias": TensorInfo((7,), "F32")}
     weights = SimpleNamespace(header=header, tensor=run.tensor)
     other = Checkpoint("b", run.path, run.config, weights, adapted=run)  # type: ignore[arg-type]
@@ -315,7 +308,7 @@ def test_a_tensor_of_another_shape_than_the_model_has_is_named(tmp_path):
 
 def test_the_dtype_of_a_tensor_is_looked_up_by_the_parameters_name(tmp_path):
     run = make("vit-renamed", tmp_path, 0)
-    live = LiveModel(run, AutoModelForImageClassification, CPU)
+    live = LiveModel(run, transformers.AutoModelForImageClassification, CPU)
     live.model._get_dtype_plan = lambda dtype: {"q_proj": torch.float32}
     kept = {name for name in run.header if live.dtype_of(name, torch.float16) == torch.float32}
     assert kept == {name for name in run.header if "attention.query" in name} != set()
@@ -323,7 +316,7 @@ def test_the_dtype_of_a_tensor_is_looked_up_by_the_parameters_name(tmp_path):
 
 def test_filling_writes_into_the_parameters_themselves(tmp_path):
     first, second = make("llama", tmp_path / "first", 0), make("llama", tmp_path / "second", 1)
-    live = LiveModel(first, AutoModelForCausalLM, CPU)
+    live = LiveModel(first, transformers.AutoModelForCausalLM, CPU)
     addresses = [parameter.data_ptr() for parameter in live.model.parameters()]
     live.fill(second.tensors())
     assert [parameter.data_ptr() for parameter in live.model.parameters()] == addresses
@@ -332,14 +325,14 @@ def test_filling_writes_into_the_parameters_themselves(tmp_path):
 def test_files_are_not_changed_by_filling(tmp_path):
     first, second = make("llama", tmp_path / "first", 0), make("llama", tmp_path / "second", 1)
     before = (first.path / "model.safetensors").read_bytes()
-    LiveModel(first, AutoModelForCausalLM, CPU).fill(second.tensors())
+    LiveModel(first, transformers.AutoModelForCausalLM, CPU).fill(second.tensors())
     assert (first.path / "model.safetensors").read_bytes() == before
 
 
 def test_weights_keep_the_dtype_of_their_files(tmp_path):
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(FAMILIES["llama"][1]).bfloat16().save_pretrained(tmp_path)
-    live = LiveModel(Checkpoint.open(tmp_path), AutoModelForCausalLM, CPU)
+    transformers.AutoModelForCausalLM.from_config(FAMILIES["llama"][1]).bfloat16().save_pretrained(tmp_path)
+    live = LiveModel(Checkpoint.open(tmp_path), transformers.AutoModelForCausalLM, CPU)
     assert {parameter.dtype for parameter in live.model.parameters()} == {torch.bfloat16}
 
 
@@ -353,7 +346,7 @@ def test_a_missing_tensor_is_an_error(family, tmp_path):
 
 def test_a_tensor_without_a_place_is_an_error(tmp_path):
     run = make("llama", tmp_path, 0)
-    live = LiveModel(run, AutoModelForCausalLM, CPU)
+    live = LiveModel(run, transformers.AutoModelForCausalLM, CPU)
     with pytest.raises(CheckpointError, match=r"no place for the tensor 'extra\.weight'"):
         live.fill([*run.tensors(), ("extra.weight", torch.zeros(1))])
 
@@ -361,7 +354,7 @@ def test_a_tensor_without_a_place_is_an_error(tmp_path):
 def test_a_model_without_the_tasks_head_is_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     with pytest.raises(CheckpointError, match="fine-tuned for another task"):
-        LiveModel(run, AutoModelForSequenceClassification, CPU)
+        LiveModel(run, transformers.AutoModelForSequenceClassification, CPU)
 
 
 def test_tensors_that_the_model_would_drop_are_refused(tmp_path):
@@ -369,10 +362,10 @@ def test_tensors_that_the_model_would_drop_are_refused(tmp_path):
     file = run.path / "model.safetensors"
     save_file({**load_file(file), "value_head.weight": torch.zeros(2)}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"value_head\.weight.*no place"):
-        LiveModel(Checkpoint.open(tmp_path), AutoModelForCausalLM, CPU)
+        LiveModel(Checkpoint.open(tmp_path), transformers.AutoModelForCausalLM, CPU)
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     with pytest.raises(CheckpointError, match="AutoModelForImageClassification cannot load it"):
-        LiveModel(run, AutoModelForImageClassification, CPU)
+        LiveModel(run, transformers.AutoModelForImageClassification, CPU)

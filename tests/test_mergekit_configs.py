@@ -102,6 +102,8 @@ merge_method: linear
 """,
     "slerp, with the base first": PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 0.3}\n",
     "slerp, with the base second": PLAIN + "merge_method: slerp\nbase_model: b\nparameters: {t: 0.3}\n",
+    "slerp, none of the way": PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 0}\n",
+    "slerp, all of the way": PLAIN + "merge_method: slerp\nbase_model: a\nparameters: {t: 1}\n",
     "slerp, with the base elsewhere": """
 base_model: a
 models:
@@ -163,6 +165,7 @@ dtype: float32
 """,
     "ties, with numbers for words": TWO + BASED + "merge_method: ties\n"
     "parameters: {density: 0.4, normalize: 0, int8_mask: 1.0, rescale: off}\n",
+    "ties, mostly trimmed": TWO + BASED + "merge_method: ties\nparameters: {density: 0.1}\n",
     "ties, untrimmed": TWO + BASED + "merge_method: ties\nparameters: {density: 1, rescale: true}\n",
     "ties, of one model": "models: [{model: a, parameters: {weight: 0.7, density: 0.3}}]\n"
     "merge_method: ties\nparameters: {normalize: false, lambda: 1.5}\n" + BASED,

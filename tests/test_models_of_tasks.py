@@ -10,25 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from scoring import rows, score
 from test_tasks import ENCODER, SIZE, phrase, tokenizer
-from tiny import VOCABULARY, WORDS, make_pictures
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertLMHeadModel,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedModel,
-    XLNetConfig,
-    XLNetForSequenceClassification,
-)
+from tiny import VOCABULARY, WORDS, make_pictures, shake
 from transformers.utils import is_torchvision_available
 
 from soupkitchen import metrics
@@ -50,11 +35,9 @@ from soupkitchen.tasks.texts import longest
 TOKENS = {"vocab_size": len(VOCABULARY) + 1, "eos_token_id": len(VOCABULARY), "bos_token_id": None}
 
 
-def save(model: PreTrainedModel, folder: Path, **tokens: Any) -> Path:
+def save(model: transformers.PreTrainedModel, folder: Path, **tokens: Any) -> Path:
     torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    shake(model, 0.3)
     model.save_pretrained(folder)
     encode = tokenizer()
     for name, value in tokens.items():
@@ -70,20 +53,20 @@ def evaluator(task: Task, run: Path, batch_size: int) -> Evaluator:
     return Evaluator(Several.of(task), live, task.load_processor(str(run)), splits, accelerator, batch_size)
 
 
-def classifier(name: str) -> PreTrainedModel:
+def classifier(name: str) -> transformers.PreTrainedModel:
     if name == "gpt2":
-        return GPT2ForSequenceClassification(
-            GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, num_labels=3, **TOKENS)
+        return transformers.GPT2ForSequenceClassification(
+            transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=32, num_labels=3, **TOKENS)
         )
     if name == "llama":
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             num_key_value_heads=1, max_position_embeddings=32, num_labels=3, **SIZE, **TOKENS
         )
-        return LlamaForSequenceClassification(config)
-    config = XLNetConfig(
+        return transformers.LlamaForSequenceClassification(config)
+    config = transformers.XLNetConfig(
         d_model=16, n_layer=2, n_head=2, d_inner=32, num_labels=3, vocab_size=len(VOCABULARY) + 1
     )
-    return XLNetForSequenceClassification(config)
+    return transformers.XLNetForSequenceClassification(config)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "xlnet"])
@@ -91,7 +74,7 @@ def classifier(name: str) -> PreTrainedModel:
 def test_a_padded_batch_is_scored_as_single_unpadded_texts_are(name, pad, tmp_path):
     run = save(classifier(name), tmp_path / "run", pad_token=pad)
     if name == "xlnet":  # which takes what comes last, so that its tokenizers pad on the left
-        left = AutoTokenizer.from_pretrained(run, padding_side="left")
+        left = transformers.AutoTokenizer.from_pretrained(run, padding_side="left")
         left.save_pretrained(run)
     random, texts = np.random.default_rng(0), []
     while len(texts) < 9:
@@ -111,7 +94,7 @@ def test_padding_of_the_tokenizers_choice_is_that_of_the_model(tmp_path):
     model.config.pad_token_id = 5
     run = save(model, tmp_path / "run", pad_token="[PAD]")
     texts = ["w10 w11 w12", "w13"]
-    loaded = LlamaForSequenceClassification.from_pretrained(run).eval()
+    loaded = transformers.LlamaForSequenceClassification.from_pretrained(run).eval()
     with torch.inference_mode():
         expected = [loaded(**tokenizer()(text, return_tensors="pt")).logits[0].numpy() for text in texts]
     data = rows(tmp_path, [{"text": text, "label": 0} for text in texts])
@@ -131,7 +114,7 @@ def test_padding_that_a_model_lacked_is_told_once_and_is_in_what_is_saved(tmp_pa
     assert len(told) == 1
     assert "'</s>'" in told[0]
     made.live.save(tmp_path / "soup", Checkpoint.open(run))
-    saved = GPT2ForSequenceClassification.from_pretrained(tmp_path / "soup").eval()
+    saved = transformers.GPT2ForSequenceClassification.from_pretrained(tmp_path / "soup").eval()
     assert saved.config.pad_token_id == len(VOCABULARY)
 
 
@@ -146,12 +129,14 @@ def test_a_limit_below_zero_is_none(tmp_path):
 def test_tokens_beyond_the_embedding_are_named_before_scoring(task, tmp_path):
     if task == "text_classification":
         config = {**ENCODER, "vocab_size": 40}
-        run = save(BertForSequenceClassification(BertConfig(**config)), tmp_path / "run")
+        run = save(
+            transformers.BertForSequenceClassification(transformers.BertConfig(**config)), tmp_path / "run"
+        )
         example: dict[str, Any] = {"text": "w1 w59", "label": 0}
         made: Task = TextClassification(rows(tmp_path, [example]), metrics.load("accuracy"))
     else:
         config = {**SIZE, "vocab_size": 40, "max_position_embeddings": 32, "num_key_value_heads": 1}
-        run = save(LlamaForCausalLM(LlamaConfig(**config)), tmp_path / "run")
+        run = save(transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)), tmp_path / "run")
         example = {"text": "w1 w59", "question": "w1", "choices": ["w2", "w59"], "answer": 0}
         data = rows(tmp_path, [example])
         made = (
@@ -167,11 +152,13 @@ def test_tokens_beyond_the_embedding_are_named_before_scoring(task, tmp_path):
 def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_not(task, tmp_path):
     data = rows(tmp_path, [{"text": "w1 w2", "question": "w1", "choices": ["w2", "w3"], "answer": 0}])
     metric = metrics.load("perplexity" if task is LanguageModeling else "accuracy")
-    masked = save(BertForMaskedLM(BertConfig(**ENCODER)), tmp_path / "masked")
+    masked = save(transformers.BertForMaskedLM(transformers.BertConfig(**ENCODER)), tmp_path / "masked")
     with pytest.raises(CheckpointError, match="masked language model"):
         score(task(data, metric), masked)
     decoder = save(
-        BertLMHeadModel(BertConfig(is_decoder=True, **{**ENCODER, "vocab_size": len(VOCABULARY) + 1})),
+        transformers.BertLMHeadModel(
+            transformers.BertConfig(is_decoder=True, **{**ENCODER, "vocab_size": len(VOCABULARY) + 1})
+        ),
         tmp_path / "decoder",
     )
     assert np.isfinite(score(task(data, metric), decoder).score)
@@ -183,8 +170,8 @@ def test_a_masked_language_model_is_refused_and_a_decoder_of_the_same_kind_is_no
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(dtype, tmp_path, monkeypatch):
     monkeypatch.setattr("soupkitchen.tasks.likelihood._LOGITS", 3 * (len(VOCABULARY) + 1))
-    config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
-    run = save(LlamaForCausalLM(config).to(dtype), tmp_path / "run")
+    config = transformers.LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
+    run = save(transformers.LlamaForCausalLM(config).to(dtype), tmp_path / "run")
     random = np.random.default_rng(0)
     texts = [phrase(random, low, low + 1) for low in (3, 40, 1, 17, 8)]
     task = LanguageModeling(
@@ -197,7 +184,7 @@ def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(dtype, tmp
     part = made.score("heldout").parts[""]
     assert max(passages for passages, _ in seen) == 2
     assert max(width for _, width in seen) == 6
-    model = AutoModelForCausalLM.from_pretrained(run).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(run).eval()
     expected = []
     for text in texts:
         tokens = [len(VOCABULARY), *tokenizer()(text)["input_ids"]]
@@ -212,8 +199,8 @@ def test_no_forward_pass_takes_more_windows_than_a_batch_has_examples(dtype, tmp
 
 
 def test_the_choices_of_a_question_are_bounded_too(tmp_path):
-    config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
-    run = save(LlamaForCausalLM(config), tmp_path / "run")
+    config = transformers.LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
+    run = save(transformers.LlamaForCausalLM(config), tmp_path / "run")
     example = {"question": "w1", "choices": WORDS[:9], "answer": 0}
     made = evaluator(MultipleChoice(rows(tmp_path, [example] * 3), metrics.load("accuracy")), run, 1)
     seen: list[int] = []
@@ -229,8 +216,8 @@ def test_a_function_gets_a_column_called_length(tmp_path, monkeypatch):
         "def score(model, tokenizer, examples):\n    return [e['length'] for e in examples]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
-    run = save(LlamaForCausalLM(config), tmp_path / "run")
+    config = transformers.LlamaConfig(num_key_value_heads=1, max_position_embeddings=32, **SIZE, **TOKENS)
+    run = save(transformers.LlamaForCausalLM(config), tmp_path / "run")
     (tmp_path / "data").mkdir()
     data = rows(tmp_path / "data", [{"text": "w1", "length": 3}, {"text": "w2", "length": 5}])
     assert score(Function(data, "lengths.score"), run).score == 4
@@ -239,7 +226,7 @@ def test_a_function_gets_a_column_called_length(tmp_path, monkeypatch):
 # Images
 
 
-def image_model(name: str, folder: Path) -> PreTrainedModel:
+def image_model(name: str, folder: Path) -> transformers.PreTrainedModel:
     import transformers
 
     labels = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
@@ -300,8 +287,10 @@ def test_what_is_seen_once_leaves_no_keys_and_values(kind, tmp_path):
         run = save(classifier("llama"), tmp_path / "run", pad_token="[PAD]")
         task: Task = TextClassification(data, metrics.load("accuracy"))
     else:
-        config = LlamaConfig(max_position_embeddings=32, **SIZE, **TOKENS)
-        run = save(LlamaForCausalLM(config), tmp_path / "run", pad_token="[PAD]", eos_token="[SEP]")
+        config = transformers.LlamaConfig(max_position_embeddings=32, **SIZE, **TOKENS)
+        run = save(
+            transformers.LlamaForCausalLM(config), tmp_path / "run", pad_token="[PAD]", eos_token="[SEP]"
+        )
         task = LanguageModeling(data, metrics.load("perplexity"), max_length=8)
     scorer, kept = evaluator(task, run, batch_size=2), []
     watched = scorer.live.model.model.register_forward_hook(

@@ -8,16 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from command import own, soupkitchen
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import make_pictures
-from transformers import (
-    AutoModelForImageClassification,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTImageProcessorPil,
-)
 
 pytestmark = pytest.mark.slow
 
@@ -75,18 +70,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of two brightnesses by split and label, and runs of a tiny ResNet, in training's habit."""
     folder = tmp_path_factory.mktemp("pictures")
     make_pictures(folder / "data")
-    config = ResNetConfig(
+    config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic",
         id2label={0: "dark", 1: "light"}, label2id={"dark": 0, "light": 1},
     )  # fmt: skip
     for seed in range(3):
         torch.manual_seed(seed)
-        model = ResNetForImageClassification(config).train()
+        model = transformers.ResNetForImageClassification(config).train()
         with torch.no_grad():
             for _ in range(20):
                 model(torch.randn(4, 3, 8, 8) * (seed + 1))
         model.eval().save_pretrained(folder / "runs" / f"run{seed}")
-        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder / "runs" / f"run{seed}")
+        transformers.ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(
+            folder / "runs" / f"run{seed}"
+        )
     return folder
 
 
@@ -100,7 +97,7 @@ def test_batch_norm_is_recalibrated_on_training_batches(pictures, tmp_path):
     assert advised in soupkitchen(*words, "name=averaged", cwd=tmp_path).stderr
     saved = load_file(tmp_path / "results/x/soup/model.safetensors")
     # the same by hand: average the weights, then one pass over the same 32 training images
-    model = AutoModelForImageClassification.from_pretrained(pictures / "runs" / "run0")
+    model = transformers.AutoModelForImageClassification.from_pretrained(pictures / "runs" / "run0")
     runs = [load_file(pictures / "runs" / f"run{i}" / "model.safetensors") for i in range(3)]
     model.load_state_dict({name: sum(run[name] for run in runs) / 3 for name in runs[0]})
     files = sorted((pictures / "data" / "train").rglob("*.png"))

@@ -11,7 +11,7 @@ import sklearn.metrics
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import save_tokenizer, text_classifier
+from tiny import save_tokenizer, shake, text_classifier
 
 from soupkitchen import cook, metrics, tasks
 from soupkitchen.evaluation import EvaluationOptions, Runtime
@@ -32,8 +32,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, model = tmp_path_factory.mktemp("pairs"), text_classifier().bert
     torch.manual_seed(0)
     for name in ("a", "b", "c"):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        shake(model, 0.05)
         model.save_pretrained(folder / "plain")
         save_tokenizer(folder / "plain")
         modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode="mean")]

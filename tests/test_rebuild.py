@@ -15,7 +15,7 @@ import yaml
 from command import forked, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
-from tiny import llama, tokenizer
+from tiny import llama, shake, tokenizer
 from transformers import AutoModelForCausalLM
 
 from soupkitchen.checkpoints import find_pool
@@ -42,8 +42,7 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encode.save_pretrained(folder / "base")
     for number in range(3):
         model.load_state_dict(base)
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.02)
+        shake(model, 0.02)
         model.save_pretrained(folder / "runs" / f"r{number}")
         encode.save_pretrained(folder / "runs" / f"r{number}")
     texts = [" ".join(f"w{(7 * i + j) % 60}" for j in range(9)) for i in range(8)]

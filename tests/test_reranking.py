@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import save_tokenizer, text_classifier
+from tiny import save_tokenizer, shake, text_classifier
 
 from soupkitchen import cook, tasks
 from soupkitchen.checkpoints import find_pool
@@ -35,8 +35,7 @@ METRICS = {"ndcg_at_10": "ndcg@10", "mrr_at_10": "mrr@10", "map_at_100": "map"}
 
 
 def perturbed(model: torch.nn.Module) -> torch.nn.Module:
-    for parameter in model.parameters():
-        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+    shake(model, 0.05)
     return model
 
 

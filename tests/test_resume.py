@@ -373,13 +373,18 @@ def test_search_on_error_stop_ends_the_run_there_and_it_can_go_on(alone, text_ru
             search(on_error="ask")
 
 
-def test_a_soup_that_scores_nan_is_an_error_in_the_table(copy_runs, texts, tmp_path):
+def test_a_run_that_scores_nan_is_an_error_in_the_table_last_and_never_kept(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b", "c")
     weights = load_file(runs / "a" / "model.safetensors")
     huge = {name: tensor * 0 + 1e38 for name, tensor in weights.items()}
     save_file(huge, runs / "a" / "model.safetensors", {"format": "pt"})
+    (runs / "b").rename(runs / "soup")  # which is a name like any other
     words = (*own(runs, texts), "task.metric.name=cross_entropy")
     soupkitchen(*words, "name=x", cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "results/x/leaderboard.csv")
+    assert table[table["model"] == "a"]["heldout_cross_entropy"].isna().all()
+    assert table["kind"].value_counts().to_dict() == {"single": 3, "uniform": 2, "soup": 1}
+    assert "a" not in table[table["kind"] == "soup"]["ingredients"].iloc[0].split(";")
     trajectory = pd.read_csv(tmp_path / "results/x/trajectory.csv")
     errors = trajectory[trajectory["decision"] == "error"]
     assert errors["stage"].tolist() == ["rank", "merge"]

@@ -16,7 +16,7 @@ import torch
 from command import soupkitchen
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import save_tokenizer, text_classifier
+from tiny import save_tokenizer, shake, text_classifier
 
 from soupkitchen import metrics, tasks
 from soupkitchen.checkpoints import find_pool
@@ -50,8 +50,7 @@ def runs(folder: Path, **told: Any) -> Path:
     model = text_classifier().bert
     torch.manual_seed(0)
     for name in RUNS:
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        shake(model, 0.05)
         model.save_pretrained(folder / "plain")
         save_tokenizer(folder / "plain")
         modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode="mean")]

@@ -16,7 +16,7 @@ import torch
 from command import soupkitchen
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from tiny import save_tokenizer, text_classifier, tokenizer
+from tiny import save_tokenizer, shake, text_classifier, tokenizer
 from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
@@ -57,8 +57,7 @@ def runs(folder: Path, pooling: Any, **told: Any) -> Path:
     model = text_classifier().bert
     torch.manual_seed(0)
     for name in ("a", "b", "c"):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        shake(model, 0.05)
         model.save_pretrained(folder / "plain")
         save_tokenizer(folder / "plain")
         modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode=pooling), Normalize()]
@@ -148,8 +147,7 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(ki
     torch.manual_seed(0)
     model, states = kind(tmp_path), {}
     for name in ("a", "b", "c"):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        shake(model, 0.3)
         states[name] = {key: x.double() for key, x in model.state_dict().items() if x.is_floating_point()}
         model.save_pretrained(str(tmp_path / "runs" / name))
     task = api.tasks.embedding_similarity(str(pairs))
@@ -309,8 +307,7 @@ def test_a_normalisation_before_the_pooling_is_the_librarys(pairs, tmp_path):
     tokens = Normalize(module_input_name="token_embeddings")
     used = SentenceTransformer(modules=[Transformer(str(tmp_path / "plain")), tokens, Pooling(16)])
     for name in ("a", "b"):
-        for parameter in used.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        shake(used, 0.3)
         used.save_pretrained(str(tmp_path / "runs" / name))
     task = api.tasks.embedding_similarity(str(pairs))
     result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=UNIFORM)
@@ -358,8 +355,7 @@ def test_a_cross_encoders_soup_is_one_of_the_library(pairs, tmp_path):
     save_tokenizer(tmp_path / "plain")
     model = CrossEncoder(str(tmp_path / "plain"), num_labels=1)
     for name in ("a", "b", "c"):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+        shake(model, 0.1)
         model.save_pretrained(str(tmp_path / "runs" / name))
     task = api.tasks.text_regression(str(pairs), text_pair="text_pair", metric="spearman")
     result = api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x", search=Uniform())

@@ -23,7 +23,7 @@ from command import soupkitchen
 from conftest import ROOT
 from scipy.stats import spearmanr
 from scoring import rows, score
-from tiny import VOCABULARY, WORDS
+from tiny import VOCABULARY, WORDS, shake
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -78,9 +78,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def save(model: PreTrainedModel, folder: Path) -> Path:
     torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    shake(model, 0.3)
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -14,25 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, WORDS, adapter, make_pictures, make_texts, save_tokenizer, text_classifier, tokenizer
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    FunnelConfig,
-    FunnelForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LevitConfig,
-    LevitImageProcessor,
-    RwkvConfig,
-    T5Config,
-    T5ForConditionalGeneration,
-    ViTConfig,
-    ViTImageProcessor,
+from tiny import (
+    LABELS,
+    WORDS,
+    adapter,
+    make_pictures,
+    make_texts,
+    save_tokenizer,
+    shake,
+    text_classifier,
+    tokenizer,
 )
 
 from soupkitchen import metrics
@@ -261,21 +255,21 @@ def vision(folder: Path, kind: str, seed: int) -> Any:
     labels = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
     torch.manual_seed(seed)
     if kind == "levit":
-        config: Any = LevitConfig(
+        config: Any = transformers.LevitConfig(
             image_size=32, hidden_sizes=[16, 24, 32], num_attention_heads=[1, 2, 2], depths=[1, 1, 1],
             key_dim=[4, 4, 4], **labels,
         )  # fmt: skip
-        processor: Any = LevitImageProcessor(
+        processor: Any = transformers.LevitImageProcessor(
             size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
         )
     else:
-        config = ViTConfig(
+        config = transformers.ViTConfig(
             image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=32, **labels,
         )  # fmt: skip
-        processor = ViTImageProcessor(size={"height": 8, "width": 8})
+        processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
     config.architectures = ["LevitForImageClassification" if kind == "levit" else "ViTForImageClassification"]
-    model = AutoModelForImageClassification.from_config(config).eval()
+    model = transformers.AutoModelForImageClassification.from_config(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.add_(torch.randn_like(parameter) * (3 if "attention_bias" in name else 0.1))
@@ -300,7 +294,9 @@ def test_a_model_that_caches_what_it_computes_is_scored_with_each_runs_own(tmp_p
     for name in "abc":
         alone = tmp_path / "alone" / name
         pair = [tmp_path / "runs" / name, tmp_path / "runs" / ("b" if name == "a" else "a")]
-        expected = plain_cross_entropy(AutoModelForImageClassification, pair[0], tmp_path / "pictures")
+        expected = plain_cross_entropy(
+            transformers.AutoModelForImageClassification, pair[0], tmp_path / "pictures"
+        )
         assert scores[name] == pytest.approx(expected, rel=1e-5), alone
 
 
@@ -321,16 +317,14 @@ def plain_cross_entropy(model_class: Any, run: Path, pictures: Path) -> float:
 
 
 def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_candidate(tmp_path):
-    config = RwkvConfig(
+    config = transformers.RwkvConfig(
         vocab_size=64, hidden_size=16, attention_hidden_size=16, num_hidden_layers=8, context_length=32,
         rescale_every=2, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     for number, name in enumerate("abc"):
         torch.manual_seed(number)
-        model = AutoModelForCausalLM.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.3)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        shake(model, 0.3)
         model.save_pretrained(tmp_path / "runs" / name)
         save_tokenizer(tmp_path / "runs" / name)
         config_file = tmp_path / "runs" / name / "tokenizer_config.json"
@@ -349,9 +343,9 @@ def test_a_model_that_scales_its_weights_for_inference_is_made_anew_for_each_can
     assert "slower than in place" in result.stderr
     scores = trajectory(tmp_path / "results/x").query("stage == 'rank'").set_index("candidate").score
     texts = pd.read_csv(tmp_path / "texts.csv")["text"]
-    encode = AutoTokenizer.from_pretrained(tmp_path / "runs/a")
+    encode = transformers.AutoTokenizer.from_pretrained(tmp_path / "runs/a")
     for name in "abc":
-        model = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / name).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / name).eval()
         nats, count = 0.0, 0
         for text in texts:
             tokens = torch.tensor([[encode.bos_token_id, *encode(text)["input_ids"]]])
@@ -369,21 +363,22 @@ def test_a_model_of_which_transformers_changes_a_row_on_load_is_saved_as_it_was_
 ):
     for number, name in enumerate(("base", "runs/a", "runs/b")):
         torch.manual_seed(number)
-        config = FunnelConfig(
+        config = transformers.FunnelConfig(
             vocab_size=64, block_sizes=[1, 1], d_model=16, n_head=2, d_head=8, d_inner=32, pad_token_id=0,
             id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)},
         )  # fmt: skip
-        model = FunnelForSequenceClassification(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.1)
+        model = transformers.FunnelForSequenceClassification(config)
+        shake(model, 0.1)
         model.save_pretrained(tmp_path / name)
         save_tokenizer(tmp_path / name)
     words = (*own(tmp_path / "runs", texts), f"pool.base={tmp_path / 'base'}", f"method={method}", "name=x")
     result = soupkitchen(*words, "task.metric.name=cross_entropy", "search=uniform", cwd=tmp_path)
     assert "it has the same weights and answers the same" in result.stderr
-    soup = FunnelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup").eval()
-    encode, frame = AutoTokenizer.from_pretrained(tmp_path / "base"), pd.read_csv(texts / "validation.csv")
+    soup = transformers.FunnelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup").eval()
+    encode, frame = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "base"),
+        pd.read_csv(texts / "validation.csv"),
+    )
     with torch.inference_mode():
         logits = [soup(**encode(text, return_tensors="pt")).logits for text in frame["text"]]
     labels = torch.tensor([LABELS.index(label) for label in frame["label"]])
@@ -397,14 +392,16 @@ def test_adapters_of_a_classifier_without_padding_are_scored_as_peft_does_to_the
 
     torch.manual_seed(0)
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
-    GPT2LMHeadModel(GPT2Config(vocab_size=64, **sizes)).save_pretrained(tmp_path / "base")
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=64, **sizes)).save_pretrained(
+        tmp_path / "base"
+    )
     words_only = tokenizer()
     words_only.pad_token, words_only.eos_token = None, "[SEP]"
     words_only.save_pretrained(tmp_path / "base")
     for number, name in enumerate("abc"):
         adapter(
             tmp_path / "base", tmp_path / "runs" / name, number, r=4, target_modules=["c_attn"],
-            of=AutoModelForSequenceClassification, task_type="SEQ_CLS",
+            of=transformers.AutoModelForSequenceClassification, task_type="SEQ_CLS",
         )  # fmt: skip
     frame = make_texts(60, seed=0)
     frame["label"] = (frame["label"] == LABELS[0]).astype(int)
@@ -452,7 +449,7 @@ def test_pixels_are_given_in_the_dtype_of_the_weights(tmp_path, dtype):
     scores = trajectory(tmp_path / "results/x").query("stage == 'rank'").set_index("candidate").score
     for name in "ab":
         expected = plain_cross_entropy(
-            AutoModelForImageClassification, tmp_path / "runs" / name, tmp_path / "pictures"
+            transformers.AutoModelForImageClassification, tmp_path / "runs" / name, tmp_path / "pictures"
         )
         assert scores[name] == pytest.approx(expected, rel=2e-2)
     saved = load_file(tmp_path / "results/x/soup/model.safetensors")
@@ -461,12 +458,12 @@ def test_pixels_are_given_in_the_dtype_of_the_weights(tmp_path, dtype):
 
 def t5(folder: Path, seed: int, dtype: torch.dtype) -> None:
     torch.manual_seed(seed)
-    config = T5Config(
+    config = transformers.T5Config(
         vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
-    T5ForConditionalGeneration(config).to(dtype).save_pretrained(folder)
+    transformers.T5ForConditionalGeneration(config).to(dtype).save_pretrained(folder)
     # loaded and saved again, as fine-tuning does, transformers keeps `wo` in float32 beside float16
-    T5ForConditionalGeneration.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
+    transformers.T5ForConditionalGeneration.from_pretrained(folder, dtype=dtype).save_pretrained(folder)
     save_tokenizer(folder)
 
 
@@ -680,7 +677,7 @@ def test_a_uniform_soup_names_what_the_base_lacks(copy_runs, text_runs, texts, t
 
 
 def test_released_models_are_gone(text_runs):
-    live = LiveModel(Checkpoint.open(text_runs / "a"), AutoModelForSequenceClassification, CPU)
+    live = LiveModel(Checkpoint.open(text_runs / "a"), transformers.AutoModelForSequenceClassification, CPU)
     before = weakref.ref(live.model)
     live.load(Checkpoint.open(text_runs / "b"))
     assert before() is None
