@@ -15,9 +15,12 @@ import pytest
 import sklearn.metrics
 import torch
 from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.torch import load_file
 from tiny import average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import soupkitchen.demo
 
 pytestmark = pytest.mark.slow
 
@@ -130,3 +133,18 @@ def test_runs_of_two_tasks_become_one_model_for_both(demo, tmp_path):
     np.testing.assert_allclose(table["heldout_mean"], tasks.mean(axis=1))
     assert (tasks[table["kind"] == "single"].min(axis=1) < 0.2).all()  # a run knows one task only
     assert tasks.loc["soup"].min() > 0.4
+
+
+@pytest.mark.parametrize(
+    "name", ["söup kitchen", "it's", 'a "b" c', "a,b=[c]", "{x}", "(y)", "back\\slash", '\\"']
+)
+def test_folders_of_any_name_reach_the_script_that_fine_tunes(name, tmp_path, monkeypatch):
+    said: list[list[str]] = []
+    monkeypatch.setattr(soupkitchen.demo, "_run", lambda words, failure: said.append(words))
+    folder = tmp_path / name
+    soupkitchen.demo._finetune("demo", folder / "data", folder / "runs", folder / "base", 0, folder / "model")
+    words = OverridesParser.create().parse_overrides(said[0][1:])
+    told = {word.key_or_group: word.value() for word in words}
+    folders = {"model": "model", "data.path": "data", "output": "runs", "base": "base"}
+    expected = {option: str(folder / below) for option, below in folders.items()}
+    assert told == {"sweep": "demo", "seed": 0, **expected}

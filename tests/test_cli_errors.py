@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import bad_checkpoints
@@ -10,7 +11,11 @@ import bad_data
 import bad_options
 import pytest
 from bad import Bad, contents, lay
-from command import soupkitchen
+from command import as_module, forked, soupkitchen
+
+from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation import Runtime
+from soupkitchen.output import Output
 
 ROWS: list[Bad] = [*bad_options.ROWS, *bad_checkpoints.ROWS, *bad_data.ROWS]
 
@@ -43,3 +48,24 @@ def scores(folder: Path) -> list[str]:
     journals = [path for path in folder.rglob("journal.jsonl") if path.is_file()]
     lines = [line for file in journals for line in file.read_text().splitlines()]
     return [event["what"] for event in map(json.loads, lines) if event["event"] == "score"]
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Runtime(device="cuda:7").accelerator(), "runtime.device=cuda:7 cannot be used here"),
+        (lambda: Runtime(max_memory={"cpu": "much"}), "runtime.max_memory"),
+        (lambda: Runtime(offload_folder="nowhere"), "runtime.offload_folder=nowhere is no folder"),
+        (lambda: Output(max_shard_size="big"), "output.max_shard_size=big"),
+    ],
+)
+def test_options_that_cannot_be_are_named(make, complaint):
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        make()
+
+
+def test_a_traceback_is_there_for_those_who_ask(tmp_path):
+    full = {"HYDRA_FULL_ERROR": "1"}
+    result = forked(as_module("soupkitchen"), "pool.path=nowhere", cwd=tmp_path, env=full)
+    assert "Traceback" in result.stderr
+    assert result.returncode == 1

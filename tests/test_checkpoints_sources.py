@@ -1,4 +1,4 @@
-"""Pools as sweeps leave them: lists, Trainer folders, hub names, PyTorch files, mixed dtypes, prefixes."""
+"""What pool.path may name: lists, the folders of a Trainer, models of the hub, runs of trackers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from command import own, soupkitchen
-from safetensors.torch import load_file, save_file
-from tiny import LABELS, average, gpt2, llama, shake, text_classifier
-from tokenizers import Tokenizer, models, pre_tokenizers
+from command import soupkitchen
+from safetensors.torch import load_file
 
 from soupkitchen.checkpoints import Pool, find_pool, tracker_runs
 from soupkitchen.checkpoints.sources import find
 from soupkitchen.checkpoints.tracker_runs import TrackerRun
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
 from soupkitchen.evaluation import LiveModel
-from soupkitchen.merging import Linear
 from soupkitchen.output.mergekit import read_recipe
-from soupkitchen.soup import Soup
 
 CPU = torch.device("cpu")
 
@@ -368,249 +364,6 @@ def test_a_name_that_the_hub_cannot_give_is_named(hub):
         find_pool(["ann/x@v9", "bob/y"])
 
 
-# Formats
-
-
-def as_bin(run: Path, legacy: bool = False) -> None:
-    tensors = load_file(run / "model.safetensors")
-    torch.save(tensors, run / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
-    (run / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_pytorch_files_are_read(legacy, text_runs, copy_runs):
-    runs = copy_runs("a", "b")
-    as_bin(runs / "b", legacy)
-    merged = dict(Soup(Linear()).blend(find_pool(str(runs)).runs))
-    for name, tensor in average(text_runs, ["a", "b"]).items():
-        torch.testing.assert_close(merged[name], tensor, rtol=1e-6, atol=1e-7)
-
-
-def test_sharded_pytorch_files_are_read(text_runs, copy_runs):
-    runs = copy_runs("a", "b")
-    tensors = load_file(runs / "b" / "model.safetensors")
-    (runs / "b" / "model.safetensors").unlink()
-    shards: dict[str, dict] = {"pytorch_model-1.bin": {}, "pytorch_model-2.bin": {}}
-    weight_map = {name: list(shards)[number % 2] for number, name in enumerate(tensors)}
-    for name, file in weight_map.items():
-        shards[file][name] = tensors[name]
-    for file, content in shards.items():
-        torch.save(content, runs / "b" / file)
-    (runs / "b" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    read = dict(find_pool(str(runs))["b"].tensors())
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.items())
-    assert read.keys() == tensors.keys()
-
-
-@pytest.mark.parametrize("first", ["safetensors", "bin"])
-def test_tied_weights_are_one_tensor_by_either_name(first, tmp_path):
-    for number, kind in enumerate(("both", "neither", "head")):
-        model = gpt2()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(number / 10)
-        folder = tmp_path / "runs" / f"{number if first == 'safetensors' else 9 - number}-{kind}"
-        model.save_pretrained(folder)
-        tensors = load_file(folder / "model.safetensors")
-        if kind == "both":  # as PyTorch's own files have it
-            (folder / "model.safetensors").unlink()
-            torch.save(dict(model.state_dict()), folder / "pytorch_model.bin")
-        elif kind == "head":
-            tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
-            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    pool = find_pool(str(tmp_path / "runs"))
-    assert len({tuple(run.header) for run in pool}) == 1
-    assert "lm_head.weight" not in pool.runs[0].header or "transformer.wte.weight" not in pool.runs[0].header
-    live = LiveModel(pool.reference, transformers.AutoModelForCausalLM, CPU)
-    live.fill(Soup(Linear()).blend(pool.runs))
-    torch.testing.assert_close(live.model.lm_head.weight, gpt2().lm_head.weight + 0.1)
-
-
-def test_runs_of_mixed_dtypes_are_taken_as_the_widest(text_runs, copy_runs, texts, tmp_path):
-    runs = copy_runs("a", "b", "c")
-    for name, dtype in (("a", torch.float16), ("b", torch.bfloat16)):
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(runs / name, dtype=dtype)
-        model.save_pretrained(runs / name)
-    pool = find_pool(str(runs))
-    assert pool.dtype == torch.float32
-    soupkitchen(*own(runs, texts), "search=uniform", "name=x", cwd=tmp_path)
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    for name, tensor in average(runs, ["a", "b", "c"]).items():
-        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_soup_is_scored_and_saved_in_the_dtype_asked_for(dtype, text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "search=uniform", f"output.dtype={dtype}", "name=x")
-    soupkitchen(*words, cwd=tmp_path)
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    for name, tensor in average(text_runs, ["a", "b", "c", "d", "wild"]).items():
-        assert saved[name].dtype == getattr(torch, dtype)
-        torch.testing.assert_close(saved[name], tensor.to(saved[name].dtype), rtol=1e-2, atol=1e-6)
-
-
-def test_a_large_soup_is_sharded(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "search=uniform", "output.max_shard_size=5KB", "name=x")
-    soupkitchen(*words, cwd=tmp_path)
-    assert len(list((tmp_path / "results/x/soup").glob("model-*.safetensors"))) > 1
-    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
-
-
-def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path):
-    words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(48))]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]"
-    )
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    for number in range(3):
-        model = llama()
-        torch.manual_seed(number)
-        shake(model, 0.01)
-        model.generation_config.update(max_new_tokens=7, repetition_penalty=1.3)
-        model.save_pretrained(tmp_path / "runs" / f"run{number}")
-        tokenizer.save_pretrained(tmp_path / "runs" / f"run{number}")
-    texts = pd.DataFrame({"text": [f"w{i} w{i + 1} w{i + 2} w{i + 3}" for i in range(12)]})
-    texts.to_csv(tmp_path / "texts.csv", index=False)
-    soupkitchen(
-        f"pool.path={tmp_path}/runs", "task=language_modeling", f"task.data.path={tmp_path}/texts.csv",
-        "evaluation.cache=null", "search=uniform", "output.max_shard_size=20KB", "name=x", cwd=tmp_path,
-    )  # fmt: skip
-    soup = tmp_path / "results" / "x" / "soup"
-    assert transformers.GenerationConfig.from_pretrained(soup).max_new_tokens == 7
-    assert transformers.GenerationConfig.from_pretrained(soup).repetition_penalty == 1.3
-    assert transformers.AutoTokenizer.from_pretrained(soup).chat_template == tokenizer.chat_template
-    assert len(list(soup.glob("model-*.safetensors"))) > 1
-    tensors = transformers.AutoModelForCausalLM.from_pretrained(soup).state_dict()
-    for name, tensor in average(tmp_path / "runs", ["run0", "run1", "run2"]).items():
-        torch.testing.assert_close(tensors[name], tensor, rtol=1e-6, atol=1e-7)
-
-
-def test_a_bare_encoder_among_models_with_a_prefix(text_runs, tmp_path):
-    from transformers import AutoModel
-
-    for name in ("a", "b"):
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(text_runs / name)
-        (model.bert if name == "b" else model).save_pretrained(tmp_path / "runs" / name)
-    with pytest.raises(IncompatibleError, match=r"lacks 2 tensors: classifier"):
-        find_pool(str(tmp_path / "runs"))
-    tensors = load_file(tmp_path / "runs" / "a" / "model.safetensors")
-    bare = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
-    save_file(bare, tmp_path / "runs" / "a" / "model.safetensors", {"format": "pt"})
-    pool = find_pool(str(tmp_path / "runs"))
-    merged = dict(Soup(Linear()).blend(pool.runs))
-    live = LiveModel(pool.reference, AutoModel, CPU)
-    live.fill(merged.items())
-    expected = average(text_runs, ["a", "b"])
-    for name, tensor in live.model.state_dict().items():
-        torch.testing.assert_close(tensor, expected[f"bert.{name}"], rtol=1e-6, atol=1e-7)
-
-
-def test_a_base_without_the_runs_prefix_is_their_base(text_runs, tmp_path):
-    text_classifier().bert.save_pretrained(tmp_path / "base")
-    base = find_pool(str(text_runs), base=str(tmp_path / "base")).base
-    assert all(name.startswith("bert.") for name in base.header)
-    assert len(base.header) > 10
-
-
-# Labels
-
-
-def relabel(run: Path, order: list[int]) -> None:
-    """The same model with its labels in another order: rows of the head and names alike."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(run)
-    with torch.no_grad():
-        for parameter in model.classifier.parameters():
-            parameter.copy_(parameter[order])
-    labels = [LABELS[index] for index in order]
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
-    model.save_pretrained(run)
-
-
-def test_heads_with_labels_in_another_order_score_and_merge_as_if_in_the_same(
-    text_runs, copy_runs, texts, tmp_path
-):
-    runs = copy_runs("a", "b", "c", "d")
-    relabel(runs / "b", [2, 0, 1])
-    words = ("search=uniform", "task.data.test=null")
-    soupkitchen(*own(runs, texts), *words, "name=mixed", cwd=tmp_path)
-    soupkitchen(*own(text_runs, texts), *words, "name=same", "pool.exclude=[wild]", cwd=tmp_path)
-    mixed, same = (
-        pd.read_csv(tmp_path / f"results/{name}/leaderboard.csv").set_index("model").sort_index()
-        for name in ("mixed", "same")
-    )
-    assert mixed["heldout_accuracy"].to_dict() == same["heldout_accuracy"].to_dict()
-    one, other = (load_file(tmp_path / f"results/{n}/soup/model.safetensors") for n in ("mixed", "same"))
-    assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-@pytest.mark.parametrize("labels", [["apples", "boats", "cars"], ["apples", "apples", "boats"]])
-def test_heads_with_other_labels_are_refused(labels, copy_runs):
-    runs = copy_runs("a", "b", "c")
-    config = json.loads((runs / "b" / "config.json").read_text())
-    config["id2label"] = {str(number): label for number, label in enumerate(labels)}
-    (runs / "b" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IncompatibleError, match=r"b +its labels .*the rows of the two heads mean different"):
-        find_pool(str(runs))
-
-
-def test_labels_in_another_order_of_a_head_of_unknown_name_are_refused(copy_runs):
-    runs = copy_runs("a", "b", "c")
-    for run in runs.iterdir():
-        tensors = load_file(run / "model.safetensors")
-        renamed = {name.replace("classifier", "my_head"): tensor for name, tensor in tensors.items()}
-        save_file(renamed, run / "model.safetensors", {"format": "pt"})
-    config = json.loads((runs / "b" / "config.json").read_text())
-    config["id2label"] = {"0": "clouds", "1": "apples", "2": "boats"}
-    (runs / "b" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(IncompatibleError, match="which tensors are its head is not known"):
-        find_pool(str(runs))
-
-
-def test_an_odd_first_run_is_the_odd_one_out(copy_runs):
-    runs = copy_runs("b", "c", "d")
-    text_classifier(("x", "y")).save_pretrained(runs / "a")
-    with pytest.raises(IncompatibleError) as error:
-        find_pool(str(runs))
-    assert "1 of the runs cannot be merged" in str(error.value)
-    assert names(find_pool(str(runs), on_incompatible="skip")) == ["b", "c", "d"]
-    with pytest.raises(ConfigError, match="choose error or skip"):
-        find_pool(str(runs), on_incompatible="warn")
-
-
-def test_a_reference_that_drops_out_does_not_turn_the_others_labels(copy_runs, texts, tmp_path):
-    runs = copy_runs("a", "b", "c")
-    tensors = load_file(runs / "a" / "model.safetensors")
-    tensors["classifier.bias"][0] = float("nan")
-    save_file(tensors, runs / "a" / "model.safetensors", {"format": "pt"})
-    for name in ("b", "c"):
-        relabel(runs / name, [2, 1, 0])
-    words = (*own(runs, texts), "search=uniform", "pool.on_incompatible=skip", "name=x")
-    soupkitchen(*words, cwd=tmp_path)
-    soup = tmp_path / "results/x/soup"
-    labels = json.loads((soup / "config.json").read_text())["id2label"]
-    assert list(labels.values()) == [LABELS[2], LABELS[1], LABELS[0]]
-    for name, tensor in average(runs, ["b", "c"]).items():
-        torch.testing.assert_close(load_file(soup / "model.safetensors")[name], tensor)
-
-
-def test_files_of_several_dtypes_are_scored_and_saved_in_the_widest(copy_runs, texts, tmp_path):
-    runs = copy_runs("a", "b", "c")
-    for run in runs.iterdir():
-        tensors = load_file(run / "model.safetensors")
-        narrow = {n: t if n.startswith("classifier") else t.bfloat16() for n, t in tensors.items()}
-        save_file(narrow, run / "model.safetensors", {"format": "pt"})
-        config = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
-    soupkitchen(*own(runs, texts), "search=uniform", "name=x", cwd=tmp_path)
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
-    for name, tensor in average(runs, ["a", "b", "c"]).items():
-        torch.testing.assert_close(saved[name], tensor, rtol=1e-6, atol=1e-7)
-
-
 def test_names_in_lists_that_look_like_numbers_stay_names(text_runs, tmp_path):
     for run, name in (("a", "1e-3"), ("b", "001")):
         shutil.copytree(text_runs / run, tmp_path / name)
@@ -622,11 +375,45 @@ def test_names_in_lists_that_look_like_numbers_stay_names(text_runs, tmp_path):
     assert names(find_pool(str(tmp_path / "runs.jsonl"))) == ["007", "1e1"]
 
 
-def test_runs_that_compute_otherwise_are_refused(copy_runs):
-    runs = copy_runs("a", "b", "c")
-    config = json.loads((runs / "b" / "config.json").read_text())
-    (runs / "b" / "config.json").write_text(json.dumps({**config, "num_attention_heads": 4}))
-    with pytest.raises(
-        IncompatibleError, match=r"b +it computes otherwise: num_attention_heads .* is 4, not 2"
-    ):
-        find_pool(str(runs))
+# MLflow's, with SQLAlchemy 2.1
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+
+
+@pytest.fixture
+def store(text_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local store of MLflow's with an experiment, as the Trainer's callback fills it."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("sweep", artifact_location=str(tmp_path / "artifacts"))
+    client = mlflow.MlflowClient()
+    for number, name in enumerate(("c", "a", "b", "nowhere", "failed")):
+        run = client.create_run(experiment, run_name=f"run {name}").info.run_id
+        if name != "nowhere":
+            client.log_param(run, "output_dir", str(text_runs / name))
+        client.log_metric(run, "eval_accuracy", 0.5 + number / 10)
+        client.set_terminated(run, "FAILED" if name == "failed" else "FINISHED")
+    return tmp_path
+
+
+def test_an_experiment_of_mlflows_is_a_pool_whatever_its_number_of_runs(store, caplog, monkeypatch):
+    monkeypatch.setattr(tracker_runs, "_PAGE", 2)
+    pool = find_pool("mlflow:sweep")
+    assert [run.name for run in pool] == ["run c", "run a", "run b"]
+    assert pool.scores == {"run c": {"accuracy": 0.5}, "run a": {"accuracy": 0.6}, "run b": {"accuracy": 0.7}}
+    assert "1 runs of sweep do not say where they are" in caplog.text
+    with pytest.raises(CheckpointError, match="no experiment called swep; it has Default, sweep"):
+        find_pool("mlflow:swep")
+
+
+def test_a_table_that_wandb_exports_is_a_pool(text_runs, tmp_path, caplog):
+    rows = [
+        {"Name": f"sunny-{name}", "State": state, "output_dir": str(text_runs / name), "eval/accuracy": 0.5,
+         "Created": "2026-01-01T00:00:00.000Z"}
+        for name, state in {"a": "finished", "b": "finished", "c": "crashed", "d": "finished"}.items()
+    ]  # fmt: skip
+    rows += [rows[0] | {"Name": "nowhere", "output_dir": None}]
+    pd.DataFrame(rows).to_csv(tmp_path / "export.csv", index=False)
+    pool = find_pool(str(tmp_path / "export.csv"))
+    assert [run.name for run in pool] == ["sunny-a", "sunny-b", "sunny-d"]
+    assert pool.scores["sunny-a"] == {"accuracy": 0.5}
+    assert "2 rows are of no finished run, or have no output_dir: left out" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import os
 import signal
@@ -16,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from soupkitchen.cli import config as conf
+from soupkitchen.cli.startup import importing
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import EvaluationOptions, Runtime
 from soupkitchen.merging import Karcher, Linear, Magnitude, Random, Slerp, TaskVectors
@@ -341,3 +343,15 @@ def _catches(process: int, number: int) -> bool:
         return True
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_garbage_is_collected_again_after_imports_even_failed_ones():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    gc.unfreeze()
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
+    gc.unfreeze()

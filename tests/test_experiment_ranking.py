@@ -18,7 +18,7 @@ import pytest
 from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decisions import Names, Table
+from made_up import Names, Table
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.evaluation import EarlyStopping, Threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import wave
@@ -27,7 +28,7 @@ from soupkitchen.metrics.texts import edits
 from soupkitchen.records import read_csv
 from soupkitchen.tasks import Data, SpeechRecognition
 from soupkitchen.tasks.files import count_overlap
-from soupkitchen.tasks.sound import resampled, samples
+from soupkitchen.tasks.sound import _wav, resampled, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
 
@@ -224,8 +225,6 @@ def test_other_formats_are_read_by_soundfile(tmp_path):
 
 
 # What is refused, and what is said
-
-
 GOOD = {"audio": [0.1] * 900, "text": "ab"}
 
 
@@ -323,3 +322,30 @@ def test_both_texts_are_normalized_alike():
     made = task(Data("-"), "ctc", normalize="basic")
     assert made._compared(" Well, [laughs] DON'T (I mean it)  go! ") == "well don t go"
     assert task(Data("-"), "ctc")._compared(" Well,  DON'T ") == "Well,  DON'T"
+
+
+@pytest.mark.parametrize("rate", [2_000_000_000, 1, 1_000_003])
+def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate):
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        sound.writeframes(b"\0\1" * 100_000)
+    with pytest.raises(ValueError, match=f"{rate:,} samples a second"):
+        samples({"bytes": out.getvalue(), "path": None}, RATE if rate > 1 else 16_000, None)
+    assert len(_wav(out.getvalue())[0]) == 100_000
+
+
+def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch):
+    soundfile = pytest.importorskip("soundfile")
+    monkeypatch.setattr("soupkitchen.tasks.sound._MOST", 100_000)
+    for length, fits in ((60_000, True), (300_000, False)):
+        out = io.BytesIO()
+        soundfile.write(out, np.zeros(length), RATE, format="FLAC")
+        audio = {"bytes": out.getvalue(), "path": None}
+        if fits:
+            assert len(samples(audio, RATE, None)) == length
+        else:
+            with pytest.raises(ValueError, match="more than 100,000 samples"):
+                samples(audio, RATE, None)

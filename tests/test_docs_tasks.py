@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tempfile
-import wave
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,14 +22,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pages import commands
 from PIL import Image
-from speech import RATE, spoken
+from speech import spoken
 from tiny import bert_tokenizer, llama, text_classifier, tokenizer
 
 from soupkitchen.cli.config import CONF
 from soupkitchen.evaluation import find_columns, load_splits
 from soupkitchen.options.building import build
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.sound import _wav, samples
 
 PAGE = ROOT / "docs" / "tasks.md"
 COMMANDS = {
@@ -193,30 +190,3 @@ def test_relative_paths_are_those_beside_the_table_before_those_in_the_working_d
         pixels.append(np.asarray(prepared["pixel_values"]))
     np.testing.assert_array_equal(*pixels)
     assert len(np.unique(pixels[0])) == 10
-
-
-@pytest.mark.parametrize("rate", [2_000_000_000, 1, 1_000_003])
-def test_a_recording_costs_no_more_than_its_size_whatever_rate_it_claims(rate):
-    out = io.BytesIO()
-    with wave.open(out, "wb") as sound:
-        sound.setnchannels(1)
-        sound.setsampwidth(2)
-        sound.setframerate(rate)
-        sound.writeframes(b"\0\1" * 100_000)
-    with pytest.raises(ValueError, match=f"{rate:,} samples a second"):
-        samples({"bytes": out.getvalue(), "path": None}, RATE if rate > 1 else 16_000, None)
-    assert len(_wav(out.getvalue())[0]) == 100_000
-
-
-def test_a_recording_of_silence_that_grows_when_unpacked_is_refused(monkeypatch):
-    soundfile = pytest.importorskip("soundfile")
-    monkeypatch.setattr("soupkitchen.tasks.sound._MOST", 100_000)
-    for length, fits in ((60_000, True), (300_000, False)):
-        out = io.BytesIO()
-        soundfile.write(out, np.zeros(length), RATE, format="FLAC")
-        audio = {"bytes": out.getvalue(), "path": None}
-        if fits:
-            assert len(samples(audio, RATE, None)) == length
-        else:
-            with pytest.raises(ValueError, match="more than 100,000 samples"):
-                samples(audio, RATE, None)

@@ -19,7 +19,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from soupkitchen import metrics
 from soupkitchen.errors import DataError
-from soupkitchen.evaluation import load_splits, warn_of_splits
+from soupkitchen.evaluation import (
+    load_splits,
+    warn_of_splits,
+)
 from soupkitchen.tasks import Data, ImageClassification, Several, TextClassification
 from soupkitchen.tasks.files import count_overlap
 
@@ -312,3 +315,33 @@ def test_a_full_disk_is_not_laid_to_the_data(text_runs, texts, tmp_path):
     assert result.returncode == 1
     assert "cannot write its copy of" in result.stderr
     assert "make room, and the same command continues" in result.stderr
+
+
+# Where data is split
+
+
+def test_held_out_is_drawn_from_train_with_a_seed_and_labels_in_proportion(tmp_path, caplog):
+    frame = pd.DataFrame({"text": [f"t{i}" for i in range(100)], "label": ["a"] * 80 + ["b"] * 20})
+    frame.sample(frac=1, random_state=0).to_csv(tmp_path / "train.csv", index=False)
+    data = Data(str(tmp_path), heldout_share=0.25)
+    one, again = (data.load_splits("label") for _ in range(2))
+    assert one.keys() == {"heldout"}
+    drawn = one["heldout"].to_pandas()
+    assert drawn["label"].value_counts().to_dict() == {"a": 20, "b": 5}
+    assert drawn.equals(again["heldout"].to_pandas())
+    other = Data(str(tmp_path), heldout_share=0.25, seed=1).load_splits("label")["heldout"]
+    assert set(other["text"]) != set(drawn["text"])
+    rest = data.load_training("label")
+    assert set(rest["text"]) | set(drawn["text"]) == set(frame["text"])
+    assert len(rest) == 75
+    assert (
+        "no validation split: 25 examples of train decide, drawn with seed 0, each label in its proportion"
+        in (caplog.text)
+    )
+
+
+def test_a_rare_label_does_not_stop_the_draw(tmp_path):
+    pd.DataFrame({"text": list("abcdefghij"), "label": list("xxxxxxxxxy")}).to_csv(
+        tmp_path / "train.csv", index=False
+    )
+    assert len(Data(str(tmp_path)).load_splits("label")["heldout"]) == 2

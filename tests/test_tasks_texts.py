@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from causal import ENCODER, SIZE, phrase, tokenizer
 from scoring import rows, score
-from test_tasks import ENCODER, SIZE, phrase, tokenizer
 from tiny import VOCABULARY, WORDS, make_pictures, shake
 from transformers.utils import is_torchvision_available
 

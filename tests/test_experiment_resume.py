@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import SECONDS, events, forked, own, same, soupkitchen, started, wait_for, with_full_disk
-from filelock import FileLock
+from command import (
+    SECONDS,
+    events,
+    own,
+    same,
+    soupkitchen,
+    started,
+    wait_for,
+    with_full_disk,
+)
 from safetensors.torch import load_file, save_file
 
-from soupkitchen.errors import ConfigError, JournalError, LockError
+from soupkitchen.errors import ConfigError
 from soupkitchen.options import files
 from soupkitchen.search import Greedy, Uniform
-from soupkitchen.store.events import line_of
-from soupkitchen.store.files import recover
-from soupkitchen.store.journal import Journal
-from soupkitchen.store.lock import only_process
 
 
 @pytest.mark.slow
@@ -198,56 +198,11 @@ def test_of_four_processes_in_one_folder_one_works_and_the_others_say_who(alone,
     same(tmp_path / "results" / "x", alone)
 
 
-def test_the_lock_of_a_dead_process_is_none(tmp_path):
-    code = (
-        "import os, pathlib, soupkitchen.store.lock as l\n"
-        f"with l.only_process(pathlib.Path({str(tmp_path / 'x')!r})): os.kill(os.getpid(), 9)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], check=False)
-    assert result.returncode == -signal.SIGKILL
-    assert (tmp_path / ".x.holder").exists()  # it could not clean up
-    with only_process(tmp_path / "x"):
-        other = code.replace("os.kill(os.getpid(), 9)", "pass")
-        result = subprocess.run([sys.executable, "-c", other], check=False, capture_output=True, text=True)
-        assert f"{tmp_path / 'x'} is in use by process" in result.stderr
-    with only_process(tmp_path / "x"), pytest.raises(LockError), only_process(tmp_path / "x"):
-        pass
-
-
-def test_a_lock_is_taken_a_moment_before_it_is_said_by_whom_and_held_a_moment_longer(tmp_path):
-    """Whoever comes in such a moment waits for it: it gets the name of the other one, or the lock."""
-    lock, holder = tmp_path / ".x.lock", tmp_path / ".x.holder"
-    other = FileLock(lock, thread_local=False)
-    other.acquire()
-    who = json.dumps({"process": 17, "host": "elsewhere", "since": "2026-01-01 00:00:00"})
-    saying = threading.Timer(0.3, holder.write_text, [who])
-    saying.start()
-    with (
-        pytest.raises(LockError, match="in use by process 17 on elsewhere, since 2026"),
-        only_process(tmp_path / "x"),
-    ):
-        pass
-    saying.join()
-    holder.unlink()
-    ending = threading.Timer(0.3, other.release)
-    ending.start()
-    with only_process(tmp_path / "x"):
-        assert holder.exists()
-    ending.join()
-
-
-REFUSALS = ("ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL")
 REFUSING = """
 import errno, fcntl, os
 def refuse(*arguments):
     raise OSError(errno.{0}, os.strerror(errno.{0}))
 fcntl.flock = os.fsync = refuse
-"""
-DYING = """
-from pathlib import Path
-from soupkitchen.store.lock import only_process
-with only_process(Path("x").absolute()):
-    os.kill(os.getpid(), 9)
 """
 
 
@@ -257,78 +212,6 @@ def test_where_locks_and_syncs_are_refused_a_run_is_the_same_and_says_so(alone, 
     assert f"{tmp_path / 'results'}: its file system refuses locks; " in error
     same(tmp_path / "results" / "x", alone)
     assert not list((tmp_path / "results").glob(".*"))
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_lock_that_is_a_file_keeps_others_out_and_is_taken_over_from_the_dead(
-    refusal, tmp_path, monkeypatch
-):
-    def refuse(*arguments: object) -> None:
-        raise OSError(getattr(errno, refusal), os.strerror(getattr(errno, refusal)))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    dying = REFUSING.format(refusal) + DYING
-    assert forked(dying, cwd=tmp_path).returncode == -signal.SIGKILL
-    lock = tmp_path / ".x.lock"
-    assert lock.exists()
-    with (
-        only_process(tmp_path / "x"),
-        pytest.raises(LockError, match=f"remove {lock}"),
-        only_process(tmp_path / "x"),
-    ):
-        pass
-    assert not list(tmp_path.iterdir())
-    elsewhere = "import socket; socket.gethostname = lambda: 'elsewhere'\n"
-    assert forked(elsewhere + dying, cwd=tmp_path).returncode == -signal.SIGKILL
-    said = rf"process \d+ on elsewhere, since .* If that process has ended, remove {lock}"
-    with pytest.raises(LockError, match=said), only_process(tmp_path / "x"):
-        pass
-    lock.unlink()
-    with only_process(tmp_path / "x"):
-        pass
-
-
-# The journal itself
-
-
-def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path):
-    journal = Journal(tmp_path / "journal.jsonl")
-    for number in range(3):
-        journal.add(event="score", number=number)
-    whole = journal.file.read_bytes()
-    for cut in range(1, len(whole.splitlines()[-1])):
-        journal.file.write_bytes(whole[:-cut])
-        again = Journal(journal.file)
-        assert again.events_before == 2
-        assert again.once(event="score", number=0)["number"] == 0
-        assert again.recall(event="score") == {"event": "score", "number": 1}
-        assert not again.replaying
-        again.once(event="score", number=2)
-        assert journal.file.read_bytes() == whole
-
-
-def test_a_journal_that_says_something_else_is_refused(tmp_path):
-    Journal(tmp_path / "journal.jsonl").add(event="decision", candidate="a")
-    with pytest.raises(JournalError, match=r"candidate a, but now it would be .*candidate b"):
-        Journal(tmp_path / "journal.jsonl").once(event="decision", candidate="b")
-
-
-@pytest.mark.parametrize("line", ["{", "[]", "\xff"])
-def test_a_journal_that_is_damaged_in_the_middle_is_named(line, tmp_path):
-    file = tmp_path / "journal.jsonl"
-    before, after = line_of({"event": "begin", "format": 2}), line_of({"event": "score"})
-    file.write_bytes(before + line.encode("latin-1") + b"\n" + after)
-    with pytest.raises(JournalError, match="damaged at line 2"):
-        Journal(file)
-
-
-def test_what_a_kill_left_of_saving_is_put_right(tmp_path):
-    (tmp_path / ".soup.abc.old").mkdir()
-    (tmp_path / ".soup.abc.old" / "weights").write_text("old")
-    (tmp_path / ".soup.abc").mkdir()
-    recover(tmp_path / "soup")
-    assert (tmp_path / "soup" / "weights").read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["soup"]
 
 
 # Candidates that cannot be scored
@@ -450,3 +333,17 @@ def test_what_a_kill_left_of_a_report_or_a_card_is_cleared_away(alone, text_runs
     soupkitchen(*own(text_runs, texts), "name=x", cwd=tmp_path)
     assert not [path for path in folder.rglob(".*") if path.name.endswith("a1b2c3d4")]
     same(folder, alone)
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(text_runs, texts, tmp_path):
+    words = (*own(text_runs, texts), "search=uniform", "name=x")
+    model = (text_runs / "a" / "model.safetensors").stat().st_size
+
+    result = with_full_disk(*words, size=model - 1, cwd=tmp_path)  # the journal is smaller
+    assert result.returncode == 1
+    assert "error: the soup could not be written to" in result.stderr
+    assert "Traceback" not in result.stderr
+    left = {file.name for file in (tmp_path / "results" / "x").iterdir()}
+    assert left == {"config.yaml", "evaluations", "journal.jsonl", "soupkitchen.log", "trajectory.csv"}
+    soupkitchen(*words, cwd=tmp_path)  # and with room it goes on
+    assert (tmp_path / "results/x/soup/model.safetensors").exists()

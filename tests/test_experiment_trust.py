@@ -39,7 +39,6 @@ from soupkitchen.merging import Linear
 from soupkitchen.search import AcceptRule
 from soupkitchen.soup import Soup
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.tasks import Several
 
 CPU = torch.device("cpu")
 
@@ -130,15 +129,6 @@ def test_a_uniform_soup_of_several_scales_is_never_that_which_is_nan(copy_runs, 
     soupkitchen(*words, "search=uniform", "method.scale=[1e38,0.5]", "name=x", cwd=tmp_path)
     leaderboard = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
     assert not np.isnan(leaderboard.loc["soup", "heldout_accuracy"])
-
-
-def test_normalised_scores_grow_through_zero():
-    task = SimpleNamespace(metric=metrics.load("pearson"), model_class=object)
-    tasks = Several({"one": task, "two": task}, "normalized")  # type: ignore[dict-item]
-    for best in (-0.1, 0.1):
-        ranked = tasks.ranked({"run": {"one": best, "two": 0.5}})
-        scores = [ranked.score({"one": x, "two": 0.5}) for x in np.linspace(-0.9, 0.9, 19) + 0.01]
-        assert (np.diff(scores) > 0).all()
 
 
 # One order

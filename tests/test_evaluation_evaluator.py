@@ -13,12 +13,11 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from scipy.stats import norm
 
 from soupkitchen import metrics
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Part, Runtime, confidence_interval
+from soupkitchen.evaluation import Evaluation, Evaluator, LiveModel, Part, Runtime
 from soupkitchen.tasks import Data, ImageClassification, Several, Task, TextClassification
 
 
@@ -181,36 +180,6 @@ def test_images_score_as_in_a_plain_loop(tmp_path):
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor([label])).item())
     assert evaluation.examples_scored == 12
     np.testing.assert_allclose(np.sort(-part(evaluation).values), np.sort(losses), rtol=1e-4)
-
-
-# Intervals
-
-
-def test_the_interval_of_accuracy_is_the_binomials(text_runs):
-    right = np.repeat([1.0, 0.0], [140, 60])
-    tasks = Several.of(TextClassification(Data("-"), metrics.load("accuracy")))
-    only = Part(0.7, right, right, 200, 200)
-    evaluation = Evaluation("heldout", 0.7, {"": only})
-    low, high = confidence_interval(evaluation, tasks, {"": right})
-    half = norm.ppf(0.975) * np.sqrt(0.7 * 0.3 / 200)
-    assert low == pytest.approx(0.7 - half, abs=0.012)
-    assert high == pytest.approx(0.7 + half, abs=0.012)
-    assert confidence_interval(evaluation, tasks, {"": right}) == (low, high)
-
-
-def test_the_interval_of_macro_f1_resamples_examples():
-    random = np.random.default_rng(0)
-    references = random.integers(0, 3, 150)
-    predictions = np.where(random.random(150) < 0.7, references, random.integers(0, 3, 150))
-    metric = metrics.load("f1_macro")
-    score = metric.score(predictions, references)
-    only = Part(score, None, predictions, 150, 150)
-    tasks = Several.of(TextClassification(Data("-"), metric))
-    evaluation = Evaluation("heldout", score, {"": only})
-    low, high = confidence_interval(evaluation, tasks, {"": references})
-    draws = [random.integers(0, 150, 150) for _ in range(2000)]
-    expected = np.quantile([metric.quick(predictions[d], references[d]) for d in draws], [0.025, 0.975])
-    np.testing.assert_allclose([low, high], expected, atol=0.02)
 
 
 # Runtime
