@@ -1,4 +1,4 @@
-"""Retrieval, held against the evaluator of sentence-transformers."""
+"""Retrieval, reranking and pairs, held against the evaluators of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
 import torch
 from command import soupkitchen
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import save_tokenizer, shake, text_classifier
 
-from soupkitchen import metrics, tasks
+from soupkitchen import cook, metrics, tasks
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.errors import DataError, IncompatibleError, MetricError
-from soupkitchen.evaluation import Identity, Runtime, evaluator_of, fit_to, load_splits
+from soupkitchen.errors import ConfigError, DataError, IncompatibleError, MetricError
+from soupkitchen.evaluation import (
+    EvaluationOptions,
+    Identity,
+    Runtime,
+    evaluator_of,
+    find_columns,
+    fit_to,
+    load_splits,
+)
 from soupkitchen.executors import Bench
 from soupkitchen.records import read_csv
 from soupkitchen.soup import Mixer, Recipe
@@ -29,10 +38,16 @@ from soupkitchen.tasks import Several
 from soupkitchen.tasks.relevance import ranks
 
 pytest.importorskip("sentence_transformers")
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+from sentence_transformers.sentence_transformer.evaluation import (
+    BinaryClassificationEvaluator,
+    InformationRetrievalEvaluator,
+    RerankingEvaluator,
+)
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import dot_score
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 RUNS = ("a", "b", "c")
@@ -118,7 +133,7 @@ def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bench_of(pool: Path, task: Any, batch_size: int = 8) -> Bench:
     found = find_pool(str(pool))
-    several = fit_to(Several.of(task), found)
+    several = fit_to(find_columns(Several.of(task)), found)
     runtime = Runtime(device="cpu", batch_size=batch_size, threads=1)
     evaluator = evaluator_of(found.reference, several, load_splits(several), runtime, pool=found)
     return Bench(evaluator, Mixer(found))
@@ -348,3 +363,239 @@ def test_k_is_a_whole_number():
     for k in (0, 2.5, True, "ten"):
         with pytest.raises(MetricError, match=f"k={k} should be a whole number of at least 1"):
             metrics.load("recall_at_10", options={"k": k})
+
+
+RERANKING = {"ndcg_at_10": "ndcg@10", "mrr_at_10": "mrr@10", "map_at_100": "map"}
+
+
+@pytest.fixture(scope="module")
+def cross_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classifiers with one output."""
+    folder, model = tmp_path_factory.mktemp("cross"), text_classifier(("score",))
+    model.classifier.weight.data.mul_(30)  # scores that the library's sigmoid does not make equal
+    torch.manual_seed(0)
+    for name in RUNS:
+        shake(model, 0.05).save_pretrained(folder / name)
+        save_tokenizer(folder / name)
+    return folder
+
+
+def text(random: np.random.Generator) -> str:
+    return " ".join(f"w{n}" for n in random.integers(0, 60, random.integers(3, 14)))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """Queries with 1 to 3 right passages and 4 to 20 wrong ones."""
+    random = np.random.default_rng(0)
+    return [
+        {
+            "query": text(random),
+            "positive": [text(random) for _ in range(random.integers(1, 4))],
+            "negative": [text(random) for _ in range(random.integers(4, 21))],
+        }
+        for _ in range(30)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reranked(rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reranking")
+    pd.DataFrame(rows).to_json(folder / "dev.jsonl", orient="records", lines=True)
+    return folder
+
+
+@pytest.mark.parametrize("metric", RERANKING)
+@pytest.mark.parametrize("architecture", ["bi", "cross"])
+def test_scores_are_those_of_the_librarys_evaluators(
+    metric, architecture, pool, cross_encoders, reranked, rows
+):
+    bi = architecture == "bi"
+    pool = pool if bi else cross_encoders
+    bench = bench_of(pool, tasks.reranking(str(reranked), metric=metric, architecture=architecture))
+    scores = {name: scored(bench, name).score for name in RUNS}
+    for name, score in scores.items():
+        kind: Any = SentenceTransformer if bi else CrossEncoder
+        library: Any = RerankingEvaluator if bi else CrossEncoderRerankingEvaluator
+        told = library(rows, write_csv=False)(kind(str(pool / name), device="cpu"))
+        assert score == pytest.approx(told[RERANKING[metric]], abs=1e-6)
+    assert len(set(scores.values())) == 3
+    assert 0.1 < min(scores.values()) < max(scores.values()) < 0.9
+
+
+def test_encoders_that_compare_by_products_are_scored_so(pool, reranked, rows):
+    task = tasks.reranking(str(reranked), metric="mrr_at_10", similarity="dot")
+    told = RerankingEvaluator(rows, write_csv=False, similarity_fct=dot_score)
+    expected = told(SentenceTransformer(str(pool / "b"), device="cpu"))["mrr@10"]
+    assert scored(bench_of(pool, task), "b").score == pytest.approx(expected, abs=1e-6)
+    cosine = bench_of(pool, tasks.reranking(str(reranked), metric="mrr_at_10"))
+    assert scored(cosine, "b").score != pytest.approx(expected, abs=1e-3)
+
+
+def test_cross_encoders_become_a_soup_that_the_library_loads_and_that_scores_as_it_did(
+    cross_encoders, reranked, rows, tmp_path
+):
+    result = cook(
+        str(cross_encoders / "*"),
+        tasks.reranking(str(reranked), architecture="cross"),
+        name="x",
+        results_dir=tmp_path,
+        runtime=Runtime(device="cpu", batch_size=8, threads=1),
+        evaluation=EvaluationOptions(cache=None),
+    )
+    told = CrossEncoderRerankingEvaluator(rows, write_csv=False)
+    expected = told(CrossEncoder(str(tmp_path / "x" / "soup"), device="cpu"))["ndcg@10"]
+    board = result.leaderboard.set_index("model")
+    assert board.loc["soup", "heldout_ndcg_at_10"] == pytest.approx(expected, abs=1e-4)
+    assert set(result.trajectory["examples_total"]) == {30}
+
+
+def test_mixed_precision_rounds_no_similarity():
+    query, near, nearer = [1.0, 0.0], [1.0, 0.031], [1.0, 0.03]
+    hidden = torch.tensor([query, nearer, near, near])[:, None, :]
+    batch = {"attention_mask": torch.ones(4, 1, dtype=torch.long), "sizes": torch.tensor([[4, 3, 1]])}
+    batch["which"] = torch.arange(3)
+
+    def model(**inputs: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=hidden)
+
+    task: Any = tasks.reranking("-")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert task.step(model, batch, None) == [[1]]
+
+
+@pytest.mark.parametrize("architecture", ["bi", "cross"])
+def test_a_passage_that_is_there_twice_is_a_tie_whatever_the_batch(
+    architecture, cross_encoders, pool, rows, tmp_path
+):
+    """A right passage that is among the wrong ones, too, comes after all of its copies."""
+    twice = [{**row, "negative": [*row["negative"], *row["positive"], *row["positive"]]} for row in rows]
+    pool = pool if architecture == "bi" else cross_encoders
+    ranked = []
+    for name, examples in {"once": rows, "twice": twice}.items():
+        (tmp_path / name).mkdir()
+        pd.DataFrame(examples).to_json(tmp_path / name / "dev.jsonl", orient="records", lines=True)
+        for size in (1, 3, 30):
+            task: Any = tasks.reranking(str(tmp_path / name), architecture=architecture)
+            bench = bench_of(pool, task, size)
+            bench.fill(Recipe.single("a"))
+            ranked.append(bench.evaluator.score("heldout").parts[""].predictions)
+    assert ranked[0] == ranked[1] == ranked[2]
+    assert ranked[3] == ranked[4] == ranked[5]
+    for once, again in zip(ranked[0], ranked[3], strict=True):
+        assert again == [rank + 2 * (place + 1) for place, rank in enumerate(once)]
+
+
+def test_a_cell_may_hold_one_text_and_columns_may_have_the_names_of_other_data(pool, tmp_path):
+    random = np.random.default_rng(2)
+    table = [
+        {"question": text(random), "positive": text(random), "negative": text(random)} for _ in range(20)
+    ]
+    pd.DataFrame(table).to_csv(tmp_path / "dev.csv", index=False)
+    bench = bench_of(pool, tasks.reranking(str(tmp_path), metric="mrr_at_10"))
+    assert bench.evaluator.tasks.alone.query == "question"
+    scores = [{"query": r["question"], "positive": r["positive"], "negative": r["negative"]} for r in table]
+    expected = RerankingEvaluator(scores, write_csv=False)(SentenceTransformer(str(pool / "a")))["mrr@10"]
+    assert scored(bench, "a").score == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_that_finds_all_passages_alike_finds_nothing(cross_encoders, reranked):
+    bench = bench_of(cross_encoders, tasks.reranking(str(reranked), metric="mrr_at_10", architecture="cross"))
+    bench.fill(Recipe.single("a"))
+    head = bench.evaluator.live.model.classifier
+    head.weight.data.zero_()
+    rows = bench.evaluator.prepared("heldout")[""]
+    others = [len(texts) - right for texts, right in zip(rows["texts"][:], rows["right"][:], strict=True)]
+    expected = np.mean([1 / (1 + n) if n < 10 else 0 for n in others])
+    assert bench.evaluator.score("heldout").score == pytest.approx(expected)
+    head.bias.data.fill_(math.nan)
+    assert math.isnan(bench.evaluator.score("heldout").score)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"positive": []}, "row 2 should hold a text or a list of texts, none of them empty"),
+        ({"negative": []}, r"task\.negative=negative: row 2 should hold"),
+        ({"negative": ["w1", " "]}, r"task\.negative=negative: row 2 should hold"),
+        ({"positive": None}, r"task\.positive=positive: row 2 is empty"),
+    ],
+)
+def test_passages_that_are_not_there_are_named(row, says, pool, tmp_path):
+    whole = {"query": "w1", "positive": ["w2"], "negative": ["w3"]}
+    pd.DataFrame([whole, whole | row]).to_json(tmp_path / "dev.jsonl", orient="records", lines=True)
+    with pytest.raises(DataError, match=says):
+        bench_of(pool, tasks.reranking(str(tmp_path)))
+
+
+def test_models_and_options_that_do_not_fit_are_named(text_runs, reranked):
+    with pytest.raises(
+        DataError, match=r"the model has 3 outputs; a cross-encoder needs one \(num_labels=1\)"
+    ):
+        bench_of(text_runs, tasks.reranking(str(reranked), architecture="cross"))
+    with pytest.raises(ConfigError, match="architecture=tri"):
+        tasks.reranking(str(reranked), architecture="tri")
+
+
+PAIRED = {"average_precision": "cosine_ap", "best_accuracy": "cosine_accuracy", "best_f1": "cosine_f1"}
+PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 1)), min_size=1, max_size=25)
+
+
+def pairs(number: int) -> pd.DataFrame:
+    """Pairs that share words where they belong together, and now and then where they do not."""
+    random, rows = np.random.default_rng(0), []
+    for index in range(number):
+        words = [f"w{n}" for n in random.integers(0, 60, 8)]
+        shared = random.integers(1, 5) if index % 3 == 0 else random.integers(0, 3)
+        other = [*words[:shared], *(f"w{n}" for n in random.integers(0, 60, 5))]
+        rows.append(
+            {"sentence1": " ".join(words), "sentence2": " ".join(other), "label": int(index % 3 == 0)}
+        )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("metric", PAIRED)
+def test_the_table_has_what_the_librarys_evaluator_says(metric, pool, tmp_path):
+    table = pairs(60)
+    (tmp_path / "data").mkdir()
+    table.to_csv(tmp_path / "data" / "dev.csv", index=False)
+    result = cook(
+        str(pool / "*"),
+        tasks.pair_classification(str(tmp_path / "data"), metric=metric),
+        name="x",
+        results_dir=tmp_path,
+        runtime=Runtime(device="cpu", batch_size=8, threads=1),
+        evaluation=EvaluationOptions(cache=None),
+    )
+    board = result.leaderboard.set_index("model")
+    told = BinaryClassificationEvaluator(*(table[column].tolist() for column in table), write_csv=False)
+    for name, folder in {**{n: pool / n for n in "abc"}, "soup": tmp_path / "x" / "soup"}.items():
+        expected = told(SentenceTransformer(str(folder), device="cpu"))[PAIRED[metric]]
+        assert board.loc[name, f"heldout_{metric}"] == pytest.approx(expected, abs=1e-4)
+    assert len(set(board[f"heldout_{metric}"])) > 1
+    assert board["ci_low"].notna().all()
+
+
+@given(PAIRS)
+def test_best_accuracy_and_best_f1_are_the_librarys(rows):
+    scores, labels = np.array(rows).T
+    accuracy, _ = BinaryClassificationEvaluator.find_best_acc_and_threshold(scores / 3, labels, True)
+    f1, *_ = BinaryClassificationEvaluator.find_best_f1_and_threshold(scores / 3, labels, True)
+    assert metrics.load("best_accuracy").score(scores / 3, labels) == pytest.approx(accuracy, abs=1e-12)
+    assert metrics.load("best_f1").score(scores / 3, labels) == pytest.approx(f1, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:No positive class")
+@given(PAIRS)
+def test_average_precision_is_scikit_learns(rows):
+    scores, labels = np.array(rows).T
+    expected = sklearn.metrics.average_precision_score(labels, scores)
+    assert metrics.load("average_precision").score(scores / 3, labels) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", PAIRED)
+def test_scores_are_resampled_as_a_whole_and_are_none_without_an_answer(metric):
+    loaded = metrics.load(metric)
+    assert loaded.can_be_resampled
+    assert not loaded.is_mean
+    assert np.isnan(loaded.score(np.array([0.1, np.nan]), np.array([0, 1])))
