@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import textwrap
 from pathlib import Path
@@ -9,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn.metrics
+import torch
+from causal import ENCODER, best_is_soup, cook
 from command import own, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 
@@ -27,18 +37,8 @@ def test_the_example_method_runs_the_whole_job(text_runs, texts, tmp_path):
     (tmp_path / "my_conf" / "method").mkdir(parents=True)
     yaml = block("yaml").replace("soupkitchen.merging.Boldest", "my_module.Boldest")
     (tmp_path / "my_conf" / "method" / "boldest.yaml").write_text(yaml)
-    words = [
-        *(
-            "--config-dir",
-            "my_conf",
-            "method=boldest",
-            "search=uniform",
-            "name=x",
-            "task=text_classification",
-        ),
-        *(f"task.data.path={texts}", f"pool.path={text_runs}", f"pool.base={text_runs / 'd'}"),
-        "pool.exclude=[d,wild]",
-    ]
+    words = ["--config-dir", "my_conf", "method=boldest", *own(text_runs, texts), "search=uniform", "name=x"]
+    words += [f"pool.base={text_runs / 'd'}", "pool.exclude=[d,wild]"]
     soupkitchen(*words, cwd=tmp_path)
     saved = load_file(tmp_path / "results" / "x" / "soup" / "model.safetensors")
     base = load_file(text_runs / "d" / "model.safetensors")
@@ -96,3 +96,33 @@ def test_every_folder_that_is_named_exists():
         r"`((?:soupkitchen|scripts|tests|docs)/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text() + PAGE
     ):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.slow
+def test_the_example_of_a_metric_decides_a_whole_job(text_runs, texts, tmp_path):
+    words = [
+        *own_module("task", tmp_path, "Recall"),
+        f"task.data.path={texts}",
+        "task.metric.options.label=1",
+    ]
+    soupkitchen(*words, f"pool.path={text_runs}", "pool.exclude=[wild]", "name=x", cwd=tmp_path)
+    board = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
+    folder = tmp_path / "results" / "x" / "soup"
+    soup = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = pd.read_csv(texts / "test.csv")
+    with torch.inference_mode():
+        logits = [soup(**tokenizer(text, return_tensors="pt")).logits[0] for text in frame["text"]]
+    predicted = [soup.config.id2label[int(one.argmax())] for one in logits]
+    right = soup.config.id2label[1]
+    expected = sklearn.metrics.recall_score(frame["label"] == right, np.equal(predicted, right))
+    assert board.loc["soup", "test_recall"] == pytest.approx(expected, abs=1e-4)
+    assert board.loc["soup", "ci_low"] < board.loc["soup", "ci_high"]  # it can be resampled
+
+
+@pytest.mark.slow
+def test_the_example_task_decides_a_whole_job(tmp_path):
+    words = own_module("task", tmp_path, "Calibration")
+    make = functools.partial(lambda: BertForSequenceClassification(BertConfig(**ENCODER)))
+    row = {"text": "w1", "label": 1}
+    best_is_soup(cook("calibration", words[:2], row, make, tmp_path), lower_is_better=True)

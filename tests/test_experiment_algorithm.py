@@ -205,25 +205,24 @@ def test_of_a_generation_only_the_parents_have_to_be_scored_in_full():
 def test_of_equal_recipes_the_first_is_the_best():
     """Controls and starts of a search take it: alternatives are in the order of the options."""
     right = np.ones(6, int)
-    several = Several({"": Table("accuracy", right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    executor = Fake(lambda recipe, split: {"": right}, several, examples)
-    scores = Scores(executor, examples, several, Ledger(None), Names())
-    judge = Judge(Greedy().rule, scores, Recipes(Linear()))
+    judge = Judge(Greedy().rule, scores_of(lambda recipe, split: {"": right}, right), Recipes(Linear()))
     best = judge.best("equals", [Recipe.single(name) for name in "cab"])
     assert best.recipe.ingredients == ("c",)
 
 
-def pruned(answers: Any, metric: str, right: np.ndarray) -> tuple[Scored, list[dict[str, Any]]]:
-    """The soup that pruning three runs ends with, and the rows of the merge stage."""
+def scores_of(answers: Any, right: np.ndarray, metric: str = "accuracy") -> Scores:
+    """What scores soups by a function of their recipes."""
     several = Several({"": Table(metric, right)})
     examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    executor = Fake(answers, several, examples)
-    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
+    return Scores(Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip")
+
+
+def searched(search: Search, scores: Scores) -> tuple[Scored, list[dict[str, Any]]]:
+    """The soup that a search over three runs ends with, and the rows of the merge stage."""
     recipes, steps = Recipes(Linear()), Steps(scores, "")
     pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Pruned().rule, scores, recipes, EarlyStopping())
-    best, _ = find_soup(Pruned(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    judge = Judge(search.rule, scores, recipes, EarlyStopping())
+    best, _ = find_soup(search, by_scoring(pool, scores, recipes, steps), judge, steps)
     return best, [event for event in scores.ledger.events if event.get("stage") == "merge"]
 
 
@@ -234,7 +233,7 @@ def test_a_search_that_ends_below_the_best_single_run_returns_to_it():
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
         return {"": np.where(np.arange(10) < wrong[recipe.ingredients], 0, right)}
 
-    best, rows = pruned(answers, "accuracy", right)
+    best, rows = searched(Pruned(), scores_of(answers, right))
     assert best.recipe.ingredients == ("a",)
     assert [(row["candidate"], row["decision"]) for row in rows] == [
         ("all 3", "start"),
@@ -254,7 +253,7 @@ def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(bro
             return {"": np.full(10, np.nan)}
         return {"": right - 0.1 * "cba".index(recipe.ingredients[-1]) - 0.1}
 
-    best, rows = pruned(answers, "mse", right)
+    best, rows = searched(Pruned(), scores_of(answers, right, "mse"))
     assert best.recipe.ingredients == ("c",)
     told = [(row["candidate"], row["decision"]) for row in rows]
     assert told[:2] == [("all 3", "error"), ("c", "start")]
@@ -270,19 +269,13 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on():
         predicted[list(wrong.get(recipe.ingredients, ()))] = 0
         return {"": predicted}
 
-    several = Several({"": Table("accuracy", right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    executor = Fake(answers, several, examples)
-    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
-    recipes, steps, orders = Recipes(Linear()), Steps(scores, ""), {}
-    score = executor.score
-    executor.score = lambda requests: (  # type: ignore[method-assign]
+    scores, orders = scores_of(answers, right), {}
+    score = scores.executor.score
+    scores.executor.score = lambda requests: (  # type: ignore[method-assign]
         orders.update({one.recipe.ingredients: one.order[""] for one in requests}),
         score(requests),
     )[1]
-    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(Greedy().rule, scores, recipes, EarlyStopping())
-    find_soup(Greedy(), by_scoring(pool, scores, recipes, steps), judge, steps)
+    searched(Greedy(), scores)
     assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
 
@@ -311,18 +304,12 @@ def test_where_all_candidates_fail_the_run_does_and_says_why(fails):
             raise ValueError("a fault in common")
         return {"": right}
 
-    several = Several({"": Table("accuracy", right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    executor = Fake(answers, several, examples)
-    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
-    recipes, steps = Recipes(Linear()), Steps(scores, "")
-    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    told = Greedy(), by_scoring(pool, scores, recipes, steps), Judge(Greedy().rule, scores, recipes), steps
+    scores = scores_of(answers, right)
     if len(fails) == 1:
-        assert find_soup(*told)[0].recipe.ingredients == ("a",)
+        assert searched(Greedy(), scores)[0].recipe.ingredients == ("a",)
         return
     with pytest.raises(CandidateError, match=r"all 2 candidates failed, the first with: .*a fault in common"):
-        find_soup(*told)
+        searched(Greedy(), scores)
 
 
 def test_early_stopping_saves_forward_passes():

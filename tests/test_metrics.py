@@ -7,7 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
-from command import soupkitchen
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen import metrics
 from soupkitchen.cli import config as conf
@@ -409,38 +404,6 @@ def test_a_class_that_there_is_not_or_that_is_no_metric_is_said_so(name, message
 def test_a_file_at_a_relative_path_is_no_dotted_name(script, monkeypatch):
     monkeypatch.chdir(script)
     assert metrics.load("closeness.py").score(np.array([1, 2, 3]), np.array([1, 3, 5])) == -1.0
-
-
-def example_of_the_docs() -> tuple[str, str]:
-    page = (ROOT / "docs" / "extending.md").read_text().split("## A metric")[1]
-    code, yaml = (
-        textwrap.dedent(re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0])
-        for language in ("python", "yaml")
-    )
-    return code, yaml
-
-
-@pytest.mark.slow
-def test_the_example_of_a_metric_decides_a_whole_job(text_runs, texts, tmp_path):
-    code, yaml = example_of_the_docs()
-    (tmp_path / "my_module.py").write_text(code)
-    (tmp_path / "my_conf" / "task").mkdir(parents=True)
-    (tmp_path / "my_conf" / "task" / "reviews.yaml").write_text(yaml)
-    pool = [f"pool.path={text_runs}", "pool.exclude=[wild]", "name=x"]
-    words = ["--config-dir=my_conf", "task=reviews", f"task.data.path={texts}", "task.metric.options.label=1"]
-    soupkitchen(*words, *pool, cwd=tmp_path)
-    board = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
-    folder = tmp_path / "results" / "x" / "soup"
-    soup = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    frame = pd.read_csv(texts / "test.csv")
-    with torch.inference_mode():
-        logits = [soup(**tokenizer(text, return_tensors="pt")).logits[0] for text in frame["text"]]
-    predicted = [soup.config.id2label[int(one.argmax())] for one in logits]
-    right = soup.config.id2label[1]
-    expected = sklearn.metrics.recall_score(frame["label"] == right, np.equal(predicted, right))
-    assert board.loc["soup", "test_recall"] == pytest.approx(expected, abs=1e-4)
-    assert board.loc["soup", "ci_low"] < board.loc["soup", "ci_high"]  # it can be resampled
 
 
 def test_a_wrong_key_lists_the_right_ones(script):

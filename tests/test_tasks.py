@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import seqeval.metrics
 import sklearn.metrics
 import torch
 from causal import ENCODER, best_is_soup, cook, phrase, save, tiny_llama, tokenizer
-from conftest import ROOT
 from scipy.stats import spearmanr
 from scoring import rows, score
 from tiny import VOCABULARY, WORDS
@@ -402,18 +399,3 @@ def test_each_task_on_encoders_runs_the_whole_job(task, tmp_path):
     labels = {"num_labels": 1} if task == "text_regression" else {"num_labels": 2}
     make = functools.partial(lambda: model(BertConfig(**ENCODER, **labels)))
     best_is_soup(cook(task, words, row, make, tmp_path), task == "text_regression")
-
-
-@pytest.mark.slow
-def test_a_class_of_ones_own_is_a_task(tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "extending.md").read_text().split("## A task")[1]
-    code, yaml = (
-        re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0] for language in ("python", "yaml")
-    )
-    (tmp_path / "my_module.py").write_text(textwrap.dedent(code))
-    (tmp_path / "my_conf" / "task").mkdir(parents=True)
-    (tmp_path / "my_conf" / "task" / "calibration.yaml").write_text(textwrap.dedent(yaml))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    words = ["--config-dir=my_conf"]
-    make = functools.partial(lambda: BertForSequenceClassification(BertConfig(**ENCODER)))
-    best_is_soup(cook("calibration", words, {"text": "w1", "label": 1}, make, tmp_path), lower_is_better=True)

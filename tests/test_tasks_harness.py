@@ -77,42 +77,39 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _no_other_harness_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The harness finds what it is shown, and does not look through the thousands that come with it."""
     manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
+def by_the_harness(run: Path, task: str, folder: Path, **options: Any) -> dict[str, Any]:
+    """What the harness itself says of a run on a task whose YAML is in `folder`."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    model, manager = HFLM(pretrained=str(run), batch_size=1, device="cpu"), lm_eval.tasks.TaskManager
+    options = {"task_manager": manager(include_path=str(folder)), "bootstrap_iters": 0, **options}
+    results: dict[str, Any] = simple_evaluate(model, tasks=[task], **options)["results"]
+    return results
+
+
 @pytest.mark.parametrize(
     ("name", "metric", "fewshot"),
     [("choose", "acc", 0), ("choose", "acc_norm", 2), ("write", "exact_match", 0),
      ("read", "bits_per_byte", 0), ("read", "word_perplexity", 0)],
 )  # fmt: skip
 def test_a_harness_task_scores_what_the_harness_itself_says(causal, harness, name, metric, fewshot):
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
     task = harness_tasks([str(harness / f"{name}.yaml")], num_fewshot=fewshot, limit=12, metric=metric)
     part, alone = score(task, causal, batch_size=5), Several.of(task).tasks[""]
-    theirs = simple_evaluate(
-        HFLM(pretrained=str(causal), batch_size=1, device="cpu"),
-        tasks=[f"soup_{name}"],
-        num_fewshot=fewshot,
-        limit=12,
-        task_manager=TaskManager(include_path=str(harness)),
-        bootstrap_iters=0,
-    )
-    assert alone.metric.shown(part.score) == pytest.approx(
-        theirs["results"][f"soup_{name}"][f"{metric},none"], rel=1e-4
-    )
+    theirs = by_the_harness(causal, f"soup_{name}", harness, num_fewshot=fewshot, limit=12)
+    expected = theirs[f"soup_{name}"][f"{metric},none"]
+    assert alone.metric.shown(part.score) == pytest.approx(expected, rel=1e-4)
     assert part.examples_scored == 12
     assert alone.metric.binary == (metric in ("acc", "acc_norm", "exact_match"))
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 def test_several_harness_tasks_are_aggregated_and_have_a_test(harness):
     paths = [str(harness / f"{name}.yaml") for name in ("choose", "write")]
     tasks = harness_tasks(paths, limit=10, test_limit=3)
@@ -123,7 +120,6 @@ def test_several_harness_tasks_are_aggregated_and_have_a_test(harness):
     assert splits["test"]["document"][:] == [10, 11, 12]
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"tasks": []}, "should be a list"), ({"tasks": ["no_such_task"]}, "no_such_task"),
@@ -137,7 +133,6 @@ def test_harness_options_that_cannot_be_are_refused(harness, options, complaint)
         harness_tasks(tasks, **options)
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize("names", [["choose"], ["choose", "write"]])
 def test_harness_tasks_are_described_by_the_options_that_they_were_made_of(harness, names):
     files = [str(harness / f"{name}.yaml") for name in names]
@@ -188,25 +183,15 @@ def grouped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize("name", ["by_size", "alike", "tagged"])
 @pytest.mark.parametrize("causal", ["gpt2"], indirect=True)
 def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(causal, grouped, name):
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
     file = grouped / ("group_tag.yaml" if name == "tagged" else f"group_{name}.yaml")
     filtered = {} if name in ("by_size", "alike") else {"filter": "flexible-extract"}
     tasks = harness_tasks([str(file)], **filtered)  # type: ignore[arg-type]
     assert isinstance(tasks, Several)
     scores = {name: score(task, causal).score for name, task in tasks.tasks.items()}
-    theirs = simple_evaluate(
-        HFLM(pretrained=str(causal), batch_size=1, device="cpu"),
-        tasks=[f"soup_{name}"],
-        task_manager=TaskManager(include_path=str(grouped)),
-        bootstrap_iters=0,
-    )["results"]
+    theirs = by_the_harness(causal, f"soup_{name}", grouped)
     for task, ours in scores.items():
         assert ours == pytest.approx(theirs[task]["exact_match,flexible-extract"])
         assert theirs[task]["exact_match,strict-match"] != theirs[task]["exact_match,flexible-extract"]
@@ -217,7 +202,6 @@ def test_a_group_of_ones_own_scores_what_the_harness_says_of_it(causal, grouped,
         assert tasks.score(scores) == pytest.approx(theirs[f"soup_{name}"]["exact_match,flexible-extract"])
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 def test_the_first_filter_decides_and_is_said(grouped, caplog):
     caplog.set_level(logging.INFO)
     file = str(grouped / "one.yaml")
@@ -232,14 +216,12 @@ def test_the_first_filter_decides_and_is_said(grouped, caplog):
     assert first.identity() != other.identity() == written.identity()  # type: ignore[union-attr]
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 def test_a_task_with_one_filter_stands_beside_one_that_has_several(grouped, harness):
     files = [str(grouped / "one.yaml"), str(harness / "choose.yaml")]
     tasks = harness_tasks(files, filter="flexible-extract")
     assert [task.filter for task in tasks.tasks.values()] == ["flexible-extract", "none"]  # type: ignore[union-attr]
 
 
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 @pytest.mark.parametrize(
     ("file", "options", "complaint"),
     [
@@ -271,7 +253,6 @@ def test_groups_and_filters_that_cannot_be_are_refused(grouped, file, options, c
         "{{ [1] * 9999999 }}",
     ],
 )
-@pytest.mark.usefixtures("_no_other_harness_tasks")
 def test_templates_that_never_end_end(harness, tmp_path, template):
     text = (harness / "write.yaml").read_text().replace('"{{question}}"', json.dumps(template))
     (tmp_path / "endless.yaml").write_text(text)
@@ -306,10 +287,6 @@ def test_without_the_harness_the_extra_is_named(monkeypatch):
 
 @pytest.mark.slow
 def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_there(harness, tmp_path):
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
     words = [
         f"task.tasks=[{harness}/choose.yaml]",
         "task.limit=9",
@@ -317,20 +294,12 @@ def test_harness_tasks_run_the_whole_job_and_the_saved_soup_scores_the_same_ther
         "task.metric=acc_norm",
     ]
     table = cook("lm_eval", words, {}, tiny_llama, tmp_path).set_index("model")
-    theirs = simple_evaluate(
-        HFLM(pretrained=str(tmp_path / "results/x/soup"), batch_size=1, device="cpu"),
-        tasks=["soup_choose"],
-        limit=9,
-        task_manager=TaskManager(include_path=str(harness), include_defaults=False),
-        bootstrap_iters=0,
-    )
-    assert table.loc["soup", "heldout_acc_norm"] == theirs["results"]["soup_choose"]["acc_norm,none"]
+    theirs = by_the_harness(tmp_path / "results/x/soup", "soup_choose", harness, limit=9)
+    assert table.loc["soup", "heldout_acc_norm"] == theirs["soup_choose"]["acc_norm,none"]
     assert not np.isnan(table.loc["soup", "test_acc_norm"])
 
 
-def test_a_harness_task_is_known_by_its_answers_metric_and_helpers(harness, tmp_path, monkeypatch):
-    manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)  # ten seconds sooner
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+def test_a_harness_task_is_known_by_its_answers_metric_and_helpers(harness, tmp_path):
     yaml, data = (harness / "choose.yaml").read_text(), (harness / "data.jsonl").read_text()
     (tmp_path / "helpers.py").write_text("def shown(doc):\n    return doc['question']\n")
     yaml = yaml.replace(str(harness), str(tmp_path))
