@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -369,3 +370,12 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     run = make("llama", tmp_path, 0)
     with pytest.raises(CheckpointError, match="AutoModelForImageClassification cannot load it"):
         LiveModel(run, transformers.AutoModelForImageClassification, CPU)
+
+
+def test_released_models_are_gone(text_runs):
+    live = LiveModel(Checkpoint.open(text_runs / "a"), transformers.AutoModelForSequenceClassification, CPU)
+    before = weakref.ref(live.model)
+    live.load(Checkpoint.open(text_runs / "b"))
+    assert before() is None
+    expected = load_file(text_runs / "b" / "model.safetensors")["classifier.bias"]
+    torch.testing.assert_close(live.model.classifier.bias.data, expected, rtol=0, atol=0)

@@ -30,7 +30,7 @@ from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
-from soupkitchen.search import Evolve, Exhaustive, Greedy, Pruned, Search
+from soupkitchen.search import AcceptRule, Evolve, Exhaustive, Greedy, Pruned, Search
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several
 
@@ -334,3 +334,15 @@ def test_the_hardest_examples_come_first_in_buckets_of_like_length():
     assert sorted(order) == list(range(20))
     assert set(order[:8]) >= {3, 5, 11, 8}
     assert (np.diff(order[:8] % 7) <= 0).all()
+
+
+def test_any_number_is_better_than_nan():
+    scores = {"first": float("nan"), "second": 0.2, "third": float("nan")}
+
+    def each(requests: Any, *options: Any) -> Any:
+        for request in requests:
+            evaluation = SimpleNamespace(score=scores[request.recipe], complete=True, parts={})
+            yield Scored(request.recipe, evaluation, 0.0, False, {})  # type: ignore[arg-type]
+
+    judge = Judge(AcceptRule(), SimpleNamespace(each=each), None)  # type: ignore[arg-type]
+    assert judge.best("", ["first", "second", "third"]).recipe == "second"  # type: ignore[list-item]

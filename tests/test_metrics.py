@@ -551,3 +551,16 @@ def test_a_metric_that_gives_another_number_of_values_is_refused(given):
     module = SimpleNamespace(per_example=lambda predictions, references: given)
     with pytest.raises(MetricError, match="could not be computed"):
         metrics.TaskMetric("score", module, "score").score(np.zeros(2), np.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "mse", "exact_match"])
+def test_one_prediction_that_is_nan_makes_a_score_nan(name):
+    metric = metrics.load(name)
+    predictions: Any = np.array([1.0, float("nan"), 0.0])
+    references: Any = np.array([1, 0, 0])
+    if name == "exact_match":
+        predictions, references = ["a", float("nan"), "b"], ["a", "b", "b"]
+    assert np.isnan(metric.score(predictions, references))
+    values = metric.per_example(predictions, references)
+    if values is not None:
+        assert np.isnan(values).tolist() == [False, True, False]

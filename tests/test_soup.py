@@ -13,13 +13,18 @@ import naive
 import numpy as np
 import pytest
 import torch
+from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny import (
+    text_classifier,
+)
 
 import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation import Runtime
 from soupkitchen.merging import (
     Karcher,
     Linear,
@@ -470,3 +475,64 @@ def test_a_full_disk_for_states_is_named(text_runs, tmp_path):
     memory = StateMemory(torch.device("cpu"), on_host=0, folder=tmp_path / "gone")
     with pytest.raises(ConfigError, match=r"runtime\.max_memory"):
         Soup(Linear(), memory=memory).keep(find_pool(str(text_runs)).runs[0])
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_state_has_the_room_of_its_own_device_only():
+    runtime = Runtime(max_memory={0: 1000, 1: 5000, "cpu": 700})
+    taken = {torch.device("cuda:0"): 300, torch.device("cuda:1"): 10, CPU: 100}
+    # a thirty-second is for batches
+    on_host = 700 - 100 - 700 // 32
+    assert runtime.state_budget(taken, torch.device("cuda", 0)) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda")) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda", 1)) == (5000 - 10 - 5000 // 32, on_host)
+    assert runtime.state_budget(taken, CPU) == (0, on_host)
+
+
+def test_the_bases_tensors_count_as_state():
+    device = torch.device("meta")  # any other than the CPU
+    memory = StateMemory(device, on_device=100)
+    small, large = torch.zeros(20), torch.zeros(10)
+    assert memory.hold(small).device == device  # 80 bytes
+    assert memory.hold(large).device == CPU  # 40 more do not fit
+    assert memory.hold(torch.zeros(5)).device == device
+    assert StateMemory(CPU).hold(small) is small
+
+
+# Remarks
+
+
+def test_buffers_that_differ_are_named_once_for_all(tmp_path, caplog):
+    for number, name in enumerate("abc"):
+        model = text_classifier()
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        weights |= {f"bert.layer{i}.num_batches_tracked": torch.tensor(number) for i in range(7)}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    runs = [Checkpoint.open(tmp_path / name) for name in "abc"]
+    warned: set[str] = set()
+    soup = Soup(Linear(), warned=warned)
+    soup.keep(runs[0])
+    for run in runs[1:]:
+        list(soup.taste(run))
+        soup.keep(run)
+    list(Soup(Linear(), warned=warned).blend(runs))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "bert.layer0.num_batches_tracked" in warning
+    assert "and 2 more" in warning
+    assert "those of a" in warning
+
+
+def test_a_uniform_soup_names_what_the_base_lacks(copy_runs, text_runs, texts, tmp_path):
+    import shutil
+
+    shutil.copytree(text_runs / "a", tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    kept = {name: x for name, x in weights.items() if not name.startswith("classifier")}
+    save_file(kept, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    words = (*own(copy_runs("b", "c"), texts), f"pool.base={tmp_path / 'base'}", "method=task_arithmetic")
+    result = soupkitchen(*words, "search=uniform", "name=x", cwd=tmp_path)
+    assert result.stderr.count("the base model lacks 2 tensors of the runs") == 1
