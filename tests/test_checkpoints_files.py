@@ -465,13 +465,6 @@ def test_the_soup_is_scored_and_saved_in_the_dtype_asked_for(dtype, text_runs, t
         torch.testing.assert_close(saved[name], tensor.to(saved[name].dtype), rtol=1e-2, atol=1e-6)
 
 
-def test_a_large_soup_is_sharded(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "search=uniform", "output.max_shard_size=5KB", "name=x")
-    soupkitchen(*words, cwd=tmp_path)
-    assert len(list((tmp_path / "results/x/soup").glob("model-*.safetensors"))) > 1
-    transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "results/x/soup")
-
-
 def test_a_causal_models_generation_settings_and_chat_template_are_saved(tmp_path):
     words = ["[PAD]", "[UNK]", *(f"w{number}" for number in range(48))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))

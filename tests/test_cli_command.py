@@ -126,13 +126,6 @@ def test_a_finished_run_is_reported_not_repeated(finished, text_runs, texts):
     assert (finished / "trajectory.csv").stat().st_mtime_ns == before
 
 
-def test_other_options_in_the_same_folder_are_refused_with_the_difference(finished, text_runs, texts):
-    words = (*own(text_runs, texts), "name=cooked", "search.accept=not_worse")
-    result = soupkitchen(*words, cwd=finished.parents[1], fails=True)
-    assert "search.accept: better before, not_worse now" in result.stderr
-    assert "overwrite=true" in result.stderr
-
-
 def test_a_finished_runs_table_may_go_unread(finished, text_runs, texts):
     unread = "import os; there, here = os.pipe(); os.close(there); os.dup2(here, 1)"
     words = (*own(text_runs, texts), "name=cooked")
@@ -259,32 +252,6 @@ def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(text_runs, texts,
     assert not (tmp_path / "results" / "x" / "report.html").exists()
     soupkitchen(*words, cwd=tmp_path, before=WITHOUT_RUNS)
     assert (tmp_path / "results" / "x" / "report.html").exists()
-
-
-def test_the_table_of_all_runs_is_right_side_up_for_accuracies_and_losses(
-    finished, text_runs, texts, tmp_path
-):
-    shutil.copytree(finished.parents[1], tmp_path / "work")
-    for number, excluded in enumerate(["[]", "[b,c,d]"]):
-        loss = ("task.metric.name=cross_entropy", f"pool.exclude={excluded}", f"name=loss{number}")
-        soupkitchen(*own(text_runs, texts), *loss, cwd=tmp_path / "work")
-    table = pd.read_csv(tmp_path / "work" / "results" / "leaderboard.csv")
-    assert table["metric"].tolist() == ["accuracy", "cross_entropy", "cross_entropy"]
-    assert table["rank"].tolist() == [1, 1, 2]
-    assert table["heldout_cross_entropy"].dropna().is_monotonic_increasing
-    assert set(table["data"]) == {str(texts)}
-
-
-def test_what_was_there_in_the_results_folder_stays(text_runs, texts, tmp_path):
-    (tmp_path / "leaderboard.csv").write_text("team,points\n")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "leaderboard.csv").write_text("")
-    words = (*own(text_runs, texts), "results_dir=.", "name=x", "pool.exclude=[c,d,wild]")
-    result = soupkitchen(*words, cwd=tmp_path)
-    assert (tmp_path / "x" / "soup" / "model.safetensors").exists()
-    assert (tmp_path / "leaderboard.csv").read_text() == "team,points\n"
-    assert "leaderboard.csv is not ours, and stays as it is" in result.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard.csv", "other", "x"]
 
 
 def test_tables_are_printed_in_any_encoding(finished, text_runs, texts):

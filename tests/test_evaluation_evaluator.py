@@ -113,9 +113,6 @@ def test_max_length_cuts_texts(text_runs, texts):
     assert max(task.prepare(task.data.load("test"), tokenizer, model)["length"][:]) == 3
 
 
-# Labels and columns
-
-
 # Sources
 
 

@@ -26,8 +26,6 @@ from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.tasks import Data, Several, TextClassification
 
-# Statistics
-
 
 def evaluation(values: np.ndarray) -> Evaluation:
     part = Part(float(values.mean()), values, values, len(values), len(values))

@@ -295,21 +295,6 @@ def test_evaluations_that_do_not_fit_on_the_disk_are_no_errors_of_the_runs(text_
     assert "error" not in pd.read_csv(tmp_path / "results/x/trajectory.csv")["decision"].tolist()
 
 
-def test_an_error_that_ended_a_run_may_be_gone_the_next_time(alone, text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "name=x")
-    code = (
-        "import soupkitchen.evaluation.evaluator as e\n"
-        "score = e.Evaluator.score\n"
-        "def fail(self, split, *more):\n"
-        "    if split == 'test': raise OSError(5, 'Input/output error')\n"
-        "    return score(self, split, *more)\n"
-        "e.Evaluator.score = fail"
-    )
-    soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
-    soupkitchen(*words, cwd=tmp_path)
-    same(tmp_path / "results" / "x", alone)
-
-
 def test_the_cache_and_the_journal_know_the_models_configuration(copy_runs, texts, tmp_path):
     runs = copy_runs("a", "b")
     words = (*own(runs, texts), "task.metric.name=cross_entropy", f"evaluation.cache={tmp_path / 'cache'}")
@@ -347,3 +332,24 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(text_runs, texts, tmp_p
     assert left == {"config.yaml", "evaluations", "journal.jsonl", "soupkitchen.log", "trajectory.csv"}
     soupkitchen(*words, cwd=tmp_path)  # and with room it goes on
     assert (tmp_path / "results/x/soup/model.safetensors").exists()
+
+
+# Faults of the machine, and of candidates
+
+
+def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(alone, text_runs, texts, tmp_path):
+    words = (*own(text_runs, texts), "name=x")
+    code = (
+        "import soupkitchen.soup.reader as h\n"
+        "tensors = h.TensorReader.tensors\n"
+        "def fail(self, run):\n"
+        "    if run.name == 'c': raise OSError(5, 'Input/output error')\n"
+        "    return tensors(self, run)\n"
+        "h.TensorReader.tensors = fail"
+    )
+    result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
+    assert "ranking c (3 of 5): [Errno 5] Input/output error" in result.stderr
+    assert "the same command continues" in result.stderr
+    assert '"event": "error"' not in (tmp_path / "results/x/journal.jsonl").read_text()
+    soupkitchen(*words, cwd=tmp_path)
+    same(tmp_path / "results" / "x", alone)

@@ -157,27 +157,6 @@ def test_a_method_of_ones_own_that_was_rewritten_gets_no_old_scores(copy_runs, t
     assert soups[0].loc["soup", "heldout_cross_entropy"] != soups[1].loc["soup", "heldout_cross_entropy"]
 
 
-# Faults of the machine, and of candidates
-
-
-def test_a_failing_disk_ends_the_run_and_is_no_fault_of_a_run(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "name=x")
-    code = (
-        "import soupkitchen.soup.reader as h\n"
-        "tensors = h.TensorReader.tensors\n"
-        "def fail(self, run):\n"
-        "    if run.name == 'c': raise OSError(5, 'Input/output error')\n"
-        "    return tensors(self, run)\n"
-        "h.TensorReader.tensors = fail"
-    )
-    result = soupkitchen(*words, cwd=tmp_path, before=code, fails=True)
-    assert "ranking c (3 of 5): [Errno 5] Input/output error" in result.stderr
-    assert "the same command continues" in result.stderr
-    assert '"event": "error"' not in (tmp_path / "results/x/journal.jsonl").read_text()
-    soupkitchen(*words, cwd=tmp_path)
-    assert "error" not in trajectory(tmp_path / "results/x")["decision"].tolist()
-
-
 def test_whatever_a_forward_pass_raises_is_a_row_with_the_runs_name(copy_runs, texts, tmp_path, of_ones_own):
     runs = copy_runs("a", "b", "c")
     marked = float(load_file(runs / "b" / "model.safetensors")["classifier.bias"][0])

@@ -11,8 +11,6 @@ from tiny import (
     save_tokenizer,
 )
 
-# The end of a run, and memory
-
 
 def test_there_are_never_two_models(text_runs, texts, tmp_path):
     code = (

@@ -277,14 +277,6 @@ def test_evaluations_are_known_by_coefficients_of_depth(pool):
 # More than once
 
 
-def test_a_run_that_is_there_twice_counts_twice(pool):
-    a, b = (load_file(pool[run].path / "model.safetensors") for run in "ab")
-    for tensor, x in made(pool, Recipe.of("aba", Linear())).items():
-        if x.is_floating_point():
-            expected = (2 * a[tensor].double() + b[tensor].double()) / 3
-            torch.testing.assert_close(x.double(), expected, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"slerp", "slerp of task vectors", "model_stock"}))
 def test_two_times_a_run_is_that_run_with_twice_the_weight(name, pool):
     """Masks of DARE and DELLA are the run's, so they are the same both times."""

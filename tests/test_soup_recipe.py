@@ -159,12 +159,6 @@ def test_a_run_by_itself_is_that_run_whatever_the_method(pool, text_runs):
     assert same(tensors(Mixer(pool), recipe), expected)
 
 
-def test_coefficients_are_the_weights_of_the_merge(pool, text_runs):
-    made = tensors(Mixer(pool), Recipe.of(("a", "b"), Linear(), (3.0, 1.0)))
-    for name, tensor in average(text_runs, ["a", "a", "a", "b"]).items():
-        torch.testing.assert_close(made[name], tensor, rtol=1e-6, atol=1e-7)
-
-
 def test_other_coefficients_or_options_are_not_taken_for_the_running_states(pool):
     mixer = Mixer(pool)
     for method, coefficients in [

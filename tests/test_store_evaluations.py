@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from soupkitchen.cache import main
 from soupkitchen.store.evaluations import EvaluationCache
 
-# The cache
 OUTPUTS = {"": np.arange(6).reshape(3, 2), "texts": ["a", "b ü", ""], "rows": [[1, 2], [3]]}
 
 KEY = "0123456789abcdef" * 2

@@ -9,8 +9,6 @@ from soupkitchen.store.events import line_of
 from soupkitchen.store.files import recover
 from soupkitchen.store.journal import Journal
 
-# The journal itself
-
 
 def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")

@@ -14,8 +14,6 @@ from soupkitchen.tasks import (
     Function,
 )
 
-# A function of one's own
-
 
 def test_a_function_of_ones_own_scores_examples(causal, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(

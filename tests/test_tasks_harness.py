@@ -27,7 +27,6 @@ from soupkitchen.tasks import (
 from soupkitchen.tasks.harness import harness_tasks
 from soupkitchen.tasks.templates import Bounded
 
-# The harness
 TASK = """task: {name}
 dataset_path: json
 dataset_kwargs:

@@ -18,8 +18,6 @@ from soupkitchen import metrics
 from soupkitchen.errors import DataError
 from soupkitchen.tasks import Several
 
-# Several tasks
-
 
 def test_tasks_are_aggregated_as_asked():
     tasks = {name: Table("accuracy", np.zeros(1)) for name in "ab"}
