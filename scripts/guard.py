@@ -7,7 +7,7 @@ WORDS go to pytest; with them, the pools are left out.
 
 A record holds, for each command of each test: its words, exit code, standard output and error, the names
 of what it wrote, and the content of its tables, recipes and cards. Paths of the tests, seconds, sizes in
-memory and digests are left out. Of each of 1,000 random pools without models (those of test_experiment_algorithm) it
+memory and digests are left out. Of each of 1,000 random pools without models (test_experiment_algorithm) it
 holds the decisions, the soup, its score and the number of scored examples.
 """
 
