@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -128,32 +127,26 @@ def test_every_command_is_of_a_kind_that_is_tested():
         assert first in known or (ROOT / first).is_file(), str(command)
 
 
-@pytest.fixture(scope="module")
-def composer() -> Iterator[subprocess.Popen]:
-    """A process that composes command lines, in the order in which it is asked."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("composing.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-    ) as process:  # fmt: skip
-        yield process
+COMPOSING = """
+from soupkitchen import __main__ as entry
+from soupkitchen.cli import command
+command._session = lambda: lambda plain, *rest: print(f"job {plain['name']}", flush=True)
+command._is_there = lambda *rest: False
+command._report = lambda folder: 0.0
+entry.main()
+"""
+"""Composes command lines as the command does, sweeps job by job, and runs none of them."""
 
 
-def composed(composer: subprocess.Popen, words: Sequence[str], folder: Path) -> list[str]:
+def composed(words: Sequence[str], folder: Path) -> list[str]:
     """The names of the jobs that a command line would run."""
-    said = folder / "said"
-    said.unlink(missing_ok=True)
-    assert composer.stdin
-    assert composer.stdout
-    composer.stdin.write(json.dumps({"arguments": list(words), "cwd": str(folder), "said": str(said)}) + "\n")
-    composer.stdin.flush()
-    code = int(composer.stdout.readline())
-    assert code == 0, said.read_text()
-    return re.findall(r"^job (.+)$", said.read_text(), re.MULTILINE)
+    told = forked(COMPOSING, *words, cwd=folder)
+    assert told.returncode == 0, told.stderr
+    return re.findall(r"^job (.+)$", told.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", [*those("python", "-m", "soupkitchen"), *those("torchrun")])
-def test_commands_compose(command, composer, tmp_path):
+def test_commands_compose(command, tmp_path):
     words = list(command.words[command.words.index("soupkitchen") + 1 :])
     if "--config-dir" in words:
         (tmp_path / "my_conf" / "method").mkdir(parents=True)
@@ -161,16 +154,16 @@ def test_commands_compose(command, composer, tmp_path):
         (tmp_path / "my_conf" / "method" / "boldest.yaml").write_text(boldest)
     launcher = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
     if launcher:  # it is composed, and not started
-        composed(composer, ["--cfg", "hydra", *launcher], tmp_path)
+        composed(["--cfg", "hydra", *launcher], tmp_path)
     words = [word for word in words if word not in launcher]
     if "experiment=optuna" in words:
         words.append("hydra.sweeper.n_trials=2")
-    jobs = composed(composer, words, tmp_path)
+    jobs = composed(words, tmp_path)
     sweeps = "-m" in words or any(word.startswith("experiment=") for word in words)
     if "--help" not in words:
         assert len(jobs) == 1 if not sweeps else len(jobs) >= 1
 
 
-def test_a_command_with_a_misspelt_option_does_not_compose(composer, tmp_path):
+def test_a_command_with_a_misspelt_option_does_not_compose(tmp_path):
     with pytest.raises(AssertionError, match="Did you mean"):
-        composed(composer, ["method=ties", "method.scal=0.5"], tmp_path)
+        composed(["method=ties", "method.scal=0.5"], tmp_path)

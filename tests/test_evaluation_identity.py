@@ -72,25 +72,21 @@ def test_where_memory_runs_out_batches_are_halved(caplog):
     assert evaluator.score("heldout").score == 1.0
 
 
-def test_out_of_memory_with_one_example_is_an_error_in_plain_words():
+@pytest.mark.parametrize(
+    ("says", "error", "told"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", ConfigError, "batch of one"),
+        ("something else", RuntimeError, "something else"),
+    ],
+)
+def test_out_of_memory_with_one_example_is_an_error_and_other_errors_are_not_hidden(says, error, told):
     table = Table("accuracy", np.zeros(4, int))
 
     def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise RuntimeError(says)
 
     table.step = fails  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match="batch of one"):
-        evaluator_of({"": table}, batch_size=4).score("heldout")
-
-
-def test_other_errors_of_a_forward_pass_are_not_hidden():
-    table = Table("accuracy", np.zeros(4, int))
-
-    def fails(model: Any, batch: Any, processor: Any) -> torch.Tensor:
-        raise RuntimeError("something else")
-
-    table.step = fails  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(error, match=told):
         evaluator_of({"": table}, batch_size=4).score("heldout")
 
 

@@ -157,29 +157,20 @@ def test_a_method_of_ones_own_that_was_rewritten_gets_no_old_scores(copy_runs, t
     assert soups[0].loc["soup", "heldout_cross_entropy"] != soups[1].loc["soup", "heldout_cross_entropy"]
 
 
-def test_whatever_a_forward_pass_raises_is_a_row_with_the_runs_name(copy_runs, texts, tmp_path, of_ones_own):
+def test_whatever_a_forward_pass_raises_is_a_row_of_a_run_or_a_control_and_not_the_end(
+    copy_runs, texts, tmp_path, of_ones_own
+):
     runs = copy_runs("a", "b", "c")
-    marked = float(load_file(runs / "b" / "model.safetensors")["classifier.bias"][0])
-    of_ones_own(f"1 / (abs(float(model.classifier.bias[0]) - {marked!r}) > 1e-9)")
+    a, b, c = (float(load_file(runs / n / "model.safetensors")["classifier.bias"][0]) for n in "abc")
+    bias = "float(model.classifier.bias[0])"
+    of_ones_own(f"1 / (min(abs({bias} - {b!r}), abs({bias} - {(a + c) / 2!r})) > 1e-6)")
     words = (
         *(f"pool.path={runs}/*", "task=function", "task.function=mine.function", "evaluation.cache=null"),
         *("task.model=AutoModelForSequenceClassification", f"task.data.path={texts}", "name=x"),
     )
     soupkitchen(*words, cwd=tmp_path)
     errors = trajectory(tmp_path / "results/x").query("decision == 'error'")
-    assert errors[["stage", "candidate"]].to_numpy().tolist() == [["rank", "b"]]
-    assert errors.reason.tolist() == ["ZeroDivisionError: division by zero"]
-
-
-def test_a_control_that_cannot_be_scored_is_a_row_and_not_the_end(copy_runs, texts, tmp_path, of_ones_own):
-    runs = copy_runs("a", "b", "c")
-    bias = [float(load_file(runs / n / "model.safetensors")["classifier.bias"][0]) for n in "abc"]
-    of_ones_own(f"1 / (abs(float(model.classifier.bias[0]) - {sum(bias) / 3!r}) > 1e-6)")
-    words = (
-        *(f"pool.path={runs}/*", "task=function", "task.function=mine.function", "evaluation.cache=null"),
-        *("task.model=AutoModelForSequenceClassification", f"task.data.path={texts}", "name=x"),
-    )
-    soupkitchen(*words, cwd=tmp_path)
-    errors = trajectory(tmp_path / "results/x").query("decision == 'error'")
-    assert ["final", "uniform"] in errors[["stage", "candidate"]].to_numpy().tolist()
-    assert "uniform" not in pd.read_csv(tmp_path / "results/x/leaderboard.csv")["model"].tolist()
+    rows = errors[["stage", "candidate"]].to_numpy().tolist()
+    assert [row for row in rows if row[0] != "merge"] == [["rank", "b"], ["final", "uniform"]]
+    assert set(errors.reason) == {"ZeroDivisionError: division by zero"}
+    assert not {"b", "uniform"} & set(pd.read_csv(tmp_path / "results/x/leaderboard.csv")["model"])

@@ -197,13 +197,12 @@ def own(run: Path, texts: Path, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def averaged(run: Path, steps: list[int], counts: np.ndarray) -> dict[str, torch.Tensor]:
-    """The checkpoints of these steps, weighted, in float64."""
+def check_average(soup: Path, run: Path, steps: list[int], counts: np.ndarray) -> None:
+    """Holds a soup to the checkpoints of these steps, weighted, in float64."""
     files = [load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in steps]
-    return {
-        name: sum(count * file[name].double() for count, file in zip(counts, files, strict=True))
-        for name in files[0]
-    }
+    for name, tensor in load_file(soup / "model.safetensors").items():
+        expected = sum(count * file[name].double() for count, file in zip(counts, files, strict=True))
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def last_kept(folder: Path) -> dict[str, Any]:
@@ -235,10 +234,7 @@ def test_the_soup_is_the_average_that_the_decay_stands_for(decay, trained, texts
     count = len(oldest_first)
     plain = np.full(count, 1 / count)
     counts = plain if decay in ("none", "linear") else np.array(coefficients(decay, count))
-    expected = averaged(trained, oldest_first, counts)
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    for name, tensor in saved.items():
-        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
+    check_average(tmp_path / "results/x/soup", trained, oldest_first, counts)
 
 
 @pytest.mark.slow
@@ -276,9 +272,7 @@ def test_of_several_decays_the_best_is_taken_for_each_window(trained, texts, tmp
     chosen = last_kept(tmp_path / "results/x")
     steps = steps_of(chosen["ingredients"])[::-1]
     counts = np.array(coefficients(chosen["variant"].removeprefix("decay="), len(steps)))
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    for name, tensor in averaged(trained, steps, counts).items():
-        torch.testing.assert_close(saved[name].double(), tensor, rtol=1e-5, atol=1e-6)
+    check_average(tmp_path / "results/x/soup", trained, steps, counts)
 
 
 @pytest.mark.slow
@@ -289,9 +283,7 @@ def test_weights_by_step_serve_every_search(trained, texts, tmp_path):
     steps = sorted(steps_of(chosen["ingredients"]))
     assert len(steps) > 1
     counts = np.array(coefficients("inverse_sqrt", len(steps)))
-    saved = load_file(tmp_path / "results/x/soup/model.safetensors")
-    for name, tensor in averaged(trained, steps, counts).items():
-        torch.testing.assert_close(saved[name].double(), tensor, rtol=1e-5, atol=1e-6)
+    check_average(tmp_path / "results/x/soup", trained, steps, counts)
 
 
 @pytest.mark.slow

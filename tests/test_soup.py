@@ -7,7 +7,9 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import naive
 import numpy as np
@@ -60,6 +62,14 @@ def runs(folder: Path, number: int, dtype: torch.dtype = torch.float32) -> list[
     ]
 
 
+def soup_of(method: Any, ingredients: Sequence[Checkpoint], base: Checkpoint | None = None) -> Soup:
+    """A soup of these, one after the other."""
+    made = Soup(method, base=base)
+    for ingredient in ingredients:
+        made.keep(ingredient)
+    return made
+
+
 def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
     """The plain float64 average of the files' tensors."""
     files = [load_file(c.path / "model.safetensors") for c in checkpoints]
@@ -70,9 +80,7 @@ def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 def test_a_soup_is_the_mean_of_its_ingredients(tmp_path, chunk, monkeypatch):
     monkeypatch.setattr(soupkitchen.merging.chunks, "CPU_CHUNK", chunk)
     pool = runs(tmp_path, 4)
-    soup = Soup(Linear())
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool)
     merged = dict(soup.tensors())
     assert merged.keys() == pool[0].header.keys()
     for name, expected in mean(pool).items():
@@ -82,9 +90,7 @@ def test_a_soup_is_the_mean_of_its_ingredients(tmp_path, chunk, monkeypatch):
 
 def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path):
     pool = runs(tmp_path, 3)
-    soup = Soup(Linear())
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool[:2])
     tasted = dict(soup.taste(pool[2]))
     soup.keep(pool[2])
     kept = dict(soup.tensors())
@@ -119,9 +125,7 @@ def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_arithmetic_is_float32_and_rounds_once(tmp_path, dtype):
     pool = runs(tmp_path, 5, dtype)
-    soup = Soup(Linear())
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool)
     merged = dict(soup.tensors())
     for name, expected in mean(pool).items():
         assert merged[name].dtype == dtype
@@ -188,9 +192,7 @@ def test_methods_that_change_what_is_equal_still_do(method, tmp_path):
 
 def test_weights_are_looked_up_by_name(tmp_path):
     pool = runs(tmp_path, 2)
-    soup = Soup(Linear(weights={"run1": 3.0}))
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(weights={"run1": 3.0}), pool)
     one, other = (dict(c.tensors())["matrix"].double() for c in pool)
     torch.testing.assert_close(dict(soup.tensors())["matrix"].double(), (one + 3 * other) / 4)
 
@@ -234,9 +236,7 @@ def arrays(checkpoints: list[Checkpoint], name: str) -> list[np.ndarray]:
 
 def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), base=base)
-    for ingredient in pool[:3]:
-        soup.keep(ingredient)
+    soup = soup_of(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), pool[:3], base)
     (start,) = arrays([base], "body")
     deltas = [naive.trim(x - start, 0.3) for x in arrays(pool, "body")]
     expected = start + 0.7 * naive.consensus(deltas, [1.0] * 4)
@@ -269,9 +269,7 @@ def test_a_method_on_task_vectors_without_a_base_is_refused():
 
 def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(Slerp(space="task_vectors"), base=base)
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Slerp(space="task_vectors"), pool, base)
     (start,) = arrays([base], "body")
     expected = start + naive.slerp([x - start for x in arrays(pool, "body")], [1.0] * 4)
     np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-6)
@@ -294,9 +292,7 @@ def test_masks_do_not_depend_on_order_names_or_shards(tmp_path):
     assert [c.fingerprint for c in pool] == [c.fingerprint for c in again]
     merged = []
     for ingredients in (pool, again[::-1]):
-        soup = Soup(TaskVectors(Random(0.5), "mass", normalize=True), base=base)
-        for ingredient in ingredients:
-            soup.keep(ingredient)
+        soup = soup_of(TaskVectors(Random(0.5), "mass", normalize=True), ingredients, base)
         merged.append(dict(soup.tensors()))
     for name, tensor in merged[0].items():
         torch.testing.assert_close(tensor, merged[1][name], rtol=1e-5, atol=1e-6)
@@ -304,9 +300,7 @@ def test_masks_do_not_depend_on_order_names_or_shards(tmp_path):
 
 def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path):
     pool = runs(tmp_path, 3)
-    soup = Soup(Karcher())
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(Karcher(), pool[:2])
     tasted = dict(soup.taste(pool[2]))
     expected = Karcher().merge([dict(c.tensors())["matrix"] for c in pool], [1.0] * 3)
     assert torch.equal(tasted["matrix"], expected)
@@ -319,9 +313,7 @@ def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path):
 )
 def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path, method):
     base, pool = with_base(tmp_path)
-    soup = Soup(method, base=base)
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(method, pool, base)
     blended = dict(Soup(method, base=base).blend(pool))
     kept = dict(soup.tensors())
     assert blended.keys() == kept.keys()
@@ -412,9 +404,7 @@ print((max(peak) - peak[0]) * 1024)
 
 def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), base=base)
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), pool[:2], base)
     np.testing.assert_allclose(
         dict(soup.tensors())["head"], np.mean(arrays(pool[:2], "head"), axis=0), rtol=1e-5
     )
