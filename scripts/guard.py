@@ -106,7 +106,9 @@ def pools(file: Path) -> None:
     sys.path.insert(0, str(ROOT / "tests"))
     import test_experiment_algorithm as decisions  # type: ignore[import-not-found]
 
-    decisions.statistics.RESAMPLES = 19
+    from soupkitchen.evaluation import statistics
+
+    statistics.RESAMPLES = 19
     lines = []
     for seed in range(1000):
         search = None if seed % 2 else decisions.SEARCHES[seed // 2 % len(decisions.SEARCHES)]

@@ -151,6 +151,13 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.fixture
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from soupkitchen.evaluation import statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 19)
+
+
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def causal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a tiny model that continues texts."""

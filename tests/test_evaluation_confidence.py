@@ -16,6 +16,7 @@ import pytest
 from command import as_module, forked, own, soupkitchen
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_up import Table, scores_over, searched
 from scipy.stats import binom
 from tiny import make_texts
 
@@ -27,27 +28,15 @@ from soupkitchen.evaluation import (
     Evaluation,
     EvaluationOptions,
     Part,
-    statistics,
 )
 from soupkitchen.evaluation import confidence as tested
 from soupkitchen.evaluation.confidence import excluded_after, proven, sampled, score_at_most, upper_limit
-from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.executors import Fake
-from soupkitchen.experiment.algorithm import find_soup
-from soupkitchen.experiment.judge import Judge
-from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.ranking import by_scoring
-from soupkitchen.experiment.recipes import Recipes
-from soupkitchen.experiment.scores import Scores
-from soupkitchen.experiment.steps import Steps
-from soupkitchen.merging import Linear
 from soupkitchen.options import check_tree
 from soupkitchen.records.trajectory import trajectory
 from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.soup import Recipe
 from soupkitchen.store.journal import read
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.base import DataSource, Task
 
 EXAMPLES = 1000
 UNKNOWN = np.full(EXAMPLES, np.inf)
@@ -396,20 +385,6 @@ def test_what_is_certain_is_told_from_what_is_as_good_as_certain():
 # The search
 
 
-@pytest.fixture
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 19)
-
-
-class Table(Task):
-    """A task whose predictions a table says."""
-
-    model_class, data = object, DataSource()
-
-    def __init__(self, metric: str) -> None:
-        self.metric = metrics.load(metric)
-
-
 def cook(
     seed: int, confidence: float | None, workers: int = 1, metric: str = "mse", early: bool = True
 ) -> Any:
@@ -425,24 +400,15 @@ def cook(
             return {"": wrong.astype(int)}
         return {"": 2 + 0.3 * shared + 0.15 * own_luck.normal(size=n) + own_luck.uniform(0, 0.1)}
 
-    several = Several({"": Table(metric)})
-    right = right.astype(int) if metric == "accuracy" else right
-    examples = Examples({"heldout": {"": Listed(right, random.integers(1, 9, n))}}, 16)
-    executor = Fake(answer, several, examples, workers)
-    names: Any = SimpleNamespace(check=lambda recipe: None)
-    names.asked = names.predictions = lambda recipe, split: f"{recipe.digest} {split}"
-    scores = Scores(executor, examples, several, Ledger(None), names, on_error="skip")
-    search, recipes = Greedy(), Recipes(Linear())
-    steps = Steps(scores, search.rule.text)
-    pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
-    ranking = by_scoring(pool, scores, recipes, steps)
+    tables = {"": Table(metric, right.astype(int) if metric == "accuracy" else right)}
+    scores = scores_over(answer, tables, batch_size=16, lengths=random.integers(1, 9, n), workers=workers)
     stopping = EarlyStopping() if confidence is None else ConfidentStopping(confidence)
-    judge = Judge(search.rule, scores, recipes, stopping if early else None)
-    best, ranking = find_soup(search, ranking, judge, steps)
+    names = [f"run{i}" for i in range(runs)]
+    best, ranking = searched(Greedy(), scores, names, stopping=stopping if early else None)
     assert best.evaluation.complete
     assert best.evaluation.score >= ranking.best
     rows = trajectory([event for event in scores.ledger.events if event["event"] == "step"])
-    return best, rows[rows["stage"] == "merge"][1:], examples
+    return best, rows[rows["stage"] == "merge"][1:], scores.examples
 
 
 @pytest.mark.slow

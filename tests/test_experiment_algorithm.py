@@ -1,4 +1,4 @@
-"""Early stopping changes no decision, statistics say what they should, evaluations are found again."""
+"""Searches over tables: early stopping and workers change no decision, and what fails is told."""
 
 from __future__ import annotations
 
@@ -11,28 +11,21 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from made_up import Names, Table
+from made_up import Table, merges_of, scores_over, searched
 
 from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import (
     EarlyStopping,
     Evaluation,
     Part,
-    statistics,
 )
 from soupkitchen.evaluation.examples import Examples, Listed
-from soupkitchen.executors import Fake
-from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge
-from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.ranking import by_scoring
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores
-from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.search import AcceptRule, Evolve, Exhaustive, Greedy, Pruned, Search
 from soupkitchen.soup import Recipe
-from soupkitchen.tasks import Several
 
 
 def predictions(
@@ -69,7 +62,6 @@ def cook(
         for name in names
     }
     tables = tables if tasks > 1 else {"": tables["task0"]}
-    several = Several(tables, "min" if seed % 2 else "mean")
 
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
         return {
@@ -80,31 +72,26 @@ def cook(
         }
 
     lengths = random.integers(1, 9, n) if seed % 3 else None
-    listed = {name: Listed(table.right, lengths) for name, table in tables.items()}
-    examples = Examples({"heldout": listed}, batch_size)
-    executor = Fake(answers, several, examples, workers)
-    scores = Scores(executor, examples, several, Ledger(None), Names(), on_error="skip")
-    search = search or Greedy(accept)
-    steps = Steps(scores, search.rule.text)
-    recipes = Recipes(TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear())
-    pool: Any = [SimpleNamespace(name=f"run{i}") for i in range(runs)]
-    ranking = by_scoring(pool, scores, recipes, steps)
-    best, ranking = find_soup(
-        search, ranking, Judge(search.rule, scores, recipes, EarlyStopping() if early else None), steps
+    aggregate = "min" if seed % 2 else "mean"
+    scores = scores_over(
+        answers, tables, aggregate=aggregate, batch_size=batch_size, lengths=lengths, workers=workers
     )
-    merges = [SimpleNamespace(**event) for event in scores.ledger.events if event.get("stage") == "merge"]
+    method = TaskVectors(scale=[0.5 + i for i in range(variants)]) if variants > 1 else Linear()
+    stopping = EarlyStopping() if early else None
+    pool = [f"run{i}" for i in range(runs)]
+    best, ranking = searched(search or Greedy(accept), scores, pool, method, stopping)
+    merges = [SimpleNamespace(**event) for event in merges_of(scores)]
     scored = sum(row.examples_scored for row in merges)
     decisions = [(row.candidate, row.variant, row.decision) for row in merges]
     assert best.evaluation.score >= ranking.best
     return decisions, best.recipe.ingredients, best.evaluation.score, scored, merges
 
 
+def scores_of(answers: Any, right: np.ndarray, metric: str = "accuracy") -> Scores:
+    return scores_over(answers, {"": Table(metric, right)})
+
+
 RULES = ["better", "not_worse", {"margin": 0.05}, {"significant": 0.2}]
-
-
-@pytest.fixture
-def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 19)
 
 
 @pytest.mark.slow
@@ -210,22 +197,6 @@ def test_of_equal_recipes_the_first_is_the_best():
     assert best.recipe.ingredients == ("c",)
 
 
-def scores_of(answers: Any, right: np.ndarray, metric: str = "accuracy") -> Scores:
-    """What scores soups by a function of their recipes."""
-    several = Several({"": Table(metric, right)})
-    examples = Examples({"heldout": {"": Listed(right)}}, 2)
-    return Scores(Fake(answers, several, examples), examples, several, Ledger(None), Names(), on_error="skip")
-
-
-def searched(search: Search, scores: Scores) -> tuple[Scored, list[dict[str, Any]]]:
-    """The soup that a search over three runs ends with, and the rows of the merge stage."""
-    recipes, steps = Recipes(Linear()), Steps(scores, "")
-    pool: Any = [SimpleNamespace(name=name) for name in "abc"]
-    judge = Judge(search.rule, scores, recipes, EarlyStopping())
-    best, _ = find_soup(search, by_scoring(pool, scores, recipes, steps), judge, steps)
-    return best, [event for event in scores.ledger.events if event.get("stage") == "merge"]
-
-
 def test_a_search_that_ends_below_the_best_single_run_returns_to_it():
     right = np.ones(10, int)
     wrong = {("a",): 1, ("b",): 5, ("c",): 6, ("a", "b", "c"): 8, ("a", "b"): 7, ("a", "c"): 9, ("b", "c"): 9}
@@ -233,9 +204,10 @@ def test_a_search_that_ends_below_the_best_single_run_returns_to_it():
     def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
         return {"": np.where(np.arange(10) < wrong[recipe.ingredients], 0, right)}
 
-    best, rows = searched(Pruned(), scores_of(answers, right))
+    scores = scores_of(answers, right)
+    best, _ = searched(Pruned(), scores, "abc", stopping=EarlyStopping())
     assert best.recipe.ingredients == ("a",)
-    assert [(row["candidate"], row["decision"]) for row in rows] == [
+    assert [(row["candidate"], row["decision"]) for row in merges_of(scores)] == [
         ("all 3", "start"),
         ("without c", "keep"),
         ("without b", "keep"),
@@ -253,9 +225,10 @@ def test_a_search_whose_start_cannot_be_scored_starts_as_the_best_single_run(bro
             return {"": np.full(10, np.nan)}
         return {"": right - 0.1 * "cba".index(recipe.ingredients[-1]) - 0.1}
 
-    best, rows = searched(Pruned(), scores_of(answers, right, "mse"))
+    scores = scores_of(answers, right, "mse")
+    best, _ = searched(Pruned(), scores, "abc", stopping=EarlyStopping())
     assert best.recipe.ingredients == ("c",)
-    told = [(row["candidate"], row["decision"]) for row in rows]
+    told = [(row["candidate"], row["decision"]) for row in merges_of(scores)]
     assert told[:2] == [("all 3", "error"), ("c", "start")]
     assert not any(decision == "keep" for _, decision in told)
 
@@ -275,7 +248,7 @@ def test_after_a_keep_the_batches_come_first_that_the_new_soup_does_worst_on():
         orders.update({one.recipe.ingredients: one.order[""] for one in requests}),
         score(requests),
     )[1]
-    searched(Greedy(), scores)
+    searched(Greedy(), scores, "abc", stopping=EarlyStopping())
     assert set(orders["a", "b"][:4]) == set(wrong["a",])  # the best run's errors
     assert set(orders["a", "b", "c"][:2]) == set(wrong["a", "b"])  # the soup's
 
@@ -306,10 +279,10 @@ def test_where_all_candidates_fail_the_run_does_and_says_why(fails):
 
     scores = scores_of(answers, right)
     if len(fails) == 1:
-        assert searched(Greedy(), scores)[0].recipe.ingredients == ("a",)
+        assert searched(Greedy(), scores, "abc")[0].recipe.ingredients == ("a",)
         return
     with pytest.raises(CandidateError, match=r"all 2 candidates failed, the first with: .*a fault in common"):
-        searched(Greedy(), scores)
+        searched(Greedy(), scores, "abc")
 
 
 def test_early_stopping_saves_forward_passes():
