@@ -49,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "demo executors_ray experiment_resume cli_errors cli_sweeper cli_launchers devices executors_spmd "
     "experiment_algorithm cli_command experiment_ranking models_sentence_transformers search_window "
-    "experiment_scores models_auto trackers models_families tasks models_function evaluation_compile records_report "
-    "rebuild docs_commands"
+    "experiment_scores models_auto trackers models_families tasks models_function evaluation_compile "
+    "records_report rebuild docs_commands"
 ).split()
 """The files whose tests take most of the time, the longest first."""
 

@@ -11,9 +11,10 @@ import naive
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from mixtures import METHODS as SHIPPED
+from mixtures import same
 from omegaconf import OmegaConf
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -24,14 +25,11 @@ from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation.identity import weights as known_by
 from soupkitchen.merging import Karcher, Linear, Magnitude, ModelStock, Random, Slerp, TaskVectors
-from soupkitchen.options.building import build
 from soupkitchen.output import Output
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Mixer, Recipe, Soup
 
-METHODS = {file.stem: build(OmegaConf.to_container(OmegaConf.load(file)))
-           for file in sorted((ROOT / "conf" / "method").glob("*.yaml"))}  # fmt: skip
-METHODS |= {
+METHODS = SHIPPED | {
     "ties by model": TaskVectors(Magnitude(0.3, trim="model"), "mass", normalize=True),
     "slerp of task vectors": Slerp(space="task_vectors"),
     "linear sum": Linear(normalize=False),
@@ -67,10 +65,6 @@ def made(
     pool: Pool, recipe: Recipe, mixer: Mixer | None = None, growing: bool = False
 ) -> dict[str, torch.Tensor]:
     return {name: x.clone() for name, x in (mixer or Mixer(pool)).tensors(recipe, growing)}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def by_depth(method: Any, first: tuple[float, ...], *others: Coefficient) -> list[Coefficient]:

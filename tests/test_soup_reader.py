@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
-from omegaconf import OmegaConf
+from mixtures import METHODS as SHIPPED
+from mixtures import same
 from safetensors.torch import load_file
 from tiny import adapter
 from transformers import AutoModelForSequenceClassification
@@ -26,15 +26,12 @@ from soupkitchen.errors import CheckpointError
 from soupkitchen.evaluation import Runtime, evaluator_of, load_splits
 from soupkitchen.executors import Bench, Request
 from soupkitchen.merging import Karcher, Linear, Magnitude, MagnitudeOutliers, Random, TaskVectors
-from soupkitchen.options.building import build
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Mixer, Recipe, StateMemory
 from soupkitchen.soup.reader import CachingReader
 from soupkitchen.tasks import Data, Several, TextClassification
 
-METHODS = {file.stem: build(OmegaConf.to_container(OmegaConf.load(file)))
-           for file in sorted((ROOT / "conf" / "method").glob("*.yaml"))}  # fmt: skip
-METHODS["ties by model"] = TaskVectors(Magnitude(0.3, trim="model"), "mass", normalize=True)
+METHODS = SHIPPED | {"ties by model": TaskVectors(Magnitude(0.3, trim="model"), "mass", normalize=True)}
 CPU = torch.device("cpu")
 PROPOSED: list[tuple[Coefficient, ...]] = [
     (1.0, 1.0, 1.0), (0.2, 0.7, 1.5), ((1.0, 0.0), (0.5, 1.0), (0.0, 2.0)), (0.0, 1.0, 1.0),
@@ -44,10 +41,6 @@ PROPOSED: list[tuple[Coefficient, ...]] = [
 def made(mixer: Mixer, recipe: Recipe, again: bool = False) -> dict[str, torch.Tensor]:
     mixer.caching = again
     return {name: tensor.clone() for name, tensor in mixer.tensors(recipe)}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def proposals(method: Any, names: str = "abc") -> list[Recipe]:

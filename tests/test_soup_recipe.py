@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from mixtures import METHODS, same
 from safetensors.torch import load_file
 from tiny import average
 
@@ -28,8 +28,6 @@ from soupkitchen.options.building import build, describe
 from soupkitchen.search import Mixture
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
 
-METHODS = {file.stem: build(OmegaConf.to_container(OmegaConf.load(file)))
-           for file in sorted((ROOT / "conf" / "method").glob("*.yaml"))}  # fmt: skip
 WEIGHTLESS = {"model_stock"}
 """Methods that take no weights."""
 
@@ -113,10 +111,6 @@ def pool(text_runs: Path) -> Pool:
 
 def tensors(mixer: Mixer, recipe: Recipe, growing: bool = False) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in mixer.tensors(recipe, growing)}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", METHODS)
