@@ -272,6 +272,12 @@ ROWS = [
         ("task.text=text", "{'en': 'w1'}", "no text"),
         rows({"text": {"en": "w1"}, "label": 0}),
     ),
+    Bad(
+        "a second text that is missing",
+        (JSON, *WHOLE, "task.text_pair=other"),
+        ("task.text_pair=other", "row 2 is empty"),
+        rows({"text": "w1", "other": "w2", "label": 0}, {"text": "w1", "other": None, "label": 0}),
+    ),
     # Labels
     Bad(
         "a label cell that is empty",

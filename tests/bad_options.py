@@ -99,10 +99,14 @@ ROWS = [
     Bad("a path for the data's options", ("task.data=texts",), ("did you mean task.data.path=texts",)),
     # Booleans
     Bad("trust_remote_code=never", ("trust_remote_code=never",), ("trust_remote_code=never", BOOLEAN)),
+    Bad("overwrite=no", ("overwrite=no",), ("overwrite=no", BOOLEAN)),
+    Bad("greater_is_better=yes", ("task.metric.greater_is_better=yes",), ("is_better=yes", BOOLEAN)),
     Bad("runtime's own trust_remote_code", ("runtime.trust_remote_code=off",), ("code=off", BOOLEAN)),
     # Numbers
     Bad("batch_size=true", ("runtime.batch_size=true",), ("runtime.batch_size=true", "at least 1")),
     Bad("batch_size=1.5", ("runtime.batch_size=1.5",), ("runtime.batch_size=1.5", "a whole number")),
+    Bad("workers=-1", ("runtime.workers=-1",), ("runtime.workers=-1", "at least 0")),
+    Bad("dtype=float8", ("runtime.dtype=float8",), ("runtime.dtype=float8", "bfloat16")),
     Bad("threads=0", ("runtime.threads=0",), ("runtime.threads=0", "from 1 to")),
     Bad("seed=-1", ("runtime.seed=-1",), ("runtime.seed=-1", "from 0 to")),
     Bad("max_length=-5", ("task.max_length=-5",), ("task.max_length=-5", "at least 1")),
