@@ -308,10 +308,7 @@ SPOILS: dict[str, tuple[Spoil, str]] = {
     ),
     "no pickle": (broken_pickle, r"pytorch_model\.bin (cannot be read|holds more than tensors)"),
     "broken config": (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be read"),
-    "no config": (
-        lambda run: (run / "config.json").unlink(),
-        r"not a checkpoint: it has no config\.json",
-    ),
+    "no config": (lambda run: (run / "config.json").unlink(), r"not a checkpoint: it has no config\.json"),
     "unreadable": (unreadable, r"model\.safetensors cannot be read"),
     "nan": (weights(not_finite), r"classifier\.weight has 2 values that are NaN or infinite"),
     "shape": (

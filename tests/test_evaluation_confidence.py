@@ -22,13 +22,7 @@ from tiny import make_texts
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation import (
-    ConfidentStopping,
-    EarlyStopping,
-    Evaluation,
-    EvaluationOptions,
-    Part,
-)
+from soupkitchen.evaluation import ConfidentStopping, EarlyStopping, Evaluation, EvaluationOptions, Part
 from soupkitchen.evaluation import confidence as tested
 from soupkitchen.evaluation.confidence import excluded_after, proven, sampled, score_at_most, upper_limit
 from soupkitchen.options import check_tree

@@ -17,11 +17,7 @@ from made_up import Table
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation import (
-    Evaluator,
-    Identity,
-    Runtime,
-)
+from soupkitchen.evaluation import Evaluator, Identity, Runtime
 from soupkitchen.evaluation.identity import PREDICTING, own_code
 from soupkitchen.soup import Recipe
 from soupkitchen.tasks import Several

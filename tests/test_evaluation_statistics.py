@@ -15,13 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError
-from soupkitchen.evaluation import (
-    Evaluation,
-    Part,
-    compare,
-    confidence_interval,
-    statistics,
-)
+from soupkitchen.evaluation import Evaluation, Part, compare, confidence_interval, statistics
 from soupkitchen.evaluation.statistics import mcnemar
 from soupkitchen.search.rules import AcceptRule
 from soupkitchen.tasks import Data, Several, TextClassification

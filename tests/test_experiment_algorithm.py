@@ -14,11 +14,7 @@ from hypothesis import strategies as st
 from made_up import Table, merges_of, scores_over, searched
 
 from soupkitchen.errors import CandidateError
-from soupkitchen.evaluation import (
-    EarlyStopping,
-    Evaluation,
-    Part,
-)
+from soupkitchen.evaluation import EarlyStopping, Evaluation, Part
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.recipes import Recipes

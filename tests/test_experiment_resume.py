@@ -14,16 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import (
-    SECONDS,
-    events,
-    own,
-    same,
-    soupkitchen,
-    started,
-    wait_for,
-    with_full_disk,
-)
+from command import SECONDS, events, own, same, soupkitchen, started, wait_for, with_full_disk
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError

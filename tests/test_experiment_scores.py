@@ -12,9 +12,7 @@ import pytest
 import torch
 from command import own, soupkitchen
 from safetensors.torch import load_file, save_file
-from tiny import (
-    make_texts,
-)
+from tiny import make_texts
 
 CPU = torch.device("cpu")
 

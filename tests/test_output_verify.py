@@ -7,9 +7,7 @@ import json
 import pandas as pd
 import pytest
 from command import own, soupkitchen
-from tiny import (
-    save_tokenizer,
-)
+from tiny import save_tokenizer
 
 
 def test_there_are_never_two_models(text_runs, texts, tmp_path):

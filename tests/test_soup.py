@@ -19,9 +19,7 @@ from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import (
-    text_classifier,
-)
+from tiny import text_classifier
 
 import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint, find_pool

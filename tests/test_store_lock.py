@@ -12,9 +12,7 @@ import sys
 import threading
 
 import pytest
-from command import (
-    forked,
-)
+from command import forked
 from filelock import FileLock
 
 from soupkitchen.errors import LockError

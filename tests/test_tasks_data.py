@@ -19,10 +19,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from soupkitchen import metrics
 from soupkitchen.errors import DataError
-from soupkitchen.evaluation import (
-    load_splits,
-    warn_of_splits,
-)
+from soupkitchen.evaluation import load_splits, warn_of_splits
 from soupkitchen.tasks import Data, ImageClassification, Several, TextClassification
 from soupkitchen.tasks.files import count_overlap
 

@@ -9,10 +9,7 @@ import pytest
 from causal import phrase
 from scoring import rows, score
 
-from soupkitchen.tasks import (
-    Data,
-    Function,
-)
+from soupkitchen.tasks import Data, Function
 
 
 def test_a_function_of_ones_own_scores_examples(causal, tmp_path, monkeypatch):

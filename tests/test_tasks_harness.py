@@ -21,9 +21,7 @@ from soupkitchen import tasks
 from soupkitchen.errors import ConfigError, DataError, MetricError
 from soupkitchen.options.building import build, describe
 from soupkitchen.options.files import compose
-from soupkitchen.tasks import (
-    Several,
-)
+from soupkitchen.tasks import Several
 from soupkitchen.tasks.harness import harness_tasks
 from soupkitchen.tasks.templates import Bounded
 

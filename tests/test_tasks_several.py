@@ -10,9 +10,7 @@ import pandas as pd
 import pytest
 from command import own, soupkitchen
 from made_up import Table
-from tiny import (
-    LABELS,
-)
+from tiny import LABELS
 
 from soupkitchen import metrics
 from soupkitchen.errors import DataError
