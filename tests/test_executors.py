@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.evaluation import Evaluation, Part, Threshold, compare
 from soupkitchen.evaluation.examples import Examples, Listed
 from soupkitchen.evaluation.forward import Batches
-from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
+from soupkitchen.executors import Bench, Fake, Local, Request, Scoring
 from soupkitchen.executors.spmd import SharedBench, _Follower
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scores, Unscorable
@@ -216,26 +216,6 @@ def test_what_is_scored_to_the_end_is_complete_however_bad(bench, monkeypatch):
     ):
         assert evaluation.complete
         assert len(evaluation.parts[""].predictions) == evaluation.examples_total
-
-
-class Backwards(Executor):
-    """Has two workers, the second of which is faster."""
-
-    workers = 2
-
-    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
-        done = {id(request): self.bench.score(request) for request in reversed(requests)}
-        return iter([done[id(request)] for request in requests])
-
-
-def test_an_executor_of_ones_own_scores_the_same(bench):
-    executor = Backwards()
-    executor.start(bench)
-    requests = [Request(name, Recipe.single(name)) for name in "abcd"]
-    local = Local()
-    local.start(bench)
-    ours = [scoring.evaluation.score for scoring in executor.score(requests)]
-    assert ours == [scoring.evaluation.score for scoring in local.score(requests)]
 
 
 # Several processes

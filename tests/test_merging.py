@@ -239,13 +239,6 @@ def test_slerp(pairs, shape, t):
     assert np.linalg.norm(merged.double().numpy() - soup) <= 2e-5 * np.linalg.norm(soup)
 
 
-def test_slerp_keeps_the_norm_and_the_angle_where_a_chord_does_not():
-    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
-    for t in (0.0, 0.25, 0.5, 1.0):
-        expected = torch.tensor([math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)])
-        torch.testing.assert_close(merge(Slerp(t=t), [a, b]), expected, rtol=1e-6, atol=1e-7)
-
-
 def test_slerp_with_a_zero_vector_is_an_average():
     a = torch.tensor([2.0, 4.0])
     torch.testing.assert_close(merge(Slerp(), [a, torch.zeros(2)]), a / 2)
@@ -571,16 +564,6 @@ def test_scale_zero_gives_the_base():
     for name in METHODS:
         if isinstance(method := method_called(name), TaskVectors):
             assert not merge(replace(method, scale=0.0), random_tensors(3, 20)).any()
-
-
-def test_density_one_makes_dare_task_arithmetic():
-    tensors = random_tensors(4, 30)
-    assert torch.equal(merge(TaskVectors(Random(1.0)), tensors), merge(TaskVectors(), tensors))
-
-
-def test_ties_of_one_ingredient_at_density_one_is_that_ingredient():
-    (x,) = random_tensors(1, 30)
-    assert torch.equal(merge(TaskVectors(Magnitude(1.0), "mass", normalize=True), [x]), x)
 
 
 def test_a_negative_weight_subtracts():

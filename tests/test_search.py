@@ -94,13 +94,6 @@ def test_greedy_decides_as_the_paper_does(table, accept_equal):
     assert len(trials) == len(pool) - 1
 
 
-@given(tables(), scores)
-def test_greedy_is_never_worse_than_the_best_single_run(table, min_gain):
-    pool, score_of = table
-    _, best, _ = run_search(Greedy({"margin": min_gain}), pool, score_of)
-    assert best >= max(run.score for run in pool)
-
-
 @given(tables(), scores.filter(bool))
 def test_each_kept_candidate_gains_more_than_min_gain(table, min_gain):
     pool, score_of = table
@@ -263,18 +256,6 @@ def test_with_replacement_the_run_that_helps_most_enters_and_may_enter_again(tab
     result = run_search(Greedy(replacement=True), pool, score_of)
     assert result[:2] == (soup, best)
     assert len(result[2]) == rounds * len(names)
-
-
-def test_a_run_that_is_there_twice_weighs_twice():
-    """The optimum of a quadratic at 2/3 of one run and 1/3 of the other is found by entering one twice."""
-    pool = [Ranked("a", -((1 - 2 / 3) ** 2)), Ranked("b", -((2 / 3) ** 2))]
-
-    def score_of(ingredients: tuple[str, ...]) -> float:
-        return -((ingredients.count("a") / len(ingredients) - 2 / 3) ** 2)
-
-    soup, best, _ = run_search(Greedy(replacement=True, passes=5), pool, score_of)
-    assert sorted(soup) == ["a", "a", "b"]
-    assert best == pytest.approx(0, abs=1e-12)
 
 
 def test_a_line_search_takes_the_best_of_the_coefficients_that_a_candidate_may_have():
