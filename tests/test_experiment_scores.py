@@ -158,10 +158,10 @@ def test_a_method_of_ones_own_that_was_rewritten_gets_no_old_scores(copy_runs, t
 def test_whatever_a_forward_pass_raises_is_a_row_of_a_run_or_a_control_and_not_the_end(
     copy_runs, texts, tmp_path, of_ones_own
 ):
-    runs = copy_runs("a", "b", "c")
-    a, b, c = (float(load_file(runs / n / "model.safetensors")["classifier.bias"][0]) for n in "abc")
+    runs = copy_runs("a", "b", "c", "d")
+    a, b, c, d = (float(load_file(runs / n / "model.safetensors")["classifier.bias"][0]) for n in "abcd")
     bias = "float(model.classifier.bias[0])"
-    of_ones_own(f"1 / (min(abs({bias} - {b!r}), abs({bias} - {(a + c) / 2!r})) > 1e-6)")
+    of_ones_own(f"1 / (min(abs({bias} - {b!r}), abs({bias} - {(a + c + d) / 3!r})) > 1e-6)")
     words = (
         *(f"pool.path={runs}/*", "task=function", "task.function=mine.function", "evaluation.cache=null"),
         *("task.model=AutoModelForSequenceClassification", f"task.data.path={texts}", "name=x"),

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import text_classifier
 
-import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import Runtime
@@ -34,6 +33,7 @@ from soupkitchen.merging import (
     Slerp,
     TaskVectors,
     alternatives,
+    chunks,
 )
 from soupkitchen.soup import Soup
 from soupkitchen.soup.memory import StateMemory
@@ -76,7 +76,7 @@ def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("chunk", [1, 16, 1 << 16])
 def test_a_soup_is_the_mean_of_its_ingredients(tmp_path, chunk, monkeypatch):
-    monkeypatch.setattr(soupkitchen.merging.chunks, "CPU_CHUNK", chunk)
+    monkeypatch.setattr(chunks, "CPU_CHUNK", chunk)
     pool = runs(tmp_path, 4)
     soup = soup_of(Linear(), pool)
     merged = dict(soup.tensors())
