@@ -236,7 +236,7 @@ class Plain:
 
 def test_an_object_that_keeps_what_it_was_made_of_is_told_by_that():
     tree = describe(Plain(2))
-    assert tree == {"_target_": "test_recipes.Plain", "a": 2, "b": 0.5}
+    assert tree == {"_target_": "test_soup_recipe.Plain", "a": 2, "b": 0.5}
     again = build(tree)
     assert (again.a, again.b) == (2, 0.5)
 
