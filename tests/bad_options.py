@@ -105,7 +105,7 @@ ROWS = [
     # Numbers
     Bad("batch_size=true", ("runtime.batch_size=true",), ("runtime.batch_size=true", "at least 1")),
     Bad("batch_size=1.5", ("runtime.batch_size=1.5",), ("runtime.batch_size=1.5", "a whole number")),
-    Bad("workers=-1", ("runtime.workers=-1",), ("runtime.workers=-1", "at least 0")),
+    Bad("workers=-1", ("runtime.workers=-1",), ("runtime.workers=-1", "from 0 to 1024")),
     Bad("dtype=float8", ("runtime.dtype=float8",), ("runtime.dtype=float8", "bfloat16")),
     Bad("threads=0", ("runtime.threads=0",), ("runtime.threads=0", "from 1 to")),
     Bad("seed=-1", ("runtime.seed=-1",), ("runtime.seed=-1", "from 0 to")),
