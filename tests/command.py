@@ -124,10 +124,7 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
 
 
 def started(
-    *arguments: str,
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    early: Mapping[str, str] | None = None,
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, early: Mapping[str, str] | None = None
 ) -> Fork:
     """Starts the command, in a fork of a process that has imported everything."""
     return Fork(_COMMAND, *arguments, "runtime.threads=1", cwd=cwd, env=env, early=early)

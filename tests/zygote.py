@@ -53,6 +53,13 @@ def import_everything() -> None:
     )
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    import soupkitchen.__main__
+    import soupkitchen.cli.command
+    import soupkitchen.demo
+    import soupkitchen.experiment
+    import soupkitchen.experiment.session
+    import soupkitchen.records.report
+    import soupkitchen.records.trackers  # noqa: F401
     from soupkitchen import metrics
 
     metrics.shipped()
