@@ -8,10 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from command import own, soupkitchen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from made_up import Table, merges_of, scores_over, searched
+from safetensors.torch import load_file
 
 from soupkitchen.errors import CandidateError
 from soupkitchen.evaluation import EarlyStopping, Evaluation, Part
@@ -315,3 +319,23 @@ def test_any_number_is_better_than_nan():
 
     judge = Judge(AcceptRule(), SimpleNamespace(each=each), None)  # type: ignore[arg-type]
     assert judge.best("", ["first", "second", "third"]).recipe == "second"  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
+def test_with_real_models_early_stopping_changes_nothing_but_the_forward_passes(
+    metric, text_runs, texts, tmp_path
+):
+    words = (*own(text_runs, texts), f"task.metric.name={metric}", "search.passes=2", "runtime.batch_size=4")
+    runs = {"true": tmp_path / "results" / "early", "false": tmp_path / "results" / "whole"}
+    for early, folder in runs.items():
+        soupkitchen(*words, f"evaluation.early_stopping={early}", f"name={folder.name}", cwd=tmp_path)
+    pd.testing.assert_frame_equal(*(pd.read_csv(folder / "leaderboard.csv") for folder in runs.values()))
+    early, whole = (pd.read_csv(folder / "trajectory.csv") for folder in runs.values())
+    early, whole = (table[table["stage"] == "merge"] for table in (early, whole))
+    for column in ("candidate", "decision", "ingredients"):
+        assert early[column].tolist() == whole[column].tolist()
+    assert early["stopped_early"].any()
+    assert not whole["stopped_early"].any()
+    assert early["examples_scored"].sum() < whole["examples_scored"].sum()
+    one, other = (load_file(folder / "soup" / "model.safetensors") for folder in runs.values())
+    assert all(torch.equal(one[name], other[name]) for name in one)
