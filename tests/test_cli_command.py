@@ -45,7 +45,7 @@ def accuracy(tensors: dict[str, torch.Tensor], run: Path, frame: pd.DataFrame) -
 def finished(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results folder of a greedy run over `text_runs`."""
     folder = tmp_path_factory.mktemp("work")
-    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=folder)
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", "report.write=true", cwd=folder)
     assert "leaderboard  results/cooked/leaderboard.csv" in result.stdout
     assert "\x1b" not in result.stdout + result.stderr  # plain lines when piped
     return folder / "results" / "cooked"
@@ -121,14 +121,14 @@ def test_the_leaderboard_holds_every_single_run_the_uniforms_and_the_soup(finish
 
 def test_a_finished_run_is_reported_not_repeated(finished, text_runs, texts):
     before = (finished / "trajectory.csv").stat().st_mtime_ns
-    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=finished.parents[1])
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", "report.write=true", cwd=finished.parents[1])
     assert "soup" in result.stdout
     assert (finished / "trajectory.csv").stat().st_mtime_ns == before
 
 
 def test_a_finished_runs_table_may_go_unread(finished, text_runs, texts):
     unread = "import os; there, here = os.pipe(); os.close(there); os.dup2(here, 1)"
-    words = (*own(text_runs, texts), "name=cooked")
+    words = (*own(text_runs, texts), "name=cooked", "report.write=true")
     told = soupkitchen(*words, cwd=finished.parents[1], fails=141, before=unread)
     assert "Broken" not in told.stderr
 
@@ -154,7 +154,7 @@ def test_overwrite_moves_the_old_results_aside(text_runs, texts, tmp_path):
 def test_a_run_that_fails_leaves_earlier_results_where_they_were(finished, text_runs, texts, tmp_path):
     shutil.copytree(finished.parents[1], tmp_path / "work")
     before = contents(tmp_path)
-    words = (*own(text_runs, texts), "name=cooked", "overwrite=true", "task.text=body")
+    words = (*own(text_runs, texts), "name=cooked", "report.write=true", "overwrite=true", "task.text=body")
     assert "task.text=body" in soupkitchen(*words, cwd=tmp_path / "work", fails=True).stderr
     assert contents(tmp_path) == before
 
@@ -164,7 +164,7 @@ def test_a_soup_that_was_deleted_is_saved_again(finished, text_runs, texts, tmp_
     soup = tmp_path / "work" / "results" / "cooked" / "soup"
     before = contents(soup)
     shutil.rmtree(soup)
-    result = soupkitchen(*own(text_runs, texts), "name=cooked", cwd=tmp_path / "work")
+    result = soupkitchen(*own(text_runs, texts), "name=cooked", "report.write=true", cwd=tmp_path / "work")
     assert "results/cooked/soup is gone: the soup is merged and saved again" in result.stderr
     assert contents(soup) == before
 
@@ -187,7 +187,7 @@ def test_what_follows_from_the_journal_is_made_again_without_runs(finished, text
     before = contents(folder)
     names = ("leaderboard.csv", "report.html", "trajectory.png", "!trajectory.csv")
     lost_by(folder, *names)
-    words = (*own(text_runs, texts), "name=cooked")
+    words = (*own(text_runs, texts), "name=cooked", "report.write=true")
     error = soupkitchen(*words, cwd=tmp_path / "work", before=WITHOUT_RUNS).stderr
     for name in names[:3]:
         assert f"cooked/{name} is missing: it is made again" in error
@@ -204,7 +204,7 @@ def test_what_takes_the_runs_is_made_again_by_the_same_command(finished, text_ru
     folder = tmp_path / "work" / "results" / "cooked"
     before = contents(folder)
     (folder / "soup" / "README.md").write_text("my own card")
-    words, work = (*own(text_runs, texts), "name=cooked"), tmp_path / "work"
+    words, work = (*own(text_runs, texts), "name=cooked", "report.write=true"), tmp_path / "work"
     lost_by(folder, "map.json", "recipe.yaml")
     error = soupkitchen(*words, cwd=work).stderr
     assert "map.json is missing: it is made again" in error
@@ -225,7 +225,7 @@ def test_a_flipped_bit_is_found_by_a_check_and_put_right_by_the_same_command(
 ):
     work = tmp_path / "work"
     shutil.copytree(finished.parents[1], work)
-    folder, words = work / "results" / "cooked", (*own(text_runs, texts), "name=cooked")
+    folder, words = work / "results" / "cooked", (*own(text_runs, texts), "name=cooked", "report.write=true")
     check = ("--check", str(folder))
     assert forked(as_module("soupkitchen.report"), *check, cwd=tmp_path).returncode == 0
     weights = folder / "soup" / "model.safetensors"
@@ -242,7 +242,13 @@ def test_a_flipped_bit_is_found_by_a_check_and_put_right_by_the_same_command(
 
 
 def test_a_report_lost_to_a_full_disk_is_made_by_the_next_call(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "name=x", "search=uniform", "pool.exclude=[c,d,wild]")
+    words = (
+        *own(text_runs, texts),
+        "name=x",
+        "search=uniform",
+        "pool.exclude=[c,d,wild]",
+        "report.write=true",
+    )
     full = (
         "import soupkitchen.records.report as report\n"
         "def write_report(folder): raise OSError(28, 'No space left on device')\n"
@@ -258,7 +264,7 @@ def test_tables_are_printed_in_any_encoding(finished, text_runs, texts):
     ascii_only = (
         "import sys; sys.stdout.reconfigure(encoding='ascii'); sys.stderr.reconfigure(encoding='ascii')"
     )
-    words = (*own(text_runs, texts), "name=cooked")
+    words = (*own(text_runs, texts), "name=cooked", "report.write=true")
     result = soupkitchen(*words, cwd=finished.parents[1], before=ascii_only)
     (wild,) = (line for line in result.stdout.splitlines() if "wild " in line)
     assert wild.split()[5] == "-"  # no test score

@@ -477,7 +477,7 @@ def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(nets,
         pd.DataFrame(rows, columns=["image", "label"]).to_csv(tmp_path / "data" / f"{split}.csv", index=False)
     words = ["pool.path=runs/*.ckpt", "model=function", "model.build=mine.build", "model.options.width=4"]
     words += ["model.processor=mine.transform", "task=image_classification", "task.data.path=data", "name=x"]
-    soupkitchen(*words, cwd=tmp_path)
+    soupkitchen(*words, "report.write=true", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")
     pixels, labels = _drawn(90, 2)
     for name, net in nets.items():

@@ -33,7 +33,7 @@ def run(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
         "method.normalize=true",
         "name=x",
     ]
-    soupkitchen(*words, cwd=folder)
+    soupkitchen(*words, "report.write=true", cwd=folder)
     return folder / "results" / "x"
 
 
@@ -77,7 +77,9 @@ def test_a_run_with_a_semicolon_in_its_name_is_one():
 
 
 def test_without_a_base_on_the_hub_none_is_named(text_runs, texts, tmp_path):
-    soupkitchen(*own(text_runs, texts), "name=x", "search.accept={margin: 1}", cwd=tmp_path)
+    soupkitchen(
+        *own(text_runs, texts), "name=x", "search.accept={margin: 1}", "report.write=true", cwd=tmp_path
+    )
     told = ModelCard.load(tmp_path / "results" / "x" / "soup" / "README.md")
     assert told.data.base_model is None
     assert told.data.license is None

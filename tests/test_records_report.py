@@ -37,11 +37,19 @@ def results(text_runs: Path, texts: Path, tmp_path_factory: pytest.TempPathFacto
     shutil.copytree(text_runs, runs)
     (runs / "d").rename(runs / "d<b>&'x'")
     words = own(runs, texts)
-    soupkitchen(*words, "name=x", "report.contributions=true", f"pool.base={text_runs}/d", cwd=folder)
+    soupkitchen(
+        *words,
+        "name=x",
+        "report.write=true",
+        "report.contributions=true",
+        f"pool.base={text_runs}/d",
+        cwd=folder,
+    )
     soupkitchen(*words, "name=loss", "task.metric.name=cross_entropy", "task.data.test=null",
-                "report.map_gib=0", cwd=folder)  # fmt: skip
-    soupkitchen("-m", *words, "method=linear,slerp", "search=greedy,uniform", cwd=folder)
+                "report.write=true", "report.map_gib=0", cwd=folder)  # fmt: skip
+    soupkitchen("-m", *words, "method=linear,slerp", "search=greedy,uniform", "report.write=true", cwd=folder)
     soupkitchen(f"pool.path={runs}/*", "task=several", "evaluation.cache=null", "name=two",
+                "report.write=true",
                 "+task@task.tasks.kind=text_classification", f"task.tasks.kind.data.path={texts}",
                 "+task@task.tasks.loss=text_classification", f"task.tasks.loss.data.path={texts}",
                 "task.tasks.loss.metric.name=cross_entropy", cwd=folder)  # fmt: skip
@@ -222,7 +230,7 @@ def test_a_sweep_has_a_report_too(results, capsys):
 def test_a_run_that_overflows_has_no_place_on_the_map(text_runs, tmp_path, monkeypatch):
     import json
 
-    monkeypatch.setattr("soupkitchen.experiment.reporting.task_vector_gram", lambda runs, base: (
+    monkeypatch.setattr("soupkitchen.experiment.finishing.task_vector_gram", lambda runs, base: (
         np.array([[1, np.nan, 0.5], [np.nan, np.inf, np.nan], [0.5, np.nan, 2]]), np.inf))  # fmt: skip
     pool = find_pool(str(text_runs), exclude=["d", "wild"])
     write_map(pool, tmp_path / "soup", tmp_path / "map.json", 1.0)

@@ -49,6 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_tokenizer(folder / "runs" / name)
     words = [f"pool.path={folder}/runs/*", "task=text_classification", f"task.data.path={folder}/texts"]
     soupkitchen(*words, "evaluation.cache=null", "search=uniform", "method=ties", "name=x",
+                "report.write=true",
                 f"pool.base={folder}/runs/a", cwd=folder)  # fmt: skip
     return folder
 
@@ -444,7 +445,7 @@ sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from soupkitchen import rebuild, report
 from soupkitchen.cli import command
-from soupkitchen.experiment.result import Result
+from soupkitchen.experiment.session import Result
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import SoupkitchenError
 home, run = Path(sys.argv[1]), Path(sys.argv[2])
