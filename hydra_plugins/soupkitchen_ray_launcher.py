@@ -1,8 +1,8 @@
-"""Hydra takes plugins from this namespace only; the launcher itself is `soupkitchen.cli.ray_launcher`."""
+"""Hydra takes plugins from this namespace only; the launcher itself is `soupkitchen.cli.sweeps`."""
 
 from __future__ import annotations
 
-from soupkitchen.cli.ray_launcher import RayLauncher
+from soupkitchen.cli.sweeps import RayLauncher
 
 
 class SoupkitchenRayLauncher(RayLauncher):

@@ -1,8 +1,8 @@
-"""Hydra takes plugins from this namespace only; the sweeper itself is `soupkitchen.cli.sweeper`."""
+"""Hydra takes plugins from this namespace only; the sweeper itself is `soupkitchen.cli.sweeps`."""
 
 from __future__ import annotations
 
-from soupkitchen.cli.sweeper import FittingSweeper
+from soupkitchen.cli.sweeps import FittingSweeper
 
 
 class SoupkitchenSweeper(FittingSweeper):

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from typing import Any
 
 import torch
 import yaml
+from measuring import measure
 from merge_checkpoints import COMPARED
 from safetensors.torch import load_file, save_file
 
@@ -64,10 +64,8 @@ def main() -> None:
 
 def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
     """Best of `repeats` timings of one candidate's tasting, at k = 2 and k = 32, taken in turn."""
-    import hydra
-    from omegaconf import OmegaConf
-
     from soupkitchen.options import files
+    from soupkitchen.options.building import build
 
     torch.manual_seed(0)
     print("| method | k = 2, ms | k = 32, ms | ratio |")
@@ -76,7 +74,7 @@ def growth(elements: int = 4_000_000, repeats: int = 30) -> None:
         runs = [tensors_on_disk(Path(folder) / f"run{i}", elements) for i in range(5)]
         base, *pool = runs
         for file in sorted((files.folder("conf") / "method").glob("*.yaml")):
-            method = hydra.utils.instantiate(OmegaConf.load(file), _convert_="all")
+            method = build(files.written(file))
             if not isinstance(method, MergeMethod):
                 continue
             soups = {k: soup_of(method, base, pool, k - 1) for k in (2, 32)}
@@ -125,7 +123,8 @@ def compare(folder: Path, millions: int, methods: Sequence[str], repeats: int) -
                 for output in ("ours", "theirs"):
                     shutil.rmtree(folder / output, ignore_errors=True)
                 warm(folder)
-                taken.append(timed(command))
+                spent = measure(command, threads=None)
+                taken.append((spent.wall, spent.cpu, spent.peak))
         ratios = [b / a for a, b in zip(min(ours), min(theirs), strict=True)]
         print(f"| {method} | {cells(min(ours))} | {cells(min(theirs))} | {cells(ratios)} |", flush=True)
 
@@ -185,51 +184,21 @@ def warm(folder: Path) -> None:
 
 
 def make_checkpoints(folder: Path, millions: int, change: float) -> None:
-    if (folder / "runs" / "run4" / "config.json").exists():
+    if (folder / "runs" / "run-4" / "config.json").exists():
         return
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    import llama_pool
 
     width = 768 if millions < 500 else 2048
     layer = 12 * width * width + width * width  # attention, and an MLP of width 3 · 3 · width
     layers = max(1, round(millions * 1e6 / layer))
-    config = LlamaConfig(
-        vocab_size=1000,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).bfloat16()
-    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    model.save_pretrained(folder / "base")
-    for number in range(5):
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(start[name] + change * torch.randn_like(parameter))
-        model.save_pretrained(folder / "runs" / f"run{number}")
+    llama_pool.make_noise(folder, 5, layers, width, examples=100, change=change, dtype=torch.bfloat16)
 
 
 def recipe(folder: Path, method: str) -> dict[str, Any]:
-    models = [{"model": str(folder / "runs" / f"run{n}"), "parameters": {"weight": 1.0}} for n in range(5)]
+    models = [{"model": str(folder / "runs" / f"run-{n}"), "parameters": {"weight": 1.0}} for n in range(5)]
     base = {} if method == "linear" else {"base_model": str(folder / "base")}
     parameters = COMPARED[method][1]
     return {"merge_method": method, "models": models, "parameters": parameters, "dtype": "bfloat16", **base}
-
-
-def timed(command: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak memory in GiB of a process."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[0]} failed:\n{said.decode()[-2000:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    unit = 1024 if sys.platform != "darwin" else 1
-    return time.perf_counter() - started, cpu, usage.ru_maxrss * unit / 2**30
 
 
 def cells(values: tuple[float, ...] | list[float]) -> str:

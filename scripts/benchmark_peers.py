@@ -33,7 +33,7 @@ import pandas as pd
 from greedy_peers import METHODS
 from measuring import Taken, measure, spread
 
-from soupkitchen.stopwatch import PARTS
+from soupkitchen.process import PARTS
 
 SCRIPTS = Path(__file__).resolve().parent
 WAYS = {

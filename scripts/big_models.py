@@ -17,15 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_merging import timed, warm
+from benchmark_merging import warm
+from measuring import measure
 
 FOLDS = (
     "linear", "task_arithmetic", "dare_linear", "dare_ties", "ties", "slerp", "model_stock",
@@ -57,23 +56,20 @@ def merge(folder: Path, billions: float, methods: list[str]) -> None:
     for method in methods:
         warm(folder)
         command = [sys.executable, str(Path(__file__).resolve()), "one", "--folder", str(folder)]
-        seconds, _, peak = timed([*command, "--methods", method])
-        print(f"| {method} | {seconds:.0f} | {peak:.1f} |", flush=True)
+        taken = measure([*command, "--methods", method], threads=None)
+        print(f"| {method} | {taken.wall:.0f} | {taken.peak:.1f} |", flush=True)
 
 
 def merge_one(folder: Path, name: str) -> None:
     """Merges to `<folder>/merged`, and checks that transformers loads what was written."""
-    import hydra
-    from omegaconf import OmegaConf
     from transformers import AutoModelForCausalLM
 
     from soupkitchen.checkpoints import find_pool
     from soupkitchen.options import files
+    from soupkitchen.options.building import build
     from soupkitchen.soup import Soup
 
-    method = hydra.utils.instantiate(
-        OmegaConf.load(files.folder("conf") / "method" / f"{name}.yaml"), _convert_="all"
-    )
+    method: Any = build(files.compose("method", name))
     pool = find_pool(str(folder / "runs"), base=str(folder / "base"))
     out = folder / "merged"
     shutil.rmtree(out, ignore_errors=True)
@@ -175,13 +171,11 @@ def greedy(folder: Path) -> None:
             "task=language_modeling", f"task.data.path={data}", f"name={method}", "evaluation.cache=null",
             f"results_dir={folder}/results", "runtime.batch_size=8", "runtime.max_memory={cpu: 6GiB}",
         ]  # fmt: skip
-        started = time.perf_counter()
-        _, _, peak = timed([sys.executable, "-m", "soupkitchen", *words])
-        minutes = (time.perf_counter() - started) / 60
+        taken = measure([sys.executable, "-m", "soupkitchen", *words], threads=None)
         table = (folder / "results" / method / "leaderboard.csv").read_text().splitlines()
         soup = next(line for line in table if ",soup,soup," in line).split(",")[3]
-        print(f"| {method} | {minutes:.1f} | {peak:.1f} | {soup} |", flush=True)
-        subprocess.run(["rm", "-rf", str(folder / "results" / method / "soup")], check=True)
+        print(f"| {method} | {taken.wall / 60:.1f} | {taken.peak:.1f} | {soup} |", flush=True)
+        shutil.rmtree(folder / "results" / method / "soup")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
         for seed in sorted(RUNS, reverse=True):
             train(arguments.folder / f"seed-{seed}", seed)
         return
-    print(gains.HEAD)
+    print(gains.head(*gains.COLUMNS))
     for seed in RUNS:
         print(row(arguments.folder / f"seed-{seed}", seed), flush=True)
 

@@ -1,4 +1,4 @@
-"""Gains of soups as rows of tables: over the best run, and beside the ensemble of the ingredients."""
+"""Rows of Markdown tables of what soups gain: over the best run, and beside the ensemble of ingredients."""
 
 from __future__ import annotations
 
@@ -18,10 +18,29 @@ from scipy.stats import bootstrap
 Answers = tuple[np.ndarray, np.ndarray]
 """Answers on a split: logits (n, labels) and the numbers of the right labels (n,)."""
 
-HEAD = (
-    "| seed | runs | | best single | uniform | greedy soup | of | their ensemble | soup − best, on test |\n"
-    "|---|---|---|---|---|---|---|---|---|"
-)
+COLUMNS = (
+    "seed", "runs", "", "best single", "uniform", "greedy soup", "of", "their ensemble",
+    "soup − best, on test",
+)  # fmt: skip
+
+
+def cook(*words: str, environment: Mapping[str, str] | None = None) -> None:
+    """Runs our command; `environment` is set for it."""
+    command = [sys.executable, "-m", "soupkitchen", *words]
+    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})})
+
+
+def line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(*columns: object) -> str:
+    return f"{line(*columns)}\n|{'---|' * len(columns)}"
+
+
+def percent(heldout: float, test: float) -> str:
+    """Two accuracies in %, held-out / test."""
+    return f"{100 * heldout:.1f} / {100 * test:.1f}"
 
 
 def arguments(told: str | None) -> argparse.Namespace:
@@ -48,8 +67,7 @@ def row(
         environment: what is set for the command.
     """
     words = {"results_dir": folder / "results", "name": "careful", **words}
-    command = [sys.executable, "-m", "soupkitchen", *(f"{key}={value}" for key, value in words.items())]
-    subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, **(environment or {})})
+    cook(*(f"{key}={value}" for key, value in words.items()), environment=environment)
     results = Path(words["results_dir"]) / words["name"]
     board = pd.read_csv(results / "leaderboard.csv", keep_default_na=False)
     singles = board[board["kind"] == "single"]
@@ -59,7 +77,7 @@ def row(
     alone = {name: answers(_run(folder, name), folder / "data") for name in {best["model"], *kept}}
     merged = answers(_saved(results, _run(folder, kept[0])), folder / "data")
     together = [_together([alone[name][split] for name in kept]) for split in range(2)]
-    cells = [
+    return line(
         told,
         len(singles),
         "held-out / test",
@@ -67,13 +85,12 @@ def row(
         len(kept),
         " / ".join(f"{100 * part.mean():.1f}" for part in together),
         paired(_right(alone[best["model"]][1]), _right(merged[1])),
-    ]
-    return f"| {' | '.join(map(str, cells))} |"
+    )
 
 
 def cell(model: Mapping[Hashable, Any] | pd.Series) -> str:
     """The held-out and the test accuracy in a row of a leaderboard, in %."""
-    return f"{100 * float(model['heldout_accuracy']):.1f} / {100 * float(model['test_accuracy']):.1f}"
+    return percent(float(model["heldout_accuracy"]), float(model["test_accuracy"]))
 
 
 def paired(before: np.ndarray, after: np.ndarray) -> str:

@@ -28,11 +28,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import llama_pool
 import pandas as pd
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from soupkitchen import methods, metrics
 from soupkitchen.checkpoints import Pool, find_pool
@@ -48,7 +46,7 @@ from soupkitchen.soup.reader import ReadAhead, TensorReader
 from soupkitchen.tasks import Data, LanguageModeling, Several
 
 RUNS, WORDS, BATCH = 4, 128, 16
-NAMES = [f"run{number}" for number in range(RUNS)]
+NAMES = [f"run-{number}" for number in range(RUNS)]
 TOLERANCE = 2e-6
 """The tolerance, as a share of a tensor's largest magnitude: sums in another order round otherwise."""
 
@@ -101,33 +99,8 @@ def run_tests() -> None:
 
 def make_pool(folder: Path, millions: int, dtype: torch.dtype, number: int) -> None:
     """A base and runs that differ from it by a hundredth, a tokenizer, and texts of random words."""
-    torch.manual_seed(0)
     width = 64 * max(round((millions * 1e6 / 16 / 12) ** 0.5 / 64), 1)
-    config = LlamaConfig(
-        vocab_size=1000,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=16,
-        num_attention_heads=width // 64,
-        max_position_embeddings=2 * WORDS,
-    )
-    model = LlamaForCausalLM(config).to(dtype)
-    vocabulary = {"<unk>": 0, "</s>": 1, **{f"w{number}": number for number in range(2, 1000)}}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
-    )
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    for name in NAMES:
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=2e-4)
-        model.save_pretrained(folder / "runs" / name)
-        tokenizer.save_pretrained(folder / "runs" / name)
-    random = np.random.default_rng(0)
-    texts = [" ".join(f"w{word}" for word in random.integers(2, 1000, WORDS)) for _ in range(number)]
-    pd.DataFrame({"text": texts}).to_csv(folder / "validation.csv", index=False)
+    llama_pool.make_noise(folder, RUNS, 16, width, number, WORDS, change=2e-4, dtype=dtype)
 
 
 def check_methods(pool: Pool, device: torch.device) -> None:
@@ -218,7 +191,8 @@ def measure(folder: Path, device: str) -> None:
 
 
 def bench_of(pool: Pool, folder: Path, device: str, **options: Any) -> Bench:
-    tasks = Several.of(LanguageModeling(Data(str(folder)), metrics.load("perplexity"), max_length=WORDS))
+    data = Data(str(folder / "data"))
+    tasks = Several.of(LanguageModeling(data, metrics.load("perplexity"), max_length=WORDS))
     runtime = Runtime(**{"device": device, "batch_size": BATCH, **options})
     evaluator = evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool)
     return Bench(evaluator, Mixer(pool, evaluator.accelerator.device, evaluator.live.dtype_of))
@@ -232,8 +206,10 @@ def scored(bench: Bench) -> float:
 
 def throughput(bench: Bench, folder: Path, on: torch.device) -> tuple[float, float]:
     """Texts a second: ours, and those of the plainest loop over the same batches. The best of three each."""
-    texts = pd.read_csv(folder / "validation.csv")["text"].tolist()
-    tokens = bench.evaluator.processor(texts, return_tensors="pt")["input_ids"]
+    texts = pd.read_csv(folder / "data" / "validation.csv")["text"].tolist()
+    tokens = bench.evaluator.processor(texts, return_tensors="pt", truncation=True, max_length=WORDS)[
+        "input_ids"
+    ]
 
     @torch.inference_mode()
     def loop() -> None:

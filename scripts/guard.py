@@ -7,7 +7,7 @@ WORDS go to pytest; with them, the pools are left out.
 
 A record holds, for each command of each test: its words, exit code, standard output and error, the names
 of what it wrote, and the content of its tables, recipes and cards. Paths of the tests, seconds, sizes in
-memory and digests are left out. Of each of 1,000 random pools without models (those of test_decisions) it
+memory and digests are left out. Of each of 1,000 random pools without models (test_experiment_algorithm) it
 holds the decisions, the soup, its score and the number of scored examples.
 """
 
@@ -104,9 +104,11 @@ def pytest_configure(config: Any) -> None:
 def pools(file: Path) -> None:
     """Writes what the search decides for 1,000 random pools."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import test_decisions as decisions  # type: ignore[import-not-found]
+    import test_experiment_algorithm as decisions  # type: ignore[import-not-found]
 
-    decisions.statistics.RESAMPLES = 19
+    from soupkitchen.evaluation import statistics
+
+    statistics.RESAMPLES = 19
     lines = []
     for seed in range(1000):
         search = None if seed % 2 else decisions.SEARCHES[seed // 2 % len(decisions.SEARCHES)]

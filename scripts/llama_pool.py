@@ -47,25 +47,38 @@ def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int
     return folder
 
 
-def make_noise(folder: Path, runs: int, layers: int, width: int, examples: int, seed: int = 0) -> None:
-    """Makes a pool of the same kind whose runs are the base with noise; texts are random words.
+def make_noise(
+    folder: Path,
+    runs: int,
+    layers: int,
+    width: int,
+    examples: int,
+    words: int = 12,
+    change: float = 1e-4,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Makes a pool of the same kind whose runs are the base with noise.
 
-    From 300 M parameters on weights are bfloat16.
+    Args:
+        examples, words: how many texts, and how many random words each has.
+        change: the noise of a run beside that of the run before it.
+        dtype: of weights; None for bfloat16 from 300 M parameters on.
     """
-    torch.manual_seed(seed)
-    words = [f"w{number}" for number in range(500)]
-    texts = [" ".join(words[n] for n in torch.randint(500, (12,)).tolist()) for _ in range(examples)]
+    torch.manual_seed(0)
+    texts = [
+        " ".join(f"w{number}" for number in torch.randint(500, (words,)).tolist()) for _ in range(examples)
+    ]
     tokenizer = _tokenizer(texts)
-    (folder / "data").mkdir(parents=True)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"text": texts}).to_csv(folder / "data" / "validation.csv", index=False)
     model = _llama(tokenizer, layers, width)
-    if sum(parameter.numel() for parameter in model.parameters()) > 2e8:
-        model.bfloat16()
+    large = sum(parameter.numel() for parameter in model.parameters()) > 2e8
+    model.to(dtype or (torch.bfloat16 if large else torch.float32))
     _save(model, tokenizer, folder / "base")
     for number in range(runs):
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=1e-4)
+                parameter.add_(torch.randn_like(parameter), alpha=change)
         _save(model, tokenizer, folder / "runs" / f"run-{number}")
 
 

@@ -17,24 +17,35 @@ import psutil
 
 
 class Taken(NamedTuple):
-    """Wall and CPU seconds; GiB at most, sampled, of memory that is no mapped file."""
+    """The costs of a command.
+
+    Attributes:
+        wall, cpu: seconds.
+        memory: GiB at most, sampled, of memory that is no mapped file.
+        peak: GiB at most of one process, mapped files included.
+    """
 
     wall: float
     cpu: float
     memory: float
+    peak: float
 
 
-def measure(command: Sequence[str], threads: int = 1, environment: Mapping[str, str] | None = None) -> Taken:
+def measure(
+    command: Sequence[str], threads: int | None = 1, environment: Mapping[str, str] | None = None
+) -> Taken:
     """Runs `command` to its end.
 
     Args:
-        threads: of its arithmetic.
+        threads: of its arithmetic; None for its own choice.
         environment: what is set for it.
 
     Raises:
         SystemExit: where it fails, with what it said last.
     """
-    settings = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", **(environment or {})}
+    settings = {"HF_HUB_OFFLINE": "1", **(environment or {})}
+    if threads is not None:
+        settings["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **settings})
@@ -44,7 +55,7 @@ def measure(command: Sequence[str], threads: int = 1, environment: Mapping[str, 
         if status:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{said.read().decode()[-2000:]}")
-    return Taken(wall, usage.ru_utime + usage.ru_stime, max(taken) / 2**30)
+    return Taken(wall, usage.ru_utime + usage.ru_stime, max(taken) / 2**30, usage.ru_maxrss / 2**20)
 
 
 @contextlib.contextmanager

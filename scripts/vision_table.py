@@ -51,7 +51,7 @@ def main() -> None:
         for seed in SEEDS:
             train(arguments.folder / f"seed-{seed}", seed)
         return
-    print(gains.HEAD)
+    print(gains.head(*gains.COLUMNS))
     for batches in (0, RECALIBRATED):
         for seed in SEEDS:
             print(row(arguments.folder / f"seed-{seed}", seed, batches), flush=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from gains import head, line, percent
 
 from soupkitchen import cook, demo, methods, metrics
 from soupkitchen.checkpoints import Checkpoint, Pool, find_pool
@@ -39,10 +40,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/soupkitchen"))
     arguments = parser.parse_args()
     columns = {f"seed {seed}": dict(rows(arguments.cache.expanduser(), seed)) for seed in arguments.seeds}
-    print(f"| model | {' | '.join(columns)} |")
-    print(f"|---|{'---|' * len(columns)}")
+    print(head("model", *columns))
     for model in next(iter(columns.values())):
-        print(f"| {model} | {' | '.join(column[model] for column in columns.values())} |")
+        print(line(model, *(column[model] for column in columns.values())))
 
 
 def rows(cache: Path, seed: int) -> Iterator[tuple[str, str]]:
@@ -58,14 +58,14 @@ def rows(cache: Path, seed: int) -> Iterator[tuple[str, str]]:
         table[table[key] == what].iloc[0] for key, what in (("kind", "single"), ("model", "uniform"))
     )
     last = max((runs / "constant").glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    yield "last checkpoint", shown(*accuracies(last, task))
+    yield "last checkpoint", percent(*accuracies(last, task))
     yield "best checkpoint", f"{listed(best)} ({str(best['model']).split('/')[-1]})"
     yield f"average of all {len(pool)}", listed(average)
     for decay, result in results.items():
         soup = result.leaderboard.query("kind == 'soup'").iloc[0]
         yield SETTING.format(decay), f"{listed(soup)} (last {len(result.ingredients)})"
     for run, part in {"decay-half": "half", "decay-fifth": "fifth"}.items():
-        yield f"rate decayed over the last {part}", shown(*accuracies(runs / run, task))
+        yield f"rate decayed over the last {part}", percent(*accuracies(runs / run, task))
 
 
 def finetune(cooked: Path, runs: Path, seed: int) -> None:
@@ -96,11 +96,7 @@ def accuracies(folder: Path, task: Any) -> tuple[float, float]:
 
 
 def listed(row: pd.Series) -> str:
-    return shown(row["heldout_accuracy"], row["test_accuracy"])
-
-
-def shown(heldout: float, test: float) -> str:
-    return f"{100 * heldout:.1f} / {100 * test:.1f}"
+    return percent(row["heldout_accuracy"], row["test_accuracy"])
 
 
 if __name__ == "__main__":

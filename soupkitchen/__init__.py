@@ -6,7 +6,7 @@ The command line is `python -m soupkitchen`. The same in Python:
 
     result = cook("runs/*", tasks.text_classification("reviews"), methods.ties(density=0.3))
 
-What is named in `__all__` is imported when it is asked for, so that `import soupkitchen` costs nothing.
+Names in `__all__` are imported on first use, so `import soupkitchen` is cheap.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ _MODULES = {
     "methods": "methods",
     "tasks": "tasks",
 }
-"""By name, the module that it is, or that it is in."""
 
 
 def __getattr__(name: str) -> Any:

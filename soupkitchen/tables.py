@@ -2,8 +2,7 @@
 
     python -m soupkitchen.tables results/NAME
 
-`trajectory.csv`, and `leaderboard.csv` of a finished run, are functions of `journal.jsonl` alone: if they are
-edited, lost or damaged, they are made again as they were.
+`trajectory.csv`, and a finished run's `leaderboard.csv`, follow from `journal.jsonl` alone.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from soupkitchen.cli.folders import make_in_each
+from soupkitchen.cli.startup import parser_of, small_command
+from soupkitchen.console import printable
 from soupkitchen.errors import JournalError
-from soupkitchen.records.derived import write_tables
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.records.tables import write_tables
+from soupkitchen.store.folder import JOURNAL
 from soupkitchen.store.lock import only_process
 
 
@@ -22,8 +22,8 @@ def make(folder: Path) -> list[Path]:
     """Writes the tables of the run in `folder`; returns the files.
 
     Raises:
-        JournalError: if there is no journal, or a damaged one.
-        LockError: if the run is under way.
+        JournalError: if the journal is missing or damaged.
+        LockError: if the run is in progress.
     """
     file = folder / JOURNAL
     if not file.is_file():
@@ -32,9 +32,14 @@ def make(folder: Path) -> list[Path]:
         return write_tables(folder)
 
 
+@small_command()
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the tables of each folder that is named; exits with 1 if one cannot be made."""
-    make_in_each("tables", __doc__, "a run's folder, as results/NAME", make, arguments)
+    """Makes each folder's tables; exits with 1 if one fails."""
+    parser = parser_of("tables", __doc__)
+    parser.add_argument("folder", nargs="+", type=Path, help="a run's folder, as results/NAME")
+    for folder in parser.parse_args(arguments).folder:
+        for file in make(folder):
+            print(printable(str(file)))
 
 
 if __name__ == "__main__":

@@ -43,13 +43,6 @@ def only(name: str, content: str | bytes) -> Spoil:
     return spoil
 
 
-def saved_alone(folder: Path) -> None:
-    import datasets
-
-    made = datasets.Dataset.from_dict({"text": ["w1"] * 9, "label": ["apples"] * 9}, split="validation")
-    made.save_to_disk(folder / "saved")
-
-
 def without_tokenizers(folder: Path, *, keep: tuple[str, ...] = ()) -> None:
     for run in (folder / "runs").iterdir():
         for file in run.glob("*token*"):
@@ -66,16 +59,6 @@ def tokenizer_elsewhere(folder: Path) -> None:
     (folder / "secret.json").write_bytes((folder / "runs/a/tokenizer.json").read_bytes())
     (folder / "runs/a/tokenizer.json").unlink()
     (folder / "runs/a/tokenizer.json").symlink_to(folder / "secret.json")
-
-
-def longer_vocabulary(folder: Path) -> None:
-    from tiny import tokenizer
-
-    tokens = tokenizer()
-    tokens.add_tokens(["w60"])
-    for run in (folder / "runs").iterdir():
-        tokens.save_pretrained(run)
-    written("validation.csv", "text,label\nw1 w2,apples\nw1 w60,boats\n")(folder)
 
 
 def other_tokenizers(folder: Path) -> None:
@@ -99,7 +82,7 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
     def spoil(folder: Path) -> None:
         import torch
         import transformers
-        from tiny import VOCABULARY, tokenizer
+        from tiny import VOCABULARY, shake, tokenizer
 
         shutil.rmtree(folder / "runs")
         size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -111,8 +94,6 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
             if kind == "causal":
                 config: Any = transformers.LlamaConfig(num_key_value_heads=1, **size, **tokens)
                 model: Any = transformers.LlamaForCausalLM(config)
-            elif kind == "masked":
-                model = transformers.BertForMaskedLM(transformers.BertConfig(**size, **tokens))
             elif kind == "seq2seq":
                 config = transformers.T5Config(
                     vocab_size=len(VOCABULARY), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
@@ -129,9 +110,7 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
                 model = transformers.ViTForImageClassification(config)
                 processor = transformers.ViTImageProcessor(size={"height": 8, "width": 8})
                 processor.save_pretrained(folder / "runs" / name)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(0.3 * torch.randn_like(parameter))
+            shake(model, 0.3)
             model.save_pretrained(folder / "runs" / name)
             if kind != "images":
                 encode.save_pretrained(folder / "runs" / name)
@@ -206,17 +185,6 @@ ROWS = [
         says=("should be of one kind", "validation-2.jsonl"),
         spoil=written("validation-2.jsonl", '{"text": "w1", "label": "apples"}\n'),
     ),
-    Bad(
-        "two files that may decide",
-        says=("dev.csv and validation.csv may each be", "say which is, as task.data.heldout=dev"),
-        spoil=written("dev.csv", "text,label\nw1,apples\n"),
-    ),
-    Bad(
-        "columns of which several may be meant",
-        (JSON,),
-        ("task.text=text", "task.text=sentence or task.text=content"),
-        rows({"content": "w1", "sentence": "w2", "label": "apples"}),
-    ),
     Bad("a split misspelt", ("task.data.heldout=vald",), ("no split 'vald'", "'train', 'validation'")),
     Bad("a column misspelt", ("task.label=lable",), ("it has text, label", "did you mean label?")),
     Bad(
@@ -242,12 +210,6 @@ ROWS = [
         ("task.data.path=texts/data.csv",),
         ("data.csv", "line 3 is not UTF-8", "save it in UTF-8"),
         written("data.csv", "text,label\ncafé,apples\n".encode() + b"caf\xe9,apples\n"),
-    ),
-    Bad(
-        "csv with cells too many",
-        ("task.data.path=texts/data.csv",),
-        ("data.csv", "line 3"),
-        written("data.csv", "text,label\nw1,apples\nw2,boats,clouds,w3\n"),
     ),
     Bad(
         "a folder without data",
@@ -280,21 +242,10 @@ ROWS = [
         ("'train[:0%]'", "is empty", "name another"),
     ),
     Bad(
-        "a share above one",
-        ("task.data.heldout_share=2",),
-        ("task.data.heldout_share=2", "above 0 and below 1"),
-    ),
-    Bad(
         "only a test split",
         (),
         ("no validation and no training split", "task.data.heldout"),
         only("test.csv", "text,label\nw1,apples\n"),
-    ),
-    Bad(
-        "another split of a dataset that was saved alone",
-        ("task.data.path=saved", "task.data.heldout=train", "task.data.test=null"),
-        ("no split 'train'", "saved with validation"),
-        saved_alone,
     ),
     # Cells
     Bad(
@@ -314,12 +265,6 @@ ROWS = [
         (JSON, *WHOLE),
         ("task.text=text", "row 2 holds 5", "no text"),
         rows({"text": "w1", "label": 0}, {"text": 5, "label": 1}),
-    ),
-    Bad(
-        "lists where texts should be",
-        (JSON, *WHOLE),
-        ("task.text=text", "['w1', 'w2']", "no text"),
-        rows({"text": ["w1", "w2"], "label": 0}),
     ),
     Bad(
         "mappings where texts should be",
@@ -345,30 +290,6 @@ ROWS = [
         ("task.data.path=texts/data.csv", *WHOLE),
         ("task.label=label", "row 2 is empty"),
         written("data.csv", "text,label\nw1,0\nw2,\nw3,1\n"),
-    ),
-    Bad(
-        "labels that are true and false",
-        (JSON, *WHOLE),
-        ("True is no label", "row 1", "whole numbers"),
-        rows({"text": "w1", "label": True}, {"text": "w2", "label": False}),
-    ),
-    Bad(
-        "labels that are fractions",
-        (JSON, *WHOLE),
-        ("0.5 is no label", "whole numbers"),
-        rows({"text": "w1", "label": 0.5}),
-    ),
-    Bad(
-        "a label beyond the model's",
-        (JSON, *WHOLE),
-        ("3 is no label", "row 2", "labels 0 to 2"),
-        rows({"text": "w1", "label": 0}, {"text": "w2", "label": 3}),
-    ),
-    Bad(
-        "a label that the model does not know",
-        (JSON, *WHOLE),
-        ("no label 'pears'", "apples, boats, clouds"),
-        rows({"text": "w1", "label": "pears"}),
     ),
     Bad(
         "lists of labels for one label",
@@ -461,12 +382,6 @@ ROWS = [
     ),
     # Models
     Bad(
-        "a masked language model for perplexity",
-        on("language_modeling"),
-        ("masked language model", "causal"),
-        models("masked", {"text": "w1 w2"}),
-    ),
-    Bad(
         "answers that begin with nothing",
         on("text_generation", "task.architecture=seq2seq", "task.max_new_tokens=4"),
         ("decoder_start_token_id", "add it"),
@@ -496,12 +411,6 @@ ROWS = [
         (),
         ("tokenizer.json", "out of the run's folder", "in its place"),
         tokenizer_elsewhere,
-    ),
-    Bad(
-        "tokens that the model has no row for",
-        (),
-        ("row 2 has the token 64", "only 64 rows", "own tokenizer"),
-        longer_vocabulary,
     ),
     Bad(
         "a run without tokenizer between two that differ",
@@ -549,13 +458,6 @@ ROWS = [
         images(lambda file: rows({"image": 5, "label": 0})(file.parents[1])),
     ),
     # Functions and metrics
-    Bad(
-        "a best that is not the best",
-        (*OF_ONES_OWN, "task.function=mine.score", "task.best=0.5"),
-        ("task.best=0.5", "a value is 0.75", "raise it"),
-        function("def score(model, tokenizer, examples):\n    return [0.75 for _ in examples]\n"),
-        scored=True,
-    ),
     Bad(
         "a function with a fault of syntax",
         (*OF_ONES_OWN, "task.function=mine.score"),

@@ -9,7 +9,7 @@ from typing import Any
 from bad import Bad
 from omegaconf import OmegaConf
 
-from soupkitchen.store.events import line_of
+from soupkitchen.store.journal import line_of
 
 BOOLEAN = "should be true or false"
 SIGNIFICANT = "search.accept={significant: 0.0005}"
@@ -98,17 +98,15 @@ ROWS = [
     Bad("a metric's name for its options", ("task.metric=accuracy",), ("did you mean task.metric.name=acc",)),
     Bad("a path for the data's options", ("task.data=texts",), ("did you mean task.data.path=texts",)),
     # Booleans
-    Bad("trust_remote_code=no", ("trust_remote_code=no",), ("trust_remote_code=no", BOOLEAN)),
     Bad("trust_remote_code=never", ("trust_remote_code=never",), ("trust_remote_code=never", BOOLEAN)),
-    Bad("runtime's own trust_remote_code", ("runtime.trust_remote_code=off",), ("code=off", BOOLEAN)),
     Bad("overwrite=no", ("overwrite=no",), ("overwrite=no", BOOLEAN)),
-    Bad("early_stopping=no", ("evaluation.early_stopping=no",), ("early_stopping=no", BOOLEAN)),
-    Bad("normalize=maybe", ("method.normalize=maybe",), ("method.normalize=maybe", BOOLEAN)),
-    Bad("trust_scores=1", ("pool.trust_scores=1",), ("pool.trust_scores=1", BOOLEAN)),
     Bad("greater_is_better=yes", ("task.metric.greater_is_better=yes",), ("is_better=yes", BOOLEAN)),
+    Bad("runtime's own trust_remote_code", ("runtime.trust_remote_code=off",), ("code=off", BOOLEAN)),
     # Numbers
     Bad("batch_size=true", ("runtime.batch_size=true",), ("runtime.batch_size=true", "at least 1")),
     Bad("batch_size=1.5", ("runtime.batch_size=1.5",), ("runtime.batch_size=1.5", "a whole number")),
+    Bad("workers=-1", ("runtime.workers=-1",), ("runtime.workers=-1", "from 0 to 1024")),
+    Bad("dtype=float8", ("runtime.dtype=float8",), ("runtime.dtype=float8", "bfloat16")),
     Bad("threads=0", ("runtime.threads=0",), ("runtime.threads=0", "from 1 to")),
     Bad("seed=-1", ("runtime.seed=-1",), ("runtime.seed=-1", "from 0 to")),
     Bad("max_length=-5", ("task.max_length=-5",), ("task.max_length=-5", "at least 1")),
@@ -135,6 +133,12 @@ ROWS = [
         ("task.metric.name=f1_macro", SIGNIFICANT),
         (SIGNIFICANT, "the least p-value", "0.001"),
     ),
+    Bad("a pool that names no folder", ("pool.path=nowhere/*",), ("names no folder",)),
+    Bad("a margin below 0", ("search.accept={margin: -1}",), ("search.accept",)),
+    Bad("a weight below 0", ("method.weights={a: -1}",), ("method.weights.a",)),
+    Bad("a metric of the hub", ("task.metric.name=rouge",), ("hub could not be reached",)),
+    Bad("a task for other models", ("task=image_classification",), ("cannot load it",)),
+    Bad("a method without its base", ("method=ties",), ("pool.base",)),
     # Folders of the user's
     Bad("a soup of the user's", spoil=foreign_soup, says=("results/x holds config.yaml, soup", "name=")),
     Bad("the same, overwritten", ("overwrite=true",), ("another name=",), spoil=foreign_soup),

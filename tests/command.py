@@ -39,13 +39,20 @@ def soupkitchen(
         before: code that runs before it in the same process, to plant a fault.
         env: what is set in its environment; too late for what modules read when they are imported.
     """
-    words = list(arguments)
-    if not any(word.startswith("runtime.threads=") for word in words):
-        words.append("runtime.threads=1")
+    words = _with_defaults(arguments)
     result = forked(f"{before}\n{_COMMAND}", *words, cwd=cwd, env=env)
     assert result.returncode == int(fails), result.stderr
     assert "Traceback" not in result.stderr
     return result
+
+
+def _with_defaults(arguments: Sequence[str]) -> list[str]:
+    """The words, with one thread and no report, which takes longer than a small run, unless they say."""
+    words = list(arguments)
+    for option, word in {"runtime.threads": "runtime.threads=1", "report": "report.write=false"}.items():
+        if not any(given.startswith(option) for given in words):
+            words.append(word)
+    return words
 
 
 def forked(
@@ -124,13 +131,10 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
 
 
 def started(
-    *arguments: str,
-    cwd: Path,
-    env: Mapping[str, str] | None = None,
-    early: Mapping[str, str] | None = None,
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, early: Mapping[str, str] | None = None
 ) -> Fork:
     """Starts the command, in a fork of a process that has imported everything."""
-    return Fork(_COMMAND, *arguments, "runtime.threads=1", cwd=cwd, env=env, early=early)
+    return Fork(_COMMAND, *_with_defaults(arguments), cwd=cwd, env=env, early=early)
 
 
 def started_anew(
@@ -141,7 +145,7 @@ def started_anew(
 ) -> subprocess.Popen:
     """Starts the command, as what a new Python is given `by`, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, *by, *arguments, "runtime.threads=1"],
+        [sys.executable, *by, *_with_defaults(arguments)],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         text=True,

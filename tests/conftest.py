@@ -47,8 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    "demo ray resume bad_inputs sweeps launchers devices processes decisions cli ranking sentence window "
-    "trust trackers coverage tasks any_model compile report rebuild shown_commands"
+    "demo executors_ray experiment_resume cli_errors cli_sweeper cli_launchers devices executors_spmd "
+    "experiment_algorithm cli_command experiment_ranking models_sentence_transformers search_window "
+    "experiment_scores models_auto trackers models_families tasks models_function evaluation_compile "
+    "records_report rebuild docs_commands"
 ).split()
 """The files whose tests take most of the time, the longest first."""
 
@@ -147,6 +149,21 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     adapter(base, runs / "c", 3, r=3, lora_alpha=9, use_rslora=True, target_modules=["v_proj", "up_proj"])
     adapter(base, runs / "d", 4, r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj"])
     return runs
+
+
+@pytest.fixture
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from soupkitchen.evaluation import statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 19)
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def causal(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a tiny model that continues texts."""
+    from causal import saved_causal
+
+    return saved_causal(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(autouse=True)

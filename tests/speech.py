@@ -9,18 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    Wav2Vec2Config,
-    Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-    Wav2Vec2Processor,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperProcessor,
-    WhisperTokenizer,
-)
+import transformers
 
 RATE = 2000
 LETTERS = "abcde"
@@ -52,39 +41,43 @@ def write(file: Path, samples: np.ndarray, rate: int = RATE) -> None:
         sound.writeframes(np.round(samples * 2**15).astype("<i2").tobytes())
 
 
-def ctc(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
+def ctc(folder: Path) -> tuple[transformers.Wav2Vec2ForCTC, transformers.Wav2Vec2Processor]:
     (folder / "vocab.json").write_text(json.dumps({c: i for i, c in enumerate(["<pad>", "|", *LETTERS])}))
-    tokenizer = Wav2Vec2CTCTokenizer(
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(
         folder / "vocab.json", unk_token="<pad>", pad_token="<pad>", bos_token=None, eos_token=None
     )
     torch.manual_seed(0)
-    config = Wav2Vec2Config(
+    config = transformers.Wav2Vec2Config(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=64, conv_dim=(32, 32), conv_kernel=(16, 4), conv_stride=(8, 3),
         num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, feat_extract_norm="layer",
         do_stable_layer_norm=True, pad_token_id=0, ctc_loss_reduction="mean", mask_time_prob=0,
     )  # fmt: skip
-    extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=True)
-    return Wav2Vec2ForCTC(config), Wav2Vec2Processor(extractor, tokenizer)
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=True)
+    return transformers.Wav2Vec2ForCTC(config), transformers.Wav2Vec2Processor(extractor, tokenizer)
 
 
-def whisper(*more: str) -> tuple[WhisperForConditionalGeneration, WhisperProcessor]:
+def whisper(*more: str) -> tuple[transformers.WhisperForConditionalGeneration, transformers.WhisperProcessor]:
     """Hears a second; `more` are special tokens, numbered from 3 on."""
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>", *more]
     vocabulary = {token: number for number, token in enumerate([*special, *LETTERS, "Ġ"])}
     named = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), special[0])
-    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], additional_special_tokens=special[1:], **named)
+    tokenizer = transformers.WhisperTokenizer(
+        vocab=vocabulary, merges=[], additional_special_tokens=special[1:], **named
+    )
     torch.manual_seed(0)
-    config = WhisperConfig(
+    config = transformers.WhisperConfig(
         vocab_size=len(tokenizer), num_mel_bins=10, d_model=32, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
         max_source_positions=50, max_target_positions=24, pad_token_id=0, bos_token_id=0, eos_token_id=0,
         decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
-    extractor = WhisperFeatureExtractor(
+    extractor = transformers.WhisperFeatureExtractor(
         feature_size=10, sampling_rate=RATE, hop_length=20, chunk_length=1, n_fft=80
     )
-    return WhisperForConditionalGeneration(config), WhisperProcessor(extractor, tokenizer)
+    return transformers.WhisperForConditionalGeneration(config), transformers.WhisperProcessor(
+        extractor, tokenizer
+    )
 
 
 def train(model: Any, processor: Any, rate: float, steps: int, seed: int) -> Any:
@@ -95,7 +88,7 @@ def train(model: Any, processor: Any, rate: float, steps: int, seed: int) -> Any
     random = np.random.default_rng(seed)
     for _ in range(steps):
         chosen = random.integers(0, len(said), 16)
-        options = {"padding": True} if isinstance(model, Wav2Vec2ForCTC) else {}
+        options = {"padding": True} if isinstance(model, transformers.Wav2Vec2ForCTC) else {}
         inputs = processor.feature_extractor(
             [heard[n] for n in chosen], sampling_rate=RATE, return_tensors="pt", **options
         )

@@ -12,14 +12,14 @@ import soupkitchen
 
 PACKAGE = Path(soupkitchen.__file__).parent
 LAYERS = [
-    {"errors", "stopwatch"},
-    {"options"},
+    {"errors"},
+    {"options", "process", "console"},
     {"store", "merging", "search"},
-    {"checkpoints", "metrics", "console"},
+    {"checkpoints", "metrics"},
     {"soup", "tasks", "records", "demo", "methods"},
     {"models"},
     {"evaluation"},
-    {"executors", "output", "trackers"},
+    {"executors", "output"},
     {"experiment"},
     {"cli"},
     {"__main__", "cache", "inspect", "rebuild", "report", "tables"},
@@ -28,8 +28,8 @@ LAYERS = [
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
 WITHOUT_TORCH = ("options", "store", "search", "records", "errors", "console", "cli/config")
-LONGEST = 500
-"""Why a module has more lines than `LONGEST`."""
+LONGEST = 550
+"""Lines of a module, docstrings and all."""
 
 
 def module_of(file: Path) -> str:

@@ -15,9 +15,12 @@ import pytest
 import sklearn.metrics
 import torch
 from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from safetensors.torch import load_file
 from tiny import average
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import soupkitchen.demo
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +63,7 @@ def accuracy(weights: dict[str, torch.Tensor], folder: Path, frame: pd.DataFrame
     return sklearn.metrics.accuracy_score(frame["label"], labels)
 
 
-def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None:
+def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo):
     table = pd.read_csv(demo / "leaderboard.csv")
     assert (
         table.columns.tolist()
@@ -73,14 +76,14 @@ def test_the_soup_is_at_least_as_good_as_the_best_single_run(demo: Path) -> None
     assert soup.iloc[0] >= singles.max()
 
 
-def test_the_trajectory_has_a_row_for_every_model_that_was_scored(demo: Path) -> None:
+def test_the_trajectory_has_a_row_for_every_model_that_was_scored(demo):
     trajectory = pd.read_csv(demo / "trajectory.csv")
     # final: soup, uniform and uniform_top_k on both splits, the best single run on test
     assert trajectory["stage"].value_counts().to_dict() == {"rank": RUNS, "merge": RUNS, "final": 7}
     assert trajectory["step"].tolist() == list(range(2 * RUNS + 7))
 
 
-def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked: Path) -> None:
+def test_recomputing_each_step_naively_gives_the_tables_score(demo, cooked):
     trajectory = pd.read_csv(demo / "trajectory.csv")
     assert trajectory["stage"].value_counts().to_dict()["merge"] == RUNS
     heldout = pd.read_csv(cooked / "data" / "validation.csv")
@@ -95,7 +98,7 @@ def test_recomputing_each_step_naively_gives_the_tables_score(demo: Path, cooked
             assert naive == pytest.approx(step.score, abs=one)
 
 
-def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Path) -> None:
+def test_the_saved_soup_is_the_average_of_its_ingredients(demo, cooked):
     table = pd.read_csv(demo / "leaderboard.csv")
     soup = table[table["kind"] == "soup"].iloc[0]
     expected = average(cooked / "runs", soup["ingredients"].split(";"))
@@ -106,7 +109,7 @@ def test_the_saved_soup_is_the_average_of_its_ingredients(demo: Path, cooked: Pa
     assert accuracy(saved, demo / "soup", test) == pytest.approx(soup["test_accuracy"], abs=1.01 / len(test))
 
 
-def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked: Path) -> None:
+def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked):
     runs = sorted(folder for folder in (cooked / "runs").iterdir() if not folder.name.startswith("."))
     assert len(runs) == RUNS
     base = load_file(cooked / "base" / "model.safetensors")
@@ -119,7 +122,7 @@ def test_the_runs_are_fine_tunes_of_one_init_as_the_trainer_leaves_them(cooked: 
         assert not torch.equal(weights["classifier.weight"], base["classifier.weight"])
 
 
-def test_no_text_is_in_two_splits(cooked: Path) -> None:
+def test_no_text_is_in_two_splits(cooked):
     splits = [
         set(pd.read_csv(cooked / "data" / f"{name}.csv")["text"]) for name in ("train", "validation", "test")
     ]
@@ -127,7 +130,7 @@ def test_no_text_is_in_two_splits(cooked: Path) -> None:
     assert len(set.union(*splits)) == 2000
 
 
-def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> None:
+def test_the_second_time_nothing_is_cooked_again(demo, cooked):
     before = {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")}
     from soupkitchen.demo import cook
 
@@ -135,28 +138,7 @@ def test_the_second_time_nothing_is_cooked_again(demo: Path, cooked: Path) -> No
     assert {file: file.stat().st_mtime_ns for file in cooked.rglob("*.safetensors")} == before
 
 
-def test_early_stopping_changes_nothing_but_the_forward_passes(demo: Path, tmp_path: Path) -> None:
-    words = ["evaluation.early_stopping=false", "name=full"]
-    command = [sys.executable, "-m", "soupkitchen", *words]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    full = tmp_path / "results" / "full"
-    tables = [pd.read_csv(folder / "leaderboard.csv") for folder in (demo, full)]
-    pd.testing.assert_frame_equal(*tables)
-    early, whole = (
-        pd.read_csv(folder / "trajectory.csv").query("stage == 'merge'") for folder in (demo, full)
-    )
-    assert early["decision"].tolist() == whole["decision"].tolist()
-    assert early["ingredients"].tolist() == whole["ingredients"].tolist()
-    assert early["stopped_early"].any()
-    assert not whole["stopped_early"].any()
-    stopped = early["stopped_early"].to_numpy()
-    assert (whole["score"].to_numpy()[stopped] <= early["score_at_most"].to_numpy()[stopped]).all()
-    one, other = (load_file(folder / "soup" / "model.safetensors") for folder in (demo, full))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_runs_of_two_tasks_become_one_model_for_both(demo: Path, tmp_path: Path) -> None:
+def test_runs_of_two_tasks_become_one_model_for_both(demo, tmp_path):
     with FileLock(Path(os.environ["SOUPKITCHEN_CACHE"]).parent / "two_tasks.lock"):
         command = [sys.executable, "-m", "soupkitchen", "experiment=two_tasks", "name=x"]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -166,3 +148,18 @@ def test_runs_of_two_tasks_become_one_model_for_both(demo: Path, tmp_path: Path)
     np.testing.assert_allclose(table["heldout_mean"], tasks.mean(axis=1))
     assert (tasks[table["kind"] == "single"].min(axis=1) < 0.2).all()  # a run knows one task only
     assert tasks.loc["soup"].min() > 0.4
+
+
+@pytest.mark.parametrize(
+    "name", ["söup kitchen", "it's", 'a "b" c', "a,b=[c]", "{x}", "(y)", "back\\slash", '\\"']
+)
+def test_folders_of_any_name_reach_the_script_that_fine_tunes(name, tmp_path, monkeypatch):
+    said: list[list[str]] = []
+    monkeypatch.setattr(soupkitchen.demo, "_run", lambda words, failure: said.append(words))
+    folder = tmp_path / name
+    soupkitchen.demo._finetune("demo", folder / "data", folder / "runs", folder / "base", 0, folder / "model")
+    words = OverridesParser.create().parse_overrides(said[0][1:])
+    told = {word.key_or_group: word.value() for word in words}
+    folders = {"model": "model", "data.path": "data", "output": "runs", "base": "base"}
+    expected = {option: str(folder / below) for option, below in folders.items()}
+    assert told == {"sweep": "demo", "seed": 0, **expected}

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from stand_in import NAME, Counts, stand_in
-from tiny import llama, make_pictures, make_texts, tokenizer
+from tiny import llama, make_pictures, make_texts, shake, tokenizer
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 import soupkitchen as api
@@ -77,9 +77,7 @@ def recipes_of(pool: Pool, name: str) -> list[Recipe]:
     ("kind", "place"), [("pool", "device"), ("pool", "host"), ("pool", "files"), ("adapted", "host")]
 )
 @pytest.mark.parametrize("name", METHODS)
-def test_merges_are_those_of_the_cpu(
-    device: Counts, name: str, place: str, kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_merges_are_those_of_the_cpu(device, name, place, kind, request):
     pool: Pool = request.getfixturevalue(kind)
     ours, theirs = mixer(pool, place), Mixer(pool)
     two, three = recipes_of(pool, name)
@@ -96,9 +94,7 @@ def test_merges_are_those_of_the_cpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_nobody_waits_for_each_chunk(
-    device: Counts, name: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_waits_for_each_chunk(device, name, pool, monkeypatch):
     _, recipe = recipes_of(pool, name)
     waits = []
     for size in (chunks.GPU_CHUNK, 50):
@@ -110,7 +106,7 @@ def test_nobody_waits_for_each_chunk(
     assert waits[0] == waits[1]
 
 
-def test_what_lies_on_the_host_is_refused_on_the_device(device: Counts) -> None:
+def test_what_lies_on_the_host_is_refused_on_the_device(device):
     x = torch.ones(3)
     on_device = x.to(DEVICE)
     assert device.to_device == 1
@@ -124,7 +120,7 @@ def test_what_lies_on_the_host_is_refused_on_the_device(device: Counts) -> None:
 
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 800), st.floats(0, 1), st.sampled_from([None, 8, 1]))
-def test_the_largest_are_found_on_a_device(seed: int, size: int, share: float, digits: int | None) -> None:
+def test_the_largest_are_found_on_a_device(seed, size, share, digits):
     random = np.random.default_rng(seed)
     values = random.normal(size=size) * 10.0 ** random.integers(-30, 30, size)
     if digits is not None:  # many are equal
@@ -198,8 +194,7 @@ def adapters_of(adapters: Path, base: Path, tmp_path: Path) -> dict[str, Any]:
 def around(model: Any, folder: Path, processor: Any) -> None:
     """Saves four models near `model`."""
     for number in range(4):
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
+        shake(model, 0.05)
         model.save_pretrained(folder / str(number))
         processor.save_pretrained(folder / str(number))
 
@@ -207,9 +202,7 @@ def around(model: Any, folder: Path, processor: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "ties", "slerp"])
 @pytest.mark.parametrize("kind", ["texts_of", "images_of", "causal_of", "adapters_of"])
-def test_a_whole_run_is_that_of_the_cpu(
-    kind: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_whole_run_is_that_of_the_cpu(kind, name, tmp_path, request):
     options = {"evaluation": EvaluationOptions(cache=None), **request.getfixturevalue(kind)}
     runs, task, method = options.pop("pool"), options.pop("task"), getattr(api.methods, name)()
     expected, theirs = run_of(runs, task, tmp_path, "cpu", method, **options)
@@ -248,7 +241,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 HOST = torch.device("cpu")
 
 
-def test_tensors_are_read_ahead_once_each(pool: Pool, reads: list[tuple[str, bool]]) -> None:
+def test_tensors_are_read_ahead_once_each(pool, reads):
     run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     got = dict(ahead.tensors(run))
     assert sorted(name for name, _ in reads) == sorted(run.header)
@@ -256,7 +249,7 @@ def test_tensors_are_read_ahead_once_each(pool: Pool, reads: list[tuple[str, boo
     assert all(torch.equal(x, run.tensor(name)) for name, x in got.items())
 
 
-def test_what_is_skipped_is_let_go_and_what_comes_back_is_read_again(pool: Pool) -> None:
+def test_what_is_skipped_is_let_go_and_what_comes_back_is_read_again(pool):
     run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     names = list(run.header)
     for name in (*names[::3], *names[::-1], names[0], names[0]):
@@ -265,7 +258,7 @@ def test_what_is_skipped_is_let_go_and_what_comes_back_is_read_again(pool: Pool)
     assert ahead._left == 10**9
 
 
-def test_no_more_is_on_its_way_than_there_is_room_for(pool: Pool, reads: list[tuple[str, bool]]) -> None:
+def test_no_more_is_on_its_way_than_there_is_room_for(pool, reads):
     run, ahead = pool.runs[0], ReadAhead(HOST, 300)
     for name, info in run.header.items():
         ahead.exact(run, name)
@@ -276,9 +269,7 @@ def test_no_more_is_on_its_way_than_there_is_room_for(pool: Pool, reads: list[tu
     assert any(by_thread for _, by_thread in reads)
 
 
-def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(pool, monkeypatch):
     run, ahead = pool.runs[0], ReadAhead(HOST, 10**9)
     first, second, *_ = run.header
     plain = WeightFiles.tensor
@@ -295,9 +286,7 @@ def test_a_file_that_cannot_be_read_ahead_is_said_when_its_tensor_is_asked_for(
     ahead._thread.shutdown()  # what it still reads is not to be seen by the next test
 
 
-def test_what_an_adapter_changes_is_computed_when_it_is_asked_for(
-    adapted: Pool, reads: list[tuple[str, bool]]
-) -> None:
+def test_what_an_adapter_changes_is_computed_when_it_is_asked_for(adapted, reads):
     run, ahead = adapted.runs[0], ReadAhead(HOST, 10**9)
     for name in run.header:
         assert torch.equal(ahead.exact(run, name), run.weights.exact(name, HOST))
@@ -306,7 +295,7 @@ def test_what_an_adapter_changes_is_computed_when_it_is_asked_for(
     }
 
 
-def test_the_check_of_a_gpu_runs_where_there_is_none(tmp_path: Path) -> None:
+def test_the_check_of_a_gpu_runs_where_there_is_none(tmp_path):
     words = ["--device", "cpu", "--skip-demo", "--millions", "1", "--texts", "8"]
     words += ["--output", str(tmp_path / "check.md")]
     ended = forked(as_script(ROOT / "scripts" / "gpu_check.py"), *words, cwd=tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from soupkitchen.errors import CandidateError, CheckpointError
 from soupkitchen.evaluation import Evaluation, Part, Threshold, compare
 from soupkitchen.evaluation.evaluator import Batches
 from soupkitchen.evaluation.scoring import Examples, Listed
-from soupkitchen.executors import Bench, Executor, Fake, Local, Request, Scoring
+from soupkitchen.executors import Bench, Fake, Local, Request, Scoring
 from soupkitchen.executors.spmd import SharedBench, _Follower
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.experiment.scores import Scores, Unscorable
@@ -51,9 +51,7 @@ def evaluation(values: np.ndarray, complete: bool = True, scored: int | None = N
     st.sampled_from(RULES),
     st.integers(0, 25) | st.none(),
 )
-def test_a_threshold_never_stops_what_would_be_kept(
-    answers: list[tuple[bool, bool]], rule: AcceptRule, right: int | None
-) -> None:
+def test_a_threshold_never_stops_what_would_be_kept(answers, rule, right):
     """At no moment, in whatever order the examples come: here in their own."""
     candidate, incumbent = (np.array(column, float) for column in zip(*answers, strict=True))
     above = None if right is None else right / len(answers)  # a score that there can be
@@ -68,7 +66,7 @@ def test_a_threshold_never_stops_what_would_be_kept(
     assert threshold.out_of_reach(evaluation(candidate)) == (not kept)  # with all known, it knows all
 
 
-def test_a_threshold_and_what_it_is_asked_travel() -> None:
+def test_a_threshold_and_what_it_is_asked_travel():
     threshold = Threshold.of(
         AcceptRule("significant", 0.05), evaluation(np.array([1.0, 0.0, 1.0])), accuracy(), 0.3
     )
@@ -84,7 +82,7 @@ def test_a_threshold_and_what_it_is_asked_travel() -> None:
     assert pickle.loads(pickle.dumps(result)).evaluation.parts[""].values.tolist() == [1.0, 0.0]
 
 
-def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples() -> None:
+def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples():
     before = evaluation(np.array([1.0, 0.0]))
     assert Threshold.of(AcceptRule("better"), before, accuracy()).paired is None
     assert Threshold.of(AcceptRule("significant", 0.1), before, accuracy()).paired is not None
@@ -93,7 +91,7 @@ def test_only_rules_that_ask_for_p_values_carry_the_incumbents_examples() -> Non
 # The local one
 
 
-def test_results_of_real_models_hold_numbers_and_arrays_only(bench: Bench) -> None:
+def test_results_of_real_models_hold_numbers_and_arrays_only(bench):
     executor = Local()
     executor.start(bench)
     requests = [Request(name, Recipe.single(name)) for name in "ab"]
@@ -104,7 +102,7 @@ def test_results_of_real_models_hold_numbers_and_arrays_only(bench: Bench) -> No
         assert b"transformers" not in pickle.dumps(scoring)
 
 
-def test_what_is_not_asked_for_is_not_scored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_asked_for_is_not_scored(bench, monkeypatch):
     scored = []
     score = bench.score
     monkeypatch.setattr(bench, "score", lambda request: (scored.append(request.what), score(request))[1])
@@ -115,7 +113,7 @@ def test_what_is_not_asked_for_is_not_scored(bench: Bench, monkeypatch: pytest.M
     assert scored == ["a"]
 
 
-def test_the_order_of_a_request_is_that_of_scoring_and_changes_no_score(bench: Bench) -> None:
+def test_the_order_of_a_request_is_that_of_scoring_and_changes_no_score(bench):
     usual = bench.score(Request("", Recipe.single("a"))).evaluation
     order = {"": bench.evaluator.examples.order("heldout")[""][::-1].copy()}
     threshold = Threshold(AcceptRule("better"), incumbent=0.95)
@@ -126,9 +124,7 @@ def test_the_order_of_a_request_is_that_of_scoring_and_changes_no_score(bench: B
     assert bench.score(Request("", Recipe.single("a"), order=order)).evaluation.score == usual.score
 
 
-def test_a_recipe_that_cannot_be_merged_is_an_error_and_not_the_end(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_that_cannot_be_merged_is_an_error_and_not_the_end(bench, monkeypatch):
     def odd(*asked: Any) -> Iterator[Any]:
         raise RuntimeError("its tensors are odd")
 
@@ -157,7 +153,7 @@ def scores_of(answers: dict[str, list[int]], workers: int = 1, on_error: Any = "
     return Scores(executor, examples, tasks, Ledger(None), known, on_error=on_error)
 
 
-def test_nothing_is_scored_twice_by_one_process() -> None:
+def test_nothing_is_scored_twice_by_one_process():
     scores = scores_of({"a": [1, 0, 1], "b": [1, 1, 1]})
     first = scores.score(Request("", Recipe.single("a")))
     again = scores.score(Request("", Recipe.single("a")))
@@ -167,7 +163,7 @@ def test_nothing_is_scored_twice_by_one_process() -> None:
     assert not scores.score(Request("", Recipe.single("a")), anew=True).cached
 
 
-def test_what_fails_is_told_once_and_the_others_follow() -> None:
+def test_what_fails_is_told_once_and_the_others_follow():
     scores = scores_of({"a": [1, 0, 1], "b": [1, 1, 1]})
     requests = [Request("", Recipe.single(name)) for name in ("a", "missing", "b")]
     first, failed, last = scores.each(requests)
@@ -183,7 +179,7 @@ def test_what_fails_is_told_once_and_the_others_follow() -> None:
 
 
 @given(st.integers(1, 7), st.integers(0, 6))
-def test_of_several_workers_only_what_was_asked_for_is_told(workers: int, taken: int) -> None:
+def test_of_several_workers_only_what_was_asked_for_is_told(workers, taken):
     names = "abcdefg"
     scores = scores_of({name: [1, 0] for name in names}, workers)
     results = scores.each([Request(name, Recipe.single(name)) for name in names])
@@ -192,7 +188,7 @@ def test_of_several_workers_only_what_was_asked_for_is_told(workers: int, taken:
     assert [event["what"] for event in scores.ledger.events] == list(names[:taken])
 
 
-def test_what_is_known_already_does_not_shift_what_several_workers_found() -> None:
+def test_what_is_known_already_does_not_shift_what_several_workers_found():
     answers = {"a": [1, 0, 0], "b": [1, 1, 0], "c": [1, 1, 1]}
     scores = scores_of(answers, workers=3)
     scores.score(Request("", Recipe.single("b")))
@@ -200,7 +196,7 @@ def test_what_is_known_already_does_not_shift_what_several_workers_found() -> No
     assert [one.evaluation.score for one in found] == [pytest.approx(n / 3) for n in (1, 2, 3)]
 
 
-def test_a_fake_stops_at_the_threshold_as_a_real_one_does() -> None:
+def test_a_fake_stops_at_the_threshold_as_a_real_one_does():
     scores = scores_of({"a": [0, 0, 0, 0, 1, 1]})
     threshold = Threshold(AcceptRule("better"), incumbent=0.7)
     scored = scores.score(Request("", Recipe.single("a"), threshold=threshold))
@@ -209,9 +205,7 @@ def test_a_fake_stops_at_the_threshold_as_a_real_one_does() -> None:
     assert scored.evaluation.score == pytest.approx(4 / 6)
 
 
-def test_what_is_scored_to_the_end_is_complete_however_bad(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_scored_to_the_end_is_complete_however_bad(bench, monkeypatch):
     threshold = Threshold(AcceptRule("better"), incumbent=1.0)
     scores = scores_of({"a": [0, 1, 0]})
     scores.examples.batch_size = 3
@@ -224,30 +218,10 @@ def test_what_is_scored_to_the_end_is_complete_however_bad(
         assert len(evaluation.parts[""].predictions) == evaluation.examples_total
 
 
-class Backwards(Executor):
-    """Has two workers, the second of which is faster."""
-
-    workers = 2
-
-    def score(self, requests: Sequence[Request]) -> Iterator[Scoring]:
-        done = {id(request): self.bench.score(request) for request in reversed(requests)}
-        return iter([done[id(request)] for request in requests])
-
-
-def test_an_executor_of_ones_own_scores_the_same(bench: Bench) -> None:
-    executor = Backwards()
-    executor.start(bench)
-    requests = [Request(name, Recipe.single(name)) for name in "abcd"]
-    local = Local()
-    local.start(bench)
-    ours = [scoring.evaluation.score for scoring in executor.score(requests)]
-    assert ours == [scoring.evaluation.score for scoring in local.score(requests)]
-
-
 # Several processes
 
 
-def test_each_process_of_a_launch_makes_its_batches_once() -> None:
+def test_each_process_of_a_launch_makes_its_batches_once():
     cpu, made = torch.device("cpu"), Counter[int]()
     data = datasets.Dataset.from_dict({"x": list(range(22))})
     asked = [np.arange(start, min(start + 4, 22)) for start in range(0, 22, 4)]

@@ -40,7 +40,7 @@ def evaluator(pool: Pool, texts: Path, **options: Any) -> Evaluator:
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("name", METHODS)
-def test_merges_are_those_of_the_cpu(pool: Pool, name: str, dtype: str | None) -> None:
+def test_merges_are_those_of_the_cpu(pool, name, dtype):
     method: Any = getattr(api.methods, name)()
     recipes = [Recipes(method, dtype).of(Mixture(some))[0] for some in (("a", "b"), ("a", "b", "c"))]
     ours, theirs = Mixer(pool, DEVICE, reader=ReadAhead(DEVICE, 1 << 20)), Mixer(pool)
@@ -52,14 +52,14 @@ def test_merges_are_those_of_the_cpu(pool: Pool, name: str, dtype: str | None) -
             torch.testing.assert_close(x.cpu(), expected[tensor], rtol=loose, atol=1e-6, msg=tensor)
 
 
-def test_mixed_precision_scores_about_the_same(pool: Pool, texts: Path) -> None:
+def test_mixed_precision_scores_about_the_same(pool, texts):
     exact, mixed = (evaluator(pool, texts, dtype=dtype).score("heldout") for dtype in ("auto", "bfloat16"))
     assert mixed.score == pytest.approx(exact.score, rel=0.05)
     assert mixed.score != exact.score
 
 
 @pytest.mark.skipif(not THERE, reason="over one device nothing is spread")
-def test_a_model_that_is_spread_scores_the_same(pool: Pool, texts: Path) -> None:
+def test_a_model_that_is_spread_scores_the_same(pool, texts):
     whole = evaluator(pool, texts).score("heldout").score
     spread = evaluator(pool, texts, device_map="auto", max_memory={0: "40KiB", "cpu": "1GiB"})
     assert spread.live.spread
@@ -77,9 +77,7 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.skipif(not THERE, reason="a host that has no memory left ends processes")
-def test_batches_are_halved_where_memory_runs_out(
-    pool: Pool, tmp_path: Path, little_memory: None, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batches_are_halved_where_memory_runs_out(pool, tmp_path, little_memory, caplog):
     data = tmp_path / "validation.csv"
     data.write_text("text,label\n" + "".join(f"{'w7 ' * 30}w{n % 60},apples\n" for n in range(20000)))
     scorer = evaluator(pool, tmp_path, batch_size=20000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from command import as_module, forked
 from safetensors.numpy import load_file
 
 from soupkitchen.checkpoints import find_pool
-from soupkitchen.cli.inspect import inspect
+from soupkitchen.inspect import inspect
 from soupkitchen.records import read_csv
 
 
@@ -22,7 +21,7 @@ def flat(run: Path) -> np.ndarray:
     return np.concatenate([tensors[name].reshape(-1) for name in sorted(tensors)]).astype(np.float64)
 
 
-def test_distances_and_cosines_are_those_of_numpy(text_runs: Path) -> None:
+def test_distances_and_cosines_are_those_of_numpy(text_runs):
     table = inspect(find_pool(str(text_runs), exclude=["a"], base=str(text_runs / "a"))).set_index("run")
     start = flat(text_runs / "a")
     vectors = {run: flat(text_runs / run) - start for run in ("b", "c", "d", "wild")}
@@ -43,7 +42,7 @@ def test_distances_and_cosines_are_those_of_numpy(text_runs: Path) -> None:
     assert table.loc["b", "guess"] == "merges well"
 
 
-def test_a_run_that_equals_its_base_leaves_the_others_cosines(text_runs: Path) -> None:
+def test_a_run_that_equals_its_base_leaves_the_others_cosines(text_runs):
     names = ["a", "b", "c"]
     pool = find_pool(str(text_runs), exclude=["d", "wild"], base=str(text_runs / "a"))
     table = inspect(pool).set_index("run")
@@ -55,7 +54,7 @@ def test_a_run_that_equals_its_base_leaves_the_others_cosines(text_runs: Path) -
     assert table["guess"].tolist()[0] == "is the base itself"
 
 
-def test_without_a_base_distances_are_from_the_mean(text_runs: Path) -> None:
+def test_without_a_base_distances_are_from_the_mean(text_runs):
     table = inspect(find_pool(str(text_runs), exclude=["wild"])).set_index("run")
     runs = {run: flat(text_runs / run) for run in "abcd"}
     mean = np.mean(list(runs.values()), axis=0)
@@ -65,15 +64,13 @@ def test_without_a_base_distances_are_from_the_mean(text_runs: Path) -> None:
     assert table["mean_cosine"].isna().all()
 
 
-def test_adapters_are_inspected_as_changes_of_their_base(adapters: Path) -> None:
+def test_adapters_are_inspected_as_changes_of_their_base(adapters):
     table = inspect(find_pool(str(adapters))).set_index("run")
     assert table["adapter"].all()
     assert (table["distance"] > 0).all()
 
 
-def test_the_command_prints_a_table_and_writes_a_csv(
-    copy_runs: Callable[..., Path], text_runs: Path, tmp_path: Path
-) -> None:
+def test_the_command_prints_a_table_and_writes_a_csv(copy_runs, text_runs, tmp_path):
     runs = copy_runs("a", "b", "c")
     (runs / "b" / "model.safetensors").write_bytes(b"")
     state = {"log_history": [{"loss": 1.0}, {"eval_accuracy": 0.25}, {"eval_accuracy": 0.75}]}
@@ -93,9 +90,7 @@ def test_the_command_prints_a_table_and_writes_a_csv(
     assert result.stderr.startswith("error: ")
 
 
-def test_names_are_printed_without_obeying_them_and_no_cell_of_the_csv_is_a_formula(
-    copy_runs: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_names_are_printed_without_obeying_them_and_no_cell_of_the_csv_is_a_formula(copy_runs, tmp_path):
     runs = copy_runs("a", "b", "c")
     names = ["=1+1", "NA", "\x1b[31mred"]
     for old, new in zip("abc", names, strict=True):

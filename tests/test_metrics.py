@@ -7,7 +7,6 @@ import pickle
 import re
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +14,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
-from command import soupkitchen
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from soupkitchen import metrics
 from soupkitchen.cli import config as conf
@@ -33,7 +28,7 @@ from soupkitchen.errors import ConfigError, MetricError
 from soupkitchen.evaluation import Evaluation, Part, confidence_interval
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.options.building import build, describe
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 from soupkitchen.tasks import Several
 
 labels = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60)
@@ -44,7 +39,7 @@ def columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return predictions, references
 
 
-def test_the_shipped_metrics_are_these() -> None:
+def test_the_shipped_metrics_are_these():
     assert (
         metrics.shipped()
         == (
@@ -57,14 +52,14 @@ def test_the_shipped_metrics_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", metrics.shipped())
-def test_each_metric_is_described_and_knows_its_best(name: str) -> None:
+def test_each_metric_is_described_and_knows_its_best(name):
     module = metrics.load(name).module
     assert not module.__doc__.startswith(f"{type(module).__name__}(")  # what a dataclass says of itself
     assert sum(hasattr(module, function) for function in ("per_example", "of", "statistics")) == 1
     assert name == "mean" or module.best is not None
 
 
-def test_shipped_metrics_are_found_without_what_computes_them() -> None:
+def test_shipped_metrics_are_found_without_what_computes_them():
     code = """
 import sys
 from soupkitchen import metrics
@@ -79,7 +74,7 @@ print(*{name.split(".")[0] for name in sys.modules})
 
 
 @pytest.mark.parametrize("name", metrics.shipped())
-def test_a_shipped_metric_survives_pickling_and_being_written_down(name: str) -> None:
+def test_a_shipped_metric_survives_pickling_and_being_written_down(name):
     metric = metrics.load(name)
     for again in (pickle.loads(pickle.dumps(metric)), build(describe(metric)), build(metric.describe())):
         assert again == metric
@@ -96,7 +91,7 @@ def composed(choice: str, *overrides: str) -> dict[str, Any]:
     return OmegaConf.to_container(config.task.metric, resolve=True)
 
 
-def test_what_a_metric_says_of_itself_is_what_the_yaml_composes() -> None:
+def test_what_a_metric_says_of_itself_is_what_the_yaml_composes():
     assert metrics.load("accuracy").describe() == composed("text_classification")
     words = ["task.metric.name=mse", "task.metric.greater_is_better=true", "task.metric.inputs=labels"]
     tree = composed("text_regression", *words)
@@ -104,13 +99,13 @@ def test_what_a_metric_says_of_itself_is_what_the_yaml_composes() -> None:
     assert build(tree) == metrics.load("mse", greater_is_better=True, inputs="labels") != metrics.load("mse")
 
 
-def test_a_metric_that_load_did_not_make_cannot_be_written_down() -> None:
+def test_a_metric_that_load_did_not_make_cannot_be_written_down():
     metric = metrics.TaskMetric("accuracy", metrics.load("accuracy").module, "accuracy")
     with pytest.raises(ConfigError, match=r"not made by soupkitchen\.metrics\.load"):
         metric.describe()
 
 
-def test_a_shipped_metric_takes_no_options_and_has_one_key() -> None:
+def test_a_shipped_metric_takes_no_options_and_has_one_key():
     with pytest.raises(MetricError, match=r"task\.metric\.options=.*average.*accuracy refuses them"):
         metrics.load("accuracy", options={"average": "macro"})
     with pytest.raises(MetricError, match=r"task\.metric\.key=f1: accuracy gives accuracy only"):
@@ -118,7 +113,7 @@ def test_a_shipped_metric_takes_no_options_and_has_one_key() -> None:
 
 
 @given(labels)
-def test_accuracy(pairs: list[tuple[int, int]]) -> None:
+def test_accuracy(pairs):
     predictions, references = columns(pairs)
     metric = metrics.load("accuracy")
     expected = sklearn.metrics.accuracy_score(references, predictions)
@@ -127,7 +122,7 @@ def test_accuracy(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(labels)
-def test_macro_f1(pairs: list[tuple[int, int]]) -> None:
+def test_macro_f1(pairs):
     predictions, references = columns(pairs)
     metric = metrics.load("f1_macro")
     expected = sklearn.metrics.f1_score(references, predictions, average="macro", zero_division=0)
@@ -137,7 +132,7 @@ def test_macro_f1(pairs: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
-def test_cross_entropy_is_a_loss_in_nats(references: list[int], seed: int) -> None:
+def test_cross_entropy_is_a_loss_in_nats(references, seed):
     logits = np.random.default_rng(seed).normal(scale=5, size=(len(references), 5)).astype(np.float32)
     exponentials = np.exp(logits.astype(np.float64))
     expected = sklearn.metrics.log_loss(
@@ -150,20 +145,20 @@ def test_cross_entropy_is_a_loss_in_nats(references: list[int], seed: int) -> No
     assert metric.per_example(logits, np.array(references)).mean() == pytest.approx(score, rel=1e-6)
 
 
-def test_cross_entropy_of_extreme_logits_is_finite() -> None:
+def test_cross_entropy_of_extreme_logits_is_finite():
     metric = metrics.load("cross_entropy")
     assert metric.score(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx(-1e4)
 
 
 @pytest.mark.parametrize("predictions", [["a", "b c", ""], [1, 2, 3]])
-def test_exact_match(predictions: list) -> None:
+def test_exact_match(predictions):
     references = [predictions[0], predictions[2], predictions[2]]
     metric = metrics.load("exact_match")
     assert metric.score(np.array(predictions), np.array(references)) == pytest.approx(2 / 3)
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_multi_label_metrics_are_scikit_learns(examples: int, width: int, seed: int) -> None:
+def test_multi_label_metrics_are_scikit_learns(examples, width, seed):
     predictions, references = np.random.default_rng(seed).integers(0, 2, (2, examples, width))
     for average in ("micro", "macro"):
         expected = sklearn.metrics.f1_score(references, predictions, average=average, zero_division=0)
@@ -175,7 +170,7 @@ def test_multi_label_metrics_are_scikit_learns(examples: int, width: int, seed: 
 
 
 @given(st.integers(2, 30), st.integers(0, 2**32 - 1))
-def test_metrics_of_numbers(examples: int, seed: int) -> None:
+def test_metrics_of_numbers(examples, seed):
     random = np.random.default_rng(seed)
     references = random.normal(size=examples)
     predictions = references + random.normal(size=examples)
@@ -194,7 +189,7 @@ TAGS = st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), min_
 
 
 @given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=8))
-def test_entity_f1_is_seqevals_and_counts_whole_entities(pairs: list) -> None:
+def test_entity_f1_is_seqevals_and_counts_whole_entities(pairs):
     seqeval = pytest.importorskip("seqeval.metrics")
     predictions, references = zip(*((p[: min(map(len, (p, r)))], r[: len(p)]) for p, r in pairs), strict=True)
     expected = seqeval.f1_score(list(references), list(predictions), zero_division=0)
@@ -204,13 +199,13 @@ def test_entity_f1_is_seqevals_and_counts_whole_entities(pairs: list) -> None:
     assert accuracy == pytest.approx(sklearn.metrics.accuracy_score(*flat))
 
 
-def test_an_entity_counts_only_whole() -> None:
+def test_an_entity_counts_only_whole():
     pytest.importorskip("seqeval")
     right, half = ["B-PER", "I-PER", "O", "B-LOC"], ["B-PER", "O", "O", "B-LOC"]
     assert metrics.load("entity_f1").score([half], [right]) == pytest.approx(0.5)
 
 
-def test_tags_that_are_not_one_a_word_are_refused() -> None:
+def test_tags_that_are_not_one_a_word_are_refused():
     pytest.importorskip("seqeval")
     for name in ("entity_f1", "token_accuracy"):
         with pytest.raises(MetricError, match=f"{name}.*could not be computed"):
@@ -222,7 +217,7 @@ RIGHT = ["the cat was sitting on the mat", "the dogs bark loudly", "some other w
 
 
 @pytest.mark.parametrize(("name", "key"), [("rouge1", "rouge1"), ("rouge2", "rouge2"), ("rouge_l", "rougeL")])
-def test_rouge_is_rouge_scores(name: str, key: str) -> None:
+def test_rouge_is_rouge_scores(name, key):
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer([key], use_stemmer=True)
     expected = [
         scorer.score(right, written)[key].fmeasure for right, written in zip(RIGHT, WRITTEN, strict=True)
@@ -231,7 +226,7 @@ def test_rouge_is_rouge_scores(name: str, key: str) -> None:
     assert 0 < np.mean(expected) < 1
 
 
-def test_bleu_is_sacrebleus() -> None:
+def test_bleu_is_sacrebleus():
     sacrebleu = pytest.importorskip("sacrebleu")
     written = [*WRITTEN, "a longer sentence that is the same in both"]
     right = [*RIGHT, "a longer sentence that is the same in both"]
@@ -240,26 +235,26 @@ def test_bleu_is_sacrebleus() -> None:
     )
 
 
-def test_perplexity_weighs_texts_by_their_tokens_and_bits_per_byte_by_their_bytes() -> None:
+def test_perplexity_weighs_texts_by_their_tokens_and_bits_per_byte_by_their_bytes():
     nats, sizes = np.array([10.0, 2.0]), np.array([[5, 30], [4, 10]])
     perplexity, bits = metrics.load("perplexity"), metrics.load("bits_per_byte")
     assert perplexity.shown(perplexity.score(nats, sizes)) == pytest.approx(np.exp(12 / 9))
     assert bits.shown(bits.score(nats, sizes)) == pytest.approx(12 / np.log(2) / 40)
 
 
-def test_without_an_answer_an_example_has_no_value_and_the_whole_no_score() -> None:
+def test_without_an_answer_an_example_has_no_value_and_the_whole_no_score():
     values = metrics.load("exact_match").per_example(["a", np.nan, "b"], ["a", "nan", "c"])
     np.testing.assert_array_equal(values, [1, np.nan, 0])
     for name in ("bleu", "f1_macro"):
         assert np.isnan(metrics.load(name).score([np.nan, "a"], ["a", "a"]))
 
 
-def test_a_mean_has_a_best_only_where_it_is_told() -> None:
+def test_a_mean_has_a_best_only_where_it_is_told():
     assert metrics.load("mean").best == np.inf
     assert metrics.load("mean", options={"best": 2.0}).best == 2.0
 
 
-def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     with pytest.raises(MetricError, match=r"soupkitchen\[metrics\]"):
         metrics.load("bleu").score(["a"], ["b"])
@@ -292,7 +287,7 @@ def script(tmp_path: Path) -> str:
     return str(tmp_path / "closeness")
 
 
-def test_a_metric_of_ones_own_is_found_by_path(script: str) -> None:
+def test_a_metric_of_ones_own_is_found_by_path(script):
     predictions, references = np.array([1, 2, 3]), np.array([1, 3, 5])
     assert metrics.load(script).score(predictions, references) == -1.0
     scaled = metrics.load(script, options={"scale": 2.0})
@@ -304,7 +299,7 @@ def test_a_metric_of_ones_own_is_found_by_path(script: str) -> None:
     assert loss.quick(predictions, references) is None
 
 
-def test_a_script_is_written_down_as_it_was_named(script: str) -> None:
+def test_a_script_is_written_down_as_it_was_named(script):
     given = {"key": "distance", "greater_is_better": False, "inputs": None, "options": {"scale": 2.0}}
     tree = {"_target_": "soupkitchen.metrics.load", "name": script, **given}
     assert metrics.load(script, **given).describe() == tree
@@ -359,7 +354,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_a_metric_of_ones_own_is_a_class_by_its_dotted_name(module: str) -> None:
+def test_a_metric_of_ones_own_is_a_class_by_its_dotted_name(module):
     predictions, references = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 6.0])
     nearness = metrics.load(f"{module}.Nearness", options={"scale": 2.0})
     assert (nearness.name, nearness.key, nearness.inputs) == ("nearness", "nearness", "values")
@@ -370,7 +365,7 @@ def test_a_metric_of_ones_own_is_a_class_by_its_dotted_name(module: str) -> None
     assert unnamed.shown(unnamed.score(predictions, references)) == pytest.approx(1.0)
 
 
-def test_what_a_metric_says_of_itself_is_not_true_of_its_compute_with_options(module: str) -> None:
+def test_what_a_metric_says_of_itself_is_not_true_of_its_compute_with_options(module):
     predictions, references = np.array([1.0, 2.0, 4.0]), np.array([1.0, 3.0, 6.0])
     plain = metrics.load(f"{module}.Counts")
     assert plain.is_plain_mean
@@ -381,7 +376,7 @@ def test_what_a_metric_says_of_itself_is_not_true_of_its_compute_with_options(mo
     assert not counts.can_be_resampled
 
 
-def test_a_metric_of_ones_own_is_identified_by_its_source_and_options(module: str, tmp_path: Path) -> None:
+def test_a_metric_of_ones_own_is_identified_by_its_source_and_options(module, tmp_path):
     metric = metrics.load(f"{module}.Nearness")
     before = metric.identity()
     assert before[2:] == source_of(type(metric.module))
@@ -400,84 +395,31 @@ def test_a_metric_of_ones_own_is_identified_by_its_source_and_options(module: st
         ("{module}.NoMetric", "is no metric.*per_example"),
     ],
 )
-def test_a_class_that_there_is_not_or_that_is_no_metric_is_said_so(
-    name: str, message: str, module: str
-) -> None:
+def test_a_class_that_there_is_not_or_that_is_no_metric_is_said_so(name, message, module):
     name = name.format(module=module)
     with pytest.raises(MetricError, match=rf"task\.metric\.name={re.escape(name)} {message}"):
         metrics.load(name)
 
 
-def test_a_file_at_a_relative_path_is_no_dotted_name(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_at_a_relative_path_is_no_dotted_name(script, monkeypatch):
     monkeypatch.chdir(script)
     assert metrics.load("closeness.py").score(np.array([1, 2, 3]), np.array([1, 3, 5])) == -1.0
 
 
-def example_of_the_docs() -> tuple[str, str]:
-    page = (ROOT / "docs" / "extending.md").read_text().split("## A metric")[1]
-    code, yaml = (
-        textwrap.dedent(re.findall(rf" *```{language}\n(.*?) *```", page, re.DOTALL)[0])
-        for language in ("python", "yaml")
-    )
-    return code, yaml
-
-
-def test_the_example_of_a_metric_is_scikit_learns_recall(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, yaml = example_of_the_docs()
-    (tmp_path / "my_module.py").write_text(code)
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "reviews.yaml").write_text(yaml)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
-    tree = composed("reviews", f"hydra.searchpath=[file://{tmp_path}]", "task.data.path=x")
-    metric = build(tree)
-    assert metric.describe() == tree
-    predictions, references = np.random.default_rng(0).integers(0, 3, (2, 50))
-    expected = sklearn.metrics.recall_score(references == 2, predictions == 2)
-    assert metric.score(predictions, references) == pytest.approx(expected)
-    assert metric.can_be_resampled
-    assert metric.best == 1.0
-    monkeypatch.delitem(sys.modules, "my_module")
-
-
-@pytest.mark.slow
-def test_the_example_of_a_metric_decides_a_whole_job(text_runs: Path, texts: Path, tmp_path: Path) -> None:
-    code, yaml = example_of_the_docs()
-    (tmp_path / "my_module.py").write_text(code)
-    (tmp_path / "my_conf" / "task").mkdir(parents=True)
-    (tmp_path / "my_conf" / "task" / "reviews.yaml").write_text(yaml)
-    pool = [f"pool.path={text_runs}", "pool.exclude=[wild]", "name=x"]
-    words = ["--config-dir=my_conf", "task=reviews", f"task.data.path={texts}", "task.metric.options.label=1"]
-    soupkitchen(*words, *pool, cwd=tmp_path)
-    board = pd.read_csv(tmp_path / "results" / "x" / "leaderboard.csv").set_index("model")
-    folder = tmp_path / "results" / "x" / "soup"
-    soup = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    frame = pd.read_csv(texts / "test.csv")
-    with torch.inference_mode():
-        logits = [soup(**tokenizer(text, return_tensors="pt")).logits[0] for text in frame["text"]]
-    predicted = [soup.config.id2label[int(one.argmax())] for one in logits]
-    right = soup.config.id2label[1]
-    expected = sklearn.metrics.recall_score(frame["label"] == right, np.equal(predicted, right))
-    assert board.loc["soup", "test_recall"] == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_wrong_key_lists_the_right_ones(script: str) -> None:
+def test_a_wrong_key_lists_the_right_ones(script):
     with pytest.raises(MetricError, match="gives closeness, distance, not 'f1'"):
         metrics.load(script, key="f1").score(np.array([1]), np.array([1]))
 
 
 @pytest.mark.parametrize("name", ["rouge", "hub:accuracy", "no/such/metric"])
-def test_out_of_reach_of_the_hub_the_error_lists_what_works_offline(name: str) -> None:
+def test_out_of_reach_of_the_hub_the_error_lists_what_works_offline(name):
     with pytest.raises(
         MetricError, match=r"hub could not be reached.*accuracy, answer_exact, .*bits_per_byte"
     ):
         metrics.load(name)
 
 
-def test_input_that_a_metric_refuses_is_an_error_in_plain_words() -> None:
+def test_input_that_a_metric_refuses_is_an_error_in_plain_words():
     with pytest.raises(MetricError, match="accuracy"):
         metrics.load("accuracy").score(np.array(["a"]), np.array([1]))
 
@@ -495,7 +437,7 @@ def corpora(number: int) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("size", [1, 3, 60])
-def test_bleu_of_a_resample_follows_from_its_examples_statistics(size: int) -> None:
+def test_bleu_of_a_resample_follows_from_its_examples_statistics(size):
     sacrebleu = pytest.importorskip("sacrebleu")
     written, right = corpora(60)
     metric = metrics.load("bleu")
@@ -508,7 +450,7 @@ def test_bleu_of_a_resample_follows_from_its_examples_statistics(size: int) -> N
 
 
 @given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
-def test_entity_f1_of_a_resample_follows_from_its_examples_statistics(pairs: list, seed: int) -> None:
+def test_entity_f1_of_a_resample_follows_from_its_examples_statistics(pairs, seed):
     seqeval = pytest.importorskip("seqeval.metrics")
     pairs = [(p[: min(len(p), len(r))], r[: len(p)]) for p, r in pairs]
     metric = metrics.load("entity_f1")
@@ -529,9 +471,7 @@ def entity_f1(written: list, right: list) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "whole"), [("bleu", bleu), ("entity_f1", entity_f1)])
-def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(
-    name: str, whole: Callable[[list, list], float]
-) -> None:
+def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computation(name, whole):
     if name == "bleu":
         written, right = corpora(2000)
     else:
@@ -557,7 +497,7 @@ def test_the_bootstrap_of_corpus_scores_is_quick_and_that_of_the_whole_computati
 
 
 @pytest.mark.parametrize("greater", [True, False])
-def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater: bool) -> None:
+def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater):
     metric = metrics.TaskMetric("score", Mean(0.5), "mean", greater, "values")
     better, worse = (0.6, 0.4) if greater else (0.4, 0.6)
     assert metric.score(np.array([worse, 0.5, 0.5 + 1e-13]), np.zeros(3)) < (1 if greater else 0)
@@ -565,7 +505,7 @@ def test_a_value_better_than_the_best_is_an_error_that_names_the_option(greater:
         metric.score(np.array([worse, better, np.nan]), np.zeros(3))
 
 
-def test_a_shipped_metrics_best_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_metrics_best_is_checked_too(monkeypatch):
     metric = metrics.load("f1_micro")
     monkeypatch.setattr(type(metric.module), "best", 0.5)
     with pytest.raises(MetricError, match=r"f1_micro.*its `best` is wrong"):
@@ -584,7 +524,7 @@ KINDS_OF_NUMBERS: dict[str, Callable[[list[float]], Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS_OF_NUMBERS)
 @pytest.mark.parametrize("best", [1, np.float32(1)])
-def test_numbers_of_any_kind_are_values_and_best_ones_in_float64(kind: str, best: Any) -> None:
+def test_numbers_of_any_kind_are_values_and_best_ones_in_float64(kind, best):
     given = KINDS_OF_NUMBERS[kind]
     module = SimpleNamespace(best=best, per_example=lambda predictions, references: given(list(predictions)))
     metric = metrics.TaskMetric("score", module, "score")
@@ -596,7 +536,7 @@ def test_numbers_of_any_kind_are_values_and_best_ones_in_float64(kind: str, best
 
 
 @pytest.mark.parametrize("best", [1, 1.0, np.float32(1)])
-def test_a_whole_number_as_best_cuts_no_values(best: Any) -> None:
+def test_a_whole_number_as_best_cuts_no_values(best):
     metric = metrics.TaskMetric("score", Mean(best), "mean", True, "values")
     part = Part.of_first(metric, [0.9143, math.nan], np.zeros(4), np.array([2, 0, 1, 3]))
     assert part.values is not None
@@ -607,7 +547,20 @@ def test_a_whole_number_as_best_cuts_no_values(best: Any) -> None:
 
 
 @pytest.mark.parametrize("given", [0.5, [0.5], [[0.5], [0.5]], [0.5] * 3], ids=str)
-def test_a_metric_that_gives_another_number_of_values_is_refused(given: Any) -> None:
+def test_a_metric_that_gives_another_number_of_values_is_refused(given):
     module = SimpleNamespace(per_example=lambda predictions, references: given)
     with pytest.raises(MetricError, match="could not be computed"):
         metrics.TaskMetric("score", module, "score").score(np.zeros(2), np.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "mse", "exact_match"])
+def test_one_prediction_that_is_nan_makes_a_score_nan(name):
+    metric = metrics.load(name)
+    predictions: Any = np.array([1.0, float("nan"), 0.0])
+    references: Any = np.array([1, 0, 0])
+    if name == "exact_match":
+        predictions, references = ["a", float("nan"), "b"], ["a", "b", "b"]
+    assert np.isnan(metric.score(predictions, references))
+    values = metric.per_example(predictions, references)
+    if values is not None:
+        assert np.isnan(values).tolist() == [False, True, False]

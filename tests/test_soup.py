@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import naive
 import numpy as np
 import pytest
 import torch
+from command import own, soupkitchen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+from tiny import text_classifier
 
-import soupkitchen.merging.chunks
 from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import ConfigError
+from soupkitchen.evaluation import Runtime
 from soupkitchen.merging import (
     Karcher,
     Linear,
@@ -31,6 +33,7 @@ from soupkitchen.merging import (
     Slerp,
     TaskVectors,
     alternatives,
+    chunks,
 )
 from soupkitchen.soup import Soup
 from soupkitchen.soup.memory import StateMemory
@@ -57,6 +60,14 @@ def runs(folder: Path, number: int, dtype: torch.dtype = torch.float32) -> list[
     ]
 
 
+def soup_of(method: Any, ingredients: Sequence[Checkpoint], base: Checkpoint | None = None) -> Soup:
+    """A soup of these, one after the other."""
+    made = Soup(method, base=base)
+    for ingredient in ingredients:
+        made.keep(ingredient)
+    return made
+
+
 def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
     """The plain float64 average of the files' tensors."""
     files = [load_file(c.path / "model.safetensors") for c in checkpoints]
@@ -64,14 +75,10 @@ def mean(checkpoints: list[Checkpoint]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 1 << 16])
-def test_a_soup_is_the_mean_of_its_ingredients(
-    tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(soupkitchen.merging.chunks, "CPU_CHUNK", chunk)
+def test_a_soup_is_the_mean_of_its_ingredients(tmp_path, chunk, monkeypatch):
+    monkeypatch.setattr(chunks, "CPU_CHUNK", chunk)
     pool = runs(tmp_path, 4)
-    soup = Soup(Linear())
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool)
     merged = dict(soup.tensors())
     assert merged.keys() == pool[0].header.keys()
     for name, expected in mean(pool).items():
@@ -79,18 +86,16 @@ def test_a_soup_is_the_mean_of_its_ingredients(
         np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-7)
 
 
-def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path: Path) -> None:
+def test_tasting_gives_to_the_last_bit_what_keeping_gives(tmp_path):
     pool = runs(tmp_path, 3)
-    soup = Soup(Linear())
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool[:2])
     tasted = dict(soup.taste(pool[2]))
     soup.keep(pool[2])
     kept = dict(soup.tensors())
     assert all(torch.equal(tasted[name], kept[name]) for name in kept)
 
 
-def test_discarding_leaves_the_soup_unchanged(tmp_path: Path) -> None:
+def test_discarding_leaves_the_soup_unchanged(tmp_path):
     pool = runs(tmp_path, 4)
     soup, other = Soup(Linear()), Soup(Linear())
     for ingredient in pool[:2]:
@@ -106,7 +111,7 @@ def test_discarding_leaves_the_soup_unchanged(tmp_path: Path) -> None:
     assert all(torch.equal(expected[name], tensor) for name, tensor in soup.tensors())
 
 
-def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path: Path) -> None:
+def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path):
     (first,) = runs(tmp_path, 1)
     for method in (Linear(), Linear(normalize=False, weights={"run0": 3.0})):
         soup = Soup(method)
@@ -116,11 +121,9 @@ def test_a_soup_of_one_is_that_ingredient_even_unnormalised(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_arithmetic_is_float32_and_rounds_once(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_arithmetic_is_float32_and_rounds_once(tmp_path, dtype):
     pool = runs(tmp_path, 5, dtype)
-    soup = Soup(Linear())
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(), pool)
     merged = dict(soup.tensors())
     for name, expected in mean(pool).items():
         assert merged[name].dtype == dtype
@@ -140,9 +143,7 @@ KEEPING = [
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4), st.sampled_from([torch.float32, torch.bfloat16]))
-def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(
-    seed: int, number: int, dtype: torch.dtype
-) -> None:
+def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(seed, number, dtype):
     torch.manual_seed(seed)
     equal = torch.randn(40).exp().to(dtype)
     with tempfile.TemporaryDirectory() as name:
@@ -169,7 +170,7 @@ def test_tensors_that_are_equal_in_all_ingredients_stay_as_they_are(
 
 
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(0.01, 100), min_size=1, max_size=9))
-def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weights: list[float]) -> None:
+def test_an_average_of_equal_values_is_that_value_beside_others(seed, weights):
     torch.manual_seed(seed)
     method, state = Linear(), Linear().init(torch.empty(50))
     equal = torch.randn(25).exp() * 1e3
@@ -179,27 +180,22 @@ def test_an_average_of_equal_values_is_that_value_beside_others(seed: int, weigh
 
 
 @pytest.mark.parametrize(
-    "method",
-    [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)],
+    "method", [Linear(normalize=False), TaskVectors(), TaskVectors(Magnitude(0.5), normalize=True)]
 )
-def test_methods_that_change_what_is_equal_still_do(method: Any, tmp_path: Path) -> None:
+def test_methods_that_change_what_is_equal_still_do(method, tmp_path):
     x = torch.randn(40)
     base, pool = run(tmp_path, "base", x=torch.randn(40)), [run(tmp_path, name, x=x) for name in "ab"]
     assert not torch.equal(dict(Soup(method, base=base).blend(pool))["x"], x)
 
 
-def test_weights_are_looked_up_by_name(tmp_path: Path) -> None:
+def test_weights_are_looked_up_by_name(tmp_path):
     pool = runs(tmp_path, 2)
-    soup = Soup(Linear(weights={"run1": 3.0}))
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Linear(weights={"run1": 3.0}), pool)
     one, other = (dict(c.tensors())["matrix"].double() for c in pool)
     torch.testing.assert_close(dict(soup.tensors())["matrix"].double(), (one + 3 * other) / 4)
 
 
-def test_integer_buffers_are_the_best_runs_and_differences_are_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_integer_buffers_are_the_best_runs_and_differences_are_named_once(tmp_path, caplog):
     pool = [
         run(tmp_path, f"run{i}", weight=torch.randn(3), same=torch.arange(3), steps=torch.tensor(10 + i // 1))
         for i in range(3)
@@ -236,11 +232,9 @@ def arrays(checkpoints: list[Checkpoint], name: str) -> list[np.ndarray]:
     return [dict(c.tensors())[name].double().numpy() for c in checkpoints]
 
 
-def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path: Path) -> None:
+def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), base=base)
-    for ingredient in pool[:3]:
-        soup.keep(ingredient)
+    soup = soup_of(TaskVectors(Magnitude(0.3), "mass", normalize=True, scale=0.7), pool[:3], base)
     (start,) = arrays([base], "body")
     deltas = [naive.trim(x - start, 0.3) for x in arrays(pool, "body")]
     expected = start + 0.7 * naive.consensus(deltas, [1.0] * 4)
@@ -250,9 +244,7 @@ def test_a_method_on_task_vectors_adds_its_result_to_the_base(tmp_path: Path) ->
     assert all(torch.equal(tasted[name], x) for name, x in soup.tensors())
 
 
-def test_tensors_that_the_base_lacks_are_averaged_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tensors_that_the_base_lacks_are_averaged_and_said_once(tmp_path, caplog):
     base, pool = with_base(tmp_path)
     soup = Soup(TaskVectors(weights={"run1": 3.0, "run2": -1.0}), base=base)
     with caplog.at_level(logging.WARNING):
@@ -267,23 +259,21 @@ def test_tensors_that_the_base_lacks_are_averaged_and_said_once(
     assert "old" in message
 
 
-def test_a_method_on_task_vectors_without_a_base_is_refused() -> None:
+def test_a_method_on_task_vectors_without_a_base_is_refused():
     for method in (TaskVectors(), ModelStock(), Slerp(space="task_vectors")):
         with pytest.raises(ConfigError, match=r"pool\.base"):
             Soup(method)
 
 
-def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path: Path) -> None:
+def test_slerp_on_task_vectors_is_slerp_of_them(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(Slerp(space="task_vectors"), base=base)
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(Slerp(space="task_vectors"), pool, base)
     (start,) = arrays([base], "body")
     expected = start + naive.slerp([x - start for x in arrays(pool, "body")], [1.0] * 4)
     np.testing.assert_allclose(dict(soup.tensors())["body"], expected, atol=1e-6)
 
 
-def test_masks_do_not_depend_on_order_names_or_shards(tmp_path: Path) -> None:
+def test_masks_do_not_depend_on_order_names_or_shards(tmp_path):
     base, pool = with_base(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     again = []
@@ -300,31 +290,15 @@ def test_masks_do_not_depend_on_order_names_or_shards(tmp_path: Path) -> None:
     assert [c.fingerprint for c in pool] == [c.fingerprint for c in again]
     merged = []
     for ingredients in (pool, again[::-1]):
-        soup = Soup(TaskVectors(Random(0.5), "mass", normalize=True), base=base)
-        for ingredient in ingredients:
-            soup.keep(ingredient)
+        soup = soup_of(TaskVectors(Random(0.5), "mass", normalize=True), ingredients, base)
         merged.append(dict(soup.tensors()))
     for name, tensor in merged[0].items():
         torch.testing.assert_close(tensor, merged[1][name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_fingerprint_changes_with_values_names_and_shapes(tmp_path: Path) -> None:
-    x = torch.arange(6.0)
-    checkpoints = [
-        run(tmp_path, "one", x=x),
-        run(tmp_path, "two", x=x + 1),
-        run(tmp_path, "three", y=x),
-        run(tmp_path, "four", x=x.reshape(2, 3)),
-    ]
-    assert len({c.fingerprint for c in checkpoints}) == 4
-    assert run(tmp_path, "five", x=x).fingerprint == checkpoints[0].fingerprint
-
-
-def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path: Path) -> None:
+def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path):
     pool = runs(tmp_path, 3)
-    soup = Soup(Karcher())
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(Karcher(), pool[:2])
     tasted = dict(soup.taste(pool[2]))
     expected = Karcher().merge([dict(c.tensors())["matrix"] for c in pool], [1.0] * 3)
     assert torch.equal(tasted["matrix"], expected)
@@ -332,52 +306,12 @@ def test_a_method_that_is_no_fold_reads_all_ingredients_again(tmp_path: Path) ->
     assert all(torch.equal(tasted[name], x) for name, x in soup.tensors())
 
 
-@pytest.mark.parametrize("family", ["vit", "resnet"])
-def test_every_tensor_of_every_architecture_is_merged(tmp_path: Path, family: str) -> None:
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config, model_class = {
-        "vit": (ViTConfig(image_size=8, patch_size=4, **size), ViTForImageClassification),
-        "resnet": (
-            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"),
-            ResNetForImageClassification,
-        ),
-    }[family]
-    pool = []
-    for index in range(4):
-        torch.manual_seed(index)
-        model = model_class(config)
-        with torch.no_grad():
-            for tensor in [*model.parameters(), *model.buffers()]:
-                if tensor.is_floating_point():
-                    tensor.add_(torch.rand_like(tensor))
-        model.save_pretrained(tmp_path / f"run{index}")
-        pool.append(Checkpoint.open(tmp_path / f"run{index}"))
-    base, pool = pool[0], pool[1:]
-    soup = Soup(TaskVectors(Magnitude(0.4), "mass", normalize=True), base=base)
-    for ingredient in pool:
-        soup.keep(ingredient)
-    merged = dict(soup.tensors())
-    start = load_file(base.path / "model.safetensors")
-    assert merged.keys() == start.keys()
-    for name, tensor in merged.items():
-        if tensor.is_floating_point():
-            deltas = [naive.trim(x - start[name].double().numpy(), 0.4) for x in arrays(pool, name)]
-            expected = start[name].double().numpy() + naive.consensus(deltas, [1.0] * 3)
-            # float32 differences may tip which of two nearly equal magnitudes is trimmed
-            close = np.isclose(tensor.double().numpy(), expected, rtol=0, atol=2e-6)
-            assert close.mean() > 0.995, name
-        else:
-            assert torch.equal(tensor, load_file(pool[0].path / "model.safetensors")[name])
-
-
 @pytest.mark.parametrize(
     "method", [Linear(), Slerp(), TaskVectors(Random(0.5), "mass"), ModelStock(), Karcher()], ids=type
 )
-def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: Path, method: object) -> None:
+def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path, method):
     base, pool = with_base(tmp_path)
-    soup = Soup(method, base=base)
-    for ingredient in pool:
-        soup.keep(ingredient)
+    soup = soup_of(method, pool, base)
     blended = dict(Soup(method, base=base).blend(pool))
     kept = dict(soup.tensors())
     assert blended.keys() == kept.keys()
@@ -391,9 +325,7 @@ def test_blending_gives_to_the_last_bit_what_keeping_one_by_one_gives(tmp_path: 
     [([1, 2, 3, 1], 1, torch.int8), ([1, 2, 0.5, 1], 2, torch.float32), ([1, 1, 1, 1], 33, torch.float32)],
     ids=["whole", "not whole", "too many for a byte"],
 )
-def test_weights_of_signs_are_exact_however_they_are_stored(
-    weights: list[float], rounds: int, stored: torch.dtype, elect: Any, tmp_path: Path
-) -> None:
+def test_weights_of_signs_are_exact_however_they_are_stored(weights, rounds, stored, elect, tmp_path):
     base, pool = with_base(tmp_path)
     by_name = {run.name: weight for run, weight in zip(pool, weights, strict=True)}
     method = TaskVectors(Magnitude(0.3), elect, normalize=True, weights=by_name)
@@ -412,9 +344,7 @@ def test_weights_of_signs_are_exact_however_they_are_stored(
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
-    tmp_path: Path, together: bool
-) -> None:
+def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(tmp_path, together):
     base = run(tmp_path, "base", body=torch.randn(20, 5), z=torch.randn(40), a=torch.randn(3, 3))
     pool = [
         run(tmp_path, f"run{i}", head=torch.randn(4), body=torch.randn(20, 5), z=torch.randn(40) * 3,
@@ -441,7 +371,7 @@ def test_trimming_by_model_is_the_papers_definition_on_whole_checkpoints(
     np.testing.assert_allclose(merged["head"], np.mean(arrays(pool, "head"), axis=0), atol=1e-6)
 
 
-def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path: Path) -> None:
+def test_a_survey_of_the_whole_model_holds_less_than_one_task_vector(tmp_path):
     """Measured from outside: the anonymous memory of a process, while it surveys 64 MB."""
     elements = 16_000_000
     for name in ("base", "run"):
@@ -470,17 +400,15 @@ print((max(peak) - peak[0]) * 1024)
     assert 0 <= int(result.stdout) < 0.6 * 4 * elements
 
 
-def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path: Path) -> None:
+def test_a_head_of_subtracted_runs_only_is_still_averaged(tmp_path):
     base, pool = with_base(tmp_path)
-    soup = Soup(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), base=base)
-    for ingredient in pool[:2]:
-        soup.keep(ingredient)
+    soup = soup_of(TaskVectors(weights={"run0": -1.0, "run1": -2.0}), pool[:2], base)
     np.testing.assert_allclose(
         dict(soup.tensors())["head"], np.mean(arrays(pool[:2], "head"), axis=0), rtol=1e-5
     )
 
 
-def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_how_many_arcs_were_chords_is_logged(tmp_path, caplog):
     x = torch.randn(50)
     pool = [run(tmp_path, f"run{i}", near=x + 0.001 * i, far=torch.randn(50)) for i in range(2)]
     soup = Soup(Slerp())
@@ -490,7 +418,7 @@ def test_how_many_arcs_were_chords_is_logged(tmp_path: Path, caplog: pytest.LogC
     assert "the arc was a plain chord in 1 of 2 tensors" in caplog.messages
 
 
-def test_methods_that_differ_in_late_options_share_a_state(tmp_path: Path) -> None:
+def test_methods_that_differ_in_late_options_share_a_state(tmp_path):
     base, pool = with_base(tmp_path)
     methods = alternatives(TaskVectors(scale=[0.5, 2.0]))
     soup = Soup(methods["scale=0.5"], base=base)
@@ -506,9 +434,7 @@ def test_methods_that_differ_in_late_options_share_a_state(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("budget", [0, 500, 10**9])
-def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
-    budget: int, text_runs: Path, tmp_path: Path
-) -> None:
+def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(budget, text_runs, tmp_path):
     pool = find_pool(str(text_runs), base=str(text_runs / "a"))
     for method in (TaskVectors(Magnitude(0.2), "mass", True), ModelStock(), Linear()):
         memory = StateMemory(torch.device("cpu"), on_host=budget, folder=tmp_path)
@@ -524,9 +450,7 @@ def test_states_that_exceed_the_memory_lie_in_files_and_change_nothing(
 
 
 @pytest.mark.parametrize(("on_host", "left"), [(1000, 600), (500, 100), (450, 450), (99, 99)])
-def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(
-    on_host: int, left: int, tmp_path: Path
-) -> None:
+def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(on_host, left, tmp_path):
     memory = StateMemory(torch.device("cpu"), on_host=on_host, folder=tmp_path)
     empty = torch.empty(0, dtype=torch.int8)
     field = memory._place(empty, 100).fill_(3)
@@ -535,7 +459,68 @@ def test_a_field_that_grows_takes_the_room_of_its_new_size_alone(
     assert memory.room(left) is not None
 
 
-def test_a_full_disk_for_states_is_named(text_runs: Path, tmp_path: Path) -> None:
+def test_a_full_disk_for_states_is_named(text_runs, tmp_path):
     memory = StateMemory(torch.device("cpu"), on_host=0, folder=tmp_path / "gone")
     with pytest.raises(ConfigError, match=r"runtime\.max_memory"):
         Soup(Linear(), memory=memory).keep(find_pool(str(text_runs)).runs[0])
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_state_has_the_room_of_its_own_device_only():
+    runtime = Runtime(max_memory={0: 1000, 1: 5000, "cpu": 700})
+    taken = {torch.device("cuda:0"): 300, torch.device("cuda:1"): 10, CPU: 100}
+    # a thirty-second is for batches
+    on_host = 700 - 100 - 700 // 32
+    assert runtime.state_budget(taken, torch.device("cuda", 0)) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda")) == (1000 - 300 - 1000 // 32, on_host)
+    assert runtime.state_budget(taken, torch.device("cuda", 1)) == (5000 - 10 - 5000 // 32, on_host)
+    assert runtime.state_budget(taken, CPU) == (0, on_host)
+
+
+def test_the_bases_tensors_count_as_state():
+    device = torch.device("meta")  # any other than the CPU
+    memory = StateMemory(device, on_device=100)
+    small, large = torch.zeros(20), torch.zeros(10)
+    assert memory.hold(small).device == device  # 80 bytes
+    assert memory.hold(large).device == CPU  # 40 more do not fit
+    assert memory.hold(torch.zeros(5)).device == device
+    assert StateMemory(CPU).hold(small) is small
+
+
+# Remarks
+
+
+def test_buffers_that_differ_are_named_once_for_all(tmp_path, caplog):
+    for number, name in enumerate("abc"):
+        model = text_classifier()
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        weights |= {f"bert.layer{i}.num_batches_tracked": torch.tensor(number) for i in range(7)}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    runs = [Checkpoint.open(tmp_path / name) for name in "abc"]
+    warned: set[str] = set()
+    soup = Soup(Linear(), warned=warned)
+    soup.keep(runs[0])
+    for run in runs[1:]:
+        list(soup.taste(run))
+        soup.keep(run)
+    list(Soup(Linear(), warned=warned).blend(runs))
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "bert.layer0.num_batches_tracked" in warning
+    assert "and 2 more" in warning
+    assert "those of a" in warning
+
+
+def test_a_uniform_soup_names_what_the_base_lacks(copy_runs, text_runs, texts, tmp_path):
+    import shutil
+
+    shutil.copytree(text_runs / "a", tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    kept = {name: x for name, x in weights.items() if not name.startswith("classifier")}
+    save_file(kept, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    words = (*own(copy_runs("b", "c"), texts), f"pool.base={tmp_path / 'base'}", "method=task_arithmetic")
+    result = soupkitchen(*words, "search=uniform", "name=x", cwd=tmp_path)
+    assert result.stderr.count("the base model lacks 2 tensors of the runs") == 1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from command import own, soupkitchen
 
-from soupkitchen.stopwatch import PARTS, Stopwatch
+from soupkitchen.process import PARTS, Stopwatch
 
 
 class Clock:
@@ -32,7 +31,7 @@ def stopwatch(clock: Clock) -> Stopwatch:
     return Stopwatch(clock)
 
 
-def test_a_second_counts_for_the_innermost_part(clock: Clock, stopwatch: Stopwatch) -> None:
+def test_a_second_counts_for_the_innermost_part(clock, stopwatch):
     clock.now = 5
     with stopwatch.part("forward"):  # whatever happens while it starts is starting
         clock.now = 7
@@ -51,7 +50,7 @@ def test_a_second_counts_for_the_innermost_part(clock: Clock, stopwatch: Stopwat
     assert stopwatch.spent() == {part: told.get(part, 0.0) for part in PARTS}
 
 
-def test_it_begins_once_and_then_anew_for_each_run(clock: Clock, stopwatch: Stopwatch) -> None:
+def test_it_begins_once_and_then_anew_for_each_run(clock, stopwatch):
     clock.now = 100  # somebody thinks about what to run
     stopwatch.begin()
     clock.now = 102
@@ -69,7 +68,7 @@ def test_it_begins_once_and_then_anew_for_each_run(clock: Clock, stopwatch: Stop
         assert (stopwatch.spent()["starting"], stopwatch.spent()["bookkeeping"], stopwatch.read) == (1, 0, 0)
 
 
-def test_other_threads_count_for_nothing(clock: Clock, stopwatch: Stopwatch) -> None:
+def test_other_threads_count_for_nothing(clock, stopwatch):
     stopwatch.started()
 
     def work() -> None:
@@ -83,7 +82,7 @@ def test_other_threads_count_for_nothing(clock: Clock, stopwatch: Stopwatch) -> 
     assert stopwatch.spent()["bookkeeping"] == 5
 
 
-def test_devices_are_waited_for_only_where_somebody_looks(clock: Clock, stopwatch: Stopwatch) -> None:
+def test_devices_are_waited_for_only_where_somebody_looks(clock, stopwatch):
     def settle() -> None:
         clock.now += 1
 
@@ -98,7 +97,7 @@ def test_devices_are_waited_for_only_where_somebody_looks(clock: Clock, stopwatc
     assert stopwatch.spent()["forward"] == 1
 
 
-def test_a_run_tells_where_its_time_went(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_run_tells_where_its_time_went(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     said = soupkitchen(*words, "runtime.profile=true", cwd=tmp_path).stderr
     assert "of weights read" in said

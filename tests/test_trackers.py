@@ -27,8 +27,8 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.experiment.ledger import Ledger
 from soupkitchen.options.kinds import Tracker
 from soupkitchen.records import Entry, Step
+from soupkitchen.records.trackers import CLIENTS, Trackers, options_of
 from soupkitchen.store.settings import what_is_run
-from soupkitchen.trackers import CLIENTS, Trackers, options_of
 
 # MLflow's, with SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
@@ -126,12 +126,12 @@ def figures(one: Tracked) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in one.points.items() if not name.startswith("leaderboard.")}
 
 
-def test_each_name_has_a_class() -> None:
+def test_each_name_has_a_class():
     assert set(get_args(Tracker)) == set(CLIENTS)
 
 
 @pytest.mark.slow
-def test_a_tracker_has_each_step_the_final_table_the_options_and_the_files(name: str, tmp_path: Path) -> None:
+def test_a_tracker_has_each_step_the_final_table_the_options_and_the_files(name, tmp_path):
     (tmp_path / "x" / "report.html").write_text("<html>")
     cooked(name, tmp_path / "x")
     one = tracked(name, tmp_path)
@@ -149,7 +149,7 @@ def test_a_tracker_has_each_step_the_final_table_the_options_and_the_files(name:
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_is_the_same_run_and_tells_nothing_twice(name: str, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_is_the_same_run_and_tells_nothing_twice(name, tmp_path):
     cooked(name, tmp_path / "x", steps=3)
     known = json.loads((tmp_path / "x" / "trackers.json").read_text())[name]
     assert known["steps"] == 3
@@ -168,7 +168,7 @@ def test_a_run_that_goes_on_is_the_same_run_and_tells_nothing_twice(name: str, t
     assert figures(tracked(name, tmp_path)) == POINTS
 
 
-def test_two_runs_of_one_name_are_two(name: str, tmp_path: Path) -> None:
+def test_two_runs_of_one_name_are_two(name, tmp_path):
     cooked(name, tmp_path / "x")
     (tmp_path / "y" / "x").mkdir(parents=True)
     cooked(name, tmp_path / "y" / "x")
@@ -177,27 +177,25 @@ def test_two_runs_of_one_name_are_two(name: str, tmp_path: Path) -> None:
     assert [figures(one) for one in found] == [POINTS, POINTS]
 
 
-def test_several_trackers_are_told_alike_and_one_that_comes_later_of_all_before(tmp_path: Path) -> None:
+def test_several_trackers_are_told_alike_and_one_that_comes_later_of_all_before(tmp_path):
     cooked("tensorboard", tmp_path / "x", steps=4)
     cooked(["tensorboard", "mlflow"], tmp_path / "x")
     for name in ("tensorboard", "mlflow"):
         assert figures(tracked(name, tmp_path)) == POINTS
 
 
-def test_more_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+def test_more_is_better_where_the_metric_says_so(tmp_path):
     cooked("tensorboard", tmp_path / "x", steps=5, told={**LOSS, "greater_is_better": True})
     assert [value for _, value in tracked("tensorboard", tmp_path).points["best_score"]] == [0.5] * 5
 
 
-def test_without_a_tracker_nothing_is_written(tmp_path: Path) -> None:
+def test_without_a_tracker_nothing_is_written(tmp_path):
     cooked(None, tmp_path / "x")
     files = {file.name for file in (tmp_path / "x").iterdir()}
     assert files == {"config.yaml", "journal.jsonl", "leaderboard.csv", "trajectory.csv"}
 
 
-def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(tmp_path, monkeypatch, caplog):
     from accelerate.tracking import MLflowTracker
 
     def fails(*_: Any, **__: Any) -> None:
@@ -216,9 +214,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(
         assert figures(tracked(name, tmp_path)) == POINTS
 
 
-def test_a_server_that_nobody_answers_at_ends_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_nobody_answers_at_ends_no_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     cooked("mlflow", tmp_path / "x")
@@ -227,9 +223,7 @@ def test_a_server_that_nobody_answers_at_ends_no_run(
     assert (tmp_path / "x" / "leaderboard.csv").is_file()
 
 
-def test_what_is_remembered_is_told_anew_where_its_file_was_spoilt(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_remembered_is_told_anew_where_its_file_was_spoilt(tmp_path, caplog):
     cooked("mlflow", tmp_path / "x", steps=3)
     (tmp_path / "x" / "trackers.json").write_text('{"mlflow": {"run"')
     cooked("mlflow", tmp_path / "x")
@@ -241,8 +235,8 @@ def test_what_is_remembered_is_told_anew_where_its_file_was_spoilt(
 
 @pytest.mark.parametrize("tracker", get_args(Tracker))
 def test_an_absent_package_is_said_with_its_extra_before_any_work(
-    tracker: str, text_runs: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tracker, text_runs, texts, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, tracker, None)
     task = api.tasks.text_classification(str(texts))
     with pytest.raises(ConfigError, match=rf"tracker={tracker} .*pip install 'soupkitchen\[{tracker}\]'"):
@@ -254,9 +248,7 @@ def test_an_absent_package_is_said_with_its_extra_before_any_work(
     ("database", "why"),
     [("folder", "no file"), ("text", "not a database"), ("nowhere/mlflow.db", "folder is not there")],
 )
-def test_what_cannot_be_mlflows_database_is_refused_at_once(
-    database: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_mlflows_database_is_refused_at_once(database, why, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("not a database, for longer than the header of one would be" * 9)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / database}")
@@ -267,17 +259,17 @@ def test_what_cannot_be_mlflows_database_is_refused_at_once(
 
 
 @pytest.mark.parametrize("wrong", ["tensorbord", ["mlflow", "aim"], 5, True])
-def test_a_tracker_that_there_is_not_is_refused(wrong: Any, texts: Path, tmp_path: Path) -> None:
+def test_a_tracker_that_there_is_not_is_refused(wrong, texts, tmp_path):
     task = api.tasks.text_classification(str(texts))
     with pytest.raises(ConfigError, match=r"tracker=.*: choose tensorboard, wandb, mlflow, trackio, or a"):
         api.cook(str(tmp_path), task, results_dir=tmp_path, tracker=wrong)
 
 
-def test_a_tracker_is_no_part_of_what_is_run() -> None:
+def test_a_tracker_is_no_part_of_what_is_run():
     assert what_is_run({"tracker": ["mlflow"], "top_k": 2}) == {"top_k": 2}
 
 
-def test_options_are_plain_values_under_keys_that_all_trackers_allow() -> None:
+def test_options_are_plain_values_under_keys_that_all_trackers_allow():
     told = options_of({"a": {"b": None, "c": True, "d": [1, {"e": 2}], "f?g": 0.5}, "h": {}})
     assert told == {"a.b": "null", "a.c": True, "a.d": "[1, {'e': 2}]", "a.f_g": 0.5, "h": "{}"}
 
@@ -298,9 +290,7 @@ def of_trajectory(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
-    text_runs: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "tracker=[tensorboard,mlflow,wandb]")
     folder = tmp_path / "results" / "killed"
     process = started_anew(*words, "name=killed", cwd=tmp_path)
@@ -332,7 +322,7 @@ def test_a_run_that_is_killed_and_continued_is_one_run_in_every_tracker(
 
 
 @pytest.mark.slow
-def test_overwriting_begins_another_run(text_runs: Path, texts: Path, tmp_path: Path) -> None:
+def test_overwriting_begins_another_run(text_runs, texts, tmp_path):
     task = api.tasks.text_classification(str(texts))
     for overwrite in (False, True):
         result = api.cook(

@@ -9,19 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForCausalLM,
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
 LABELS = ("apples", "boats", "clouds")
 WORDS = [f"w{i}" for i in range(60)]
@@ -54,15 +45,15 @@ def make_pictures(folder: Path, number: int = 16) -> None:
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=32
     )
 
 
-def bert_tokenizer() -> PreTrainedTokenizerFast:
+def bert_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """As `tokenizer`, with [CLS] before each text, [SEP] after it, and [MASK]."""
     numbers = {token: number for number, token in enumerate(TOKENS)}
     backend = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
@@ -70,17 +61,17 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
     backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     named = dict(zip(names, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=32, **named)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=32, **named)
 
 
 def save_tokenizer(folder: Path) -> None:
     tokenizer().save_pretrained(folder)
 
 
-def text_classifier(labels: tuple[str, ...] = LABELS) -> BertForSequenceClassification:
+def text_classifier(labels: tuple[str, ...] = LABELS) -> transformers.BertForSequenceClassification:
     """A tiny BERT; the same weights every time."""
     torch.manual_seed(1)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=16,
         num_hidden_layers=1,
@@ -90,12 +81,16 @@ def text_classifier(labels: tuple[str, ...] = LABELS) -> BertForSequenceClassifi
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
     )
-    return BertForSequenceClassification(config)
+    return transformers.BertForSequenceClassification(config)
 
 
 def train_text_classifier(
-    model: BertForSequenceClassification, train: pd.DataFrame, rate: float, epochs: int, seed: int
-) -> BertForSequenceClassification:
+    model: transformers.BertForSequenceClassification,
+    train: pd.DataFrame,
+    rate: float,
+    epochs: int,
+    seed: int,
+) -> transformers.BertForSequenceClassification:
     """Trains `model` in place, at a rate that does not decay, on texts drawn with replacement."""
     model, encode = model.train(), tokenizer()
     inputs = encode(train["text"].tolist(), padding=True, return_tensors="pt")
@@ -111,30 +106,38 @@ def train_text_classifier(
     return model.eval()
 
 
+def shake(model: torch.nn.Module, by: float) -> Any:
+    """Adds noise of that standard deviation to every parameter of `model`, in place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return model
+
+
 def average(runs: Path, names: list[str]) -> dict[str, torch.Tensor]:
     """The plain float64 average of the runs' tensors, rounded once to float32."""
     files = [load_file(runs / name / "model.safetensors") for name in names]
     return {key: torch.stack([f[key].double() for f in files]).mean(0).float() for key in files[0]}
 
 
-def llama(vocabulary: int = 50) -> LlamaForCausalLM:
+def llama(vocabulary: int = 50) -> transformers.LlamaForCausalLM:
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
     )
-    return LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
 
 
-def gpt2() -> GPT2LMHeadModel:
+def gpt2() -> transformers.GPT2LMHeadModel:
     torch.manual_seed(0)
-    config = GPT2Config(
+    config = transformers.GPT2Config(
         vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
     )
-    return GPT2LMHeadModel(config).eval()
+    return transformers.GPT2LMHeadModel(config).eval()
 
 
 def adapter(
@@ -142,7 +145,7 @@ def adapter(
     folder: Path,
     seed: int,
     *,
-    of: Any = AutoModelForCausalLM,
+    of: Any = transformers.AutoModelForCausalLM,
     task_type: str | None = "CAUSAL_LM",
     **options: Any,
 ) -> Path:

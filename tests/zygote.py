@@ -59,8 +59,7 @@ def import_everything() -> None:
     import soupkitchen.experiment
     import soupkitchen.experiment.session
     import soupkitchen.records.report
-    import soupkitchen.tasks
-    import soupkitchen.trackers  # noqa: F401
+    import soupkitchen.records.trackers  # noqa: F401
     from soupkitchen import metrics
 
     metrics.shipped()

@@ -1,4 +1,4 @@
-"""Weights on disk, one tensor at a time: reading, finding and checking runs."""
+"""Finds, checks and reads runs, one tensor at a time."""
 
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.pool import Pool, find_pool

@@ -1,8 +1,6 @@
-"""Reads an adapter's `adapter_config.json`, and selects modules of a model by it as peft does.
+"""Reads an adapter's `adapter_config.json`, and selects a model's modules by it as peft does.
 
-peft makes the modules that the configuration selects, loads the file's tensors into them, and leaves out all
-others. Options of later versions of peft, and those that make another model than weights can say, are refused
-by name.
+Tensors of other modules are left out. Unsupported options are refused by name.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import regex
 
 from soupkitchen.checkpoints.folders import read_json
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import checked
+from soupkitchen.store.files import checked
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 ALL_LINEAR = "all-linear"
@@ -29,38 +27,37 @@ _CHANGES_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _MOST_EXPRESSIONS, _LONGEST_EXPRESSION, _MOST_PARTS = 64, 10_000, 1_000_000
 _MATCHING_SECONDS = 5
 _SIMPLE = re.compile(r"(?:[\w.-]|\\[.d_-])*(?:[*+](?:[\w.-]|\\[.d_-])*)?")
-"""Expressions that take no long time: names, mostly."""
 _ROUNDS = re.compile(r"\{([^}]*)")
 _EXTENSIONS = re.compile(r"\(\?(?![:=!])")
 _WHOLE, _END, _PART = "({})$", r"(.*\.)?({})$", r"(^|.*\.){}($|\..*)"
-"""peft's expressions for a path, for the end of one after a dot, and for some of the names in one."""
+"""peft's expressions for a path, for its end after a dot, for some of its names."""
 _NOT_FOLLOWED = (
     "alora_invocation_tokens", "arrow_config", "enable_lora", "kasa_config", "layer_replication",
     "megatron_config", "use_qalora",
 )  # fmt: skip
-"""Options whose models are more than a base and a change of its weights, or whose change is not known."""
+"""Refused options, which do more than change weights, or in an unknown way."""
 _SAYS_NOTHING = (
     "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
     "inference_mode", "lora_dropout", "lora_ga_config", "loftq_config", "megatron_core", "merge_weights",
     "modules_to_tie", "monteclora_config", "peft_version", "qalora_group_size", "revision",
     "runtime_config", "target_modules_to_tie", "tied_weights_keys", "velora_config",
 )  # fmt: skip
-"""Options that merged weights do not depend on."""
+"""Options that do not affect merged weights."""
 
 Number = TypeVar("Number", int, float)
 
 
 class Expressions:
-    """Matches regular expressions that a stranger wrote, all of them together in bounded time and memory."""
+    """Matches regular expressions of strangers in bounded time and memory."""
 
     def __init__(self) -> None:
         self._seconds = float(_MATCHING_SECONDS)
 
     def match(self, pattern: str, text: str) -> bool:
-        """Tells whether `text` begins as `pattern` says.
+        """Tells whether `text` begins with `pattern`.
 
         Raises:
-            regex.error: for no regular expression, or one that would take too much memory.
+            regex.error: if the pattern is invalid, or takes too much memory.
             TimeoutError: if no time is left.
         """
         if len(pattern) > _LONGEST_EXPRESSION:
@@ -82,7 +79,7 @@ class Expressions:
 
 @dataclass(frozen=True)
 class BlockDiagonal:
-    """peft's options of BD-LoRA: parts of names of the modules whose A, and whose B, is cut into blocks."""
+    """peft's options of BD-LoRA; the lists hold parts of names of modules with A or B in blocks."""
 
     target_modules_bd_a: list[str] | None = None
     target_modules_bd_b: list[str] | None = None
@@ -90,7 +87,6 @@ class BlockDiagonal:
     match_strict: bool = True
 
     def blocks(self, module: str) -> tuple[int, int]:
-        """Into how many blocks A and B of the module are cut."""
         of_a, of_b = (
             self.nblocks if any(part in module for part in names or ()) else 1
             for names in (self.target_modules_bd_a, self.target_modules_bd_b)
@@ -100,7 +96,7 @@ class BlockDiagonal:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The options of a LoRA adapter that its weights depend on; see peft's `LoraConfig`."""
+    """The options of a LoRA adapter that affect its weights; see peft's `LoraConfig`."""
 
     file: Path
     r: int = 8
@@ -126,10 +122,10 @@ class AdapterConfig:
 
     @classmethod
     def read(cls, folder: Path, model_type: str | None) -> AdapterConfig:
-        """Reads the configuration of the adapter in `folder`, of a model of that type.
+        """Reads the configuration of the adapter in `folder`.
 
         Raises:
-            CheckpointError: for an adapter of another kind, or options that are not followed.
+            CheckpointError: if it is no LoRA adapter, or has unsupported options.
         """
         file = folder / ADAPTER_CONFIG_NAME
         options = read_json(file)
@@ -162,14 +158,13 @@ class AdapterConfig:
         return config
 
     def rank(self, module: str) -> int:
-        """The rank of the module's change."""
         rank = self._by_pattern("rank_pattern", module, self.r)
         if rank < 1:
             raise CheckpointError(f"{self.file}: r={rank} should be a whole number of at least 1")
         return rank
 
     def check_rank(self, module: str, rows: int, experts: int = 1) -> None:
-        """Raises a CheckpointError if the A of the module, which has so many rows, is of another rank."""
+        """Raises a CheckpointError if the module's A has another rank."""
         if rows != self.rank(module) * experts:
             raise CheckpointError(
                 f"{self.file.parent}: {module!r} has rank {rows // experts}, where {ADAPTER_CONFIG_NAME} "
@@ -177,17 +172,16 @@ class AdapterConfig:
             )
 
     def scale(self, module: str) -> float:
-        """The factor of the module's change."""
         alpha, rank = self._by_pattern("alpha_pattern", module, self.lora_alpha), self.rank(module)
         if not math.isfinite(alpha):
             raise CheckpointError(f"{self.file}: lora_alpha={alpha} should be a finite number")
         return alpha / (rank**0.5 if self.use_rslora else rank)
 
     def selects(self, module: str) -> bool | None:
-        """Tells whether peft adapts the module of that path; None if that depends on what the module is.
+        """Tells whether peft adapts the module; None if that depends on its class.
 
         Raises:
-            CheckpointError: for an expression that cannot be followed.
+            CheckpointError: if an expression cannot be evaluated.
         """
         if self._excludes(module):
             return False
@@ -201,12 +195,11 @@ class AdapterConfig:
         return any(module.endswith(f".{target}") for target in targets) and self._has_layer(module)
 
     def names_parameter(self, name: str) -> bool:
-        """Tells whether the parameter of that path is adapted by itself (`target_parameters`)."""
         wanted = self.target_parameters or ()
         return name in wanted or any(name.endswith(f".{target}") for target in wanted)
 
     def trained_rows(self, module: str) -> list[int]:
-        """The rows of the embedding of that path that were trained; none if it is not named."""
+        """The embedding's trained rows, if any."""
         indices = self.trainable_token_indices or []
         if isinstance(indices, list):
             return indices
@@ -224,7 +217,6 @@ class AdapterConfig:
         )
 
     def _has_layer(self, module: str) -> bool:
-        """Tells whether the first number in the path is that of a layer in `layers_to_transform`."""
         wanted = self.layers_to_transform
         if wanted is None or wanted == []:
             return True
@@ -240,7 +232,6 @@ class AdapterConfig:
         return False
 
     def _by_pattern(self, option: str, module: str, default: Number) -> Number:
-        """The value of the first expression in `option` that matches the end of the path `module`."""
         values: Mapping[str, Number] = getattr(self, option) or {}
         return next(
             (value for name, value in values.items() if self._matches(option, name, module, _END)), default
@@ -251,7 +242,6 @@ class AdapterConfig:
         return Expressions()
 
     def _matches(self, option: str, pattern: str, module: str, frame: str = _WHOLE) -> bool:
-        """Tells whether the path `module` matches a pattern of the option, put into `frame`."""
         value = getattr(self, option)
         try:
             if not isinstance(value, str) and sum(map(_is_expression, value)) > _MOST_EXPRESSIONS:
@@ -269,11 +259,6 @@ def _is_expression(pattern: str) -> bool:
 
 
 def _usual(config: AdapterConfig, model_type: str | None) -> list[str]:
-    """The modules that peft adapts in models of that type by default.
-
-    Raises:
-        CheckpointError: if that is not known.
-    """
     try:
         from peft.utils import constants
     except ImportError:

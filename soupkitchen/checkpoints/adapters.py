@@ -1,8 +1,7 @@
-"""LoRA adapters as runs: low-rank task vectors on the model that they were trained on.
+"""Opens LoRA adapters as runs: low-rank task vectors on their base model.
 
-This decides, as peft does, to which module of the model each tensor of an adapter's files belongs, and how it
-changes that. Modules trained whole (`modules_to_save`, biases) replace the model's. No merged copy is ever
-written.
+Tensors are assigned to modules as peft does it. Modules trained whole (`modules_to_save`, biases) replace the
+model's. No merged copy is written.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from typing import Any
 import torch
 
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME, AdapterConfig, BlockDiagonal
-from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank, Rows, Shift
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.files import WeightFiles
 from soupkitchen.checkpoints.folders import check_folder, read_json
 from soupkitchen.checkpoints.names import architecture, parameter_names, tied_names
-from soupkitchen.checkpoints.weights import TensorInfo, Weights, aligned
+from soupkitchen.checkpoints.weights import AdaptedWeights, LowRank, Rows, Shift, TensorInfo, Weights, aligned
 from soupkitchen.errors import CheckpointError, IncompatibleError
 
 log = logging.getLogger(__name__)
@@ -30,9 +28,9 @@ log = logging.getLogger(__name__)
 ADAPTER_STEM = "adapter_model"
 
 PREFIX = "base_model.model."
-"""peft's prefix of the name of each module."""
+"""peft's prefix of module names."""
 _WRAPPED = ".base_layer"
-"""peft's suffix of the name of a module of which another parameter is adapted, too."""
+"""peft's suffix of a module with several adapted parameters."""
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_B\.bias"
     r"|(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?=$|\.weight$))(\.weight)?"
@@ -42,23 +40,19 @@ _WHOLE = re.compile(
     r"(?P<module>.+?)(\.token_adapter)?\.(base_layer|modules_to_save(\.default)?)\.(?P<parameter>[^.]+)"
 )
 _OF_TRAINING = re.compile(r".+\.(lora_velora_embed|lora_monteclora_sampler\..+)|.*\.original_module\..*")
-"""Tensors that VeLoRA and MonteCLoRA train with, and modules as they were before they were trained whole."""
+"""Tensors for training only (VeLoRA, MonteCLoRA), and originals of modules trained whole."""
 _HEADS = ("lm_head.weight", "decoder.weight", "embed_out.weight")
 _HEADLESS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
-"""peft's kinds of task whose models have no head that is tied to an embedding."""
+"""peft's task types without a head tied to an embedding."""
 
 _Place = tuple[int, tuple[int, int]]
-"""An expert, and a range of its outputs: the first, and the one after the last."""
+"""An expert, and its range of outputs (begin, end)."""
 
 
 @dataclass
 class _Stored:
-    """The tensors of an adapter's files, by what they are: names in the files.
-
-    Attributes:
-        parts: of low-rank changes, by module and part.
-        whole: of parameters that were trained whole, by name of the parameter.
-        rows: of rows of embeddings, by name of the parameter.
+    """Names of an adapter's tensors in its files: low-rank changes by module and part, others by
+    parameter.
     """
 
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -67,15 +61,14 @@ class _Stored:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tells whether `folder` holds a peft adapter."""
     return (folder / ADAPTER_CONFIG_NAME).exists()
 
 
 def base_of(folder: Path) -> str:
-    """The model that the adapter in `folder` was trained on: a folder or a hub name.
+    """The folder or hub name of the adapter's base model.
 
     Raises:
-        CheckpointError: if it does not say.
+        CheckpointError: if its configuration names none.
     """
     config = read_json(folder / ADAPTER_CONFIG_NAME)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
@@ -88,10 +81,10 @@ def base_of(folder: Path) -> str:
 
 
 def open_adapter(path: Path, name: str, base: Checkpoint) -> Checkpoint:
-    """The run that the adapter in folder `path` makes of `base`.
+    """Opens the adapter in folder `path` as a run on `base`.
 
     Raises:
-        CheckpointError: for an adapter that is broken, or of a kind that is no task vector.
+        CheckpointError: if the adapter is broken, or is no task vector.
         IncompatibleError: if it does not fit `base`.
     """
     check_folder(path)
@@ -165,7 +158,7 @@ def _sorted_out(path: Path, files: WeightFiles) -> _Stored:
 
 
 def _select(config: AdapterConfig, stored: _Stored, base: Checkpoint) -> None:
-    """Takes out modules that the configuration does not select, as peft does."""
+    """Removes modules that the configuration does not select, as peft does."""
     left = [module for name in stored.rows if not config.trained_rows(module := name.rpartition(".")[0])]
     for module in left:
         del stored.rows[f"{module}.weight"]
@@ -202,7 +195,6 @@ def _select(config: AdapterConfig, stored: _Stored, base: Checkpoint) -> None:
 
 
 def _is_inner(base: Checkpoint, module: str) -> bool:
-    """Tells whether "all-linear" means the module: a linear one, and not the one that puts out tokens."""
     model = architecture(base.path)
     heads: tuple[str, ...] = _HEADS
     if model is not None and (head := model.get_output_embeddings()) is not None:
@@ -211,7 +203,7 @@ def _is_inner(base: Checkpoint, module: str) -> bool:
 
 
 def _check_whole(config: AdapterConfig, whole: Collection[str], base: Checkpoint) -> None:
-    """Refuses files that lack a module that was trained whole: peft cannot load them either."""
+    """Refuses files without a module of `modules_to_save`, as peft does."""
     for module in config.modules_to_save or ():
         there = [name for name in base.header if f".{module}." in f".{name}"]
         if there and not any(f".{module}." in f".{name}" for name in whole):
@@ -224,7 +216,6 @@ def _check_whole(config: AdapterConfig, whole: Collection[str], base: Checkpoint
 def _low_rank(
     config: AdapterConfig, module: str, parts: Mapping[str, str], files: Weights, base: Checkpoint, name: str
 ) -> LowRank:
-    """The change of the tensor `name` of the base."""
     path, embedding = config.file.parent, "lora_embedding_A" in parts
     down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if down not in parts or up not in parts:
@@ -249,10 +240,10 @@ def _low_rank(
 
 
 def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: int) -> bool:
-    """Tells whether the tensor `name` of the base is (in, out), as the weight of transformers' Conv1D is.
+    """Tells whether the base's tensor `name` is (in, out), like transformers' Conv1D.
 
-    The shape tells, unless it is square. peft's own `fan_in_fan_out` describes the last module that it saw,
-    so it is used only if transformers cannot make the model.
+    The shape tells; if it is square, the module's class does. peft's `fan_in_fan_out` describes only its last
+    module, so it is the last resort.
     """
     shape = base.header[name].shape
     if len(shape) != 2 or shape[0] != shape[1]:
@@ -268,7 +259,6 @@ def _is_transposed(config: AdapterConfig, base: Checkpoint, name: str, outputs: 
 
 
 def _rows(config: AdapterConfig, inner: str, key: str, files: Weights) -> Rows:
-    """The rows of the embedding `inner` that were trained."""
     rows, number = config.trained_rows(inner.rpartition(".")[0]), files.header[key].shape[0]
     if len(set(rows)) != number or len(rows) != number or min(rows) < 0:
         raise CheckpointError(
@@ -284,9 +274,9 @@ def _rows(config: AdapterConfig, inner: str, key: str, files: Weights) -> Rows:
 def _changes_of_parameters(
     config: AdapterConfig, stored: _Stored, files: Weights, base: Checkpoint
 ) -> Iterator[tuple[str, LowRank]]:
-    """Takes the changes of single parameters out of `stored.parts`: they are by name of the base's tensor.
+    """Moves single parameters' changes out of `stored.parts`, by the base's tensor.
 
-    peft wraps a module once for each of its parameters, the first innermost.
+    peft wraps a module once for each adapted parameter, the first innermost.
     """
     model = architecture(base.path)
     if model is None:
@@ -310,7 +300,6 @@ def _changes_of_parameters(
 def _of_parameter(
     config: AdapterConfig, base: Checkpoint, model: Any, name: str, parts: Mapping[str, str], files: Weights
 ) -> Iterator[tuple[str, LowRank]]:
-    """The change of one parameter, or of each tensor of files that is a part of it."""
     if parts.keys() != {"lora_A", "lora_B"}:
         raise CheckpointError(f"{config.file.parent}: of {name!r} {', '.join(sorted(parts))} is there")
     parameter, owner = model.get_parameter(name), model.get_submodule(name.rpartition(".")[0])
@@ -330,11 +319,11 @@ def _of_parameter(
 
 
 def _tensors_of(folder: Path, header: Mapping[str, TensorInfo], parameter: str) -> dict[str, _Place | None]:
-    """The tensors of files that make up a parameter of the model in `folder`, and their places in it.
+    """The file tensors that make up a parameter, and their places in it.
 
-    A tensor that is the parameter has the place None. Files may hold each expert of a mixture by itself, in
-    two halves: transformers takes apart a tensor of the numbers of places, which shows where these go.
-    There are no tensors at all if that does not give tensors of the files.
+    The place is None if the tensor is the whole parameter. If files hold each expert in its own tensors,
+    transformers splits a tensor of place numbers to show where they go. If that yields no file tensors, the
+    result is empty.
     """
     model = architecture(folder)
     whole = [file for file, name in parameter_names(folder, header).items() if name == parameter]
@@ -392,11 +381,10 @@ def _check_shapes(weights: AdaptedWeights, base: Checkpoint) -> None:
 def _check_ties(
     config: AdapterConfig, weights: AdaptedWeights, base: Checkpoint, files_of: Mapping[str, str]
 ) -> None:
-    """Refuses a tensor that was trained apart from one that it is tied to in the base.
+    """Refuses a tensor that was trained apart from one that it is tied to.
 
-    peft trains a copy of the one and leaves the other as it was, unless told otherwise
-    (`ensure_weight_tying`): the model that it makes has no ties any more, which its configuration
-    does not say.
+    Without `ensure_weight_tying` peft trains a copy of one of them: its model has no ties, which its
+    configuration does not say.
     """
     saved = config.modules_to_save or []
     trained = [
@@ -426,7 +414,6 @@ def _apart(file: Path, tensor: str, other: str) -> CheckpointError:
 
 
 def _config(base: Checkpoint, weights: AdaptedWeights) -> dict[str, Any]:
-    """The base's configuration, with the sizes of what the adapter brings: labels of a head, added tokens."""
     config = base.config
     for name in weights.replaced:
         rows, old = weights.header[name].shape[0], base.header.get(name)

@@ -1,11 +1,8 @@
-"""Checks that runs can be merged, before any time is spent on them, and renames and reorders what it can.
+"""Checks that runs can be merged, and aligns names and labels.
 
-Every run is compared with a reference, one that most runs are like. Names that differ
-by a prefix or because two tensors are tied, and heads whose labels are in another order, are
-put right; anything else is a problem. All problems of all runs are reported at once.
-
-Files beside the weights go with the soup, too: how texts and images are prepared and written. If runs differ
-in these, a warning says so.
+The reference is a run that most runs resemble. Names that differ by a prefix or by ties, and labels in
+another order, are adapted; all other differences are reported at once. The reference's tokenizer, image and
+generation files go with the soup; a warning names runs that differ in them.
 """
 
 from __future__ import annotations
@@ -20,11 +17,9 @@ from typing import Any
 
 import torch
 
-from soupkitchen.checkpoints import sentence
+from soupkitchen.checkpoints import folders, sentence
 from soupkitchen.checkpoints.checkpoint import Checkpoint
-from soupkitchen.checkpoints.folders import CONFIG_NAME, named_dtypes, own_files, read_bytes, read_json
 from soupkitchen.checkpoints.names import float32_tensors, parameter_names, rows_of_labels, tied_names
-from soupkitchen.checkpoints.vocabulary import difference, vocabulary_of
 from soupkitchen.checkpoints.weights import TensorInfo, View, aligned
 from soupkitchen.errors import IncompatibleError, first_of
 
@@ -32,27 +27,27 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 3
 _NEVER_LOADED = re.compile(r"(.*\.)?(position_ids|rotary_emb\.inv_freq)")
-"""Buffers that old files hold and that transformers computes."""
+"""Buffers in old files, which transformers computes."""
 _HEAD = re.compile(r"(.*\.)?((\w+_)?classifier|score|classification_head)(\.out_proj)?\.(weight|bias)")
-"""The last layer of a classification head, by transformers' names, if the model cannot be made."""
+"""transformers' names of a classification head's last layer, if the model cannot be made."""
 _COMPUTES = (
     "num_attention_heads", "num_key_value_heads", "n_head", "head_dim", "hidden_act", "activation_function",
     "hidden_activation", "layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling",
     "rope_parameters", "sliding_window", "position_embedding_type", "image_size", "patch_size",
 )  # fmt: skip
-"""Keys of `config.json` with which the same weights compute something else."""
+"""Keys of `config.json` that change the model's computation."""
 _GENERATION, _TOKENIZER, _TEMPLATE = "generation_config.json", "tokenizer_config.json", "chat_template"
 _IMAGES = "preprocessor_config.json"
 _CUTS = ("add_bos_token", "add_eos_token", "do_lower_case", "model_max_length", "truncation_side")
 _OF_VERSIONS = ("transformers_version", "_from_model_config")
 _IN_CONFIG = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-"""Keys that transformers takes from `config.json` if there is no `generation_config.json`."""
+"""Keys that transformers reads from `config.json` if there is no `generation_config.json`."""
 _TEMPLATE_FILES = (f"{_TEMPLATE}.jinja", f"{_TEMPLATE}.json", "additional_chat_templates/*.jinja")
 _SETTINGS_SHOWN = 5
 
 
 def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
-    """The first of the runs that most are like; a whole model rather than an adapter."""
+    """The first run of the commonest kind, preferably a whole model."""
     kinds = [kind(run) for run in runs]
     commonest = Counter(kinds).most_common(1)[0][0]
     alike = [run for run, its_kind in zip(runs, kinds, strict=True) if its_kind == commonest]
@@ -60,9 +55,8 @@ def reference_of(runs: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def kind(run: Checkpoint) -> Any:
-    """The properties that runs that can be merged mostly share."""
     shapes = frozenset((name, info.shape) for name, info in run.header.items())
-    vocabulary = vocabulary_of(run.path)
+    vocabulary = folders.vocabulary_of(run.path)
     tokens = None if vocabulary is None else vocabulary.frozen
     modules = str(sentence.meaning(run.path))
     return run.config.get("model_type"), shapes, tuple(sorted(labels_of(run.config))), tokens, modules
@@ -83,18 +77,17 @@ def fitted(run: Checkpoint, reference: Checkpoint) -> tuple[Checkpoint, list[str
     of_sentences = sentence.difference(run.path, reference.path, reference.name)
     others = [
         _untied(run),
-        difference(vocabulary_of(run.path), vocabulary_of(reference.path)),
+        folders.vocabulary_difference(folders.vocabulary_of(run.path), folders.vocabulary_of(reference.path)),
         of_sentences and f"{of_sentences}: they make embeddings in different ways",
     ]
     return run, [*problems, *(problem for problem in others if problem)]
 
 
 def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
-    """The reason why a run cannot be merged under any names of its tensors; None if there is none."""
     ours, theirs = run.config, reference.config
     if bool(ours) != bool(theirs):
         without = run if theirs else reference
-        return f"{without.path} is not a checkpoint: it has no {CONFIG_NAME}, as others have"
+        return f"{without.path} is not a checkpoint: it has no {folders.CONFIG_NAME}, as others have"
     if ours.get("model_type") != theirs.get("model_type"):
         return f"its model_type is {ours.get('model_type')!r}, not {theirs.get('model_type')!r}"
     for key in _COMPUTES:
@@ -112,7 +105,6 @@ def _unfit(run: Checkpoint, reference: Checkpoint) -> str | None:
 
 
 def _renamed(run: Checkpoint, reference: Checkpoint) -> Checkpoint:
-    """The run with the reference's names for tensors that both have."""
     if run.header.keys() == reference.header.keys():
         return run
     names = aligned(run.header, reference.header)
@@ -129,7 +121,6 @@ def _renamed(run: Checkpoint, reference: Checkpoint) -> Checkpoint:
 
 
 def without_twins(run: Checkpoint) -> Checkpoint:
-    """The run with each of its tied tensors once, as safetensors files have them."""
     tied = tied_names(run.architecture)
     names = {
         name: name
@@ -140,12 +131,10 @@ def without_twins(run: Checkpoint) -> Checkpoint:
 
 
 def _is_twin(run: Checkpoint, name: str, source: str | None) -> bool:
-    """Tells whether `name` is `source` by another name, and not a tensor of its own."""
     return source is not None and source in run.header and torch.equal(run.tensor(name), run.tensor(source))
 
 
 def _untied(run: Checkpoint) -> str | None:
-    """The problem of tensors that are tied, and differ."""
     if not any(name.endswith(("lm_head.weight", "decoder.weight")) for name in run.header):
         return None
     for name, source in tied_names(run.architecture).items():
@@ -199,7 +188,6 @@ def _names(names: list[str]) -> str:
 
 
 def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
-    """The run with the rows of its head in the reference's order, or the reason why that is impossible."""
     ours, theirs = labels_of(run.config), labels_of(reference.config)
     if ours == theirs:
         return run
@@ -217,7 +205,6 @@ def _relabelled(run: Checkpoint, reference: Checkpoint) -> Checkpoint | str:
 
 
 def _head_of(run: Checkpoint, labels: int) -> list[str]:
-    """The tensors of the run that have a row for each of so many labels; none if they are not known."""
     rows = [name for name, info in run.header.items() if info.shape[:1] == (labels,)]
     grown = rows_of_labels(run.architecture, labels)
     if not grown:
@@ -228,7 +215,7 @@ def _head_of(run: Checkpoint, labels: int) -> list[str]:
 
 
 def labels_of(config: Mapping[str, Any]) -> list[str]:
-    """The names of a model's labels, by number; none if `config` names none."""
+    """The model's label names by number."""
     id2label = config.get("id2label") or {}
     if not isinstance(id2label, Mapping) or not all(str(number).isdecimal() for number in id2label):
         return ["(not understood)", str(id2label)]
@@ -245,19 +232,18 @@ def _shown(labels: Sequence[str]) -> str:
 
 
 def not_finite(run: Checkpoint) -> str | None:
-    """Reads the run for a tensor with NaN or Inf in it."""
     for name, count in run.weights.not_finite.items():
         return f"{name} has {count} values that are NaN or infinite"
     return None
 
 
 def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
-    """The narrowest dtype that holds the floating-point values of all runs; None if they have just one.
+    """The narrowest dtype that holds all runs' floating-point values; None if they share one.
 
-    Files may hold several dtypes, and another than that of their `config.json`, in which transformers loads
-    them. Tensors that it always keeps in float32 do not count.
+    Dtypes in `config.json` count, since transformers loads runs in them. Tensors that it keeps in float32 do
+    not.
     """
-    named = {name for run in runs for name in named_dtypes(run.config)}
+    named = {name for run in runs for name in folders.named_dtypes(run.config)}
     for without in _kept_sets(runs):
         kinds = _dtypes(runs, without)
         if len(kinds) == 1 and named <= {str(next(iter(kinds))).removeprefix("torch.")}:
@@ -266,13 +252,12 @@ def common_dtype(runs: Sequence[Checkpoint]) -> torch.dtype | None:
 
 
 def _dtypes(runs: Sequence[Checkpoint], without: Collection[str] = ()) -> set[torch.dtype]:
-    """The floating-point dtypes of the runs' tensors."""
     infos = [info for run in runs for name, info in run.header.items() if name not in without]
     return {info.torch_dtype for info in infos if info.torch_dtype and info.torch_dtype.is_floating_point}
 
 
 def _kept_sets(runs: Sequence[Checkpoint]) -> Iterator[frozenset[str]]:
-    """Yields sets of tensors that need not count: none, and those kept in float32."""
+    """Yields sets of tensors to ignore: none, and those kept in float32."""
     yield frozenset()
     kinds = _dtypes(runs)
     for half in (torch.bfloat16, torch.float16):
@@ -281,7 +266,6 @@ def _kept_sets(runs: Sequence[Checkpoint]) -> Iterator[frozenset[str]]:
 
 
 def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
-    """The run with all floating-point tensors in `dtype`."""
     if all(info.torch_dtype == dtype for info in run.header.values() if info.is_floating_point):
         return run
     return replace(run, weights=View(run.weights, dtype=dtype))
@@ -291,7 +275,7 @@ def widened(run: Checkpoint, dtype: torch.dtype) -> Checkpoint:
 
 
 def warn_of_differences(runs: Sequence[Checkpoint], reference: Checkpoint) -> None:
-    """Warns of settings in which runs differ from the reference, whose files go with the soup."""
+    """Warns if runs differ from the reference in settings that go with the soup."""
     expected = _settings(reference)
     for run in runs:
         settings = _settings(run)
@@ -312,13 +296,13 @@ def warn_of_differences(runs: Sequence[Checkpoint], reference: Checkpoint) -> No
 
 
 def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = None) -> None:
-    """Refuses runs that generate in different ways, for tasks that have them generate.
+    """Refuses runs with different generation settings.
 
     Args:
-        keys: the keys of `generation_config.json` that the task depends on; None for all.
+        keys: the keys of `generation_config.json` to compare; None for all.
 
     Raises:
-        IncompatibleError: naming the key and both values.
+        IncompatibleError: if a key differs.
     """
     first, *others = [(run.name, _generation(run)) for run in runs]
     for name, generation in others:
@@ -331,29 +315,46 @@ def check_generation(runs: Sequence[Checkpoint], keys: Sequence[str] | None = No
                 )
 
 
+def sentences_of(runs: Sequence[Checkpoint], searching: bool = False) -> sentence.Sentences | None:
+    """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
+
+    The runs of a pool that have `modules.json` agree in their files; see `sentence.difference`.
+
+    Raises:
+        IncompatibleError: if only some have one.
+        CheckpointError: if they do something that cannot be done here.
+    """
+    without = [run for run in runs if not (run.path / sentence.MODULES).exists()]
+    if without and len(without) < len(runs):
+        raise IncompatibleError(
+            f"{without[0].name} has no {sentence.MODULES}, as others have, so how it makes embeddings is not "
+            "known: put that of its base into its folder, or leave it out with pool.exclude=[…]"
+        )
+    return sentence.Sentences.of(runs[0].path, searching)
+
+
 def _settings(run: Checkpoint) -> dict[str, dict[str, Any]]:
-    """A run's settings beside its weights, by file; without the files that it does not have."""
     settings, folder = {_GENERATION: _generation(run)}, run.path
     if (folder / _IMAGES).is_file():
-        images = read_json(folder / _IMAGES)
+        images = folders.read_json(folder / _IMAGES)
         settings[_IMAGES] = {
             key: images[key] for key in images if not key.endswith(("_type", "_class", "_version"))
         }
     if (folder / _TOKENIZER).is_file():
-        texts = read_json(folder / _TOKENIZER)
+        texts = folders.read_json(folder / _TOKENIZER)
         files = {
-            file.name: read_bytes(file).decode("utf-8", "replace")
-            for file in own_files(folder, *_TEMPLATE_FILES)
+            file.name: folders.read_bytes(file).decode("utf-8", "replace")
+            for file in folders.own_files(folder, *_TEMPLATE_FILES)
         }
         alone = files.get(f"{_TEMPLATE}.jinja") if len(files) == 1 else None
         settings[_TOKENIZER] = {key: texts[key] for key in _CUTS if key in texts}
         settings[_TEMPLATE] = {_TEMPLATE: alone or files or texts.get(_TEMPLATE)}
-    if vocabulary := vocabulary_of(folder):
+    if vocabulary := folders.vocabulary_of(folder):
         settings["tokenizer.json"] = dict(vocabulary.rules)
     return settings
 
 
 def _generation(run: Checkpoint) -> dict[str, Any]:
     file = run.architecture / _GENERATION
-    settings = read_json(file) if file.is_file() else {key: run.config.get(key) for key in _IN_CONFIG}
+    settings = folders.read_json(file) if file.is_file() else {key: run.config.get(key) for key in _IN_CONFIG}
     return {key: value for key, value in settings.items() if key not in _OF_VERSIONS and value is not None}

@@ -1,7 +1,9 @@
 """Weight files: safetensors, or PyTorch's own without any code, in one file or in shards.
 
 Opening a folder reads headers only; tensors are memory-mapped. An index can only name files of its own
-folder, and a pickle that holds anything but tensors is refused.
+folder, and a pickle that holds anything but tensors is refused. A pickle can claim a tensor that is larger
+than the bytes in the file (every row the same memory), that lies on no device, or that is no array of
+numbers. Only plain tensors no larger than the file are taken.
 
 A folder may hold other weights. A Trainer leaves the state of its optimizer beside a model, an export leaves
 the same weights in another format: neither is missed. But a head in a folder below, trained apart, is part of
@@ -12,55 +14,217 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
+import zipfile
+from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
+from importlib import import_module
+from pathlib import Path, PosixPath, PurePosixPath
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from soupkitchen.checkpoints import fingerprints
 from soupkitchen.checkpoints.fingerprints import Block, Findings, Places
 from soupkitchen.checkpoints.folders import CONFIG_NAME, Stamp, open_regular, read_json, stamp
-from soupkitchen.checkpoints.pickles import holds_tensors, load_pickle
 from soupkitchen.checkpoints.weights import TensorInfo, Weights
-from soupkitchen.errors import CheckpointError, first_of
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.errors import CheckpointError, first_line, first_of
+from soupkitchen.process import stopwatch
 
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_SHARED = 8
+"""The most tensors of the same bytes; tied weights have a few names."""
+_SCALAR = import_module("numpy._core.multiarray").scalar
+_NUMBERS = [
+    _SCALAR,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float16", "float32", "float64")},
+]
+_HARMLESS: list[Any] = [
+    *(Namespace, PosixPath, PurePosixPath),
+    *_NUMBERS,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+]
+_DICTS = ("defaultdict", "AttributeDict", "AttrDict", "EasyDict", "Dict", "Box")
+_MOST_NAMES = 10_000
+_one_at_a_time = Lock()
+"""torch has one list of safe classes for all threads."""
 log = logging.getLogger(__name__)
-
 SAFE, _PICKLE = ".safetensors", ".bin"
 _SUFFIXES = (SAFE, _PICKLE, ".pt", ".pth")
 _DEEP = 3
-"""Levels of folders that are looked at."""
 _MANY = 100_000
-"""Entries that are looked at."""
 _SHOWN = 3
-
 _TRAINING = re.compile(
     r"optimizer.*|scheduler.*|scaler.*|rng_state.*|training_args.*|random_states.*|sampler.*|custom_checkpoint.*"
     r"|trainer_.*|ema_.*|dataloader.*"
 )
-"""Files that training resumes from."""
 _VARIANT = r"(\.(fp\d+|bf16|b?float\d+|int\d+|(non_)?ema|\d+)|-\d+-of-\d+)*\.(safetensors|bin|pt|pth)"
 _SAME_MODEL = re.compile(rf"(model|pytorch_model|consolidated){_VARIANT}")
 _SAME_ADAPTER = re.compile(rf"adapter_model{_VARIANT}")
-"""The same weights in transformers' other format, in another precision, or as their makers published them."""
 _NOT_THE_MODEL = re.compile(
     r"\..*|checkpoint-.*|runs|logs|wandb|mlruns|lightning_logs|global_step.*|optimizer.*|pytorch_model_fsdp.*"
     r"|distributed_checkpoint.*|onnx|openvino|coreml|tflite|gguf|original|eval.*|__pycache__"
 )
-"""Folders of training's state and logs, of exports, and of the files that a model was converted from."""
-
+"""Folders of training state, logs, exports, and original files before a conversion."""
 Getter = Callable[[str], torch.Tensor]
 
 
-class WeightFiles(Weights):
-    """The weight files of one model."""
+# PyTorch's own files
 
+
+def load_pickle(file: Path) -> dict[str, torch.Tensor]:
+    """Reads the tensors of a PyTorch file, memory-mapped if possible.
+
+    Raises:
+        CheckpointError: if it holds anything else, which is never run.
+    """
+    content = load_anything(file)
+    if not (isinstance(content, Mapping) and holds_only_tensors(content)):
+        raise CheckpointError(f"{file} should hold tensors by name, as a model's state dict does")
+    return plain_tensors(file, content)
+
+
+def holds_only_tensors(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) and isinstance(x, torch.Tensor) for name, x in content.items())
+
+
+class Inert:
+    """Stands for a class or function, which is neither imported nor called."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _InertDict(Inert):
+    def __new__(cls, *given: Any) -> Any:
+        return OrderedDict()
+
+
+def load_anything(file: Path, inert: bool = False) -> Any:
+    """Reads a PyTorch file of tensors, numbers, texts, and collections of these.
+
+    `argparse.Namespace`, paths and numpy's numbers are accepted too, since trainers save them.
+
+    Args:
+        inert: turn anything else into `Inert`.
+
+    Raises:
+        CheckpointError: if it holds anything else, which is never run.
+    """
+    with open_regular(file) as handle:
+        mapped = handle.read(len(_ZIP)) == _ZIP  # files as before PyTorch 1.6 cannot be mapped
+    try:
+        if mapped:
+            _check_stored(file)
+        with _one_at_a_time:
+            stand_ins = _stand_ins(file) if mapped and inert else []
+            with torch.serialization.safe_globals([*stand_ins, *_HARMLESS]):
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} holds more than tensors, and unpickling that could run code: it was not opened. "
+            "Where you trust it, load it with transformers and save it again with save_pretrained, which "
+            "writes safetensors; or save its state dict alone with torch.save."
+        ) from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # what a broken pickle raises is anything
+        raise CheckpointError(
+            f"{file} cannot be read as a PyTorch file ({first_line(error)}); copy the run again"
+        ) from error
+
+
+def _stand_ins(file: Path) -> list[Any]:
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    if len(names) > _MOST_NAMES:
+        raise CheckpointError(f"{file} names {len(names)} classes, which no checkpoint does")
+    harmless = {
+        kind[1] if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}" for kind in _HARMLESS
+    }
+    return [
+        (_InertDict if name.rsplit(".", 1)[-1] in _DICTS else Inert, name)
+        for name in names
+        if name not in harmless
+    ]
+
+
+def holds_tensors(file: Path) -> bool:
+    """Tells by its first bytes and its contents whether PyTorch wrote tensors to `file`."""
+    with open_regular(file) as handle:
+        begin = handle.read(len(_LEGACY))
+        if not begin.startswith(_ZIP):
+            return begin == _LEGACY
+        try:
+            return any("/data/" in name for name in zipfile.ZipFile(handle).namelist())
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            return False
+
+
+def _check_stored(file: Path) -> None:
+    """PyTorch never compresses; compressed data may expand a thousandfold."""
+    if any(info.compress_type != zipfile.ZIP_STORED for info in zipfile.ZipFile(file).infolist()):
+        raise CheckpointError(
+            f"{file} is compressed, as PyTorch writes no file; save it again with torch.save"
+        )
+
+
+def plain_tensors(file: Path, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Checks the state dict `content` of `file`.
+
+    Raises:
+        CheckpointError: if a tensor is not plain, or claims more bytes than are stored.
+    """
+    stored: dict[int, int] = {}
+    claimed = 0
+    for name, tensor in content.items():
+        if what := _strange(tensor):
+            raise CheckpointError(
+                f"{file}: {name} is {what}, not a plain tensor; save the model again with save_pretrained"
+            )
+        storage = tensor.untyped_storage()
+        if tensor.nbytes > storage.nbytes():
+            raise CheckpointError(
+                f"{file}: {name} claims {tensor.nbytes:,} bytes, of which {storage.nbytes():,} are stored "
+                "(an expanded tensor); save the model again with save_pretrained"
+            )
+        stored[storage.data_ptr()] = max(storage.nbytes(), stored.get(storage.data_ptr(), 0))
+        claimed += tensor.nbytes
+    if claimed > _SHARED * sum(stored.values()):
+        raise CheckpointError(
+            f"{file}: its tensors claim {claimed:,} bytes, of which {sum(stored.values()):,} are stored; "
+            "save the model again with save_pretrained"
+        )
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _strange(tensor: torch.Tensor) -> str | None:
+    layout = str(tensor.layout).removeprefix("torch.")
+    reasons = {
+        f"of the class {type(tensor).__name__}": type(tensor) not in (torch.Tensor, torch.nn.Parameter),
+        "a nested tensor": tensor.is_nested,
+        f"a sparse tensor ({layout})": tensor.layout != torch.strided,
+        f"on the device {tensor.device}": tensor.device.type != "cpu",
+        "a quantised tensor": tensor.is_quantized,
+        "of complex numbers": tensor.is_complex(),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+# The files of a folder
+
+
+class WeightFiles(Weights):
     def __init__(
         self,
         header: Mapping[str, TensorInfo],
@@ -71,10 +235,10 @@ class WeightFiles(Weights):
     ) -> None:
         """Args:
         header: shape and dtype by name.
-        places: by name, the file and the tensor's name there.
-        stamps: of all files that were read, taken before that.
-        opener: opens one of the files.
-        part: where in its file the state dict is; empty if it is the whole file.
+        places: the file and the tensor's name in it, by name.
+        stamps: the files' stamps from before reading.
+        opener: opens a file.
+        part: the state dict's place in its file; empty for the whole file.
         """
         self._header = dict(sorted(header.items()))
         self._places, self._stamps, self._part = places, stamps, part
@@ -83,18 +247,17 @@ class WeightFiles(Weights):
 
     @classmethod
     def open(cls, folder: Path, stem: str = "model") -> WeightFiles:
-        """Reads the headers of `<stem>.safetensors` in `folder`, its shards, or their PyTorch kin.
+        """Reads the headers of `<stem>.safetensors`, its shards, or the PyTorch equivalents.
 
         Raises:
-            CheckpointError: if there are none, or broken ones.
+            CheckpointError: if files are missing or broken.
         """
-        index = _index(folder, stem)
-        weight_map = _weight_map(index) if index else {}
-        stamps = {index: stamp(index)} if index else {}
+        found = _located(folder, stem)
+        stamps = {found: stamp(found)}
+        weight_map = _weight_map(found) if found.suffix == ".json" else {}
         header: dict[str, TensorInfo] = {}
         places: dict[str, tuple[Path, str]] = {}
-        files = [folder / shard for shard in sorted(set(weight_map.values()))]
-        for file in files if index else [_single(folder, stem)]:
+        for file in [folder / shard for shard in sorted(set(weight_map.values()))] or [found]:
             stamps[file] = stamp(file)
             infos = read_header(file)
             if twice := header.keys() & infos.keys():
@@ -104,21 +267,16 @@ class WeightFiles(Weights):
         for name, shard in weight_map.items():  # or a half-copied run would pass for a whole one
             if places.get(name) != (folder / shard, name):
                 raise CheckpointError(
-                    f"{index} says that {shard} holds {name!r}; it does not. Copy the run again."
+                    f"{found} says that {shard} holds {name!r}; it does not. Copy the run again."
                 )
         return cls(header, places, stamps)
 
     @classmethod
     def together(cls, parts: Mapping[str, WeightFiles]) -> WeightFiles:
-        """The weight files of several folders as those of one model; `parts` are by prefix of names."""
-        header: dict[str, TensorInfo] = {}
-        places: dict[str, tuple[Path, str]] = {}
-        stamps: dict[Path, Stamp] = {}
-        for prefix, part in parts.items():
-            header |= {f"{prefix}{name}": info for name, info in part.header.items()}
-            places |= {f"{prefix}{name}": place for name, place in part._places.items()}
-            stamps |= part._stamps
-        return cls(header, places, stamps)
+        named = [(f"{prefix}{name}", part, name) for prefix, part in parts.items() for name in part.header]
+        header = {whole: part.header[name] for whole, part, name in named}
+        places = {whole: part._places[name] for whole, part, name in named}
+        return cls(header, places, {file: at for part in parts.values() for file, at in part._stamps.items()})
 
     @property
     def header(self) -> Mapping[str, TensorInfo]:
@@ -126,11 +284,9 @@ class WeightFiles(Weights):
 
     @cached_property
     def files(self) -> list[Path]:
-        """The files that hold tensors."""
         return list(dict.fromkeys(file for file, _ in self._places.values()))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Memory-maps the tensor called `name`."""
         return self._opened.tensor(*self._places[name])
 
     @property
@@ -172,16 +328,14 @@ class WeightFiles(Weights):
 
 
 def has_weights(folder: Path, stem: str = "model") -> bool:
-    """Tells whether `folder` holds weight files of that stem."""
-    names = [_names(stem, suffix) for suffix in (SAFE, _PICKLE)]
-    return any(os.path.lexists(folder / name) for pair in names for name in pair)
+    return any(os.path.lexists(folder / name) for name in _names(stem))
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Shape and dtype of the tensors in a file, by name.
+    """Shape and dtype of a file's tensors, by name.
 
     Raises:
-        CheckpointError: if it cannot be read.
+        CheckpointError: if the file cannot be read.
     """
     if file.suffix == _PICKLE:
         return {name: TensorInfo.of(tensor) for name, tensor in load_pickle(file).items()}
@@ -196,29 +350,18 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         ) from error
 
 
-def _names(stem: str, suffix: str) -> tuple[str, str]:
-    """transformers' and peft's names of the file and of an index of shards."""
-    if suffix == _PICKLE and stem == "model":
-        stem = "pytorch_model"
-    return f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+def _names(stem: str) -> list[str]:
+    """transformers' and peft's names of the file and of an index of shards, in both formats."""
+    pickled = f"{'pytorch_model' if stem == 'model' else stem}{_PICKLE}"
+    return [name for file in (f"{stem}{SAFE}", pickled) for name in (file, f"{file}.index.json")]
 
 
-def _index(folder: Path, stem: str) -> Path | None:
-    """The index of shards; None if there is a single file, or nothing."""
-    for suffix in (SAFE, _PICKLE):
-        single, index = (folder / name for name in _names(stem, suffix))
-        if os.path.lexists(single):
-            return None
-        if os.path.lexists(index):
-            return index
-    return None
-
-
-def _single(folder: Path, stem: str) -> Path:
-    safe, pickled = (_names(stem, suffix)[0] for suffix in (SAFE, _PICKLE))
-    for name in (safe, pickled):
-        if os.path.lexists(folder / name):
-            return folder / name
+def _located(folder: Path, stem: str) -> Path:
+    """The file of the weights, or the index of their shards."""
+    names = _names(stem)
+    if there := [folder / name for name in names if os.path.lexists(folder / name)]:
+        return there[0]
+    safe, _, pickled, _ = names
     message = f"{folder} holds no weights: no {safe} and no {pickled}, in one file or in shards"
     variants = sorted(
         file.name
@@ -233,11 +376,11 @@ def _single(folder: Path, stem: str) -> Path:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The name of the shard by name of tensor."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+    weight_map: Any = read_json(index).get("weight_map")
+    shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not shards or not all(isinstance(shard, str) for shard in shards):
         raise CheckpointError(f"{index} has no valid weight_map; copy the run again")
-    for shard in sorted(set(weight_map.values())):
+    for shard in sorted(set(shards)):
         if shard in ("", ".", "..") or Path(shard).name != shard:
             raise CheckpointError(f"{index} names {shard!r}, which is not a file of its own folder")
         if not os.path.lexists(index.parent / shard):
@@ -246,14 +389,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 class _Opened:
-    """The file that was read last, kept open: opening it for each tensor can take as long as merging.
+    """Keeps the last file open, since opening can take as long as merging.
 
-    It is opened anew now and then, since pages that were looked at count as the process's
-    memory for as long as they are mapped.
+    It is reopened now and then, since mapped pages that were read count as the process's memory.
     """
 
     _MOST = 32 << 20
-    """Bytes of tensors handed out before the file is opened anew."""
+    """The file is reopened after this many bytes."""
 
     def __init__(self, opener: Callable[[Path], Getter]) -> None:
         self._opener = opener
@@ -293,14 +435,13 @@ def _open(file: Path) -> Getter:
 
 
 def check_whole(folder: Path, merged: Collection[Path]) -> None:
-    """Refuses a run that holds other weights than those that are merged, if they may be part of the model.
+    """Refuses a run with further weights that may be part of the model.
 
     Args:
-        folder: the run's.
-        merged: the files of its weights.
+        merged: the files of the merged weights.
 
     Raises:
-        CheckpointError: naming them.
+        CheckpointError: if there are any.
     """
     folders = {file.parent for file in merged}
     same = _SAME_ADAPTER if any(_SAME_ADAPTER.fullmatch(file.name) for file in merged) else _SAME_MODEL
@@ -321,7 +462,6 @@ def check_whole(folder: Path, merged: Collection[Path]) -> None:
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """Yields the files below `folder` with suffixes of weights."""
     waiting, seen = [(folder, 0)], 0
     while waiting:
         place, depth = waiting.pop()
@@ -338,7 +478,7 @@ def _weight_files(folder: Path) -> Iterator[Path]:
 
 
 def _is_apart(folder: Path) -> bool:
-    """Tells whether the subfolder is no part of the model: by its name, or as it is a model of its own."""
+    """Tells whether the subfolder is no part of the model: by name, or as a whole model."""
     if _NOT_THE_MODEL.fullmatch(folder.name) or (folder / "adapter_config.json").exists():
         return True
     config = folder / CONFIG_NAME
@@ -346,5 +486,4 @@ def _is_apart(folder: Path) -> bool:
 
 
 def is_of_training(file: Path) -> bool:
-    """Tells whether training resumes from the file, by its name."""
     return _TRAINING.fullmatch(file.name) is not None

@@ -1,13 +1,11 @@
-"""Reads every byte of weight files for a digest and for values that are not finite, and keeps both.
+"""Reads weight files for a digest and for values that are not finite, and caches both.
 
-A pool of seventy runs of 14 GB is a terabyte, which would be read at each start. So the findings are kept for
-as long as the files stay the same: by path, device, inode, size, and the times at which content and inode
-last changed. Nothing is kept of a file that was written just before it was read: another write within the
-grain of the file system's clock would not change its times. git calls such files racily clean.
+The cache is valid while a file's path, device, inode, size and change times stay. A file written just before
+is not cached: another write within one tick of the file system's clock would not show (git calls such files
+racily clean).
 
-Findings are one small JSON file a folder of weights, in `fingerprints/` of the cache folder. It appears by a
-rename and holds a checksum of itself, so processes may share the cache. If it is missing or damaged,
-everything is read.
+Each folder of weights has one JSON file in the cache's `fingerprints/`, written by rename and with a
+checksum, so processes can share it. If it is missing or damaged, the weights are read again.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -28,45 +27,36 @@ import xxhash
 from soupkitchen.checkpoints.folders import open_regular
 from soupkitchen.checkpoints.weights import TensorInfo
 from soupkitchen.errors import CheckpointError
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.process import stopwatch
 from soupkitchen.store.digests import digest
 from soupkitchen.store.files import write_text
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 2
-"""Increase it if you change the findings."""
+"""If you change the findings, increase this."""
 _SETTLED_SECONDS = 2
-"""The least age of files whose findings are kept: the coarsest clock of a file system, FAT's."""
+"""Younger files are not cached. This is the step of FAT's clock, the coarsest."""
 _BLOCK = 1 << 21
-"""The most bytes of a block: few enough to stay in the processor's cache."""
+"""The most bytes of a block, which fits the processor's cache."""
 
 Block = memoryview
-"""Some bytes of one tensor, whole values only."""
+"""Bytes of whole values of one tensor."""
 Places = Mapping[str, tuple[int, int]]
-"""The first byte of each tensor in a file, and the one after its last."""
+"""The byte range (begin, end) of each tensor in a file."""
 _Stamp = tuple[str, int, int, int, int, int]
-"""Path, device, inode, size, and when the content and the inode changed, in ns."""
+"""Path, device, inode, size, and change times of content and inode in ns."""
 
 
 class Findings(NamedTuple):
-    """The findings of reading every byte.
-
-    Attributes:
-        fingerprint: the digest of the content.
-        not_finite: the number of NaN and infinite values, by tensor that has some.
-    """
+    """The results of reading all bytes: a digest, and the number of NaN and infinite values by tensor."""
 
     fingerprint: str
     not_finite: Mapping[str, int]
 
 
 def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = "") -> Findings:
-    """Returns the kept findings in `files`, or else those of `read`.
-
-    Args:
-        part: the part of the files' content that is read; empty for all.
-    """
+    """The cached findings of `files`, or else those of `read`; `part` names the part that is read."""
     files, now = list(files), time.time_ns()
     stamps = _stamps(files)
     if not stamps:
@@ -88,7 +78,6 @@ def findings(files: Iterable[Path], read: Callable[[], Findings], part: str = ""
 
 
 def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[Block]]) -> Findings:
-    """Reads all tensors, block by block, in one pass."""
     content, not_finite = xxhash.xxh3_128(), {}
     for name, info in header.items():
         content.update(f"{name} {info.dtype} {info.shape}\0".encode())
@@ -103,56 +92,56 @@ def examine(header: Mapping[str, TensorInfo], blocks: Callable[[str], Iterator[B
     return Findings(content.hexdigest(), not_finite)
 
 
-def places_in(file: Path) -> Places:
-    """Reads the places of the tensors in a safetensors file.
-
-    Raises:
-        CheckpointError: if the file is no longer what it was.
-    """
+@contextmanager
+def _still_readable(file: Path) -> Iterator[None]:
     try:
-        with open_regular(file) as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        places = {name: [8 + length + x for x in info["data_offsets"]] for name, info in header.items()}
-        return {name: (begin, end) for name, (begin, end) in places.items()}
+        yield
     except (CheckpointError, OSError, OverflowError, MemoryError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read any more ({error})") from error
 
 
-def stored_blocks(file: Path, places: Places, name: str) -> Iterator[Block]:
-    """Reads the tensor `name`; a block is overwritten by the next.
-
-    Files are read and not mapped: mapping their pages takes longer than all that is done with them here, and
-    threads that map hinder each other.
+def places_in(file: Path) -> Places:
+    """Reads the tensors' places in a safetensors file.
 
     Raises:
-        CheckpointError: if the file is no longer what it was.
+        CheckpointError: if the file has changed.
     """
-    try:
+    with _still_readable(file), open_regular(file) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+        header.pop("__metadata__", None)
+        places = {name: [8 + length + x for x in info["data_offsets"]] for name, info in header.items()}
+        return {name: (begin, end) for name, (begin, end) in places.items()}
+
+
+def stored_blocks(file: Path, places: Places, name: str) -> Iterator[Block]:
+    """Yields the bytes of tensor `name`; each block overwrites the last.
+
+    Mapping the file would take longer than the computation, and slow down other threads.
+
+    Raises:
+        CheckpointError: if the file has changed.
+    """
+    with _still_readable(file), open_regular(file) as handle:
         begin, end = places[name]
         buffer = memoryview(bytearray(min(_BLOCK, end - begin)))
-        with open_regular(file) as handle:
-            handle.seek(begin)
-            while begin < end:
-                block = buffer[: end - begin]
-                if handle.readinto(block) < len(block):
-                    raise OSError("it has become shorter")
-                begin += len(block)
-                yield block
-    except (CheckpointError, OSError, KeyError) as error:
-        raise CheckpointError(f"{file} cannot be read any more ({error})") from error
+        handle.seek(begin)
+        while begin < end:
+            block = buffer[: end - begin]
+            if handle.readinto(block) < len(block):
+                raise OSError("it has become shorter")
+            begin += len(block)
+            yield block
 
 
 def tensor_blocks(tensor: torch.Tensor) -> Iterator[Block]:
-    """The bytes of a tensor."""
     values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     for start in range(0, values.size, _BLOCK):
         yield values[start : start + _BLOCK].data
 
 
 def _not_finite(block: Block, dtype: torch.dtype) -> int:
-    """The number of values of a floating-point `dtype` whose bits are beyond those of the largest number."""
+    """Counts values of `dtype` whose bits are above those of the largest number."""
     sign, largest = 1 << (8 * dtype.itemsize - 1), _largest(dtype)
     values = np.frombuffer(block, f"u{dtype.itemsize}")
     # taken as whole numbers with a sign, positive values are in order; without one, negative values
@@ -163,16 +152,12 @@ def _not_finite(block: Block, dtype: torch.dtype) -> int:
 
 @cache
 def _largest(dtype: torch.dtype) -> int:
-    """The bits of the largest number."""
     largest = torch.tensor([torch.finfo(dtype).max], dtype=dtype).view(torch.uint8)
     return int.from_bytes(largest.numpy().tobytes(), "little")
 
 
 def _stamps(files: Iterable[Path]) -> list[_Stamp]:
-    """The files' stamps; none at all if one cannot be opened, which reading it reports.
-
-    Each is opened for that: a network file system may report old times of a closed one.
-    """
+    """Opens each file, since a network file system may report old times of a closed one."""
     stamps = []
     try:
         for file in files:

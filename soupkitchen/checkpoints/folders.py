@@ -1,9 +1,7 @@
-"""Opens the files of a run's folder that are not weights, and checks what a stranger may have put there.
+"""Opens the other files of a run's folder, and checks what strangers may have put there.
 
-A folder may hold anything: a named pipe that nobody writes to, a link to `/dev/zero`, a link to a file
-outside the run. transformers follows a `config.json` far: it downloads the attention kernel, opens the weight
-file and builds as many layers as that names. So everything is opened here, or checked here before a library
-opens it.
+A folder may hold a named pipe, or a link to `/dev/zero` or out of the run. transformers downloads, opens and
+builds all that `config.json` names. So every file is checked here first.
 """
 
 from __future__ import annotations
@@ -13,18 +11,19 @@ import os
 import re
 import stat
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from functools import cache, wraps
-from io import BufferedReader
+from functools import cache, cached_property, partial, wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import torch
+import xxhash
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store import documents
+from soupkitchen.store import files as documents
 
 MOST = 256 << 20
-"""The most bytes of a text file; the largest tokenizers have about a tenth of that."""
+"""The most bytes of a text file, ten times the largest tokenizers."""
 CONFIG_NAME = "config.json"  # transformers' name; importing it from there takes seconds
 
 _TEXTS = (".json", ".jsonl", ".txt", ".jinja", ".model", ".vocab", ".tiktoken", ".py")
@@ -34,31 +33,30 @@ _OBJECTS = (
     "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
-"""Files that transformers takes for a JSON object without looking."""
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _ATTENTION_KEYS = re.compile(r"_?attn_implementation(_internal)?")
 _PLAIN_ATTENTION = re.compile(r"(paged\|)?(eager|sdpa|flex_attention|flash_attention_\d)")
 _REPEATED = re.compile(r"(?!.*_per_)(.*_)?(layers?|blocks?|depths?|stages?|repeats?)")
-"""Keys with a number of modules. Modules cost time and memory, whatever is in them."""
+"""Keys with a number of modules, which cost time and memory."""
 _MANY = re.compile(r"(.*_)?experts|num_labels")
-"""Keys with a number of parts that one tensor may hold together."""
+"""Keys with a number of parts that one tensor may hold."""
 _FEW_LAYERS, _FEW = 128, 1024
 _PER_TENSOR = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
 Stamp = tuple[int, int, int] | None
-"""Size, time of the last change in ns and inode of a file; None if there is no file."""
+"""Size, time of change in ns, and inode of a file; None if it is missing."""
 
 
-def open_regular(file: Path) -> BufferedReader:
-    """Opens a regular file for reading; see `documents.open_regular`. Raises a `CheckpointError`."""
-    return documents.open_regular(file, CheckpointError)
-
-
-def read_bytes(file: Path, most: int = MOST) -> bytes:
-    """Reads a file; see `documents.read_bytes`. Raises a `CheckpointError`."""
-    return documents.read_bytes(file, most, CheckpointError)
+open_regular = partial(documents.open_regular, error=CheckpointError)
+read_bytes = partial(documents.read_bytes, most=MOST, error=CheckpointError)
+_FAST, _PLAIN = "tokenizer.json", "vocab.txt"
+_PARTS = ("vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+_FILES = "(files)"
+_RULES = ("normalizer", "pre_tokenizer", "post_processor")
+_vocabularies: dict[tuple[str, str], Vocabulary] = {}
+"""Vocabularies by content of their file: those of a pool are mostly the same, and large."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks all files that a library may open by itself in `folder`.
+    """Checks all files that a library may open by itself.
 
     Raises:
         CheckpointError: if one is no regular file, is much too large, or is no JSON object but should be.
@@ -105,15 +103,10 @@ def check_folder(folder: Path) -> None:
             read_json(folder / name)
 
 
-def code_files(folder: Path) -> list[Path]:
-    """The Python files of a run, which are copied with a model that has code of its own; see `own_files`."""
-    return own_files(folder, "*.py")
-
-
 def own_files(folder: Path, *patterns: str) -> list[Path]:
-    """The files of a run that match a pattern and that may be copied with the soup, each once.
+    """The files of a run that match a pattern, each once.
 
-    Files of the hub's cache are links to its `blobs`, beside the snapshot. No other link may leave the run.
+    They may be copied with the soup, so no link may leave the run, except to the hub's cache of `blobs`.
 
     Raises:
         CheckpointError: if one is a link out of the run, or no regular file.
@@ -136,7 +129,7 @@ def own_files(folder: Path, *patterns: str) -> list[Path]:
 
 
 def stamp(file: Path) -> Stamp:
-    """Identifies a file, as long as nothing is written to it or put in its place."""
+    """Identifies a file until it changes."""
     try:
         status = file.stat()
     except OSError:
@@ -145,7 +138,7 @@ def stamp(file: Path) -> Stamp:
 
 
 def cached_by(*names: str) -> Callable[[F], F]:
-    """Caches a function of a folder until one of the files `names` in that folder changes."""
+    """Caches a function of a folder until one of its files `names` changes."""
 
     def decorated(function: F) -> F:
         @cache
@@ -193,13 +186,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(file: Path, config: Mapping[str, Any], shapes: Collection[tuple[int, ...]]) -> None:
-    """Refuses the configuration in `file` if it has many more modules than there are tensors.
-
-    Args:
-        shapes: of the run's tensors.
+    """Refuses a configuration with many more modules than the run has tensors, whose `shapes` are given.
 
     Raises:
-        CheckpointError: naming the key.
+        CheckpointError: if a number is too large.
     """
     sizes = {size for shape in shapes for size in shape}
     for key, value in _entries(config):
@@ -217,20 +207,18 @@ def check_sizes(file: Path, config: Mapping[str, Any], shapes: Collection[tuple[
 
 
 def named_dtypes(config: Mapping[str, Any]) -> set[str]:
-    """The names of the dtypes in which a configuration has its model loaded."""
     value = config.get("dtype") or config.get("torch_dtype") or ()
     return {value} if isinstance(value, str) else set(value.values() if isinstance(value, Mapping) else value)
 
 
 def names_flash_attention(config: Mapping[str, Any]) -> bool:
-    """Tells whether a configuration asks for flash attention, which transformers downloads if missing."""
+    """Tells whether the configuration names flash attention, which transformers may download."""
     return any(
         _ATTENTION_KEYS.fullmatch(key) and "flash_attention" in str(value) for key, value in _entries(config)
     )
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields all keys and values, at any depth."""
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
@@ -242,7 +230,7 @@ def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _all_parts(is_plain: Callable[[str], Any], value: Any) -> bool:
-    """Tells whether a text is plain, or those of all parts of a composite model are; None always is."""
+    """Tells whether a text, or each text of a composite model, is plain; None is."""
     if isinstance(value, Mapping):
         return all(_all_parts(is_plain, part) for part in value.values())
     return value is None or (isinstance(value, str) and bool(is_plain(value)))
@@ -250,3 +238,83 @@ def _all_parts(is_plain: Callable[[str], Any], value: Any) -> bool:
 
 def _is_dtype(name: str) -> bool:
     return isinstance(getattr(torch, name, None), torch.dtype)
+
+
+# Vocabularies of tokenizers
+
+
+class Vocabulary(dict[str, Any]):
+    """Numbers by token; for tokenizers that cannot be read, digests by file."""
+
+    rules: Mapping[str, Any] = MappingProxyType({})
+    """The parts of `tokenizer.json` that define how a text is split."""
+
+    @property
+    def are_files(self) -> bool:
+        return _FILES in self
+
+    @cached_property
+    def frozen(self) -> frozenset[tuple[str, Any]]:
+        return frozenset(self.items())
+
+    def unlike(self, other: Vocabulary) -> bool:
+        """Tells whether the two differ; those of different kinds cannot be compared."""
+        return self is not other and self.are_files == other.are_files and self != other
+
+
+@cached_by(_FAST, _PLAIN, *_PARTS)
+def vocabulary_of(folder: Path) -> Vocabulary | None:
+    """The tokenizer's vocabulary; None if there is no tokenizer.
+
+    Raises:
+        CheckpointError: if its file is broken.
+    """
+    for name, parse in {_FAST: _parse_fast, _PLAIN: _parse_plain}.items():
+        if (folder / name).exists():
+            content = read_bytes(folder / name)
+            key = name, xxhash.xxh3_128_hexdigest(content)
+            if key not in _vocabularies:
+                _vocabularies[key] = parse(folder / name, content)
+            return _vocabularies[key]
+    there = [folder / name for name in _PARTS if (folder / name).is_file()]
+    contents = {file.name: xxhash.xxh3_64_hexdigest(read_bytes(file)) for file in there}
+    return Vocabulary({**contents, _FILES: True}) if contents else None
+
+
+def vocabulary_difference(ours: Vocabulary | None, theirs: Vocabulary | None) -> str | None:
+    """The difference of the first from the second; None if they agree or cannot be compared."""
+    if ours is None or theirs is None or not ours.unlike(theirs):
+        return None
+    differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    token = differ[0]
+    return (
+        f"its tokenizer gives other numbers to {len(differ)} tokens: {token!r} is "
+        f"{ours.get(token, 'not there')}, not {theirs.get(token, 'not there')}"
+    )
+
+
+def _parse_plain(file: Path, content: bytes) -> Vocabulary:
+    lines = content.decode("utf-8", "replace").splitlines()
+    return Vocabulary({token: number for number, token in enumerate(lines)})
+
+
+def _parse_fast(file: Path, content: bytes) -> Vocabulary:
+    try:
+        tree = json.loads(content)
+        vocabulary = (tree.get("model") or {}).get("vocab") or {}
+        if isinstance(vocabulary, list):  # unigram: pairs of token and score
+            vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
+        added = {token["content"]: token["id"] for token in tree.get("added_tokens") or []}
+        parsed = Vocabulary({**vocabulary, **added})
+        parsed.rules = {part: tree.get(part) for part in _RULES}
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file} is no tokenizer's ({type(error).__name__}: {error}); copy the run again"
+        ) from error
+    for token, number in parsed.items():
+        if not isinstance(token, str) or not isinstance(number, int):
+            raise CheckpointError(
+                f"{file} gives {str(token)[:40]!r} the number {str(number)[:40]!r}, which is none; copy the "
+                "run again"
+            )
+    return parsed

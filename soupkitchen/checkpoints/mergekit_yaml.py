@@ -1,7 +1,6 @@
-"""Reads a YAML of mergekit as mergekit 0.1.5 does: models, method, settings and base.
+"""Reads a YAML as mergekit 0.1.5 does: models, method, settings and base.
 
-Slices of layers and modules are refused. A setting that differs between layers or tensors is refused when it
-is asked for.
+Slices are refused. A setting that differs between layers or tensors is refused when it is read.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BeforeValidator
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.store.documents import checked, read_yaml
+from soupkitchen.store.files import checked, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 AVERAGING = ("linear", "karcher", "slerp", "passthrough")
-"""Methods that merge the base like any other model."""
+"""Methods that merge the base like other models."""
 _LONGEST = 1 << 20
-_STRICT: Any = {"extra": "forbid"}
 
 Scalar = bool | int | float | str
 T = TypeVar("T", bound=Scalar)
@@ -29,8 +27,6 @@ D = TypeVar("D")
 
 
 def _split(at: str, key: str, other: str) -> BeforeValidator:
-    """Takes text for a mapping of `key` and, after the character `at`, `other`."""
-
     def split(value: Any) -> Any:
         if not isinstance(value, str):
             return value
@@ -42,11 +38,16 @@ def _split(at: str, key: str, other: str) -> BeforeValidator:
     return BeforeValidator(split)
 
 
+class _Strict:
+    """A part of the file that has no other keys."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+
 @dataclass(frozen=True)
-class _Condition:
+class _Condition(_Strict):
     value: Scalar | list[Scalar]
     filter: str | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 Setting = Scalar | list[Scalar] | _Condition | list[_Condition]
@@ -54,12 +55,9 @@ Settings = dict[str, Setting]
 
 
 @dataclass(frozen=True)
-class Named:
-    """A folder, or a name on the hub with a revision."""
-
+class Named(_Strict):
     path: str
     revision: str | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
     def __str__(self) -> str:
         return f"{self.path}@{self.revision}" if self.revision else self.path
@@ -69,12 +67,9 @@ _NamedText = Annotated[Named, _split("@", "path", "revision")]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A model, and the adapter that is put into it."""
-
+class Reference(_Strict):
     model: _NamedText
     lora: _NamedText | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
     def __str__(self) -> str:
         return f"{self.model}+{self.lora}" if self.lora else str(self.model)
@@ -84,32 +79,23 @@ _ReferenceText = Annotated[Reference, _split("+", "model", "lora")]
 
 
 @dataclass(frozen=True)
-class Input:
-    """A model, and its own settings."""
-
+class Input(_Strict):
     model: _ReferenceText
     parameters: Settings | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(_Strict):
     """The key `tokenizer`; `source` is "union", "base" or a model."""
 
     source: _ReferenceText = Reference(Named("union"))
     tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = None
-    __pydantic_config__: ClassVar[Any] = _STRICT
 
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of the file that we may take.
-
-    Attributes:
-        file: the file.
-        keys: all keys of the file that have a value.
-    """
+    """The supported keys of the file; `keys` are all that have a value."""
 
     file: Path
     keys: list[str]
@@ -125,12 +111,11 @@ class Config:
 
     @property
     def unknown(self) -> list[str]:
-        """Keys that mergekit does not read."""
         return [key for key in self.keys if key not in _KEYS]
 
     @cached_property
     def inputs(self) -> list[Input]:
-        """The models in order; a base that is not among them comes last, as in mergekit."""
+        """The models in order; an unlisted base comes last, as in mergekit."""
         inputs = self.models
         if self.base_model and all(given.model != self.base_model for given in inputs):
             inputs = [*inputs, Input(self.base_model)]
@@ -138,15 +123,15 @@ class Config:
 
     @property
     def ingredients(self) -> list[int]:
-        """The numbers of the models that are merged: without the base if the method merges task vectors."""
+        """Indices of the merged models, without the base if the method merges task vectors."""
         averages = self.merge_method in AVERAGING
         return [n for n, each in enumerate(self.inputs) if averages or each.model != self.base_model]
 
     def value(self, name: str, kind: type[T], default: D, model: int | None = None) -> T | D:
-        """A setting as a `kind`: that of one model or else that of all; with no `model`, that of all.
+        """A setting as a `kind`: the model's, else that of all models.
 
         Raises:
-            CheckpointError: if it is something else, or differs between layers or tensors.
+            CheckpointError: if the type is wrong, or the value differs between layers or tensors.
         """
         own = None if model is None else self.inputs[model].parameters
         for settings in (own or {}, self.parameters or {}):
@@ -166,7 +151,7 @@ def read(file: Path) -> Config:
     """Reads the YAML in `file`.
 
     Raises:
-        CheckpointError: if it cannot be read, or holds something that mergekit or we cannot take.
+        CheckpointError: if it cannot be read, or is not supported.
     """
     tree = read_yaml(file, dict[str, Any], _LONGEST, CheckpointError)
     if "merge_method" not in tree:
@@ -186,7 +171,6 @@ def read(file: Path) -> Config:
 
 
 def _constant(file: Path, name: str, setting: Setting) -> Scalar:
-    """The one value that a setting has in all layers and tensors."""
     values: list[Scalar] = []
     whole = False
     for part in setting if isinstance(setting, list) else [setting]:

@@ -1,11 +1,9 @@
-"""Has transformers make the model of a `config.json`, and finds the places of files' tensors in it.
+"""Makes the model of a `config.json` with transformers, and finds file tensors in it.
 
-Files keep the names that a model had when it was first published. transformers renames some tensors when
-it loads them (a ViT's ``attention.query`` is ``q_proj`` now), and makes one parameter of several others
-(a mixture's experts). Which ones is never guessed. If the names differ, stand-ins of the files' tensors
-go through transformers' own loading: tensors of torch's meta device, which have a shape and no content, so
-that this takes no memory however large the model is. A parameter in the storage of a stand-in is
-that tensor. A map is used once the loaded model has been found to have the files' values by it.
+transformers renames some file tensors (a ViT's ``attention.query`` becomes ``q_proj``) and joins others (a
+mixture's experts). To trace this, stand-ins of the file tensors go through its own loading, on the meta
+device, without memory. A parameter that shares a stand-in's storage is that tensor. A map is used only if the
+loaded model has the files' values at its places.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ from soupkitchen.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 Slots = Mapping[str, torch.Tensor | None]
-"""For each file tensor the parameter or buffer that it fills; None for one that transformers ignores."""
+"""For each file tensor, its parameter or buffer; None if transformers ignores it."""
 Layout = Mapping[str, tuple[tuple[int, ...], str]]
-"""For each name in a state dict the shape, and the first name of the same memory: others are tied to it."""
+"""For each name in a state dict, its shape and the first name tied to the same memory."""
 
 
 # The model without weights
@@ -40,29 +38,26 @@ Layout = Mapping[str, tuple[tuple[int, ...], str]]
 def architecture(folder: Path) -> Any:
     """The model of the `config.json` in `folder`, without weights; None if transformers cannot make it.
 
-    Code that comes with a model is not run here, even if the user trusts it. Said outright, transformers does
-    not ask the user either.
+    The model's own code is not run, even if the user trusts it; `trust_remote_code=False` keeps transformers
+    from asking.
     """
     return _made(folder)
 
 
 def tied_names(folder: Path) -> Mapping[str, str]:
-    """The tied parameters of the model in `folder`: for each name the name that it shares memory with."""
+    """For each tied parameter, the one that it is tied to."""
     model = architecture(folder)
     return dict(model.all_tied_weights_keys) if model is not None else {}
 
 
 def elements(folder: Path) -> int:
-    """The number of values in the model in `folder`, buffers included; 0 if it is not known."""
+    """The model's number of values, buffers included; 0 if unknown."""
     model = architecture(folder)
     return sum(x.numel() for x in (*model.parameters(), *model.buffers())) if model is not None else 0
 
 
 def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | None:
-    """A test, by name, for parameters of `model` that stay float32 in loading as `dtype`; None if none do.
-
-    A mixture's routers stay, and T5's `wo` in float16.
-    """
+    """A test, by name, for parameters that stay float32 if `model` is loaded as `dtype`; None if none do."""
     plan: dict[str, Any] = getattr(model, "_get_dtype_plan", lambda dtype: {})(dtype)
     if not plan:
         return None
@@ -72,10 +67,9 @@ def kept_in_float32(model: Any, dtype: torch.dtype) -> Callable[[str], bool] | N
 
 @cached_by(CONFIG_NAME)
 def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
-    """The parameters of the head of the model in `folder`: they have a row for each label.
+    """The head's parameters, which grow by a row if the model gets one more label.
 
-    They are those that grow by a row if the model is made with one label more. None are known if anything
-    grows otherwise, or if transformers cannot make the model.
+    The result is empty if anything grows otherwise, or if transformers cannot make the model.
     """
     models = [_made(folder, number) for number in (labels, labels + 1)]
     if None in models:
@@ -90,7 +84,6 @@ def rows_of_labels(folder: Path, labels: int) -> frozenset[str]:
 
 
 def _made(folder: Path, labels: int | None = None) -> Any:
-    """Makes the model in `folder`, without weights, with so many labels or its own; None if that fails."""
     if not (folder / CONFIG_NAME).is_file():
         return None
     import transformers
@@ -116,14 +109,14 @@ def _made(folder: Path, labels: int | None = None) -> Any:
 
 @dataclass(frozen=True)
 class NameMap:
-    """The places of files' tensors in models of one kind.
+    """The places of file tensors in models of one kind.
 
     Attributes:
         kind: the models' class.
-        shapes: of the files' tensors.
-        layout: of the models' parameters and buffers.
-        names: the name in the state dict by the name in files, for tensors that have one.
-        in_place: whether writing each tensor to its place fills the model as loading it does.
+        shapes: the file tensors' shapes.
+        layout: the models' parameters and buffers.
+        names: the state dict's name, by file name.
+        in_place: filling the places is the same as loading.
     """
 
     kind: type
@@ -134,10 +127,10 @@ class NameMap:
 
     @classmethod
     def find(cls, run: Checkpoint, model: Any) -> NameMap:
-        """The map for a model that transformers has just loaded from `run` or, of an adapter, from its base.
+        """The map for a model just loaded from `run` or an adapter's base.
 
         Raises:
-            CheckpointError: if `run` has tensors of a shape that the model has no place for.
+            CheckpointError: if a tensor's shape does not fit the model.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
         same = {name: name for name in shapes} if shapes.keys() <= layout.keys() else None
@@ -155,10 +148,10 @@ class NameMap:
 
     @classmethod
     def given(cls, run: Checkpoint, model: Any, names: Mapping[str, str]) -> NameMap:
-        """The map by `names` for a model that was just loaded from `run`.
+        """The map by `names` for a model just loaded from `run`.
 
         Raises:
-            CheckpointError: if it does not fill the model, or the model holds other values than the files.
+            CheckpointError: if it does not fill the model, or values differ from the files'.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
         if strange := sorted(shapes.keys() - names.keys()) or sorted(set(names.values()) - layout.keys()):
@@ -173,15 +166,11 @@ class NameMap:
         return cls(type(model), shapes, layout, names, in_place=True)
 
     def is_for(self, run: Checkpoint, model: Any) -> bool:
-        """Tells whether names, shapes and ties of `model` and of the files of `run` are those of this map."""
-        return (
-            type(model) is self.kind
-            and shapes_of(run.header) == self.shapes
-            and layout_of(model) == self.layout
-        )
+        """Tells whether the map fits `model` and the run's files."""
+        found = type(model), shapes_of(run.header), layout_of(model)
+        return found == (self.kind, self.shapes, self.layout)
 
     def slots(self, model: Any) -> Slots | None:
-        """The places of the files' tensors in `model`; None if it cannot be filled in place."""
         if not self.in_place:
             return None
         state = model.state_dict(keep_vars=True)
@@ -189,16 +178,14 @@ class NameMap:
 
 
 def parameter_names(folder: Path, header: Mapping[str, TensorInfo]) -> Mapping[str, str]:
-    """The names of files' tensors in the model of the `config.json` in `folder`, by name in files.
+    """The state dict's names by file name, for the model in `folder`.
 
-    Tensors that transformers puts together or takes apart have no name there and are left out; so are all,
-    if transformers cannot make the model.
+    Tensors that transformers joins or splits are left out; so are all if it cannot make the model.
     """
     return _parameter_names(folder, tuple(header.items()))
 
 
 def float32_tensors(folder: Path, dtype: torch.dtype, header: Mapping[str, TensorInfo]) -> frozenset[str]:
-    """The tensors of files that stay float32 when transformers loads the model as `dtype`."""
     kept = kept_in_float32(architecture(folder), dtype)
     if kept is None:
         return frozenset()
@@ -215,9 +202,9 @@ def _parameter_names(folder: Path, header: tuple[tuple[str, TensorInfo], ...]) -
 def _trace(
     kind: Any, config: Any, header: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, str], list[tuple[str, tuple[int, ...], tuple[int, ...]]]]:
-    """Has transformers place the tensors: returns the state dict's name by file name.
+    """The state dict's name by file name, traced through transformers' loading.
 
-    Beside it the name, shape and wanted shape of each tensor that would not fit.
+    Also returns name, shape and wanted shape of each tensor that does not fit.
     """
     # all in one floating-point dtype, or loading would convert some, and so copy them out of their storage
     stand_ins = {
@@ -259,7 +246,7 @@ def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers, which reported the same before, or has no weights yet."""
+    """Silences warnings about missing weights and those already shown."""
     from transformers.utils import logging as reports
 
     level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
@@ -274,12 +261,10 @@ def _quiet() -> Iterator[None]:
 
 
 def shapes_of(header: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the files' tensors."""
     return {name: info.shape for name, info in header.items()}
 
 
 def layout_of(model: Any) -> Layout:
-    """The layout of a model's parameters and buffers in memory."""
     first: dict[tuple[torch.device, int], str] = {}
     return {
         name: (tuple(x.shape), first.setdefault((x.device, x.data_ptr()), name))
@@ -288,12 +273,10 @@ def layout_of(model: Any) -> Layout:
 
 
 def first_names(model: Any) -> dict[str, str]:
-    """For each name in a model's state dict the first name of the same memory."""
     return {name: first if 0 not in shape else name for name, (shape, first) in layout_of(model).items()}
 
 
 def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> bool:
-    """Tells whether every tensor fits in its place, and every place has a tensor, by one name or another."""
     if any(layout[to][0] != shapes[name] for name, to in names.items()):
         return False
     wanted = {first for shape, first in layout.values() if 0 not in shape}
@@ -301,10 +284,7 @@ def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layo
 
 
 def _holds(model: Any, names: Mapping[str, str], run: Checkpoint) -> bool:
-    """Tells whether the model has the values of the files that it was loaded from.
-
-    Tensors that only an adapter has, or has in another shape, are not in these.
-    """
+    """Tells whether the model has its files' values, apart from the adapter's own tensors."""
     state, loaded = model.state_dict(), run.adapted or run
     for name, to in names.items():
         expected = loaded.header.get(name)

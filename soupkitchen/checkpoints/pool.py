@@ -1,4 +1,4 @@
-"""The pool: runs that were found, opened, checked and made comparable."""
+"""Opens the runs of a pool, checks them and makes them comparable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -16,13 +17,13 @@ import torch
 
 from soupkitchen.checkpoints import compatibility
 from soupkitchen.checkpoints.adapters import base_of, is_adapter, open_adapter
-from soupkitchen.checkpoints.changes import AdaptedWeights
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.files import WeightFiles, check_whole
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.sources import Checkpoints, Source, base_named_by, find, resolve
-from soupkitchen.checkpoints.weights import View, aligned
+from soupkitchen.checkpoints.weights import AdaptedWeights, View, aligned
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError, first_line
+from soupkitchen.options.building import TARGET, describe
 from soupkitchen.options.kinds import SomeTexts, check
 
 log = logging.getLogger(__name__)
@@ -32,29 +33,26 @@ T = TypeVar("T")
 OnIncompatible = Literal["error", "skip"]
 
 _READERS = 4
-"""Runs that are read at once for values that are not finite."""
 
 
 class Problem(NamedTuple):
-    """A reason why a run cannot be merged with the others."""
-
     run: str
     what: str
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The runs to make soup of, in pool order (by path), all of one shape.
+    """The runs to make soup of, sorted by path, all of one shape.
 
     Attributes:
         runs: at least two.
-        base: the model that they were fine-tuned from, if it is known.
-        reference: the run whose configuration, labels and tokenizer are the model's.
-        dtype: the one that all runs are taken as, if theirs differ; else None.
+        base: the model that they were fine-tuned from, if known.
+        reference: the run whose configuration, labels and tokenizer the soup gets.
+        dtype: the common dtype if the runs' dtypes differ; else None.
         weights: by run, if a list of runs gave them.
-        scores: by run and by column, if a list of runs gave them.
-        trust_scores: whether runs are ranked by `scores`, without scoring them.
-        options: the arguments of `find_pool`, as in a YAML of `conf/pool`.
+        scores: by run and column, if a list of runs gave them.
+        trust_scores: rank runs by `scores`, without scoring them.
+        options: the arguments of `find_pool`, as in `conf/pool`.
     """
 
     runs: tuple[Checkpoint, ...]
@@ -80,7 +78,7 @@ class Pool:
         return next(run for run in self.runs if run.name == name)
 
     def by_its_names(self, model: Checkpoint) -> Checkpoint | None:
-        """A model with the names of the runs' tensors; None if it has other tensors."""
+        """The model with the names of the runs' tensors; None if it has other tensors."""
         header = self.reference.header
         names = aligned(model.header, header)
         if names.keys() != header.keys():
@@ -101,43 +99,31 @@ def find_pool(
     """Opens and checks the runs that `path` names.
 
     Args:
-        path: a folder of runs, a glob of folders or of files with state dicts, a ``.csv`` or ``.jsonl``
-            list of runs (columns `path`, and optionally `name`, `weight` and scores by metric), a YAML of
-            mergekit's, a hub name as ``org/name@revision``, or a list of those. Each item's runs are sorted
-            by path, those of a list file keep its order. In a list or a YAML, a name on the hub begins with
-            ``hf://``.
-        exclude: names of runs to leave out, or one; globs are allowed.
-        base: the model that the runs were fine-tuned from, a folder or a hub name; None for the one
-            that the runs' configurations name, if all name the same.
-        checkpoints: of a Trainer's output folder, which checkpoints are runs: "best" by its
-            `trainer_state.json`, "last" or "all"; None for the model in the folder itself, else
-            the best, else the last.
-        on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves
-            that run out.
-        trust_scores: rank by the scores that the list of runs gives, and don't score every run.
-        key: of runs that are files, which of several state dicts in each, as "ema" or "model.module"; with a
-            dot at its end, what the names of the tensors begin with, as "ema_model.".
+        path: a folder of runs; a glob of folders or state dict files; a ``.csv`` or ``.jsonl`` list (columns
+            `path`, and optionally `name`, `weight` and scores by metric); a mergekit YAML; a hub name as
+            ``org/name@revision``; or a list of these. Runs are sorted by path, except those of a list file.
+            In a list or a YAML, hub names begin with ``hf://``.
+        exclude: names or globs of runs to leave out.
+        base: the folder or hub name of the runs' base model; None for the one that all configurations name.
+        checkpoints: the checkpoints to use in a Trainer's output folder: "best" (by its
+            `trainer_state.json`), "last" or "all"; None for the model in the folder itself, else the best,
+            else the last.
+        on_incompatible: "error" refuses a pool with a run that cannot be merged; "skip" leaves it out.
+        trust_scores: rank runs by the list's scores, without scoring them.
+        key: the state dict to use in a file with several, as "ema" or "model.module"; with a final dot, the
+            prefix of its tensors' names, as "ema_model.".
 
     Raises:
         CheckpointError: if there are fewer than two runs.
-        IncompatibleError: if some cannot be read or merged; it names all problems of all runs.
-        ConfigError: for an unknown option.
+        IncompatibleError: if runs cannot be read or merged; it names all problems.
+        ConfigError: if an option is unknown.
     """
+    options = describe({TARGET: "soupkitchen.checkpoints.find_pool", **locals()})
     check("pool.on_incompatible", on_incompatible, OnIncompatible)
     sources = find(path, exclude, checkpoints)
     if trust_scores and not any(source.scores for source in sources.values()):
         raise ConfigError("pool.trust_scores=true needs a list of runs with scores (pool.path=runs.csv)")
     pool = pool_of(sources, base or base_named_by(path), skip=on_incompatible == "skip", key=key)
-    options = {
-        "_target_": "soupkitchen.checkpoints.find_pool",
-        "path": str(path) if isinstance(path, (str, Path)) else [str(item) for item in path],
-        "exclude": exclude if isinstance(exclude, str) else list(exclude),
-        "base": None if base is None else str(base),
-        "checkpoints": checkpoints,
-        "on_incompatible": on_incompatible,
-        "trust_scores": trust_scores,
-        "key": key,
-    }
     return replace(pool, trust_scores=trust_scores, options=options)
 
 
@@ -154,17 +140,16 @@ def pool_of(
     """Opens and checks the runs at `sources`.
 
     Args:
-        base: as for `find_pool`.
-        skip: whether runs that cannot be merged are left out, without an error.
-        key: of runs that are files, which of several state dicts in each.
-        like: the name of the reference; None for the first of the runs that most are like.
-        least: the number of runs that have to be left.
-        copies: whether runs of the same content stay.
+        base, key: as for `find_pool`.
+        skip: leave out runs that cannot be merged.
+        like: the reference's name; None for the first run of the commonest kind.
+        least: the least number of runs.
+        copies: keep runs of the same content.
 
     Raises:
-        CheckpointError: if there are fewer.
-        IncompatibleError: if some cannot be read or merged.
-        ConfigError: for a key if no run is a file.
+        CheckpointError: if fewer runs are left.
+        IncompatibleError: if runs cannot be read or merged.
+        ConfigError: if `key` is given and no run is a file.
     """
     if key is not None and not any(source.folder.is_file() for source in sources.values()):
         raise ConfigError(
@@ -180,9 +165,8 @@ def pool_of(
         and (run := _try(name, problems, partial(_open, source, name, base_run, key))) is not None
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        wrong = [problem for its_own in readers.map(_problems_of_values, opened) for problem in its_own]
-    problems += wrong
-    runs = [run for run in opened if run.name not in {problem.run for problem in wrong}]
+        problems += chain.from_iterable(readers.map(_problems_of_values, opened))
+    runs = [run for run in opened if run.name not in {problem.run for problem in problems}]
     if not runs:
         raise IncompatibleError(_message(problems))
     reference = next((run for run in runs if run.name == like), None) or compatibility.reference_of(runs)
@@ -223,7 +207,7 @@ def pool_of(
 
 
 def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -> Checkpoint | None:
-    """Opens a run; None for an adapter without a base, which is a problem already."""
+    """Opens a run; None for an adapter without a base, which is already noted as a problem."""
     folder, on = source.folder, source.on
     other_base = on is not None and (base is None or on.resolve() != base.path.resolve())
     if on is not None and other_base:
@@ -245,7 +229,6 @@ def _open(source: Source, name: str, base: Checkpoint | None, key: str | None) -
 
 
 def _problems_of_values(run: Checkpoint) -> list[Problem]:
-    """Problems of the run's values, and of the files that it is compared by."""
     problems: list[Problem] = []
     not_finite = _try(run.name, problems, partial(compatibility.not_finite, run))
     _try(run.name, problems, partial(compatibility.kind, run))
@@ -253,7 +236,7 @@ def _problems_of_values(run: Checkpoint) -> list[Problem]:
 
 
 def _try(run: str, problems: list[Problem], action: Callable[[], T]) -> T | None:
-    """Calls `action`; if that fails, it is a problem of this run, and the result is None."""
+    """Calls `action`; if it fails, notes a problem and returns None."""
     try:
         return action()
     except (CheckpointError, IncompatibleError) as error:
@@ -270,7 +253,6 @@ def _try(run: str, problems: list[Problem], action: Callable[[], T]) -> T | None
 def _base(
     sources: Mapping[str, Source], given: str | None, key: str | None, problems: list[Problem]
 ) -> Checkpoint | None:
-    """The base model: given, named by the adapters, or by all runs alike."""
     adapters = {
         name: source.folder
         for name, source in sources.items()
@@ -320,7 +302,6 @@ def _open_base(folder: Path, what: str, key: str | None = None) -> Checkpoint:
 
 
 def _another_base(adapter: Path, base: Checkpoint) -> str | None:
-    """The problem of an adapter that was trained on another model than `base`."""
     try:
         named = resolve(base_of(adapter), ask_hub=False)
     except CheckpointError:
@@ -333,7 +314,6 @@ def _another_base(adapter: Path, base: Checkpoint) -> str | None:
 
 
 def _named_by_all(folders: Sequence[Path]) -> Checkpoint | None:
-    """The local folder that the configurations of all runs name as their origin, if it is there."""
     named = set()
     for folder in folders:
         with suppress(CheckpointError):
@@ -349,11 +329,7 @@ def _named_by_all(folders: Sequence[Path]) -> Checkpoint | None:
 
 
 def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | None) -> Checkpoint | None:
-    """The base by the runs' names; None if only files name it, and it is no model of the runs' kind.
-
-    Raises:
-        IncompatibleError: if the one given shares no tensor with the runs.
-    """
+    """The base with the runs' names; None if it is of another kind and only files name it."""
     if base is None:
         return None
     names = aligned(base.header, reference.header)
@@ -374,7 +350,6 @@ def _fitted_base(base: Checkpoint | None, reference: Checkpoint, given: str | No
 
 
 def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
-    """Tells whether tied tensors may be stored twice, which takes transformers a while to find out."""
     first = runs[0]
     if any(run.weights.names_twins or run.header.keys() != first.header.keys() for run in runs):
         return True
@@ -383,7 +358,6 @@ def _may_have_twins(runs: Sequence[Checkpoint]) -> bool:
 
 
 def _without_copies(runs: Sequence[Checkpoint], reference: str) -> list[Checkpoint]:
-    """The first run of each content; the reference stays."""
     first: dict[str, Checkpoint] = {}
     for run in sorted(runs, key=lambda run: run.name != reference):
         if (same := first.setdefault(run.fingerprint, run)) is not run:

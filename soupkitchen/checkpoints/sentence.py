@@ -1,26 +1,28 @@
-"""Reads from the files of sentence-transformers how runs make and compare embeddings.
+"""Reads how sentence-transformers runs make and compare embeddings.
 
-Pooling, prompts and lengths are read here. Other modules (Dense and others) are run by the library.
-All these files go with the soup, so all runs of a pool must say the same in them.
+The library runs modules other than pooling and normalisation. The files go with the soup, so all runs must
+agree in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from soupkitchen.checkpoints.checkpoint import Checkpoint
-from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
-from soupkitchen.checkpoints.modules import MODULES, SENTENCE_CONFIG, SentenceConfig, library_class, modules
-from soupkitchen.checkpoints.vocabulary import difference as vocabulary_difference
-from soupkitchen.checkpoints.vocabulary import vocabulary_of
-from soupkitchen.errors import CheckpointError, IncompatibleError
-from soupkitchen.store import documents
+from soupkitchen.checkpoints.files import WeightFiles, has_weights
+from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json, vocabulary_difference, vocabulary_of
+from soupkitchen.errors import CheckpointError
+from soupkitchen.store import files as documents
 
+MODULES = "modules.json"
+SENTENCE_CONFIG = "config_sentence_transformers.json"
+_PLAIN = ("Transformer", "Pooling", "Normalize")
+"""Modules that need no library, in this order."""
+_KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
+_LIBRARY = "sentence_transformers."
 FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
-"""The files of sentence-transformers beside a model, but for weights."""
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -30,9 +32,7 @@ _OLD_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The keys for each mode before version 6."""
 _PASSAGE = ("document", "passage", "corpus")
-"""Names of the prompt of passages, in the library's order."""
 _MODEL_CONFIG = "sentence_bert_config.json"
 _DEFAULTS = {
     "model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "do_lower_case": False,
@@ -40,21 +40,114 @@ _DEFAULTS = {
     "activation_function": "torch.nn.modules.activation.Tanh", "pooling_strategy": "max",
     "transformer_task": "feature-extraction",
 }  # fmt: skip
-"""The library's defaults of keys that a file may leave out."""
 _LATER = ("modality_config", "module_output_name")
-"""Keys that old versions did not write, and new ones make of the rest."""
+"""Keys that old versions did not write, and new ones derive."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """An entry of `modules.json`; `kwargs` names arguments that it gets with each batch."""
+
+    path: str
+    type: str
+    kwargs: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        return self.type.rsplit(".", 1)[-1]
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.path}." if self.path else ""
+
+
+@dataclass(frozen=True)
+class SentenceConfig:
+    """The content of `config_sentence_transformers.json`."""
+
+    model_type: Literal["SentenceTransformer", "SparseEncoder", "CrossEncoder"] | None = None
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = None
+    max_active_dims: int | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> SentenceConfig:
+        file = folder / SENTENCE_CONFIG
+        return documents.read_json(file, cls, error=CheckpointError) if file.exists() else cls()
+
+
+def modules(folder: Path) -> list[Module]:
+    """Reads the run's modules; empty if it is no sentence-transformers run.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    file = folder / MODULES
+    if not file.exists():
+        return []
+    listed = documents.read_json(file, list[Module], error=CheckpointError)
+    for module in listed:
+        if Path(module.path).name != module.path:
+            raise CheckpointError(f"{file} names {module.path!r}, which is no folder of its own")
+    return listed
+
+
+def library_class(folder: Path) -> str | None:
+    """The library's class; None if the run only pools and normalises.
+
+    Raises:
+        CheckpointError: if the class or a module is not known.
+    """
+    listed = modules(folder)
+    if _is_plain(folder, listed):
+        return None
+    for module in listed:  # the library would import any class that is named
+        if not module.type.startswith(_LIBRARY) or module.kind not in _KNOWN:
+            raise CheckpointError(
+                f"{folder / MODULES} names {module.type}, and of such modules it is not known how they are "
+                f"merged; known are {', '.join(_KNOWN)} of sentence-transformers"
+            )
+    return SentenceConfig.of(folder).model_type or "SentenceTransformer"
+
+
+def _is_plain(folder: Path, listed: list[Module]) -> bool:
+    kinds = [module.kind for module in listed if module.kind != "Dropout"]
+    if kinds != list(_PLAIN[: len(kinds)]):
+        return False
+    files = [folder / module.path / CONFIG_NAME for module in listed if module.kind == "Normalize"]
+    configs = [read_json(file) for file in files if file.exists()]
+    names = {config.get(f"module_{way}_name") for config in configs for way in ("input", "output")}
+    return names <= {None, "sentence_embedding"}
+
+
+def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
+    """The weights of all modules; `model` are those of the run's own folder.
+
+    Raises:
+        CheckpointError: if a module is missing.
+    """
+    parts = {}
+    for module in modules(folder):
+        place = folder / module.path
+        if module.kind not in (*_PLAIN, "Dropout") and not place.is_dir():
+            raise CheckpointError(
+                f"{folder} lacks {module.path} ({module.kind}), which {MODULES} names; copy the run again"
+            )
+        if module.path and has_weights(place):
+            parts[module.prefix] = WeightFiles.open(place)
+    return WeightFiles.together({"": model, **parts}) if parts else model
 
 
 @dataclass(frozen=True)
 class _Pooling:
-    """The `config.json` of a Pooling."""
-
     pooling_mode: str | list[str] | None = None
     include_prompt: bool = True
 
     @classmethod
     def of(cls, config: Mapping[str, Any], file: Path) -> _Pooling:
-        """Checks the content of `file`, which had a key for each mode before version 6."""
+        """Checks the content of `file`, which before version 6 had a key for each mode."""
         old = [mode for key, mode in _OLD_KEYS.items() if config.get(key)] or ["mean"]
         options = {**config, "pooling_mode": config.get("pooling_mode") or old}
         return documents.checked(options, cls, file, CheckpointError)
@@ -83,16 +176,24 @@ class Sentences:
         prompt: put before each text.
         max_length: tokens after which a text is cut; None for the model's own limit.
         lower: whether texts are put in lower case first.
+        query, passage: put before queries and passages in a search; None for the prompt of any text.
+        similarity: compares embeddings in a search, as "cosine"; None if the files do not say.
     """
 
     pooling: tuple[str, ...]
-    prompt: str = ""
-    max_length: int | None = None
-    lower: bool = False
+    prompt: str
+    max_length: int | None
+    lower: bool
+    query: str | None
+    passage: str | None
+    similarity: str | None
 
     @classmethod
-    def of(cls, folder: Path) -> Sentences | None:
+    def of(cls, folder: Path, searching: bool = False) -> Sentences | None:
         """Reads that of the run in `folder`; None if it is no run of sentence-transformers.
+
+        Args:
+            searching: whether the prompts of queries and passages are wanted.
 
         Raises:
             CheckpointError: if it does something that cannot be done here.
@@ -111,10 +212,15 @@ class Sentences:
                 "max_active_dims), which cannot be done here yet: set that to null in all runs to compare "
                 "whole embeddings"
             )
-        prompt = (config.prompts or {}).get(config.default_prompt_name or "") or ""
-        if prompt and not all(pooling.include_prompt for pooling in poolings[-1:]):
+        prompts = config.prompts or {}
+        prompt = prompts.get(config.default_prompt_name or "") or ""
+        query, passage = prompts.get("query"), next((prompts[n] for n in _PASSAGE if n in prompts), None)
+        named = f"prompt {prompt!r}" if prompt else ""
+        if searching and (query or passage):
+            named = named or f"prompts {query!r} and {passage!r}"
+        if named and not all(pooling.include_prompt for pooling in poolings):
             raise CheckpointError(
-                f"{folder} leaves its prompt {prompt!r} out of the pooling, which cannot be done here yet"
+                f"{folder} leaves its {named} out of the pooling, which cannot be done here yet"
             )
         modes = () if library else poolings[-1].modes
         if unknown := [mode for mode in modes if mode not in POOLINGS]:
@@ -124,68 +230,18 @@ class Sentences:
         limits = _ModelConfig()
         if model_config.exists():
             limits = documents.read_json(model_config, _ModelConfig, error=CheckpointError)
-        length = limits.max_seq_length
-        return cls(modes, prompt, length if length and length > 0 else None, bool(limits.do_lower_case))
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The prompts and the similarity with which a model of sentence-transformers searches.
-
-    Attributes:
-        query, passage: put before each; None for the prompt of any text.
-        similarity: compares embeddings, as "cosine"; None if the files do not say.
-    """
-
-    query: str | None = None
-    passage: str | None = None
-    similarity: str | None = None
-
-    @classmethod
-    def of(cls, folder: Path) -> Prompts:
-        """Reads those of the run in `folder`; none if it is no run of sentence-transformers.
-
-        Raises:
-            CheckpointError: if it does something that cannot be done here.
-        """
-        if not (folder / MODULES).exists():
-            return cls()
-        config = SentenceConfig.of(folder)
-        prompts = config.prompts or {}
-        query, passage = prompts.get("query"), next((prompts[n] for n in _PASSAGE if n in prompts), None)
-        if (query or passage) and not all(pooling.include_prompt for pooling in _poolings(folder)):
-            raise CheckpointError(
-                f"{folder} leaves its prompts {query!r} and {passage!r} out of the pooling, "
-                "which cannot be done here yet"
-            )
-        return cls(query, passage, config.similarity_fn_name)
-
-
-def of_all(runs: Sequence[Checkpoint]) -> Sentences | None:
-    """Reads how all runs of a pool make embeddings; None if none is of sentence-transformers.
-
-    The runs of a pool that have `modules.json` agree in their files; see `difference`.
-
-    Raises:
-        IncompatibleError: if only some have one.
-        CheckpointError: if they do something that cannot be done here.
-    """
-    without = [run for run in runs if not (run.path / MODULES).exists()]
-    if without and len(without) < len(runs):
-        raise IncompatibleError(
-            f"{without[0].name} has no {MODULES}, as others have, so how it makes embeddings is not known: "
-            "put that of its base into its folder, or leave it out with pool.exclude=[…]"
-        )
-    return Sentences.of(runs[0].path)
+        length = limits.max_seq_length if (limits.max_seq_length or 0) > 0 else None
+        said = modes, prompt, length, bool(limits.do_lower_case), query, passage
+        return cls(*said, config.similarity_fn_name)
 
 
 def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Reads `modules.json` and the files that it names, in `folder`: options by file.
+    """Reads `modules.json` and the files that it names: options by file.
 
-    The library's defaults, and the version that wrote the files, are left out.
+    Defaults and the writing version are left out.
 
     Raises:
-        CheckpointError: if such a file has a value of a wrong type.
+        CheckpointError: if a value has a wrong type.
     """
     listed = modules(folder)
     if not listed:
@@ -203,7 +259,7 @@ def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def difference(run: Path, reference: Path, name: str) -> str | None:
-    """The first difference between the files of a run and of the reference, called `name`; None if equal."""
+    """The first difference between the files of a run and of the reference, called `name`."""
     for (file, ours), (_, theirs) in zip(meaning(run), meaning(reference), strict=False):
         for key in sorted(ours.keys() | theirs.keys()):
             is_new = key in _LATER and file == _MODEL_CONFIG and (key in ours) != (key in theirs)

@@ -1,4 +1,4 @@
-"""Finds the runs that a user names: folders, globs, lists in files, Trainer outputs, names on the hub."""
+"""Finds the runs that a user names: folders, globs, lists, trackers, Trainer outputs, names on the hub."""
 
 from __future__ import annotations
 
@@ -9,43 +9,41 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from soupkitchen.checkpoints import mergekit_yaml, tracker_runs
+from soupkitchen.checkpoints import mergekit_yaml
 from soupkitchen.checkpoints.adapters import is_adapter
-from soupkitchen.checkpoints.checkpoint import TRAINER_STATE
+from soupkitchen.checkpoints.checkpoint import SUFFIXES, TRAINER_STATE, is_state_dict, stem_of
 from soupkitchen.checkpoints.files import has_weights, is_of_training
 from soupkitchen.checkpoints.folders import CONFIG_NAME, read_json
 from soupkitchen.checkpoints.mergekit_yaml import Config, Named, Reference
-from soupkitchen.checkpoints.state_dicts import SUFFIXES, is_state_dict, stem_of
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.options import words
+from soupkitchen.options import kinds
+from soupkitchen.options.kinds import check
 
 log = logging.getLogger(__name__)
 
+MLFLOW = "mlflow:"
+"""The prefix of an MLflow experiment's name."""
+OUTPUT_DIR = "output_dir"
+"""The Trainer's folder, by its name in all trackers."""
+_PREFIXES = ("eval/", "eval_")
 Checkpoints = Literal["best", "last", "all"]
-
 _LISTS = (".csv", ".jsonl")
 HUB = "hf://"
-"""The prefix of a name on the hub that could be a folder's."""
+"""The prefix of a hub name that could be a folder's."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run that is named and not yet opened.
-
-    Attributes:
-        folder: where it is; of a run that is one file, that file.
-        name: given beside it; None for its folder's or its file's name.
-        weight: in a list; None if the list has none.
-        scores: in a list, by column.
-        on: of an adapter, the model that it is put into; None for the pool's base, or the one that it names.
-    """
+    """A named run, not yet opened; `on` is an adapter's base, if it is not the pool's or its own."""
 
     folder: Path
     name: str | None = None
@@ -60,20 +58,17 @@ def find(
     checkpoints: Checkpoints | None = None,
     least: int = 2,
 ) -> dict[str, Source]:
-    """The runs that `path` names, by names that are unique, in pool order.
+    """The runs that `path` names, with unique names, in pool order.
 
     Args:
-        path: as for `find_pool`.
-        exclude: names of runs to leave out, or one; globs are allowed.
-        checkpoints: of a Trainer's output folder, which checkpoints are runs.
-        least: the number that there has to be.
+        path, exclude, checkpoints: as for `find_pool`.
+        least: the least number of runs.
 
     Raises:
         CheckpointError: if there are fewer.
-        ConfigError: for an unknown option.
+        ConfigError: if an option is unknown.
     """
-    if checkpoints not in (None, "best", "last", "all"):
-        raise ConfigError(f"pool.checkpoints={checkpoints}: choose best, last, all or null")
+    check("pool.checkpoints", checkpoints, Checkpoints | None)
     patterns = [path] if isinstance(path, str) else [str(pattern) for pattern in path]
     exclude = [exclude] if isinstance(exclude, str) else exclude
     sources: dict[tuple[Path, Path | None], Source] = {}
@@ -82,15 +77,12 @@ def find(
             for run in _of_trainer(source, checkpoints):
                 sources.setdefault((run.folder, run.on), run)
     named = dict(zip(_unique_names(list(sources.values())), sources.values(), strict=True))
-    kept = {
-        name: source
-        for name, source in named.items()
-        if not any(_matches(name, pattern) for pattern in exclude)
-    }
-    for pattern in exclude:
-        if not any(_matches(name, pattern) for name in named):
+    matches = {p: [name for name in named if name == p or fnmatch(name, p)] for p in exclude}
+    kept = {name: named[name] for name in named if not any(name in names for names in matches.values())}
+    for pattern, names in matches.items():
+        if not names:
             near = (difflib.get_close_matches(pattern, named, n=1) or list(named))[:1]
-            how = "" if all(map(words.is_plain, named)) else f"; write {words.listing('pool.exclude', near)}"
+            how = "" if all(map(kinds.is_plain, named)) else f"; write {kinds.listing('pool.exclude', near)}"
             log.warning("pool.exclude: no run is called %s; there are %s%s", pattern, ", ".join(named), how)
     if len(kept) < least:
         left_out = f" after pool.exclude={list(exclude)}" if len(kept) < len(named) else ""
@@ -103,13 +95,12 @@ def find(
 
 
 def resolve(name: str, ask_hub: bool = True) -> Path:
-    """The folder, or file with a state dict, called `name`; or a snapshot of the hub's ``org/name@revision``.
+    """The folder or state dict file `name`, or a snapshot of the hub's ``org/name@revision``.
 
-    With ``hf://`` before it, it is a name on the hub, even if there is such a folder.
+    ``hf://`` makes it a hub name even if such a folder exists.
 
     Args:
-        ask_hub: whether it may be downloaded, because the user named it. A name from a file is only
-            looked up in the hub's cache on this machine.
+        ask_hub: allow a download, if the user gave the name; else only the local cache is used.
 
     Raises:
         CheckpointError: if there is neither.
@@ -128,7 +119,7 @@ def resolve(name: str, ask_hub: bool = True) -> Path:
 def listed(name: str, by: object) -> Path:
     """The folder or file that the list `by` names; the hub is asked only for ``hf://org/name``.
 
-    A relative folder of a list may be missing, and the owner of its name on the hub would deliver a run.
+    Otherwise, if a folder is missing, the owner of its name on the hub could plant a run.
     """
     try:
         return resolve(name, ask_hub=name.startswith(HUB))
@@ -137,7 +128,6 @@ def listed(name: str, by: object) -> Path:
 
 
 def _here(name: str) -> Path | None:
-    """The folder, or file with a state dict, called `name`; None if there is none."""
     try:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() or is_state_dict(folder) else None
@@ -145,33 +135,22 @@ def _here(name: str) -> Path | None:
         return None
 
 
-def _matches(name: str, pattern: str) -> bool:
-    """Tells whether a run has that name, or matches it as a glob."""
-    return name == pattern or fnmatch(name, pattern)
-
-
-def _named_by(pattern: str) -> Iterator[Source]:
-    """Yields the runs that one item of `path` names."""
+def _named_by(pattern: str) -> Iterable[Source]:
+    """The runs that one item of `path` names."""
     if pattern.startswith(HUB):
-        yield Source(resolve(pattern), name=pattern.removeprefix(HUB))
-        return
-    if pattern.startswith(tracker_runs.MLFLOW):
-        for run in tracker_runs.of_mlflow(pattern.removeprefix(tracker_runs.MLFLOW)):
-            yield Source(listed(run.folder, pattern), run.name, None, run.scores)
-        return
+        return [Source(resolve(pattern), name=pattern.removeprefix(HUB))]
+    if pattern.startswith(MLFLOW):
+        return of_mlflow(pattern.removeprefix(MLFLOW))
     file = Path(pattern).expanduser()
     if file.suffix in _LISTS and file.is_file():
-        yield from _listed(file)
-        return
+        return _listed(file)
     if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
-        yield from _merged_by_mergekit(file)
-        return
+        return _merged_by_mergekit(file)
     there = file.exists()  # a name as it stands comes before what it may mean
     matches = [file] if there else [Path(match) for match in sorted(glob.glob(str(file)))]
     folders = [match for match in matches if match.is_dir() or is_state_dict(match)]
     if not folders and _HUB_NAME.fullmatch(pattern):
-        yield Source(_snapshot(pattern), name=pattern)
-        return
+        return [Source(_snapshot(pattern), name=pattern)]
     if not folders:
         if matches:
             raise CheckpointError(
@@ -185,18 +164,16 @@ def _named_by(pattern: str) -> Iterator[Source]:
         inside = sorted(folders[0].iterdir())
         folders = [entry for entry in inside if entry.is_dir() and _is_run(entry)]
         folders = folders or [entry for entry in inside if is_state_dict(entry) and not is_of_training(entry)]
-    for folder in folders:
-        yield Source(folder)
+    return map(Source, folders)
 
 
 def _listed(file: Path) -> Iterator[Source]:
-    """Yields the runs of a table with the columns `path` and, optionally, `name`, `weight` and metrics."""
     import pandas as pd  # takes longer than opening a pool, and few pools are lists
 
     try:
         if file.suffix == ".csv":
-            texts = dict.fromkeys(("path", "name", "Name", tracker_runs.OUTPUT_DIR), str)
-            table = tracker_runs.as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
+            texts = dict.fromkeys(("path", "name", "Name", OUTPUT_DIR), str)
+            table = as_list(pd.read_csv(file, dtype=texts, skipinitialspace=True))
         else:
             table = pd.DataFrame(map(json.loads, file.read_text(encoding="utf-8").splitlines()))
     except (ValueError, OSError, TypeError) as error:
@@ -224,21 +201,13 @@ def _listed(file: Path) -> Iterator[Source]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Tells whether `folder` is a run, a file, or a Trainer's folder with checkpoints of a run."""
     if folder.name.startswith("."):
         return False
-    if folder.is_file():
-        return True
-    return (
-        (folder / CONFIG_NAME).exists()
-        or is_adapter(folder)
-        or has_weights(folder)
-        or any(folder.glob("checkpoint-*"))
-    )
+    is_model = (folder / CONFIG_NAME).exists() or is_adapter(folder) or has_weights(folder)
+    return folder.is_file() or is_model or any(folder.glob("checkpoint-*"))
 
 
 def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
-    """The runs in `source`: itself, or the wanted checkpoints of a Trainer's output folder."""
     steps = {}
     for folder in source.folder.glob("checkpoint-*"):
         number = folder.name.removeprefix("checkpoint-")
@@ -256,7 +225,7 @@ def _of_trainer(source: Source, wanted: Checkpoints | None) -> list[Source]:
 
 
 def _best(steps: Sequence[Path], must: bool) -> Path:
-    """The best of a Trainer's checkpoints by its state; the last, if that names none and it need not."""
+    """The best checkpoint by the Trainer's state, else the last, unless a best one is required."""
     states = [step / TRAINER_STATE for step in steps if (step / TRAINER_STATE).exists()]
     try:
         best = read_json(states[-1]).get("best_model_checkpoint") if states else None
@@ -277,7 +246,6 @@ def _best(steps: Sequence[Path], must: bool) -> Path:
 
 
 def _snapshot(name: str, ask_hub: bool = True) -> Path:
-    """The folder of ``org/name@revision`` in the hub's cache; with `ask_hub` it is downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -303,7 +271,6 @@ def _snapshot(name: str, ask_hub: bool = True) -> Path:
 
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
-    """The names given, or the folders' own if these differ, else their paths below the common parent."""
     resolved = [source.folder.resolve() for source in sources]
     plain = [stem_of(source.folder) if source.folder.is_file() else source.folder.name for source in sources]
     short = [
@@ -320,7 +287,7 @@ def _unique_names(sources: Sequence[Source]) -> list[str]:
 
 
 def hub_name(folder: Path) -> str | None:
-    """The name on the hub of a snapshot in the hub's cache; None for any other folder."""
+    """The hub name of a snapshot in the hub's cache; None for any other folder."""
     repository = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     if not repository.startswith("models--"):
         return None
@@ -331,16 +298,112 @@ def _shown(patterns: Sequence[str]) -> str:
     return repr(patterns[0]) if len(patterns) == 1 else str(list(patterns))
 
 
+# Trackers
+
+
+def check_store(option: str) -> None:
+    """Checks that MLflow can open its database file, since MLflow itself tries for minutes.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    from mlflow import get_tracking_uri
+
+    kind, _, rest = get_tracking_uri().partition(":///")
+    file = Path(rest.partition("?")[0])
+    if kind != "sqlite" or (not file.exists() and file.parent.is_dir()):
+        return
+    try:
+        if not file.is_file():
+            raise sqlite3.OperationalError("it is no file" if file.exists() else "its folder is not there")
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):
+            raise ConfigError(
+                f"{option}: {file} cannot be MLflow's database ({error}): move it, or have "
+                "MLFLOW_TRACKING_URI say where MLflow's store is"
+            ) from error
+
+
+def of_mlflow(experiment: str) -> Iterator[Source]:
+    """The finished runs of an MLflow experiment with a known folder, oldest first.
+
+    The store is ``MLFLOW_TRACKING_URI``, or MLflow's default.
+
+    Raises:
+        ConfigError: if MLflow is not installed.
+        CheckpointError: if there is no such experiment, or no run has a known folder.
+    """
+    try:
+        from mlflow import MlflowClient, search_runs
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise ConfigError(
+            f"pool.path={MLFLOW}{experiment} needs MLflow: pip install 'soupkitchen[mlflow]'"
+        ) from error
+    check_store(f"pool.path={MLFLOW}{experiment}")
+    try:
+        client = MlflowClient()
+        wanted = client.get_experiment_by_name(experiment)
+        if wanted is None:
+            there = ", ".join(sorted(other.name for other in client.search_experiments()))
+            raise CheckpointError(f"MLflow has no experiment called {experiment}; it has {there}")
+        runs: Any = search_runs(
+            [wanted.experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"],
+            output_format="list",
+        )
+    except MlflowException as error:
+        raise CheckpointError(
+            f"pool.path={MLFLOW}{experiment}: MLflow cannot be asked ({first_line(error)}); "
+            "MLFLOW_TRACKING_URI says where it is"
+        ) from error
+    placed = [run for run in runs if run.data.params.get(OUTPUT_DIR)]
+    if not placed:
+        raise CheckpointError(
+            f"none of the {len(runs)} finished runs of {experiment} says where it is (the parameter "
+            f"{OUTPUT_DIR}, which the Trainer logs)"
+        )
+    if len(placed) < len(runs):
+        log.warning("%d runs of %s do not say where they are: left out", len(runs) - len(placed), experiment)
+    for run in placed:
+        scores = {_without_prefix(name): float(value) for name, value in run.data.metrics.items()}
+        folder = listed(run.data.params[OUTPUT_DIR], f"{MLFLOW}{experiment}")
+        yield Source(folder, str(run.info.run_name), None, scores)
+
+
+def as_list(table: Any) -> Any:
+    """Turns a table exported by W&B into a list of runs; any other table stays."""
+    if "path" in table.columns or OUTPUT_DIR not in table.columns:
+        return table
+    kept = table[table[OUTPUT_DIR].notna()]
+    if "State" in table.columns:
+        kept = kept[kept["State"] == "finished"]
+    if len(kept) < len(table):
+        log.warning(
+            "%d rows are of no finished run, or have no %s: left out", len(table) - len(kept), OUTPUT_DIR
+        )
+    return kept.rename(columns={OUTPUT_DIR: "path", "Name": "name"}).rename(columns=_without_prefix)
+
+
+def _without_prefix(name: Any) -> str:
+    """The name of a metric that the Trainer calls ``eval_accuracy``."""
+    name = str(name)
+    return name.removeprefix(next((prefix for prefix in _PREFIXES if name.startswith(prefix)), ""))
+
+
 # YAMLs of mergekit
 
 
 def folder_of(config: Config, name: Named) -> Path:
-    """The folder that a YAML of mergekit names; as there, a folder has no revisions."""
+    """The folder that a mergekit YAML names; as in mergekit, it has no revision."""
     return _here(name.path) or listed(str(name), config.file)
 
 
 def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None]:
-    """The folder of a model; of an adapter that is put into a model, those of the two."""
+    """The folder of a model, and of its adapter if there is one."""
     folder = folder_of(config, model.model)
     if model.lora is None:
         return folder, None
@@ -351,7 +414,6 @@ def adapted_folders(config: Config, model: Reference) -> tuple[Path, Path | None
 
 
 def base_folder(config: Config) -> Path:
-    """The folder of the base that a YAML of mergekit names."""
     assert config.base_model is not None
     if config.base_model.lora is not None:
         raise CheckpointError(
@@ -361,7 +423,7 @@ def base_folder(config: Config) -> Path:
 
 
 def base_named_by(path: str | Sequence[str]) -> str | None:
-    """The folder of the base in the first YAML of mergekit's in `path` that has one."""
+    """The base's folder in the first mergekit YAML in `path` with a base."""
     for item in [path] if isinstance(path, str) else path:
         file = Path(item).expanduser()
         if file.suffix in mergekit_yaml.SUFFIXES and file.is_file():
@@ -372,7 +434,6 @@ def base_named_by(path: str | Sequence[str]) -> str | None:
 
 
 def _merged_by_mergekit(file: Path) -> Iterator[Source]:
-    """Yields the models that a YAML of mergekit's merges, with weights; the log names the keys left out."""
     config = mergekit_yaml.read(file)
     left_out = [key for key in config.keys if key not in ("models", "base_model", "parameters")]
     settings = (config.parameters, *(each.parameters for each in config.inputs))

@@ -1,12 +1,20 @@
-"""Named tensors that can be read one at a time, and views of them."""
+"""Named tensors that can be read one at a time, views of them, and those that an adapter makes of its base.
+
+A low-rank change of a weight W is Δ = s·B·A, with s = α/r (α/√r for rsLoRA); with DoRA it is
+Δ = m·(W + s·B·A)/‖W + s·B·A‖ − W, with a norm for each output. A block-diagonal factor (BD-LoRA) is stored
+as its blocks. A parameter of a mixture, (experts, out, in), has such a change for each of its experts.
+
+Hu et al. 2021, "LoRA", arXiv 2106.09685. Kalajdzievski 2023, "rsLoRA", arXiv 2312.03732.
+Liu et al. 2024, "DoRA", arXiv 2402.09353. Wang et al. 2025, "BD-LoRA", arXiv 2510.23346. File format: peft.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import xxhash
@@ -27,13 +35,12 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""torch's dtypes by safetensors' spelling."""
 _SPELLINGS = {dtype: spelling for spelling, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of a tensor, `dtype` in safetensors' spelling (``F32``)."""
+    """Shape and dtype of a tensor; dtypes have safetensors' names (``F32``)."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -44,7 +51,7 @@ class TensorInfo:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """The dtype as torch's; None for one that cannot be merged."""
+        """torch's dtype; None if it cannot be merged."""
         return _DTYPES.get(self.dtype)
 
     @property
@@ -57,38 +64,32 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        """The tensor's size in bytes; 0 for a dtype that cannot be merged."""
+        """The size in bytes; 0 if the dtype cannot be merged."""
         return 0 if self.torch_dtype is None else self.elements * self.torch_dtype.itemsize
 
 
-class Weights(ABC):
-    """Named tensors that can be read one at a time, wherever they come from."""
+class Weights(Protocol):
+    """Named tensors that can be read one at a time."""
 
     @property
-    @abstractmethod
     def header(self) -> Mapping[str, TensorInfo]:
         """Shape and dtype by name, sorted by name."""
 
-    @abstractmethod
     def tensor(self, name: str) -> torch.Tensor:
         """Reads the tensor called `name`."""
 
     @property
-    @abstractmethod
     def fingerprint(self) -> str:
         """A digest of all tensors: the same for the same weights."""
 
     @property
-    @abstractmethod
     def not_finite(self) -> Mapping[str, int]:
-        """The number of NaN and infinite values in the run's own files, by tensor that has some."""
+        """The number of NaN and infinite values in the run's own files, by tensor that has any."""
 
-    @abstractmethod
     def changed_files(self) -> list[Path]:
         """The files whose size, time or inode has changed since they were opened."""
 
     def tensors(self) -> Tensors:
-        """Yields (name, tensor) for every tensor."""
         for name in self.header:
             yield name, self.tensor(name)
 
@@ -102,20 +103,20 @@ class Weights(ABC):
         return True
 
     def leaves(self, name: str) -> bool:
-        """Tells whether the tensor is, without a look at its values, known to be that of the base model."""
+        """Tells whether the tensor is known to equal the base's, without reading it."""
         return False
 
     def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
-        """The change by fine-tuning, float32, if the files hold exactly that; else None."""
+        """The change from the base, float32, if the files hold exactly that; else None."""
         return None
 
     def exact(self, name: str, device: torch.device) -> torch.Tensor:
-        """The tensor; if it is computed, not rounded to its dtype."""
+        """The tensor, not rounded to its dtype if it is computed."""
         return self.tensor(name)
 
 
 class View(Weights):
-    """Other weights with other names, another order of rows, or a wider dtype."""
+    """Weights under other names, with reordered rows, or in a wider dtype."""
 
     def __init__(
         self,
@@ -127,11 +128,10 @@ class View(Weights):
     ) -> None:
         """Args:
         of: the weights.
-        names: the name there by the name here; tensors without a name here are left out. None for all.
-        rows: by the name here, the rows of a tensor in their new order.
-        dtype: of all floating-point tensors; None for their own.
-        own_base: whether the base of these adapted weights is another model than the pool's base, so
-            that what they change is no task vector.
+        names: the original name by the new one, for the tensors to keep; None for all.
+        rows: the new order of a tensor's rows, by new name.
+        dtype: of floating-point tensors; None for their own.
+        own_base: the base differs from the pool's, so the change is no task vector.
         """
         self._of = of
         self._names = dict(sorted(names.items())) if names is not None else {name: name for name in of.header}
@@ -189,10 +189,9 @@ class View(Weights):
 
 
 def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str]:
-    """Finds `names` in `reference`, as they are or with one prefix more or less: name by reference name.
+    """Finds `names` in `reference`, with or without a prefix: name by reference name.
 
-    A file of a bare encoder has ``embeddings.weight``, one of the model with a head
-    ``bert.embeddings.weight``; ``from_pretrained`` takes either for either, and so do we.
+    A bare encoder's file has ``embeddings.weight``, one with a head ``bert.embeddings.weight``.
     """
     same = {name: name for name in names if name in reference}
     best = same
@@ -210,3 +209,147 @@ def aligned(names: Collection[str], reference: Collection[str]) -> dict[str, str
             if len(match) > len(best):
                 best = match
     return best
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The factors of one weight's change, as names in the adapter's file.
+
+    Attributes:
+        down: A, (r, in); for a mixture (experts · r, in), expert by expert.
+        up: B, (out, r); for a mixture (out, r · experts), experts innermost.
+        scale: s.
+        transposed: the weight is (in, out), like an embedding or GPT-2's Conv1D.
+        magnitude: DoRA's m, (out,).
+        blocks: the numbers of diagonal blocks of A and B.
+        expert, rows: the tensor's expert and range of outputs, if it holds one expert.
+    """
+
+    down: str
+    up: str
+    scale: float
+    transposed: bool
+    magnitude: str | None = None
+    blocks: tuple[int, int] = (1, 1)
+    experts: int = 1
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A change of a bias (`lora_bias`): adds `scale` times the adapter's tensor `key`."""
+
+    key: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embedding rows that were trained whole (`trainable_token_indices`), in the tensor `key`."""
+
+    key: str
+    rows: tuple[int, ...]
+
+
+class AdaptedWeights(Weights):
+    def __init__(
+        self,
+        base: Weights,
+        files: Weights,
+        changed: Mapping[str, LowRank],
+        replaced: Mapping[str, str],
+        edited: Mapping[str, Shift | Rows],
+    ) -> None:
+        """`changed`, `replaced` and `edited` are keyed by the base's tensor."""
+        self.base, self.files = base, files
+        self.changed, self.replaced, self.edited = changed, replaced, edited
+
+    @cached_property
+    def header(self) -> Mapping[str, TensorInfo]:
+        header = dict(self.base.header)
+        for name, key in self.replaced.items():
+            info = self.files.header[key]
+            header[name] = TensorInfo(info.shape, header[name].dtype) if name in header else info
+        return dict(sorted(header.items()))
+
+    def is_in_files(self, name: str) -> bool:
+        return name not in self.changed and name not in self.edited
+
+    def leaves(self, name: str) -> bool:
+        return self.is_in_files(name) and name not in self.replaced
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.exact(name, torch.device("cpu")).to(self.header[name].torch_dtype)
+
+    def task_vector(self, name: str, device: torch.device) -> torch.Tensor | None:
+        if name in self.replaced:
+            return None
+        if isinstance(edit := self.edited.get(name), Shift):
+            return self.files.tensor(edit.key).to(device, torch.float32) * edit.scale
+        return self._change(name, device) if name in self.changed else None
+
+    def exact(self, name: str, device: torch.device) -> torch.Tensor:
+        if self.is_in_files(name):
+            return self._unchanged(name)
+        start, edit = self._unchanged(name).to(device, torch.float32), self.edited.get(name)
+        if edit is None:
+            return self._change(name, device).add_(start)
+        brought = self.files.tensor(edit.key).to(device, torch.float32)
+        if isinstance(edit, Shift):
+            return start + brought * edit.scale
+        return start.index_copy(0, torch.tensor(edit.rows, device=device), brought)
+
+    def _unchanged(self, name: str) -> torch.Tensor:
+        key = self.replaced.get(name)
+        return self.base.tensor(name) if key is None else self.files.tensor(key)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        parts = [self.base.fingerprint, self.files.fingerprint]
+        parts += [repr(sorted(plans.items())) for plans in (self.changed, self.replaced, self.edited)]
+        return xxhash.xxh3_128("\0".join(parts).encode()).hexdigest()
+
+    @property
+    def not_finite(self) -> Mapping[str, int]:
+        return self.files.not_finite
+
+    def changed_files(self) -> list[Path]:
+        return [*self.base.changed_files(), *self.files.changed_files()]
+
+    def factors(self, name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """A, (r, in), and s·B, (out, r), of the tensor `name`, float32, other axes flattened.
+
+        If one tensor holds a mixture, both have a leading axis of experts.
+        """
+        plan = self.changed[name]
+        down = self.files.tensor(plan.down).to(device, torch.float32).flatten(1)
+        up = self.files.tensor(plan.up).to(device, torch.float32).flatten(1)
+        if plan.blocks != (1, 1):
+            down, up = (
+                torch.block_diag(*factor.chunk(number))
+                for factor, number in zip((down, up), plan.blocks, strict=True)
+            )
+        if plan.experts > 1:
+            down = down.unflatten(0, (plan.experts, -1))
+            up = up.unflatten(1, (-1, plan.experts)).permute(2, 0, 1)
+        if plan.expert is not None:
+            down, up = down[plan.expert], up[plan.expert]
+        if plan.rows is not None:
+            up = up[slice(*plan.rows)]
+        return down, up * plan.scale
+
+    def _change(self, name: str, device: torch.device) -> torch.Tensor:
+        plan, shape = self.changed[name], self.header[name].shape
+        down, up = self.factors(name, device)
+        change = up @ down
+        change = (change.mT if plan.transposed else change).reshape(shape)
+        if plan.magnitude is None:
+            return change
+        weight = self._unchanged(name).to(device, torch.float32)
+        outputs = len(shape) - 1 if plan.transposed else 0
+        others = [axis for axis in range(len(shape)) if axis != outputs]
+        moved = weight + change
+        norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
+        magnitude = self.files.tensor(plan.magnitude).to(device, torch.float32).reshape(norm.shape)
+        return moved.mul_(magnitude / norm).sub_(weight)

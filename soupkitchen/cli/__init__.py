@@ -1,1 +1,1 @@
-"""The command, which alone knows Hydra, and what smaller commands share."""
+"""The command line, the only part that knows Hydra, and smaller commands."""

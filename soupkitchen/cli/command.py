@@ -10,34 +10,31 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from soupkitchen import process
 from soupkitchen.cli import config as conf
-from soupkitchen.cli.errors import explained
+from soupkitchen.cli.config import explained
 from soupkitchen.cli.startup import importing
 from soupkitchen.console import say
-from soupkitchen.errors import SoupkitchenError
 from soupkitchen.options import check_tree
+from soupkitchen.options.building import build
 from soupkitchen.options.files import CONF
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store import launch
-from soupkitchen.store.folder import RunFolder, shown
-from soupkitchen.store.layout import LEADERBOARD, REPORT, SOUP, TRAJECTORY, check_is_ours
+from soupkitchen.process import stopwatch
+from soupkitchen.store.folder import LEADERBOARD, REPORT, SOUP, TRAJECTORY, RunFolder, check_is_ours, shown
 from soupkitchen.store.lock import only_process
 from soupkitchen.store.settings import CHOICES
 
 log = logging.getLogger("soupkitchen")
 
 _CHOSEN = ("pool", "task", "method", "search")
-"""The groups whose chosen files a run's `config.yaml` notes, for the table of all runs."""
 
 conf.register_resolvers()  # here, as launchers import this module in processes of their own
 
 
 class Failed(BaseException):
-    """An error on its way past Hydra, which would otherwise put words of its own before it."""
+    """Carries an error past Hydra, which would put its own words before it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -46,11 +43,9 @@ class Failed(BaseException):
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_all(config: DictConfig) -> float:
-    """Runs one job of the command line.
+    """Runs one job; returns the soup's held-out score, for sweepers such as Optuna's.
 
-    Returns:
-        The soup's held-out score, for sweepers such as Optuna's: higher is better, so that of a loss is
-        below 0, and the direction is ``maximize`` whatever the metric.
+    A loss is negated, so the direction is always ``maximize``.
     """
     try:
         with stopwatch.run():
@@ -66,10 +61,10 @@ def run_all(config: DictConfig) -> float:
 
 
 def run(config: DictConfig) -> float:
-    """Runs one job, continues it, or reports it if it is finished; the soup's score, higher better.
+    """Runs one job, continues it, or reports it if finished; returns the soup's score, higher better.
 
     Raises:
-        SoupkitchenError: if something is wrong that the user can put right.
+        SoupkitchenError: if something is wrong that the user can fix.
     """
     conf.check_keys(config)
     folder = Path(f"{config.results_dir}/{config.name}").absolute()
@@ -80,17 +75,17 @@ def run(config: DictConfig) -> float:
         check_tree(plain)
     choices = HydraConfig.get().runtime.choices
     plain[CHOICES] = {group: choices[group] for group in _CHOSEN}
-    launch.check()
+    process.check_launch()
     _say_what_is_the_demos(config, choices)
-    if launch.size() > 1 or config.overwrite or not _is_there(folder, plain):
-        _session()(plain, folder, lambda at: _build(config, at), config.overwrite)
-    return 0.0 if launch.number() else _report(folder)
+    if process.world_size() > 1 or config.overwrite or not _is_there(folder, plain):
+        _session()(plain, folder, lambda at: _experiment(plain, at), config.overwrite)
+    return 0.0 if process.rank() else _report(folder)
 
 
 def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
     """Says once that the demo's runs or data are used, because the user named none."""
     job: Any = HydraConfig.get().job
-    if launch.number() or job.get("num", 0):
+    if process.rank() or job.get("num", 0):
         return
     own_pool = choices["pool"] != "demo" or config.pool.get("path") is not None
     if not own_pool and choices["task"] == "demo":
@@ -106,11 +101,7 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
 
 
 def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
-    """Tells whether nothing is left to do that takes runs and data; found out without heavy imports.
-
-    Raises:
-        ConfigError: if another run's results are there.
-    """
+    """Tells whether no work is left that needs runs and data, without heavy imports."""
     run = RunFolder(folder)
     if not run.is_finished:
         return False
@@ -119,25 +110,18 @@ def _is_there(folder: Path, plain: dict[str, Any]) -> bool:
         if run.is_to_be_run(plain, overwrite=False):
             return False
         if lost := run.lost(plain):
-            from soupkitchen.records.derived import make_again
+            from soupkitchen.records.results import make_again
 
             make_again(folder, lost)
         return True
 
 
-def _build(config: DictConfig, folder: Path) -> Any:
-    """The experiment that `config` describes. Cheap parts first, so that their errors come first."""
+def _experiment(options: dict[str, Any], folder: Path) -> Any:
+    """The experiment that `options` describe. Cheap parts first, so that their errors come first."""
     from soupkitchen.experiment import Experiment
 
-    parts = {}
-    for group in conf.PARTS:
-        try:
-            parts[group] = hydra.utils.instantiate(config[group], _convert_="all")
-        except HydraException as error:
-            if isinstance(error.__cause__, SoupkitchenError):
-                raise error.__cause__ from None
-            raise
-    return Experiment(**parts, folder=folder, top_k=config.top_k)
+    parts = {group: build(options[group]) for group in conf.PARTS}
+    return Experiment(**parts, folder=folder, top_k=options["top_k"])
 
 
 @cache
@@ -148,7 +132,6 @@ def _session() -> Callable[..., Any]:
 
 
 def _report(folder: Path) -> float:
-    """Updates the table of all runs and prints the leaderboard; returns the score, higher better."""
     from soupkitchen.records import greater_is_better, read_leaderboard, soups_score, update_sweep_leaderboard
     from soupkitchen.records.terminal import print_files, print_leaderboard
 

@@ -1,11 +1,12 @@
-"""The command line's words before Hydra and after it: names of runs, checks of keys, errors in plain words.
+"""Prepares the command line's words for Hydra, and checks the result.
 
-Nothing here imports torch, so `--help`, `--cfg job` and misspelt options answer at once.
+Imports no torch, so `--help`, `--cfg job` and misspelt options answer at once.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -15,30 +16,50 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from soupkitchen.cli import config as conf
 from soupkitchen.console import check_place
-from soupkitchen.errors import ConfigError
+from soupkitchen.errors import ConfigError, SoupkitchenError
 from soupkitchen.options import check_tree, files, shown
-from soupkitchen.options.words import mended
+from soupkitchen.options.kinds import mended
+from soupkitchen.store.files import NO_ROOM
 from soupkitchen.store.settings import flat, is_ignored, slug, tail
 
 CONF = files.CONF
 PARTS = ("runtime", "executor", "report", "output", "evaluation", "search", "method", "model", "task", "pool")
-"""The groups that a run is built of, the cheap ones first, so that their errors come first."""
+"""The groups of a run, cheap ones first, so that their errors come first."""
 _NAMED_BY = ("pool", "method", "search")
 _LONGEST_NAME = 120
+_REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "Nothing is lost: make room, and the same command continues"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "Give yourself the right to it, or name another results_dir=. Nothing is lost",
+    ),
+    errno.ENOENT: "Put it back, or name another results_dir=. Nothing is lost",
+    errno.ENAMETOOLONG: "Give this run a shorter name=",
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "A file is where a folder should be, or a folder where a file should be: move it, or give this run "
+        "another name= or results_dir=",
+    ),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+        "That is the machine's fault, not the run's: once it is well, the same command continues",
+    ),
+}
 
 
 def register_resolvers() -> None:
-    """Makes ``${run_name:…}`` known to OmegaConf."""
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def sweepable(words: Sequence[str]) -> list[str]:
     """Puts `-m` first, and makes each option of a swept group a sweep of one value.
 
-    For ``-m method=ties,dare_ties method.sparsifier.density=0.3`` Hydra first composes the words that are not
-    swept, and would look for that option in the default method. An experiment may sweep, too.
+    Otherwise, for ``-m method=ties,dare_ties method.sparsifier.density=0.3``, Hydra would look for the option
+    in the default method. An experiment may sweep, too.
     """
     flags = {"-m", "--multirun"} & set(words)
     words = [word for word in words if word not in flags]  # amid other words it would end them
@@ -66,18 +87,16 @@ def sweepable(words: Sequence[str]) -> list[str]:
 
 
 def _experiment(name: str) -> Mapping[str, Any]:
-    """The YAML of one of our experiments; empty if there is none of that name."""
     return files.written(CONF / "experiment" / f"{name}.yaml")
 
 
 def _sweep_of(experiment: Mapping[str, Any]) -> set[str] | None:
-    """The options that an experiment sweeps over; None if it is no sweep."""
     ours = experiment.get("hydra", {})
     return set(ours.get("sweeper", {}).get("params", ())) if ours.get("mode") == "MULTIRUN" else None
 
 
 def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
-    """Tells whether an experiment says nothing of a run that the name of the run does not say, too."""
+    """Tells whether the experiment sets nothing beyond its sweep that names a run."""
     if _sweep_of(experiment) is None or experiment.keys() - {"defaults", "hydra"}:
         return False
     named = [f"override /{group}" for group in _NAMED_BY]
@@ -86,16 +105,15 @@ def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
-    """Writes `method.coefficients` as `method.weights`, and `model.options` with Hydra's plus signs."""
+    """Renames `method.coefficients` to `method.weights`, and adds Hydra's plus signs to `model.options`."""
     words = [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
     return [re.sub(r"^(?=model\.options\.)", "++", word) for word in words]
 
 
 def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """Names a run by pool, method and search, then by all other overrides, in any order.
+    """Names a run by pool, method and search, then by other overrides, in any order.
 
-    Options that only say how to run (device, workers, …) have no part in it, nor has an experiment that is a
-    sweep.
+    Options that only affect how it runs (device, workers) are left out, and so is an experiment that sweeps.
     """
     parts = {group: choices[group] for group in _NAMED_BY}
     others = []
@@ -119,7 +137,7 @@ def run_name(choices: Mapping[str, str], overrides: Sequence[str]) -> str:
 
 
 def explain(message: str) -> str:
-    """Rewrites a message of Hydra's about the command line, with the nearest right word if one is near."""
+    """Rewrites Hydra's message about the command line, with the nearest right word if there is one."""
     if match := re.search(r"Could not override '(?:[^']*@)?([^']+)'", message):
         wrong = match[1]
         if wrong in _known_keys():
@@ -153,10 +171,10 @@ def explain(message: str) -> str:
 
 
 def check_keys(config: DictConfig) -> None:
-    """Checks a composition's keys and its top level, without importing anything that it names.
+    """Checks a composition's keys and top level, without importing what it names.
 
     Raises:
-        ConfigError: for an option that nothing reads, that is missing, or, at the top level, that is wrong.
+        ConfigError: if an option is unknown, missing or, at the top level, wrong.
     """
     groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
     for key in map(str, config):
@@ -174,11 +192,11 @@ def check_keys(config: DictConfig) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Checks mistakes that Hydra does not explain.
+    """Checks for mistakes that Hydra does not explain.
 
     Raises:
-        ConfigError: if a group is taken away or given no name, a value needs quotes, or there is no folder
-            to work in.
+        ConfigError: if a group is removed or has no name, a value needs quotes, or there is no working
+            directory.
     """
     check_place()
     for word in words:
@@ -207,7 +225,6 @@ def _names_nothing(group: str, value: Any) -> ConfigError:
 
 @cache
 def _known_keys() -> list[str]:
-    """Lists every option of every file of `conf/`."""
     keys = set(flat(files.load(CONF / "config.yaml")))
     for file in CONF.glob("*/*.yaml"):
         keys.add(group := file.parent.name)
@@ -217,10 +234,31 @@ def _known_keys() -> list[str]:
 
 
 def _nearest(wrong: str, keys: Sequence[str]) -> str | None:
-    """Guesses the right key: one with a similar last word, in the same group first; else one like it."""
+    """The likely key: one with a similar last word, preferably in the same group; else a similar one."""
     group, last = wrong.split(".")[0], wrong.rsplit(".", 1)[-1]
     for among in ([key for key in keys if key.split(".")[0] == group], keys):
         ends = {key.rsplit(".", 1)[-1]: key for key in reversed(among)}
         if near := difflib.get_close_matches(last, ends, n=1, cutoff=0.7):
             return ends[near[0]]
     return next(iter(difflib.get_close_matches(wrong, keys, n=1)), None)
+
+
+def explained(error: BaseException) -> str | None:
+    """The error in plain words; None if only a programmer can fix it."""
+    if isinstance(error, SoupkitchenError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return conf.explain(_messages(error))
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        cannot = "be written" if error.errno in NO_ROOM else "be used"
+        return f"{error.filename or 'a file'} cannot {cannot} ({error.strerror}). {_REMEDIES[error.errno]}"
+    return None
+
+
+def _messages(error: BaseException | None) -> str:
+    messages: list[str] = []
+    while error is not None:
+        if str(error) and str(error) not in messages:
+            messages.append(str(error))
+        error = error.__cause__
+    return "\n".join(messages)

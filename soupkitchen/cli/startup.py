@@ -1,7 +1,8 @@
-"""Starting up and ending: standard streams, faster imports, and ending at once when that is asked for."""
+"""Starting up and ending: standard streams, faster imports, ending at once, and commands on folders."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import io
@@ -12,20 +13,21 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from soupkitchen.store import launch
+from soupkitchen import process
+from soupkitchen.errors import SoupkitchenError
 
 _importing = False
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as SLURM and container runtimes send it."""
+    """SIGTERM, as sent by SLURM and container runtimes."""
 
 
 @contextlib.contextmanager
 def standard_streams() -> Iterator[None]:
-    """Lets a command print whatever its streams are: closed (``>&-``), or unread (``| head``).
+    """Lets a command print if its streams are closed (``>&-``) or unread (``| head``).
 
-    If nobody reads its stdout any more, the process ends with 141, as other commands do.
+    If nobody reads its stdout any more, the process exits with 141, as others do.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # or a file of ours would be stdout
         pass
@@ -45,7 +47,7 @@ def standard_streams() -> Iterator[None]:
 
 
 def end_when_asked() -> None:
-    """Makes SIGINT raise `KeyboardInterrupt`, SIGTERM `Terminated`. While `importing`, they end it."""
+    """SIGINT raises `KeyboardInterrupt`, SIGTERM `Terminated`. While `importing`, both end the process."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in the background
         signal.signal(signal.SIGINT, _asked)
     signal.signal(signal.SIGTERM, _asked)
@@ -59,10 +61,10 @@ def _asked(number: int, frame: FrameType | None) -> None:
 
 
 def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
-    """Says that the process was stopped, and ends it: threads of libraries are not waited for."""
+    """Reports that the process was stopped, and ends it without waiting for libraries' threads."""
     terminated = isinstance(stop, Terminated)
     with contextlib.suppress(OSError, ValueError):  # nobody may be reading any more
-        if launch.number():
+        if process.rank():
             and_then = ""
         print(f"{'terminated' if terminated else 'interrupted'}{and_then}", file=sys.stderr, flush=True)
     os._exit(143 if terminated else 130)
@@ -70,10 +72,9 @@ def end(stop: KeyboardInterrupt, and_then: str) -> NoReturn:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Keeps the garbage collector out of the imports of a process, once and before its work.
+    """Disables garbage collection during a process's imports.
 
-    Modules are many thousands of objects that stay. The collector would walk through all of them time and
-    again while they are imported, while the process works, and when it ends.
+    Modules are many thousands of permanent objects, which the collector would walk again and again.
     """
     global _importing
     gc.disable()
@@ -84,3 +85,25 @@ def importing() -> Iterator[None]:
         _importing = False
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def small_command() -> Iterator[None]:
+    """Shows errors that the user can put right, and exits with 1."""
+    with standard_streams():
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except (SoupkitchenError, OSError) as error:
+            from soupkitchen.console import say  # it takes a moment, in which a signal may come
+
+            say(f"error: {error}")
+            sys.exit(1)
+
+
+def parser_of(command: str, about: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m soupkitchen.<command>`; `--help` shows the first line of `about`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m soupkitchen.{command}", description=(about or "").splitlines()[0]
+    )

@@ -30,8 +30,8 @@ from soupkitchen.evaluation.live import LiveModel
 from soupkitchen.evaluation.outcome import Evaluation
 from soupkitchen.evaluation.scoring import Examples, Listed, Order, Piece, Progress, Threshold, score_batches
 from soupkitchen.metrics import Rows, take
+from soupkitchen.process import stopwatch
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
@@ -305,7 +305,7 @@ class Evaluator:
         return outputs
 
     def _batch(self, prepared: _Prepared, numbers: np.ndarray) -> Batch:
-        batch = prepared.task.collator(self.processor)(list(prepared.data.select(numbers)))
+        batch = prepared.task.collate(list(prepared.data.select(numbers)), self.processor)
         return send_to_device(dict(batch), self.accelerator.device)
 
     def prepared(self, split: str) -> dict[str, datasets.Dataset]:
@@ -420,6 +420,6 @@ class Evaluator:
             every = np.asarray(data[column][:])
             lengths, corpus = every[:size], corpus[np.argsort(-every[size:], kind="stable")]
             data = data.remove_columns(column)
-        collate, device = task.collator(self.processor), self.accelerator.device
+        collate, device = partial(task.collate, processor=self.processor), self.accelerator.device
         batches = Batches(data, collate, device, self._memory, self._workers)
         return _Prepared(task, data, Listed(references, lengths, corpus), batches)

@@ -21,8 +21,7 @@ import xxhash
 from soupkitchen.checkpoints import Pool
 from soupkitchen.evaluation.evaluator import Evaluator
 from soupkitchen.soup import Recipe, check_unchanged
-from soupkitchen.store.digests import digest
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import digest, source_of
 from soupkitchen.tasks.base import Task
 
 

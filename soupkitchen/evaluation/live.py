@@ -24,7 +24,7 @@ from soupkitchen.checkpoints.fingerprints import tensor_blocks
 from soupkitchen.checkpoints.names import NameMap, Slots, kept_in_float32
 from soupkitchen.errors import CheckpointError
 from soupkitchen.models import Loading, Maker, Transformers
-from soupkitchen.stopwatch import stopwatch
+from soupkitchen.process import stopwatch
 
 log = logging.getLogger(__name__)
 

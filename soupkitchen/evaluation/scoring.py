@@ -21,8 +21,8 @@ from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.prediction import Known
 from soupkitchen.evaluation.statistics import mcnemar, right_or_wrong
 from soupkitchen.metrics import Rows, take
+from soupkitchen.process import stopwatch
 from soupkitchen.search import AcceptRule
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.tasks import Several
 
 BUCKET = 4

@@ -19,8 +19,7 @@ from soupkitchen.evaluation.runtime import Runtime
 from soupkitchen.models import Maker, Transformers
 from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
-from soupkitchen.tasks.cells import is_unknown, template_columns
-from soupkitchen.tasks.columns import with_columns
+from soupkitchen.tasks.columns import is_unknown, template_columns, with_columns
 from soupkitchen.tasks.files import count_overlap
 
 log = logging.getLogger(__name__)

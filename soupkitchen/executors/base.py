@@ -16,8 +16,8 @@ from soupkitchen.evaluation import Evaluation, Evaluator, Identity, Part, Thresh
 from soupkitchen.evaluation.identity import own_code, versions
 from soupkitchen.evaluation.scoring import Examples, Order, Piece, Progress, score_batches
 from soupkitchen.metrics import Rows, take
+from soupkitchen.process import stopwatch
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
-from soupkitchen.stopwatch import stopwatch
 from soupkitchen.store.digests import digest
 from soupkitchen.tasks import Several
 

@@ -22,11 +22,11 @@ import numpy as np
 import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache
 
+from soupkitchen import process
 from soupkitchen.errors import MachineError, calling
 from soupkitchen.executors.base import Bench, Executor, Request, Scoring
 from soupkitchen.metrics import Rows
 from soupkitchen.soup import Recipe
-from soupkitchen.store import launch
 
 _PATIENCE = timedelta(days=30)
 """The longest work of one process while others wait; a lost process is noticed at once."""
@@ -50,7 +50,7 @@ class ProcessGroup:
     @classmethod
     def joined(cls) -> ProcessGroup | None:
         """The group of this launch; None for a single process."""
-        return cls() if launch.size() > 1 else None
+        return cls() if process.world_size() > 1 else None
 
     def tell(self, message: Any) -> None:
         """Sends a message to the others; for the first process."""

@@ -45,21 +45,33 @@ from soupkitchen.models import Auto, Models
 from soupkitchen.models.processors import warn_of_files
 from soupkitchen.options.building import build, describe
 from soupkitchen.output import Output, mergekit, prove_filling
-from soupkitchen.output.hub import check_hub, push
+from soupkitchen.output.card import check_hub, push
 from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
-from soupkitchen.records.derived import report
+from soupkitchen.process import stopwatch
+from soupkitchen.records.results import report
 from soupkitchen.records.terminal import Display
 from soupkitchen.search import Facts, Ranked, Search
 from soupkitchen.search.base import confidence_of
 from soupkitchen.soup import Mixer, Recipe, Soup, StateMemory
 from soupkitchen.soup.coefficients import layers
 from soupkitchen.soup.reader import ReadAhead
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store import checksums
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
 from soupkitchen.store.files import recover
-from soupkitchen.store.layout import EVALUATIONS, JOURNAL, MAP, MERGEKIT, RECIPE, SOUP, has_weights
+from soupkitchen.store.folder import (
+    DERIVED,
+    EVALUATIONS,
+    JOURNAL,
+    MAP,
+    MERGEKIT,
+    RECIPE,
+    SOUP,
+    altered,
+    clear_unfinished,
+    has_weights,
+    note_checksums,
+    set_aside,
+)
 from soupkitchen.store.settings import flat
 from soupkitchen.tasks import Several, Task
 
@@ -113,7 +125,7 @@ class Experiment:
         warn_of_splits(tasks, splits)
         warn_of_files(self.pool.reference)
         recover(self.folder / SOUP)
-        checksums.clear_unfinished(self.folder)
+        clear_unfinished(self.folder)
         with Display(self._examples_at_most(evaluator)) as display:
             ledger = Ledger(self.folder, [display, *observers])
             elsewhere = replace(self, executor=Local()).bench
@@ -170,8 +182,8 @@ class Experiment:
         judge = Judge(rule, scores, recipes, self.evaluation.stopping, skips=search.guaranteed)
         soup, ranking = find_soup(search, ranking, judge, steps)
         saved = ledger.saved()
-        lost = checksums.altered(self.folder)
-        checksums.set_aside(self.folder, lost.keys() - checksums.DERIVED - {JOURNAL})
+        lost = altered(self.folder)
+        set_aside(self.folder, lost.keys() - DERIVED - {JOURNAL})
         if not (saved and has_weights(self.folder / SOUP)):
             with stopwatch.part("saving"):
                 save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
@@ -193,7 +205,7 @@ class Experiment:
             log.info("pushed   %s", url)
         last = partial(report, self.folder) if self.report.write else lambda: None
         ledger.finish(scores.tasks.greater_is_better, taken, last)
-        checksums.note(self.folder)
+        note_checksums(self.folder)
 
     def _write_recipe(self, recipe: Recipe, evaluator: Evaluator) -> None:
         live = evaluator.live

@@ -24,7 +24,7 @@ from soupkitchen.records.run import Run
 from soupkitchen.soup import Recipe
 from soupkitchen.soup.mixer import task_vector_gram
 from soupkitchen.store.files import write_text
-from soupkitchen.store.layout import SOUP
+from soupkitchen.store.folder import SOUP
 from soupkitchen.tasks import Several, Task
 
 

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 from soupkitchen.errors import JournalError
 from soupkitchen.experiment.measuring import UNKNOWN, Peak
 from soupkitchen.records import Entry, Step, append_csv, leaderboard, trajectory, write_csv
-from soupkitchen.records.trajectory import table_of, tasks_of
-from soupkitchen.store.events import CONTRIBUTION, ENTRY, STEP, Event
-from soupkitchen.store.journal import FORMAT, Journal, read
-from soupkitchen.store.layout import JOURNAL, LEADERBOARD, TRAJECTORY
+from soupkitchen.records.tables import table_of, tasks_of
+from soupkitchen.store.folder import JOURNAL, LEADERBOARD, TRAJECTORY
+from soupkitchen.store.journal import CONTRIBUTION, ENTRY, FORMAT, STEP, Event, Journal, read
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from soupkitchen.process import stopwatch
 from soupkitchen.records import write_csv
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store.layout import PROFILE
+from soupkitchen.store.folder import PROFILE
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from soupkitchen.search.base import OnError
 from soupkitchen.soup import Recipe
 from soupkitchen.store.digests import digest
 from soupkitchen.store.evaluations import EvaluationCache
-from soupkitchen.store.events import Event
+from soupkitchen.store.journal import Event
 from soupkitchen.tasks import Several
 
 _ROWS, _ORDER = "rows ", "order "

@@ -14,6 +14,7 @@ import datasets
 import pandas as pd
 import transformers
 
+from soupkitchen import process
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.folders import check_folder
 from soupkitchen.errors import ConfigError, SaveError, SoupkitchenError, calling
@@ -23,17 +24,16 @@ from soupkitchen.experiment.experiment import Experiment
 from soupkitchen.experiment.ledger import last_recipe
 from soupkitchen.models import Loading, Transformers, maker_named
 from soupkitchen.options.building import targets
+from soupkitchen.process import stopwatch
 from soupkitchen.records import read_csv, read_leaderboard, separated, soups_score
-from soupkitchen.records.derived import make_again
-from soupkitchen.records.trajectory import COLUMNS
+from soupkitchen.records.results import make_again
+from soupkitchen.records.tables import COLUMNS
+from soupkitchen.records.trackers import Trackers
 from soupkitchen.soup import Recipe
-from soupkitchen.stopwatch import stopwatch
-from soupkitchen.store import journal, launch
-from soupkitchen.store.documents import about, read_yaml
-from soupkitchen.store.folder import RunFolder
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY, check_is_ours
+from soupkitchen.store import journal
+from soupkitchen.store.files import about, read_yaml
+from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY, RunFolder, check_is_ours
 from soupkitchen.store.lock import only_process, soft_if_refused
-from soupkitchen.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def carry_out(
         build: makes the experiment; called only if there is work to do.
         overwrite: move earlier results aside.
     """
-    launch.check()
+    process.check_launch()
     with stopwatch.run(), soft_if_refused():
         group = ProcessGroup.joined()
         if group is None:

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.options import is_number, words
+from soupkitchen.options import is_number, kinds
 
 Weights = Mapping[str, Any]
 """Numbers by name of run; ``{by: score, temperature: T}``; or ``{by: step, decay: NAME}``."""
@@ -173,9 +173,9 @@ def check_names(weights: Weights | None, runs: Sequence[str]) -> None:
         if name not in runs:
             near = difflib.get_close_matches(name, runs, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            word = words.mapping("method.weights", {(near or list(runs))[0]: "1"})
+            word = kinds.mapping("method.weights", {(near or list(runs))[0]: "1"})
             how = f"; on a command line write {word}" if word else "; a list of runs gives runs other names"
-            shown = "" if all(map(words.is_plain, runs)) else how
+            shown = "" if all(map(kinds.is_plain, runs)) else how
             raise ConfigError(
                 f"method.weights.{name}: no run of the pool is called so.{hint} There are {', '.join(runs)}"
                 f"{shown}"

@@ -1,10 +1,9 @@
-"""Metrics that need no network, and those of one's own.
+"""Metrics that need no network, and your own.
 
-A shipped metric is a class with a `name` in a file of this folder, and imports nothing heavy before it is
-computed. `soupkitchen.metrics.load` finds these, then classes elsewhere, then metrics of `evaluate`.
+A shipped metric is a class with a `name` in a file here; it imports nothing heavy before use. `load` finds
+these, then other classes, then metrics of `evaluate`.
 """
 
-from soupkitchen.metrics.base import Rows, Score, TaskMetric, installed, take, weighted_mean
-from soupkitchen.metrics.loading import load, shipped
+from soupkitchen.metrics.base import Rows, Score, TaskMetric, installed, load, shipped, take, weighted_mean
 
 __all__ = ["Rows", "Score", "TaskMetric", "installed", "load", "shipped", "take", "weighted_mean"]

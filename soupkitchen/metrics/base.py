@@ -1,62 +1,77 @@
-"""A metric as the rest of soupkitchen sees it: higher is better, per example if it can be."""
+"""A metric as the rest of soupkitchen sees it: higher is better, per example if it can be.
+
+Found by name: shipped, a class of one's own, or one of `evaluate`, on disk or on the hub.
+"""
 
 from __future__ import annotations
 
 import math
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import Any, Literal, NewType
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NewType
 
 import numpy as np
 
-from soupkitchen.errors import ConfigError, MetricError, calling
+from soupkitchen.errors import ConfigError, MetricError, calling, did_you_mean
 from soupkitchen.options.building import TARGET
-from soupkitchen.store.provenance import source_of
+from soupkitchen.store.digests import source_of
 
 Rows = Sequence[Any] | np.ndarray
 """One entry an example."""
 
 Inputs = Literal["labels", "logits", "texts", "values", "likelihoods"]
-"""A metric's predictions: labels, rows of logits, texts, numbers, or rows of (nats, tokens, bytes)."""
+"""Predictions: labels, rows of logits, texts, numbers, or rows of (nats, tokens, bytes)."""
 
 _ROUNDING = 1e-9
-"""The relative amount by which rounding may lift a value above the best."""
+"""Relative rounding error allowed above the best value."""
 
 Score = NewType("Score", float)
-"""A metric's value turned so that higher is better: a loss is negated, once, here."""
+"""A metric's value, higher better: a loss is negated, once, here."""
+HUB_PREFIX = "hub:"
+_SCORING = ("per_example", "statistics", "of", "compute")
+"""Each metric has one of these; see `TaskMetric`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A shipped metric: from 0 to 1 unless it says otherwise. Two of one class and options are equal."""
+
+    best: ClassVar[float | None] = 1.0
 
 
 @dataclass(frozen=True)
 class TaskMetric:
     """A metric with its name, direction and inputs.
 
-    The metric itself is a plain object. It has one of these, the first of which is used:
+    `module` is a plain object with one of these; the first that it has is used:
 
     - ``per_example(predictions, references)``: one number an example; the score is their mean;
-    - ``statistics(predictions, references)``: numbers (examples, k); the score is ``of_statistics(sum)`` of
-      their sum over examples, so that a resample costs a sum;
-    - ``of(predictions, references)``: the score of all examples, quick enough for a thousand resamples;
+    - ``statistics(predictions, references)``: numbers (examples, k); the score is ``of_statistics`` of their
+      sum, so a resample costs a sum;
+    - ``of(predictions, references)``: the score of all examples, fast enough for a thousand resamples;
     - ``compute(predictions, references, **options)``: a mapping with the score, as in `evaluate`.
 
-    It may have these, too, unless `compute` is given options:
+    It may also have these, unless `compute` gets options:
 
-    - ``weights(references)``: the weights of the mean, if examples weigh differently;
-    - ``link(mean)``: a strictly increasing function that makes the score of the mean;
-    - ``best``: the best value that an example (or, without `per_example`, the whole) can have. Decisions can
-      be taken early with it;
-    - ``binary``: true if each example is right or wrong, 1 or 0;
-    - ``name``, ``greater_is_better``, ``inputs``: what `load` takes if its arguments do not say.
+    - ``weights(references)``: the examples' weights in the mean;
+    - ``link(mean)``: a strictly increasing function from mean to score;
+    - ``best``: the best value of an example (without `per_example`, of the score), for early decisions;
+    - ``binary``: True if each example is 1 or 0;
+    - ``name``, ``greater_is_better``, ``inputs``: defaults for `load`.
 
     Attributes:
-        name: the metric's name in tables.
+        name: the name in tables.
         module: the metric itself.
-        key: the entry of the result of `module.compute` that is the score.
+        key: the score's entry in the result of `compute`.
         greater_is_better: False for a loss.
         inputs: the kind of predictions.
-        options: those that `module` was made with, or further arguments of its `compute`.
-        arguments: those of `load`; None if `load` did not make it.
+        options: made `module`, or go to its `compute`.
+        arguments: of `load`, or None.
     """
 
     name: str
@@ -68,13 +83,13 @@ class TaskMetric:
     arguments: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def identity(self) -> list[str]:
-        """Lists the facts that scores depend on beside predictions and references: source and options."""
+        """Facts that scores depend on, besides predictions and references."""
         options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
         shipped = type(self.module).__module__.startswith("soupkitchen.")  # these have a version
         return [self.name, options, *([] if shipped else source_of(type(self.module)))]
 
     def describe(self) -> dict[str, Any]:
-        """The tree from which `soupkitchen.options.building.build` makes it: the arguments of `load`.
+        """The arguments of `load`, as a tree for `soupkitchen.options.building.build`.
 
         Raises:
             ConfigError: if `load` did not make it.
@@ -90,7 +105,7 @@ class TaskMetric:
         """The score of all examples, higher better.
 
         Raises:
-            MetricError: if the metric refuses the input or gives no `key`.
+            MetricError: if the metric refuses the input or returns no `key`.
         """
         values = self.per_example(predictions, references)
         if values is not None:
@@ -109,7 +124,7 @@ class TaskMetric:
         )
 
     def per_example(self, predictions: Rows, references: Rows) -> np.ndarray | None:
-        """One value an example, higher better, NaN if its prediction is; None if the score is no mean."""
+        """One value an example, higher better, NaN for NaN predictions; None if the score is no mean."""
         if not self.is_mean:
             return None
         scored = np.flatnonzero(~lost(predictions))
@@ -122,22 +137,22 @@ class TaskMetric:
         return self._checked(self._turned(1.0) * values)
 
     def weights(self, references: Rows) -> np.ndarray | None:
-        """The weights of the examples' values in the score; None if all weigh the same."""
+        """The examples' weights in the score; None if equal."""
         weights = self._own("weights")
         return weights and numbers(weights(references), (len(references),))
 
     def of_values(self, values: np.ndarray, weights: np.ndarray | None = None) -> Score:
-        """The score that follows from the examples' values. It grows with each of them."""
+        """The score from the examples' values; it grows with each."""
         return self.of_mean(float(weighted_mean(values, weights)))
 
     def of_mean(self, mean: float) -> Score:
-        """The score that follows from the mean of the examples' values, weighted if these are."""
+        """The score from the (weighted) mean of the examples' values."""
         if link := self._own("link"):
             return self._turned(float(link(self._turned(mean))))
         return Score(mean)
 
     def quick(self, predictions: Rows, references: Rows) -> Score | None:
-        """The score of all examples, if it is no mean and the metric offers it quickly; else None."""
+        """The score of all examples, if it is no mean and fast to compute; else None."""
         if self.is_mean or not self.can_be_resampled:
             return None
         if lost(predictions).any():
@@ -151,53 +166,53 @@ class TaskMetric:
         return score
 
     def statistics(self, predictions: Rows, references: Rows) -> np.ndarray | None:
-        """Each example's part of the sum from which the score follows by `of_statistics`; or None."""
+        """Each example's summand for `of_statistics`, or None."""
         if not self._own("statistics"):
             return None
         with self._computing():
             return numbers(self.module.statistics(predictions, references))
 
     def of_statistics(self, total: np.ndarray) -> Score:
-        """The score that follows from the sum of examples' statistics."""
+        """The score from the sum of examples' statistics."""
         return self._turned(float(self.module.of_statistics(total)))
 
     @property
     def is_mean(self) -> bool:
-        """Tells whether the score follows from one value an example."""
+        """True if the score follows from one value an example."""
         return self._own("per_example") is not None
 
     @property
     def is_plain_mean(self) -> bool:
-        """Tells whether the score is nothing but the mean of the examples' values."""
+        """True if the score is the mean of these values, without weights or `link`."""
         return self.is_mean and not (self._own("weights") or self._own("link"))
 
     @property
     def can_be_resampled(self) -> bool:
-        """Tells whether the score of a resample of the examples can be had quickly."""
+        """True if scores of resamples are fast."""
         return any(self._own(function) for function in ("per_example", "statistics", "of"))
 
     @property
     def best(self) -> float:
-        """The most that an example's value can be, or the score if examples have none; higher better."""
+        """The best value of an example, or the best score if there are none; higher better."""
         best = self._own("best")
         return math.inf if best is None else self._turned(float(best))
 
     @property
     def best_score(self) -> float:
-        """The most that the score can be, higher better."""
+        """The best score, higher better."""
         return self.of_mean(self.best) if self.is_mean and math.isfinite(self.best) else self.best
 
     @property
     def binary(self) -> bool:
-        """Tells whether each example's value is 0 or 1."""
+        """True if each example's value is 0 or 1."""
         return bool(self._own("binary"))
 
     def shown(self, score: float) -> float:
-        """`score` with the metric's own sign, as tables show it."""
+        """`score` with the metric's own sign, for tables."""
         return float(self._turned(score))
 
     def _checked(self, values: np.ndarray) -> np.ndarray:
-        """The values, higher better; one above the best would stop candidates that may still win.
+        """The values. One above the best would stop candidates that may still win.
 
         Raises:
             MetricError: if there is one.
@@ -215,7 +230,7 @@ class TaskMetric:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Says in plain words that the metric refuses its input."""
+        """Turns the metric's errors into `MetricError`."""
         try:
             with calling(f"task.metric={self.name}"):
                 yield
@@ -223,7 +238,7 @@ class TaskMetric:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 
     def _own(self, name: str) -> Any:
-        """An attribute of the metric; None if there is none, or if options may make it untrue."""
+        """An attribute of `module`; None if there is none, or if options may change it."""
         if self.options and hasattr(self.module, "compute"):
             return None
         return getattr(self.module, name, None)
@@ -233,7 +248,7 @@ class TaskMetric:
 
 
 def lost(predictions: Rows) -> np.ndarray:
-    """Marks predictions that are NaN, which stands for outputs that are not finite: bool (examples,)."""
+    """Marks NaN predictions, from outputs that are not finite: bool (examples,)."""
     if isinstance(predictions, np.ndarray) and predictions.dtype != object:
         if predictions.dtype.kind != "f":
             return np.zeros(len(predictions), bool)
@@ -242,10 +257,10 @@ def lost(predictions: Rows) -> np.ndarray:
 
 
 def numbers(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Numbers of any kind, or a tensor on any device, as float64.
+    """Any numbers, or a tensor on any device, as float64.
 
     Raises:
-        ValueError: if they are of another shape than `shape`.
+        ValueError: if they do not have `shape`.
     """
     if not isinstance(values, np.ndarray):
         values = values.tolist() if hasattr(values, "tolist") else list(values)
@@ -257,17 +272,17 @@ def numbers(values: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The mean over the last axis; without `weights` all weigh the same."""
+    """The mean over the last axis."""
     return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
 
 
 def take(rows: Rows, indices: np.ndarray) -> Rows:
-    """The rows of these numbers."""
+    """The rows with these numbers."""
     return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
 
 
 def installed(package: str, extra: str) -> Any:
-    """A package that comes with one of soupkitchen's extras, imported when it is needed.
+    """Imports a package of one of soupkitchen's extras.
 
     Raises:
         MetricError: if it is not installed.
@@ -278,3 +293,105 @@ def installed(package: str, extra: str) -> Any:
         raise MetricError(
             f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
         ) from error
+
+
+# Metrics by name
+
+
+def shipped() -> list[str]:
+    """Names of the shipped metrics."""
+    return sorted(_classes())
+
+
+def load(
+    name: str,
+    key: str | None = None,
+    greater_is_better: bool | None = None,
+    inputs: Inputs | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> TaskMetric:
+    """Loads the metric called `name`.
+
+    Args:
+        name: one of `shipped()`, a class as ``my_module.Recall``, the path of an `evaluate` script or its
+            folder, or a name on the hub; ``hub:accuracy`` skips the shipped one.
+        key: the score's entry in the metric's result. Default: the metric's name.
+        greater_is_better: False for a loss. Default: the metric's own.
+        inputs: the kind of predictions. Default: the metric's own, or "labels".
+        options: arguments of the class, or of the script's `compute`.
+
+    Raises:
+        MetricError: if there is no such metric, or the hub cannot be reached.
+    """
+    given = {"key": key, "greater_is_better": greater_is_better, "inputs": inputs}
+    arguments = {"name": name, **given, "options": None if options is None else dict(options)}
+    kind = _class(name)
+    metric = _script(name) if kind is None else _made(name, kind, options)
+    own = getattr(metric, "name", type(metric).__name__)
+    if key not in (None, own) and not hasattr(metric, "compute"):
+        raise MetricError(f"task.metric.key={key}: {name} gives {own} only; leave it null")
+    says = {o: getattr(metric, o) for o in ("greater_is_better", "inputs") if hasattr(metric, o)}
+    chosen = {"key": own, **says, **{o: value for o, value in given.items() if value is not None}}
+    label = own if kind else Path(name.removeprefix(HUB_PREFIX)).stem
+    return TaskMetric(label, metric, options=dict(options or {}), arguments=arguments, **chosen)
+
+
+@cache
+def _classes() -> dict[str, type]:
+    """The shipped metrics by name."""
+    classes = {}
+    for file in pkgutil.iter_modules([str(Path(__file__).parent)], f"{__package__}."):
+        for kind in vars(import_module(file.name)).values():
+            name = getattr(kind, "name", None)
+            if isinstance(kind, type) and kind.__module__ == file.name and isinstance(name, str):
+                classes[name] = kind
+    return classes
+
+
+def _class(name: str) -> type | None:
+    """The class of a shipped or dotted name, or None."""
+    if name in _classes():
+        return _classes()[name]
+    module, _, attribute = name.rpartition(".")
+    dotted = all(part.isidentifier() for part in name.split("."))
+    if not (module and dotted) or attribute == "py":
+        return None
+    try:
+        with calling("its module"):
+            kind = getattr(import_module(module), attribute)
+    except Exception as error:  # it is the user's code that runs here
+        raise MetricError(
+            f"task.metric.name={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what "
+            "is installed"
+        ) from error
+    if not isinstance(kind, type) or not any(hasattr(kind, function) for function in _SCORING):
+        raise MetricError(
+            f"task.metric.name={name} is no metric: it should be a class with one of the functions "
+            f"{', '.join(_SCORING)}"
+        )
+    return kind
+
+
+def _made(name: str, kind: type, options: Mapping[str, Any] | None) -> Any:
+    """The metric of a class; if it has `compute`, that takes the options."""
+    try:
+        return kind() if hasattr(kind, "compute") else kind(**options or {})
+    except TypeError as error:
+        raise MetricError(
+            f"task.metric.options={dict(options or {})}: {name} refuses them ({error})"
+        ) from error
+
+
+def _script(name: str) -> Any:
+    import evaluate  # slow to import, and few use its metrics
+
+    try:
+        return evaluate.load(name.removeprefix(HUB_PREFIX), keep_in_memory=True)
+    except (FileNotFoundError, ConnectionError, OSError) as error:
+        raise MetricError(
+            f"task.metric.name={name}: no metric of that name is shipped, none lies at that path, and the "
+            f"hub could not be reached for one. Shipped, and usable offline: {', '.join(shipped())}"
+            f"{did_you_mean(name, shipped())}"
+        ) from error
+    except ImportError as error:
+        raise MetricError(f"task.metric.name={name}: {error}") from error

@@ -1,22 +1,19 @@
-"""Metrics of labels: shares of what is right, F1 scores, and numbers that thresholds turn into labels."""
+"""Metrics of labels: accuracy, F1 scores, and thresholds on numbers."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from soupkitchen.metrics.base import installed
+from soupkitchen.metrics.base import Metric, installed
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """The share of predicted labels, or rows of 0 and 1, that equal the reference."""
+class Accuracy(Metric):
+    """The share of labels, or rows of 0 and 1, that are right."""
 
     name = "accuracy"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> np.ndarray:
@@ -24,24 +21,20 @@ class Accuracy:
         return equal.reshape(len(equal), -1).all(axis=1)
 
 
-@dataclass(frozen=True)
-class ExactMatch:
-    """The share of predictions, texts or labels, that equal the reference to the letter."""
+class ExactMatch(Metric):
+    """The share of texts or labels that equal the reference exactly."""
 
     name = "exact_match"
-    best = 1.0
     binary = True
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
         return [str(p) == str(r) for p, r in zip(predictions, references, strict=True)]
 
 
-@dataclass(frozen=True)
-class TokenAccuracy:
-    """The share of tags that equal the reference, over all examples together."""
+class TokenAccuracy(Metric):
+    """The share of right tags, over all examples together."""
 
     name = "token_accuracy"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         pairs = zip(predictions, references, strict=True)
@@ -51,16 +44,14 @@ class TokenAccuracy:
         return [len(tags) for tags in references]
 
 
-@dataclass(frozen=True)
-class MacroF1:
-    """The unweighted mean over labels of the F1 score of each: 2·TP / (2·TP + FP + FN), or 0.
+class MacroF1(Metric):
+    """The unweighted mean of the labels' F1 scores: 2·TP / (2·TP + FP + FN), or 0.
 
-    As in scikit-learn's ``f1_score(average="macro", zero_division=0)``: over the labels that occur in
-    predictions or references, or, for rows of 0 and 1, over all columns.
+    As scikit-learn's ``f1_score(average="macro", zero_division=0)``: over labels in predictions or
+    references, or over all columns of 0 and 1.
     """
 
     name = "f1_macro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -72,12 +63,10 @@ class MacroF1:
         return float(np.mean(_f1(hits, np.bincount(indices.ravel(), minlength=labels.size))))
 
 
-@dataclass(frozen=True)
-class MicroF1:
-    """The F1 score of all labels of all examples together, counted over all entries of rows of 0 and 1."""
+class MicroF1(Metric):
+    """The F1 score over all entries of rows of 0 and 1."""
 
     name = "f1_micro"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         predicted, actual = np.asarray(predictions), np.asarray(references)
@@ -85,22 +74,20 @@ class MicroF1:
 
 
 def _f1(hits: Any, occurrences: Any) -> Any:
-    """F1 scores of true positives, and of how often labels are predicted or right: 2·TP + FP + FN."""
+    """F1 scores of TP (hits) and 2·TP + FP + FN (occurrences)."""
     return 2 * hits / np.maximum(occurrences, 1)
 
 
-@dataclass(frozen=True)
-class EntityF1:
-    """The F1 score of entities in sequences of tags such as B-PER, I-PER, O, as seqeval counts.
+class EntityF1(Metric):
+    """The F1 score of entities in tags (B-PER, I-PER, O), by seqeval. Extra: metrics.
 
-    An entity is right if its kind and all its words are. Extra: metrics.
+    An entity is right if its kind and all its words are.
     """
 
     name = "entity_f1"
-    best = 1.0
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
-        """The number of right entities, of predicted ones, and of all in the references."""
+        """Numbers of right, predicted and reference entities: (examples, 3)."""
         entities = installed("seqeval.metrics.sequence_labeling", "metrics").get_entities
         rows = []
         with warnings.catch_warnings():  # of tags that are no B- or I- of anything
@@ -118,26 +105,22 @@ class EntityF1:
         return 2 * precision * recall / (precision + recall or 1)  # seqeval's order, to the last bit
 
 
-@dataclass(frozen=True)
-class AveragePrecision:
-    """The mean precision over the recalls that thresholds give, as scikit-learn's; 0 if no label is 1."""
+class AveragePrecision(Metric):
+    """The mean precision over the recalls of all thresholds, as in scikit-learn; 0 without label 1."""
 
     name = "average_precision"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
         return float(np.sum(np.diff(right, prepend=0) * right / taken) / max(1, positive))
 
 
-@dataclass(frozen=True)
-class BestAccuracy:
-    """The accuracy at the threshold with the highest one; a threshold may be above all numbers."""
+class BestAccuracy(Metric):
+    """The accuracy at the best threshold, which may be above all numbers."""
 
     name = "best_accuracy"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
@@ -145,13 +128,11 @@ class BestAccuracy:
         return float(max(negative, np.max(2 * right - taken + negative)) / len(references))
 
 
-@dataclass(frozen=True)
-class BestF1:
-    """The F1 score of label 1 at the threshold with the highest one."""
+class BestF1(Metric):
+    """The F1 score of label 1 at the best threshold."""
 
     name = "best_f1"
     inputs = "values"
-    best = 1.0
 
     def of(self, predictions: Any, references: Any) -> float:
         right, taken, positive = _by_threshold(predictions, references)
@@ -159,10 +140,7 @@ class BestF1:
 
 
 def _by_threshold(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """Counts labels of 1, and all labels, at or above each threshold; also the labels of 1 in all.
-
-    Equal numbers are all above a threshold, or none is.
-    """
+    """Counts labels of 1, and all labels, from each threshold upwards; also all labels of 1."""
     scores, labels = np.asarray(predictions, float), np.asarray(references, int)
     order = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.diff(scores[order]) != 0, True)

@@ -14,16 +14,15 @@ from soupkitchen.errors import MetricError
 
 @dataclass(frozen=True)
 class RankMetric:
-    """A mean over queries of a value of the ranks of relevant passages, from 0 to 1.
+    """The mean over queries of a value from 0 to 1, by the ranks of relevant passages.
 
-    A prediction is the ranks of the passages that are relevant to a query, ascending, 1 for the first; a
-    reference lists these passages.
+    Predictions are these ranks, ascending from 1; references list the passages.
 
     Attributes:
-        k: how many of the first count; it is part of the name, as in ndcg_at_10.
+        k: the last rank that counts; part of the name, as in ndcg_at_10.
 
     Raises:
-        MetricError: if `k` is no number of at least 1.
+        MetricError: if `k` is no whole number of at least 1.
     """
 
     k: int = 10
@@ -43,13 +42,12 @@ class RankMetric:
         return [self.of_query(ranks, len(relevant)) for ranks, relevant in pairs]
 
     def of_query(self, ranks: Sequence[int], relevant: int) -> float:
-        """The value of one query's ranks; `relevant` is the number of its relevant passages."""
+        """The value of one query's ranks; `relevant` counts its relevant passages."""
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Ndcg(RankMetric):
-    """The discounted gain of relevant passages among the first `k`, as a share of the most possible.
+    """The discounted gain in the first `k` ranks, as a share of the most possible.
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
     """
@@ -63,9 +61,8 @@ class Ndcg(RankMetric):
         return sum(1 / log2(1 + rank) for rank in ranks if rank <= self.k)
 
 
-@dataclass(frozen=True)
 class ReciprocalRank(RankMetric):
-    """One over the rank of the first relevant passage; 0 if none is among the first `k`."""
+    """1 / the first relevant passage's rank; 0 beyond `k`."""
 
     name = "mrr_at_10"
 
@@ -73,9 +70,8 @@ class ReciprocalRank(RankMetric):
         return 1 / min(ranks) if min(ranks) <= self.k else 0.0
 
 
-@dataclass(frozen=True)
 class Recall(RankMetric):
-    """The share of relevant passages that are among the first `k`."""
+    """The share of relevant passages in the first `k` ranks."""
 
     name = "recall_at_10"
 
@@ -85,7 +81,7 @@ class Recall(RankMetric):
 
 @dataclass(frozen=True)
 class RankedPrecision(RankMetric):
-    """The mean over relevant passages of the precision down to their rank; 0 below the first `k`."""
+    """The mean over relevant passages of the precision at their rank; 0 beyond `k`."""
 
     k: int = 100
 
@@ -97,21 +93,20 @@ class RankedPrecision(RankMetric):
 
 
 _ROWS = 1024
-"""Queries that are compared with all candidates at once."""
+"""Queries compared at once."""
 
 
 @dataclass(frozen=True)
 class RetrievalRecall:
-    """The share of queries of which a right candidate is among the nearest `k`; the mean of both directions.
+    """The share of queries with a right candidate among the nearest `k`; the mean of both directions.
 
-    A prediction is the embeddings of an image and of its text, each of length 1, side by side; a reference is
-    the numbers of that image and that text, equal for equal ones. Every row is a query; all images, and all
-    texts, are candidates once. A wrong candidate that is as near counts as nearer. A resample is one of
-    queries: the candidates stay.
+    A prediction is the embeddings of an image and its text, of length 1, side by side. A reference is their
+    numbers, equal for equal ones. Every row is a query; each image, and each text, is a candidate once. Of
+    equally near candidates wrong ones come first. Resamples draw queries, not candidates.
 
     Attributes:
-        k: how many of the nearest count.
-        direction: "both", or "image_to_text" (images are the queries), or "text_to_image".
+        k: number of nearest candidates that count.
+        direction: "both", "image_to_text" (images are queries), or "text_to_image".
 
     Source: Radford et al. 2021, "Learning transferable visual models from natural language supervision",
         appendix E, arXiv 2103.00020.
@@ -131,7 +126,7 @@ class RetrievalRecall:
             raise TypeError(f"k={self.k} should be 1 or more")
 
     def statistics(self, predictions: Any, references: Any) -> np.ndarray:
-        """The number of each row's queries that are right, and of all: (examples, 2)."""
+        """The number of each row's right queries, and of its queries: (examples, 2)."""
         images, texts = np.split(np.asarray(predictions, np.float32), 2, axis=1)
         of_image, of_text = np.asarray(references).T
         hits = []
@@ -148,11 +143,11 @@ class RetrievalRecall:
 def _has_near(
     queries: np.ndarray, of_query: np.ndarray, others: np.ndarray, of_other: np.ndarray, k: int
 ) -> np.ndarray:
-    """Tells whether one of the `k` candidates nearest to each query belongs to it: bool (queries,).
+    """True if one of the `k` nearest candidates is right: bool (queries,).
 
     Args:
-        queries, others: embeddings (rows, width), which belong together row by row.
-        of_query, of_other: the numbers of what they are of.
+        queries, others: embeddings (rows, width); each row's belong together.
+        of_query, of_other: numbers of their images or texts.
     """
     candidates, first = np.unique(of_other, return_index=True)
     pairs = np.unique(of_query * (of_other.max() + 1) + of_other)

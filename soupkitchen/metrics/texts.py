@@ -1,32 +1,29 @@
-"""Metrics of texts: overlaps (ROUGE, BLEU), answers of SQuAD, error rates of transcripts."""
+"""Metrics of texts: ROUGE, BLEU, answers of SQuAD, error rates of transcripts."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
-from soupkitchen.metrics.base import installed
+from soupkitchen.metrics.base import Metric, installed
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-@dataclass(frozen=True)
-class Rouge1:
-    """The mean over examples of the F-measure of words, by rouge-score with its stemmer. Extra: metrics.
+class Rouge1(Metric):
+    """The mean F-measure of words, by rouge-score with its stemmer. Extra: metrics.
 
     Source: Lin 2004, "ROUGE: A package for automatic evaluation of summaries".
     """
 
     name = "rouge1"
     inputs = "texts"
-    best = 1.0
 
     def per_example(self, predictions: Any, references: Any) -> list[float]:
         overlap = self.name.replace("_l", "L")  # rouge-score's name for it
@@ -35,22 +32,19 @@ class Rouge1:
         return [scorer.score(right, written)[overlap].fmeasure for right, written in pairs]
 
 
-@dataclass(frozen=True)
 class Rouge2(Rouge1):
-    """The mean over examples of the F-measure of pairs of words."""
+    """The mean F-measure of pairs of words."""
 
     name = "rouge2"
 
 
-@dataclass(frozen=True)
 class RougeL(Rouge1):
-    """The mean over examples of the F-measure of the longest common subsequence of words."""
+    """The mean F-measure of the longest common subsequence of words."""
 
     name = "rouge_l"
 
 
-@dataclass(frozen=True)
-class Bleu:
+class Bleu(Metric):
     """Corpus BLEU, 0 to 100, with sacrebleu's defaults. Extra: metrics.
 
     Source: Post 2018, "A call for clarity in reporting BLEU scores".
@@ -61,7 +55,7 @@ class Bleu:
     best = 100.0
 
     def statistics(self, predictions: Any, references: Any) -> list[list[int]]:
-        """The lengths of prediction and reference, then matches and numbers of n-grams of each order."""
+        """Lengths of prediction and reference, then matches and n-grams by order."""
         bleu = installed("sacrebleu", "metrics").BLEU(effective_order=True)
         pairs = zip(predictions, references, strict=True)
         scores = [bleu.sentence_score(written, [right]) for written, right in pairs]
@@ -73,63 +67,53 @@ class Bleu:
         return bleu.compute_bleu(*orders, *lengths, smooth_method="exp").score
 
 
-@dataclass(frozen=True)
-class AnswerExact:
+class AnswerExact(Metric):
     """The share of answers that equal a right one but for case, punctuation and articles.
 
-    A prediction is where the answer begins and ends, in characters of the context, or (-1, -1) for none; a
-    reference is {"context": text, "answers": texts}, without texts if the question has no answer.
+    A prediction is the answer's start and end in characters of the context, or (-1, -1) for no answer. A
+    reference is {"context": text, "answers": texts}.
 
     Source: Rajpurkar et al. 2016, "SQuAD", section 6.1, arXiv 1606.05250; 2018, arXiv 1806.03822.
     """
 
     name = "answer_exact"
     inputs = "values"
-    best = 1.0
     binary = True
 
+    def alike(self, given: list[str], right: list[str]) -> float:
+        """Compares the words of an answer with those of a right one: 0 to 1."""
+        return float(given == right)
+
     def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, lambda given, right: float(given == right))
+        values = []
+        for (start, end), reference in zip(predictions, references, strict=True):
+            given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
+            answers = [_words(answer) for answer in reference["answers"]] or [[]]
+            values.append(max(self.alike(given, right) for right in answers))
+        return values
 
 
-@dataclass(frozen=True)
-class AnswerF1:
-    """The mean F1 of the words of the answer and of the best right one; see `AnswerExact`."""
+class AnswerF1(AnswerExact):
+    """The mean F1 of the answer's words and the best right one's; see `AnswerExact`."""
 
     name = "answer_f1"
-    inputs = "values"
-    best = 1.0
+    binary = False
 
-    def per_example(self, predictions: Any, references: Any) -> list[float]:
-        return _best_of(predictions, references, _f1)
-
-
-def _best_of(
-    predictions: Any, references: Any, alike: Callable[[list[str], list[str]], float]
-) -> list[float]:
-    values = []
-    for (start, end), reference in zip(predictions, references, strict=True):
-        given = _words(reference["context"][int(start) : int(end)] if start >= 0 else "")
-        answers = [_words(answer) for answer in reference["answers"]] or [[]]
-        values.append(max(alike(given, right) for right in answers))
-    return values
-
-
-def _f1(given: list[str], right: list[str]) -> float:
-    if not given or not right:
-        return float(given == right)
-    common = sum((Counter(given) & Counter(right)).values())
-    return 2 * common / (len(given) + len(right))
+    def alike(self, given: list[str], right: list[str]) -> float:
+        if not given or not right:
+            return float(given == right)
+        common = sum((Counter(given) & Counter(right)).values())
+        return 2 * common / (len(given) + len(right))
 
 
 def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
-class ErrorRate:
-    """A share of edits, over all examples together. Lower is better, and it may exceed 1.
+class ErrorRate(Metric):
+    """Edits per unit of the references, over all examples together; lower is better, and it may exceed 1.
 
-    An edit puts in, leaves out or replaces one unit of a text.
+    An edit inserts, deletes or replaces a unit.
     """
 
     greater_is_better = False
@@ -149,11 +133,10 @@ class ErrorRate:
         return lengths
 
     def units(self, text: str) -> Sequence[str]:
-        """The words, or the characters, of a text."""
+        """The words or characters of a text."""
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class WordErrorRate(ErrorRate):
     """Σ edits / Σ words of the references."""
 
@@ -163,9 +146,8 @@ class WordErrorRate(ErrorRate):
         return text.split()
 
 
-@dataclass(frozen=True)
 class CharacterErrorRate(ErrorRate):
-    """Σ edits / Σ characters of the references, with the spaces inside."""
+    """Σ edits / Σ characters of the references, with inner spaces."""
 
     name = "character_error_rate"
 
@@ -174,10 +156,10 @@ class CharacterErrorRate(ErrorRate):
 
 
 def edits(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """The least number of entries to put in, leave out or replace that makes `second` of `first`.
+    """The Levenshtein distance: the fewest insertions, deletions and replacements.
 
-    A column of the table of distances between their beginnings is two whole numbers: bit i of `rise` and of
-    `fall` says whether row i + 1 is one more, or one less, than row i.
+    A column of the table of distances is two whole numbers: bit i of `rise` (`fall`) is set if row i + 1 is
+    one more (less) than row i.
 
     Source: Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and Damerau edit distances",
         section 4.

@@ -1,18 +1,6 @@
-"""Makes models of runs: by transformers, a function of the user's, or sentence-transformers."""
+"""Makes models of runs: by transformers, sentence-transformers, or a user's function."""
 
 from soupkitchen.models.auto import Auto, Transformers, maker_named
-from soupkitchen.models.function import Built, Function
-from soupkitchen.models.maker import Loading, Maker, Models
-from soupkitchen.models.sentence_transformers import SentenceTransformers
+from soupkitchen.models.maker import Function, Loading, Maker, Models
 
-__all__ = [
-    "Auto",
-    "Built",
-    "Function",
-    "Loading",
-    "Maker",
-    "Models",
-    "SentenceTransformers",
-    "Transformers",
-    "maker_named",
-]
+__all__ = ["Auto", "Function", "Loading", "Maker", "Models", "Transformers", "maker_named"]

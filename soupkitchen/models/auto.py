@@ -1,29 +1,38 @@
-"""Loads models through transformers, and refuses one if its files hold less or more than the model."""
+"""Loads models through transformers, and refuses one if its files hold less or more than the model.
+
+Runs of sentence-transformers with other modules than pooling (Dense, static, sparse) are loaded by that.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import CONFIG_NAME, code_files, names_flash_attention, read_bytes
-from soupkitchen.checkpoints.modules import MODULES, library_class
+from soupkitchen.checkpoints.files import has_weights
+from soupkitchen.checkpoints.folders import CONFIG_NAME, names_flash_attention, own_files, read_bytes
 from soupkitchen.checkpoints.names import NameMap, elements
+from soupkitchen.checkpoints.sentence import MODULES, library_class, modules
+from soupkitchen.checkpoints.weights import View
 from soupkitchen.errors import CheckpointError, ConfigError, first_line
-from soupkitchen.models.function import Built, Function
-from soupkitchen.models.maker import Loading, Maker
+from soupkitchen.models.maker import Built, Function, Loading, Maker
 from soupkitchen.models.processors import processor_of
-from soupkitchen.models.sentence_transformers import NAMES, SentenceTransformers
 from soupkitchen.options.building import TARGET, build, check_names, targets
 from soupkitchen.tasks import Several, Task
 from soupkitchen.tasks.base import Processor
+from soupkitchen.tasks.kinds.embeddings import transformer_in
 
+_SENTENCE_CLASSES = ("SentenceTransformer", "SparseEncoder")
+_WEIGHTS = (".safetensors", ".bin")
 _KINDS = {
     "AutoModelForSequenceClassification": "text_classification, multilabel_classification, text_regression, "
     "reranking (task.architecture=cross)",
@@ -36,29 +45,125 @@ _KINDS = {
     "AutoModelForSpeechSeq2Seq": "speech_recognition",
     "AutoModelForCTC": "speech_recognition with task.architecture=ctc",
 }
-"""The tasks that take each kind of model."""
+"""Tasks by kind of model."""
 _LONGEST = 300
 _TIMES_STORED, _MADE_UP = 4, 1 << 28
-"""Bounds of the numbers that a model may have beyond those in its files: tied ones, and computed tables."""
+"""Bounds on a model's size beyond its files: tied weights, computed tables."""
 _SHOWN = 100
 _OF_AUTO_CLASSES = "_model_mapping"
 """An attribute of transformers' Auto classes of models."""
 
 
 @dataclass(frozen=True)
+class SentenceTransformers:
+    """Makes models by a class of sentence-transformers.
+
+    Attributes:
+        name: the class, one of `_SENTENCE_CLASSES`.
+    """
+
+    library = "sentence-transformers"
+
+    name: str
+
+    def snippet(self, folder: str) -> str:
+        return f'from sentence_transformers import {self.name}\n\nmodel = {self.name}("{folder}")'
+
+    def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
+        if run.adapted is not None:
+            raise CheckpointError(
+                f"{run.path} is an adapter of a model with modules of its own, which cannot be merged yet: "
+                "merge it into its base, and save that"
+            )
+        if loading.device_map is not None:
+            raise ConfigError("runtime.device_map is for models of transformers: leave it null")
+        try:
+            import sentence_transformers
+        except ImportError as error:
+            raise ConfigError(
+                f"{run.path} has modules that sentence-transformers loads: pip install "
+                "'soupkitchen[sentence-transformers]'"
+            ) from error
+        try:
+            model: torch.nn.Module = getattr(sentence_transformers, self.name)(
+                str(run.path),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=loading.trust_remote_code,
+                model_kwargs={"dtype": loading.dtype or "auto"},
+            )
+        except Exception as error:  # a strange modules.json may have it raise anything
+            raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line(error)})") from error
+        return model if loading.dtype is None else model.to(loading.dtype)
+
+    def names(self, run: Checkpoint, model: Any) -> NameMap:
+        children = dict(zip(model._modules, modules(run.path), strict=True))
+        names = {
+            name: f"{child}.{name.removeprefix(module.prefix)}"
+            for child, module in children.items()
+            if module.prefix
+            for name in run.header
+            if name.startswith(module.prefix)
+        }
+        rest = [name for name in run.header if name not in names]
+        inner = transformer_in(model)
+        if inner is None:
+            names |= {name: f"{next(iter(children))}.{name}" for name in rest}
+        else:
+            place = next(name for name, part in model.named_modules() if part is inner)
+            seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
+            names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
+        return NameMap.given(run, model, names)
+
+    def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
+        raise CheckpointError(
+            f"a {self.name} with this model keeps what it has computed of its weights, so it cannot be "
+            "filled with others"
+        )
+
+    def save(self, model: Any, folder: Path, like: Checkpoint, max_shard_size: str | int) -> None:
+        """Writes the model, and a folder for each module that has one."""
+        inner = transformer_in(model)
+        if inner is not None:
+            inner.save_pretrained(folder, max_shard_size=max_shard_size)
+        for child, module in zip(model.children(), modules(like.path), strict=True):
+            place = like.path / module.path
+            if module.path and place.is_dir():
+                (folder / module.path).mkdir(exist_ok=True)
+                for file in own_files(place, "*"):
+                    if file.suffix not in _WEIGHTS:
+                        shutil.copyfile(file, folder / module.path / file.name)
+            if has_weights(place) and (module.path or inner is None):
+                state = {name: x.detach().cpu().contiguous() for name, x in child.state_dict().items()}
+                save_file(state, folder / module.path / "model.safetensors", {"format": "pt"})
+
+    def processor(
+        self, run: Checkpoint, task: Task, pool: Pool | None, model: Any, trust_remote_code: bool
+    ) -> tuple[Processor, Path | None]:
+        if transformer_in(model) is not None:
+            return processor_of(run, task, pool, trust_remote_code)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(run.path / "tokenizer.json"))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        return tokenizer, run.path
+
+    def identity(self) -> list[str]:
+        return [self.name, version("sentence-transformers")]
+
+
+@dataclass(frozen=True)
 class Auto:
-    """Loads models through transformers or sentence-transformers, as the runs' files say."""
+    """Loads models by transformers or sentence-transformers, as the runs' files say."""
 
     def maker(self, tasks: Several, pool: Pool) -> Maker:
         """Chooses the maker for the tasks.
 
         Raises:
-            CheckpointError: if the runs say nothing of their models.
+            CheckpointError: if the runs have no config.json.
             ConfigError: if the tasks are not for such models.
         """
         if (library := library_class(pool.reference.path)) is not None:
             strange = [task for task in tasks.tasks.values() if not task.takes_sentences]
-            if strange or library not in NAMES:
+            if strange or library not in _SENTENCE_CLASSES:
                 raise ConfigError(
                     f"{pool.reference.path} is a {library} with modules of its own ({MODULES}): take a "
                     "task on embeddings, as task=embedding_similarity, or task=function"
@@ -76,15 +181,13 @@ class Auto:
 class Transformers:
     """Models of a class of transformers, as ``AutoModelForCausalLM``."""
 
+    library = "transformers"
+
     model_class: Any
 
     @property
     def name(self) -> str:
         return str(self.model_class.__name__)
-
-    @property
-    def library(self) -> str:
-        return "transformers"
 
     def snippet(self, folder: str) -> str:
         return f'from transformers import {self.name}\n\nmodel = {self.name}.from_pretrained("{folder}")'
@@ -126,13 +229,13 @@ _AUTO, _FUNCTION = (f"soupkitchen.models.{kind.__name__}" for kind in (Auto, Fun
 
 
 def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[str] = ()) -> Maker:
-    """The maker that a run noted: by `name`, or by `options` of the group `model` that are not `Auto`'s.
+    """The maker that a run recorded: by `name`, or by other `model` options than `Auto`'s.
 
     Args:
-        trust: names of the user's own that may be imported.
+        trust: the user's names that may be imported.
 
     Raises:
-        ConfigError: for a name that is neither ours, nor in `trust`, nor a model of transformers.
+        ConfigError: if a name is not ours, not in `trust` and no model of transformers.
     """
     if options is not None and options.get(TARGET) != _AUTO:
         functions = [options[key] for key in ("build", "processor") if options.get(key) is not None]
@@ -140,7 +243,7 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
         if not isinstance(made := build(options), Function):
             raise ConfigError(f"model is nothing that makes models: {str(options)[:_SHOWN]}")
         return Built(made)
-    if name in NAMES:
+    if name in _SENTENCE_CLASSES:
         return SentenceTransformers(name)
     kind = getattr(transformers, name, None)
     is_model = isinstance(kind, type) and (
@@ -152,9 +255,9 @@ def maker_named(name: str, options: Mapping[str, Any] | None, trust: Collection[
 
 
 def copy_code(like: Checkpoint, folder: Path) -> None:
-    """Copies the Python files of a model that has code of its own; nothing is run."""
+    """Copies a model's own Python files; nothing is run."""
     if like.config.get("auto_map"):
-        for file in code_files(like.architecture):
+        for file in own_files(like.architecture, "*.py"):
             (folder / file.name).write_bytes(read_bytes(file))
 
 
@@ -162,8 +265,8 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
     """The model that ``model_class.from_pretrained`` makes of `run` or, of an adapter, of its base.
 
     Raises:
-        CheckpointError: if it cannot be loaded, or if files and model do not fit.
-        ConfigError: if there is too little memory for it.
+        CheckpointError: if it cannot be loaded, or does not fit its files.
+        ConfigError: if there is too little memory.
     """
     folder, options = run.architecture, loading.options()
     if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
@@ -192,7 +295,7 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
 
 
 def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> None:
-    """Refuses a model if transformers made up a part of it, or left out a part of the files."""
+    """Refuses a model if transformers made up or left out a part."""
     folder, adapted = run.architecture, run.adapted is not None
     if not adapted and (mismatched := sorted(report["mismatched_keys"])):
         name, stored, wanted = mismatched[0]
@@ -215,7 +318,7 @@ def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> Non
 
 
 def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -> None:
-    """Lets transformers choose among its own kinds of attention, not the one in the configuration."""
+    """Lets transformers choose the attention, not the configuration."""
     of_config = {
         "trust_remote_code": loading.trust_remote_code,
         "local_files_only": options["local_files_only"],
@@ -227,7 +330,7 @@ def _choose_attention(folder: Path, loading: Loading, options: dict[str, Any]) -
 
 
 def _check_claims(run: Checkpoint) -> None:
-    """Refuses a configuration of a much larger model than the files: transformers would make up the rest."""
+    """Refuses a configuration much larger than the files: transformers would make up the rest."""
     stored = sum(info.elements for info in run.header.values())
     if (claimed := elements(run.architecture)) > _TIMES_STORED * stored + _MADE_UP:
         raise CheckpointError(
@@ -237,7 +340,7 @@ def _check_claims(run: Checkpoint) -> None:
 
 
 def _why(folder: Path, error: Exception) -> str:
-    """The cause in short: if a class does not fit, transformers names all that it knows."""
+    """The cause in short: transformers would list all its classes."""
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -257,6 +360,6 @@ def _why(folder: Path, error: Exception) -> str:
 
 
 def _automatic() -> list[str]:
-    """transformers' Auto classes of models; the one without a head comes last."""
+    """transformers' Auto classes of models; the one without a head is last."""
     names = [name for name in dir(transformers) if name.startswith("AutoModelFor")]
     return [*(name for name in names if hasattr(getattr(transformers, name), _OF_AUTO_CLASSES)), "AutoModel"]

@@ -1,7 +1,6 @@
-"""Chooses the tokenizer or image processor of a pool, once, and copies its files beside the soup.
+"""Chooses a pool's tokenizer or image processor, and copies its files beside the soup.
 
-The files are copied as they are. A processor that was used, and then written by `save_pretrained`, would
-hold the lengths of the task.
+They are copied as they are, because `save_pretrained` would store the task's lengths.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.checkpoints.folders import code_files, own_files, read_json
-from soupkitchen.checkpoints.modules import MODULES
+from soupkitchen.checkpoints.folders import Vocabulary, own_files, read_json, vocabulary_of
 from soupkitchen.checkpoints.sentence import FILES as SENTENCES
-from soupkitchen.checkpoints.vocabulary import Vocabulary, vocabulary_of
+from soupkitchen.checkpoints.sentence import MODULES
 from soupkitchen.errors import CheckpointError, IncompatibleError, first_of
 from soupkitchen.tasks.base import Processor, Task
 
@@ -39,23 +37,23 @@ _NO_PART = (
     "LICENSE*", "NOTICE*", ".*", "trainer_*", "training_args*", "*_results.json", "*.log", "events.out*",
     "*.csv", "*.png", "*.svg", "*.yaml", "*.yml", "optimizer*", "scheduler*", "rng_state*", "*.py",
 )  # fmt: skip
-"""Other files beside a model: weights, configuration, documents, leftovers of training and exports."""
+"""Other files beside a model: weights, configuration, documents, leftovers."""
 _TOKENIZERS = (
     "tokenizer_config.json", "tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json", "*.spm",
     "*.codes",
 )  # fmt: skip
-"""A folder with a tokenizer has one of these; the tasks on images name theirs."""
+"""Each folder with a tokenizer has one of these."""
 
 
 def processor_of(
     run: Checkpoint, task: Task, pool: Pool | None = None, trust_remote_code: bool = False
 ) -> tuple[Processor, Path]:
-    """Loads what prepares inputs for the models of `pool`; also returns the folder of its files.
+    """Loads the processor for the models of `pool`; also returns its folder.
 
-    It is that of `run`; if this has none, that of another run or of the base, and a warning says so.
+    It is that of `run` or, with a warning, of another run or the base.
 
     Raises:
-        CheckpointError: if none has one that can be loaded.
+        CheckpointError: if none can be loaded.
         IncompatibleError: if `run` has none, and others differ in theirs.
     """
     texts = not task.processor_files
@@ -88,7 +86,7 @@ def processor_of(
 
 
 def copy_processor(folder: Path, to: Path) -> None:
-    """Copies the files of the tokenizer or processor in `folder`; see `check_files`."""
+    """Copies the processor's files; see `check_files`."""
     for file in check_files(folder):
         copied = to / file.relative_to(folder)
         copied.parent.mkdir(exist_ok=True)
@@ -96,17 +94,17 @@ def copy_processor(folder: Path, to: Path) -> None:
 
 
 def check_files(folder: Path) -> list[Path]:
-    """The files of the tokenizer or processor in `folder`.
+    """The files of the processor in `folder`.
 
     Raises:
-        CheckpointError: for one that is no regular file, or is a link that leads elsewhere.
+        CheckpointError: if one is no regular file, or links elsewhere.
     """
     files = own_files(folder, *_PATTERNS, *(SENTENCES if (folder / MODULES).exists() else ()))
-    return [*files, *code_files(folder)] if _has_code(folder) else files
+    return [*files, *own_files(folder, "*.py")] if _has_code(folder) else files
 
 
 def warn_of_files(run: Checkpoint) -> None:
-    """Warns of unknown files of a run, which are not copied with the soup."""
+    """Warns of a run's unknown files, which are not copied."""
     if not run.path.is_dir():
         return
     copied = set(check_files(run.path))
@@ -135,18 +133,14 @@ def _candidates(run: Checkpoint, pool: Pool | None) -> list[Path]:
 
 
 def _rows(run: Checkpoint) -> Any:
-    """The size of the model's vocabulary."""
+    """The size of the vocabulary."""
     nested = run.config.get("text_config")
     texts = nested if isinstance(nested, dict) else {}
     return run.config.get("vocab_size", texts.get("vocab_size"))
 
 
 def _check_alike(pool: Pool) -> None:
-    """Checks that the runs that have a tokenizer have the same.
-
-    Raises:
-        IncompatibleError: if two differ.
-    """
+    """Raises `IncompatibleError` if the runs' tokenizers differ."""
     first: tuple[str, Vocabulary] | None = None
     for run in pool:
         if (vocabulary := vocabulary_of(run.path)) is None:
@@ -164,7 +158,7 @@ def _has(folder: Path, pattern: str) -> bool:
 
 
 def _has_code(folder: Path) -> bool:
-    """Tells whether a configuration of the processor names code of its own."""
+    """True if a processor's configuration names its own code."""
     for name in _CONFIGS:
         with suppress(CheckpointError):
             if read_json(folder / name).get("auto_map"):

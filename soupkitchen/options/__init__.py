@@ -1,4 +1,4 @@
-"""Options: what each may be, trees of them and the objects built of these, and the YAMLs of `conf/`."""
+"""Options: their types, trees of them, objects built of these, and the YAMLs of `conf/`."""
 
 from soupkitchen.options.building import check_tree
 from soupkitchen.options.kinds import check_fields, is_number, shown

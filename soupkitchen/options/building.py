@@ -1,6 +1,6 @@
-"""Objects as plain data and back: a tree of options whose `_target_` names the class or function to call.
+"""Converts objects to plain data and back: trees of options whose `_target_` names a class or function.
 
-YAMLs of `conf/` hold such trees; so do a recipe, for its merge method, and the `config.yaml` of a run.
+YAMLs of `conf/`, a recipe's merge method and a run's `config.yaml` are such trees.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from soupkitchen.errors import ConfigError, calling
-from soupkitchen.options.files import options_by_target
+from soupkitchen.options.files import nodes, options_by_target
 from soupkitchen.options.kinds import TopLevel, check, hints_of
 
 TARGET = "_target_"
 
 
 def build(tree: Any) -> Any:
-    """Builds the object that a tree describes, its parts first.
+    """Builds the object of a tree, its parts first.
 
     Raises:
-        ConfigError: if a `_target_` names nothing, or takes other options.
+        ConfigError: if a `_target_` does not exist, or takes other options.
     """
     if isinstance(tree, Mapping):
         options = {name: build(part) for name, part in tree.items() if name != TARGET}
@@ -42,16 +42,16 @@ def build(tree: Any) -> Any:
 
 
 def check_tree(tree: Mapping[str, Any], key: str = "") -> None:
-    """Checks the options in a tree against the annotations of what takes them, outer ones first.
+    """Checks a tree's options against annotations, outer ones first.
 
-    Options of a `_target_` that `conf/` does not name are left alone.
+    A `_target_` that `conf/` does not name is not checked.
 
     Args:
-        tree: a whole configuration, with references filled in; or the part of it below `key`.
-        key: what leads to `tree`, dotted.
+        tree: a configuration with references resolved, or a part.
+        key: the part's dotted key.
 
     Raises:
-        ConfigError: for the first option of the wrong type, or out of range.
+        ConfigError: if an option has a wrong type, or is out of range.
     """
     hints: Mapping[str, Any] = {} if key else hints_of(TopLevel)
     if tree.get(TARGET) in options_by_target():
@@ -65,10 +65,10 @@ def check_tree(tree: Mapping[str, Any], key: str = "") -> None:
 
 
 def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[str]) -> None:
-    """Checks that data from a file names nothing to import but `ours`, and what the user trusts.
+    """Checks that data from a file imports only `ours` and names that the user trusts.
 
     Raises:
-        ConfigError: with what to say if another name is meant.
+        ConfigError: if it has another name; the message says how to trust it.
     """
     strange = list(dict.fromkeys(str(name) for name in names if name not in (*ours, *trust)))
     if strange:
@@ -80,21 +80,14 @@ def check_names(names: Iterable[Any], ours: Collection[str], trust: Collection[s
 
 
 def targets(tree: Any) -> Iterator[Any]:
-    """Each `_target_` that `build` would import for a tree."""
-    if isinstance(tree, Mapping):
-        if TARGET in tree:
-            yield tree[TARGET]
-        tree = list(tree.values())
-    if isinstance(tree, Sequence) and not isinstance(tree, str):
-        for part in tree:
-            yield from targets(part)
+    return (node[TARGET] for node in nodes(tree))
 
 
 def describe(thing: Any) -> Any:
-    """Makes the tree that `build` makes `thing` of.
+    """Makes the tree from which `build` makes `thing`.
 
-    Plain values stay as they are. A dataclass is described by its fields, another object by its method
-    `describe`, or by the attributes that are called like its class's parameters.
+    A dataclass gives its fields; another object its method `describe`, or the attributes named like its
+    class's parameters.
 
     Raises:
         ConfigError: if it has none of these.
@@ -121,7 +114,7 @@ def describe(thing: Any) -> Any:
 
 
 def _options_of(thing: Any) -> list[str] | None:
-    """The attributes that an object was made of; None if it does not keep all of them."""
+    """The attributes that are an object's options; None if it does not keep all."""
     if isinstance(thing, type):
         return None
     if is_dataclass(thing):
@@ -136,17 +129,17 @@ def _options_of(thing: Any) -> list[str] | None:
 
 
 def target_of(made: Any) -> str:
-    """The name of a class or function by which its package exports it, if it does; else its full name."""
+    """The name of a class or function in the package that exports it, else its full name."""
     module, name = made.__module__, made.__qualname__
     package = ".".join(module.split(".")[:2])
     return f"{package}.{name}" if getattr(import_module(package), name, None) is made else f"{module}.{name}"
 
 
 def users_own(option: str, name: str) -> Callable[..., Any]:
-    """The user's function or class that an option names as ``module.function``.
+    """The user's function or class, given as ``module.function``.
 
     Raises:
-        ConfigError: if it cannot be imported, or cannot be called.
+        ConfigError: if it cannot be imported or called.
     """
     module, _, function = name.rpartition(".")
     try:
@@ -169,10 +162,10 @@ def users_own(option: str, name: str) -> Callable[..., Any]:
 
 
 def named(target: str) -> Any:
-    """Imports what a dotted name leads to.
+    """Imports a dotted name.
 
     Raises:
-        ConfigError: if that is nothing.
+        ConfigError: if it does not exist.
     """
     module, _, name = target.rpartition(".")
     try:

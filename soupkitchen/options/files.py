@@ -1,11 +1,11 @@
-"""Finds the files that come with soupkitchen, and reads the YAMLs of `conf/`. Imports nothing heavy.
+"""Finds the package's files, and reads the YAMLs of `conf/`. Imports nothing heavy.
 
-In a checkout `conf/` and `scripts/` stand beside the package; a wheel carries them inside it.
+In a checkout `conf/` and `scripts/` are beside the package, in a wheel inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def folder(name: str) -> Path:
-    """The folder called `name`: "conf" or "scripts"."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
 
@@ -27,18 +26,17 @@ CONF = folder("conf")
 
 
 def names(group: str) -> list[str]:
-    """The choices of a group of `conf/`."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 @cache
 def written(file: Path) -> Mapping[str, Any]:
-    """Reads one of our YAMLs; empty if there is no such file."""
+    """Reads one of our YAMLs; empty if missing."""
     return yaml.load(file.read_text(encoding="utf-8"), _Loader) or {} if file.is_file() else {}
 
 
 def load(file: Path) -> dict[str, Any]:
-    """Reads the options of one of our YAMLs, over those of the files in its defaults list."""
+    """Reads one of our YAMLs, merged over its defaults list."""
     content = {key: value for key, value in written(file).items() if key != "defaults"}
     tree: dict[str, Any] = {}
     for entry in written(file).get("defaults", ["_self_"]):
@@ -51,14 +49,14 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def compose(group: str, name: str) -> dict[str, Any]:
-    """Reads a choice of a group, and fills in its references to the top level (`${cache_dir}`)."""
+    """Reads a choice of a group, and resolves references to the top level (`${cache_dir}`)."""
     whole = OmegaConf.create({**load(CONF / "config.yaml"), group: load(CONF / group / f"{name}.yaml")})
     tree: Any = OmegaConf.to_container(whole[group], resolve=True)
     return tree
 
 
 def top_level() -> dict[str, Any]:
-    """Reads the options of `conf/config.yaml` that belong to no group, except the run's name."""
+    """Reads the options of `conf/config.yaml` outside groups, except the run's name."""
     tree = load(CONF / "config.yaml")
     kept = {name: value for name, value in tree.items() if name not in ("hydra", "name")}
     filled: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
@@ -67,7 +65,7 @@ def top_level() -> dict[str, Any]:
 
 @cache
 def options_by_target() -> Mapping[str, set[str]]:
-    """The options of each class or function that a `_target_` of `conf/` names."""
+    """The options of each `_target_` in `conf/`."""
     options: dict[str, set[str]] = {}
     for file in CONF.rglob("*.yaml"):
         for node in nodes(load(file)):
@@ -76,16 +74,18 @@ def options_by_target() -> Mapping[str, set[str]]:
 
 
 def nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """The mappings in a tree that have a `_target_`, outer ones first."""
+    """A tree's mappings with a `_target_`, outer ones first."""
     if isinstance(tree, Mapping):
         if "_target_" in tree:
             yield tree
-        for value in tree.values():
-            yield from nodes(value)
+        tree = list(tree.values())
+    if isinstance(tree, Sequence) and not isinstance(tree, str):
+        for part in tree:
+            yield from nodes(part)
 
 
 def unknown(tree: Mapping[str, Any], key: str = "") -> Iterator[str]:
-    """The options in `tree`, by dotted key, that no YAML of `conf/` has for their `_target_`."""
+    """The options in `tree`, by dotted key, that `conf/` does not have for their `_target_`."""
     known = options_by_target().get(tree.get("_target_", ""))
     for name, value in tree.items():
         dotted = f"{key}.{name}" if key else str(name)
@@ -96,7 +96,6 @@ def unknown(tree: Mapping[str, Any], key: str = "") -> Iterator[str]:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees as one, `above` winning."""
     both = {**below, **above}
     for name in below.keys() & above.keys():
         if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):

@@ -1,4 +1,4 @@
-"""Annotations of options, their check, and words for what plain types cannot say.
+"""Annotations of options, their check, words for what plain types cannot say, and values as they are typed.
 
 ``str`` is text that is not empty, ``int`` a whole number, ``float`` a finite one, ``Literal`` a choice; a
 class is a group of options, or the object that they make. Ranges have words here: ``density: Share``.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,19 +24,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind:
-    """Metadata of an annotation: the words for what a value should be, and a condition beside the type."""
+    """Metadata of an annotation: a description of the values, and a condition beside the type."""
 
     says: str
     holds: Callable[[Any], bool] = lambda value: True
 
 
 def is_whole(value: Any) -> bool:
-    """Tells whether it is a whole number; true and false are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether it is a finite number; true and false are none."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_real and abs(value) <= sys.float_info.max
 
@@ -116,7 +116,7 @@ Trackers = Annotated[
 
 
 class TopLevel(TypedDict):
-    """The options of `conf/config.yaml` that belong to no group."""
+    """The options of `conf/config.yaml` outside groups."""
 
     results_dir: Name
     name: Name
@@ -146,13 +146,11 @@ _PART = Kind(
 
 
 def _kind(hint: Any) -> Kind:
-    """The kind of a type that is no union, without the types inside it."""
     outer = get_origin(hint) or hint
     return _PLAIN.get(Mapping if outer is dict else outer, _PART)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tells whether a value may stand where the annotation is `hint`."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return fits(value, inner[0]) and all(kind.holds(value) for kind in inner[1:])
@@ -167,7 +165,6 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def says(hint: Any) -> str:
-    """Describes the values that fit."""
     inner = get_args(hint)
     if get_origin(hint) is Annotated:
         return str(inner[-1].says)
@@ -181,14 +178,13 @@ def says(hint: Any) -> str:
 
 @cache
 def hints_of(made: Any) -> Mapping[str, Any]:
-    """The annotation of each option that a class or function takes."""
     hints = get_type_hints(made, include_extras=True)
     taken = hints if made is TopLevel else inspect.signature(made).parameters
     return {name: hints.get(name, Any) for name in taken}
 
 
 def check(key: str, value: Any, hint: Any) -> None:
-    """Checks one option, which is called `key` on the command line.
+    """Checks the option `key`.
 
     Raises:
         ConfigError: if `value` does not fit the annotation `hint`.
@@ -206,14 +202,14 @@ def check(key: str, value: Any, hint: Any) -> None:
 
 
 def check_fields(options: Any, group: str) -> None:
-    """Checks the fields of a dataclass of ours against their annotations; a user's own is left alone.
+    """Checks the fields of our dataclass against their annotations; a user's own is not checked.
 
     Args:
         options: the dataclass.
-        group: what its options are called after on the command line.
+        group: the prefix of its options on the command line.
 
     Raises:
-        ConfigError: for the first that is wrong.
+        ConfigError: if one is wrong.
     """
     made: Any = type(options)
     if made.__module__.startswith("soupkitchen."):
@@ -222,7 +218,51 @@ def check_fields(options: Any, group: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value in the command line's form."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
+
+
+_UNQUOTED = re.compile(r"[\w/+.-]+", re.ASCII)
+_IN_KEYS = re.compile(r"[\w/+.$%*@?|\\()\[\]{}:=, -]+", re.ASCII)
+"""Characters that Hydra allows in a mapping's keys, some after a backslash; keys have no quotes."""
+_ESCAPED = re.compile(r"([\\()\[\]{}:=, ])")
+_PAIR = re.compile(r"\s*(.+?)\s*:\s*([-+.\w]+)\s*(?:,|$)")
+
+
+def listing(option: str, names: Sequence[str]) -> str:
+    """The word that sets `option` to a list of names: ``'pool.exclude=["lr=0.1,seed=1"]'``."""
+    return shlex.quote(f"{option}=[{', '.join(map(quoted, names))}]")
+
+
+def mapping(option: str, values: dict[str, str]) -> str | None:
+    """The word that sets `option` to a mapping; None if Hydra cannot read a key."""
+    if not all(_IN_KEYS.fullmatch(key) for key in values):
+        return None
+    inside = ", ".join(_ESCAPED.sub(r"\\\1", key) + f": {value}" for key, value in values.items())
+    return shlex.quote(f"{option}={{{inside}}}")
+
+
+def is_plain(name: str) -> bool:
+    return _UNQUOTED.fullmatch(name) is not None
+
+
+def mended(word: str) -> str:
+    option, _, value = word.partition("=")
+    value = value.strip()
+    if value[:1] == "[" and value[-1:] == "]":
+        return listing(option, [value[1:-1].strip(" \"'")])
+    if value[:1] == "{" and value[-1:] == "}":
+        pairs = {key.strip("\"'"): number for key, number in _PAIR.findall(value[1:-1])}
+        return mapping(option, pairs) or word
+    return shlex.quote(f"{option}={quoted(value)}")
+
+
+def quoted(text: str) -> str:
+    """`text` as a value in Hydra's grammar, where a backslash is an escape only before a quote."""
+    if is_plain(text):
+        return text
+    quote = "'" if '"' in text and "'" not in text else '"'
+    escaped = re.sub(rf"(\\*)({quote}|$)", lambda end: end[1] * 2 + f"\\{quote}" * bool(end[2]), text)
+    return f"{quote}{escaped}{quote}"

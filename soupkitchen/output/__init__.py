@@ -1,6 +1,5 @@
-"""Saves the soup as users load it, and proves that the saved model is the one that was scored."""
+"""Saves the soup, and proves that the saved model is the scored one."""
 
-from soupkitchen.output.model import Output
-from soupkitchen.output.verify import check_answers, check_weights, prove_filling
+from soupkitchen.output.model import Output, check_answers, check_weights, prove_filling
 
 __all__ = ["Output", "check_answers", "check_weights", "prove_filling"]

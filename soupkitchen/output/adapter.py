@@ -1,9 +1,8 @@
-"""Makes one LoRA adapter of a soup of LoRA adapters, and writes it.
+"""Makes one LoRA adapter from a soup of LoRA adapters, and writes it.
 
-The average of low-rank changes Σ wᵢsᵢBᵢAᵢ is itself one, exactly: with all Aᵢ stacked and all
-wᵢsᵢBᵢ side by side, its rank is the sum of the ranks. Any other change of weights is cut to
-the rank asked for by its singular values, which is the nearest of that rank in the Frobenius
-norm (Eckart and Young 1936).
+The average of low-rank changes Σ wᵢsᵢBᵢAᵢ is exactly a low-rank change: with all Aᵢ stacked and all wᵢsᵢBᵢ
+side by side, its rank is the sum of the ranks. Any other change is cut to the given rank by its singular
+values, the nearest in the Frobenius norm (Eckart and Young 1936).
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from safetensors.torch import save_file
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapter_config import ADAPTER_CONFIG_NAME
 from soupkitchen.checkpoints.adapters import ADAPTER_STEM, PREFIX
-from soupkitchen.checkpoints.changes import AdaptedWeights, LowRank
 from soupkitchen.checkpoints.folders import read_json
+from soupkitchen.checkpoints.weights import AdaptedWeights, LowRank
 from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup import Soup
 from soupkitchen.soup.coefficients import parts
 
 Changes = Iterable[tuple[str, torch.Tensor]]
-"""Name and change, float32, of each tensor that adapters change."""
+"""Name and change, float32, of each changed tensor."""
 
 
 class Factors(NamedTuple):
@@ -37,7 +36,7 @@ class Factors(NamedTuple):
 
     Attributes:
         down: A, (r, in, …), float32.
-        up: B, (out, r, …), float32, the scale taken in.
+        up: B, (out, r, …), float32, scale included.
         plan: their names in the adapters' files.
     """
 
@@ -47,27 +46,20 @@ class Factors(NamedTuple):
 
 
 class Factored(NamedTuple):
-    """A model's change.
-
-    Attributes:
-        tensors: by name.
-        error: ‖Δ − BA‖ / ‖Δ‖ over all tensors, in the Frobenius norm.
-    """
+    """A model's change, by tensor; `error` is ‖Δ − BA‖ / ‖Δ‖ over all, in the Frobenius norm."""
 
     tensors: dict[str, Factors]
     error: float
 
     @property
     def rank(self) -> int:
-        """The largest of any tensor."""
         return max((factors.down.shape[0] for factors in self.tensors.values()), default=0)
 
 
 def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient]) -> Factored:
-    """The weighted average of the changes of adapters without DoRA, exactly.
+    """The exact weighted average of the changes of adapters without DoRA.
 
-    A run's weight may differ between parts of the depth. A run that is there more than once is
-    taken in once, with the sum of its weights.
+    A run's weight may differ by part of the depth; a repeated run's weights are summed.
     """
     tensors, cpu = {}, torch.device("cpu")
     for name, plan in _plans(runs).items():
@@ -88,7 +80,7 @@ def concatenated(runs: Sequence[Checkpoint], weights: Sequence[Coefficient]) -> 
 
 
 def truncated(runs: Sequence[Checkpoint], changes: Changes, rank: int) -> Factored:
-    """The nearest change of at most `rank` to each of `changes`, of a soup of the adapters `runs`."""
+    """The nearest changes of at most `rank` to `changes`, the soup of the adapters `runs`."""
     plans, tensors = _plans(runs), {}
     lost = total = 0.0
     for name, change in changes:
@@ -110,8 +102,8 @@ def write_adapter(
     """Writes an adapter as peft does.
 
     Args:
-        runs: the adapters that it is made of; its names, its base and other options are those of the first.
-        whole: tensors that are replaced and not changed, by name.
+        runs: its ingredients; base, names and other options are the first's.
+        whole: tensors that replace the base's, by name.
     """
     tensors: dict[str, torch.Tensor] = {}
     modules: dict[str, int] = {}
@@ -146,13 +138,11 @@ def write_adapter(
 
 
 def adapted(run: Checkpoint) -> AdaptedWeights:
-    """The weights of a run that is an adapter."""
     assert isinstance(run.weights, AdaptedWeights)
     return run.weights
 
 
 def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: str) -> dict[Checkpoint, float]:
-    """The weights of the runs in the tensor `name`, without those that are 0."""
     shares: dict[Checkpoint, float] = defaultdict(float)
     for run, weight in zip(runs, weights, strict=True):
         if isinstance(weight, tuple):
@@ -162,14 +152,12 @@ def _shares(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], name: st
 
 
 def _plans(runs: Sequence[Checkpoint]) -> dict[str, LowRank]:
-    """The factors, in files, of the tensors that any of the runs changes."""
     return {name: plan for run in reversed(runs) for name, plan in adapted(run).changed.items()}
 
 
 def _shaped(
     down: torch.Tensor, up: torch.Tensor, runs: Sequence[Checkpoint], name: str, plan: LowRank
 ) -> Factors:
-    """The factors in the shapes of files: those of a convolution have its kernel's."""
     kernel = runs[0].header[name].shape[2:]
     if kernel:
         down = down.reshape(down.shape[0], -1, *kernel)
@@ -178,18 +166,17 @@ def _shaped(
 
 
 def _module(key: str) -> str:
-    """The module that the factor called `key` in a file belongs to."""
     return key.removeprefix(PREFIX).removesuffix(".weight").rsplit(".", 1)[0]
 
 
 def is_exact(runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> bool:
-    """Tells whether the soup of `runs` is one adapter without loss: a weighted sum, and no DoRA."""
+    """Tells whether the soup of `runs` is exactly one adapter: a weighted sum without DoRA."""
     plans = [plan for run in runs for plan in adapted(run).changed.values()]
     return isinstance(method, Linear) and not any(plan.magnitude for plan in plans)
 
 
 def unlike_plain(runs: Sequence[Checkpoint]) -> str | None:
-    """Names a change of some of `runs` that is no product of two matrices; None if there is none."""
+    """Names a change in `runs` that is no product of two matrices, if there is one."""
     for run in runs:
         if edited := sorted(adapted(run).edited):
             return f"{run.name} trained biases or rows of {edited[0]}"
@@ -200,7 +187,7 @@ def unlike_plain(runs: Sequence[Checkpoint]) -> str | None:
 
 
 def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup) -> Changes:
-    """Yields the changes of the base in the soup of the adapters `runs`, float32."""
+    """Yields the base's changes in the soup of the adapters `runs`, float32."""
     changed = set(_plans(runs))
     if len(runs) == 1:  # a soup of one is that run, whatever the method
         for name in changed:
@@ -218,7 +205,6 @@ def changes(runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: So
 def whole_tensors(
     runs: Sequence[Checkpoint], weights: Sequence[Coefficient], soup: Soup
 ) -> dict[str, torch.Tensor]:
-    """The soup's tensors of modules that any of the runs trained whole, by name."""
     names = {name for run in runs for name in adapted(run).replaced}
     merged = soup.blend(runs, weights) if names else ()
     return {name: tensor.cpu() for name, tensor in merged if name in names}

@@ -1,4 +1,4 @@
-"""The model card of a soup: `README.md` in its folder, as the hub reads it, and the picture in it."""
+"""The model card of a soup, as the hub reads it, with its picture; and the way to the hub."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from soupkitchen.checkpoints import Checkpoint, Pool
 from soupkitchen.checkpoints.folders import read_bytes
 from soupkitchen.checkpoints.sources import hub_name
 from soupkitchen.console import printable
-from soupkitchen.errors import CheckpointError
+from soupkitchen.errors import CheckpointError, ConfigError, MachineError, first_line
 from soupkitchen.models import Maker
-from soupkitchen.records.run import Run
-from soupkitchen.records.tables import has_value, separated, short
+from soupkitchen.records.run import Outcome, Run
+from soupkitchen.records.tables import has_value, short
 from soupkitchen.soup import Recipe
 from soupkitchen.store.files import write, write_text
 
@@ -37,38 +39,34 @@ _TASKS = {
     "AutoModelForCTC": "automatic-speech-recognition",
     "AutoModel": "feature-extraction",
 }
-"""The hub's names of tasks, by the class that loads their models."""
 
 
 def write_card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> None:
-    """Writes the card into the folder of the soup of `run`.
-
-    Args:
-        data: the name of the task's data.
+    """Writes the card into the folder of the soup.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if writing fails.
     """
     write(folder / PICTURE, lambda beside: beside.write_bytes(run.figure.png()))
     write_text(folder / CARD, card(folder, run, recipe, pool, maker, data))
 
 
 def card(folder: Path, run: Run, recipe: Recipe, pool: Pool, maker: Maker, data: str) -> str:
-    """The card's text."""
     assert run.models is not None
-    assert run.soup is not None
-    assert run.best is not None
+    assert run.outcome is not None
+    soup, best = run.outcome.soup, run.outcome.best
     heldout, test = f"heldout_{run.metric}", f"test_{run.metric}"
     scores = dict(zip(run.models["model"], run.models[heldout], strict=True))
     worth_showing = run.models["kind"].isin(["soup", "uniform"])
-    chosen = run.models[worth_showing | (run.models["model"] == run.best["model"])]
-    has_test = has_value(run.soup[test])
-    base = _base(pool)
+    chosen = run.models[worth_showing | (run.models["model"] == best["model"])]
+    has_test = has_value(soup[test])
+    size = recipe.size
+    base = pool.base or next((run.adapted for run in pool if run.adapted is not None), None)
     text = ModelCard.from_template(
-        _data(run, maker, data, base, pool),
+        _data(run.metric, soup, maker, data, base, pool),
         template_str=Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"),
-        title=_title(recipe),
-        summary=_summary(run),
+        title=f"A soup of {size} fine-tuned runs" if size > 1 else "The best of some fine-tuned runs",
+        summary=_summary(run.outcome),
         version=run.events[0]["versions"].get("soupkitchen", ""),
         metric=_plain(run.metric),
         ingredients=[
@@ -94,20 +92,20 @@ def _result(row: Mapping[Any, Any], heldout: str, test: str) -> dict[str, str]:
     }
 
 
-def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool) -> ModelCardData:
-    """The card's metadata, which the hub reads."""
-    assert run.soup is not None
+def _data(
+    metric: str, soup: Mapping[Any, Any], maker: Maker, data: str, base: Checkpoint | None, pool: Pool
+) -> ModelCardData:
     results = [
         EvalResult(
             task_type=_TASKS.get(maker.name, "other"),
             dataset_type=data,
             dataset_name=data,
             dataset_split=split,
-            metric_type=run.metric,
-            metric_value=float(run.soup[column]),
+            metric_type=metric,
+            metric_value=float(soup[f"{split}_{metric}"]),
         )
-        for split, column in (("heldout", f"heldout_{run.metric}"), ("test", f"test_{run.metric}"))
-        if has_value(run.soup[column])
+        for split in ("heldout", "test")
+        if has_value(soup[f"{split}_{metric}"])
     ]
     models = [base] if base else list(pool)
     named = [name for model in models if (name := hub_name(model.path))]
@@ -123,19 +121,11 @@ def _data(run: Run, maker: Maker, data: str, base: Checkpoint | None, pool: Pool
     )
 
 
-def _title(recipe: Recipe) -> str:
-    return (
-        f"A soup of {recipe.size} fine-tuned runs" if recipe.size > 1 else "The best of some fine-tuned runs"
-    )
-
-
-def _summary(run: Run) -> str:
-    assert run.soup is not None
-    assert run.best is not None
-    size, gain = len(separated(run.soup["ingredients"])), float(run.soup["delta_vs_best_single"])
+def _summary(outcome: Outcome) -> str:
+    size = len(outcome.ingredients)
     if size == 1:
-        return f"No merge improved on the best single run, {_plain(run.best['model'])}: this is that run."
-    gained = f"{gain:+.4f} {_plain(run.metric)}"
+        return f"No merge improved on the best single run, {_plain(outcome.best['model'])}: this is that run."
+    gained = f"{outcome.gain:+.4f} {_plain(outcome.metric)}"
     return f"{size} fine-tuned runs merged into one model: {gained} on held-out over the best single run."
 
 
@@ -156,13 +146,7 @@ def _option(value: Any) -> str:
     return str(value)
 
 
-def _base(pool: Pool) -> Checkpoint | None:
-    adapted = next((run.adapted for run in pool if run.adapted is not None), None)
-    return pool.base or adapted
-
-
 def _licence(base: Path) -> str | None:
-    """The licence that the base's own card names."""
     try:
         text = read_bytes(base / CARD)[: 1 << 16].decode(errors="replace")
         metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
@@ -184,5 +168,46 @@ def _coefficient(weight: Any) -> str:
 
 
 def _plain(text: Any) -> str:
-    """A stranger's name in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", printable(str(text)))
+
+
+def check_hub(name: str) -> None:
+    """Checks, before any work, that the user is logged in and may push.
+
+    Raises:
+        ConfigError: if the name is invalid, nobody is logged in, or the hub cannot be reached.
+    """
+    try:
+        validate_repo_id(name)
+        HfApi().whoami()
+    except HFValidationError as error:
+        raise ConfigError(f"output.push_to_hub={name} should be org/name ({first_line(error)})") from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(
+            f"output.push_to_hub={name} needs a token of the hub: 'hf auth login', or set HF_TOKEN"
+        ) from error
+    except Exception as error:  # the libraries below may raise anything
+        raise ConfigError(
+            f"output.push_to_hub={name}: the hub does not let us in ({first_line(error)}); leave the option "
+            "out, and push the folder later"
+        ) from error
+
+
+def push(folder: Path, name: str, private: bool) -> str:
+    """Pushes the soup in `folder` to the repository `name`, created if missing; returns its address.
+
+    Files already there are not sent again.
+
+    Raises:
+        MachineError: if it fails; the same command tries again.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="A soup")
+    except Exception as error:  # the libraries below may raise anything
+        raise MachineError(
+            f"{folder} could not be pushed to {name} ({first_line(error)}). The soup is complete; the same "
+            "command tries again, and without output.push_to_hub it ends without"
+        ) from error
+    return f"{api.endpoint}/{name}"

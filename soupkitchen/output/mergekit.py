@@ -1,8 +1,7 @@
-"""Translates recipes into YAMLs of mergekit 0.1.5 and back, if both mean the same.
+"""Translates recipes to mergekit 0.1.5 YAMLs and back, if both mean the same.
 
-A key means what it does to mergekit, or is refused by name. Two things are always different: mergekit
-computes in the dtype of its YAML (float32 here) and knows no part of a model but its tensors' names, and its
-random masks are drawn from another stream than ours.
+A key has mergekit's meaning, or is refused by name. Two things always differ: mergekit computes in its YAML's
+dtype (float32 here), and its random masks come from another stream.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.models.processors import check_files
 from soupkitchen.output.recipe_file import Place, RecipeFile
 from soupkitchen.soup import Recipe
-from soupkitchen.store.documents import about
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, write_text
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ _NAMES = {
     (merging.RankRandom, None): "della_linear",
     (merging.RankRandom, "mass"): "della",
 }
-"""mergekit's names of a sparsifier with a consensus."""
 _SPARSE: dict[Any, tuple[str, ...]] = {
     merging.MagnitudeOutliers: ("gamma",),
     merging.RankRandom: ("epsilon",),
@@ -58,26 +55,26 @@ _READ: dict[str, tuple[set[str], set[str]]] = {
         for (kind, _), name in _NAMES.items()
     },
 }
-"""The parameters that a method reads: those for all models, and those that each model may have its own of."""
+"""The parameters that a method reads: for all models, and for each."""
+_SPARSIFIERS = {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}
+"""The options of sparsifiers, with mergekit's defaults."""
 _ELSEWHERE = (
     "alpha", "eps", "normalize_weights", "nuslerp_flatten", "nuslerp_row_wise", "r", "scale", "select_topk",
 )  # fmt: skip
-"""Parameters of mergekit's other methods."""
 _NORMALIZED = ("ties", "della")
-"""Methods that divide by the weights by default."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 _COARSE = 1e-4
-"""A tolerance from which mergekit's Karcher mean leaves out more than ours."""
+"""From this tolerance on, mergekit's Karcher mean leaves out more than ours."""
 _NOTHING = 1e-6
 _RANDOM = "random masks are others, so the weights differ where these do; shares and scales are the same"
 
 
 class CannotSayError(ConfigError):
-    """mergekit has no words for a recipe."""
+    """mergekit cannot express the recipe."""
 
 
 def write(recipe_file: RecipeFile, file: Path) -> str | None:
-    """Writes the recipe for mergekit; if that is impossible, removes the file and returns the reason."""
+    """Writes the recipe for mergekit, or removes the file and returns the reason why that is impossible."""
     try:
         config, remarks = in_mergekits_words(recipe_file)
     except CannotSayError as reason:
@@ -90,10 +87,10 @@ def write(recipe_file: RecipeFile, file: Path) -> str | None:
 
 
 def in_mergekits_words(file: RecipeFile) -> tuple[dict[str, Any], list[str]]:
-    """The configuration, and remarks on what is not the same.
+    """The configuration, and remarks on differences.
 
     Raises:
-        CannotSayError: if there is none, saying why.
+        CannotSayError: if there is none; it says why.
     """
     recipe, method = file.recipe, file.merge_method()
     if file.model is not None:
@@ -132,7 +129,6 @@ def in_mergekits_words(file: RecipeFile) -> tuple[dict[str, Any], list[str]]:
 
 
 _Words = tuple[str, dict[str, Any], dict[str, Any], list[str]]
-"""A method: its name, settings for all, settings for each model, remarks."""
 
 
 def _theirs(method: merging.MergeMethod | merging.StackMethod, weights: Sequence[float]) -> _Words:
@@ -167,35 +163,26 @@ def _their_task_vectors(method: merging.TaskVectors, weights: Sequence[float]) -
     if divides_otherwise(method, weights):
         raise CannotSayError("it divides by weights with their signs")
     shared: dict[str, Any] = {"normalize": method.normalize, "lambda": method.scale}
-    if isinstance(sparsifier, merging.Magnitude):
-        if sparsifier.trim == "model":
-            raise CannotSayError("it trims each tensor by itself, not the model")
-        return name, shared, {"density": sparsifier.density}, []
-    if isinstance(sparsifier, merging.MagnitudeOutliers):
-        return name, shared, {"density": sparsifier.density, "gamma": sparsifier.gamma}, []
-    if isinstance(sparsifier, merging.Random):
-        rescale, remarks = _rescale(sparsifier.rescale)
-        return name, shared | rescale, {"density": sparsifier.density}, remarks
-    if isinstance(sparsifier, merging.RankRandom):
-        rescale, remarks = _rescale(sparsifier.rescale)
-        own = {"density": sparsifier.density, "epsilon": sparsifier.epsilon}
-        if sparsifier.density + sparsifier.epsilon >= 1:
-            raise CannotSayError("its density and epsilon have to be less than 1 together")
-        return name, shared | rescale, own, remarks
-    return name, shared, {}, []
+    own = {option: getattr(sparsifier, option) for option in _SPARSIFIERS if hasattr(sparsifier, option)}
+    if isinstance(sparsifier, merging.Magnitude) and sparsifier.trim == "model":
+        raise CannotSayError("it trims each tensor by itself, not the model")
+    if isinstance(sparsifier, merging.RankRandom) and sparsifier.density + sparsifier.epsilon >= 1:
+        raise CannotSayError("its density and epsilon have to be less than 1 together")
+    remarks = []
+    if isinstance(sparsifier, (merging.Random, merging.RankRandom)):
+        shared["rescale"] = sparsifier.rescale is not None
+        remarks.append(f"its {_RANDOM}")
+        if sparsifier.rescale == "probability":
+            remarks.append(
+                "it rescales what survives by the sum of magnitudes, and this soup by the probability"
+            )
+    return name, shared, own, remarks
 
 
 def divides_otherwise(method: merging.TaskVectors, weights: Sequence[float]) -> bool:
-    """Tells whether mergekit's `normalize` divides by another sum of weights than ours."""
+    """Tells whether mergekit's `normalize` divides by another sum of weights."""
     signs = method.consensus is not None and min(weights) < 0  # ours are magnitudes there
     return method.normalize and (signs or abs(sum(weights)) < _NOTHING)
-
-
-def _rescale(rescale: str | None) -> tuple[dict[str, Any], list[str]]:
-    remarks = [f"its {_RANDOM}"]
-    if rescale == "probability":
-        remarks.append("it rescales what survives by the sum of magnitudes, and this soup by the probability")
-    return {"rescale": rescale is not None}, remarks
 
 
 def _model(file: RecipeFile, run: str) -> Any:
@@ -206,7 +193,7 @@ def _model(file: RecipeFile, run: str) -> Any:
 
 
 def _named(path: str) -> Any:
-    """The folder as mergekit finds it: in text, '+' and '@' have a meaning there."""
+    """The folder, escaped, since '+' and '@' have a meaning for mergekit."""
     return {"model": {"path": path}} if "+" in path or "@" in path else path
 
 
@@ -214,11 +201,11 @@ def _named(path: str) -> Any:
 
 
 def read_recipe(file: Path) -> RecipeFile:
-    """The recipe in a YAML of mergekit's.
+    """Reads the recipe in a mergekit YAML.
 
     Raises:
         CheckpointError: if it cannot be read, or names something that is missing.
-        ConfigError: if soupkitchen has no words for it.
+        ConfigError: if soupkitchen cannot express it.
     """
     with about(file):
         return _recipe(read(file))
@@ -266,12 +253,10 @@ def _recipe(config: Config) -> RecipeFile:
 
 
 def _files(folder: Path) -> tuple[tuple[str, bytes], ...]:
-    """The files of the tokenizer in `folder`."""
     return tuple((str(file.relative_to(folder)), read_bytes(file)) for file in check_files(folder))
 
 
 def _dtype(config: Config) -> str | None:
-    """The dtype to save in."""
     names = {"dtype": config.dtype, "out_dtype": config.out_dtype}
     for key, name in names.items():
         if name is not None and name.removeprefix("torch.") not in _DTYPES:
@@ -288,7 +273,7 @@ def _dtype(config: Config) -> str | None:
 
 
 def _wider(base: Path, models: Sequence[Path]) -> str | None:
-    """The dtype in which mergekit merges and saves if the base has a wider one than the models; else None."""
+    """The dtype in which mergekit merges and saves, if the base's is wider than the models'."""
     folders = [base, *(folder for folder in models if not is_adapter(folder))]
     headers = [Checkpoint.open(folder).header for folder in folders]
     of_base, *others = ({info.torch_dtype for info in header.values()} for header in headers)
@@ -298,7 +283,6 @@ def _wider(base: Path, models: Sequence[Path]) -> str | None:
 
 
 def _ours(config: Config) -> tuple[Any, list[float] | None]:
-    """The method, and the weights of the ingredients."""
     if config.merge_method not in _READ:
         raise ConfigError(
             f"merge_method {config.merge_method} is not known here; there are {', '.join(_READ)}"
@@ -342,7 +326,7 @@ def _our_task_vectors(config: Config) -> Any:
     if divides_otherwise(replace(preset(), normalize=normalize), _weights(config)):
         raise ConfigError("normalize=true cannot be taken with weights below 0, or that sum to 0")
     sparsifier: dict[str, Any] = {}
-    for name, default in {"density": 1.0, "gamma": 0.01, "epsilon": 0.15}.items():
+    for name, default in _SPARSIFIERS.items():
         if name in _READ[config.merge_method][1]:
             values = {config.value(name, float, default, model) for model in config.ingredients}
             if len(values) > 1:
@@ -370,7 +354,7 @@ def _weights(config: Config) -> list[float]:
 
 
 def _warn_of_unread(config: Config) -> None:
-    """Warns of parameters that this method of mergekit's does not read; refuses those that none reads."""
+    """Warns of parameters that this method does not read; refuses those that none reads."""
     shared, own = _READ[config.merge_method]
     ignored = set(config.parameters or ()) - shared - own
     for number, each in enumerate(config.inputs):
@@ -388,11 +372,7 @@ def _warn_of_unread(config: Config) -> None:
 
 
 def _check_tokenizer(config: Config, folders: Sequence[Path]) -> None:
-    """Checks that the file's keys of tokenizers and chat templates change nothing.
-
-    Raises:
-        ConfigError: if it does, or that cannot be seen.
-    """
+    """Refuses keys for tokenizers and chat templates that change something, or may."""
     asked = config.tokenizer or (config.tokenizer_source and Tokenizer(config.tokenizer_source))
     if config.chat_template not in (None, "auto"):
         raise ConfigError("chat_template cannot be taken: put it into the soup's tokenizer yourself")

@@ -1,24 +1,26 @@
-"""Saves the soup as users load it: as a model, or as one adapter."""
+"""Saves the soup as users load it, as a model or as one adapter, and proves that it is what was scored."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate.utils import convert_file_size_to_int
 from safetensors import SafetensorError
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.adapters import open_adapter
-from soupkitchen.checkpoints.changes import AdaptedWeights
-from soupkitchen.errors import ConfigError, GuaranteeError, SaveError
-from soupkitchen.evaluation import LiveModel
+from soupkitchen.checkpoints.weights import AdaptedWeights
+from soupkitchen.errors import CheckpointError, ConfigError, GuaranteeError, SaveError
+from soupkitchen.evaluation import Evaluator, LiveModel
 from soupkitchen.merging import MergeMethod, StackMethod
 from soupkitchen.models.processors import copy_processor
 from soupkitchen.options import check_fields
@@ -32,6 +34,9 @@ from soupkitchen.tasks import Several
 log = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MODELS = str(Path("transformers", "models"))
+"""The folder of transformers' models, which fail if an input is missing."""
+_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,17 @@ class Output:
 
     Attributes:
         format: "full" for a model, "adapter" for one LoRA adapter on the pool's base.
-        max_shard_size: the most that a weight file may have, as ``5GB``.
-        dtype: of the weights, "float32", "bfloat16" or "float16", both scored and saved; None for that of
-            the runs.
-        rank: of a saved adapter, to which the soup's change is cut; None for an exact one, which only a
-            linear soup of adapters has.
-        verify: the proof that the saved model is the one that was scored: "batch" compares its
-            tensors, to the bit, and its answers on a batch; "full" scores all of held-out again, too.
-        push_to_hub: the repository on the hub that the soup is pushed to, as "org/name"; None for none.
-        private: whether that repository is private, if it is new.
+        max_shard_size: the largest size of a weight file, as ``5GB``.
+        dtype: "float32", "bfloat16" or "float16", for scoring and saving; None for the runs' dtype.
+        rank: the rank to which a saved adapter is cut; None for an exact one, which only a linear soup of
+            adapters has.
+        verify: "batch" compares the saved model's tensors and its answers on a batch with the scored one's;
+            "full" also scores held-out again.
+        push_to_hub: the hub repository, as "org/name"; None for none.
+        private: create that repository as private.
 
     Raises:
-        ConfigError: for options out of range, or that contradict each other.
+        ConfigError: if an option is out of range, or options contradict each other.
     """
 
     format: Literal["full", "adapter"] = "full"
@@ -76,10 +80,10 @@ class Output:
         return _DTYPES[self.dtype] if self.dtype else None
 
     def check(self, runs: Sequence[Checkpoint], method: MergeMethod | StackMethod) -> None:
-        """Refuses, before any work, a soup that could not be saved.
+        """Refuses, before any work, a soup that cannot be saved.
 
         Raises:
-            ConfigError: saying why.
+            ConfigError: if it cannot.
         """
         if self.format == "full":
             return
@@ -109,17 +113,14 @@ class Output:
             )
 
     def save(self, live: LiveModel, processor: Path | None, folder: Path, like: Checkpoint) -> Checkpoint:
-        """Writes the live model to `folder` as ``save_pretrained`` does, with what prepares its inputs.
+        """Writes the live model to `folder` like ``save_pretrained``, with its processor, and opens it.
 
-        The folder appears by a rename when it is complete; until then an older one stays as it was.
+        Until it is complete, an older folder stays.
 
         Args:
             live: the model, filled.
-            processor: the folder with the files of the tokenizer or image processor, which are copied.
-            like: the run whose names of tensors, and other files, are taken.
-
-        Returns:
-            The saved model, opened.
+            processor: the folder of the tokenizer's or image processor's files.
+            like: the run that gives tensor names and other files.
 
         Raises:
             SaveError: if it cannot be written.
@@ -138,15 +139,11 @@ class Output:
         processor: Path | None,
         folder: Path,
     ) -> Checkpoint:
-        """Writes the soup of the adapters `runs` to `folder` as one adapter, as peft loads it.
+        """Writes the soup of the adapters `runs` to `folder` as one peft adapter, and opens it.
 
         Args:
-            weights: of each run, or of each run in each part of the depth.
-            soup: makes an empty soup.
-            processor: the folder with the files of the tokenizer, which are copied.
-
-        Returns:
-            The saved adapter, opened on its base.
+            weights: each run's weight, or weights by part of the depth.
+            processor: the folder of the tokenizer's files.
 
         Raises:
             SaveError: if it cannot be written.
@@ -170,9 +167,10 @@ class Output:
         return open_adapter(folder, "soup", base)
 
     def check_score(self, again: float, expected: float, floor: float, tasks: Several, folder: Path) -> None:
-        """Compares the score of a soup that was loaded back with the score that it was kept for.
+        """Compares the score of the soup, loaded back, with the expected one.
 
         Args:
+            again: the loaded soup's score.
             floor: the least score of an adapter, which may be cut.
 
         Raises:
@@ -205,7 +203,6 @@ class Output:
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write a soup to, which becomes `folder` by a rename when that is done."""
     try:
         with appearing(folder) as beside:
             yield beside
@@ -214,3 +211,109 @@ def _appearing(folder: Path) -> Iterator[Path]:
             f"the soup could not be written to {folder} ({error}): nothing is left half-written. "
             "Make room, or name another results_dir"
         ) from error
+
+
+def prove_filling(evaluator: Evaluator, first: Checkpoint, last: Checkpoint | None) -> None:
+    """Compares models filled in place with loaded ones; if they differ, models are made anew from then on.
+
+    A model may keep values computed from its weights (LeViT's attention biases), which filling would not
+    update.
+
+    Args:
+        first: the run, or the adapter's base, that the live model was loaded from.
+        last: another run that transformers can load, if any.
+
+    Raises:
+        CheckpointError: if the model needs other inputs than the task gives.
+    """
+    live = evaluator.live
+    if last is None or not live.in_place:
+        return
+    examples = {name: order[:_EXAMPLES] for name, order in evaluator.examples.order("heldout").items()}
+    try:
+        expected = [(first, evaluator.outputs("heldout", examples))]
+    except (AttributeError, TypeError, ValueError) as error:
+        if _MODELS not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise
+        raise CheckpointError(
+            f"{first.path}: {type(live.model).__name__} cannot be run on what the task gives it ({error}): "
+            "models that need more than that, as boxes or images beside texts, are none of this task's"
+        ) from error
+    evaluator.release()
+    live.load(last)
+    expected.insert(0, (last, evaluator.outputs("heldout", examples)))
+    evaluator.release()
+    live.load(first)
+    for run, outputs in expected:
+        live.fill(run.tensors())
+        if not _alike(evaluator.outputs("heldout", examples), outputs, exactly=True):
+            log.warning(
+                "%s keeps in itself what it computes of its weights: for each candidate a new one is made by "
+                "transformers, slower than in place",
+                type(live.model).__name__,
+            )
+            live.make_anew()
+            return
+
+
+def check_weights(saved: LiveModel, state: Mapping[str, str], folder: Path) -> None:
+    """Checks that a loaded soup has the scored model's parameters and buffers.
+
+    Args:
+        saved: the soup, not used yet.
+        state: digests of the scored model's tensors, by name.
+
+    Raises:
+        GuaranteeError: if one differs.
+    """
+    loaded = saved.digests()
+    if differing := sorted(n for n in state.keys() | loaded.keys() if state.get(n) != loaded.get(n)):
+        raise GuaranteeError(
+            f"{folder}: {differing[0]}, as loaded from the saved soup, is not what was scored. The soup is "
+            "left in place for inspection; do not use it, and please report this"
+        )
+
+
+def check_answers(
+    saved: Evaluator,
+    outputs: Mapping[str, Sequence[Any]],
+    examples: Mapping[str, np.ndarray] | None,
+    folder: Path,
+) -> None:
+    """Checks that a loaded soup answers one batch as the scored model did.
+
+    Args:
+        outputs: the scored model's, by task.
+        examples: the batch's held-out examples; None for all.
+
+    Raises:
+        GuaranteeError: if answers differ.
+    """
+    if examples is None:
+        examples = {name: np.arange(size) for name, size in saved.examples.sizes("heldout").items()}
+    if not _alike(saved.outputs("heldout", examples), outputs):
+        raise GuaranteeError(
+            f"{folder}: the saved soup has the weights that were scored and answers otherwise. It is left in "
+            "place for inspection; do not use it, and please report this"
+        )
+    log.info("saved    %s: loaded back, it has the same weights and answers the same", folder)
+
+
+def _alike(ours: Any, theirs: Any, exactly: bool = False) -> bool:
+    """Tells whether two trees of tensors, texts and numbers are equal, NaN included."""
+    if isinstance(ours, Mapping):
+        return ours.keys() == theirs.keys() and all(_alike(ours[k], theirs[k], exactly) for k in ours)
+    if isinstance(ours, torch.Tensor):
+        tolerances: dict[str, Any] = {"rtol": 0, "atol": 0} if exactly else {}
+        try:
+            torch.testing.assert_close(ours.cpu(), theirs.cpu(), equal_nan=True, **tolerances)
+        except AssertionError:
+            return False
+        return True
+    if isinstance(ours, (list, tuple)):
+        return len(ours) == len(theirs) and all(
+            _alike(*pair, exactly) for pair in zip(ours, theirs, strict=True)
+        )
+    if isinstance(ours, float):
+        return bool(np.isclose(ours, theirs, rtol=0 if exactly else 1e-5, equal_nan=True))
+    return bool(ours == theirs)

@@ -1,7 +1,4 @@
-"""`recipe.yaml`: what a soup is made of and how it was saved; reads and writes it, and makes the soup again.
-
-Nothing has to be scored for that: the runs, the base and the recipe are enough.
-"""
+"""Reads and writes `recipe.yaml`, and makes its soup again from the runs, without scoring."""
 
 from __future__ import annotations
 
@@ -26,14 +23,14 @@ from soupkitchen.merging import Linear, MergeMethod, StackMethod
 from soupkitchen.models import Maker, maker_named
 from soupkitchen.output.model import Output
 from soupkitchen.soup import Mixer, Recipe, check_unchanged
-from soupkitchen.store.documents import about, read_yaml
-from soupkitchen.store.files import write_text
+from soupkitchen.store.files import about, read_yaml, write_text
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_AS_THEY_ARE = ("reference", "base", "model_class", "processor", "pad_token_id", "model", "key")
+"""Entries of the file that are attributes of `RecipeFile`, too."""
 _SAVED = ("format", "max_shard_size", "dtype", "rank")
-"""Options that say how a soup is saved."""
 _HEAD = """\
 # What the soup is made of. It is made again, without scoring anything and to the bit on such a device, by
 #   python -m soupkitchen.rebuild {file} FOLDER
@@ -43,7 +40,7 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Place:
-    """The path of a model, a digest of its tensors and, of an adapter, its model if that is not the base."""
+    """A model's path, its tensors' digest, and an adapter's base if not the recipe's."""
 
     path: str
     fingerprint: str
@@ -57,7 +54,6 @@ class Place:
         return cls(str(run.path.absolute()), run.fingerprint, str(on) if on else None)
 
     def to_data(self) -> dict[str, str]:
-        """The fields that have a value."""
         return {name: part for name, part in vars(self).items() if part is not None}
 
 
@@ -80,8 +76,6 @@ class _Saved:
 
 @dataclass(frozen=True)
 class _Document:
-    """The file as it is."""
-
     format: Literal[1]
     method: dict[str, Any] | None
     ingredients: list[_Ingredient]
@@ -101,22 +95,22 @@ class _Document:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe, and what it takes to follow it elsewhere.
+    """A recipe, with all that is needed to follow it elsewhere.
 
     Attributes:
-        recipe: what is merged, and how.
-        runs: the places of the ingredients and of the reference, by name.
-        reference: the name of the run that says what the model is.
-        base: the model that the runs were fine-tuned from, if the recipe needs it.
-        model_class: the class of transformers that the task loads models as, or the function that makes them.
-        processor: the folder whose tokenizer or image processor is saved with the soup, or the name of a run.
-        output: how it was saved.
-        pad_token_id: given by the task to a model without one.
+        recipe: the ingredients and how they are merged.
+        runs: the places of the ingredients and the reference, by name.
+        reference: the name of the run that defines the model.
+        base: the runs' base model, if needed.
+        model_class: transformers' class of the model, or the function that makes it.
+        processor: the folder or run whose tokenizer or image processor is saved with the soup.
+        output: the options of saving.
+        pad_token_id: the task's, for a model without one.
         device: the kind of device that merged.
-        soup: a digest of what was saved.
-        model: the options of what makes the models, if that is not transformers.
-        key: of runs that are files, which of several state dicts in each.
-        trust: names of the user's own that may be imported.
+        soup: a digest of the saved soup.
+        model: options of the models' maker, if not transformers.
+        key: the state dict to use in a file with several.
+        trust: the user's names that may be imported.
     """
 
     recipe: Recipe
@@ -137,7 +131,6 @@ class RecipeFile:
     def of(
         cls, recipe: Recipe, pool: Pool, model_class: str, processor: Path | None, **more: Any
     ) -> RecipeFile:
-        """The file of a recipe for runs of `pool`."""
         names = dict.fromkeys((*recipe.ingredients, pool.reference.name))
         run_at = {run.path: run.name for run in pool}
         if processor in run_at:
@@ -157,13 +150,13 @@ class RecipeFile:
 
     @classmethod
     def read(cls, file: Path, trust: Collection[str] = ()) -> RecipeFile:
-        """Reads the recipe in a file.
+        """Reads a recipe file.
 
         Args:
-            trust: names of the user's own that may be imported.
+            trust: the user's names that may be imported.
 
         Raises:
-            ConfigError: if it is no recipe of ours, cannot be read, or names something that is not trusted.
+            ConfigError: if it cannot be read, is no recipe, or names something that is not trusted.
         """
         document = read_yaml(file, _Document)
         recipe = {
@@ -176,17 +169,11 @@ class RecipeFile:
             read = cls(
                 Recipe.from_data(recipe, trust),
                 {run.name: Place(run.path, run.fingerprint, run.on) for run in runs},
-                document.reference,
-                document.base,
-                document.model_class,
-                document.processor,
-                Output(**document.saved.output),
-                document.pad_token_id,
-                document.saved.device,
-                document.saved.fingerprint,
-                document.model,
-                document.key,
-                trust,
+                output=Output(**document.saved.output),
+                device=document.saved.device,
+                soup=document.saved.fingerprint,
+                trust=trust,
+                **{name: getattr(document, name) for name in _AS_THEY_ARE},
             )
             read.maker()
             read.merge_method()
@@ -195,7 +182,6 @@ class RecipeFile:
         return read
 
     def write(self, file: Path) -> None:
-        """Writes it, whole or not at all."""
         recipe, output = self.recipe.to_data(), self.output
         named = zip(recipe["ingredients"], recipe["coefficients"], strict=True)
         beside = [name for name in self.runs if name not in recipe["ingredients"]]
@@ -222,43 +208,39 @@ class RecipeFile:
                 "fingerprint": self.soup,
             },
         }
-        text = yaml.safe_dump(_plain(document), sort_keys=False, allow_unicode=True, width=100)
+        text = yaml.dump(document, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
         write_text(file, _HEAD.format(file=file.name) + text)
 
     def maker(self) -> Maker:
-        """The maker of the models; see `maker_named`."""
         return maker_named(self.model_class, self.model, self.trust)
 
     def merge_method(self) -> MergeMethod | StackMethod:
-        """The method; a soup of one is that run, whatever the method."""
+        """The method; a soup of one is that run, with any method."""
         return Linear() if self.recipe.method is None else self.recipe.merge_method()
 
 
-def _plain(tree: Any) -> Any:
-    """`tree` of lists and dicts alone, none of them twice by reference."""
-    if isinstance(tree, Mapping):
-        return {name: _plain(part) for name, part in tree.items()}
-    return [_plain(part) for part in tree] if isinstance(tree, (list, tuple)) else tree
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice in a tree twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 # Rebuilding
 
 
-@dataclass(frozen=True)
-class Moved:
-    """New places of the models that a recipe names.
-
-    Attributes:
-        path: of the runs: a folder, a glob or a list, as for `find_pool`; None for the old places.
-        base: the base's folder; None for the old one.
-    """
-
-    path: str | None = None
-    base: str | None = None
-
-
-def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Runtime | None = None) -> bool:
+def rebuild(
+    file: RecipeFile,
+    to: Path,
+    path: str | None = None,
+    base: str | None = None,
+    runtime: Runtime | None = None,
+) -> bool:
     """Makes the soup of `file` in the folder `to`, with what prepares its inputs.
+
+    Args:
+        path: of runs that have moved: a folder, a glob or a list, as for `find_pool`.
+        base: the folder of a base that has moved.
 
     Returns:
         Whether its tensors are, to the bit, those that were saved at first.
@@ -268,8 +250,7 @@ def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
         CheckpointError: if a run is missing, or has other tensors.
         SaveError: if the soup cannot be written.
     """
-    moved, runtime = moved or Moved(), runtime or Runtime()
-    recipe, output = file.recipe, file.output
+    recipe, output, runtime = file.recipe, file.output, runtime or Runtime()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to} is there already: name a new folder")
     if recipe.recalibrate:
@@ -277,7 +258,7 @@ def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
             "batch norm was computed on training data here (method.recalibrate_batchnorm), which a "
             "recipe does not hold: run the command that made it again"
         )
-    pool = _pool(file, moved)
+    pool = _pool(file, path, base)
     processor, device = _processor(file, pool), runtime.accelerator().device
     to.parent.mkdir(parents=True, exist_ok=True)
     if output.format == "adapter":
@@ -296,26 +277,21 @@ def rebuild(file: RecipeFile, to: Path, moved: Moved | None = None, runtime: Run
 
 
 def saved_fingerprint(folder: Path) -> str:
-    """A digest of the tensors of a soup, a model or an adapter, in `folder`."""
+    """A digest of the tensors of the saved model or adapter in `folder`."""
     if is_adapter(folder):
         return WeightFiles.open(folder, ADAPTER_STEM).fingerprint
     return Checkpoint.open(folder).fingerprint
 
 
-def _pool(file: RecipeFile, moved: Moved) -> Pool:
-    """Opens the runs that a recipe needs.
-
-    Raises:
-        CheckpointError: if one is missing, or has other tensors than it had.
-    """
-    sources = _sources(file, moved)
+def _pool(file: RecipeFile, path: str | None, moved_base: str | None) -> Pool:
+    sources = _sources(file, path)
     for name, source in sources.items():
         if not source.folder.exists():
             raise CheckpointError(
                 f"{source.folder}, which the recipe calls {name}, is gone: pool.path=… finds it"
             )
-    base = moved.base or (None if file.base is None else file.base.path)
-    if moved.base is None and base is not None and not Path(base).exists():  # never asked of the hub
+    base = moved_base or (None if file.base is None else file.base.path)
+    if moved_base is None and base is not None and not Path(base).exists():  # never asked of the hub
         raise CheckpointError(f"{base}, the base in the recipe, is gone: pool.base=… finds it")
     pool = pool_of(sources, base, like=file.reference, least=1, key=file.key, copies=True)
     opened: dict[str, Checkpoint | None] = {run.name: run for run in pool}
@@ -332,16 +308,16 @@ def _pool(file: RecipeFile, moved: Moved) -> Pool:
     return pool
 
 
-def _sources(file: RecipeFile, moved: Moved) -> Mapping[str, Source]:
-    if moved.path is None:
+def _sources(file: RecipeFile, path: str | None) -> Mapping[str, Source]:
+    if path is None:
         return {
             name: Source(Path(place.path), name, on=Path(place.on) if place.on else None)
             for name, place in file.runs.items()
         }
-    sources = find(moved.path, least=1)
+    sources = find(path, least=1)
     if lacking := [name for name in file.runs if name not in sources]:
         raise CheckpointError(
-            f"pool.path={moved.path} has no run called {', '.join(lacking)}; it has {', '.join(sources)}"
+            f"pool.path={path} has no run called {', '.join(lacking)}; it has {', '.join(sources)}"
         )
     return {name: sources[name] for name in file.runs}
 

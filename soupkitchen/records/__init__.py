@@ -1,10 +1,18 @@
-"""A run's tables: functions of its journal's events. Knows no torch."""
+"""A run's tables, as functions of its journal's events. Imports no torch."""
 
-from soupkitchen.records.leaderboard import leaderboard, ranking, read_leaderboard, soups_score
-from soupkitchen.records.sweep import greater_is_better, update_sweep_leaderboard
-from soupkitchen.records.tables import append_csv, read_csv, separated, write_csv
-from soupkitchen.records.trajectory import trajectory
-from soupkitchen.store.events import Entry, Step
+from soupkitchen.records.results import greater_is_better, update_sweep_leaderboard
+from soupkitchen.records.tables import (
+    append_csv,
+    leaderboard,
+    ranking,
+    read_csv,
+    read_leaderboard,
+    separated,
+    soups_score,
+    trajectory,
+    write_csv,
+)
+from soupkitchen.store.journal import Entry, Step
 
 __all__ = [
     "Entry",

@@ -1,10 +1,9 @@
 """Estimates the gain of a search by chance alone, if no candidate were better than the soup.
 
-For each candidate the paired outcomes are permuted: of the examples on which it and the soup differ, a fair
-coin says which of the two is right. If examples are not right or wrong, the width of the gain's interval is
-that of its distribution. A search that keeps each candidate that seems better adds up these gains; of
-alternatives, of which it takes the best, the largest gain counts once. The sum is at most what is left to
-gain.
+Each candidate's paired outcomes are permuted: where it and the soup differ, a fair coin decides which is
+right. If examples are not right or wrong, the gain's interval gives the distribution's width. The gains of
+candidates that seem better are summed; of alternatives only the largest counts. The sum is limited to the
+possible gain.
 """
 
 from __future__ import annotations
@@ -22,13 +21,8 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Chance:
-    """Gains by chance, in units of the metric.
-
-    Attributes:
-        mean: the average gain.
-        high: the gain that chance exceeds one time in twenty.
-        candidates: how many were tried.
-        share: how often chance gives at least the actual gain.
+    """Gains by chance, in units of the metric: mean and 95th percentile, number of candidates, and the
+    share of samples with at least the actual gain.
     """
 
     mean: float
@@ -40,18 +34,16 @@ class Chance:
 def by_chance(
     steps: pd.DataFrame, gained: float, binary: bool, left: float = math.inf, seed: int = 0
 ) -> Chance | None:
-    """The gain of a trajectory's candidates if none were better than the soup.
+    """The gain of a trajectory's candidates if none were better than the soup; None if none was scored in
+    full.
 
-    Candidates that were not scored in full are taken to differ from the soup as the others do on average.
+    Candidates not scored in full are assumed to differ from the soup as the others do on average.
 
     Args:
-        steps: the trajectory's rows; with a column `choice`, candidates that share one are alternatives.
-        gained: by the soup over the best single run.
-        binary: whether examples are right or wrong.
-        left: the most that could be gained.
-
-    Returns:
-        None if no candidate was scored in full.
+        steps: the trajectory's rows; candidates with the same `choice` are alternatives.
+        gained: the soup's gain over the best single run.
+        binary: examples are right or wrong.
+        left: the largest possible gain.
     """
     tried = steps[(steps["stage"] == "merge") & steps["decision"].isin(["keep", "discard"])]
     in_full = tried["gain_low"].notna() & tried["gain_high"].notna()
@@ -71,7 +63,6 @@ def by_chance(
 
 
 def _gains(row: Mapping[Any, Any], binary: bool, random: np.random.Generator) -> np.ndarray:
-    """Random gains of a candidate that is as good as the soup."""
     fixed, broken, total = (_number(row[name]) for name in ("fixed", "broken", "examples_total"))
     if binary and total:
         differ = int(fixed + broken)

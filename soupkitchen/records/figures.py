@@ -1,7 +1,6 @@
-"""The figures of reports and model cards: Vega-Lite charts, drawn as SVG for pages and as PNG for papers.
+"""Figures of reports and model cards: Vega-Lite charts, as SVG or PNG.
 
-Colours are named by their meaning. In a page its style says what they are, so that a figure is legible in the
-dark, too; a picture by itself carries its own.
+Colours are named by meaning, so that a page's style can define them.
 """
 
 from __future__ import annotations
@@ -34,28 +33,23 @@ _COLOURS = {
     "discarded": "#b3404a",
     "paper": "#ffffff",
 }
-"""By meaning, on white."""
 _CROSS = "M-1,-1L1,1M-1,1L1,-1"
 _MARK = re.compile(r'<(path|line)( aria-label="([^"]*)"[^>]*)/>')
-"""A mark that says what it is: all others are drawn without a label."""
+"""A mark with a description; others are drawn without a label."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart. Its marks say what they are, if they are encoded with `_ABOUT`.
-
-    Attributes:
-        title: what it shows, for those who do not see it.
-    """
+    """A chart. Marks encoded with `_ABOUT` describe themselves; `title` describes the chart."""
 
     title: str
     chart: alt.LayerChart | alt.FacetChart
     width: float
     height: float
 
-    def svg(self) -> str:
+    def __html__(self) -> str:
         """An SVG element for the page: each mark is a stop of the tab key, and has a title."""
         svg = _MARK.sub(r'<\1 class="mark" tabindex="0"\2><title>\3</title></\1>', self._drawn)
         about = (
@@ -64,14 +58,12 @@ class Figure:
         return svg.replace("<svg ", f"<svg {about} ", 1)
 
     def picture(self) -> str:
-        """An SVG file of its own, with colours that programs for papers know."""
         svg = self._drawn
         for name, colour in _COLOURS.items():
             svg = svg.replace(_colour(name), colour)
         return svg
 
     def png(self) -> bytes:
-        """A PNG of two pixels a unit."""
         return vl_convert.svg_to_png(self.picture(), scale=2)
 
     @cached_property
@@ -102,7 +94,7 @@ class Figure:
 
 
 def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
-    """The score after each step: runs, candidates kept and discarded, the soup so far, the best single."""
+    """The score after each step: runs, candidates, the soup so far, the best single run."""
     rows = steps[steps["stage"].isin(["rank", "merge"]) & (steps["split"] == "heldout")].to_dict("records")
     points, course = [], []
     soup = math.nan
@@ -134,7 +126,6 @@ def trajectory_figure(steps: pd.DataFrame, metric: str, sign: int) -> Figure:
 
 
 def _step(row: Mapping[Any, Any], column: str, sign: int) -> dict[str, Any]:
-    """The mark of a step: a ring for a run, a dot for what was kept, a cross for what was discarded."""
     score, decision, ranked = row[column], row["decision"], row["stage"] == "rank"
     bound = {"score": "", "score_at_most": "at most ", "score_on_part": "on a part "}[column]
     about = f"{row['candidate']}: {decision or 'ranked'}, {bound}{short(score)}"
@@ -149,7 +140,6 @@ def _step(row: Mapping[Any, Any], column: str, sign: int) -> dict[str, Any]:
 
 
 def models_figure(table: pd.DataFrame, metric: str) -> Figure:
-    """Every model, held-out beside test."""
     rows = table.head(40).to_dict("records")
     points, intervals = [], []
     for number, row in enumerate(rows):
@@ -170,7 +160,6 @@ def models_figure(table: pd.DataFrame, metric: str) -> Figure:
 
 
 def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", unit: str = "") -> Figure:
-    """One bar a name, from 0 on."""
     rows = [
         {
             "row": number,
@@ -194,7 +183,6 @@ def bars_figure(title: str, bars: Mapping[str, float], colour: str = "soup", uni
 
 
 def cosines_figure(names: Sequence[str], cosines: np.ndarray) -> Figure:
-    """The cosines of task vectors, pair by pair."""
     cell = min(36.0, (WIDTH - 186) / len(names))
     rows = [
         {
@@ -223,7 +211,7 @@ def cosines_figure(names: Sequence[str], cosines: np.ndarray) -> Figure:
 
 
 def plane_figure(names: Sequence[str], points: np.ndarray, inside: Sequence[str], soup: str | None) -> Figure:
-    """Runs and soup in the plane in which they differ most (two principal components)."""
+    """Runs and soup in the plane of their two principal components."""
     rows = []
     for name, (across, up) in zip(names, points.tolist(), strict=True):
         kind = "soup" if name == soup else "single" if name in inside else "faint"
@@ -239,7 +227,6 @@ def plane_figure(names: Sequence[str], points: np.ndarray, inside: Sequence[str]
 
 
 def scatter_figure(runs: Sequence[Row], across: str, up: str, titles: tuple[str, str]) -> Figure:
-    """Runs of a sweep by two of their columns; `titles` say what these are."""
     rows = []
     for run in runs:
         if has_value(run[across]) and has_value(run[up]):
@@ -251,7 +238,7 @@ def scatter_figure(runs: Sequence[Row], across: str, up: str, titles: tuple[str,
 
 
 def parallel_figure(runs: Sequence[Row], columns: Sequence[str], score: str) -> Figure:
-    """Parallel coordinates: a line a run through its options to its score."""
+    """A line for each run through its options to its score."""
     names = [*columns, score]
     corners: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
@@ -282,7 +269,7 @@ def parallel_figure(runs: Sequence[Row], columns: Sequence[str], score: str) -> 
 
 
 def _heights(values: Sequence[Any]) -> tuple[dict[Any, float], dict[Any, str]]:
-    """The places of a column's values between 0 and 1, and their labels: all texts, or two numbers."""
+    """A column's places between 0 and 1, and labels: all texts, or two numbers."""
     present = [value for value in values if has_value(value)]
     if present and all(isinstance(value, (int, float)) for value in present):
         low, high = min(present), max(present)
@@ -307,7 +294,6 @@ def _fixed(colour: str) -> Any:
 
 
 def _chart(rows: Sequence[Row]) -> alt.Chart:
-    """A chart of rows; cells that are no finite number are left out."""
     return alt.Chart(
         alt.InlineData(values=[{key: _plain(value) for key, value in row.items()} for row in rows])
     )
@@ -321,7 +307,6 @@ def _plain(value: Any) -> Any:
 
 
 def _dot(kind: str, about: str, hollow: bool = False, cross: bool = False) -> dict[str, Any]:
-    """The columns that `_points` draws by."""
     fill = "paper" if hollow else kind
     shape = _CROSS if cross else "circle"
     return {"stroke": _colour(kind), "fill": _colour(fill), "shape": shape, "about": about}
@@ -334,7 +319,7 @@ def _points(rows: Sequence[Row]) -> alt.Chart:
 
 
 def _names(names: Sequence[str], limit: int = 170, **options: Any) -> alt.Axis:
-    """An axis of numbers from 0 on, which are written as `names`: as many as there is room for."""
+    """An axis of numbers from 0, labelled with as many `names` as fit."""
     texts = f"{json.dumps([printable(str(name)) for name in names])}[datum.value]"
     shown = {"labelOverlap": True, "labelAngle": 0, **options}
     return alt.Axis(labelExpr=texts, labelLimit=limit, **shown)

@@ -1,6 +1,7 @@
 """`report.html` of a run, finished or not, made of its journal; and that of a sweep, made of its table.
 
-Knows no torch, and reads no weights.
+A page is sections of sentences, figures, tables and texts, filled into one HTML file. Knows no torch, and
+reads no weights.
 """
 
 from __future__ import annotations
@@ -10,45 +11,113 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import jinja2
 import numpy as np
 import pandas as pd
 from annotated_types import MaxLen
 
+from soupkitchen.console import printable
 from soupkitchen.errors import ConfigError
 from soupkitchen.records import figures
 from soupkitchen.records.chance import by_chance
-from soupkitchen.records.page import Section, Table, Text, html
+from soupkitchen.records.figures import Figure
 from soupkitchen.records.run import Run
-from soupkitchen.records.tables import has_value, read_csv, separated, short
-from soupkitchen.records.trajectory import tasks_of
-from soupkitchen.store.documents import open_regular, own, read_json
-from soupkitchen.store.events import CONTRIBUTION, STEP
-from soupkitchen.store.files import write, write_text
-from soupkitchen.store.layout import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.records.tables import has_value, read_csv, short, tasks_of
+from soupkitchen.store.files import open_regular, own, read_json, write, write_text
+from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, MAP, MERGEKIT, PICTURES, RECIPE, REPORT
+from soupkitchen.store.journal import CONTRIBUTION, STEP
 
 log = logging.getLogger(__name__)
-
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
 _SHOWN = (
     "step stage candidate decision score score_at_most best_before gain p_value fixed broken soup_size "
     "examples_scored examples_total cached reason"
 ).split()
-"""Columns of the trajectory that the report has, too."""
 _MOST_ON_MAP = 100
-"""Runs on a map: each pair of them is a mark on the page."""
+"""The most runs on a map, which has a mark for each pair."""
 _MARK = b'<meta name="generator" content="soupkitchen">'
 _KIND = ["task", "data", "metric"]
 _NO_OPTIONS = {"rank", "run", *_KIND}
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table, closed until a click if `folded`."""
+
+    caption: str
+    frame: pd.DataFrame
+    folded: bool = True
+
+    @cached_property
+    def columns(self) -> list[tuple[str, bool]]:
+        numeric = pd.api.types.is_numeric_dtype
+        return [(printable(str(name)), numeric(self.frame[name])) for name in self.frame.columns]
+
+    @property
+    def rows(self) -> list[tuple[list[str], bool]]:
+        return [
+            ([_cell(value) for value in row.values()], row.get("kind") == "soup")
+            for row in self.frame.to_dict("records")
+        ]
+
+
+@dataclass(frozen=True)
+class Text:
+    name: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    sentences: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    texts: Sequence[Text] = ()
+
+
+def html(
+    title: str,
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    footer: str,
+    cards: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The page in one file, which loads nothing else.
+
+    Args:
+        cards: key figures, and their labels.
+    """
+    return _TEMPLATES.get_template("report.html.jinja").render(
+        title=printable(title),
+        sentences=[printable(sentence) for sentence in sentences],
+        cards=cards,
+        sections=sections,
+        footer=footer,
+    )
+
+
+def _cell(value: Any) -> str:
+    if not has_value(value):
+        return "–"
+    return short(value) if isinstance(value, float) else printable(str(value))
+
+
 def write_report(folder: Path) -> list[Path]:
-    """Writes the report of the run in `folder`, and the picture of its trajectory.
+    """Writes the report of the run in `folder`, and its trajectory's picture.
 
     Raises:
-        JournalError: if there is no journal, or a damaged one.
-        OSError: if they cannot be written.
+        JournalError: if the journal is missing or damaged.
+        OSError: if writing fails.
     """
     run = Run(folder)
     write_text(folder / REPORT, page(run))
@@ -59,19 +128,7 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def page(run: Run) -> str:
-    """The report of a run as HTML."""
-    parts = (
-        _trajectory,
-        _models,
-        _tasks,
-        _contributions,
-        _chance,
-        map_section,
-        _costs,
-        _recipe,
-        _environment,
-    )
-    sections = [section for part in parts if (section := part(run))]
+    sections = [section for part in _PARTS if (section := part(run))]
     version = run.events[0].get("versions", {}).get("soupkitchen", "")
     source = f"Made of {run.folder.name}/{JOURNAL}; python -m soupkitchen.report makes it again."
     title, footer = f"Soup of {run.folder.name}", f"soupkitchen {version}. {source}"
@@ -79,36 +136,38 @@ def page(run: Run) -> str:
 
 
 def _sentences(run: Run) -> list[str]:
-    if run.soup is None or run.best is None:
+    outcome = run.outcome
+    if outcome is None:
         ranked = int((run.steps["stage"] == "rank").sum())
         return [f"This run is not finished: {len(run.steps)} steps so far, {ranked} of them rankings."]
-    size, name = len(separated(run.soup["ingredients"])), run.best["model"]
-    soup, best = (short(row[f"heldout_{run.metric}"]) for row in (run.soup, run.best))
-    if run.gain <= 0 and size == 1:
+    size, name = len(outcome.ingredients), outcome.best["model"]
+    soup, best = (short(row[f"heldout_{run.metric}"]) for row in (outcome.soup, outcome.best))
+    if outcome.gain <= 0 and size == 1:
         sentence = f"No run improved on the best single one, {name}: the soup is that run. That is normal."
     else:
         sentence = (
             f"The soup of {size} runs scores {soup} ({run.metric}, held-out); the best single run, "
             f"{name}, scores {best}."
         )
-    soup, best = (short(score) for score in run.test_scores or (None, None))
-    if run.test_scores:
+    if test := outcome.test_scores:
+        soup, best = map(short, test)
         return [sentence, f"On test data, which decided nothing: {soup} against {best}."]
     return [sentence, "There was no test data: held-out decided, so its scores flatter the soup somewhat."]
 
 
 def _cards(run: Run) -> list[tuple[str, str]]:
-    if run.soup is None or run.best is None:
+    if run.outcome is None:
         return []
-    heldout, test = run.soup[f"heldout_{run.metric}"], run.soup[f"test_{run.metric}"]
+    soup = run.outcome.soup
+    heldout, test = soup[f"heldout_{run.metric}"], soup[f"test_{run.metric}"]
     cards = [(short(heldout), f"{run.metric}, held-out")]
-    if has_value(run.soup["ci_low"]):
-        cards.append((f"{short(run.soup['ci_low'])} to {short(run.soup['ci_high'])}", "95 % interval"))
+    if has_value(soup["ci_low"]):
+        cards.append((f"{short(soup['ci_low'])} to {short(soup['ci_high'])}", "95 % interval"))
     if has_value(test):
         cards.append((short(test), f"{run.metric}, test"))
-    cards.append((f"{run.gain:+.4f}", "better than the best single run"))
-    names = separated(run.soup["ingredients"])
-    return [*cards, (f"{len(names)} of {len(run.events[0]['runs'])}", "runs are in the soup")]
+    cards.append((f"{run.outcome.gain:+.4f}", "better than the best single run"))
+    size = f"{len(run.outcome.ingredients)} of {len(run.events[0]['runs'])}"
+    return [*cards, (size, "runs are in the soup")]
 
 
 def _trajectory(run: Run) -> Section | None:
@@ -134,9 +193,9 @@ def _models(run: Run) -> Section | None:
 
 def _tasks(run: Run) -> Section | None:
     columns = tasks_of(run.events)
-    if not columns or run.soup is None or run.best is None:
+    if not columns or run.outcome is None:
         return None
-    models = (("soup", run.soup), ("best single run", run.best))
+    models = (("soup", run.outcome.soup), ("best single run", run.outcome.best))
     shown = []
     for task in columns:
         bars = {
@@ -151,9 +210,9 @@ def _tasks(run: Run) -> Section | None:
 
 def _contributions(run: Run) -> Section | None:
     contributions = run.of(CONTRIBUTION)
-    if not contributions or run.soup is None:
+    if not contributions or run.outcome is None:
         return None
-    whole = run.sign * float(run.soup[f"heldout_{run.metric}"])
+    whole = run.sign * float(run.outcome.soup[f"heldout_{run.metric}"])
     bars = {str(event["ingredient"]): whole - float(event["score"]) for event in contributions}
     sentence = (
         "What the soup loses on held-out without each of its ingredients, merged by the same method. Below 0 "
@@ -164,27 +223,27 @@ def _contributions(run: Run) -> Section | None:
 
 
 def _chance(run: Run) -> Section | None:
-    if run.soup is None or run.best is None:
+    if run.outcome is None:
         return None
-    steps = run.steps
+    steps, gain = run.steps, run.outcome.gain
     counted = steps[(steps["stage"] == "merge") & steps["gain"].notna() & steps["fixed"].notna()]
     gains = (counted["fixed"] - counted["broken"]).astype(float) / counted["examples_total"].astype(float)
     binary = len(counted) > 0 and np.allclose(counted["gain"].astype(float), gains, atol=1e-9)
     choices = [event.get("choice") or f"step {number}" for number, event in enumerate(run.of(STEP))]
-    most, single = run.events[0].get("best"), float(run.best[f"heldout_{run.metric}"])
+    most, single = run.events[0].get("best"), float(run.outcome.best[f"heldout_{run.metric}"])
     left = math.inf if most is None else float(most) - run.sign * single
-    chance = by_chance(steps.assign(choice=choices), run.gain, binary, left)
+    chance = by_chance(steps.assign(choice=choices), gain, binary, left)
     if chance is None:
         return None
     sentences = [
-        f"On held-out, which decided, the soup gained {run.gain:+.4f}. If none of the {chance.candidates} "
+        f"On held-out, which decided, the soup gained {gain:+.4f}. If none of the {chance.candidates} "
         "candidates were any better than the soup before it, choosing what seems better would still seem to "
         f"gain {chance.mean:.4f} on average, and more than {chance.high:.4f} one time in twenty; at least "
         f"what was gained, {100 * chance.share:.1f} % of the time."
     ]
-    bars = {"gained on held-out": run.gain, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
-    if run.test_scores:
-        bars["gained on test"] = run.sign * (run.test_scores[0] - run.test_scores[1])
+    bars = {"gained on held-out": gain, "by chance, mean": chance.mean, "by chance, 95 %": chance.high}
+    if test := run.outcome.test_scores:
+        bars["gained on test"] = run.sign * (test[0] - test[1])
         sentences.append("Test data says what is left of it where nothing was chosen.")
     else:
         heldout = f"heldout_{run.metric}"
@@ -197,8 +256,6 @@ def _chance(run: Run) -> Section | None:
 
 @dataclass(frozen=True)
 class _Map:
-    """`map.json`: inner products of what fine-tuning changed, run by run."""
-
     names: list[Annotated[str, MaxLen(255)]]
     gram: list[list[float]]
     soup: str | None
@@ -206,7 +263,6 @@ class _Map:
 
 
 def map_section(run: Run) -> Section | None:
-    """Shows the similarity of the runs' task vectors, from `map.json`."""
     file, title = run.folder / MAP, "The pool's map"
     if not os.path.lexists(file):
         return None
@@ -230,7 +286,7 @@ def map_section(run: Run) -> Section | None:
     values = np.maximum(values[::-1], 0.0)
     points = vectors[:, ::-1][:, :2] * np.sqrt(values[:2])
     share = 100 * float(values[:2].sum() / max(values.sum(), 1e-30))
-    inside = separated(run.soup["ingredients"]) if run.soup else ()
+    inside = run.outcome.ingredients if run.outcome else ()
     since = "the base" if record.base else "the mean of the runs, as no base is known"
     sentence = (
         f"How alike the runs' task vectors are: cosines of what fine-tuning changed since {since}. Below, "
@@ -241,22 +297,20 @@ def map_section(run: Run) -> Section | None:
 
 
 def _costs(run: Run) -> Section | None:
-    costs, scored = run.costs, run.of("score")
-    if not scored:
+    if not run.of("score"):
         return None
+    costs = run.costs
     merged = run.steps[(run.steps["stage"] == "merge") & (run.steps["examples_total"] > 0)]
     spared = int((merged["examples_total"] - merged["examples_scored"])[~merged["cached"].astype(bool)].sum())
     sentences = [
         f"{costs.examples_scored} examples went through a model. Early stopping spared {max(spared, 0)} more "
         f"in the merge stage, and {costs.examples_cached} were known from the cache."
     ]
-    if (gib := run.events[-1].get("peak_device_gib")) is not None:
-        sentences.append(f"At most {gib:.2f} GiB were taken on the device.")
+    if costs.peak_device_gib is not None:
+        sentences.append(f"At most {costs.peak_device_gib:.2f} GiB were taken on the device.")
     seconds = {
-        "merging and filling": sum(float(event["merge_seconds"]) for event in scored),
-        "forward passes and metric": sum(
-            float(event["eval_seconds"]) for event in scored if not event["cached"]
-        ),
+        "merging and filling": costs.merge_seconds or 0.0,
+        "forward passes and metric": costs.eval_seconds or 0.0,
     }
     figure = figures.bars_figure("seconds", seconds, "single", " s")
     return Section("Where the time went", sentences, [figure])
@@ -278,11 +332,11 @@ _PARTS = (_trajectory, _models, _tasks, _contributions, _chance, map_section, _c
 
 
 def write_sweep_report(folder: Path) -> Path | None:
-    """Writes the report of the runs below `folder`; None if there is no table of them, or another's report.
+    """Writes the report of the runs below `folder`; None if it has no table, or another's report.
 
     Raises:
         ConfigError: if the table is damaged.
-        OSError: if it cannot be written.
+        OSError: if writing fails.
     """
     table, file = folder / LEADERBOARD, folder / REPORT
     if not table.is_file():

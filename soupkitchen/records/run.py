@@ -1,9 +1,9 @@
-"""One run, as its journal and the files beside it tell."""
+"""One run, read from its journal and the files beside it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.records.leaderboard import leaderboard
-from soupkitchen.records.tables import has_value
-from soupkitchen.records.trajectory import trajectory
+from soupkitchen.records.tables import has_value, leaderboard, separated, trajectory
 from soupkitchen.store import journal
-from soupkitchen.store.documents import own, read_bytes
-from soupkitchen.store.events import ENTRY, STEP, Event
-from soupkitchen.store.layout import JOURNAL
+from soupkitchen.store.files import own, read_bytes
+from soupkitchen.store.folder import JOURNAL
+from soupkitchen.store.journal import ENTRY, STEP, Event
 
 if TYPE_CHECKING:
     from soupkitchen.records.figures import Figure
 
 _MOST = 4 << 20
-"""Bytes of a text in a report at most."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +29,13 @@ class Costs:
     """The costs of a run; None if unknown.
 
     Attributes:
-        candidates_tried: mixtures that were scored to be decided on.
+        candidates_tried: candidates that were decided on.
         examples_scored: examples that went through a model.
-        examples_cached: examples whose predictions an earlier run had kept.
-        merge_seconds: reading runs, merging, and filling the model.
+        examples_cached: examples with predictions from an earlier run.
+        merge_seconds: reading, merging, and filling the model.
         eval_seconds: forward passes and metrics.
-        peak_device_gib: the most that tensors took on an accelerator, in the process that finished the run.
-        peak_host_gib: the most memory of that process since it began; jobs of a sweep may share one.
+        peak_device_gib: memory of tensors on an accelerator, in the process that finished the run.
+        peak_host_gib: memory of that process, which jobs of a sweep may share.
     """
 
     candidates_tried: int | None = None
@@ -51,8 +48,37 @@ class Costs:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The outcome of a finished run.
+
+    Attributes:
+        metric: the name of the score.
+        soup, best: the rows of the leaderboard with the soup and with the best single run.
+    """
+
+    metric: str
+    soup: Mapping[Any, Any]
+    best: Mapping[Any, Any]
+
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        return separated(self.soup["ingredients"])
+
+    @property
+    def gain(self) -> float:
+        """The soup's held-out gain over the best single run; higher is better."""
+        return float(self.soup["delta_vs_best_single"])
+
+    @property
+    def test_scores(self) -> tuple[float, float] | None:
+        """The scores of both on test; None without a test split."""
+        soup, best = (row[f"test_{self.metric}"] for row in (self.soup, self.best))
+        return (float(soup), float(best)) if has_value(soup) and has_value(best) else None
+
+
+@dataclass(frozen=True)
 class Run:
-    """The run in a folder. What follows from its journal is a `JournalError` if that is damaged."""
+    """The run in a folder. Properties raise a `JournalError` if the journal is damaged."""
 
     folder: Path
 
@@ -66,12 +92,10 @@ class Run:
 
     @cached_property
     def models(self) -> pd.DataFrame | None:
-        """The leaderboard; None if the run has none yet."""
         return leaderboard(self.events) if self.of(ENTRY) else None
 
     @cached_property
     def figure(self) -> Figure:
-        """The figure of the trajectory."""
         from soupkitchen.records.figures import trajectory_figure  # what draws is imported where it is wanted
 
         return trajectory_figure(self.steps, self.metric, self.sign)
@@ -85,46 +109,28 @@ class Run:
         return 1 if self.events[0]["greater_is_better"] else -1
 
     @cached_property
-    def soup(self) -> Mapping[Any, Any] | None:
-        """The soup's row of the leaderboard."""
-        return self._first("soup")
-
-    @cached_property
-    def best(self) -> Mapping[Any, Any] | None:
-        """The row of the best single run."""
-        return self._first("single")
-
-    @property
-    def gain(self) -> float:
-        """The soup's gain on held-out over the best single run; higher is better."""
-        return float(self.soup["delta_vs_best_single"]) if self.soup else 0.0
-
-    @property
-    def test_scores(self) -> tuple[float, float] | None:
-        """The scores of the soup and the best single run on test; None without a test split."""
-        column = f"test_{self.metric}"
-        if self.soup and self.best and has_value(self.soup[column]) and has_value(self.best[column]):
-            return float(self.soup[column]), float(self.best[column])
+    def outcome(self) -> Outcome | None:
+        """The outcome; None if the run is not finished."""
+        rows = [] if self.models is None else self.models.to_dict("records")
+        first = {row["kind"]: row for row in reversed(rows)}
+        if "soup" in first and "single" in first:
+            return Outcome(self.metric, first["soup"], first["single"])
         return None
 
     @property
     def costs(self) -> Costs:
-        scored, last = self.of("score"), self.events[-1]
-        tried = [
-            step
-            for step in self.of(STEP)
-            if step["stage"] == "merge"
-            and (
-                step["decision"] == "error"
-                or (step["decision"] in ("keep", "discard") and step["examples_total"] > 0)
-            )
-        ]
+        every, last = self.of("score"), self.events[-1]
+        cached, scored = ([event for event in every if event["cached"] is known] for known in (True, False))
+        merged = [step for step in self.of(STEP) if step["stage"] == "merge"]
+        failed = sum(step["decision"] == "error" for step in merged)
+        scores = [step for step in merged if step["examples_total"] > 0]
+        decided = sum(step["decision"] in ("keep", "discard") for step in scores)
         return Costs(
-            len(tried),
-            sum(number for event in scored if not event["cached"] for _, number in event["parts"].values()),
-            sum(number for event in scored if event["cached"] for _, number in event["parts"].values()),
-            round(sum(event["merge_seconds"] for event in scored), 3),
-            round(sum(event["eval_seconds"] for event in scored if not event["cached"]), 3),
+            failed + decided,
+            _examples(scored),
+            _examples(cached),
+            round(sum(event["merge_seconds"] for event in every), 3),
+            round(sum(event["eval_seconds"] for event in scored), 3),
             last.get("peak_device_gib"),
             last.get("peak_host_gib"),
         )
@@ -133,7 +139,7 @@ class Run:
         return [event for event in self.events if event["event"] == kind]
 
     def text(self, name: str) -> str | None:
-        """The content of a file beside the journal, or why it cannot be read; None if it is not there."""
+        """The content of a file beside the journal, or why it cannot be read; None if missing."""
         file = self.folder / name
         if not os.path.lexists(file):
             return None
@@ -142,7 +148,6 @@ class Run:
         except ConfigError as error:
             return str(error)
 
-    def _first(self, kind: str) -> Mapping[Any, Any] | None:
-        """The first row of the leaderboard that is of a kind."""
-        rows = [] if self.models is None else self.models[self.models["kind"] == kind].to_dict("records")
-        return rows[0] if rows else None
+
+def _examples(scorings: Sequence[Event]) -> int:
+    return sum(number for event in scorings for _, number in event["parts"].values())

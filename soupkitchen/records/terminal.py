@@ -1,6 +1,7 @@
 """Shows a run to a person: on a terminal the pool and its outcomes, and at the end the leaderboard.
 
-The pool goes to stderr, if that is a terminal; the leaderboard goes to stdout.
+The pool goes to stderr, if that is a terminal; the leaderboard goes to stdout. The progress that is shown is
+a function of the journal's events so far.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.cells import cell_len, set_cell_size
@@ -24,32 +26,158 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from soupkitchen import process
 from soupkitchen.console import Screen, console, printable
-from soupkitchen.records.progress import Known, State
 from soupkitchen.records.tables import has_value, separated
-from soupkitchen.store import launch
+from soupkitchen.store.journal import STEP
 
+State = Literal["", "ranked", "next", "now", "kept", "discarded", "error"]
 TALLEST = 20
-"""Lines of the display at most: of a large pool the runs around what is going on are shown."""
+"""The most lines of the display, which shows the runs around the current one."""
 _LEAST = 3
-"""Runs that are shown in the lowest of windows."""
 _STYLES: dict[State, str] = {
     "kept": "green", "discarded": "dim", "error": "red", "now": "bold", "next": "cyan",
 }  # fmt: skip
 _ORDER: tuple[State, ...] = ("kept", "discarded", "error", "ranked", "")
 _BOUNDS = {(True, True): "≤ ", (True, False): "<= ", (False, True): "≥ ", (False, False): ">= "}
-"""The sign of a bound of a score: by whether higher is better, and whether the terminal has such letters."""
+"""The sign of a bound, by whether higher is better and whether the terminal has Unicode."""
+
+
+@dataclass
+class OfRun:
+    """The outcome of one run of the pool; scores have the metric's sign, a higher `gain` is better.
+
+    Attributes:
+        state: empty if not final.
+        score: its own score, or a bound.
+        merged: its candidate's score, or a bound.
+        at_most: `merged` is a bound.
+    """
+
+    state: State = ""
+    score: float | None = None
+    merged: float | None = None
+    at_most: bool = False
+    gain: float | None = None
+
+
+@dataclass
+class Known:
+    """The progress by the events so far.
+
+    Attributes:
+        soup: names of the soup's runs.
+        best: the score to beat: the soup's, or else the best run's.
+        course: the soup's score after each decision.
+        examples: the number scored or cached.
+        spared: the number not scored because scoring stopped early.
+        now: the pool's run being scored.
+        merging: ranking is over.
+    """
+
+    metric: str = "score"
+    greater_is_better: bool = True
+    runs: dict[str, OfRun] = field(default_factory=dict)
+    soup: tuple[str, ...] = ()
+    best: float | None = None
+    course: list[float] = field(default_factory=list)
+    examples: int = 0
+    spared: int = 0
+    now: str | None = None
+    merging: bool = False
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "begin":
+            self.metric, self.greater_is_better = event["metric"], event["greater_is_better"]
+            self.runs = {name: OfRun() for name in event["runs"]}
+        elif kind == "score":
+            self.examples += sum(size for _, size in (event.get("parts") or {}).values())
+        elif kind == STEP:
+            self.now = None
+            if event["stopped_early"] and not event["cached"]:
+                self.spared += event["examples_total"] - event["examples_scored"]
+            if event["stage"] == "rank":
+                self._ranked(event)
+            elif event["stage"] == "merge":
+                self._merged(event)
+
+    def scoring(self, run: str) -> None:
+        self.now = run if run in self.runs else None
+
+    def state(self, name: str) -> State:
+        state = self.runs[name].state
+        if name == self.now:
+            return "now"
+        return "next" if state in ("", "ranked") and name == self.next else state
+
+    @property
+    def order(self) -> list[str]:
+        """The pool in the search's order: pool order until ranked, then best first."""
+        if not self.merging:
+            return list(self.runs)
+        sign = -1.0 if self.greater_is_better else 1.0
+
+        def place(name: str) -> tuple[bool, float]:
+            score = self.runs[name].score
+            return (True, 0.0) if score is None or score != score else (False, sign * score)
+
+        return sorted(self.runs, key=place)
+
+    @property
+    def next(self) -> str | None:
+        waiting = "ranked" if self.merging else ""
+        return next((n for n in self.order if self.runs[n].state == waiting and n != self.now), None)
+
+    def _ranked(self, event: Mapping[str, Any]) -> None:
+        run = self.runs.setdefault(event["candidate"], OfRun())
+        if event["decision"] == "error":
+            run.state = "error"
+            return
+        run.state = "ranked"
+        if (score := _score(event)) is None:
+            return
+        run.score = score
+        better = self.best is None or (score > self.best) == self.greater_is_better
+        if better and event["score_at_most"] is None:
+            self.best = score
+
+    def _merged(self, event: Mapping[str, Any]) -> None:
+        self.merging = True
+        name, decision, score = event["candidate"], event["decision"], _score(event)
+        run = self.runs.get(name, OfRun())  # of several at once, one that is not shown
+        if decision == "error":
+            run.state = "error"
+            return
+        if decision != "start":
+            run.merged, run.gain = score, event["gain"]
+            run.at_most = event["score_at_most"] is not None
+        if decision in ("start", "keep"):
+            before, self.soup = self.soup, tuple(event["ingredients"])
+            self.best = self.best if score is None else score
+            for other in {*before, *self.soup} & self.runs.keys():
+                self.runs[other].state = "kept" if other in self.soup else "discarded"
+        elif name not in self.soup:
+            run.state = "discarded"
+        if self.best is not None:
+            self.course.append(self.best)
+
+
+def _score(event: Mapping[str, Any]) -> float | None:
+    names = ("score", "score_on_part", "score_at_most")
+    return next((event[name] for name in names if event.get(name) is not None), None)
+
+
 _WIDTH_STATE, _WIDTH_ALONE, _WIDTH_MERGED = 13, 24, 48
-"""The width of all columns but that of the name, and the space between them."""
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=*#"
 
 
 class Display:
-    """The live view of a run, which observes the run's ledger. Use as a context manager.
+    """The live view of a run, an observer of its ledger and a context manager.
 
     Args:
-        examples: how many are expected to be scored, at most.
-        on: where to show it.
+        examples: the most examples to be scored.
+        on: the console.
         now: the clock, in seconds.
     """
 
@@ -83,7 +211,7 @@ class Display:
             self._live.stop()
 
     def scoring(self, what: str, run: str = "") -> Callable[[int, int], None]:
-        """Announces the next request and its run; the callback takes examples done and in all."""
+        """Announces the next request; the callback takes the examples done and their total."""
         with self._lock:
             self._known.scoring(run)
             self._what, self._done, self._total = what, 0, 0
@@ -97,7 +225,6 @@ class Display:
         return advance
 
     def noted(self, event: Mapping[str, Any], anew: bool) -> None:
-        """Takes in an event of the journal, as an observer of the ledger."""
         with self._lock:
             self._known.note(event)
             if event["event"] in ("score", "error"):
@@ -106,7 +233,7 @@ class Display:
 
     @property
     def seconds_left(self) -> float | None:
-        """The seconds that the rest takes at most, with merging; None if unknown, or if nothing is left."""
+        """The most seconds that are left, with merging; None if unknown or done."""
         left = self._examples - self._done
         if self._begun is None or not self._scored or left <= 0:
             return None
@@ -178,8 +305,8 @@ class Display:
 
 
 def is_live(on: Console) -> bool:
-    """Tells whether a console can show what changes: a terminal that can, or a notebook, and ours alone."""
-    if launch.size() > 1 or on.is_dumb_terminal:
+    """Tells whether the console is a capable terminal or a notebook, of one process."""
+    if process.world_size() > 1 or on.is_dumb_terminal:
         return False
     if on.is_terminal and on.file.isatty():  # rich takes a pipe for a terminal where FORCE_COLOR says so
         return True
@@ -187,14 +314,12 @@ def is_live(on: Console) -> bool:
 
 
 def window(order: Sequence[str], focus: int, size: int) -> Sequence[str]:
-    """`size` names of a list, around the place `focus`."""
     size = max(size, 1)
     first = max(0, min(focus - size // 2, len(order) - size))
     return order[first : first + size]
 
 
 def sparkline(values: Sequence[float], bars: str) -> str:
-    """Numbers as bars, the least as the lowest; a blank for what is no number."""
     numbers = [value for value in values if value == value and abs(value) != float("inf")]
     if not numbers:
         return ""
@@ -206,7 +331,6 @@ def sparkline(values: Sequence[float], bars: str) -> str:
 
 
 def print_leaderboard(table: pd.DataFrame) -> None:
-    """Prints a leaderboard to stdout, without its long column of ingredients."""
     shown = table.drop(columns="ingredients")
     shown.insert(3, "of", [len(separated(cell)) for cell in table["ingredients"]])
     print_table(shown)
@@ -228,13 +352,11 @@ def print_table(shown: pd.DataFrame) -> None:
 
 
 def print_files(files: Mapping[str, Path]) -> None:
-    """Prints where things are, one a line, to stdout."""
     for what, file in files.items():
         print(f"{what:<12} {printable(str(file))}")
 
 
 def _focus(order: Sequence[str], states: Mapping[str, State]) -> int:
-    """The place in the list of what is going on, or else of what comes next, or of what was last."""
     for state in ("now", "next"):
         for place, name in enumerate(order):
             if states[name] == state:
@@ -243,7 +365,6 @@ def _focus(order: Sequence[str], states: Mapping[str, State]) -> int:
 
 
 def _filled(facts: Sequence[str], width: int) -> list[str]:
-    """Facts side by side, in as many lines as they take."""
     lines: list[str] = []
     for fact in facts:
         if lines and cell_len(lines[-1]) + 2 + cell_len(fact) <= width:

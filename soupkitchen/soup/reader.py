@@ -13,8 +13,8 @@ import torch
 
 from soupkitchen.checkpoints.checkpoint import Checkpoint
 from soupkitchen.checkpoints.weights import Tensors
+from soupkitchen.process import stopwatch
 from soupkitchen.soup.memory import StateMemory
-from soupkitchen.stopwatch import stopwatch
 
 _AHEAD = 2
 

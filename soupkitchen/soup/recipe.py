@@ -18,7 +18,7 @@ from soupkitchen.merging import MergeMethod, Method, StackMethod
 from soupkitchen.options.building import build, check_names, describe, targets
 from soupkitchen.search.base import Coefficient
 from soupkitchen.soup.coefficients import check, plain
-from soupkitchen.store.documents import checked
+from soupkitchen.store.files import checked
 
 _OURS = frozenset(f"{merging.__name__}.{name}" for name in merging.__all__)
 """The only names that a recipe from a file may import."""

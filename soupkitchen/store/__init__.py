@@ -1,1 +1,1 @@
-"""The files of a run: its folder, its journal, its evaluations. Knows no torch."""
+"""The files of a run: folder, journal, evaluations. Imports no torch."""

@@ -1,10 +1,9 @@
-"""Evaluations on disk, so that the same weights are never scored twice on the same examples.
+"""Caches evaluations, so that the same weights are never scored twice on the same examples.
 
-An entry is one safetensors file, named by a digest of everything that a score depends on: the content of the
-weights (of a soup: its ingredients and how they were merged), the prepared examples, the metric's kind of
-input, dtype, device, batches, and the packages that compute, soupkitchen's own source included. It appears by
-a rename and holds a checksum of itself: processes may share the folder, and a damaged entry is as good as
-none. All other files in the folder are left alone: the metadata of an entry says that it is one.
+An entry is a safetensors file, named by a digest of all that a score depends on: the weights (for a soup, its
+ingredients and merge), the prepared examples, the metric's kind of input, dtype, device, batches, and the
+computing packages, with soupkitchen's own source. It is written by rename with a checksum, so processes may
+share the folder. Damaged entries are ignored, other files are never touched.
 """
 
 from __future__ import annotations
@@ -28,20 +27,19 @@ from safetensors.numpy import save_file
 
 from soupkitchen.errors import ConfigError, SaveError
 from soupkitchen.store.digests import digest
-from soupkitchen.store.documents import open_regular, own
-from soupkitchen.store.files import remove_unfinished, write
+from soupkitchen.store.files import open_regular, own, remove_unfinished, write
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _CHECKSUM, _LABEL = "checksum", "label"
 _ABANDONED = timedelta(days=1)
-"""Half-written entries of that age are of processes that were killed."""
+"""Half-written entries of this age belong to killed processes."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 Rows = Sequence[Any] | np.ndarray
 Outputs = Mapping[str, Rows]
-"""Predictions by task, one entry an example."""
+"""Predictions by task, one for each example."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class CachedEvaluation:
     """An entry of the cache.
 
     Attributes:
-        label: None if the file has an entry's name and cannot be read as one.
-        used: when it was last looked up, or written.
+        label: None if the file cannot be read.
+        used: the time of the last read or write.
     """
 
     key: str
@@ -61,12 +59,12 @@ class CachedEvaluation:
 
 @dataclass(frozen=True)
 class EvaluationCache:
-    """A folder of evaluations. Several processes may use it at once."""
+    """A folder of evaluations, which several processes may use at once."""
 
     folder: Path
 
     def get(self, key: str) -> Outputs | None:
-        """The predictions that were put under `key`; None if there are none, or they are damaged."""
+        """The predictions under `key`; None if missing or damaged."""
         file = self._file(key)
         try:
             if file.exists():
@@ -85,17 +83,17 @@ class EvaluationCache:
             return None
 
     def put(self, key: str, outputs: Outputs, label: str) -> None:
-        """Keeps predictions; `label` is for people. If the folder cannot be written, the log says so."""
+        """Keeps predictions; `label` is for people. Logs if that fails."""
         try:
             self.write(key, outputs, label)
         except (OSError, SaveError) as error:
             log.warning("the evaluation cache %s cannot be written (%s)", self.folder, error)
 
     def write(self, key: str, outputs: Outputs, label: str) -> None:
-        """Keeps predictions as `put` does, on disk when it returns.
+        """Keeps predictions, synced to disk.
 
         Raises:
-            SaveError: if they cannot be written; nothing is then left of them.
+            SaveError: if they cannot be written; nothing of them is left then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         arrays = dict(_encoded(name, rows) for name, rows in outputs.items())
@@ -109,11 +107,10 @@ class EvaluationCache:
             ) from error
 
     def remove_unfinished(self) -> None:
-        """Removes half-written entries that kills left; nobody else may be writing."""
+        """Removes half-written entries; nobody else may be writing."""
         remove_unfinished(self.folder / f"*{_SUFFIX}")
 
     def entries(self) -> list[CachedEvaluation]:
-        """All entries, the longest unused first. Files that are no entries are passed over."""
         entries = []
         for file in self.folder.glob(f"*{_SUFFIX}"):
             with suppress(FileNotFoundError):  # if another process took it away
@@ -126,13 +123,12 @@ class EvaluationCache:
         return sorted(entries, key=lambda entry: entry.used)
 
     def clear(self) -> int:
-        """Deletes all entries but damaged ones, which may be somebody else's; how many there were."""
+        """Deletes all entries and counts them. Damaged ones may be somebody else's files and stay."""
         return len(self.prune(size=-1))
 
     def prune(self, before: datetime = datetime.min, size: float = math.inf) -> list[CachedEvaluation]:
-        """Deletes entries not used since `before`, and the longest unused beyond `size` bytes in all.
-
-        Runs that are under way do without, and score again. Damaged entries stay, as with `clear`.
+        """Deletes entries not used since `before`, and the longest unused beyond `size` bytes in all;
+        damaged ones stay.
         """
         entries = [entry for entry in self.entries() if entry.label is not None]
         total, gone = sum(entry.size for entry in entries), []
@@ -152,7 +148,7 @@ class EvaluationCache:
 
 
 def _encoded(name: str, rows: Rows) -> tuple[str, np.ndarray]:
-    """Arrays as they are; anything else as JSON. The first letter of the name says which."""
+    """Arrays stay, anything else becomes JSON; the first letter of the name says which."""
     if isinstance(rows, np.ndarray) and rows.dtype != object:
         return f"a{name}", np.ascontiguousarray(rows)
     plain = [row.tolist() if hasattr(row, "tolist") else row for row in rows]
@@ -168,7 +164,7 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _labels(file: Path) -> list[str | None]:
-    """The label of an entry, or None if it cannot be read; nothing if the file is no entry."""
+    """The label of an entry, None if unreadable; empty if the file is no entry."""
     try:
         with safe_open(file, framework="numpy") as handle:
             metadata = handle.metadata() or {}

@@ -2,37 +2,230 @@
 
 A killed run is continued by replaying the journal: before anything happens anew, it is asked what happened,
 in the same order. So decisions need no other state than this file, and tables are functions of it.
+
+A journal may come from a stranger, so each event is checked when it is read. Numbers that JSON has no words
+for are written as the texts NaN, Infinity and -Infinity. Each line ends with a digest of itself, so that an
+edit or a flipped bit does not get into tables.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import ConfigDict, StringConstraints
+from typing_extensions import Required, TypedDict
+from xxhash import xxh3_64_hexdigest
 
 from soupkitchen.errors import JournalError
-from soupkitchen.store.documents import open_regular, own, read_bytes
-from soupkitchen.store.events import Event, damaged, event_of, line_of
-from soupkitchen.store.files import sync
+from soupkitchen.store.files import checked, open_regular, own, read_bytes, sync
 
+STEP, ENTRY, CONTRIBUTION = "step", "entry", "contribution"
+"""Events: a row of the trajectory, a row of the leaderboard, the worth of an ingredient."""
+
+_Count = Annotated[int, Ge(0), Le(2**53)]
+_Digests = dict[str, str]
+_SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
 FORMAT = 2
-"""The format that a journal's first event names."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of the trajectory. Scores have the metric's own sign; a higher `gain` is always better.
+
+    Attributes:
+        stage: "rank" (a run by itself), "merge" (a candidate soup) or "final" (a model of the final table).
+        candidate: the scored run, the run merged in, or the model's name.
+        variant: the variant of the merge method, if there are several.
+        decision: "start", "keep" or "discard"; "error" if it cannot be scored or scores NaN; empty if nothing
+            was decided.
+        split: "heldout" or "test".
+        score: empty if not computed in full.
+        score_on_part: the score on a part of the examples, for ranking (``search.ranking``). If the run may
+            be the best, a second row scores the rest.
+        score_at_most: the score's bound if scoring stopped early; for a loss, the least.
+        best_before: the soup's score before this step.
+        gain: the improvement on `best_before`.
+        gain_low, gain_high: the gain's 95 % paired bootstrap interval.
+        p_value: the one-sided probability of this gain by chance.
+        fixed, broken: numbers of examples on which the candidate is better and worse than the soup.
+        soup_size: ingredients in the soup after the decision.
+        ingredients: those of the scored weights, in merge order.
+        coefficients: the ingredients' weights; lists if they differ by part of the depth.
+        examples_scored, examples_total: of the split.
+        stopped_early: scoring stopped before the end.
+        stopped_by: "exact" if the rest could not change the decision, "confidence" if that was almost
+            certain; else empty.
+        merge_seconds: reading, merging and filling the model.
+        eval_seconds: forward passes and metric.
+        cached: the score comes from an earlier evaluation.
+        rule: the gain that was required.
+        reason: the error's.
+        tasks: each task's score, if there are several, in columns ``score_<task>``.
+        choice: the same number for candidates of which the best is taken; not a column.
+    """
+
+    stage: str
+    candidate: str
+    variant: str = ""
+    decision: str = ""
+    split: str = "heldout"
+    metric: str = ""
+    score: float | None = None
+    score_on_part: float | None = None
+    score_at_most: float | None = None
+    best_before: float | None = None
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    p_value: float | None = None
+    fixed: _Count | None = None
+    broken: _Count | None = None
+    soup_size: _Count | None = None
+    ingredients: tuple[str, ...] = ()
+    coefficients: tuple[float | Sequence[float], ...] = ()
+    examples_scored: _Count = 0
+    examples_total: _Count = 0
+    stopped_early: bool = False
+    stopped_by: str = ""
+    merge_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    cached: bool = False
+    rule: str = ""
+    reason: str = ""
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    choice: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the leaderboard. Higher is better for `score`, `test_score` and the interval.
+
+    Attributes:
+        kind: "single", "uniform" or "soup"; "partial" for a run scored on a part of the held-out data,
+            "listed" for one with a score from the user's list.
+        interval: 95 % bootstrap interval of the held-out score.
+        tasks, test_tasks: each task's score, with its metric's own sign.
+    """
+
+    model: str
+    kind: Annotated[str, StringConstraints(pattern="^(soup|single|uniform|partial|listed)$")]
+    ingredients: tuple[str, ...]
+    score: float
+    test_score: float | None = None
+    interval: tuple[float, float] | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    test_tasks: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Other(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    event: Required[str]
+    format: _Count
+    key: str
+    split: str
+    what: str
+    reason: str
+    metric: str
+    model_class: str
+    ingredient: str
+    model: _Digests
+    runs: _Digests
+    base: _Digests
+    task: _Digests
+    data: _Digests
+    versions: _Digests
+    columns: list[str]
+    recipe: dict[str, Any]
+    parts: dict[str, tuple[float, _Count]]
+    score: float
+    best: float | None
+    cached: bool
+    complete: bool
+    greater_is_better: bool
+    predictions: Annotated[str, StringConstraints(pattern=r"^[^/\\]*$")] | None
+    batch_size: _Count
+    examples_total: _Count
+    merge_seconds: float
+    eval_seconds: float
+    peak_device_gib: float | None
+    peak_host_gib: float | None
+
+
+class Event(dict[str, Any]):
+    file: Path | None = None
+    line = 0
+
+    def __missing__(self, entry: str) -> Any:
+        raise damaged(self.file, self.line, f"it has no {entry!r}")
+
+
+def damaged(file: Path | None, line: int, why: str) -> JournalError:
+    return JournalError(
+        f"{file} is damaged at line {line} ({why}); overwrite=true starts anew and keeps the old results "
+        "aside"
+    )
+
+
+def line_of(event: Mapping[str, Any]) -> bytes:
+    line = json.dumps(_worded(event), allow_nan=False).encode()
+    return line[:-1] + f', "sum": "{xxh3_64_hexdigest(line)}"}}\n'.encode()
+
+
+def event_of(line: bytes) -> Event:
+    """Parses a line.
+
+    Raises:
+        ValueError: if the line was altered, or is no JSON.
+        JournalError: if a field has a wrong type.
+    """
+    match = _SUMMED.fullmatch(line)
+    if match is None or xxh3_64_hexdigest(whole := match[1] + b"}").encode() != match[2]:
+        raise ValueError("it is not what was written: its sum is another")
+    tree = json.loads(whole)
+    name = "what it says"
+    match tree:
+        case {"event": "step"}:
+            return Event(event=STEP, **vars(checked(tree, Step, name, JournalError)))
+        case {"event": "entry"}:
+            return Event(event=ENTRY, **vars(checked(tree, Entry, name, JournalError)))
+    return Event(checked(tree, _Other, name, JournalError))
+
+
+def _worded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _worded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_worded(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
 _MOST, _LAST = 1 << 30, 1 << 16
-"""Bytes of a journal, and of its last event, at most."""
 
 
 class Journal:
     """An append-only file of events.
 
-    A last line that was cut off, by a kill or a full disk, is dropped when the file is opened.
+    Opening it drops a last line that was cut off.
 
     Attributes:
-        events: all of them, those from before first.
-        events_before: how many the file had when it was opened.
+        events: all events.
+        events_before: the number of events at opening.
 
     Args:
-        file: is made when the first event is added; None for a journal that is kept nowhere.
+        file: created with the first event; None for no file.
 
     Raises:
         JournalError: if an earlier line is damaged.
@@ -47,14 +240,13 @@ class Journal:
 
     @property
     def replaying(self) -> bool:
-        """Tells whether there are events that have not been asked for yet."""
         return bool(self._waiting)
 
     def recall(self, **wanted: Any) -> Event | None:
-        """The next event of the journal, which must have these entries; None if there is none.
+        """The next earlier event, which must have these entries; None if there is none.
 
         Raises:
-            JournalError: if something else happened.
+            JournalError: if it is another event.
         """
         if not self._waiting:
             return None
@@ -68,14 +260,13 @@ class Journal:
         return self._waiting.popleft()
 
     def peek(self) -> Event | None:
-        """The next event of the journal, without taking it."""
         return self._waiting[0] if self._waiting else None
 
     def add(self, **entries: Any) -> Event:
-        """Writes an event and waits until it is on disk.
+        """Writes an event and syncs it to disk.
 
         Raises:
-            JournalError: if the disk is full, and the journal is then as it was; or if it was taken away.
+            JournalError: if the disk is full (the journal is then unchanged), or the file was removed.
         """
         event = Event(entries)
         if self.file is not None:
@@ -84,7 +275,7 @@ class Journal:
         return event
 
     def once(self, **entries: Any) -> Event:
-        """Makes sure that an event is in the journal: as the next of those before, or as a new one."""
+        """Replays the event, or adds it if no earlier event is left."""
         return self.recall(**entries) or self.add(**entries)
 
     def _write(self, file: Path, line: bytes) -> None:
@@ -110,10 +301,10 @@ class Journal:
 
 
 def read(file: Path, mend: bool = False) -> list[Event]:
-    """The events of a journal. A last line that was cut off is none.
+    """The events of a journal, without a last line that was cut off.
 
     Args:
-        mend: whether such a line is taken off the file.
+        mend: remove that line from the file.
 
     Raises:
         JournalError: if an earlier line is damaged, or another version of soupkitchen wrote it.
@@ -129,10 +320,10 @@ def read(file: Path, mend: bool = False) -> list[Event]:
 
 
 def begun(file: Path) -> list[Event]:
-    """The events of the journal of a run that has begun.
+    """The events of a run that has begun.
 
     Raises:
-        JournalError: as `read` does, and if there is none.
+        JournalError: as `read` does, and if there is no journal.
     """
     events = read(file)
     if not events or events[0]["event"] != "begin":
@@ -143,7 +334,7 @@ def begun(file: Path) -> list[Event]:
 
 
 def last_event(file: Path) -> Event:
-    """The last event of a journal, even while it is written; empty if none can be read."""
+    """The last event of a journal that may be in use; empty if none can be read."""
     try:
         with open_regular(own(file, JournalError), JournalError) as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - _LAST))
@@ -172,11 +363,7 @@ def _shown(entries: dict[str, Any]) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name last, if the system can."""
     descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # some shared file systems have no such thing
         os.fsync(descriptor)
-    except OSError:
-        pass  # some shared file systems have no such thing
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)

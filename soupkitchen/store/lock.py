@@ -1,8 +1,8 @@
-"""One process at a time in a run's folder.
+"""Locks a run's folder for one process.
 
-Locks are the operating system's. If a file system refuses these, as some of NFS, FUSE and clusters do, a lock
-is a file that only one process can create, with its number and host in it. What a dead process left is taken
-over on its own host; elsewhere nobody can know that it is dead, so an error says which file to remove.
+If the file system refuses the operating system's locks (some NFS, FUSE), a soft lock is a file that only one
+process can create, with its process id and host. On the same host, a dead process's lock is taken over; on
+another one, an error names the file to remove.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from soupkitchen.errors import ConfigError, LockError
-from soupkitchen.store.documents import own, read_bytes, read_json
-from soupkitchen.store.files import REFUSED, write_text
+from soupkitchen.store.files import REFUSED, own, read_bytes, read_json, write_text
 
 log = logging.getLogger(__name__)
 
 SAYING_SO = 2.0
-"""Seconds in which a process that took a lock writes who it is, and one that says so no more lets it go."""
+"""Seconds in which a process writes that it holds a new lock, or releases one after removing that note."""
 
 
 @contextmanager
 def only_process(folder: Path) -> Iterator[None]:
-    """Holds the lock of the run in `folder`, whose parent is made if it is not there.
+    """Locks the run in `folder`, whose parent is created if missing.
 
-    The lock (`flock`, which Linux passes on over NFS too) is on a file beside the folder: it ends with the
-    process that holds it, however that ends. A second file says who holds it. Both go when the work is
-    done, and so do the folders that were made for it, if they are still empty.
+    The lock is on a file beside the folder, and ends with the process. A second file names the holder. Both
+    are removed at the end, and created folders too if empty.
 
     Raises:
         LockError: if another process holds it.
@@ -67,14 +65,15 @@ def only_process(folder: Path) -> Iterator[None]:
 def locked(
     file: Path, timeout: float = 3600, used: Path | None = None, otherwise: str = ""
 ) -> Iterator[None]:
-    """Holds a lock on `file`, which is removed while it is held: who waits for it makes a new one.
+    """Locks `file`, which is removed before the release: a waiting process creates a new one.
 
     Args:
-        timeout: seconds to wait for it.
-        used: what it is for, and `otherwise` what else can be done, for the message.
+        timeout: seconds to wait.
+        used: the path in the message.
+        otherwise: another remedy in the message.
 
     Raises:
-        LockError: if it cannot be had in that time.
+        LockError: if the time is over.
     """
     lock = FileLock(file)
     try:
@@ -105,9 +104,9 @@ def locked(
 
 @contextmanager
 def soft_if_refused() -> Iterator[None]:
-    """For a while, lets filelock take soft locks on all file systems that refuse others.
+    """Makes filelock, also in libraries, take soft locks if a file system refuses others.
 
-    It does so by itself, but for one of the ways to refuse only. Libraries' locks are filelock's, too.
+    filelock itself does so for only one of the error codes.
     """
     if sys.platform == "win32":
         yield
@@ -144,7 +143,6 @@ def _holder_of(lock: Path) -> Path:
 
 
 def _holder(lock: Path) -> str | None:
-    """Who holds a lock, as the file beside it says or, if it is a soft one, the file itself."""
     try:
         holder = read_json(own(_holder_of(lock)), dict[str, str | int])
         return f"process {holder['process']} on {holder['host']}, since {holder['since']}"

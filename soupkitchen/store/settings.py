@@ -1,4 +1,4 @@
-"""The options that results depend on: two runs that share them are the same run."""
+"""The options that results depend on: runs that share them are the same run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from typing import Any
 
 from soupkitchen.errors import ConfigError
 from soupkitchen.options import shown
-from soupkitchen.store.documents import own, read_yaml
+from soupkitchen.store.files import own, read_yaml
 
 CHOICES = "choices"
-"""The key under which the command notes the chosen file of each group."""
+"""The key under which the command notes each group's chosen file."""
 NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = set(
     "runtime.device runtime.batch_size runtime.workers runtime.threads runtime.device_map "
     "runtime.max_memory runtime.offload_folder runtime.compile runtime.profile evaluation.cache executor "
     "output.private output.push_to_hub report._target_ report.map_gib report.write tracker".split()
 )
-"""Options that results do not depend on, nor on the options below them."""
+"""Options that do not affect results, including those below them."""
 
 _UNSAID = {"pool.key": None, "model._target_": "soupkitchen.models.Auto"}
-"""Options that count only if they are something else, so that names of runs stay."""
+"""Options that count only if they have another value, so that older runs keep their names."""
 _NOTHING = "(not there)"
 
 
 def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that results depend on, by dotted key."""
     return {
         key: value
         for key, value in flat(config).items()
@@ -37,15 +36,14 @@ def what_is_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_ignored(key: str) -> bool:
-    """Tells whether results do not depend on an option, or on the one that it is below."""
     return any(key == option or key.startswith(f"{option}.") for option in NOT_IN_NAMES | HOW_NOT_WHAT)
 
 
 def what_was_run(file: Path) -> dict[str, Any]:
-    """The same of a run's own configuration.
+    """`what_is_run` for a run's `config.yaml`.
 
     Raises:
-        ConfigError: if that cannot be read.
+        ConfigError: if it cannot be read.
     """
     remedy = "overwrite=true moves these results aside and starts anew"
     if not os.path.lexists(file):
@@ -58,7 +56,6 @@ def what_was_run(file: Path) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each option that differs."""
     return [
         f"{key}: {shown(before.get(key, _NOTHING))} before, {shown(now.get(key, _NOTHING))} now"
         for key in sorted(before.keys() | now.keys())
@@ -67,7 +64,6 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def flat(tree: Any, above: str = "") -> dict[str, Any]:
-    """The leaves of a tree, by dotted key."""
     if not isinstance(tree, Mapping) or not tree:
         return {above: tree}
     leaves: dict[str, Any] = {}
@@ -77,7 +73,7 @@ def flat(tree: Any, above: str = "") -> dict[str, Any]:
 
 
 def tail(path: str) -> str:
-    """A relative path whole, the last parts of an absolute one."""
+    """A relative path whole, or the last parts of an absolute one."""
     return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
 
 

@@ -1,61 +1,38 @@
-"""Task: the seam between data and models on one side, evaluation on the other."""
+"""Tasks: the seam between data and models on one side and evaluation on the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset, Features
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel
 
 from soupkitchen.checkpoints import Checkpoint
-from soupkitchen.errors import CheckpointError, DataError
+from soupkitchen.errors import CheckpointError, first_line
 from soupkitchen.metrics import Rows, TaskMetric
 from soupkitchen.options.kinds import check_fields
-from soupkitchen.tasks.cells import check_columns, first_line, texts_of
-from soupkitchen.tasks.columns import Wanted
+from soupkitchen.tasks.columns import Wanted, texts_of
+from soupkitchen.tasks.data import Data, DataSource
 
 AnyTask = TypeVar("AnyTask", bound="Task")
 Batch = Mapping[str, torch.Tensor]
-Collate = Callable[[list[dict[str, Any]]], Batch]
+Examples = list[dict[str, Any]]
 Processor = Any
-"""A tokenizer or an image processor: what transformers calls a processing class."""
+"""A tokenizer or an image processor."""
 
 Predictions = torch.Tensor | Sequence[Any]
-"""One entry an example of a batch: rows of a tensor, or anything else in a list."""
-
-
-class DataSource:
-    """Gives a task its examples."""
-
-    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
-        """The splits by role: "heldout", and "test" if there is one."""
-        raise NotImplementedError
-
-    def load_training(self, stratify: str | None = None) -> Dataset:
-        """The training data."""
-        raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
-
-    def training_beside(self) -> Dataset | None:
-        """Training data that lies beside the splits and that none was drawn from; None if there is none."""
-        return None
-
-    def found_test(self) -> Dataset | None:
-        """The test split, if it was found by its name and not named by the user; else None."""
-        return None
-
-    def features(self) -> Features:
-        """The columns of the examples that decide, with their types."""
-        return Features()
+"""One entry an example of a batch: rows of a tensor, or a list."""
 
 
 class Task:
     """A task: data, its preprocessing, a forward step and a metric.
 
-    Extend it by a frozen dataclass, which holds options and no state. `prepare`, `collator`, `step` and
+    Extend it by a frozen dataclass, which holds options and no state. `prepare`, `collate`, `step` and
     `model_class` have no default.
 
     Attributes:
@@ -93,39 +70,39 @@ class Task:
 
     @property
     def content_columns(self) -> tuple[str, ...]:
-        """The columns that make two examples the same example; none for all."""
+        """The columns by which examples are the same; none for all."""
         columns = (getattr(self, option) for option in self.content)
         return tuple(column for column in columns if column is not None)
 
     @property
     def stratify_column(self) -> str | None:
-        """The column whose values a split of the data keeps in proportion; None for none."""
+        """The column whose proportions a split keeps; None for none."""
         return None if self.stratify is None else getattr(self, self.stratify)
 
     def identity(self) -> list[str]:
-        """Lists the facts that predictions depend on beside the options and the prepared examples."""
+        """Facts that predictions depend on, besides options and prepared examples."""
         return []
 
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
-        """The task with what files beside the runs say of it.
+        """The task with settings from files beside the runs.
 
         Raises:
-            IncompatibleError: if the runs differ in that.
+            IncompatibleError: if the runs differ in these.
         """
         return self
 
     def with_labels(self: AnyTask, splits: Mapping[str, Dataset], model: Any) -> AnyTask:
-        """The task that reads the labels of all `splits`, by role, in the one way that fits all of them.
+        """The task with the one reading of labels that fits all `splits`, by role.
 
         Raises:
-            DataError: if there is none, or more than one.
+            DataError: if none or several fit.
         """
         return self
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         """The tokenizer or image processor in the checkpoint `folder`.
 
-        Code that comes with it is run only if `trust_remote_code`.
+        Its own code runs only if `trust_remote_code`.
 
         Raises:
             CheckpointError: if there is none.
@@ -137,69 +114,65 @@ class Task:
         return split
 
     def compared(self, split: Dataset) -> Dataset:
-        """The split with contents as they are stored, for comparing examples."""
+        """The split with contents as stored, to compare examples."""
         return split
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        """The split's examples as the model takes them; order unchanged.
-
-        If examples differ in length, the column `length_column` holds it.
+        """The model's inputs, in order; `length_column` holds lengths, if they differ.
 
         Raises:
-            DataError: for a column that is missing or a label that the model does not know.
+            DataError: if a column is missing or the model lacks a label.
         """
         raise NotImplementedError
 
     def references(self, prepared: Dataset) -> Rows:
-        """One entry for each prepared example, for the metric to compare predictions with.
+        """One entry an example, for the metric.
 
-        Prepared rows after the last of these are a corpus and no examples: the model's outputs for it go to
-        `ranked`, which makes predictions of each batch.
+        Prepared rows after these are a corpus, for `ranked`.
         """
         return np.asarray(prepared.with_format("numpy")["labels"][:])
 
     def ranked(self, outputs: Rows, corpus: Rows, references: Rows) -> Rows:
-        """The predictions of a batch, from the model's outputs for it and for the corpus."""
+        """Predictions of a batch, from the model's outputs for it and for the corpus."""
         raise NotImplementedError
 
-    def collator(self, processor: Processor) -> Collate:
-        """A function that makes a batch of a list of prepared examples."""
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        """A batch of prepared examples."""
         raise NotImplementedError
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> Predictions:
-        """The predictions of one forward pass, as the metric takes them."""
+        """Predictions of one forward pass, as the metric takes them."""
         raise NotImplementedError
-
-    def check_columns(self, split: Dataset, *options: str) -> None:
-        """Checks that the columns that options name exist; one that is None is none.
-
-        Raises:
-            DataError: naming the option, the column and the columns of the data.
-        """
-        columns = {f"task.{option}": getattr(self, option) for option in options}
-        check_columns(split, {option: column for option, column in columns.items() if column is not None})
 
     def texts(self, split: Dataset, option: str) -> list[str]:
         """The texts in the column that `option` names.
 
         Raises:
-            DataError: for the first that is missing or no text.
+            DataError: if one is missing or no text.
         """
         return texts_of(split, f"task.{option}", getattr(self, option))
 
 
+@dataclass(frozen=True)
+class DataTask(Task):
+    """A task with the options `data` and `metric`."""
+
+    data: Data
+    metric: TaskMetric
+
+
 def decided(logits: torch.Tensor, metric: TaskMetric) -> torch.Tensor:
-    """Logits of shape (batch, labels) as `metric` takes them: float32, or the likeliest label."""
+    """Logits (batch, labels) for `metric`: as float32, or the likeliest label."""
     return logits.float() if metric.inputs == "logits" else logits.argmax(dim=-1)
 
 
 def without(batch: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """A batch, or an example, without some of its entries."""
+    """A batch or an example without these entries."""
     return {name: value for name, value in batch.items() if name not in names}
 
 
 def load_tokenizer(folder: str, trust_remote_code: bool = False) -> Processor:
-    """The tokenizer in the checkpoint `folder`, with a token that pads.
+    """The tokenizer in the checkpoint `folder`, with a padding token.
 
     Raises:
         CheckpointError: if there is none.
@@ -213,10 +186,10 @@ def load_tokenizer(folder: str, trust_remote_code: bool = False) -> Processor:
 
 
 def load_with(loader: Any, folder: str, trust_remote_code: bool, what: str, remedy: str) -> Processor:
-    """Loads by a class of transformers from a folder; `what` and `remedy` are for the message.
+    """Loads by a class of transformers; `what` and `remedy` are for the message.
 
     Raises:
-        CheckpointError: if it cannot.
+        CheckpointError: if loading fails.
     """
     try:
         return loader.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -227,10 +200,10 @@ def load_with(loader: Any, folder: str, trust_remote_code: bool, what: str, reme
 
 
 def check_vocabulary(tokenizer: Processor, folder: str) -> None:
-    """Checks that a tokenizer's tokens are those of a file: without one, transformers makes up a handful.
+    """Checks that a tokenizer has a vocabulary file: without one, transformers makes up a few tokens.
 
     Raises:
-        CheckpointError: if there is no such file, unless it is a tokenizer of bytes or characters.
+        CheckpointError: if it has none, and needs one.
     """
     names = set(getattr(tokenizer, "vocab_files_names", {}).values())
     found = (Path(folder) / name for name in {*names, "tokenizer.json", "tekken.json"})

@@ -1,36 +1,178 @@
-"""Columns by the names that data sets of the hub have: `sentence1`, `premise`, `img`, `ner_tags`.
+"""Columns of data: those of well-known names, checks of what columns hold, and templates over them.
 
-They are looked for only if a column has its default name and the data has no column of that name. A column
-that is found stands in the task's options as if the user had named it, and the log says so.
+Data sets of the hub call columns `sentence1`, `premise`, `img`, `ner_tags`. Such names are looked for only if
+a column has its default name and the data has no column of that name. A column that is found stands in the
+task's options as if the user had named it, and the log says so.
+
+Each message names the option, the column and the row.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import string
+from ast import literal_eval
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import datasets
+from datasets import Dataset
 
-from soupkitchen.errors import DataError
+from soupkitchen.errors import ConfigError, DataError, did_you_mean
 
 log = logging.getLogger(__name__)
-
 AnyTask = TypeVar("AnyTask", bound=Any)
 Fits = Callable[[Any], bool]
-"""Tells whether a column may serve, by its entry in `datasets.Features`."""
+"""True if a column may serve, by its feature."""
+
+
+def row_of(split: Dataset, number: int) -> int:
+    """An example's row in the source, from 1; splits may be drawn shares."""
+    drawn = split._indices
+    return 1 + (number if drawn is None else drawn.column(0)[number].as_py())
+
+
+def is_missing(value: Any) -> bool:
+    """True for null and NaN."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_unknown(split: Dataset, column: str) -> bool:
+    """True if all cells are empty or -1, which hides a label."""
+    if not isinstance(split.features[column], (datasets.Value, datasets.ClassLabel)):
+        return False
+    return all(is_missing(value) or value in (-1, "") for value in split[column])
+
+
+def check_column(split: Dataset, option: str, column: str) -> None:
+    """Checks that the column which `option` names exists.
+
+    Raises:
+        DataError: naming the option, the column and the columns of the data.
+    """
+    if column not in split.column_names:
+        raise DataError(
+            f"{option}={column}: the data has no such column; it has {', '.join(split.column_names)}"
+            f"{did_you_mean(column, split.column_names)}"
+        )
+
+
+def check_filled(split: Dataset, option: str, column: str) -> list[Any]:
+    """The values of the column that `option` names.
+
+    Raises:
+        DataError: for a column that does not exist, or the first value that is missing.
+    """
+    check_column(split, option, column)
+    values: list[Any] = split[column][:]
+    for number, value in enumerate(values):
+        if is_missing(value):
+            raise DataError(
+                f"{option}={column}: row {row_of(split, number)} is empty; fill it, or leave the row out"
+            )
+    return values
+
+
+def texts_of(split: Dataset, option: str, column: str) -> list[str]:
+    """The texts in the column that `option` names.
+
+    Raises:
+        DataError: if one is missing or no text.
+    """
+    texts = check_filled(split, option, column)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{option}={column}: row {row_of(split, number)} holds {shown(text)}, which is no text; "
+                "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what "
+                "looks like numbers is read as numbers)"
+            )
+    return texts
+
+
+def lists_of(split: Dataset, option: str, column: str, kind: type, what: str) -> list[Any]:
+    """The lists in the column that `option` names, with entries of type `kind`.
+
+    A list written as text is parsed.
+
+    Raises:
+        DataError: if a cell is missing or no list of `what`.
+    """
+    rows = check_filled(split, option, column)
+    for number, row in enumerate(rows):
+        if isinstance(row, str) and row.strip().startswith("["):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                row = rows[number] = literal_eval(row.strip())
+        where = f"{option}={column}: row {row_of(split, number)} holds"
+        if not isinstance(row, list):
+            raise DataError(f"{where} {shown(row)}, which should be a list of {what}")
+        for entry in row:
+            if is_missing(entry) or not isinstance(entry, kind):
+                raise DataError(f"{where} {shown(entry)} in its list, which should be one of {what}")
+    return rows
+
+
+def template_columns(option: str, template: str) -> list[str]:
+    """The columns in a template, as ``"Sum of {a} and {b}:"``.
+
+    Raises:
+        ConfigError: if it is no template.
+    """
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+    except ValueError as error:
+        raise ConfigError(
+            f"{option}={template!r} is no template ({error}); write {{{{ for a brace"
+        ) from error
+    if wrong := [field for field in fields if not field.isidentifier()]:
+        raise ConfigError(f"{option}={template!r}: {{{wrong[0]}}} should be the plain name of a column")
+    return fields
+
+
+def check_template(option: str, template: str, split: Dataset) -> list[str]:
+    """The columns in a template; the data must have them.
+
+    Raises:
+        ConfigError, DataError: if the template is wrong, or a column missing.
+    """
+    columns = template_columns(option, template)
+    for column in columns:
+        check_column(split, f"{option}: {{{column}}} of {option}", column)
+    return columns
+
+
+def prompts(template: str, split: Dataset) -> Iterator[str]:
+    """The template of `task.prompt`, filled with each example.
+
+    Raises:
+        ConfigError, DataError: if the template is wrong, or a cell missing.
+    """
+    for column in check_template("task.prompt", template, split):
+        check_filled(split, "task.prompt, column", column)
+    return (filled(template, example) for example in split)
+
+
+def filled(template: str, example: Mapping[str, Any]) -> str:
+    """The template with an example's values; backslash and n become a new line."""
+    return template.replace("\\n", "\n").format(**example)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One column of a task, or two or three that belong together.
+    """One column of a task, or columns that belong together.
 
     Attributes:
-        options: the options that name them: "text text_pair".
-        names: other names, with a comma between those of different data sets: "premise hypothesis, sentence".
-        fits: tells which columns may serve.
-        template: whether the option is a template with the column in braces.
+        options: "text text_pair".
+        names: other names, one group a data set: "premise hypothesis, sentence".
+        fits: says which columns may serve.
+        template: True if the option is a template.
     """
 
     options: str
@@ -40,12 +182,12 @@ class Wanted:
 
 
 def with_columns(task: AnyTask, features: Callable[[], datasets.Features], name: str = "") -> AnyTask:
-    """The task with the columns that are found by a well-known name.
+    """The task with columns found by well-known names.
 
     Args:
         task: lists columns in `looked_for`.
-        features: gives the columns of the data; called only if one may have to be looked for.
-        name: of the task, if it is one of several.
+        features: the data's columns; called only if needed.
+        name: of the task, for the log.
 
     Raises:
         DataError: if several columns may be meant.
@@ -81,7 +223,6 @@ def _is_default(task: Any, option: str) -> bool:
 
 
 def _taken(task: Any, wanted: Wanted, options: list[str], features: Mapping[str, Any]) -> dict[str, str]:
-    """The options that change, with their columns."""
     needed = [option for option in options if _default(task, option) is not None]
     usual = [_default(task, option).strip("{}") for option in needed]
     if not _is_default(task, options[0]) or usual[0] in features:
@@ -111,11 +252,9 @@ def _is_value(*kinds: str) -> Fits:
     )
 
 
-_is_text, _is_whole, _is_number = _is_value("string"), _is_value("int"), _is_value("int", "float")
-
-
-def _is_label(feature: Any) -> bool:
-    return isinstance(feature, datasets.ClassLabel) or _is_text(feature) or _is_whole(feature)
+def _is(kind: type, *others: Fits) -> Fits:
+    """Fits columns of a kind of `datasets`, and those that one of the others fits."""
+    return lambda feature: isinstance(feature, kind) or any(fits(feature) for fits in others)
 
 
 def _list_of(fits: Fits) -> Fits:
@@ -128,18 +267,10 @@ def _list_of(fits: Fits) -> Fits:
     return is_list
 
 
-def _is_image(feature: Any) -> bool:
-    return isinstance(feature, datasets.Image) or _is_text(feature)
-
-
-def _is_audio(feature: Any) -> bool:
-    if isinstance(feature, dict):
-        return "array" in feature
-    return isinstance(feature, datasets.Audio) or _is_text(feature) or _list_of(_is_number)(feature)
-
-
-def _is_text_or_texts(feature: Any) -> bool:
-    return _is_text(feature) or _list_of(_is_text)(feature)
+_is_text, _is_number = _is_value("string"), _is_value("int", "float")
+_is_label = _is(datasets.ClassLabel, _is_text, _is_value("int"))
+_is_image = _is(datasets.Image, _is_text)
+_is_sound = _is(datasets.Audio, _is_text, _list_of(_is_number))
 
 
 TEXTS = Wanted(
@@ -158,7 +289,7 @@ TRIPLET = Wanted(
 RANKED = Wanted(
     "query positive negative",
     "query positives negatives, query pos neg, question positive negative, anchor positive negative",
-    _is_text_or_texts,
+    lambda feature: _is_text(feature) or _list_of(_is_text)(feature),
 )
 QUERY = Wanted("query", "question, anchor, text", _is_text)
 LONG_TEXT = Wanted("text", "content, document, article, body, story, sentence", _is_text)
@@ -182,7 +313,7 @@ IMAGE = Wanted("image", "img, picture, photo, image_path, file_name, filename, p
 AUDIO = Wanted(
     "audio",
     "speech, recording, sound, audio_path, audio_filepath, audio_file, file_name, filename, file, path",
-    _is_audio,
+    lambda feature: "array" in feature if isinstance(feature, dict) else _is_sound(feature),
 )
 TRANSCRIPT = Wanted(
     "text", "sentence, transcription, transcript, normalized_text, raw_transcription", _is_text

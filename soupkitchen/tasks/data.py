@@ -1,14 +1,22 @@
-"""The source of a task's examples: anything that the `datasets` package reads."""
+"""The source of a task's examples: anything that the `datasets` package reads.
+
+Splits have the names that people use: `dev.jsonl`, `heldout.csv`, a folder `val/`. `datasets` knows some of
+these by itself. It puts `dev.csv` and `val.csv` into one split, takes `eval.csv` for test data, and does not
+see `heldout.csv` at all: so it is given the files of each split.
+"""
 
 from __future__ import annotations
 
 import logging
+import mimetypes
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +24,65 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, ReadInstruction, load_dataset, load_from_disk
 
-from soupkitchen.errors import DataError, MachineError
+from soupkitchen.errors import DataError, MachineError, first_line
 from soupkitchen.options.kinds import Inside, Seed, Splits, check_fields
-from soupkitchen.store.documents import open_regular
-from soupkitchen.store.files import NO_ROOM
-from soupkitchen.tasks import delimited, splits
-from soupkitchen.tasks.base import DataSource
-from soupkitchen.tasks.cells import first_line
-from soupkitchen.tasks.files import cache_folder, local_files
+from soupkitchen.store.files import NO_ROOM, open_regular
+from soupkitchen.tasks.files import DELIMITED, cache_folder, load_delimited, local_files
 
 log = logging.getLogger(__name__)
 
-_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice", re.IGNORECASE)
-"""Errors of `datasets` for a split, or a slice of one, that is not there."""
+_UNKNOWN = re.compile("Unknown split|Unrecognized instruction|Requested slice|was saved with", re.IGNORECASE)
+"""Errors of `datasets` for an unknown split or slice."""
 
 AUTO = "auto"
+HELDOUT, TEST, TRAIN = "heldout", "test", "train"
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+"""Builders of `datasets` by suffix."""
+
+_NAMES = {
+    HELDOUT: ("validation", "valid", "val", "dev", "heldout", "held_out", "eval", "evaluation"),
+    TEST: ("test", "testing"),
+    TRAIN: ("train", "training"),
+}
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+_WORD = re.compile(
+    "(?<![^\\W\\d_])("
+    + "|".join(sorted(_ROLES, key=len, reverse=True)).replace("_", "[-_ ]")
+    + ")(?![^\\W\\d_])",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"(^|\+)([\w-]+)")
+_DEEPEST = 4
+_SAID = {
+    HELDOUT: "split that decides (task.data.heldout)",
+    TEST: "test split (task.data.test)",
+    TRAIN: "training split (task.data.train)",
+}
+
+
+class DataSource:
+    """Gives a task its examples."""
+
+    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
+        """The splits by role: "heldout", and "test" if there is one."""
+        raise NotImplementedError
+
+    def load_training(self, stratify: str | None = None) -> Dataset:
+        """The training data."""
+        raise DataError("tasks of this kind have no training data; leave method.recalibrate_batchnorm at 0")
+
+    def training_beside(self) -> Dataset | None:
+        """Training data that no split was drawn from, if any."""
+        return None
+
+    def found_test(self) -> Dataset | None:
+        """The test split, if found by its name and not named by the user."""
+        return None
+
+    def features(self) -> Features:
+        """The columns of the deciding examples, with their types."""
+        return Features()
 
 
 @dataclass(frozen=True)
@@ -39,7 +91,7 @@ class Data(DataSource):
 
     Attributes:
         path: a folder of csv, json, parquet or image files named by split, as people name them
-            (`soupkitchen.tasks.splits`); one such file; a folder written by `save_to_disk`; a dataset's name
+            (`soupkitchen.tasks.data`); one such file; a folder written by `save_to_disk`; a dataset's name
             on the hub; or a mapping from split to file.
         heldout: the split that decides. "auto" is the validation split, or, if there is none, a share of the
             training data, drawn with a seed and with labels in proportion. Slices such as ``train[:20%]``
@@ -69,41 +121,39 @@ class Data(DataSource):
         """The splits by role: "heldout", and "test" if there is one.
 
         Args:
-            stratify: the column whose values keep their proportions if a split is drawn.
+            stratify: the column whose proportions a drawn split keeps.
 
         Raises:
-            DataError: if the source or a split is not there, or is empty.
+            DataError: if the source or a split is missing or empty.
         """
         heldout = self._heldout(stratify)
-        test = self.test if self.test != AUTO else self._of_role(splits.TEST)
+        test = self.test if self.test != AUTO else self._of_role(TEST)
         return {"heldout": heldout} if test is None else {"heldout": heldout, "test": self.load(test)}
 
     def found_test(self) -> Dataset | None:
-        name = self._of_role(splits.TEST) if self.test == AUTO else None
+        name = self._of_role(TEST) if self.test == AUTO else None
         return None if name is None else self.load(name)
 
     def load_training(self, stratify: str | None = None) -> Dataset:
-        """The training data, without what `load_splits` draws from it.
+        """The training data, without the share that `load_splits` draws.
 
         Raises:
             DataError: if there is none.
         """
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(splits.TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             raise DataError(f"task.data.path={self.path} has no training split; name one as task.data.train")
         split = self.load(name)
-        if not self._deciding()[1]:
-            return split
-        drawn, _ = _draw(split, self.heldout_share, self.seed, stratify)
-        return split.select(sorted(set(range(len(split))) - set(drawn)))
+        drawn = self._draw(split, stratify)[0] if self._deciding()[1] else []
+        return split.select(sorted(set(range(len(split))) - set(drawn))) if drawn else split
 
     def training_beside(self) -> Dataset | None:
         if self.train != AUTO:
             return self.load(self.train)
-        if (name := self._of_role(splits.TRAIN)) is None:
+        if (name := self._of_role(TRAIN)) is None:
             return None
-        heldout = self._of_role(splits.HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
+        heldout = self._of_role(HELDOUT) if self.heldout == AUTO else self._called(self.heldout)
         return None if heldout is None or heldout.split("[")[0] == name else self.load(name)
 
     def features(self) -> Features:
@@ -114,7 +164,7 @@ class Data(DataSource):
         split = self.load(name)
         if not is_drawn:
             return split
-        drawn, how = _draw(split, self.heldout_share, self.seed, stratify)
+        drawn, how = self._draw(split, stratify)
         log.warning(
             "no validation split: %d examples of %s decide, drawn with seed %d%s. If the runs were trained "
             "on them, scores are too good; task.data.heldout names another split",
@@ -125,13 +175,30 @@ class Data(DataSource):
         )
         return split.select(drawn)
 
+    def _draw(self, split: Dataset, stratify: str | None) -> tuple[list[int], str]:
+        """The numbers of the examples in the held-out share of `split`, in order, and how they were drawn."""
+        size = max(1, round(self.heldout_share * len(split)))
+        if stratify in split.column_names:
+            from sklearn.model_selection import train_test_split  # slow to import
+
+            values = list(map(str, split[stratify][:]))
+            try:
+                _, chosen = train_test_split(
+                    range(len(split)), test_size=size, random_state=self.seed, shuffle=True, stratify=values
+                )
+                return sorted(chosen), f", each {stratify} in its proportion"
+            except ValueError as error:
+                log.info("the draw of held-out examples is not stratified by %s: %s", stratify, error)
+        chosen = np.random.default_rng(self.seed).permutation(len(split))[:size]
+        return sorted(map(int, chosen)), ""
+
     def _deciding(self) -> tuple[str, bool]:
-        """The split that decides, and whether only a share of it does."""
+        """The deciding split, and True if only a share of it decides."""
         if self.heldout != AUTO:
             return self.heldout, False
-        if (validation := self._of_role(splits.HELDOUT)) is not None:
+        if (validation := self._of_role(HELDOUT)) is not None:
             return validation, False
-        if (train := self._of_role(splits.TRAIN)) is None:
+        if (train := self._of_role(TRAIN)) is None:
             raise DataError(
                 f"task.data.path={self.path} has no validation and no training split, only "
                 f"{', '.join(self._names)}; name the one that decides as task.data.heldout"
@@ -139,24 +206,42 @@ class Data(DataSource):
         return train, True
 
     def _of_role(self, role: str) -> str | None:
-        """The name of the split that serves for `role`.
+        matches = [name for name in self._names if role_of(name) == role]
+        if len(matches) < 2:
+            return next(iter(matches), None)
+        if not self._paths and canonical(matches[0]) in matches:
+            return canonical(matches[0])
+        raise DataError(
+            f"task.data.path={self.path}: {' and '.join(map(self._shown, matches))} may each be the "
+            f"{_SAID[role]}; say which is, as task.data.{role}={matches[0]}"
+        )
 
-        Raises:
-            DataError: if several would do.
-        """
-        return splits.of_role(role, self._names, self.path, self._paths)
+    def _shown(self, split: str) -> str:
+        """The split's files in the folder, for messages; its name if it is not named by files."""
+        paths = self._paths.get(split, ())
+        names = [f"{path.relative_to(self._path)}{'/' * path.is_dir()}" for path in paths] or [split]
+        return " ".join(names if len(names) <= 2 else [names[0], "…", names[-1]])
 
     def _called(self, split: str) -> str:
-        """A split, or a slice of one, by the name that it has here."""
+        """A request as ``train[:20%]+dev`` by the names of splits here; "validation" may stand for "dev"."""
         if not self._paths and not isinstance(self.path, Mapping):
             return split
-        return splits.called(split, self._names, by_role=bool(self._paths))
+
+        def known(match: re.Match[str]) -> str:
+            name = plain(match[2])
+            there = [name for name in (match[2], name) if name in self._names]
+            same = [other for other in self._names if self._paths and role_of(other) == role_of(name)]
+            if not there and canonical(name) == name and len(same) == 1:
+                there = same
+            return f"{match[1]}{(there or [match[2]])[0]}"
+
+        return _ASKED.sub(known, split)
 
     def load(self, split: str) -> Dataset:
         """Loads one split.
 
         Raises:
-            DataError: if the source or the split is not there, or is empty.
+            DataError: if it is missing or empty.
         """
         with _explained(self.path, split):
             loaded = self._load(self._called(split))
@@ -166,52 +251,55 @@ class Data(DataSource):
 
     @property
     def _path(self) -> Path:
-        """The path of what is here; of a name on the hub and of a mapping nothing is."""
+        """The path, if it is local."""
         return Path("" if isinstance(self.path, Mapping) else self.path).expanduser()
 
     @property
     def _is_saved(self) -> bool:
-        """Tells whether `save_to_disk` wrote what is there."""
+        """True if `save_to_disk` wrote it."""
         if isinstance(self.path, Mapping):
             return False
         return any((self._path / marker).exists() for marker in ("dataset_dict.json", "state.json"))
 
     @cached_property
     def _folder(self) -> Path | None:
-        """The folder of files; None if the path is none, or if a card or `save_to_disk` tells its splits."""
+        """The folder of files, if any, unless a card or `save_to_disk` names its splits."""
         if isinstance(self.path, Mapping) or self.name is not None or not self._path.is_dir():
             return None
-        return None if self._is_saved or splits.says_itself(self._path) else self._path
+        return None if self._is_saved or says_itself(self._path) else self._path
 
     @cached_property
     def _paths(self) -> dict[str, list[Path]]:
-        """Files and folders in the folder by the split that they are named for."""
-        return {} if self._folder is None else splits.paths_by_split(self._folder)
+        """Files and folders in the folder by the split that they are named for; a folder counts as a whole.
+
+        The split is called as the files are, in small letters: "dev", "held_out".
+        """
+        paths: dict[str, list[Path]] = {}
+        for path, name in () if self._folder is None else _named(self._folder, _DEEPEST):
+            paths.setdefault(plain(name.lower()), []).append(path)
+        return paths
 
     @cached_property
     def _tables(self) -> dict[str, list[Path]]:
-        """The local files of tables by split; none if the source is something else."""
+        """Local table files by split; empty for other sources."""
         if isinstance(self.path, Mapping):
-            named = {splits.plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
+            named = {plain(name): [Path(file).expanduser()] for name, file in self.path.items()}
             is_local = not any("://" in str(file) for file in self.path.values())
-            return (
-                {name: splits.tables_of(files) or files for name, files in named.items()} if is_local else {}
-            )
+            return {name: tables_of(files) or files for name, files in named.items()} if is_local else {}
         if self._path.is_file():
-            return {splits.TRAIN: [self._path]}
+            return {TRAIN: [self._path]}
         if self._folder is None:
             return {}
-        paths = self._paths or {splits.TRAIN: [self._folder]}
-        tables = {name: splits.tables_of(files) for name, files in paths.items()}
+        paths = self._paths or {TRAIN: [self._folder]}
+        tables = {name: tables_of(files) for name, files in paths.items()}
         return tables if all(tables.values()) else {}
 
     @cached_property
     def _names(self) -> list[str]:
-        """The splits of the source."""
         if self._tables:
             return list(self._tables)
         if isinstance(self.path, Mapping):
-            return [splits.plain(name) for name in self.path]
+            return [plain(name) for name in self.path]
         if self._paths:
             return list(self._paths)
         with _explained(self.path):
@@ -221,19 +309,17 @@ class Data(DataSource):
 
     @property
     def _source(self) -> str:
-        """The folder, or the name on the hub, that `datasets` is to load."""
         return str(self._path if self._path.is_dir() else self.path)
 
     def _saved(self) -> Mapping[str, Dataset]:
-        """The splits that `save_to_disk` wrote; one that was saved alone may know its name."""
         saved = load_from_disk(str(self._path))
         if isinstance(saved, DatasetDict):
             return saved
         name = re.match(r"\w+", str(saved.split or ""))
-        return {name[0] if name else splits.TRAIN: saved}
+        return {name[0] if name else TRAIN: saved}
 
     def _load(self, split: str) -> Dataset:
-        names = splits.splits_in(split)
+        names = {name for _, name in _ASKED.findall(split)}
         if self._tables and (names <= self._tables.keys() or not self._path.is_dir()):
             loaded = {name: _read(self._tables[name]) for name in names & self._tables.keys()}
             sizes = {name: len(table) for name, table in loaded.items()}
@@ -243,12 +329,12 @@ class Data(DataSource):
             ]
             return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         if isinstance(self.path, Mapping):  # of addresses
-            files = {splits.plain(name): str(file) for name, file in self.path.items()}
+            files = {plain(name): str(file) for name, file in self.path.items()}
             return load_dataset(**_format(list(files.values())), data_files=files, split=split)
         if self._is_saved:
             saved = self._saved()
             if split not in saved:
-                raise KeyError(f"it was saved with {', '.join(saved)}, of which no slices can be taken")
+                raise ValueError(f"it was saved with {', '.join(saved)}, of which no slices can be taken")
             return saved[split]
         cache = cache_folder([self._path]) if self._path.exists() else None
         if self._paths:
@@ -261,37 +347,16 @@ class Data(DataSource):
 
 
 def _read(files: Sequence[Path]) -> Dataset:
-    """The rows of tables that are one split."""
     for file in files:
         open_regular(file, DataError).close()
-    if all(file.suffix.lower() in delimited.SUFFIXES for file in files):
-        return delimited.load(files)
+    if all(file.suffix.lower() in DELIMITED for file in files):
+        return load_delimited(files)
     patterns = [escape(str(file)) for file in files]
-    return load_dataset(
-        **_format(files), data_files=patterns, split=splits.TRAIN, cache_dir=cache_folder(files)
-    )
-
-
-def _draw(split: Dataset, share: float, seed: int, stratify: str | None) -> tuple[list[int], str]:
-    """The numbers of the examples in a share of `split`, in order, and how they were drawn, for the log."""
-    size = max(1, round(share * len(split)))
-    if stratify in split.column_names:
-        from sklearn.model_selection import train_test_split  # slow to import
-
-        values = list(map(str, split[stratify][:]))
-        try:
-            _, chosen = train_test_split(
-                range(len(split)), test_size=size, random_state=seed, shuffle=True, stratify=values
-            )
-            return sorted(chosen), f", each {stratify} in its proportion"
-        except ValueError as error:
-            log.info("the draw of held-out examples is not stratified by %s: %s", stratify, error)
-    chosen = np.random.default_rng(seed).permutation(len(split))[:size]
-    return sorted(map(int, chosen)), ""
+    return load_dataset(**_format(files), data_files=patterns, split=TRAIN, cache_dir=cache_folder(files))
 
 
 def folders_of(data: object) -> list[Path]:
-    """The folders that may hold files which data names: beside its tables, and the working directory."""
+    """Folders for files named in the data: its tables', and the working directory."""
     if not isinstance(data, Data):
         return [Path.cwd()]
     root = [] if isinstance(data.path, Mapping) or not data._path.is_dir() else [data._path]
@@ -300,28 +365,26 @@ def folders_of(data: object) -> list[Path]:
 
 
 def _format(files: Sequence[str | Path]) -> dict[str, Any]:
-    """The arguments with which `datasets` reads files of one kind.
+    """The arguments of `load_dataset` for files of one kind.
 
     Raises:
-        DataError: if they are of several, or of another.
+        DataError: if kinds differ or are unknown.
     """
     suffixes = {Path(file).suffix.lower() for file in files}
-    if len(suffixes) != 1 or not suffixes <= splits.FORMATS.keys():
+    if len(suffixes) != 1 or not suffixes <= FORMATS.keys():
         raise DataError(
-            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of "
-            f"{', '.join(splits.FORMATS)}"
+            f"task.data.path: {', '.join(map(str, files))} should be of one kind, one of {', '.join(FORMATS)}"
         )
     suffix = suffixes.pop()
     cells = {"sep": "\t" if suffix == ".tsv" else ",", "keep_default_na": False, "na_values": [""]}
-    return {"path": splits.FORMATS[suffix], **(cells if suffix in delimited.SUFFIXES else {})}
+    return {"path": FORMATS[suffix], **(cells if suffix in DELIMITED else {})}
 
 
 @contextmanager
 def _explained(path: str | Mapping[str, str], split: str | None = None) -> Iterator[None]:
-    """Turns errors of loading into a `DataError` that says in which file, and why.
+    """Turns errors of loading into a `DataError` with file and reason.
 
-    What `datasets` logs as an error names the file, and its exceptions do not: it becomes the reason, and is
-    not logged.
+    Only the errors that `datasets` logs name the file, so they become the reason.
     """
     logged: list[str] = []
 
@@ -370,7 +433,6 @@ def _empty(path: str | Mapping[str, str], split: str) -> DataError:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause of an error, in one line."""
     error = _innermost(error)
     if isinstance(error, datasets.table.CastError):
         table, requested = map(", ".join, (error.table_column_names, error.requested_column_names))
@@ -382,3 +444,60 @@ def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def plain(name: str) -> str:
+    """A split's name for `datasets`, with underscores: ``held_out``."""
+    return re.sub(r"[-\s]", "_", name)
+
+
+def role_of(name: str) -> str | None:
+    """The role of a split by its name, or None.
+
+    MNLI has two of each: ``validation_matched`` and ``validation_mismatched``.
+    """
+    return _ROLES.get(re.sub("_(mis)?matched$", "", plain(name).lower()))
+
+
+def canonical(name: str) -> str:
+    """`datasets`' name of a split."""
+    return "validation" if role_of(name) == HELDOUT else role_of(name) or name
+
+
+def tables_of(paths: Sequence[Path]) -> list[Path]:
+    """The table files at `paths` and inside; none if there are images or sounds.
+
+    A folder beside a table of its name (``train.csv``, ``train/``) holds files that the table names.
+    """
+    tables = []
+    for file in local_files([path for path in paths if not path.is_dir()] or paths):
+        kind, _ = mimetypes.guess_type(file.name)
+        if kind is not None and kind.startswith(("image/", "audio/", "video/")):
+            return []
+        if file.suffix.lower() in FORMATS and not file.name.startswith((".", "__")):
+            tables.append(file)
+    return tables
+
+
+def says_itself(folder: Path) -> bool:
+    """True if a card in `folder` lists its splits."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8", errors="replace") as file:
+        lines = list(islice(file, 500))
+    return lines[:1] == ["---\n"] and "configs:\n" in lines
+
+
+def _named(folder: Path, depth: int) -> Iterator[tuple[Path, str]]:
+    """Files and folders named for a split, with that word; not their contents."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith((".", "__")):
+            continue
+        path, is_folder = Path(entry.path), entry.is_dir()
+        stem = entry.name if is_folder else entry.name.partition(".")[0]
+        words = _WORD.findall(stem) if is_folder or path.suffix.lower() in FORMATS else []
+        if len({role_of(word) for word in words}) == 1:
+            yield path, words[0]
+        elif is_folder and not words and depth:
+            yield from _named(path, depth - 1)

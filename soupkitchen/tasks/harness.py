@@ -1,7 +1,7 @@
 """Tasks of EleutherAI's lm-evaluation-harness, run on the live model. Extra: lm-eval.
 
-The harness makes the requests, once, and judges the answers; the model in memory gives them. Nothing is
-written to disk for it, and the harness's own cache, which does not know which weights answered, is not used.
+The harness makes the requests once, and judges the answers. Its cache is not used, because it does not know
+the weights.
 
 Source: https://github.com/EleutherAI/lm-evaluation-harness
 """
@@ -29,8 +29,9 @@ from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
 from soupkitchen.metrics import TaskMetric, installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
-from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Collate, DataSource, Processor, Task
+from soupkitchen.store.digests import source_of
+from soupkitchen.tasks.base import Batch, Examples, Processor, Task
+from soupkitchen.tasks.data import DataSource
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.templates import Bounded
 from soupkitchen.tasks.texts import check_causal, unwrapped
@@ -38,10 +39,10 @@ from soupkitchen.tasks.texts import check_causal, unwrapped
 log = logging.getLogger(__name__)
 
 SEED = 1234
-"""Of few-shot examples: the harness's own default."""
+"""The harness's default for few-shot examples."""
 
 _RIGHT_OR_WRONG = ("acc", "acc_norm", "acc_bytes", "exact_match")
-"""Metrics of which each example is 0 or 1."""
+"""Metrics that are 0 or 1 for each example."""
 
 
 def harness_tasks(
@@ -59,18 +60,16 @@ def harness_tasks(
 
     Args:
         tasks: names of tasks or groups, or paths of task YAMLs.
-        num_fewshot: examples in the prompt; None for what the task says.
-        limit: how many documents of each task decide, the first ones; None for all.
-        test_limit: how many documents after these are scored at the end and decide nothing; None for no test.
-        metric: the task's metric that is the score; None for its first. The harness's own way to write a
-            metric and a filter, ``exact_match,flexible-extract``, is taken, too.
-        filter: the task's filter that makes answers of what the model writes; None for what the YAML of a
-            group says, and else for its first. A task with one filter has that one.
+        num_fewshot: examples in the prompt; None for the task's number.
+        limit: number of documents that decide, from the first of each task; None for all.
+        test_limit: number of documents after these, for the test at the end; None for no test.
+        metric: the task's metric; None for its first. ``exact_match,flexible-extract`` also names a filter.
+        filter: the task's filter of answers, if it has several; None for the group's, else the first.
         architecture: "causal" or "seq2seq" models.
         aggregate, weights: as in `Several`.
 
     Raises:
-        ConfigError: for a task that there is not, or options out of range.
+        ConfigError: if a task is unknown, or an option out of range.
         MetricError: if the harness is not installed.
     """
     options = {**locals(), "tasks": list(tasks or ())}
@@ -121,7 +120,7 @@ def harness_tasks(
 
 
 def _load(name: str) -> tuple[dict[str, Any], Any]:
-    """The harness's task objects of a name or a YAML, by name; and its group, if it is one."""
+    """The harness's tasks by name, and their group, if any."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
     templates = installed("lm_eval.utils", "lm-eval")
     if not isinstance(templates.env, Bounded):
@@ -149,7 +148,6 @@ def _load(name: str) -> tuple[dict[str, Any], Any]:
 
 
 def _name_in(path: Path) -> str:
-    """The name in the YAML of a task or a group."""
     if not path.is_file():
         raise ConfigError(f"task.tasks: there is no file {path}")
     tree = installed("lm_eval.tasks._yaml_loader", "lm-eval").load_yaml(path, resolve_func=False)
@@ -165,7 +163,7 @@ def _described(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HarnessTasks(Several):
-    """Several tasks of the harness, with the options that they were made of."""
+    """Several tasks of the harness."""
 
     _made_of: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -176,7 +174,7 @@ class HarnessTasks(Several):
 
 @dataclass(frozen=True)
 class _Documents(DataSource):
-    """The numbers of a harness task's documents, by split."""
+    """Numbers of a task's documents, by split."""
 
     count: int
     limit: int | None
@@ -195,7 +193,7 @@ class _Documents(DataSource):
 
 
 class _Judged:
-    """The harness's metric as the module of a `TaskMetric`; predictions are results of documents."""
+    """The harness's metric for `TaskMetric.module`; predictions are results of documents."""
 
     def __init__(self, name: str, aggregate: Callable[[Sequence[Any]], float], is_mean: bool) -> None:
         self.binary = name in _RIGHT_OR_WRONG
@@ -208,7 +206,7 @@ class _Judged:
 
 @dataclass(frozen=True)
 class HarnessTask(Task):
-    """One task of the harness. Made by `harness_tasks`, which describes the options."""
+    """One task of the harness, made by `harness_tasks`."""
 
     name: str
     num_fewshot: int | None
@@ -231,12 +229,10 @@ class HarnessTask(Task):
 
     @property
     def filters(self) -> list[str]:
-        """The names of the task's filters, in order."""
         return [ensemble.name for ensemble in self._task._filters]
 
     @property
     def filter(self) -> str:
-        """The name of the filter that decides."""
         return self.filter_name if self.filter_name in self.filters else self.filters[0]
 
     @property
@@ -265,7 +261,7 @@ class HarnessTask(Task):
         return _described(self._made_of)
 
     def identity(self) -> list[str]:
-        """The versions of the harness, of the task and of its right answers."""
+        """Versions of the harness, the task and its documents."""
         config = self._task.config
         values = [*vars(config).values(), *vars(config.fewshot_config).values()]
         functions = [value for value in values if callable(value)]
@@ -294,11 +290,10 @@ class HarnessTask(Task):
     def references(self, prepared: Dataset) -> np.ndarray:
         return np.asarray(prepared["document"][:])
 
-    def collator(self, processor: Processor) -> Collate:
-        return lambda examples: {"document": torch.tensor([example["document"] for example in examples])}
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return {"document": torch.tensor([example["document"] for example in examples])}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
-        """The result of each document, which the metric aggregates."""
         answerer = self._answerer(unwrapped(model), processor)
         numbers = batch["document"].tolist()
         answerer.batch_size_per_gpu = len(numbers)
@@ -324,7 +319,6 @@ class HarnessTask(Task):
 
     @cached_property
     def _requests(self) -> dict[int, list[Any]]:
-        """The requests of each document that is scored, in the harness's own way and order."""
         if self.num_fewshot is not None and self._task.get_config("num_fewshot") != 0:
             self._task.set_config(key="num_fewshot", value=self.num_fewshot)
         elif self._task.get_config("num_fewshot") is None:
@@ -348,5 +342,5 @@ class HarnessTask(Task):
 
 
 def _without_addresses(text: str) -> str:
-    """`text` without the addresses of functions and images in memory, which differ each time."""
+    """Cuts memory addresses, which differ each time."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -1,9 +1,8 @@
-"""Labels: which label of the model each value of the data is. One rule, for all tasks.
+"""Labels: one rule, for all tasks, from values of the data to labels of the model.
 
-Names are matched to names: to the letter, or to the only one that is equal but for case and space around it.
-Numbers that are no names are numbers of labels, if the model's names do not say otherwise. A value that can
-be read in two ways, or that the model lacks, is an error, which names the option that decides: `task.labels`.
-All splits are read in the same way, which follows from the values of all of them.
+Names match names exactly, or else the only one that is equal but for case and outer space. Numbers that are
+no names are label numbers, unless the model's names say otherwise. A value with two readings, or unknown to
+the model, is an error that names the option `task.labels`. All splits are read alike.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from transformers import PreTrainedConfig
 
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Labels
-from soupkitchen.tasks.base import Task
-from soupkitchen.tasks.cells import check_columns, check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.base import DataTask
+from soupkitchen.tasks.columns import check_filled, lists_of, row_of, shown
 
 log = logging.getLogger(__name__)
 
 Value = str | int | float | bool
-"""A label in the data; a `ClassLabel`'s is its name."""
+"""A label in the data; of a `ClassLabel`, its name."""
 
 AnyTask = TypeVar("AnyTask", bound="Labelled")
 Splits = Mapping[str, Dataset]
@@ -43,13 +42,12 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Labelled(Task):
+class Labelled(DataTask):
     """A task with a column of labels, which the option `label` names.
 
     Attributes:
-        labels: how labels are read: "names", "indices", or the model's label (its name or number) by the
-            data's; None for what follows from both.
-        entries: what the column's lists hold, in words; None for a column of labels.
+        labels: "names", "indices", or the model's label (name or number) by the data's; None to follow both.
+        entries: a word for lists' entries; None if cells are labels.
     """
 
     entries: ClassVar[str | None] = None
@@ -65,16 +63,16 @@ class Labelled(Task):
         return read
 
     def read_as(self, split: Dataset, model: Any) -> Any:
-        """The reading of labels: as `with_labels` found, or as `split` alone says."""
+        """The reading found by `with_labels`, else that of `split` alone."""
         return self.reading({"": split}, model) if self._reading is None else self._reading
 
     def reading(self, splits: Splits, model: Any) -> Any:
-        """The model's number of each label in these splits."""
+        """The model's number of each label in `splits`."""
         column = Column.of(splits, self.label, self.entries)  # type: ignore[attr-defined]
         return Reader(column, ModelLabels.of(model)).read(self.labels)
 
     def encoded(self, split: Dataset, model: Any) -> list[Any]:
-        """The model's number of each label in a split."""
+        """The label numbers of a split."""
         numbers = self.read_as(split, model)
         return [numbers[value] for value in values_of(split, self.label)]  # type: ignore[attr-defined]
 
@@ -84,10 +82,10 @@ class Column:
     """The labels in a column of all splits.
 
     Attributes:
-        name: the option and the column, for messages.
-        rows: in how many rows each value is.
-        first: the first of these rows, in words.
-        positions: the numbers of names, if the column is a `ClassLabel`; empty if the splits differ in them.
+        name: option and column, for messages.
+        rows: number of rows by value.
+        first: the first of these, in words.
+        positions: numbers by name if it is a `ClassLabel`; empty if splits differ.
     """
 
     name: str
@@ -97,11 +95,10 @@ class Column:
 
     @classmethod
     def of(cls, splits: Splits, column: str, what: str | None = None) -> Column:
-        """Counts the values of a column of `splits`, by role; `what` names the entries of lists."""
+        """Counts a column's values in `splits`; `what` names the entries of lists."""
         rows, first, named, kinds = Counter[Value](), dict[Value, str](), [], set()
         for role, split in splits.items():
             where = f" of {role}" if role not in ("", "heldout") else ""
-            check_columns(split, {"task.label": column})
             for number, cell in enumerate(values_of(split, column, what)):
                 for value in dict.fromkeys(cell if isinstance(cell, list) else [cell]):
                     if not rows[value]:
@@ -116,13 +113,12 @@ class Column:
         return cls(f"task.label={column}", rows, first, positions)
 
     def shown(self, value: Value) -> str:
-        """A value with its first row, for messages."""
         rows = self.rows[value]
         count = f"{rows} rows, the first is" if rows > 1 else "1 row,"
         return f"{shown(value)} ({count} {self.first[value]})"
 
     def number(self, value: Value, count: int | None) -> int | None:
-        """The value as a number of a label, of `count` labels; None if it is none."""
+        """The value as a label number below `count`, or None."""
         word = str(value).strip().casefold()
         if self.positions is not None:
             number: Decimal | int | None = self.positions.get(str(value))
@@ -132,7 +128,7 @@ class Column:
 
 
 class Names:
-    """Finds the place of a name in a list, also if case, space around it or digits are written otherwise."""
+    """Finds a name in a list; case, outer space and digits may differ in form."""
 
     def __init__(self, names: Iterable[Any]) -> None:
         self.names = [str(name) for name in names]
@@ -143,7 +139,7 @@ class Names:
             self._numeric[_number(name)].append(number)
 
     def find(self, value: Value) -> int | None:
-        """The place of the only name that fits; None if none does, or several do."""
+        """The place of the only name that fits, or None."""
         places = self._exact.get(str(value)) or self._alike.get(str(value).strip().casefold())
         if places is None and (number := _number(value)) is not None:
             places = self._numeric.get(number)
@@ -155,9 +151,9 @@ class ModelLabels:
     """The labels of a model.
 
     Attributes:
-        names: of its labels; None if it has none.
-        count: how many there are; None if that is not known.
-        contradiction: why names cannot be looked up, if they cannot.
+        names: None if it has none.
+        count: None if unknown.
+        contradiction: the reason not to look up names, or None.
     """
 
     names: Sequence[str] | None
@@ -188,11 +184,11 @@ class ModelLabels:
 
     @property
     def is_counted(self) -> bool:
-        """Tells whether names say no more than the number: LABEL_0, LABEL_1."""
+        """True if names only count: LABEL_0, LABEL_1."""
         return self.names is None or _is_counted(self.names)
 
     def target(self, wanted: str | int) -> int:
-        """The number of the label that `task.labels` maps to, by its name or its number."""
+        """The number of a label by name or number in `task.labels`."""
         named = Names(self.names or ()).find(wanted)
         if isinstance(wanted, str):
             if named is not None and self.contradiction is None:
@@ -226,8 +222,8 @@ class Reader:
     """Reads a column as labels of a model.
 
     Attributes:
-        named: for each value the label of that name, by number; None if there is none.
-        numbered: for each value the label of that number; None if there is none.
+        named: label numbers by value, read as a name, or None.
+        numbered: label numbers by value, read as a number, or None.
     """
 
     def __init__(self, column: Column, model: ModelLabels) -> None:
@@ -237,11 +233,11 @@ class Reader:
         self.numbered = {value: column.number(value, model.count) for value in column.rows}
 
     def read(self, labels: Any = None) -> dict[Value, int]:
-        """The model's number of each value; `labels` is the option.
+        """The label number of each value; `labels` is the option.
 
         Raises:
-            DataError: if the model lacks a value, or if values can be read in two ways.
-            ConfigError: if `labels` names what the model lacks.
+            DataError: if the model lacks a value, or there are two readings.
+            ConfigError: if `labels` names an unknown label.
         """
         if isinstance(labels, Mapping):
             keys, targets = Names(labels), list(map(self.model.target, labels.values()))
@@ -280,7 +276,6 @@ class Reader:
         return read
 
     def by_number(self) -> dict[Value, int]:
-        """The reading of values none of which is a name."""
         column, model, positions = self.column, self.model, self.column.positions
         counted = model.is_counted
         digits = {value: _number(value) for value in self.numbered}
@@ -316,7 +311,7 @@ class Reader:
         return read
 
     def complete(self, reading: Mapping[Value, int | None]) -> dict[Value, int]:
-        """The reading, if the model has all labels in it."""
+        """The reading; raises `DataError` if the model lacks a label."""
         read = {value: number for value, number in reading.items() if number is not None}
         lacking = [value for value in reading if value not in read]
         if not lacking:
@@ -350,7 +345,7 @@ class Reader:
 
 
 def affirmed(names: Sequence[str]) -> int | None:
-    """Finds the name that says yes, as "equivalent" beside "not_equivalent"; None if they do not tell."""
+    """The place of the name that says yes, as "equivalent" beside "not_equivalent", or None."""
     one, other = (name.strip().casefold() for name in names)
     for number, (yes, no) in enumerate(((one, other), (other, one))):
         if (yes in _YES and no in _NO) or re.fullmatch(_NEGATED + re.escape(yes), no):
@@ -359,11 +354,12 @@ def affirmed(names: Sequence[str]) -> int | None:
 
 
 def values_of(split: Dataset, column: str, what: str | None = None, option: str = "task.label") -> list[Any]:
-    """The labels in a column, or in its lists if `what` says what is in them: names, numbers, true or false.
+    """The labels in a column, or in its lists if `what` names their entries.
 
     Raises:
-        DataError: for one that is missing, or none of these.
+        DataError: if one is missing or no label.
     """
+    cells = lists_of(split, option, column, object, what) if what else check_filled(split, option, column)
     kind = _class_label(split.features[column])
 
     def plain(value: Any, number: int) -> Value:
@@ -378,21 +374,18 @@ def values_of(split: Dataset, column: str, what: str | None = None, option: str 
             raise DataError(f"{option}={column}: {value!r} is no label (row {row_of(split, number)})")
         return value
 
-    if what is None:
-        return [plain(value, n) for n, value in enumerate(check_filled(split, option, column))]
-    lists = lists_of(split, option, column, object, what)
-    return [[plain(value, n) for value in values] for n, values in enumerate(lists)]
+    return [[plain(value, n) for value in cell] if what else plain(cell, n) for n, cell in enumerate(cells)]
 
 
 def numbers_of(split: Dataset, column: str) -> list[float]:
     """The numbers in the column that `task.label` names.
 
     Raises:
-        DataError: for an entry that is no number.
+        DataError: if one is no number.
     """
+    values, numbers = values_of(split, column), list[float]()
     is_named = isinstance(split.features[column], datasets.ClassLabel)  # its own numbers are only places
-    numbers = []
-    for number, value in enumerate(values_of(split, column)):
+    for number, value in enumerate(values):
         try:
             numbers.append(float(value) if is_named or not isinstance(value, (bool, str)) else math.nan)
         except ValueError:
@@ -410,7 +403,6 @@ def _class_label(feature: Any) -> datasets.ClassLabel | None:
 
 
 def _is_counted(names: Sequence[str]) -> bool:
-    """Tells whether names are the same text with numbers from 0 in it."""
     start = re.fullmatch(r"([^0-9]*)0([^0-9]*)", names[0]) if names else None
     return start is not None and all(name == f"{start[1]}{n}{start[2]}" for n, name in enumerate(names))
 

@@ -1,8 +1,18 @@
-"""Images and recordings: columns of files, or of their bytes, that are prepared once and kept."""
+"""Images and recordings: columns of files, or of their bytes, that are prepared once and kept.
+
+A recording becomes the samples that a model hears: of one channel, at the model's rate. Files are read by
+soundfile (extra: audio) if it is installed, and else by scipy, which knows plain .wav only.
+"""
 
 from __future__ import annotations
 
+import io
+import math
+import struct
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -15,30 +25,36 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers import AutoProcessor, PreTrainedModel
 
-from soupkitchen.errors import CheckpointError, DataError
-from soupkitchen.tasks.base import Processor, Task, check_vocabulary, load_with
-from soupkitchen.tasks.cells import check_filled, first_line, row_of
+from soupkitchen.errors import CheckpointError, DataError, first_line
+from soupkitchen.tasks.base import DataTask, Processor, Task, check_vocabulary, load_with
+from soupkitchen.tasks.columns import check_column, check_filled, row_of
 from soupkitchen.tasks.data import folders_of
 from soupkitchen.tasks.files import stamp
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-"""One of these lies beside each image processor and feature extractor."""
+"""Each image processor and feature extractor has one of these."""
+_FASTEST = 1_000_000
+"""The highest rate, in Hz; the resampling filter grows with it."""
+_MOST = 1 << 28
+"""The most samples of a recording, in all channels: 4.6 hours at 16 kHz."""
+_BLOCK = 1 << 16
 
 
-class ImageTask(Task):
-    """A task with a column of images: `datasets.Image`, or the paths of files."""
+@dataclass(frozen=True)
+class ImageTask(DataTask):
+    """A task with a column of images: `datasets.Image`, or paths."""
 
     processor_files = PROCESSOR_FILES
-    image: str
+    image: str = "image"
 
     def compared(self, split: Dataset) -> Dataset:
         return undecoded(self, split, "image", datasets.Image, "images")
 
     def prepared_images(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        """The image processor's tensors of the images in `compared`, as far as the model takes them.
+        """The tensors of the images in `compared` that the model takes.
 
         Raises:
-            DataError: naming the row of an image that is missing or cannot be read.
+            DataError: if an image is missing or cannot be read.
         """
         check_filled(split, "task.image", self.image)
         options = {"processor": processor, "taken": tuple(signature(model.forward).parameters)}
@@ -46,10 +62,10 @@ class ImageTask(Task):
 
 
 def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
-    """A processor of a tokenizer and of `part`, "image_processor" or "feature_extractor".
+    """A processor with a tokenizer and `part`, "image_processor" or "feature_extractor".
 
     Raises:
-        CheckpointError: if the checkpoint `folder` has none.
+        CheckpointError: if `folder` has none.
     """
     what, remedy = part.replace("_", " "), "install what they lack, or copy the base model's files there"
     processor = load_with(AutoProcessor, folder, trust_remote_code, f"{what} and tokenizer", remedy)
@@ -63,7 +79,7 @@ def load_both(folder: str, trust_remote_code: bool, part: str) -> Processor:
 
 
 def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) -> Dataset:
-    """The split with a column of files that are not decoded; relative paths become those of files.
+    """The split with a column of undecoded files, and complete paths.
 
     Args:
         option: names the column.
@@ -74,6 +90,7 @@ def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) ->
         DataError: if the column holds something else.
     """
     column = getattr(task, option)
+    check_column(split, f"task.{option}", column)
     paths = split.data.column(column)
     if pa.types.is_string(paths.type) or pa.types.is_large_string(paths.type):
         split = _with_whole_paths(split, column, folders_of(task.data))
@@ -87,7 +104,7 @@ def undecoded(task: Task, split: Dataset, option: str, kind: type, what: str) ->
 
 
 def _with_whole_paths(split: Dataset, column: str, folders: list[Path]) -> Dataset:
-    """The split with each path of a column as it is found in `folders`; rows keep their numbers."""
+    """Completes a column's paths by `folders`; rows keep their numbers."""
 
     def whole(path: str | None) -> str | None:
         return path and next((str(f / path) for f in folders if (f / path).is_file()), path)
@@ -113,14 +130,13 @@ def prepared_once(
     folder: str,
     batch_size: int,
 ) -> Dataset:
-    """The columns that `prepare` makes of one column, `batch_size` examples at once.
-
-    They are kept in the cache of `datasets`, unless the files change.
+    """The columns that `prepare` makes of one column, cached until files change.
 
     Args:
-        prepare: takes lists of values by column, and the numbers of these examples; then, by name, `column`,
-            `rows` (their numbers in the source) and `options`.
-        folder: in that cache.
+        prepare: takes values by column, example numbers, `column`, `rows` (numbers in the source) and
+            `options`.
+        folder: in the cache of `datasets`.
+        batch_size: examples at once.
     """
     arguments = {"column": column, "rows": [row_of(split, number) for number in range(len(split))], **options}
     digest = Hasher.hash((split._fingerprint, arguments, stamp(_files(split, column))))
@@ -140,7 +156,6 @@ def prepared_once(
 
 
 def _files(split: Dataset, column: str) -> list[str]:
-    """The files that a column names, and the tables that hold it, without `datasets`' own copies."""
     cache = datasets.config.HF_DATASETS_CACHE
     tables = [file["filename"] for file in split.cache_files]
     files = [file for file in tables if not Path(file).is_relative_to(cache)]
@@ -158,7 +173,7 @@ def _pixels(
     processor: Processor,
     taken: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The processor's tensors of images, as far as the model takes them (`taken`)."""
+    """The tensors of images that the model takes (`taken`)."""
     pictures = []
     for number, image in zip(numbers, examples[column], strict=True):
         try:
@@ -181,3 +196,120 @@ def _pixels(
         f"{type(processor).__name__} gives {', '.join(tensors)}, of which the model takes none (it takes "
         f"{', '.join(taken)}): the image processor is not the model's"
     )
+
+
+# Recordings
+
+
+def to_inputs(
+    examples: dict[str, list[Any]],
+    numbers: list[int],
+    column: str,
+    rows: list[int],
+    extractor: Any,
+    default_rate: int | None,
+    taken: tuple[str, ...],
+) -> dict[str, Any]:
+    """The feature extractor's inputs of recordings that the model takes (`taken`).
+
+    Adds `samples` and `steps`: the lengths of each recording and of its inputs.
+    """
+    made: dict[str, list[Any]] = {"samples": [], "steps": []}
+    for number, audio in zip(numbers, examples[column], strict=True):
+        try:
+            if audio is None:
+                raise ValueError("it is empty")
+            heard = samples(audio, extractor.sampling_rate, default_rate)
+        except (OSError, ValueError, TypeError) as error:
+            where = audio.get("path") if isinstance(audio, dict) else None
+            raise DataError(
+                f"task.audio={column}: the recording of row {rows[number]} ({where or 'not in a file'}) "
+                f"cannot be read ({first_line(error)}); put it right, or leave the row out"
+            ) from error
+        inputs = extractor(heard, sampling_rate=extractor.sampling_rate)
+        made["samples"].append(len(heard))
+        made["steps"].append(len(inputs[extractor.model_input_names[0]][0]))
+        for name in inputs.keys() & set(taken):
+            made.setdefault(name, []).append(np.asarray(inputs[name][0]))
+    if len(made) > 2:
+        return made
+    raise DataError(
+        f"{type(extractor).__name__} gives nothing that the model takes (it takes {', '.join(taken)}): it is "
+        "not the model's"
+    )
+
+
+def samples(audio: Any, rate: int, default_rate: int | None) -> np.ndarray:
+    """The samples of a recording, float32, at `rate` Hz.
+
+    Args:
+        audio: {"bytes": …, "path": …}, {"array": …, "sampling_rate": …}, or numbers.
+        default_rate: if the recording does not say; None for `rate`.
+
+    Raises:
+        OSError: if its file cannot be read.
+        ValueError: if it holds no sound, or needs a missing package.
+    """
+    own_rate: int | None = None
+    if isinstance(audio, Mapping) and "array" in audio:
+        heard, own_rate = np.asarray(audio["array"], np.float32), audio.get("sampling_rate")
+    elif isinstance(audio, Mapping):
+        content = audio.get("bytes")
+        heard, own_rate = _read(Path(audio["path"]).read_bytes() if content is None else content)
+    else:
+        heard = np.asarray(audio, np.float32)
+    if heard.ndim != 1 or not heard.size or not np.isfinite(heard).all():
+        raise ValueError("it should hold one number a sample, at least one, and none of them NaN")
+    return resampled(heard, int(own_rate or default_rate or rate), rate)
+
+
+def resampled(heard: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Samples at `rate` Hz, filtered and resampled to `wanted` Hz."""
+    if rate == wanted:
+        return heard
+    if not (min(rate, wanted) >= 1 and max(rate, wanted) <= _FASTEST and len(heard) / rate * wanted <= _MOST):
+        raise ValueError(
+            f"it says that it has {rate:,} samples a second, and lasts {len(heard) / max(rate, 1):,.6g} s; "
+            f"1 to {_FASTEST:,} a second are read, and as much as becomes {_MOST:,} samples"
+        )
+    from scipy.signal import resample_poly  # other kinds of tasks need not wait for scipy
+
+    common = math.gcd(rate, wanted)
+    changed: np.ndarray = resample_poly(heard, wanted // common, rate // common)
+    return changed.astype(np.float32)
+
+
+def _read(content: bytes) -> tuple[np.ndarray, int]:
+    """The mean of a file's channels, and its rate in Hz."""
+    try:
+        soundfile: Any = import_module("soundfile")
+    except (ImportError, OSError):  # it is there, but the library that it needs is not
+        return _wav(content)
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            blocks, most = [np.zeros(0, np.float32)], _MOST // file.channels
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block.mean(1))
+                if len(blocks) * _BLOCK > most + _BLOCK:
+                    raise ValueError(f"it has more than {_MOST:,} samples; cut it")
+            return np.concatenate(blocks), file.samplerate
+    except RuntimeError as error:
+        raise ValueError(f"soundfile cannot read it: {error}") from error
+
+
+def _wav(content: bytes) -> tuple[np.ndarray, int]:
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():  # of chunks that hold no sound
+            warnings.simplefilter("ignore")
+            rate, stored = wavfile.read(io.BytesIO(content))
+    except (ValueError, EOFError, ZeroDivisionError, struct.error) as error:
+        raise ValueError(
+            f"it is no plain .wav ({error}), and other formats need pip install 'soupkitchen[audio]'"
+        ) from error
+    heard = (stored[:, None] if stored.ndim == 1 else stored).astype(np.float32)
+    if stored.dtype == np.uint8:
+        heard = heard - 128
+    scale = 1.0 if stored.dtype.kind == "f" else 2.0 ** (8 * stored.dtype.itemsize - 1)
+    return (heard / scale).mean(1), rate

@@ -1,4 +1,4 @@
-"""Jinja templates of others' files: what they may cost in time and memory is bounded."""
+"""Jinja templates of others' files, with bounds on time and memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jinja2.sandbox import SandboxedEnvironment
 from soupkitchen.errors import DataError
 
 MOST = 1_000_000
-"""Turns of all loops of one template, and letters or items that an operation of it makes."""
+"""Most turns of a template's loops, and letters or items of one operation."""
 
 
 class Bounded(SandboxedEnvironment):
-    """An environment whose templates end: loops, ranges, products and powers have limits."""
+    """Limits loops, ranges, products and powers."""
 
     intercepted_binops = frozenset(("+", "*", "**"))
 
@@ -28,7 +28,7 @@ class Bounded(SandboxedEnvironment):
 
     @classmethod
     def like(cls, other: jinja2.Environment) -> Bounded:
-        """An environment that makes of templates what `other` does."""
+        """An environment that fills templates as `other` does."""
         made = cls(undefined=other.undefined, keep_trailing_newline=other.keep_trailing_newline)
         made.filters.update(other.filters)
         return made

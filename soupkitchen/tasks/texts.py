@@ -1,10 +1,14 @@
-"""Checks of tokenizers and models that tasks on texts share."""
+"""Checks of tokenizers and models that tasks on texts share, and log-likelihoods of texts.
+
+For likelihoods an example is one or more *passages*: tokens of which the last ones are scored, each given
+all before it. Passages of a batch are padded on the right.
+"""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,13 +18,15 @@ from transformers import PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.tasks.base import Processor, Task
-from soupkitchen.tasks.cells import row_of
+from soupkitchen.tasks.columns import row_of
 
 log = logging.getLogger(__name__)
+_LOGITS = 1 << 24
+"""Logits in float32 at once: 64 MiB, and as much for results."""
 
 
 def longest(tokenizer: Processor, model: PreTrainedModel, option: int | None) -> int:
-    """The most tokens of an input: the option's number, or the tokenizer's and the model's limit."""
+    """The most tokens of an input: `option`, or the tokenizer's and the model's limit."""
     config: Any = model.config
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     positions = next((limit for limit in limits if isinstance(limit, int) and limit > 0), 1 << 30)
@@ -35,15 +41,15 @@ def check_tokens(
     model: PreTrainedModel,
     padding: Processor | None = None,
 ) -> None:
-    """Checks that each example has tokens, and the model a row of its embedding for each of these.
+    """Checks that each example has tokens, and the model an embedding for each.
 
     Args:
         option: names the column.
-        padding: the tokenizer that pads batches; None if any token would do.
+        padding: the tokenizer that pads; None if any token would do.
 
     Raises:
-        CheckpointError: if the model has no row for the token that pads.
-        DataError: naming the first example that is wrong.
+        CheckpointError: if the padding token has no embedding.
+        DataError: if an example is wrong.
     """
     rows, column = embedding_rows(model), getattr(task, option)
     remedy = (
@@ -67,7 +73,7 @@ def check_tokens(
 
 
 def embedding_rows(model: PreTrainedModel) -> int | None:
-    """For how many tokens the model has an embedding; None if that is unknown."""
+    """The number of the model's token embeddings; None if unknown."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except (NotImplementedError, AttributeError):
@@ -76,10 +82,10 @@ def embedding_rows(model: PreTrainedModel) -> int | None:
 
 
 def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
-    """Makes model and tokenizer pad with one token: decoders that classify look for the last other one.
+    """Makes model and tokenizer pad with one token: classifying decoders look for the last other one.
 
     Raises:
-        CheckpointError: if the tokenizer has nothing to pad with.
+        CheckpointError: if the tokenizer cannot pad.
     """
     config: Any = model.config.get_text_config()
     padding = config.pad_token_id
@@ -104,7 +110,7 @@ def pad_alike(tokenizer: Processor, model: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def check_causal(model: PreTrainedModel) -> None:
-    """Checks that no token sees those after it, which the model is to predict.
+    """Checks that no token sees later ones.
 
     Raises:
         CheckpointError: if one does, as in a masked language model.
@@ -128,9 +134,9 @@ def check_causal(model: PreTrainedModel) -> None:
 
 
 def at_once(model: torch.nn.Module) -> dict[str, bool]:
-    """The argument that keeps a decoder from storing keys and values for a next token.
+    """The argument that keeps a decoder from storing keys and values.
 
-    At 64 texts of 512 tokens those of a 7 B model are 17 GB in half precision.
+    A 7 B model stores 17 GB (half precision) for 64 texts of 512 tokens.
     """
     return {"use_cache": False} if _takes_use_cache(type(unwrapped(model)).forward) else {}
 
@@ -141,5 +147,74 @@ def _takes_use_cache(forward: Callable[..., Any]) -> bool:
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
-    """The model itself, without the wrapper of accelerate."""
+    """The model without accelerate's wrapper."""
     return getattr(model, "module", model)
+
+
+# Likelihoods
+
+
+def beginning(tokenizer: Processor) -> int:
+    """The token before a text without context: bos, else eos.
+
+    Raises:
+        DataError: if the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise DataError("the tokenizer has neither a bos_token nor an eos_token for texts to follow")
+
+
+def encode(tokenizer: Processor, text: str) -> list[int]:
+    """The tokens of `text`, without special ones."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def collate_passages(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of examples with columns `passages` (tokens) and `scored` (how many of the last count).
+
+    Returns:
+        `input_ids` and `attention_mask` (passages, tokens), `scored` (passages,), and `passages`
+        (examples,), how many each example has.
+    """
+    passages = [passage for example in examples for passage in example["passages"]]
+    width = max(map(len, passages))  # any token pads: it comes last and is masked
+    return {
+        "input_ids": torch.tensor([p + [0] * (width - len(p)) for p in passages]),
+        "attention_mask": torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in passages]),
+        "scored": torch.tensor([count for example in examples for count in example["scored"]]),
+        "passages": torch.tensor([len(example["passages"]) for example in examples]),
+    }
+
+
+def log_likelihoods(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of log p of each passage's scored tokens, in nats: float32 (passages,).
+
+    A forward pass takes as many passages as the batch has examples, so `runtime.batch_size` bounds it.
+    """
+    number = len(batch["passages"])
+    parts = zip(
+        *(batch[name].split(number) for name in ("input_ids", "attention_mask", "scored")), strict=True
+    )
+    return torch.cat([_log_likelihoods(model, *part) for part in parts])
+
+
+def _log_likelihoods(
+    model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
+) -> torch.Tensor:
+    """One forward pass; only scored logits become float32, a slice at a time."""
+    lengths = mask.sum(1, keepdim=True)
+    width = int(lengths.max())
+    tokens, mask = tokens[:, :width], mask[:, :width]
+    logits = model(input_ids=tokens, attention_mask=mask, **at_once(model)).logits
+    position = torch.arange(1, width, device=tokens.device)[None]
+    counts = (position < lengths) & (position >= lengths - scored[:, None])
+    passages, before = counts.nonzero(as_tuple=True)
+    log_p = torch.zeros(counts.shape, device=logits.device)
+    few = max(1, _LOGITS // logits.shape[-1])
+    for passage, place in zip(passages.split(few), before.split(few), strict=True):
+        these = logits[passage, place].float()
+        chosen = these.gather(-1, tokens[passage, place + 1, None])[:, 0]
+        log_p[passage, place] = chosen - these.logsumexp(-1)
+    return log_p.sum(1)

@@ -1,1 +1,1 @@
-"""One kind of task a file, each called like the YAML of `conf/task/` that chooses it."""
+"""One kind of task a file, named like its YAML in `conf/task/`."""

@@ -1,4 +1,4 @@
-"""A function of the user's own as a task."""
+"""A user's function as a task."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ from soupkitchen.errors import ConfigError, DataError, did_you_mean
 from soupkitchen.metrics import TaskMetric
 from soupkitchen.metrics.numbers import Mean
 from soupkitchen.options.building import users_own
-from soupkitchen.store.provenance import source_of
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
+from soupkitchen.store.digests import source_of
+from soupkitchen.tasks.base import Batch, Examples, Processor, Task
 from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.texts import unwrapped
 
 
 @dataclass(frozen=True)
 class Function(Task):
-    """Scores by ``function(model, tokenizer, examples)``, which gives one number an example.
+    """Scores by the mean of ``function(model, tokenizer, examples)``, which returns one number an example.
 
-    The model is in evaluation mode; with model=function the tokenizer is what `model.processor` gives;
-    examples are a list of mappings by column. The score is the mean of the numbers.
+    The model is in evaluation mode; examples are mappings by column. If model=function, `model.processor`
+    makes the tokenizer.
 
     Attributes:
         data: the examples.
-        function: the function, as ``module.function``.
-        model: the name of the transformers class that loads the model; of no use with model=function.
-        greater_is_better: False if the numbers are losses.
-        best: the best number that an example can get, with which candidates can be stopped early; None if
-            there is none.
+        function: as ``module.function``.
+        model: the transformers class that loads the model; unused if model=function.
+        greater_is_better: False for losses.
+        best: the best number of an example, for early stopping, or None.
         name: the score's name in tables.
     """
 
@@ -67,7 +66,6 @@ class Function(Task):
         return getattr(transformers, self.model)
 
     def identity(self) -> list[str]:
-        """The function's source, and that of what it imports."""
         return source_of(self._function(), self.function)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
@@ -76,8 +74,8 @@ class Function(Task):
     def references(self, prepared: Dataset) -> np.ndarray:
         return np.zeros(len(prepared))
 
-    def collator(self, processor: Processor) -> Collate:
-        return lambda examples: {"examples": examples}  # type: ignore[dict-item]
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return {"examples": examples}  # type: ignore[dict-item]
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[float]:
         examples: Any = batch["examples"]

@@ -1,4 +1,4 @@
-"""Image classification: one label for an image."""
+"""Image classification: one label an image."""
 
 from __future__ import annotations
 
@@ -10,69 +10,58 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
+import transformers
 from datasets import Dataset
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    BaseImageProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-    default_data_collator,
-)
+from transformers import PreTrainedModel
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.tasks.base import Batch, Collate, Processor, decided, load_with, without
+from soupkitchen.tasks.base import Batch, Examples, Processor, decided, load_with, without
 from soupkitchen.tasks.columns import IMAGE, LABEL
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled
 from soupkitchen.tasks.media import ImageTask
 
 
 @dataclass(frozen=True)
 class ImageClassification(ImageTask, Labelled):
-    """Scores image-classification models: those of transformers, and others that put out logits.
+    """Scores image-classification models of transformers, and others that return logits.
 
-    The latter are given, by the name of their first argument, tensors that `model.processor` makes of images.
+    The others take tensors of `model.processor` as their first argument.
 
     Attributes:
         data: the images.
         metric: accuracy, f1_macro, cross_entropy, …
-        image: the column of the image, a `datasets.Image` feature; paths in a column of text will do.
-        label: the column of the label.
-        labels: how labels are read; see `soupkitchen.tasks.labels`.
+        image: the column of images, `datasets.Image` or paths.
+        label: the column of labels.
+        labels: see `soupkitchen.tasks.labels`.
     """
 
-    model_class = AutoModelForImageClassification
+    model_class = transformers.AutoModelForImageClassification
     takes_any_model = True
     looked_for = (IMAGE, LABEL)
     content = ("image",)
     stratify = "label"
 
-    data: Data
-    metric: TaskMetric
-    image: str = "image"
     label: str = "label"
 
     def load_processor(self, folder: str, trust_remote_code: bool = False) -> Processor:
         remedy = "install what it lacks, or copy the preprocessor_config.json of the base model there"
-        return load_with(AutoImageProcessor, folder, trust_remote_code, "image processor", remedy)
+        loader = transformers.AutoImageProcessor
+        return load_with(loader, folder, trust_remote_code, "image processor", remedy)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "image")
         labels, images = self.encoded(split, model), self.compared(split)
         if processor is None:
             raise ConfigError(
                 "task=image_classification needs what makes tensors of images: "
                 "model.processor=my_module.transform, which gets the model and gives that"
             )
-        if not isinstance(processor, BaseImageProcessor | ProcessorMixin):
+        if not isinstance(processor, transformers.BaseImageProcessor | transformers.ProcessorMixin):
             processor = _Transform(processor, next(iter(signature(model.forward).parameters)))
         prepared = self.prepared_images(images, processor, model)
         return prepared.add_column("labels", labels).with_format("torch")
 
-    def collator(self, processor: Processor) -> Collate:
-        return default_data_collator
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return transformers.default_data_collator(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         output = model(**without(batch, "labels"))
@@ -83,12 +72,7 @@ class ImageClassification(ImageTask, Labelled):
 
 @dataclass(frozen=True)
 class _Transform:
-    """An image processor made of a function that makes a tensor of one image.
-
-    Attributes:
-        transform: the function, as `torchvision.transforms` has it.
-        name: the model's name for the tensors.
-    """
+    """An image processor of one function from a PIL image to a tensor; `name` is the model's for it."""
 
     transform: Callable[[PIL.Image.Image], Any]
     name: str

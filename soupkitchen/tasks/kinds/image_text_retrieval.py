@@ -1,4 +1,4 @@
-"""Image-text retrieval: whether models find the text of an image, and the image of a text, among all."""
+"""Image-text retrieval: finding the text of an image, and the image of a text, among all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModel, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor
+from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import CAPTION, IMAGE
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.files import content_of
 from soupkitchen.tasks.media import ImageTask, load_both
 from soupkitchen.tasks.texts import check_tokens, longest
@@ -26,28 +24,25 @@ _OF_TEXTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 @dataclass(frozen=True)
 class ImageTextRetrieval(ImageTask):
-    """Scores models that put images and texts into one space (CLIP, SigLIP). Metrics: retrieval_recall.
+    """Scores models with one space for images and texts (CLIP, SigLIP).
 
-    Each row is an image and a text that belongs to it. The images, and the texts, of the whole split are the
-    candidates; an image that is in several rows has several right texts. Whether a row is right is known only
-    once all are scored, so that no candidate is given up before.
+    Each row is an image and a matching text. Candidates are all images, and all texts, of the split; an image
+    in several rows has several right texts. No candidate is stopped early, because rows are right or wrong
+    only once all are scored.
 
     Attributes:
         data: images and texts.
         metric: retrieval_recall.
-        image: the column of the image, a `datasets.Image` feature; paths in a column of text will do.
-        text: the column of the text.
-        prompt: what comes before each text, as "a photo of "; None for nothing.
-        max_length: tokens after which a text is cut; None for the model's limit.
+        image: the column of images, `datasets.Image` or paths.
+        text: the column of texts.
+        prompt: text before each text, as "a photo of ", or None.
+        max_length: the most tokens of a text; None for the model's limit.
     """
 
     model_class = AutoModel
     looked_for = (IMAGE, CAPTION)
     content = ("image", "text")
 
-    data: Data
-    metric: TaskMetric
-    image: str = "image"
     text: str = "text"
     prompt: AnyText | None = None
     max_length: AtLeast1 | None = None
@@ -56,7 +51,6 @@ class ImageTextRetrieval(ImageTask):
         return load_both(folder, trust_remote_code, "image_processor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "image", "text")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
             raise CheckpointError(
                 f"{type(model).__name__} does not put images and texts into one space; this task needs "
@@ -80,29 +74,25 @@ class ImageTextRetrieval(ImageTask):
         columns["labels"] = [list(pair) for pair in zip(_numbers(contents), _numbers(texts), strict=True)]
         return concatenate_datasets([prepared, Dataset.from_dict(columns)], axis=1).with_format("numpy")
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            names = [name for name in examples[0] if name != "labels"]
-            columns = {name: [example[name] for example in examples] for name in names}
-            texts = {name: [row.tolist() for row in columns[name]] for name in names if name in _OF_TEXTS}
-            pixels = {name: torch.from_numpy(np.stack(columns[name])) for name in names if name not in texts}
-            return {**processor.tokenizer.pad(texts, return_tensors="pt"), **pixels}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        names = [name for name in examples[0] if name != "labels"]
+        columns = {name: [example[name] for example in examples] for name in names}
+        texts = {name: [row.tolist() for row in columns[name]] for name in names if name in _OF_TEXTS}
+        pixels = {name: torch.from_numpy(np.stack(columns[name])) for name in names if name not in texts}
+        return {**processor.tokenizer.pad(texts, return_tensors="pt"), **pixels}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """The embeddings of each image and its text, of length 1, side by side: float32 (rows, 2 · width)."""
+        """Embeddings of image and text, of length 1, side by side: float32 (rows, 2 · width)."""
         output = model(**batch)
         embedded = (output.image_embeds.float(), output.text_embeds.float())
         return torch.cat([torch.nn.functional.normalize(part, dim=-1) for part in embedded], dim=1)
 
     def _limit(self, tokenizer: Processor, model: PreTrainedModel) -> int:
-        """The number of tokens a text may have."""
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return min(longest(tokenizer, model, None), positions or longest(tokenizer, model, None))
 
 
 def _numbers(things: list[Any]) -> list[int]:
-    """A number for each of them, the same for the same."""
+    """Numbers that are equal for equal things."""
     numbers: dict[Any, int] = {}
     return [numbers.setdefault(thing, len(numbers)) for thing in things]

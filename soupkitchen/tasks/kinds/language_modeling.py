@@ -1,4 +1,4 @@
-"""Language modelling: how well a causal model predicts texts."""
+"""Language modelling: predicting texts token by token."""
 
 from __future__ import annotations
 
@@ -10,51 +10,44 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import ConfigError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
+from soupkitchen.tasks import texts
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
 from soupkitchen.tasks.columns import LONG_TEXT
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import check_causal, check_tokens, longest
 
 
 @dataclass(frozen=True)
-class LanguageModeling(Task):
-    """Scores causal models by every token of the texts.
+class LanguageModeling(DataTask):
+    """Scores causal models by every token of the texts, once each.
 
-    A text longer than the limit is cut into windows, each of which follows one token of the window before; so
-    every token is scored once. A forward pass takes as many windows as the batch has texts.
+    A long text is cut into windows; each follows the last token of the one before.
 
     Attributes:
         data: the texts.
         metric: perplexity, bits_per_byte.
-        text: the column of the text.
-        max_length: tokens of a window; None for the model's own limit.
+        text: the column of texts.
+        max_length: tokens of a window; None for the model's limit.
     """
 
     model_class = AutoModelForCausalLM
     looked_for = (LONG_TEXT,)
     content = ("text",)
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text")
-        check_causal(model)
-        window = longest(processor, model, self.max_length) - 1
+        texts.check_causal(model)
+        window = texts.longest(processor, model, self.max_length) - 1
         if window < 1:
             raise ConfigError(f"task.max_length={self.max_length} should be 2 or more")
         rows: dict[str, list[Any]] = {"passages": [], "scored": [], "labels": [], "length": []}
-        texts = self.texts(split, "text")
-        encoded = [likelihood.encode(processor, text) for text in texts]
-        check_tokens(self, split, "text", encoded, model)
-        begin = likelihood.beginning(processor)
-        check_tokens(self, split, "text", [[begin]], model)
-        for text, after in zip(texts, encoded, strict=True):
+        written = self.texts(split, "text")
+        encoded = [texts.encode(processor, text) for text in written]
+        texts.check_tokens(self, split, "text", encoded, model)
+        begin = texts.beginning(processor)
+        texts.check_tokens(self, split, "text", [[begin]], model)
+        for text, after in zip(written, encoded, strict=True):
             tokens = [begin, *after]
             starts = range(0, len(after), window)
             rows["passages"].append([tokens[start : start + window + 1] for start in starts])
@@ -63,10 +56,10 @@ class LanguageModeling(Task):
             rows["length"].append(len(tokens))
         return Dataset.from_dict(rows)
 
-    def collator(self, processor: Processor) -> Collate:
-        return likelihood.collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return texts.collate_passages(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """The nats of each text."""
-        nats = -likelihood.log_likelihoods(model, batch)
+        nats = -texts.log_likelihoods(model, batch)
         return torch.stack([text.sum() for text in nats.split(batch["passages"].tolist())])

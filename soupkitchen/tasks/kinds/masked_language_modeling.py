@@ -1,4 +1,4 @@
-"""Masked language modelling: how well an encoder predicts tokens that are hidden from it."""
+"""Masked language modelling: predicting hidden tokens."""
 
 from __future__ import annotations
 
@@ -11,38 +11,33 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, Seed, Share
-from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import LONG_TEXT
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.texts import check_tokens, embedding_rows, longest
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
+from soupkitchen.tasks.columns import LONG_TEXT, row_of
+from soupkitchen.tasks.texts import check_tokens, embedding_rows, encode, longest
 
 _HIDDEN, _REPLACED = 0.8, 0.9
 _NOT_SCORED = -100
-"""Stands for a token that is not scored, as in transformers."""
+"""Marks a token that is not scored, as in transformers."""
 
 
 @dataclass(frozen=True)
-class MaskedLanguageModeling(Task):
-    """Scores masked language models by the tokens that are chosen to be hidden: the loss of their training.
+class MaskedLanguageModeling(DataTask):
+    """Scores masked language models by hidden tokens: the loss of their training.
 
-    A share of each text's tokens is chosen, at least one and never a special one. Of these eight in ten are
-    hidden (`[MASK]`), one is another token, and one stays; the score is exp(Σ -log p / number) of the chosen
-    tokens. They are drawn by `seed` and the text's own tokens, so that every model sees the same. A text
-    longer than the limit is cut into windows; a forward pass takes as many as the batch has texts.
+    A share of each text's tokens is chosen, at least one and no special one. Of these eight in ten are
+    masked, one is another token, one stays; the score is their exp(Σ -log p / number). The draw depends only
+    on `seed` and the text, so all models see the same. Long texts are cut into windows.
 
-    This is not the pseudo-perplexity of Salazar et al. 2020, which hides each token by itself.
+    Unlike the pseudo-perplexity of Salazar et al. 2020, several tokens are hidden at once.
 
     Attributes:
         data: the texts.
         metric: perplexity.
-        text: the column of the text.
-        masked: the share of tokens that are chosen.
+        text: the column of texts.
+        masked: the share of chosen tokens.
         seed: of that choice.
-        max_length: tokens of a window, with special ones; None for the model's own limit.
+        max_length: tokens of a window, with special ones; None for the model's limit.
 
     Source: Devlin et al. 2019, "BERT", section 3.1, arXiv 1810.04805.
     """
@@ -51,8 +46,6 @@ class MaskedLanguageModeling(Task):
     looked_for = (LONG_TEXT,)
     content = ("text",)
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     masked: Share = 0.15
     seed: Seed = 0
@@ -67,13 +60,12 @@ class MaskedLanguageModeling(Task):
             )
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text")
         if processor.mask_token_id is None:
             raise CheckpointError(
                 "the tokenizer has no mask_token to hide tokens with; copy the base model's"
             )
         texts = self.texts(split, "text")
-        encoded = [likelihood.encode(processor, text) for text in texts]
+        encoded = [encode(processor, text) for text in texts]
         check_tokens(self, split, "text", encoded, model, processor)
         before, after = _around(processor(texts[0])["input_ids"], encoded[0])
         check_tokens(self, split, "text", [[*before, processor.mask_token_id, *after]], model)
@@ -103,23 +95,19 @@ class MaskedLanguageModeling(Task):
         return Dataset.from_dict(rows)
 
     def references(self, prepared: Dataset) -> np.ndarray:
-        """The number of scored tokens of each text: int64 (examples, 1)."""
+        """Numbers of scored tokens: int64 (examples, 1)."""
         return np.asarray(prepared["number"][:])[:, None]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            windows = [window for example in examples for window in example["windows"]]
-            batch = dict(processor.pad({"input_ids": windows}, return_tensors="pt"))
-            labels = torch.full_like(batch["input_ids"], _NOT_SCORED)
-            wanted = [token for example in examples for window in example["labels"] for token in window]
-            labels[batch["attention_mask"].bool()] = torch.tensor(wanted)
-            sizes = torch.tensor([len(example["windows"]) for example in examples])
-            return batch | {"labels": labels, "passages": sizes}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        windows = [window for example in examples for window in example["windows"]]
+        batch = dict(processor.pad({"input_ids": windows}, return_tensors="pt"))
+        labels = torch.full_like(batch["input_ids"], _NOT_SCORED)
+        wanted = [token for example in examples for window in example["labels"] for token in window]
+        labels[batch["attention_mask"].bool()] = torch.tensor(wanted)
+        sizes = torch.tensor([len(example["windows"]) for example in examples])
+        return batch | {"labels": labels, "passages": sizes}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """The nats of the scored tokens of each text."""
         number = len(batch["passages"])
         names = [name for name in batch if name != "passages"]
         nats = []
@@ -136,7 +124,7 @@ class MaskedLanguageModeling(Task):
     def _drawn(
         self, tokens: np.ndarray, may: np.ndarray, mask: int, vocabulary: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that the model sees of a text, and those that it is to predict; `may` be chosen."""
+        """Inputs and targets of a text; `may` marks the tokens that can be chosen."""
         random = np.random.default_rng([self.seed, *tokens.tolist()])
         chosen = (random.random(len(tokens)) < self.masked) & may
         fate, others = random.random(len(tokens)), random.integers(0, vocabulary, len(tokens))
@@ -147,7 +135,7 @@ class MaskedLanguageModeling(Task):
 
 
 def _around(whole: list[int], text: list[int]) -> tuple[list[int], list[int]]:
-    """The special tokens before a text's own tokens, and those after."""
+    """The special tokens before and after a text's own."""
     more = len(whole) - len(text)
     at = next((at for at in range(more + 1) if whole[at : at + len(text)] == text), 0)
     return whole[:at], whole[at + len(text) :]

@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels for a text or a pair of texts."""
+"""Multi-label classification: any number of labels for a text or a pair."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import Fraction, LabelsOrColumns
 from soupkitchen.tasks.base import Batch, Processor
-from soupkitchen.tasks.cells import check_columns, row_of
-from soupkitchen.tasks.columns import LABELS, TEXTS
+from soupkitchen.tasks.columns import LABELS, TEXTS, row_of
 from soupkitchen.tasks.kinds.text_classification import TextClassification
 from soupkitchen.tasks.labels import Column, ModelLabels, Names, Splits, values_of
 
@@ -24,13 +23,13 @@ _FLAGS = {0, 1, "0", "1"}
 
 @dataclass(frozen=True)
 class MultilabelClassification(TextClassification):
-    """Scores sequence-classification models whose labels exclude nothing.
+    """Scores sequence-classification models whose labels do not exclude each other.
 
     Attributes:
-        label: the column of the labels: a list of some, or of a 0 or 1 for each of the model's.
-        labels: how labels are read, see `soupkitchen.tasks.labels`; "vectors" if lists hold a 0 or 1 for each
-            label; or a list of columns, one a label, that hold 0 or 1.
-        threshold: the probability from which a label is taken to be there.
+        label: the column of labels: lists of some, or of a 0 or 1 for each.
+        labels: as in `soupkitchen.tasks.labels`; "vectors" for lists of 0 and 1; or columns of 0 and 1, one a
+            label.
+        threshold: the probability from which a label is predicted.
     """
 
     looked_for = (TEXTS, LABELS)
@@ -43,11 +42,11 @@ class MultilabelClassification(TextClassification):
 
     @property
     def columns(self) -> Sequence[str]:
-        """The columns that hold 0 or 1, one a label; none if one column holds lists."""
+        """The columns of 0 and 1, one a label, if there are such columns."""
         return () if self.labels is None or isinstance(self.labels, (str, Mapping)) else self.labels
 
     def reading(self, splits: Splits, model: PreTrainedModel) -> Any:
-        """The model's number of each label, "vectors" for lists of 0 and 1, or the column of each label."""
+        """The number of each label, "vectors" for lists of 0 and 1, or the column of each label."""
         if self.columns:
             return _columns_of(ModelLabels.of(model), self.columns)
         if self.labels in (None, "vectors") and self._are_vectors(splits, model.config.num_labels):
@@ -65,7 +64,7 @@ class MultilabelClassification(TextClassification):
         return [[int(number in row) for number in range(model.config.num_labels)] for row in numbers]
 
     def _are_vectors(self, splits: Splits, size: int) -> bool:
-        """Tells whether all lists hold a 0 or 1 for each of `size` labels."""
+        """True if lists hold 0 or 1 for each of `size` labels."""
         column = Column.of(splits, self.label, _LABELS)
         rows = [row for split in splits.values() for row in values_of(split, self.label, _LABELS)]
         flags, whole = column.rows.keys() <= _FLAGS, all(len(row) == size for row in rows)
@@ -109,7 +108,6 @@ def _columns_of(model: ModelLabels, columns: Sequence[str]) -> list[str]:
 
 
 def _flags(split: Dataset, column: str) -> list[int]:
-    check_columns(split, {"task.labels": column})
     values = values_of(split, column, option="task.labels")
     for number, value in enumerate(values):
         if value not in _FLAGS:

@@ -1,4 +1,4 @@
-"""Multiple choice: of several continuations of a prompt, which does a causal model find likeliest?"""
+"""Multiple choice: the likeliest of several continuations of a prompt."""
 
 from __future__ import annotations
 
@@ -12,43 +12,37 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AnyText, AtLeast1
-from soupkitchen.tasks import likelihood
-from soupkitchen.tasks.base import Batch, Collate, Processor
-from soupkitchen.tasks.cells import lists_of, prompts, row_of
-from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks import texts
+from soupkitchen.tasks.base import Batch, Examples, Processor
+from soupkitchen.tasks.columns import CHOICES, CHOSEN, QUESTION, lists_of, prompts, row_of
 from soupkitchen.tasks.labels import Labelled, Names, Splits, values_of
-from soupkitchen.tasks.texts import check_causal, check_tokens, longest
 
 
 @dataclass(frozen=True)
 class MultipleChoice(Labelled):
     """Scores causal models by the choice whose tokens are likeliest after the prompt.
 
-    As in lm-evaluation-harness: a prompt's trailing spaces belong to the choice, no special tokens are added,
-    and a prompt that is too long loses its beginning.
+    As in lm-evaluation-harness, the prompt's trailing spaces belong to the choice, no special tokens are
+    added, and a long prompt loses its beginning.
 
     Attributes:
         data: the questions.
         metric: accuracy.
-        prompt: a template over the columns, such as ``"Question: {question}\\nAnswer:"``.
-        choices: the column of the choices, a list of texts.
-        answer: the column of the right one: its number from 0, a letter (A is 0), or its text.
-        before_choice: the text between prompt and choice.
-        normalize: None compares log-likelihoods; "tokens" or "bytes" divides them by the choice's length.
-        max_length: tokens of prompt and choice together; None for the model's own limit.
-        labels: how answers are read: "names" (texts of choices), "indices" (numbers from 0, or letters), or
-            the number of a choice by the data's answer; None for the way that fits all rows.
+        prompt: a template, as ``"Question: {question}\\nAnswer:"``.
+        choices: the column of choices, lists of texts.
+        answer: the column of right choices: a number from 0, a letter (A is 0), or the text.
+        before_choice: text between prompt and choice.
+        normalize: "tokens" or "bytes" divides log-likelihoods by the choice's length; None does not.
+        max_length: tokens of prompt and choice; None for the model's limit.
+        labels: the reading of answers: "names" (texts), "indices" (numbers or letters), or a choice's number
+            by answer; None for the one that fits all rows.
     """
 
     model_class = AutoModelForCausalLM
     looked_for = (QUESTION, CHOICES, CHOSEN)
     content = ("choices", "answer")
 
-    data: Data
-    metric: TaskMetric
     prompt: str = "{question}"
     choices: str = "choices"
     answer: str = "answer"
@@ -58,8 +52,8 @@ class MultipleChoice(Labelled):
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         reading, written = self.read_as(split, model), prompts(self.prompt, split)
-        check_causal(model)
-        limit = longest(processor, model, self.max_length)
+        texts.check_causal(model)
+        limit = texts.longest(processor, model, self.max_length)
         names = ("passages", "scored", "divisors", "labels", "length")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         for prompt, (answer, choices) in zip(written, self._rows(split), strict=True):
@@ -74,30 +68,27 @@ class MultipleChoice(Labelled):
             rows["labels"].append(self._right(answer, choices, reading))
             rows["length"].append(max(len(tokens) for tokens, _ in passages))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
-        check_tokens(self, split, "choices", tokens, model)
+        texts.check_tokens(self, split, "choices", tokens, model)
         return Dataset.from_dict(rows)
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            divisors = torch.tensor([number for example in examples for number in example["divisors"]])
-            return likelihood.collate(examples) | {"divisors": divisors}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        divisors = torch.tensor([number for example in examples for number in example["divisors"]])
+        return texts.collate_passages(examples) | {"divisors": divisors}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        scores = likelihood.log_likelihoods(model, batch) / batch["divisors"]
+        scores = texts.log_likelihoods(model, batch) / batch["divisors"]
         return torch.stack([choices.argmax() for choices in scores.split(batch["passages"].tolist())])
 
     def _passage(self, tokenizer: Processor, prompt: str, choice: str, limit: int) -> tuple[list[int], int]:
-        """The tokens of prompt and choice, and how many are the choice's."""
+        """The tokens of prompt and choice, and the number of the latter."""
         text = prompt.rstrip()
         choice = prompt[len(text) :] + self.before_choice + choice
         if text:
-            before = likelihood.encode(tokenizer, text)
-            whole = likelihood.encode(tokenizer, text + choice)
+            before = texts.encode(tokenizer, text)
+            whole = texts.encode(tokenizer, text + choice)
         else:
-            before = [likelihood.beginning(tokenizer)]
-            whole = before + likelihood.encode(tokenizer, choice)
+            before = [texts.beginning(tokenizer)]
+            whole = before + texts.encode(tokenizer, choice)
         scored = len(whole) - len(before)
         if not 0 < scored < limit:
             raise DataError(
@@ -107,8 +98,6 @@ class MultipleChoice(Labelled):
         return whole[-limit:], scored
 
     def _rows(self, split: Dataset) -> list[tuple[Any, list[str]]]:
-        """The answer and the choices of each example."""
-        self.check_columns(split, "choices", "answer")
         choices = lists_of(split, "task.choices", self.choices, str, "texts")
         if [] in choices:
             row = row_of(split, choices.index([]))
@@ -119,7 +108,7 @@ class MultipleChoice(Labelled):
         """`labels`, or the one of "names" and "indices" that fits all answers.
 
         Raises:
-            DataError: if both do and differ, or neither does.
+            DataError: if both fit and differ, or neither fits.
         """
         if self.labels is not None:
             return self.labels
@@ -148,7 +137,6 @@ class MultipleChoice(Labelled):
         )
 
     def _right(self, answer: Any, choices: list[str], reading: Any) -> int:
-        """The number of the right choice."""
         if isinstance(reading, Mapping):
             place = Names(reading).find(answer)
             answer = answer if place is None else list(reading.values())[place]
@@ -160,12 +148,11 @@ class MultipleChoice(Labelled):
 
 
 def _named(answer: Any, choices: list[str]) -> int | None:
-    """The number of the choice whose text is the answer."""
     return choices.index(str(answer)) if str(answer) in choices and not isinstance(answer, bool) else None
 
 
 def _numbered(answer: Any, choices: list[str]) -> int | None:
-    """The number of the choice that the answer gives, from 0, or by a letter."""
+    """The choice by its number from 0, or by a letter."""
     text = str(answer).strip()
     if re.fullmatch("[A-Za-z]", text):
         number = ord(text.upper()) - ord("A")

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question is, if it is there."""
+"""Extractive question answering: finding an answer in a text."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from datasets import Dataset
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast0, AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
+from soupkitchen.tasks.columns import check_column, row_of
 from soupkitchen.tasks.texts import check_tokens, longest
 
 _NOWHERE = [-1, -1]
 
 
 @dataclass(frozen=True)
-class QuestionAnswering(Task):
-    """Scores models that cut an answer out of a context. Metrics: answer_f1, answer_exact.
+class QuestionAnswering(DataTask):
+    """Scores models that cut an answer out of a context.
 
-    A context that is too long is read in windows that overlap; the best answer of any of them is taken.
+    A long context is read in overlapping windows; the best answer of all counts.
 
     Attributes:
         data: questions, contexts and answers.
-        metric: compares answers.
+        metric: answer_f1, answer_exact.
         question, context: the columns of texts.
-        answers: the column of the right answers: a text, a list of texts, or SQuAD's ``{text: [...]}``.
-        unanswerable: whether there may be no answer: then none is given if the first token scores higher.
-        longest_answer: tokens that an answer may have.
-        stride: tokens that windows overlap by.
-        max_length: tokens of question and window together; None for the model's own limit.
+        answers: the column of right answers: a text, a list, or SQuAD's ``{text: [...]}``.
+        unanswerable: True if there may be no answer; none is given if the first token scores higher.
+        longest_answer: the most tokens of an answer.
+        stride: tokens by which windows overlap.
+        max_length: tokens of question and window; None for the model's limit.
 
     Source: Devlin et al. 2019, "BERT", sections 4.2 and 4.3, arXiv 1810.04805.
     """
@@ -43,8 +41,6 @@ class QuestionAnswering(Task):
     model_class = AutoModelForQuestionAnswering
     content = ("question", "context")
 
-    data: Data
-    metric: TaskMetric
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
@@ -54,7 +50,7 @@ class QuestionAnswering(Task):
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "question", "context", "answers")
+        check_column(split, "task.answers", self.answers)
         if not getattr(processor, "is_fast", False):
             raise DataError(
                 "question answering needs a fast tokenizer (tokenizer.json), which says where words are"
@@ -95,23 +91,20 @@ class QuestionAnswering(Task):
         columns = prepared["context"][:], prepared["answers"][:]
         return [{"context": context, "answers": answers} for context, answers in zip(*columns, strict=True)]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            windows = [window for example in examples for window in example["windows"]]
-            inputs = [without(window, "offsets") for window in windows]
-            batch = dict(processor.pad(inputs, return_tensors="pt"))
-            offsets = torch.full((*batch["input_ids"].shape, 2), -1)
-            for row, window in zip(offsets, windows, strict=True):
-                size = len(window["offsets"])
-                place = slice(-size, None) if processor.padding_side == "left" else slice(size)
-                row[place] = torch.tensor(window["offsets"])
-            sizes = torch.tensor([len(example["windows"]) for example in examples])
-            return batch | {"offsets": offsets, "windows": sizes}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        windows = [window for example in examples for window in example["windows"]]
+        inputs = [without(window, "offsets") for window in windows]
+        batch = dict(processor.pad(inputs, return_tensors="pt"))
+        offsets = torch.full((*batch["input_ids"].shape, 2), -1)
+        for row, window in zip(offsets, windows, strict=True):
+            size = len(window["offsets"])
+            place = slice(-size, None) if processor.padding_side == "left" else slice(size)
+            row[place] = torch.tensor(window["offsets"])
+        sizes = torch.tensor([len(example["windows"]) for example in examples])
+        return batch | {"offsets": offsets, "windows": sizes}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
-        """The first and last place of each answer in its context, or -1 and -1: (examples, 2)."""
+        """Start and end of each answer in its context, or -1 twice: (examples, 2)."""
         outputs = model(**without(batch, "offsets", "windows"))
         scores, spans = self._spans(outputs.start_logits.float(), outputs.end_logits.float(), batch)
         sizes = batch["windows"].tolist()
@@ -121,7 +114,7 @@ class QuestionAnswering(Task):
     def _spans(
         self, starts: torch.Tensor, ends: torch.Tensor, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The score of each window's best answer (windows,), and its place in the context (windows, 2)."""
+        """The score (windows,) and place (windows, 2) of each window's best answer."""
         offsets = batch["offsets"]
         inside = offsets[:, :, 0] >= 0
         pairs = starts[:, :, None] + ends[:, None, :]

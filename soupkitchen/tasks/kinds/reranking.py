@@ -1,4 +1,4 @@
-"""Reranking: how far up the right ones of a query's passages are put, by embeddings or by a cross-encoder."""
+"""Reranking: the ranks of the right ones among a query's passages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
-from soupkitchen.options.kinds import AnyText, AtLeast1, SomeTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, without
-from soupkitchen.tasks.cells import check_filled, row_of
-from soupkitchen.tasks.columns import RANKED
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.embedding import Searching
-from soupkitchen.tasks.relevance import distinct, ranks
+from soupkitchen.tasks.base import Batch, Examples, Processor, without
+from soupkitchen.tasks.columns import RANKED, check_filled, row_of
+from soupkitchen.tasks.kinds.embeddings import Searching, distinct, ranks
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 Texts = list[dict[str, list[int]]]
-"""The model's inputs of each text."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +37,8 @@ class Reranking(Searching):
         positive, negative: the columns of right and of wrong passages: one, or a list.
         architecture: "bi" for encoders, which embed queries and passages each for itself; "cross" for
             sequence classification with one output, which reads both at once.
-        similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.embedding.Searching`.
-        pooling, prompt, lower: how an embedding is made; see `soupkitchen.tasks.embedding`.
+        similarity, query_prompt, passage_prompt: see `soupkitchen.tasks.kinds.embeddings.Searching`.
+        pooling, prompt, lower: see `soupkitchen.tasks.kinds.embeddings.Embedding`.
         max_length: tokens after which a text, or query and passage together, is cut; None for what runs of
             sentence-transformers say, and else the model's limit.
 
@@ -54,19 +48,10 @@ class Reranking(Searching):
     looked_for = (RANKED,)
     content = ("query", "positive", "negative")
 
-    data: Data
-    metric: TaskMetric
     query: str = "query"
     positive: str = "positive"
     negative: str = "negative"
     architecture: Literal["bi", "cross"] = "bi"
-    similarity: Literal["cosine", "dot"] | None = None
-    query_prompt: AnyText | None = None
-    passage_prompt: AnyText | None = None
-    pooling: SomeTexts | None = None
-    prompt: AnyText | None = None
-    lower: bool = False
-    max_length: AtLeast1 | None = None
 
     @property
     def model_class(self) -> type:
@@ -76,7 +61,6 @@ class Reranking(Searching):
         return super().fitted_to(runs) if self.architecture == "bi" else self
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, *self.content)
         right, wrong = self._passages(split, "positive"), self._passages(split, "negative")
         passages = [first + second for first, second in zip(right, wrong, strict=True)]
         if self.architecture == "bi":
@@ -104,17 +88,13 @@ class Reranking(Searching):
     def references(self, prepared: Dataset) -> list[list[int]]:
         return [list(range(number)) for number in prepared["right"][:]]
 
-    def collator(self, processor: Processor) -> Collate:
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            texts = [text for example in examples for text in example["texts"]]
-            sizes = torch.tensor([[len(e["texts"]), len(e["which"]), e["right"]] for e in examples])
-            which = torch.tensor([number for example in examples for number in example["which"]])
-            return {**processor.pad(texts, return_tensors="pt"), "sizes": sizes, "which": which}
-
-        return collate
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        texts = [text for example in examples for text in example["texts"]]
+        sizes = torch.tensor([[len(e["texts"]), len(e["which"]), e["right"]] for e in examples])
+        which = torch.tensor([number for example in examples for number in example["which"]])
+        return {**processor.pad(texts, return_tensors="pt"), "sizes": sizes, "which": which}
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
-        """The ranks of each query's right passages."""
         inputs = without(batch, "sizes", "which")
         sizes, numbers, right = batch["sizes"].T.tolist()
         if self.architecture == "cross":
@@ -133,7 +113,6 @@ class Reranking(Searching):
     def _pairs(
         self, split: Dataset, passages: list[list[str]], processor: Processor, model: PreTrainedModel
     ) -> list[Texts]:
-        """Each query with each of its passages, for a cross-encoder."""
         if model.config.num_labels != 1:
             raise DataError(
                 f"the model has {model.config.num_labels} outputs; a cross-encoder needs one (num_labels=1)"
@@ -149,7 +128,6 @@ class Reranking(Searching):
         return pairs
 
     def _passages(self, split: Dataset, option: str) -> list[list[str]]:
-        """The texts in the column that `option` names, whose cells hold one or a list."""
         column, rows = getattr(self, option), []
         for number, cell in enumerate(check_filled(split, f"task.{option}", column)):
             texts = cell if isinstance(cell, list) else [cell]

@@ -1,4 +1,4 @@
-"""Several tasks at once, and one score of all of them."""
+"""Several tasks with one score."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from soupkitchen.options.kinds import TaskWeights, check_fields
 from soupkitchen.tasks.base import Task
 
 SINGLE = ""
-"""The name of a task that is alone."""
+"""The name of a lone task."""
 
 
 @dataclass(frozen=True)
 class Several:
-    """Tasks that one model has to be good at.
+    """The tasks of one model.
 
     Attributes:
-        tasks: the tasks, by name. They load models with the same `AutoModelFor…` class.
-        aggregate: how one score is made of theirs (higher is better in each): "mean", "min", or "normalized":
-            the mean of each divided by the best that any single run reaches on that task.
-        weights: weight by name of task in the mean; None for equal ones.
+        tasks: by name; all load the same `AutoModelFor…` class.
+        aggregate: "mean" or "min" of their scores (higher is better), or "normalized": the mean of each score
+            divided by the best single run's.
+        weights: in the mean, by task; None for equal ones.
 
     Raises:
-        ConfigError: for an unknown aggregate, weights of other tasks, or tasks of several kinds of model.
+        ConfigError: if an option is wrong, or tasks need different kinds of model.
     """
 
     tasks: Mapping[str, Task]
@@ -57,14 +57,14 @@ class Several:
 
     @classmethod
     def of(cls, task: Task | Several) -> Several:
-        """`task` itself, or as the only one of several."""
+        """`task` itself, or as the only one."""
         return task if isinstance(task, Several) else cls({SINGLE: task})
 
     def with_labels(self, splits: Mapping[str, Mapping[str, Dataset]], model: Any) -> Several:
-        """The tasks, each of which reads its labels in the one way that fits all `splits`, by role and task.
+        """The tasks with the one reading of labels that fits all `splits`, by role and task.
 
         Raises:
-            DataError: if there is none, or more than one.
+            DataError: if none or several fit.
         """
         by_task = {name: {role: split[name] for role, split in splits.items()} for name in self.tasks}
         read = copy(self)
@@ -94,21 +94,21 @@ class Several:
 
     @property
     def binary(self) -> bool:
-        """Tells whether each example of each task is right or wrong."""
+        """True if each example is right or wrong."""
         return all(task.metric.binary for task in self.tasks.values())
 
     @property
     def best(self) -> float:
-        """The most that the score can be, higher better."""
+        """The highest possible score."""
         best = self.score({name: task.metric.best_score for name, task in self.tasks.items()})
         return math.inf if math.isnan(best) else best
 
     def shown(self, score: float) -> float:
-        """A score as tables show it: a lone task's with its metric's own sign."""
+        """A score for tables, with a lone task's own sign."""
         return self.alone.metric.shown(score) if self.alone else float(score)
 
     def score(self, scores: Mapping[str, float]) -> float:
-        """One score of the tasks' scores, all higher better. It grows with each of them."""
+        """One score from the tasks' scores; it grows with each."""
         if self.alone:
             return scores[SINGLE]
         if self.aggregate == "min":
@@ -125,13 +125,13 @@ class Several:
         return sum(weights[name] * score for name, score in scores.items()) / total
 
     def ranked(self, singles: Mapping[str, Mapping[str, float]]) -> Several:
-        """The tasks with the best scores of the single runs, which "normalized" needs.
+        """The tasks with the best scores of single runs, for "normalized".
 
         Args:
             singles: scores by run, by task.
 
         Raises:
-            DataError: if the best single run scores 0 on a task.
+            DataError: if the best score on a task is 0.
         """
         if self.aggregate != "normalized":
             return self
@@ -149,7 +149,7 @@ class Several:
 
 
 def _ratio(score: float, best: float, greater_is_better: bool) -> float:
-    """1 for the best score, less for a lower one, more for a higher; losses are negative here."""
+    """The score divided by the best, but lower is worse for negative scores, too."""
     if best > 0:
         return score / best
     if greater_is_better:  # as a correlation below 0

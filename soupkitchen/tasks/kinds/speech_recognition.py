@@ -1,4 +1,4 @@
-"""Speech recognition: what a model writes down of a recording, compared with what was said."""
+"""Speech recognition: transcripts compared with the spoken text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -18,43 +18,37 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, without
-from soupkitchen.tasks.cells import row_of
-from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT
-from soupkitchen.tasks.data import Data
-from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, undecoded
-from soupkitchen.tasks.sound import to_inputs
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, without
+from soupkitchen.tasks.columns import AUDIO, TRANSCRIPT, check_column, row_of
+from soupkitchen.tasks.media import PROCESSOR_FILES, load_both, prepared_once, to_inputs, undecoded
 from soupkitchen.tasks.texts import unwrapped
 
 log = logging.getLogger(__name__)
 
 _BEGINNING = 4
-"""Tokens with which Whisper begins a transcript: its start, the language, the task, and no timestamps."""
+"""Tokens before a transcript of Whisper: start, language, task, no timestamps."""
 
 
 @dataclass(frozen=True)
-class SpeechRecognition(Task):
-    """Scores models that write down speech, by the likeliest tokens: no sampling, no language model beside.
+class SpeechRecognition(DataTask):
+    """Scores models that transcribe speech, by the likeliest tokens: no sampling, no language model.
 
-    A recording is put to the feature extractor's sampling rate. What that cuts off (Whisper's, after 30
-    seconds) is not heard, and a warning says of how many recordings.
+    Recordings get the feature extractor's sampling rate. The extractor may cut long ones (Whisper's after 30
+    seconds); a warning says how many.
 
     Attributes:
         data: recordings and transcripts.
         metric: word_error_rate, character_error_rate, exact_match.
-        architecture: "seq2seq" models generate (Whisper, Speech2Text); "ctc" models say a character for each
-            frame (wav2vec 2.0, HuBERT): the likeliest are taken, without repetitions and blanks.
+        architecture: "seq2seq" models generate (Whisper, Speech2Text); "ctc" models label frames (wav2vec
+            2.0, HuBERT), and repetitions and blanks are dropped.
         audio: the column of recordings: `datasets.Audio`, paths, bytes, numbers, or {array, sampling_rate}.
-        text: the column of the spoken text.
-        normalize: how both texts change before they are compared: "none", or "basic" for lower case without
-            punctuation and without brackets and their content, as Whisper's basic normaliser has it.
-        sampling_rate: of columns of numbers; None for the feature extractor's.
-        language: given to a multilingual Whisper; None for what the model's generation_config.json says, and
-            else what it finds by itself for each recording.
-        max_new_tokens: how much is generated at most; None for the model's limit.
-        num_beams: 1 for the likeliest token each time, more for beam search.
+        text: the column of spoken texts.
+        normalize: "none", or "basic": lower case, no punctuation or bracketed text, by Whisper's normaliser.
+        sampling_rate: of columns of numbers, in Hz; None for the feature extractor's.
+        language: for a multilingual Whisper; None for that of generation_config.json, else the model's guess.
+        max_new_tokens: the most tokens to generate; None for the model's limit.
+        num_beams: 1 for greedy decoding, more for beam search.
 
     Source: Graves et al. 2006, "Connectionist temporal classification", section 3.2.
         Radford et al. 2022, "Robust speech recognition via large-scale weak supervision", arXiv 2212.04356.
@@ -65,8 +59,6 @@ class SpeechRecognition(Task):
     processor_files = PROCESSOR_FILES
     processor_name = "feature extractor"
 
-    data: Data
-    metric: TaskMetric
     architecture: Literal["seq2seq", "ctc"] = "seq2seq"
     audio: str = "audio"
     text: str = "text"
@@ -84,7 +76,7 @@ class SpeechRecognition(Task):
         return load_both(folder, trust_remote_code, "feature_extractor")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "audio", "text")
+        check_column(split, "task.audio", self.audio)
         self._check_model(model)
         references = [self._compared(text) for text in self.texts(split, "text")]
         if "" in references:
@@ -128,17 +120,13 @@ class SpeechRecognition(Task):
     def references(self, prepared: Dataset) -> list[str]:
         return prepared["reference"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         extractor = processor.feature_extractor
-
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            inputs = [without(example, "reference", "frames") for example in examples]
-            batch = dict(extractor.pad(inputs, padding=True, return_tensors="pt"))
-            if "frames" in examples[0]:
-                batch["frames"] = torch.tensor([int(example["frames"]) for example in examples])
-            return batch
-
-        return collate
+        inputs = [without(example, "reference", "frames") for example in examples]
+        batch = dict(extractor.pad(inputs, padding=True, return_tensors="pt"))
+        if "frames" in examples[0]:
+            batch["frames"] = torch.tensor([int(example["frames"]) for example in examples])
+        return batch
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[str]:
         inputs = without(batch, "frames")
@@ -159,7 +147,7 @@ class SpeechRecognition(Task):
         return [self._compared(text) for text in written]
 
     def fitted_to(self, runs: Sequence[Checkpoint]) -> SpeechRecognition:
-        """The task itself; runs that generate in other ways are refused."""
+        """The task itself; runs that generate differently are refused."""
         if self.architecture != "ctc":
             check_generation(runs)
         return self
@@ -168,11 +156,7 @@ class SpeechRecognition(Task):
         return (BasicTextNormalizer()(text) if self.normalize == "basic" else text).strip()
 
     def _check_model(self, model: PreTrainedModel) -> None:
-        """Checks that the model can do what the options ask of its generation.
-
-        Raises:
-            ConfigError: if it cannot.
-        """
+        """Raises `ConfigError` if the model cannot generate as the options say."""
         limit = getattr(model.config, "max_target_positions", None)
         if self.max_new_tokens and limit and self.max_new_tokens > limit - _BEGINNING:
             raise ConfigError(
@@ -186,7 +170,7 @@ class SpeechRecognition(Task):
             )
 
     def _frames(self, split: Dataset, steps: np.ndarray, model: PreTrainedModel) -> list[int] | None:
-        """The number of frames the model makes of each recording; None if it does not tell.
+        """The number of frames of each recording; None if the model does not say.
 
         Raises:
             DataError: if a recording is too short for one.

@@ -1,4 +1,4 @@
-"""Text classification and regression: one label, or one number, for a text or a pair of texts."""
+"""Text classification and regression, of a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -10,31 +10,26 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task, decided, without
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor, decided, without
 from soupkitchen.tasks.columns import LABEL, NUMBER, TEXTS
-from soupkitchen.tasks.data import Data
 from soupkitchen.tasks.labels import Labelled, numbers_of
 from soupkitchen.tasks.texts import at_once, check_tokens, longest, pad_alike
 
 
 @dataclass(frozen=True)
-class SequenceTask(Task):
+class SequenceTask(DataTask):
     """A task for sequence-classification models."""
 
     model_class = AutoModelForSequenceClassification
     content = ("text", "text_pair")
 
-    data: Data
-    metric: TaskMetric
     text: str = "text"
     text_pair: str | None = None
     label: str = "label"
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "text", "text_pair")
         labels, limit = self.encode_labels(split, model), longest(processor, model, self.max_length)
         pad_alike(processor, model)
         texts = [self.texts(split, option) for option in self.content if getattr(self, option) is not None]
@@ -44,11 +39,11 @@ class SequenceTask(Task):
         return Dataset.from_dict({**encoded, "length": lengths, "labels": labels})
 
     def encode_labels(self, split: Dataset, model: PreTrainedModel) -> list[Any]:
-        """The column of labels as `references` gives it, one entry an example."""
+        """The labels, one entry an example."""
         raise NotImplementedError
 
-    def collator(self, processor: Processor) -> Collate:
-        return DataCollatorWithPadding(processor)
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
+        return DataCollatorWithPadding(processor)(examples)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         return decided(self.logits(model, batch), self.metric)
@@ -65,11 +60,11 @@ class TextClassification(SequenceTask, Labelled):
     Attributes:
         data: the texts.
         metric: accuracy, f1_macro, cross_entropy, …
-        text: the column of the text.
-        text_pair: the column of a second text, for pairs; None for none.
-        label: the column of the label.
-        max_length: tokens after which a text is cut; None for the model's own limit.
-        labels: how labels are read; see `soupkitchen.tasks.labels`.
+        text: the column of texts.
+        text_pair: the column of second texts, or None.
+        label: the column of labels.
+        max_length: the most tokens; None for the model's limit.
+        labels: see `soupkitchen.tasks.labels`.
     """
 
     looked_for = (TEXTS, LABEL)
@@ -84,7 +79,7 @@ class TextRegression(SequenceTask):
     """Scores sequence-classification models with one output.
 
     Attributes:
-        label: the column of the number.
+        label: the column of numbers.
     """
 
     looked_for = (TEXTS, NUMBER)
@@ -94,7 +89,6 @@ class TextRegression(SequenceTask):
             raise DataError(
                 f"the model has {model.config.num_labels} outputs; regression needs one (num_labels=1)"
             )
-        self.check_columns(split, "label")
         return numbers_of(split, self.label)
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:

@@ -1,11 +1,11 @@
-"""Text generation: what a model writes after a prompt, compared with what it should."""
+"""Text generation: a model's continuation of a prompt, compared with the answer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from datasets import Dataset
@@ -14,40 +14,35 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
-from soupkitchen.tasks.base import Batch, Collate, Processor, Task
-from soupkitchen.tasks.cells import check_filled, prompts, template_columns
-from soupkitchen.tasks.columns import ANSWER, PROMPT
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
+from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, template_columns
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-"""The entries of a model's own generation settings that are kept."""
+"""Entries kept of a model's generation settings."""
 
 
 @dataclass(frozen=True)
-class TextGeneration(Task):
-    """Scores what models generate, always by the likeliest tokens: no sampling.
+class TextGeneration(DataTask):
+    """Scores generated texts, by the likeliest tokens: no sampling.
 
     Attributes:
         data: prompts and answers.
         metric: exact_match, rouge1, rouge2, rouge_l, bleu.
         architecture: "causal" models continue the prompt; "seq2seq" models (T5, BART) answer it.
-        prompt: a template over the columns, such as ``"summarize: {document}"``.
-        answer: the column of the text that should come out.
-        extract: a regular expression that finds what to compare, in what was generated and in the answer: its
-            first group, or all of it, of the last match; "" if it does not match. None to compare everything.
-        stop: texts at the first of which what was generated is cut.
-        max_new_tokens: how much is generated at most.
-        num_beams: 1 for the likeliest token each time, more for beam search.
-        max_length: tokens of the prompt; None for what the model's limit leaves room for.
+        prompt: a template, as ``"summarize: {document}"``.
+        answer: the column of right texts.
+        extract: a regular expression for the part of both texts to compare: the last match's first group, or
+            all of the match; "" without a match. None compares everything.
+        stop: texts that end the output.
+        max_new_tokens: the most tokens to generate.
+        num_beams: 1 for greedy decoding, more for beam search.
+        max_length: tokens of the prompt; None for the room in the model's limit.
     """
 
     looked_for = (PROMPT, ANSWER)
 
-    data: Data
-    metric: TaskMetric
     architecture: Literal["causal", "seq2seq"] = "causal"
     prompt: str = "{prompt}"
     answer: str = "answer"
@@ -78,7 +73,6 @@ class TextGeneration(Task):
         return (*template_columns("task.prompt", self.prompt), self.answer)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "answer")
         written = prompts(self.prompt, split)
         limit = longest(processor, model, None)
         room = limit - self.max_new_tokens if self.is_causal else limit
@@ -106,14 +100,10 @@ class TextGeneration(Task):
     def references(self, prepared: Dataset) -> list[str]:
         return prepared["answer"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         side = "left" if self.is_causal else "right"
-
-        def collate(examples: list[dict[str, Any]]) -> Batch:
-            tokens = {"input_ids": [example["input_ids"] for example in examples]}
-            return dict(processor.pad(tokens, padding_side=side, return_tensors="pt"))
-
-        return collate
+        tokens = {"input_ids": [example["input_ids"] for example in examples]}
+        return dict(processor.pad(tokens, padding_side=side, return_tensors="pt"))
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[str]:
         generator = unwrapped(model)
@@ -140,11 +130,7 @@ class TextGeneration(Task):
 
 
 def _check_start(model: PreTrainedModel) -> None:
-    """Checks that the token is known with which a sequence-to-sequence model begins.
-
-    Raises:
-        CheckpointError: if it is not.
-    """
+    """Raises `CheckpointError` if a sequence-to-sequence model has no start token."""
     configs = (model.generation_config, model.config)
     tokens = ("decoder_start_token_id", "bos_token_id")
     if all(getattr(config, token, None) is None for config in configs for token in tokens):

@@ -10,12 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, PreTrainedModel
 
 from soupkitchen.errors import DataError
-from soupkitchen.metrics import TaskMetric
 from soupkitchen.options.kinds import AtLeast1
-from soupkitchen.tasks.base import Batch, Collate, Processor, without
-from soupkitchen.tasks.cells import lists_of, row_of
-from soupkitchen.tasks.columns import TAGS, WORDS
-from soupkitchen.tasks.data import Data
+from soupkitchen.tasks.base import Batch, Examples, Processor, without
+from soupkitchen.tasks.columns import TAGS, WORDS, lists_of, row_of
 from soupkitchen.tasks.labels import Labelled, ModelLabels, values_of
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
@@ -26,15 +23,15 @@ _IGNORED = -100
 class TokenClassification(Labelled):
     """Scores token-classification models. The first token of a word decides its tag.
 
-    Words beyond the model's limit are left out of predictions and references alike.
+    Words beyond the limit are left out of predictions and references.
 
     Attributes:
         data: the texts.
         metric: entity_f1, token_accuracy.
-        words: the column of the words, a list.
-        label: the column of their tags, a list.
-        labels: how tags are read; see `soupkitchen.tasks.labels`.
-        max_length: tokens after which a text is cut; None for the model's own limit.
+        words: the column of words, a list.
+        label: the column of tags, a list.
+        labels: see `soupkitchen.tasks.labels`.
+        max_length: the most tokens; None for the model's limit.
     """
 
     model_class = AutoModelForTokenClassification
@@ -42,14 +39,11 @@ class TokenClassification(Labelled):
     content = ("words",)
     entries = "tags"
 
-    data: Data
-    metric: TaskMetric
     words: str = "tokens"
     label: str = "tags"
     max_length: AtLeast1 | None = None
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        self.check_columns(split, "words")
         numbers, names = self.read_as(split, model), ModelLabels.of(model).names or ()
         limit = longest(processor, model, self.max_length)
         texts = lists_of(split, "task.words", self.words, str, "words")
@@ -74,9 +68,9 @@ class TokenClassification(Labelled):
     def references(self, prepared: Dataset) -> list[list[str]]:
         return prepared["tags"][:]
 
-    def collator(self, processor: Processor) -> Collate:
+    def collate(self, examples: Examples, processor: Processor) -> Batch:
         pad = DataCollatorForTokenClassification(processor)
-        return lambda examples: pad([without(example, "tags") for example in examples])
+        return pad([without(example, "tags") for example in examples])
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[list[str]]:
         names = ModelLabels.of(unwrapped(model)).names or ()
