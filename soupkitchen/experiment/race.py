@@ -120,19 +120,28 @@ class _Runner:
     """A run in the race.
 
     Attributes:
-        place: in the pool.
         scored: all of its laps as one.
-        racing: whether it goes on.
+        behind: the leader that it fell behind.
+        failed: whether it could not be scored any further.
     """
 
     name: str
     place: int
     scored: Scored
-    racing: bool = True
+    behind: _Runner | None = None
+    failed: bool = False
 
     @property
     def evaluation(self) -> Evaluation:
         return self.scored.evaluation
+
+    @property
+    def is_lost(self) -> bool:
+        return self.failed or math.isnan(self.evaluation.score)
+
+    @property
+    def is_racing(self) -> bool:
+        return self.behind is None and not self.is_lost
 
 
 @dataclass
@@ -145,26 +154,27 @@ class _Race:
     margin: float
 
     def run(self, names: Sequence[str]) -> Ranking:
-        runners = self._first_lap(names)
+        runners, lap = self._first_lap(names), 0
         if math.isnan(self.margin):
             references = self.scores.examples.references("heldout")
             self.margin = noise([one.evaluation for one in runners], self.scores.tasks, references) or 0.0
-        for lap in range(1, len(LAPS)):
+        while True:
             self._let_fall_out(runners)
-            racing = [one for one in runners if one.racing]
-            log.info("race     %d of %d runs go on to %.4g %%", len(racing), len(names), 100 * LAPS[lap])
-            failed = self._lap(lap, racing)
-            runners = [one for one in runners if one.name not in failed]
+            running = [one for one in runners if one.is_racing and not one.evaluation.complete]
+            if not running:
+                break
+            lap = min(lap + 1, len(LAPS) - 1)
+            log.info("race     %d of %d runs go on to %.4g %%", len(running), len(names), 100 * LAPS[lap])
+            self._lap(lap, running)
+        runners = [one for one in runners if not one.failed]
         if not runners:
             raise CheckpointError(NONE_SCORED)
-        finished = [one for one in runners if one.racing and not math.isnan(one.evaluation.score)]
+        finished = [one for one in runners if one.is_racing]
         if not finished:
             raise DataError(ALL_NAN)
         winner = max(finished, key=lambda one: (one.evaluation.score, -one.place))
-        for one in runners:
-            if one.racing:
-                log.info("rank     %-24s %s", one.name, self.steps.shown(one.scored))
-                self.steps.ranked(one.scored)
+        for one in finished:
+            self._note(one)
         runs = [self._ranked(one, winner) for one in runners]
         singles = {one.name: one.evaluation for one in runners}
         return Ranking(runs, singles, winner.evaluation.score, in_pieces=True)
@@ -180,9 +190,9 @@ class _Race:
                 runners.append(_Runner(name, place, result))
         return runners
 
-    def _lap(self, lap: int, racing: Sequence[_Runner]) -> set[str]:
-        """Scores each run as far as the end of the lap; returns the names of runs that cannot be scored."""
-        requests, failed = [], set()
+    def _lap(self, lap: int, racing: Sequence[_Runner]) -> None:
+        """Scores each run as far as the end of the lap."""
+        requests = []
         for one in racing:
             known = {name: part.predictions for name, part in one.evaluation.parts.items()}
             piece = Piece(known, None if lap == len(LAPS) - 1 else self.track.ends[lap])
@@ -192,55 +202,64 @@ class _Race:
         for one, result in zip(racing, self.scores.each(requests), strict=True):
             if isinstance(result, Unscorable):
                 self.steps.failed("rank", one.name, (one.name,), result.reason)
-                failed.add(one.name)
+                one.failed = True
             else:
                 one.scored = _together(one.scored, result)
-        return failed
 
     def _let_fall_out(self, runners: Sequence[_Runner]) -> None:
-        """Ends the race of those that are surely behind the leader, or score NaN."""
-        racing = []
+        """Ends the race of runs that score NaN, or are as good as surely behind the leader.
+
+        If the leader scores NaN later on, runs that fell behind it come back.
+        """
         for one in runners:
-            if one.racing and math.isnan(one.evaluation.score):
-                one.racing = False
-                self.steps.ranked(one.scored)
-            elif one.racing:
-                racing.append(one)
+            noted = one.failed or one.scored.examples_known == one.evaluation.examples_scored
+            if one.behind is None and one.is_lost and not noted:
+                self._note(one)
+            if one.behind is not None and one.behind.is_lost:
+                one.behind = None
+        racing = [one for one in runners if one.is_racing]
         if not racing:
             return
-        means = [float(self._differences(one, None).mean()) for one in racing]
-        leader = racing[int(np.argmax(means))]
+        furthest = max(one.evaluation.examples_scored for one in racing)
+        leading = [one for one in racing if one.evaluation.examples_scored == furthest]
+        leader = leading[int(np.argmax([self._values(one).mean() for one in leading]))]
         for one in racing:
-            if one is not leader and self._is_behind(one, leader):
-                one.racing = False
-                log.info("rank     %-24s fell out after %d", one.name, one.evaluation.examples_scored)
-                self.steps.ranked(one.scored, self._on_part(one))
+            if one is not leader and not one.evaluation.complete and self._is_behind(one, leader):
+                one.behind = leader
+                one.scored = replace(one.scored, evaluation=replace(one.evaluation, stopped_by="confidence"))
+                self._note(one, self._score_of_mean(float(self._values(one).mean())))
+
+    def _note(self, one: _Runner, on_part: float | None = None) -> None:
+        """Notes a row; a later one of the same run counts anew."""
+        log.info("rank     %-24s %s", one.name, self.steps.shown(one.scored))
+        self.steps.ranked(one.scored, on_part)
+        evaluation = replace(one.evaluation, seconds=0.0)
+        known = evaluation.examples_scored
+        one.scored = replace(one.scored, evaluation=evaluation, merge_seconds=0.0, examples_known=known)
 
     def _is_behind(self, one: _Runner, leader: _Runner) -> bool:
-        differences = self._differences(one, leader)
-        binary = self.scores.tasks.binary
+        differences, binary = self._differences(one, leader), self.scores.tasks.binary
         bounds = self.track.share[self.track.sequence] if binary else np.full(len(self.track.share), np.inf)
         after = excluded_after(differences, bounds, self.error, sample=not binary, mean=self.margin)
         return after is not None
 
-    def _differences(self, one: _Runner, other: _Runner | None) -> np.ndarray:
-        """The parts of the score, or of its difference to another's, in the order drawn: float64 (t,)."""
+    def _values(self, one: _Runner) -> np.ndarray:
+        """The parts of the score of the scored examples, in the order drawn: float64 (t,)."""
         drawn = self.track.sequence[: one.evaluation.examples_scored]
-        values = self.track.values(one.evaluation)[drawn]
-        if other is not None:
-            values = values - self.track.values(other.evaluation)[drawn]
-        differences: np.ndarray = self.track.share[drawn] * values
-        return differences
+        parts: np.ndarray = self.track.share[drawn] * self.track.values(one.evaluation)[drawn]
+        return parts
 
-    def _on_part(self, one: _Runner) -> float:
-        """The score on the examples that were scored."""
-        return self._score_of_mean(float(self._differences(one, None).mean()))
+    def _differences(self, one: _Runner, other: _Runner) -> np.ndarray:
+        """The parts of the difference on the examples that both have, in the order drawn: float64 (t,)."""
+        first, second = self._values(one), self._values(other)
+        both = min(len(first), len(second))
+        return first[:both] - second[:both]
 
     def _ranked(self, one: _Runner, winner: _Runner) -> Ranked:
         step, score = self.recipes.steps.get(one.name), one.evaluation.score
         if one.evaluation.complete or math.isnan(score):
             return Ranked(one.name, score, step)
-        best = float(self._differences(winner, None).mean())
+        best = float(self._values(winner).mean())
         score = self._score_of_mean(best + float(self._differences(one, winner).mean()))
         return Ranked(one.name, score, step, partial=True)
 

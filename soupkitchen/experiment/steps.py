@@ -35,7 +35,7 @@ class Steps:
         self._scores.refuse_nan(name, scored)
         row: dict[str, Any] = dict(_NAN) if math.isnan(scored.evaluation.score) else {}
         if on_part is not None:
-            row |= {"score_on_part": self.tasks.shown(on_part), "stopped_early": False}
+            row["score_on_part"] = self.tasks.shown(on_part)
         self._note("rank", name, scored, **row)
 
     def started(self, name: str, scored: Scored) -> None:

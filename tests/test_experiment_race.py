@@ -1,9 +1,10 @@
-"""Ranking by a part of the held-out data: the best run is that of a full ranking, for fewer passes."""
+"""Ranking as a race: the best run is that of a full ranking but for the error asked for, for fewer passes."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import pickle
 import shutil
 import zlib
@@ -27,7 +28,8 @@ from soupkitchen.executors import Fake, Request
 from soupkitchen.experiment.algorithm import final_table, find_soup
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
-from soupkitchen.experiment.ranking import Ranking
+from soupkitchen.experiment.race import LAPS, Track, by_race
+from soupkitchen.experiment.ranking import Ranking, by_scoring
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scores, Unscorable
 from soupkitchen.experiment.steps import Steps
@@ -50,9 +52,9 @@ class Pool:
     ) -> None:
         random = np.random.default_rng(seed)
         self.seed, self.metric, self.batch_size, self.broken = seed, metric, batch_size, broken
-        self.n, runs = int(random.integers(4, 70)), int(random.integers(2, 9))
+        self.n, runs = int(random.integers(4, 300)), int(random.integers(2, 9))
         self.names = [f"run{number}" for number in range(runs)]
-        self.skill = random.uniform(0.3, 0.95)
+        self.skill, self.spread = random.uniform(0.3, 0.95), random.uniform(0.0, 0.3)
         labels = [f"task{number}" for number in range(tasks)] if tasks > 1 else [""]
         self.tables = {
             name: Table(
@@ -61,7 +63,7 @@ class Pool:
             for name in labels
         }
         self.lengths = random.integers(1, 9, self.n) if seed % 3 else None
-        self.tasks = Several(self.tables, "min" if seed % 2 and tasks > 1 else "mean")
+        self.tasks = Several(self.tables)
         self.runs: Any = [SimpleNamespace(name=name, path=name) for name in self.names]
 
     def answers(self, recipe: Recipe, split: str) -> dict[str, np.ndarray]:
@@ -71,7 +73,7 @@ class Pool:
         luck = np.random.default_rng(zlib.crc32(repr((self.seed, recipe.ingredients)).encode()))
         told = {}
         for name, table in self.tables.items():
-            own_luck, level = luck.random(self.n), luck.normal() * 0.05
+            own_luck, level = luck.random(self.n), luck.normal() * self.spread
             if self.metric == "mse":
                 told[name] = table.right + (own_luck + shared + level) * 2
             else:
@@ -126,14 +128,19 @@ class Pool:
             on_error=on_error,
         )
 
-    def ranked(self, scores: Scores, share: float | None) -> Ranking:
-        return by_part(self.runs, scores, Recipes(Linear()), Steps(scores, ""), share)
+    def ranked(self, scores: Scores, confidence: float | None, margin: float = 0.0) -> Ranking:
+        return self._ranked(scores, Recipes(Linear()), Steps(scores, ""), confidence, margin)
 
-    def cook(self, scores: Scores, share: float | None, early: bool = True) -> tuple[Any, Ranking]:
+    def _ranked(self, scores: Scores, recipes: Recipes, steps: Steps, confidence: Any, margin: float = 0.0):
+        if confidence is None:
+            return by_scoring(self.runs, scores, recipes, steps)
+        return by_race(self.runs, scores, recipes, steps, confidence, margin)
+
+    def cook(self, scores: Scores, confidence: float | None, early: bool = True) -> tuple[Any, Ranking]:
         """A whole run, with its tables."""
         search, recipes = Greedy(), Recipes(Linear())
         steps = Steps(scores, search.rule.text)
-        ranking = by_part(self.runs, scores, recipes, steps, share)
+        ranking = self._ranked(scores, recipes, steps, confidence)
         judge = Judge(search.rule, scores, recipes, EarlyStopping() if early else None)
         soup, ranking = find_soup(search, ranking, judge, steps)
         final_table(soup, ranking, judge, steps)
@@ -153,136 +160,137 @@ pools = st.builds(
     st.integers(1, 2),
     st.integers(1, 14),
 )
-shares = st.sampled_from([0.05, 0.1, 0.25, 0.5, 0.9])
+confidences = st.sampled_from([0.6, 0.9, 0.99])
 
 
 # What a ranking says
 
 
 @pytest.mark.slow
-@settings(max_examples=120)
-@given(pools, shares)
-def test_the_best_run_is_that_of_a_full_ranking(pool, share):
-    ranking = pool.ranked(pool.scores(), share)
+def test_the_best_run_is_that_of_a_full_ranking_but_for_the_error_asked_for():
+    for confidence in (0.7, 0.95):
+        wrong = 0
+        for seed in range(300):
+            pool = Pool(seed, ["accuracy", "mse"][seed % 2], 1 + seed % 3 // 2)
+            pool.spread *= 0.1  # runs are near each other
+            ranking = pool.ranked(pool.scores(), confidence)
+            best = ranking.best_first[0]
+            assert not best.partial
+            assert ranking.best == best.score == pytest.approx(pool.score(best.name), abs=1e-12)
+            wrong += best.name != pool.best
+            assert ranking.names == pool.names
+        assert wrong <= 300 * (1 - confidence)
+
+
+def test_within_a_margin_runs_need_not_be_told_apart():
+    shares = {0.0: 0, 0.05: 0}
+    for seed in range(40):
+        for margin in shares:
+            pool = Pool(seed, "mse", batch_size=2)
+            scores = pool.scores()
+            ranking = pool.ranked(scores, 0.99, margin)
+            assert pool.score(pool.best) - ranking.best <= margin + 1e-12
+            shares[margin] += sum(number for _, number in scores.executor.scored)
+    assert shares[0.05] < shares[0.0]
+
+
+@settings(max_examples=60)
+@given(pools, confidences)
+def test_the_order_of_the_others_is_that_of_their_difference_to_the_best(pool, confidence):
+    scores = pool.scores()
+    ranking = pool.ranked(scores, confidence)
     best = ranking.best_first[0]
-    assert (best.name, best.partial) == (pool.best, False)
-    assert ranking.best == best.score == pytest.approx(pool.score(pool.best), abs=1e-12)
-    full = pool.ranked(pool.scores(), None)
-    assert full.best_first[0].name == best.name
-    assert full.best == ranking.best
-    assert ranking.names == pool.names
-
-
-@settings(max_examples=60)
-@given(pools, shares)
-def test_the_order_of_the_others_is_that_of_what_is_known_of_them(pool, share):
-    scores = pool.scores()
-    ranking = pool.ranked(scores, share)
-    part = RankingSample.of(scores.examples, "heldout", share).part
-    known = {run.name for run in ranking.runs if not run.partial}
     for run in ranking.runs:
-        expected = pool.score(run.name, None if run.name in known else part)
-        assert run.score == pytest.approx(expected, abs=1e-12)
-    place = {name: number for number, name in enumerate(pool.names)}
-    score = {run.name: run.score for run in ranking.runs}
-    queue = sorted(pool.names, key=lambda name: (name not in known, -score[name], place[name]))
-    assert [run.name for run in ranking.best_first] == queue
+        expected = pool.score(run.name)
+        if run.partial:
+            parts = ranking.singles[run.name].parts
+            drawn = {name: part.order for name, part in parts.items()}
+            sizes = {name: len(order) for name, order in drawn.items()}
+            values, others = pool.values(run.name), pool.values(best.name)
+            differences = [
+                (values[name][drawn[name]] - others[name][drawn[name]]).sum() / pool.n for name in sizes
+            ]
+            scored = sum(sizes.values()) / (pool.n * len(sizes))  # examples of all tasks count alike
+            expected = best.score + sum(differences) / len(sizes) / scored
+        assert run.score == pytest.approx(expected, abs=1e-9)
 
 
 @settings(max_examples=60)
-@given(pools, shares)
-def test_rows_say_what_was_scored_and_it_is_never_more_than_all(pool, share):
+@given(pools, confidences)
+def test_a_run_has_one_row_which_says_how_far_it_came(pool, confidence):
     scores = pool.scores()
-    pool.ranked(scores, share)
-    part = RankingSample.of(scores.examples, "heldout", share).part
-    size, total = sum(map(len, part.values())), pool.n * len(pool.tables)
-    shown = scores.tasks.shown
-    by_run: dict[str, list[Any]] = {name: [] for name in pool.names}
-    for row in rows(scores):
-        by_run[row.candidate].append(row)
+    ranking = pool.ranked(scores, confidence)
+    total, shown = pool.n * len(pool.tables), scores.tasks.shown
+    told = {row.candidate: row for row in rows(scores)}
+    assert len(told) == len(rows(scores)) == len(pool.names)
     executed = dict.fromkeys(pool.names, 0)
     for recipe, number in scores.executor.scored:
         executed[recipe.ingredients[0]] += number
-    for name, told in by_run.items():
-        first, *rest = told
-        assert shown(first.score_on_part) == pytest.approx(pool.score(name, part))
-        assert first.examples_scored == size
-        assert (first.score is None) == (size < total)
-        assert not first.stopped_early
-        assert len(rest) <= 1
-        assert executed[name] == sum(row.examples_scored for row in told) <= total
-        for row in rest:
-            assert row.score_on_part is None
-            assert row.stopped_early == (first.examples_scored + row.examples_scored < total)
-            assert row.stopped_by == ("exact" if row.stopped_early else "")
-            at_most = shown(row.score_at_most if row.stopped_early else row.score)
-            assert pool.score(name) <= at_most + 1e-12
-            assert row.stopped_early or at_most == pytest.approx(pool.score(name))
+    partial = {run.name for run in ranking.runs if run.partial}
+    for name, row in told.items():
+        assert executed[name] == row.examples_scored <= row.examples_total == total
+        assert row.stopped_early == (name in partial) == (row.examples_scored < total)
+        assert row.stopped_by == ("confidence" if name in partial else "")
+        assert row.examples_scored in {math.ceil(lap * total) for lap in LAPS}
+        assert (row.score is None) == (row.score_on_part is not None) == (name in partial)
+        if name not in partial:
+            assert row.score == pytest.approx(shown(pool.score(name)))
+
+
+@settings(max_examples=40)
+@given(pools)
+def test_a_track_counts_each_example_as_the_score_does(pool):
+    scores = pool.scores()
+    track = Track.of(scores.examples, scores.tasks)
+    assert sorted(track.sequence) == list(range(pool.n * len(pool.tables)))
+    assert track.share.mean() == pytest.approx(1)
+    values = np.concatenate(list(pool.values(pool.names[0]).values()))
+    assert (track.share * values).mean() == pytest.approx(pool.score(pool.names[0]))
+    for lap, end in zip(LAPS, track.ends, strict=True):
+        drawn = track.sequence[: math.ceil(lap * len(track.sequence))]
+        for number, (name, order) in enumerate(track.order.items()):
+            own = [one - number * pool.n for one in drawn if number * pool.n <= one < (number + 1) * pool.n]
+            assert sorted(order[: end[name]]) == sorted(own)
 
 
 @pytest.mark.slow
 @settings(max_examples=40)
-@given(pools, shares, st.booleans())
-def test_soups_are_never_below_the_best_single_run(pool, share, early):
-    soup, ranking = pool.cook(pool.scores(), share, early)
-    best = pool.score(pool.best)
+@given(pools, confidences, st.booleans())
+def test_soups_are_never_below_the_winner(pool, confidence, early):
+    soup, ranking = pool.cook(pool.scores(), confidence, early)
     assert soup.evaluation.score >= ranking.best - 1e-12
-    assert ranking.best == pytest.approx(best, abs=1e-12)
 
 
 @pytest.mark.slow
 @settings(max_examples=60)
-@given(pools, shares, st.integers(2, 9))
-def test_several_workers_change_no_row(pool, share, workers):
+@given(pools, confidences, st.integers(2, 9))
+def test_several_workers_change_no_row(pool, confidence, workers):
     alone, together = pool.scores(), pool.scores(workers=workers)
-    pool.cook(alone, share)
-    pool.cook(together, share)
+    pool.cook(alone, confidence)
+    pool.cook(together, confidence)
     assert repr(together.ledger.events) == repr(alone.ledger.events)
 
 
-def test_what_is_far_from_the_best_is_scored_no_further_than_the_part():
-    pool = Pool(1)
-    pool.n, pool.names = 40, ["a", "b"]
-    pool.tables = {"": Table("accuracy", np.ones(40, int))}
-    pool.tasks, pool.lengths = Several(pool.tables), None
-    pool.runs = [SimpleNamespace(name=name) for name in pool.names]
-    right = {"a": np.zeros(40, int), "b": np.ones(40, int)}
-    right["b"][:5] = 0
-    pool.answers = lambda recipe, split: {"": right[recipe.ingredients[-1]]}  # type: ignore[method-assign]
-    scores = pool.scores()
-    ranking = pool.ranked(scores, 0.25)
-    assert [(one.ingredients[0], number) for one, number in scores.executor.scored] == [
-        ("a", 10), ("b", 10), ("b", 30),
-    ]  # fmt: skip
-    assert ranking.runs == [Ranked("a", 0.0, partial=True), Ranked("b", 0.875)]
-
-
 def test_most_of_the_passes_of_a_full_ranking_are_saved_where_runs_differ():
-    taken = {}
-    for share in (None, 0.1):
-        taken[share] = 0
-        for seed in range(20):
-            pool = Pool(seed, batch_size=2)
+    taken = {None: 0, 0.999: 0}
+    for seed in range(20):
+        for confidence in taken:
+            pool = Pool(seed, "mse", batch_size=2)
+            pool.n, pool.spread, pool.lengths = 300, 1.0, None
+            pool.tables = {"": Table("mse", np.random.default_rng(seed).normal(size=300))}
+            pool.tasks = Several(pool.tables)
             scores = pool.scores()
-            pool.ranked(scores, share)
-            taken[share] += sum(number for _, number in scores.executor.scored)
-    assert taken[0.1] < 0.8 * taken[None]
+            pool.ranked(scores, confidence)
+            taken[confidence] += sum(number for _, number in scores.executor.scored)
+    assert taken[0.999] < 0.6 * taken[None]
 
 
-@given(st.integers(0, 2**20), shares)
-def test_among_equals_the_first_of_the_pool_is_the_best(seed, share):
-    """Runs that differ in which examples they get right, and in no score."""
-    pool = Pool(seed)
-    random = np.random.default_rng(seed)
-    wrong = int(random.integers(0, pool.n))
-    drawn = {name: random.permutation(pool.n) < wrong for name in pool.names}
-
-    def answers(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
-        right = pool.tables[""].right
-        return {"": np.where(drawn[recipe.ingredients[-1]], 1 - right, right)}
-
-    pool.answers = answers  # type: ignore[method-assign]
-    assert pool.ranked(pool.scores(), share).best_first[0].name == pool.names[0]
+def test_runs_that_answer_alike_all_finish_and_the_first_is_the_best():
+    pool = Pool(1)
+    pool.answers = lambda recipe, split: {"": pool.tables[""].right}  # type: ignore[method-assign]
+    ranking = pool.ranked(pool.scores(), 0.6)
+    assert not any(run.partial for run in ranking.runs)
+    assert ranking.best_first[0].name == pool.names[0]
 
 
 def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan():
@@ -296,23 +304,23 @@ def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan():
 def test_runs_that_cannot_be_scored_are_left_out(caplog):
     pool = Pool(5, broken={"run1"})
     scores = pool.scores()
-    ranking = pool.ranked(scores, 0.3)
+    ranking = pool.ranked(scores, 0.9)
     assert ranking.names == [name for name in pool.names if name != "run1"]
     assert [row.decision for row in rows(scores) if row.candidate == "run1"] == ["error"]
     none = Pool(5, broken={f"run{i}" for i in range(9)})
     scores = none.scores()
     with pytest.raises(CheckpointError, match="no run of the pool can be scored"):
-        none.ranked(scores, 0.3)
+        none.ranked(scores, 0.9)
     with pytest.raises(CheckpointError, match=r"search\.on_error=skip"):
-        pool.ranked(pool.scores(on_error="stop"), 0.3)
+        pool.ranked(pool.scores(on_error="stop"), 0.9)
 
 
-@pytest.mark.parametrize("where", ["part", "rest"])
-def test_a_run_that_scores_nan_is_last(where):
+@pytest.mark.parametrize("lap", [0, 2, 4])
+def test_a_run_that_scores_nan_is_last(lap):
     pool = Pool(3, "mse")
     scores = pool.scores()
-    drawn = RankingSample.of(scores.examples, "heldout", 0.3)
-    chosen = (drawn.part if where == "part" else drawn.rest)[""][:1]
+    track = Track.of(scores.examples, scores.tasks)
+    chosen = track.order[""][track.ends[lap][""] - 1]
     lost, answers = pool.best, pool.answers
 
     def with_nan(recipe: Recipe, split: str) -> dict[str, np.ndarray]:
@@ -323,7 +331,7 @@ def test_a_run_that_scores_nan_is_last(where):
         return told
 
     scores.executor.answers = with_nan  # type: ignore[attr-defined]
-    ranking = pool.ranked(scores, 0.3)
+    ranking = pool.ranked(scores, 0.9)
     assert ranking.best_first[-1].name == lost
     assert np.isnan(ranking.best_first[-1].score)
     assert [row.reason for row in rows(scores) if row.candidate == lost][-1] == "its score is NaN"
@@ -336,23 +344,34 @@ def test_a_pool_that_scores_nothing_but_nan_is_refused():
     scores = pool.scores()
     scores.executor.answers = lambda recipe, split: {"": np.full(pool.n, np.nan)}  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="every run of the pool scores NaN"):
-        pool.ranked(scores, 0.3)
+        pool.ranked(scores, 0.9)
 
 
 def test_metrics_that_say_nothing_of_a_whole_are_scored_in_full_with_a_warning(caplog):
     pool = Pool(8, "f1_macro")
     scores = pool.scores()
     with caplog.at_level(logging.WARNING):
-        ranking = pool.ranked(scores, 0.3)
+        ranking = pool.ranked(scores, 0.9)
     assert "every run is scored in full" in caplog.text
     assert not any(run.partial for run in ranking.runs)
     assert all(row.score is not None for row in rows(scores))
 
 
-@pytest.mark.parametrize("option", ["part", 0.3, {"examples": 0}, {"examples": 1}, {"share": 0.3}, None])
+@pytest.mark.parametrize("option", ["part", 0.3, {"examples": 0.1}, {"confidence": 1}, {"share": 0.3}, None])
 def test_other_rankings_are_refused(option):
-    with pytest.raises(ConfigError, match=r"search\.ranking=.*: choose full, or \{examples: …\}"):
+    with pytest.raises(
+        ConfigError, match=r"search\.ranking=.*: choose full, or \{confidence: p\} .*\{examples: …\}"
+    ):
         Greedy(ranking=option)
+
+
+def test_the_least_of_several_tasks_is_no_mean(caplog):
+    pool = Pool(9, tasks=2)
+    pool.tasks = Several(pool.tables, "min")
+    with caplog.at_level(logging.WARNING):
+        ranking = pool.ranked(pool.scores(), 0.9)
+    assert "every run is scored in full" in caplog.text
+    assert not any(run.partial for run in ranking.runs)
 
 
 # Pieces of an evaluation
@@ -391,7 +410,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     metric = "mse" if request.param == "mse" else "accuracy"
     pool = Pool(41, metric, 2 if request.param == "two tasks" else 1)
     folder = tmp_path_factory.mktemp("finished")
-    pool.cook(pool.scores(folder), 0.25)
+    pool.cook(pool.scores(folder), 0.6)
     assert any(row.stopped_early for row in rows(pool.scores(folder)))
     return pool, folder
 
@@ -405,7 +424,7 @@ def test_a_run_whose_journal_is_cut_anywhere_ends_with_the_same_tables(finished,
         shutil.copytree(whole / "evaluations", folder / "evaluations")
         (folder / "journal.jsonl").write_text("".join(lines[:number]))
         scores = pool.scores(folder)
-        pool.cook(scores, 0.25)
+        pool.cook(scores, 0.6)
         assert (folder / "journal.jsonl").read_text().splitlines()[:number] == [
             line.rstrip("\n") for line in lines[:number]
         ]
@@ -424,21 +443,21 @@ def test_damaged_evaluations_are_scored_again(finished, tmp_path):
     journal.write_text("".join(lines[: len(lines) // 2]))
     for file in (tmp_path / "x" / "evaluations").iterdir():
         file.write_bytes(file.read_bytes()[:-3])
-    pool.cook(pool.scores(tmp_path / "x"), 0.25)
+    pool.cook(pool.scores(tmp_path / "x"), 0.6)
     for name in ("trajectory.csv", "leaderboard.csv"):
         assert (tmp_path / "x" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_run_that_is_continued_with_other_batches_ends_with_the_same_ranking(finished, tmp_path):
     pool, whole = finished
-    expected = pool.ranked(pool.scores(), 0.25)
+    expected = pool.ranked(pool.scores(), 0.6)
     for number in range(2, 16, 3):
         folder = tmp_path / str(number)
         shutil.copytree(whole / "evaluations", folder / "evaluations")
         lines = (whole / "journal.jsonl").read_text().splitlines(keepends=True)
         (folder / "journal.jsonl").write_text("".join(lines[:number]))
         other = Pool(pool.seed, pool.metric, len(pool.tables), batch_size=9)
-        ranking = other.ranked(other.scores(folder), 0.25)
+        ranking = other.ranked(other.scores(folder), 0.6)
         assert next(run.name for run in ranking.best_first) == expected.best_first[0].name
         assert ranking.best == expected.best
 
@@ -452,16 +471,16 @@ def table(scores: Scores) -> pd.DataFrame:
 def test_what_the_cache_holds_changes_nothing_but_the_passes(seed, metric, tmp_path):
     pool = Pool(seed, metric)
     alone = pool.scores()
-    pool.cook(alone, 0.25)
+    pool.cook(alone, 0.6)
     pool.ranked(pool.scores(shared=tmp_path / "full"), None)
     full = pool.scores(shared=tmp_path / "full")  # every run was scored in full before
-    pool.cook(full, 0.25)
+    pool.cook(full, 0.6)
     _check_same_way(full, alone)
     if metric == "accuracy":
         assert sum(row.examples_scored for row in rows(full)) == 0
     first, again = pool.scores(shared=tmp_path / "part"), pool.scores(shared=tmp_path / "part")
-    pool.cook(first, 0.25)
-    pool.cook(again, 0.25)
+    pool.cook(first, 0.6)
+    pool.cook(again, 0.6)
     _check_same_way(first, alone)
     _check_same_way(again, alone)
     assert sum(row.examples_scored for row in rows(again)) == 0
@@ -488,7 +507,7 @@ def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run():
             yield Unscorable(request.recipe, "its file is gone") if broken else one
 
     scores.each = failing  # type: ignore[method-assign]
-    ranking = pool.ranked(scores, 0.25)
+    ranking = pool.ranked(scores, 0.6)
     others = [name for name in pool.names if name != failed]
     assert ranking.names == others
     assert ranking.best_first[0].name == max(others, key=pool.score)
@@ -497,46 +516,31 @@ def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run():
 # Real models
 
 
-def test_a_pool_of_real_models_is_ranked_by_a_part(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "search.ranking={examples: 0.25}")
-    soupkitchen(*words, "name=part", cwd=tmp_path)
-    soupkitchen(*own(text_runs, texts), "name=full", cwd=tmp_path)
-    part, full = (read_csv(tmp_path / "results" / name / "trajectory.csv") for name in ("part", "full"))
-    ranked, whole = part[part["stage"] == "rank"], full[full["stage"] == "rank"].set_index("candidate")
+@pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
+def test_a_pool_of_real_models_is_ranked_as_a_race(metric, text_runs, texts, tmp_path):
+    words = (*own(text_runs, texts), f"task.metric.name={metric}")
+    soupkitchen(*words, "search.ranking={confidence: 0.9}", "name=race", cwd=tmp_path)
+    soupkitchen(*words, "name=full", cwd=tmp_path)
+    race, full = (read_csv(tmp_path / "results" / name / "trajectory.csv") for name in ("race", "full"))
+    ranked, whole = race[race["stage"] == "rank"], full[full["stage"] == "rank"].set_index("candidate")
     assert ranked["examples_scored"].sum() < whole["examples_scored"].sum()
-    assert (ranked["score_on_part"].notna() == ~ranked["candidate"].duplicated()).all()
-    assert (ranked[ranked["score_on_part"].notna()]["examples_scored"] == 20).all()
+    assert ranked["candidate"].is_unique
     for row in ranked[ranked["score"].notna()].itertuples():
-        assert row.score == whole.loc[row.candidate, "score"]
-    starts = [one[one["decision"] == "start"].iloc[0] for one in (part, full)]
-    assert starts[0][["candidate", "score"]].tolist() == starts[1][["candidate", "score"]].tolist()
-    told = read_csv(tmp_path / "results/part/leaderboard.csv")
+        assert row.score == pytest.approx(whole.loc[row.candidate, "score"], rel=1e-6)
+    starts = [one[one["decision"] == "start"].iloc[0]["candidate"] for one in (race, full)]
+    assert starts[0] == starts[1]
+    told = read_csv(tmp_path / "results/race/leaderboard.csv")
     partial = told[told["kind"] == "partial"]
     assert "wild" in partial["model"].tolist()
     assert not set(partial["model"]) & set(told[told["kind"] == "single"]["model"])
-    best = told[told["model"] == starts[0]["candidate"]].iloc[0]
-    assert (best["kind"], best["delta_vs_best_single"]) == ("single", 0)
-    soup = told[told["kind"] == "soup"].iloc[0]
-    assert soup["delta_vs_best_single"] == pytest.approx(soup["heldout_accuracy"] - best["heldout_accuracy"])
+    assert told[told["kind"] == "soup"].iloc[0]["delta_vs_best_single"] >= 0
     before = {
-        name: (tmp_path / "results/part" / name).read_bytes()
+        name: (tmp_path / "results/race" / name).read_bytes()
         for name in ("trajectory.csv", "leaderboard.csv")
     }
-    make(tmp_path / "results" / "part")
+    make(tmp_path / "results" / "race")
     for name, content in before.items():
-        assert (tmp_path / "results/part" / name).read_bytes() == content
-
-
-def test_losses_of_real_models_are_ranked_by_a_part(text_runs, texts, tmp_path):
-    words = (*own(text_runs, texts), "task.metric.name=cross_entropy")
-    soupkitchen(*words, "search.ranking={examples: 0.25}", "name=part", cwd=tmp_path)
-    soupkitchen(*words, "name=full", cwd=tmp_path)
-    tables = [read_csv(tmp_path / "results" / name / "leaderboard.csv") for name in ("part", "full")]
-    best = [one[one["kind"] == "single"].iloc[0] for one in tables]
-    assert best[0]["model"] == best[1]["model"]
-    assert best[0]["heldout_cross_entropy"] == pytest.approx(best[1]["heldout_cross_entropy"], rel=1e-6)
-    soup = tables[0][tables[0]["kind"] == "soup"].iloc[0]
-    assert soup["delta_vs_best_single"] >= 0
+        assert (tmp_path / "results/race" / name).read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -557,8 +561,8 @@ def test_what_needs_the_scores_of_all_runs_is_refused(words, says, text_runs, te
     listed = [f"{text_runs / name},0.5" for name in "abcd"]  # trusted scores come in a list
     (tmp_path / "runs.csv").write_text("\n".join(["path,accuracy", *listed]))
     pool = "runs.csv" if "pool.trust_scores=true" in words else f"{text_runs}/*"
-    command = (f"pool.path={pool}", "evaluation.cache=null", "search.ranking={examples: 0.25}")
+    command = (f"pool.path={pool}", "evaluation.cache=null", "search.ranking={confidence: 0.99}")
     result = soupkitchen(*command, *words, *task, "name=x", cwd=tmp_path, fails=True)
-    assert "search.ranking={examples: …}" in result.stderr
+    assert "search.ranking={confidence: …}" in result.stderr
     assert says in result.stderr
     assert not (tmp_path / "results/x/trajectory.csv").exists()
