@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bad import Bad
+from command import with_defaults
 from omegaconf import OmegaConf
 
 from soupkitchen.store.journal import line_of
@@ -70,7 +71,7 @@ def composed(folder: Path) -> None:
     GlobalHydra.instance().clear()
     words = ["pool.path=runs/*", "task=text_classification", "task.data.path=texts", "evaluation.cache=null"]
     with initialize_config_dir(str(conf.CONF), version_base="1.3"):
-        config = compose("config", [*words, "name=x", "runtime.threads=1"])
+        config = compose("config", with_defaults([*words, "name=x"]))
     OmegaConf.set_struct(config, False)
     config.choices = {  # as the command notes them
         "pool": "demo", "task": "text_classification", "method": "linear", "search": "greedy",

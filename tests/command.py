@@ -39,14 +39,14 @@ def soupkitchen(
         before: code that runs before it in the same process, to plant a fault.
         env: what is set in its environment; too late for what modules read when they are imported.
     """
-    words = _with_defaults(arguments)
+    words = with_defaults(arguments)
     result = forked(f"{before}\n{_COMMAND}", *words, cwd=cwd, env=env)
     assert result.returncode == int(fails), result.stderr
     assert "Traceback" not in result.stderr
     return result
 
 
-def _with_defaults(arguments: Sequence[str]) -> list[str]:
+def with_defaults(arguments: Sequence[str]) -> list[str]:
     """The words, with one thread and no report, which takes longer than a small run, unless they say."""
     words = list(arguments)
     for option, word in {"runtime.threads": "runtime.threads=1", "report": "report.write=false"}.items():
@@ -134,7 +134,7 @@ def started(
     *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, early: Mapping[str, str] | None = None
 ) -> Fork:
     """Starts the command, in a fork of a process that has imported everything."""
-    return Fork(_COMMAND, *_with_defaults(arguments), cwd=cwd, env=env, early=early)
+    return Fork(_COMMAND, *with_defaults(arguments), cwd=cwd, env=env, early=early)
 
 
 def started_anew(
@@ -145,7 +145,7 @@ def started_anew(
 ) -> subprocess.Popen:
     """Starts the command, as what a new Python is given `by`, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, *by, *_with_defaults(arguments)],
+        [sys.executable, *by, *with_defaults(arguments)],
         cwd=cwd,
         env={**os.environ, **(env or {})},
         text=True,
