@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -84,7 +85,9 @@ class ConfidentThreshold(Threshold):
         if (exact := super().ended(so_far, tasks, references, order)) is not None:
             return exact
         at_most = self.at_most(so_far, tasks, references, order)
-        return at_most if self.out_of_reach(at_most) else None
+        if not self.out_of_reach(at_most):
+            return None
+        return replace(at_most, explained=self._explained(so_far, tasks, references, order))
 
     def at_most(
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
@@ -103,6 +106,19 @@ class ConfidentThreshold(Threshold):
             parts[name] = replace(part, score=min(score, part.score))
         score = tasks.score({name: part.score for name, part in parts.items()})
         return replace(so_far, score=score, parts=parts, stopped_by="confidence")
+
+    def _explained(
+        self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
+    ) -> float | None:
+        """The share of the differences' variance that features explain, in the task in progress."""
+        for name, part in so_far.parts.items():
+            before, features = self.values.get(name), self.features.get(name)
+            if 0 < part.examples_scored < part.examples_total and before is not None and features is not None:
+                metric = tasks.tasks[name].metric
+                weights = metric.weights(references[name])
+                seen = _seen(metric, part, before, weights, order[name], features)
+                return residuals(seen.differences, seen.bounds, seen.features).explained
+        return None
 
 
 @dataclass(frozen=True)
@@ -151,18 +167,40 @@ def score_at_most(
         order: int (examples,), drawn at random, in which examples are scored.
         features: float64 (examples, q), which predict differences.
     """
+    if not (np.isfinite(incumbent).all() and (weights is None or np.isfinite(weights).all())):
+        return math.inf
+    seen = _seen(metric, part, incumbent, weights, order, features)
+    sample = not (metric.greater_is_better and math.isfinite(metric.best))
+    limit = upper_limit(seen.differences, seen.bounds, error, sample, seen.grain, seen.features)
+    return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
+
+
+class _Seen(NamedTuple):
+    """What is known of a candidate's differences, in the order drawn, each by what it counts in the mean."""
+
+    differences: np.ndarray
+    bounds: np.ndarray
+    features: np.ndarray | None
+    grain: float
+
+
+def _seen(
+    metric: TaskMetric,
+    part: Part,
+    incumbent: np.ndarray,
+    weights: np.ndarray | None,
+    order: np.ndarray,
+    features: np.ndarray | None,
+) -> _Seen:
     assert part.values is not None
     share = np.ones(len(order)) if weights is None else weights * (len(order) / weights.sum())
-    if not (np.isfinite(incumbent).all() and np.isfinite(share).all()):
-        return math.inf
     scored = order[: part.examples_scored]
-    differences = share[scored] * (part.values[scored] - incumbent[scored])
-    bounds = share[order] * (metric.best - incumbent[order])
-    sample = not (metric.greater_is_better and math.isfinite(metric.best))
-    grain = _GRAIN * float(np.mean(np.abs(share * incumbent)))
-    drawn = None if features is None else share[order, None] * features[order]
-    limit = upper_limit(differences, bounds, error, sample, grain, drawn)
-    return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
+    return _Seen(
+        share[scored] * (part.values[scored] - incumbent[scored]),
+        share[order] * (metric.best - incumbent[order]),
+        None if features is None else share[order, None] * features[order],
+        _GRAIN * float(np.mean(np.abs(share * incumbent))),
+    )
 
 
 def upper_limit(

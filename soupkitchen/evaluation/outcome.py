@@ -108,6 +108,7 @@ class Evaluation:
         score: of all tasks, higher better; if not `complete`, the most possible, or an upper confidence
             limit.
         seconds: for forward passes and metrics.
+        explained: the share of the variance of differences that features explained, if that stopped it.
     """
 
     split: str
@@ -116,6 +117,7 @@ class Evaluation:
     complete: bool = True
     seconds: float = 0.0
     stopped_by: StoppedBy = ""
+    explained: float | None = None
 
     @classmethod
     def of(cls, split: str, parts: Mapping[str, Part], tasks: Several, seconds: float = 0.0) -> Evaluation:

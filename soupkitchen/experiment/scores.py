@@ -191,8 +191,12 @@ class Scores:
             evaluation = evaluation_of(outputs, request.split, self.tasks, self.examples)
         else:
             evaluation = self._repeated(request, event)
-        seconds, by = event["eval_seconds"], event["stopped_by"]
-        evaluation = replace(evaluation, seconds=seconds, stopped_by=by)
+        evaluation = replace(
+            evaluation,
+            seconds=event["eval_seconds"],
+            stopped_by=event["stopped_by"],
+            explained=event["explained"],
+        )
         return self._remember(request, evaluation, event["merge_seconds"], event["cached"])
 
     def _repeated(self, request: Request, event: Event) -> Evaluation:
@@ -248,6 +252,7 @@ class Scores:
             score=evaluation.score,
             complete=evaluation.complete,
             stopped_by=evaluation.stopped_by,
+            explained=evaluation.explained,
             cached=cached,
             batch_size=self.examples.batch_size,
             merge_seconds=merge_seconds,

@@ -136,6 +136,7 @@ class Steps:
             examples_total=evaluation.examples_total,
             stopped_early=not evaluation.complete,
             stopped_by=evaluation.stopped_by,
+            explained=evaluation.explained,
             merge_seconds=scored.merge_seconds,
             eval_seconds=0.0 if scored.cached else evaluation.seconds,
             cached=scored.cached,

@@ -35,7 +35,7 @@ STEP, ENTRY, CONTRIBUTION = "step", "entry", "contribution"
 _Count = Annotated[int, Ge(0), Le(2**53)]
 _Digests = dict[str, str]
 _SUMMED = re.compile(rb'(\{.*), "sum": "([0-9a-f]{16})"\}')
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Step:
         stopped_early: scoring stopped before the end.
         stopped_by: "exact" if the rest could not change the decision, "confidence" if that was almost
             certain; else empty.
+        explained: the share of the variance of its differences to the soup that was predicted by what runs do
+            by themselves, if that stopped the scoring.
         merge_seconds: reading, merging and filling the model.
         eval_seconds: forward passes and metric.
         cached: the score comes from an earlier evaluation.
@@ -97,6 +99,7 @@ class Step:
     examples_total: _Count = 0
     stopped_early: bool = False
     stopped_by: str = ""
+    explained: float | None = None
     merge_seconds: float = 0.0
     eval_seconds: float = 0.0
     cached: bool = False
@@ -156,6 +159,7 @@ class _Other(TypedDict, total=False):
     predictions: Annotated[str, StringConstraints(pattern=r"^[^/\\]*$")] | None
     batch_size: _Count
     examples_total: _Count
+    explained: float | None
     merge_seconds: float
     eval_seconds: float
     peak_device_gib: float | None
