@@ -185,7 +185,7 @@ def test_of_a_generation_only_the_parents_have_to_be_scored_in_full():
             for row in generation:  # whoever was stopped could not have been among the first six
                 assert row.score is not None or row.score_at_most <= known[-6]
             partly += [row.examples_scored / row.examples_total for row in generation if row.stopped_early]
-    assert len(partly) > 60
+    assert len(partly) > 150  # of 720; 112 where the least of the scores so far is the one to reach
     assert np.mean(partly) < 0.9
 
 

@@ -26,10 +26,10 @@ from soupkitchen.search import Greedy, Uniform
 def test_runs_killed_at_random_end_as_if_left_alone(text_runs, texts):
     script = files.folder("scripts") / "kill_runs.py"
     words = [f"pool.path={text_runs}/*", f"pool.base={text_runs}/a", "task=text_classification"]
-    command = [sys.executable, str(script), "--kills", "25", *words, f"task.data.path={texts}"]
+    command = [sys.executable, str(script), "--kills", "12", *words, f"task.data.path={texts}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
     assert result.returncode == 0, result.stderr
-    assert re.match(r"25 kills in \d+ runs \(linear, ties, evolve\): each ended as if", result.stdout)
+    assert re.match(r"12 kills in \d+ runs \(linear, ties, evolve\): each ended as if", result.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ tasks.nope()  # wrong
 """
 
 
-MODULES = ("", ".methods", ".tasks", ".tasks.by_name", ".merging.sparsifiers", ".options.kinds")
+MODULES = ("", ".methods", ".tasks", ".merging.sparsifiers", ".options.kinds")
 
 
 def test_a_type_checker_knows_methods_and_tasks_by_name(tmp_path):

@@ -25,7 +25,7 @@ def run(server: Hub, *words: str, cwd: Path, token: str = "hf_right") -> tuple[i
 
 
 def test_a_soup_is_pushed_private_and_goes_on_where_it_broke_off(there, text_runs, texts, tmp_path):
-    words = [*own(text_runs, texts), "name=x", "output.max_shard_size=20KB"]
+    words = [*own(text_runs, texts), "name=x", "output.max_shard_size=20KB", "report.write=true"]
     status, _ = run(there, *words, "search=uniform", "name=other", cwd=tmp_path)
     assert status == 0
     assert there.repositories == {}  # nobody asked for it

@@ -126,7 +126,7 @@ def test_frames_of_padding_are_not_read(pool, recorded, said, tmp_path):
 def test_the_soup_of_runs_is_scored_and_saved_with_its_processor(pool, recorded, said, tmp_path):
     words = [f"pool.path={pool}/ctc/*", "task=speech_recognition", f"task.data.path={recorded.path}",
              "task.architecture=ctc", "search=uniform", "evaluation.cache=null", "name=x"]  # fmt: skip
-    soupkitchen(*words, cwd=tmp_path)
+    soupkitchen(*words, "report.write=true", cwd=tmp_path)
     table = read_csv(tmp_path / "results/x/leaderboard.csv").set_index("model")["heldout_word_error_rate"]
     heard = [spoken(text, seed=100 + number) for number, text in enumerate(said)]
     for name in ("a", "b", "soup"):

@@ -205,8 +205,9 @@ class _SweptRun:
         return self.settings.task, self.settings.data, self.metric
 
     @property
-    def place(self) -> float:
-        return math.inf if math.isnan(self.goodness) else -self.goodness
+    def place(self) -> tuple[bool, float]:
+        nan = math.isnan(self.goodness)
+        return nan, 0.0 if nan else -self.goodness
 
 
 def _run(folder: Path) -> _SweptRun | None:
