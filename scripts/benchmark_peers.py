@@ -9,7 +9,7 @@ Two pools: the demo's nine classifiers with 400 held-out texts, and eight Llamas
 (`llama_pool.py`) with 48 texts. Soups are made, each in a process of its own, in turn, by soupkitchen's
 command (its control, report and proof of what was saved included; nothing known beforehand), by the same
 with the running state in a file that has no name (`runtime.max_memory`), by the same with confidence stopping
-and ranking on a tenth of the data, and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
+and ranking as a race, and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
 it can be written, and `mergekit-yaml` with transformers. All but the one with confidence stopping have to
 decide alike. Prints Markdown: the median of the repeats, and the least and the most; read ratios, as machines
 are noisy. Memory is what processes have of their own (no mapped files), sampled, of all that run at a time.
@@ -39,14 +39,14 @@ SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
     "ours": "soupkitchen",
     "lean": "soupkitchen, state in files",
-    "fast": "soupkitchen, confidence 0.999, ranking on a tenth",
+    "fast": "soupkitchen, confidence 0.999, ranking as a race",
     "plain": "the paper's algorithm, plainly",
     "everyday": "mergekit-yaml, transformers",
 }
 MORE = {
     "ours": (),
     "lean": ("runtime.max_memory={cpu: 100MB}",),
-    "fast": ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={examples: 0.1}"),
+    "fast": ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={confidence: 0.999}"),
 }
 """Further words of our command."""
 

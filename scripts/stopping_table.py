@@ -10,8 +10,8 @@ on average, 2 points worse than the soup without, and now and then better. Ranki
 decisions are soupkitchen's own, in batches of 32.
 
 The first table has shares of the examples that full evaluation scores for candidates. `ranking` ranks the
-pool by a part of the held-out data: examples scored, in % of scoring 20 runs and 19 candidates in full; in
-brackets the ranking, of 20 runs, and the merge stage, of 19 candidates, by themselves.
+pool as a race: examples scored, in % of scoring 20 runs and 19 candidates in full; in brackets the ranking,
+of 20 runs, and the merge stage, of 19 candidates, by themselves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import numpy as np
 import pandas as pd
 from gains import head, line
 from scipy.stats import norm
-from soupkitchen.experiment.partial_ranking import by_part
 
 from soupkitchen import metrics
 from soupkitchen.evaluation import EarlyStopping
@@ -36,11 +35,13 @@ from soupkitchen.executors import Fake
 from soupkitchen.experiment.algorithm import find_soup
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.race import by_race
+from soupkitchen.experiment.ranking import by_scoring
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scores
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.merging import Linear
-from soupkitchen.search import Greedy
+from soupkitchen.search import AcceptRule, Greedy
 from soupkitchen.tasks import Several
 
 EXAMPLES, RUNS, BATCH = 1000, 20, 32
@@ -49,7 +50,8 @@ WORSE, SPREAD = 0.02, 0.012
 CORRELATION = 0.8
 """Of two models' latent margins on an example."""
 ACCURACIES = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-SHARES = (None, 0.05, 0.1, 0.25, 0.5)
+RACES = {"full": (None, 0.0), "race at 0.999": (0.999, 0.0), "and a margin of 0.005": (0.999, 0.005)}
+"""Confidence and margin."""
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
 def stopping(repeats: int) -> Iterator[str]:
     yield head("accuracy of the best run", "merge stage", "discarded candidates", "kept")
     for accuracy in ACCURACIES:
-        steps = pd.concat([simulate(accuracy, None, seed) for seed in range(repeats)])
+        steps = pd.concat([simulate(accuracy, "full", seed) for seed in range(repeats)])
         tried = steps[steps["decision"].isin(["keep", "discard"])]
         kept = tried["decision"] == "keep"
         shares = (accuracy, *(part["examples_scored"].mean() / EXAMPLES for part in (tried, tried[~kept])))
@@ -73,21 +75,20 @@ def stopping(repeats: int) -> Iterator[str]:
 
 
 def ranking(repeats: int) -> Iterator[str]:
-    named = ("full" if share is None else f"{{examples: {share:g}}}" for share in SHARES)
-    yield head("accuracy of the best run", *named)
+    yield head("accuracy of the best run", *RACES)
     for accuracy in ACCURACIES:
-        yield line(f"{100 * accuracy:.0f} %", *(ranked(accuracy, share, repeats) for share in SHARES))
+        yield line(f"{100 * accuracy:.0f} %", *(ranked(accuracy, race, repeats) for race in RACES))
 
 
-def ranked(accuracy: float, share: float | None, repeats: int) -> str:
-    steps = pd.concat([simulate(accuracy, share, seed) for seed in range(repeats)])
+def ranked(accuracy: float, race: str, repeats: int) -> str:
+    steps = pd.concat([simulate(accuracy, race, seed) for seed in range(repeats)])
     scored = steps.groupby("stage")["examples_scored"].sum() / (EXAMPLES * repeats)
     rank, merge = 100 * scored["rank"] / RUNS, 100 * scored["merge"] / (RUNS - 1)
     return f"{100 * scored.sum() / (2 * RUNS - 1):.0f} ({rank:.0f}, {merge:.0f})"
 
 
-def simulate(accuracy: float, share: float | None, seed: int) -> pd.DataFrame:
-    """The steps of one run, which ranks its pool by a `share` of the examples, or in full."""
+def simulate(accuracy: float, race: str, seed: int) -> pd.DataFrame:
+    """The steps of one run, which ranks its pool in one of the ways of `RACES`."""
     easy = np.random.default_rng(seed).normal(size=EXAMPLES)
     places = np.random.default_rng(seed).permutation(RUNS)
     right = np.ones(EXAMPLES, int)
@@ -114,8 +115,13 @@ def simulate(accuracy: float, share: float | None, seed: int) -> pd.DataFrame:
     search, recipes = Greedy(), Recipes(Linear())
     steps = Steps(scores, search.rule.text)
     pool: Any = [SimpleNamespace(name=str(number)) for number in range(RUNS)]
-    order = by_part(pool, scores, recipes, steps, share)
-    find_soup(search, order, Judge(search.rule, scores, recipes, EarlyStopping()), steps)
+    confidence, margin = RACES[race]
+    rule = AcceptRule("margin", margin) if margin else search.rule
+    if confidence is None:
+        order = by_scoring(pool, scores, recipes, steps)
+    else:
+        order = by_race(pool, scores, recipes, steps, confidence, margin)
+    find_soup(search, order, Judge(rule, scores, recipes, EarlyStopping()), steps)
     return pd.DataFrame([event for event in scores.ledger.events if event["event"] == "step"])
 
 

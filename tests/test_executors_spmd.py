@@ -68,7 +68,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
     [
         (2, ["method=ties", "pool.base={base}"], False),
         (3, ["task.metric.name=f1_macro"], False),  # no mean: every example is scored
-        (2, ["task.metric.name=cross_entropy", "search.ranking={{examples: 0.3}}"], False),
+        (2, ["task.metric.name=cross_entropy", "search.ranking={{confidence: 0.9}}"], False),
         (2, ["evaluation.early_stopping=false", "search=uniform"], True),
     ],
     ids=["ties", "macro_f1", "in parts", "in full"],

@@ -300,7 +300,7 @@ class Guarded(Search):
 
     Attributes:
         accept: see `AcceptRule`.
-        ranking: "full", or ``{examples: 0.1}`` for a tenth of the held-out data; the best run is exact in
+        ranking: "full", or ``{confidence: 0.999}`` for a race; the best run is then sure with that confidence
             both.
 
     Raises:
