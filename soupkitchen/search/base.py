@@ -300,8 +300,7 @@ class Guarded(Search):
 
     Attributes:
         accept: see `AcceptRule`.
-        ranking: "full", or ``{confidence: 0.999}`` for a race; the best run is then sure with that confidence
-            both.
+        ranking: "full", or ``{confidence: 0.999}`` for a race, which the best run wins with that probability.
 
     Raises:
         ConfigError: if an option is out of range.
