@@ -17,7 +17,7 @@ from tiny import make_texts
 
 from soupkitchen.evaluation.scoring import Examples, Listed, Piece
 from soupkitchen.executors import Request
-from soupkitchen.experiment.scores import cache_key
+from soupkitchen.experiment.scores import cache_key, journal_key
 from soupkitchen.soup import Recipe
 
 CPU = torch.device("cpu")
@@ -192,3 +192,5 @@ def test_predictions_of_a_piece_are_known_by_its_batches_and_its_bounds():
     keys = {key(size, piece) for size in (4, 9) for piece in pieces}
     assert len(keys) == 6
     assert key(4, None) == key(9, None)  # of a whole split, the batches are in the digest of predictions
+    requests = [Request("", recipe, piece=piece) for piece in (None, *pieces)]
+    assert len({journal_key(request, Names()) for request in requests}) == 3  # by what was known before
