@@ -86,6 +86,25 @@ def test_out_of_memory_with_one_example_is_an_error_and_other_errors_are_not_hid
         evaluator_of({"": table}, batch_size=4).score("heldout")
 
 
+def test_all_that_predictions_depend_on_is_in_their_key():
+    """Each of these by itself makes other predictions; the order of batches does not."""
+
+    def keys(examples: int = 20, batch_size: int = 4, fingerprint: str = "x", metric: str = "accuracy"):
+        evaluator = evaluator_of({"": Table(metric, np.zeros(examples))}, batch_size)
+        pool: Any = {"a": SimpleNamespace(fingerprint=fingerprint)}
+        identity, recipe = Identity(evaluator, pool), Recipe.single("a")
+        return identity.asked(recipe, "heldout"), identity.predictions(recipe, "heldout")
+
+    asked, predictions = keys()
+    assert keys() == (asked, predictions)
+    for other in (keys(examples=21), keys(fingerprint="y"), keys(metric="mse")):
+        assert other[0] != asked
+        assert other[1] != predictions
+    same_asked, other_batches = keys(batch_size=5)
+    assert same_asked == asked
+    assert other_batches != predictions
+
+
 def test_evaluations_of_other_code_are_not_taken(monkeypatch):
     evaluator = evaluator_of({"": Table("accuracy", np.zeros(20, int))}, batch_size=2)
     pool: Any = {"a": SimpleNamespace(fingerprint="x")}

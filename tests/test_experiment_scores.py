@@ -11,8 +11,14 @@ import pandas as pd
 import pytest
 import torch
 from command import own, soupkitchen
+from made_up import Names
 from safetensors.torch import load_file, save_file
 from tiny import make_texts
+
+from soupkitchen.evaluation.scoring import Examples, Listed, Piece
+from soupkitchen.executors import Request
+from soupkitchen.experiment.scores import cache_key, journal_key
+from soupkitchen.soup import Recipe
 
 CPU = torch.device("cpu")
 
@@ -172,3 +178,19 @@ def test_whatever_a_forward_pass_raises_is_a_row_of_a_run_or_a_control_and_not_t
     assert [row for row in rows if row[0] != "merge"] == [["rank", "b"], ["final", "uniform"]]
     assert set(errors.reason) == {"ZeroDivisionError: division by zero"}
     assert not {"b", "uniform"} & set(pd.read_csv(tmp_path / "results/x/leaderboard.csv")["model"])
+
+
+def test_predictions_of_a_piece_are_known_by_its_batches_and_its_bounds():
+    """Losses differ by a hair with the batch, so those of other batches are other predictions."""
+    recipe = Recipe.single("a")
+
+    def key(batch_size: int, piece: Piece | None) -> str:
+        request = Request("", recipe, piece=piece)
+        return cache_key(request, Names(), Examples({"heldout": {"": Listed(np.zeros(20))}}, batch_size))
+
+    pieces = [Piece(limit={"": 8}), Piece(limit={"": 12}), Piece({"": np.zeros(8)}, {"": 12})]
+    keys = {key(size, piece) for size in (4, 9) for piece in pieces}
+    assert len(keys) == 6
+    assert key(4, None) == key(9, None)  # of a whole split, the batches are in the digest of predictions
+    requests = [Request("", recipe, piece=piece) for piece in (None, *pieces)]
+    assert len({journal_key(request, Names()) for request in requests}) == 3  # by what was known before

@@ -35,6 +35,8 @@ from soupkitchen.soup.memory import StateMemory
 from soupkitchen.tasks import Several
 from soupkitchen.tasks.base import Batch, Predictions, Processor, Task
 
+log = logging.getLogger(__name__)
+
 
 class Batches:
     """The batches of one task's split; `memory` bounds the stored ones."""
@@ -201,8 +203,6 @@ def _sent(x: torch.Tensor) -> torch.Tensor:
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
 
-
-log = logging.getLogger(__name__)
 
 Predict = Callable[[str, str, Sequence[np.ndarray]], Iterator[Rows]]
 

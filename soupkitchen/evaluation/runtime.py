@@ -20,6 +20,9 @@ from soupkitchen.options import check_fields
 from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Seed, Stopping, whole
 from soupkitchen.store.evaluations import EvaluationCache
 
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
+_PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -51,10 +54,6 @@ class EvaluationOptions:
 
     def open_cache(self) -> EvaluationCache | None:
         return EvaluationCache(Path(self.cache).expanduser()) if self.cache else None
-
-
-_DEVICE = "ACCELERATE_TORCH_DEVICE"
-_PRECISION = {"auto": "no", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from soupkitchen.experiment.scores import Scored, Unscorable
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.search import Mixture, Search, Trial
 
+CONTROLS = 2
+"""The number of uniform soups in the final table."""
+
 
 def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Scored, Ranking]:
     """Runs the search; returns the soup, and the ranking that it began with.
@@ -96,10 +99,6 @@ def _trials(verdicts: Sequence[Verdict]) -> list[Trial]:
             )
         )
     return trials
-
-
-CONTROLS = 2
-"""The number of uniform soups in the final table."""
 
 
 def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_k: int | None = None) -> None:

@@ -27,6 +27,8 @@ from soupkitchen.store.files import write_text
 from soupkitchen.store.folder import SOUP
 from soupkitchen.tasks import Several, Task
 
+log = logging.getLogger(__name__)
+
 
 def save_soup(
     soup: Scored, folder: Path, floor: float, bench: Bench, output: Output, splits: Splits, runtime: Runtime
@@ -79,9 +81,6 @@ def save_soup(
         output.check_score(again, expected, floor, evaluator.tasks, folder)
     rescorer.release()
     live.load(mixer.pool.reference)
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

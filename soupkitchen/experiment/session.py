@@ -35,6 +35,8 @@ from soupkitchen.store.files import about, read_yaml
 from soupkitchen.store.folder import CONFIG, JOURNAL, LEADERBOARD, SOUP, TRAJECTORY, RunFolder, check_is_ours
 from soupkitchen.store.lock import only_process, soft_if_refused
 
+log = logging.getLogger("soupkitchen")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -127,9 +129,6 @@ class Result:
 @dataclass(frozen=True)
 class _Config:
     model: dict[str, Any] | None = None
-
-
-log = logging.getLogger("soupkitchen")
 
 
 def carry_out(

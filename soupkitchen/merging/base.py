@@ -6,7 +6,7 @@ added. One test holds every method to these laws:
 
 1. `add` changes neither the state nor the tensor. (`add_` may change the state; the result is the same.)
 2. `add` and `result` cost the same for any number of earlier ingredients.
-3. The order of ingredients does not matter, but for rounding (unless `ordered = True`).
+3. The order of ingredients changes nothing beyond rounding, unless `ordered = True`.
 4. `add` and `result` work element by element, so they may get any slice. Facts of the whole tensor (a norm, a
    threshold) come from `measure`.
 5. Zeros added to an empty state give zeros.

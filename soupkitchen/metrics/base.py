@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, NewType
 import numpy as np
 
 from soupkitchen.errors import ConfigError, MetricError, calling, did_you_mean
-from soupkitchen.options.building import TARGET
+from soupkitchen.options.building import TARGET, imported
 from soupkitchen.store.digests import source_of
 
 Rows = Sequence[Any] | np.ndarray
@@ -356,14 +356,7 @@ def _class(name: str) -> type | None:
     dotted = all(part.isidentifier() for part in name.split("."))
     if not (module and dotted) or attribute == "py":
         return None
-    try:
-        with calling("its module"):
-            kind = getattr(import_module(module), attribute)
-    except Exception as error:  # it is the user's code that runs here
-        raise MetricError(
-            f"task.metric.name={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what "
-            "is installed"
-        ) from error
+    kind = imported("task.metric.name", name, MetricError)
     if not isinstance(kind, type) or not any(hasattr(kind, function) for function in _SCORING):
         raise MetricError(
             f"task.metric.name={name} is no metric: it should be a class with one of the functions "

@@ -14,7 +14,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from soupkitchen.errors import ConfigError, calling
+from soupkitchen.errors import ConfigError, SoupkitchenError, calling
 from soupkitchen.options.files import nodes, options_by_target
 from soupkitchen.options.kinds import TopLevel, check, hints_of
 
@@ -135,28 +135,37 @@ def target_of(made: Any) -> str:
     return f"{package}.{name}" if getattr(import_module(package), name, None) is made else f"{module}.{name}"
 
 
+def imported(option: str, name: str, error: type[SoupkitchenError] = ConfigError) -> Any:
+    """Imports the user's code that an option names as ``module.attribute``.
+
+    Raises:
+        SoupkitchenError: of the type `error`, if that fails.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        with calling("its module"):
+            return getattr(import_module(module), attribute)
+    except Exception as raised:  # it is the user's code that runs here
+        raise error(
+            f"{option}={name} cannot be imported ({raised}); Python looks in PYTHONPATH and in what is "
+            "installed"
+        ) from raised
+
+
 def users_own(option: str, name: str) -> Callable[..., Any]:
     """The user's function or class, given as ``module.function``.
 
     Raises:
         ConfigError: if it cannot be imported or called.
     """
-    module, _, function = name.rpartition(".")
-    try:
-        with calling("its module"):
-            imported = getattr(import_module(module), function)
-    except Exception as error:  # it is the user's code that runs here
-        raise ConfigError(
-            f"{option}={name} cannot be imported ({error}); Python looks in PYTHONPATH and in what is "
-            "installed"
-        ) from error
-    if not callable(imported):
-        raise ConfigError(f"{option}={name} cannot be called: it is {imported!r}")
+    made = imported(option, name)
+    if not callable(made):
+        raise ConfigError(f"{option}={name} cannot be called: it is {made!r}")
 
-    @wraps(imported, updated=())
+    @wraps(made, updated=())
     def called(*arguments: Any, **options: Any) -> Any:
         with calling(f"{option}={name}"):
-            return imported(*arguments, **options)
+            return made(*arguments, **options)
 
     return called
 

@@ -23,6 +23,22 @@ from soupkitchen.errors import ConfigError
 from soupkitchen.merging import Method
 from soupkitchen.search.base import Coefficient
 
+_STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
+_JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
+_INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
+_LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
+_FIRST = re.compile(
+    r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
+    r"|position|relative|rotary|feature_(extractor|projection)|pre_la?ye?r?norm|ln_pre|project_in"
+    r"|(^|\.)(conv|bn)\d*\."
+)
+_ORDER = (
+    (3, re.compile(r"(^|[._])(heads?|neck|classifier|pooler)([._]|$)")),
+    (2, re.compile(r"decoder")),
+    (0, re.compile(r"vision|visual|image|audio|speech|feature_extractor")),
+)
+"""The order of stacks by path; others have 1."""
+
 
 def by_tensor(coefficient: Coefficient, names: Iterable[str]) -> Callable[[str], float]:
     if not isinstance(coefficient, tuple):
@@ -78,23 +94,6 @@ def check(coefficients: Sequence[Coefficient], ingredients: Sequence[str], metho
         if not any(values[part % len(values)] for values in by_part):
             where = f" in part {part + 1} of the depth" if numbers else ""
             raise ConfigError(f"the coefficients of all ingredients are 0{where}: give one of them another")
-
-
-_STACK = re.compile(r"(?:.*_)?(?:h|layers?|blocks?|stages?|groups?|resblocks)")
-_JOINED = re.compile(r"((?:layer|block|stage)s?)_?(\d+)")
-_INNER = re.compile(r"(?:.*_)?(?:layers|blocks)")
-_LAST = re.compile(r"unembed|embed_out|(^|[._])(lm_)?head\.|classifier")
-_FIRST = re.compile(
-    r"embed|(^|[._])emb([._]|$)|wte|wpe|patch|shared|stem|(cls|mask|distillation|query)_token|token_type"
-    r"|position|relative|rotary|feature_(extractor|projection)|pre_la?ye?r?norm|ln_pre|project_in"
-    r"|(^|\.)(conv|bn)\d*\."
-)
-_ORDER = (
-    (3, re.compile(r"(^|[._])(heads?|neck|classifier|pooler)([._]|$)")),
-    (2, re.compile(r"decoder")),
-    (0, re.compile(r"vision|visual|image|audio|speech|feature_extractor")),
-)
-"""The order of stacks by path; others have 1."""
 
 
 class Numbered(NamedTuple):

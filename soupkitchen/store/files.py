@@ -48,7 +48,7 @@ _KINDS = {
 
 
 def write(file: Path, fill: Callable[[Path], object]) -> None:
-    """Has `fill` write a temporary file, syncs it, and renames it to `file`.
+    """Writes a file by `fill` under a temporary name, syncs it, and renames it to `file`.
 
     Raises:
         OSError: if that fails; `file` is then unchanged.

@@ -152,10 +152,8 @@ def set_aside(folder: Path, names: Iterable[str]) -> None:
     changed = {SOUP if name.startswith(f"{SOUP}/") else name for name in names if name not in _USERS}
     there = [name for name in sorted(changed) if (folder / name).exists()]
     if there:
-        aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
-        aside.mkdir()
-        for name in there:
-            (folder / name).rename(aside / name)
+        aside = _new_aside(folder)
+        _move(there, folder, aside)
         log.warning("%s: what was there is in %s", ", ".join(there), aside)
 
 
@@ -272,8 +270,7 @@ class RunFolder:
         earlier = [name for name in RESULTS if (folder / name).exists()]
         aside = None
         if anew and self.holds_results:
-            aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
-            aside.mkdir()
+            aside = _new_aside(folder)
             _move(earlier, folder, aside)
             log.info("earlier results are in %s", aside)
         try:
@@ -298,6 +295,12 @@ class RunFolder:
 def shown(path: Path) -> Path:
     """A path as people would write it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _new_aside(folder: Path) -> Path:
+    aside = folder / f"before-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    aside.mkdir()
+    return aside
 
 
 def _move(names: list[str], source: Path, target: Path) -> None:

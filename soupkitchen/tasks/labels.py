@@ -1,8 +1,9 @@
 """Labels: one rule, for all tasks, from values of the data to labels of the model.
 
-Names match names exactly, or else the only one that is equal but for case and outer space. Numbers that are
-no names are label numbers, unless the model's names say otherwise. A value with two readings, or unknown to
-the model, is an error that names the option `task.labels`. All splits are read alike.
+A name in the data means the model's name that is equal. If there is none, it means the only name that differs
+in case and outer space alone. Numbers that are no names are label numbers, unless the model's names say
+otherwise. A value with two readings, or unknown to the model, is an error that names the option
+`task.labels`. All splits are read alike.
 """
 
 from __future__ import annotations
