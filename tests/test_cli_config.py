@@ -201,6 +201,31 @@ def test_defaults_of_python_are_those_of_the_yamls(choice):
         assert describe(named(tree["_target_"])()) == tree
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (True, "full", "better")),
+        (["evaluation.effort=exact"], (True, "full", "better")),
+        (["evaluation.effort=confident"], ({"confidence": 0.999}, {"confidence": 0.999}, "better")),
+        (["evaluation.effort=frugal"], ({"confidence": 0.999}, {"confidence": 0.999}, {"margin": "auto"})),
+        (
+            ["search.ranking=full", "evaluation.early_stopping=false", "evaluation.effort=frugal"],
+            (False, "full", {"margin": "auto"}),
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("search", ["greedy", "window"])
+def test_an_effort_is_what_the_options_of_evaluation_and_search_are_by_default(search, words, expected):
+    config = OmegaConf.to_container(composed(f"search={search}", *words), resolve=False)
+    del config["hydra"], config["name"]
+    told = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    assert (
+        told["evaluation"]["early_stopping"],
+        told["search"]["ranking"],
+        told["search"]["accept"],
+    ) == expected
+
+
 def test_every_yaml_begins_with_what_it_is_for():
     for file in conf.CONF.rglob("*.yaml"):
         assert file.read_text().startswith("# "), file
@@ -267,6 +292,7 @@ def test_options_of_ones_own_classes_are_ones_own():
         (lambda: Runtime(batch_size=True), "runtime.batch_size=true"),
         (lambda: Runtime(trust_remote_code="no"), "trust_remote_code=no should be true or false"),
         (lambda: Runtime(seed=-1), "runtime.seed"),
+        (lambda: EvaluationOptions(effort="hasty"), "effort=hasty: choose exact, confident or frugal"),
         (lambda: EvaluationOptions(early_stopping="off"), "evaluation.early_stopping=off"),
         (lambda: Output(rank=1.5, format="adapter"), "output.rank"),
         (lambda: Linear(normalize="maybe"), "method.normalize=maybe"),

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from command import SECONDS, forked, soupkitchen
 from conftest import ROOT
 from safetensors.torch import load_file
@@ -184,6 +185,29 @@ def test_weights_that_change_after_the_pool_was_opened_are_not_taken_for_what_is
     with pytest.raises(CheckpointError, match=r"d/model\.safetensors changed while this run read it"):
         api.cook(opened, task, **options, results_dir=tmp_path, name="two")
     assert not (tmp_path / "two" / "soup").exists()
+
+
+def test_an_effort_from_python_is_the_same_run_as_the_commands(text_runs, texts, tmp_path):
+    words = (f"pool.path={text_runs}/*", "task=text_classification", f"task.data.path={texts}", "name=x")
+    words += ("pool=folder", "evaluation.effort=frugal", "evaluation.cache=null", "runtime.batch_size=16")
+    soupkitchen(*words, "results_dir=.", cwd=tmp_path)
+    before = (tmp_path / "x" / "journal.jsonl").read_bytes()
+    cooked(text_runs, texts, tmp_path, effort="frugal", name="x")
+    assert (tmp_path / "x" / "journal.jsonl").read_bytes() == before
+    with pytest.raises(ConfigError, match=r"search\.accept\.margin: auto before"):
+        cooked(text_runs, texts, tmp_path, name="x")
+
+
+def test_what_was_chosen_in_python_stands_beside_an_effort(text_runs, texts, tmp_path):
+    search, evaluation = Greedy(accept="not_worse"), EvaluationOptions(early_stopping=False)
+    result = cooked(
+        text_runs, texts, tmp_path, search=search, evaluation=evaluation, effort="frugal", name="x"
+    )
+    config = yaml.safe_load((result.folder / "config.yaml").read_text())
+    assert config["search"]["accept"] == "not_worse"
+    assert config["search"]["ranking"] == {"confidence": 0.999}
+    assert config["evaluation"]["early_stopping"] is False
+    assert config["evaluation"]["effort"] == "frugal"
 
 
 def test_a_method_that_no_recipe_can_tell_is_refused_before_any_work(text_runs, texts, tmp_path):

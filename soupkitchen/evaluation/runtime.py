@@ -17,7 +17,7 @@ from soupkitchen.evaluation.confidence import ConfidentStopping
 from soupkitchen.evaluation.scoring import EarlyStopping
 from soupkitchen.models import Loading
 from soupkitchen.options import check_fields
-from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Seed, Stopping, whole
+from soupkitchen.options.kinds import AtLeast1, DeviceMap, DeviceSizes, Effort, Seed, Stopping, whole
 from soupkitchen.store.evaluations import EvaluationCache
 
 _DEVICE = "ACCELERATE_TORCH_DEVICE"
@@ -29,6 +29,8 @@ class EvaluationOptions:
     """Options of scoring; only a confidence can change results.
 
     Attributes:
+        effort: which defaults `conf/` and `cook` give to `early_stopping` and to a search's `ranking` and
+            `accept`; says nothing by itself.
         early_stopping: true or "exact": stop scoring a candidate once the rest cannot change the decision.
             ``{"confidence": p}``: also once that is this sure; kept candidates are still scored in full.
             False: score everything.
@@ -38,6 +40,7 @@ class EvaluationOptions:
         ConfigError: if an option has the wrong type.
     """
 
+    effort: Effort = "exact"
     early_stopping: Stopping = True
     cache: str | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from soupkitchen.models import Auto, Models
 from soupkitchen.options import building, check_tree
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.files import compose, top_level
+from soupkitchen.options.kinds import Effort
 from soupkitchen.output import Output
 from soupkitchen.records import update_sweep_leaderboard
 from soupkitchen.search import Greedy, Search
@@ -40,6 +41,7 @@ def cook(
     output: Output | None = None,
     runtime: Runtime | None = None,
     evaluation: EvaluationOptions | None = None,
+    effort: Effort | None = None,
     executor: Executor | None = None,
     report: Report | None = None,
     model: Models | None = None,
@@ -72,6 +74,9 @@ def cook(
         runtime: device, batches and memory.
         evaluation: early stopping and the cache; by default ``SOUPKITCHEN_CACHE`` or
             ``~/.cache/soupkitchen``.
+        effort: "exact" by default; "confident" ranks as a race, and discards a candidate once that is as good
+            as sure; "frugal" keeps no gain that may be chance, either. It sets the `ranking` and `accept` of
+            `search` and the `early_stopping` of `evaluation`, if they have their defaults.
         executor: this process by default.
         model: makes the models; `soupkitchen.models.Function` for state dicts.
         top_k: the size of the control `uniform_top_k`; None for the soup's, at least two.
@@ -87,12 +92,14 @@ def cook(
             f"task={task!r} is no task: make one as tasks.text_classification('reviews'), or several at once "
             "as tasks.several({'reviews': …})"
         )
+    evaluation = evaluation or building.build(compose("evaluation", "default"))
+    evaluation = replace(evaluation, effort=effort or evaluation.effort)
     parts: dict[str, Any] = {
         "task": task,
         "method": method or Linear(),
-        "search": search or Greedy(),
+        "search": _by_effort(search or Greedy(), evaluation.effort, "search", "greedy"),
         "runtime": runtime or Runtime(),
-        "evaluation": evaluation or building.build(compose("evaluation", "default")),
+        "evaluation": _by_effort(evaluation, evaluation.effort, "evaluation", "default"),
         "output": output or Output(),
         "executor": executor or Local(),
         "report": report or Report(),
@@ -120,6 +127,17 @@ def cook(
     result = carry_out(config, Path(results_dir).absolute() / config["name"], build, overwrite)
     update_sweep_leaderboard(result.folder.parent)
     return result
+
+
+def _by_effort(options: Any, effort: Effort, group: str, name: str) -> Any:
+    """The options with what `effort` says in `conf/` instead of what they have by default."""
+    exact, wanted = compose(group, name), compose(group, name, effort)
+    changed = {
+        key: value
+        for key, value in wanted.items()
+        if value != exact[key] and getattr(options, key, None) == exact[key]
+    }
+    return replace(options, **changed) if changed else options
 
 
 def _executor(executor: Executor) -> dict[str, Any]:

@@ -23,6 +23,16 @@ def folder(name: str) -> Path:
 
 
 CONF = folder("conf")
+EFFORTS = ("exact", "confident", "frugal")
+
+
+def _by_effort(*values: Any, _root_: Any) -> Any:
+    """The value that the chosen effort has in `${effort:…}`; the first for an unknown one, told elsewhere."""
+    effort = OmegaConf.select(_root_, "evaluation.effort", default=EFFORTS[0])
+    return dict(zip(EFFORTS, values, strict=True)).get(effort, values[0])
+
+
+OmegaConf.register_new_resolver("effort", _by_effort, replace=True)
 
 
 def names(group: str) -> list[str]:
@@ -48,9 +58,10 @@ def load(file: Path) -> dict[str, Any]:
     return tree
 
 
-def compose(group: str, name: str) -> dict[str, Any]:
-    """Reads a choice of a group, and resolves references to the top level (`${cache_dir}`)."""
-    whole = OmegaConf.create({**load(CONF / "config.yaml"), group: load(CONF / group / f"{name}.yaml")})
+def compose(group: str, name: str, effort: str = EFFORTS[0]) -> dict[str, Any]:
+    """Reads a choice of a group; resolves references to the top level (`${cache_dir}`) and to the effort."""
+    both = {**load(CONF / "config.yaml"), group: load(CONF / group / f"{name}.yaml")}
+    whole: Any = OmegaConf.merge(both, {"evaluation": {"effort": effort}})
     tree: Any = OmegaConf.to_container(whole[group], resolve=True)
     return tree
 

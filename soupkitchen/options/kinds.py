@@ -90,6 +90,7 @@ Ranking = Annotated[
     Literal["full"] | Annotated[Mapping[str, Confidence], only("confidence")],
     Kind("choose full, or {confidence: p} with p above 0.5 and below 1, which replaces {examples: …}"),
 ]
+Effort = Literal["exact", "confident", "frugal"]
 Stopping = Annotated[
     bool | Literal["exact"] | Annotated[Mapping[str, Confidence], only("confidence")],
     Kind("true or false, exact, or {confidence: p} with p above 0.5 and below 1"),

@@ -17,8 +17,9 @@ CHOICES = "choices"
 NOT_IN_NAMES = {"name", "results_dir", "cache_dir", "overwrite", CHOICES}
 HOW_NOT_WHAT = set(
     "runtime.device runtime.batch_size runtime.workers runtime.threads runtime.device_map "
-    "runtime.max_memory runtime.offload_folder runtime.compile runtime.profile evaluation.cache executor "
-    "output.private output.push_to_hub report._target_ report.map_gib report.write tracker".split()
+    "runtime.max_memory runtime.offload_folder runtime.compile runtime.profile evaluation.cache "
+    "evaluation.effort executor output.private output.push_to_hub report._target_ report.map_gib "
+    "report.write tracker".split()
 )
 """Options that do not affect results, including those below them."""
 
