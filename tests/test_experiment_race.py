@@ -519,7 +519,7 @@ def test_a_scoring_that_fails_once_the_part_is_known_costs_the_run():
 @pytest.mark.parametrize("metric", ["accuracy", "cross_entropy"])
 def test_a_pool_of_real_models_is_ranked_as_a_race(metric, text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), f"task.metric.name={metric}")
-    soupkitchen(*words, "search.ranking={confidence: 0.9}", "name=race", cwd=tmp_path)
+    soupkitchen(*words, "search.ranking={confidence: 0.9}", "name=race", "report.write=true", cwd=tmp_path)
     soupkitchen(*words, "name=full", cwd=tmp_path)
     race, full = (read_csv(tmp_path / "results" / name / "trajectory.csv") for name in ("race", "full"))
     ranked, whole = race[race["stage"] == "rank"], full[full["stage"] == "rank"].set_index("candidate")
@@ -532,6 +532,9 @@ def test_a_pool_of_real_models_is_ranked_as_a_race(metric, text_runs, texts, tmp
     told = read_csv(tmp_path / "results/race/leaderboard.csv")
     partial = told[told["kind"] == "partial"]
     assert len(partial)
+    promise = "the best run falls out with a probability of at most 0.1"
+    assert set(ranked[ranked["score"].isna()]["reason"]) == {promise}
+    assert promise in (tmp_path / "results/race/report.html").read_text()
     assert not set(partial["model"]) & set(told[told["kind"] == "single"]["model"])
     assert told[told["kind"] == "soup"].iloc[0]["delta_vs_best_single"] >= 0
     before = {

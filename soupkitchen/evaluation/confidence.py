@@ -16,16 +16,16 @@ No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound
 - *proven*: the largest possible differences. The error is α for all data. If differences are far below the
   bound, as those of a language model's losses are, it needs many examples.
 - *sampled*: the largest of `SPREADS` root mean squares of the differences so far, `BEYOND` largest gains, and
-  the largest loss. A larger gain is clipped; to make up for that, the null hypothesis is lowered a little,
-  more if gains are skewed. The error is about α, as with asymptotic confidence sequences (Waudby-Smith et al.
-  2021, arXiv 2103.06476), which skewness misleads more. A few large gains of which no example so far gives a
-  sign are missed.
+  the largest loss. A larger gain is clipped; to make up for that, the null hypothesis is lowered as if one
+  gain of that size had been seen beside those t. The error is about α, as with asymptotic confidence
+  sequences (Waudby-Smith et al. 2021, arXiv 2103.06476), which skewness misleads more. A few large gains of
+  which no example so far gives a sign are missed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -34,21 +34,17 @@ import numpy as np
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.prediction import Known, Residuals, features_of, residuals
 from soupkitchen.evaluation.scoring import EarlyStopping, Examples, Order, Threshold
-from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.metrics import Rows, TaskMetric, weighted_mean
 from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
 SPREADS, BEYOND = 4.0, 1.5
 """The sampled bound: so many root mean squares, and so many largest gains."""
-LOWERED, LOWERED_BY_SKEWNESS, SKEWED = 0.015, 0.03, 0.5
-"""The null hypothesis is lowered by this many standard deviations, and by more for each unit of skewness
-above `SKEWED`.
-"""
 LEAST_EXAMPLES = 30
 """The sampled bound needs this many examples."""
 LEAST_OTHERS = 10
 """It also needs this many differences that are not the commonest one: ties show no spread."""
-MOST_SEEN = 0.5
+MOST_SEEN = 0.9
 """It ignores examples after this share of all: if few are left, each weighs too much."""
 PROVEN = 0.05
 """The proven bound's share of the error beside a sampled one."""
@@ -56,7 +52,7 @@ PROVEN = 0.05
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
-_GRAIN = 1e-6
+_GRAIN, _STEP = 1e-6, 1e-4
 """Smaller differences, relative to the incumbent's mean value, are rounding."""
 
 
@@ -102,10 +98,30 @@ class ConfidentThreshold(Threshold):
             metric = tasks.tasks[name].metric
             weights = metric.weights(references[name])
             features = self.features.get(name)
-            score = score_at_most(metric, part, before, weights, order[name], error, features)
+
+            def score_of(mean: float, name: str = name, metric: TaskMetric = metric) -> float:
+                return tasks.score({**so_far.scores, name: metric.of_mean(mean)})
+
+            aim = self._aim(float(weighted_mean(before, weights)), score_of)
+            score = score_at_most(metric, part, before, weights, order[name], error, features, aim)
             parts[name] = replace(part, score=min(score, part.score))
         score = tasks.score({name: part.score for name, part in parts.items()})
         return replace(so_far, score=score, parts=parts, stopped_by="confidence")
+
+    def _aim(self, mean: float, score: Callable[[float], float]) -> float:
+        """The mean difference that the rule asks for, about.
+
+        Args:
+            mean: the incumbent's value.
+            score: that of all tasks, by the mean of this one.
+        """
+        wanted = (
+            self.rule.margin if self.above is None else max(self.rule.margin, self.above - self.incumbent)
+        )
+        step = _STEP * max(abs(mean), _STEP)
+        slope = (score(mean + step) - score(mean)) / step
+        aim = wanted / slope if slope > 0 else 0.0
+        return aim if math.isfinite(aim) else 0.0
 
     def _explained(
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
@@ -138,14 +154,15 @@ class ConfidentStopping(EarlyStopping):
         examples: Examples,
         above: float | None = None,
         known: Sequence[Known] = (),
+        others: Sequence[Evaluation] = (),
     ) -> Threshold:
         exact = Threshold.of(rule, incumbent, tasks, above)
         if not examples.shuffled:
             return exact
         values = {name: part.values for name, part in incumbent.parts.items()}
         metrics = {name: task.metric for name, task in tasks.tasks.items()}
-        references = examples.references(incumbent.split) if known else {}
-        features = features_of(known, incumbent, metrics, references)
+        references = examples.references(incumbent.split)
+        features = features_of(known, incumbent, metrics, references, others)
         return ConfidentThreshold(**vars(exact), confidence=self.confidence, values=values, features=features)
 
 
@@ -157,6 +174,7 @@ def score_at_most(
     order: np.ndarray,
     error: float,
     features: np.ndarray | None = None,
+    aim: float = 0.0,
 ) -> float:
     """A score that a candidate is below, but with a probability of `error`.
 
@@ -166,12 +184,13 @@ def score_at_most(
         weights: float64 (examples,), or None.
         order: int (examples,), drawn at random, in which examples are scored.
         features: float64 (examples, q), which predict differences.
+        aim: the mean difference that the limit should fall below soon.
     """
     if not (np.isfinite(incumbent).all() and (weights is None or np.isfinite(weights).all())):
         return math.inf
     seen = _seen(metric, part, incumbent, weights, order, features)
     sample = not (metric.greater_is_better and math.isfinite(metric.best))
-    limit = upper_limit(seen.differences, seen.bounds, error, sample, seen.grain, seen.features)
+    limit = upper_limit(seen.differences, seen.bounds, error, sample, seen.grain, seen.features, aim)
     return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
 
 
@@ -210,6 +229,7 @@ def upper_limit(
     sample: bool,
     grain: float = 0.0,
     features: np.ndarray | None = None,
+    aim: float = 0.0,
 ) -> float:
     """Bounds the mean of n differences from above, given the first of them, with an error of `error`.
 
@@ -220,13 +240,14 @@ def upper_limit(
         sample: whether examples may say how large gains can be, beside `bounds`.
         grain: differences that differ by less are one.
         features: float64 (n, q), which predict differences, in that order.
+        aim: the mean that the limit should fall below soon; bets are made for it.
 
     Returns:
         The limit, infinite where nothing is excluded. But for how finely it is computed, more examples
         never raise it.
     """
-    limits = [bets.limit() for bets in _bets(differences, bounds, error, sample, grain, features)]
-    return min(limits, default=np.inf)
+    every = _bets(differences - aim, bounds - aim, error, sample, grain, features)
+    return aim + min((bets.limit() for bets in every), default=np.inf)
 
 
 def excluded_after(
@@ -239,7 +260,8 @@ def excluded_after(
     features: np.ndarray | None = None,
 ) -> int | None:
     """The number of examples after which `upper_limit` is below `mean` for good; None if never."""
-    found = [bets.excluded_after(mean) for bets in _bets(differences, bounds, error, sample, grain, features)]
+    every = _bets(differences - mean, bounds - mean, error, sample, grain, features)
+    found = [bets.excluded_after(0.0) for bets in every]
     return min((number for number in found if number is not None), default=None)
 
 
@@ -353,9 +375,8 @@ def sampled(
     left = left or residuals(differences, np.full(total, np.inf))
     x, seen = left.values, np.arange(len(differences))
     count = np.maximum(seen, 1)
-    mean, square, cube = (_before(x**power) / count for power in (1, 2, 3))
+    mean, square = _before(x) / count, _before(np.square(x)) / count
     variance = np.maximum(square - np.square(mean), 0.0)
-    skewness = (cube - 3 * mean * square + 2 * mean**3) / np.maximum(variance**1.5, _TINY)
     deviation = np.sqrt(variance * count / np.maximum(count - 1, 1))
     others = seen - _most_before(_which_alike(differences, grain))
     wide = SPREADS * (1 + 0.5 * LEAST_OTHERS / np.maximum(others, 1))  # while little is known
@@ -363,7 +384,7 @@ def sampled(
         [wide * np.sqrt(square), BEYOND * _most_before(x), _most_before(-x), left.largest]
     )
     cut += _TINY
-    lowered = (LOWERED + LOWERED_BY_SKEWNESS * np.maximum(skewness - SKEWED, 0.0)) * deviation
+    lowered = cut / count
     drift = -_before(differences) / (total - seen) - lowered - mean
     shares = _shares(drift + deviation / np.sqrt(count), np.square(deviation))  # hoping for one error more
     shares = np.minimum(shares, _LOSES_SAMPLED / cut)

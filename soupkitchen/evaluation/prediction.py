@@ -25,6 +25,7 @@ from soupkitchen.metrics import Rows, TaskMetric
 FIRST, GROWTH = 32, 1.2
 """The slope is fitted from so many examples on, and anew each time that their number has grown so much."""
 _RIDGE = 1.0
+_CONTRAST = 1.1
 
 
 @dataclass(frozen=True)
@@ -108,23 +109,29 @@ def features_of(
     incumbent: Evaluation,
     metrics: Mapping[str, TaskMetric],
     references: Mapping[str, Rows],
+    others: Sequence[Evaluation] = (),
 ) -> dict[str, np.ndarray]:
-    """What is known of all examples, less the incumbent's value, by task: float64 (examples, q).
+    """What is known of all examples, by task: float64 (examples, q).
 
-    These are the values of the runs that are new, of all runs in the candidate by their shares and, if the
-    metric takes logits, of the mixture of their logits. An example of which nothing is known has 0.
+    These are the incumbent's value, as a mixture changes what is hard, and differences to it: of the runs that
+    are new, of all runs in the candidate by their shares, and of `others`; if the metric takes logits, of the
+    mixture of the runs' logits, and of the incumbent's own with a little more contrast. An example of which
+    nothing is known has 0.
     """
     features = {}
     for name, before in incumbent.parts.items():
+        if before.values is None:
+            continue
+        level = np.where(np.isfinite(before.values), before.values, 0.0)
+        columns = [level, *_contrast(before, metrics[name], references[name])]
         parts = [(one, one.evaluation.parts[name]) for one in known]
         parts = [(one, part) for one, part in parts if part.values is not None]
-        if before.values is None or not parts:
-            continue
-        columns = [_mean([(one.share, part) for one, part in parts], before.values)]
+        if parts:
+            columns.append(_mean([(one.share, part) for one, part in parts], before.values))
         if new := [(1.0, part) for one, part in parts if one.added]:
             columns.append(_mean(new, before.values))
-        if (mixed := _mixed(parts, before, metrics[name], references[name])) is not None:
-            columns.append(mixed)
+        columns += _mixed(parts, before, metrics[name], references[name])
+        columns += [_mean([(1.0, one.parts[name])], before.values) for one in others]
         features[name] = np.stack(columns, axis=1)
     return features
 
@@ -139,18 +146,29 @@ def _mean(parts: Sequence[tuple[float, Part]], before: np.ndarray) -> np.ndarray
     return total / sum(abs(share) for share, _ in parts)
 
 
+def _contrast(before: Part, metric: TaskMetric, references: Rows) -> list[np.ndarray]:
+    """The difference that larger logits would make, if there are logits: runs differ in how sure they are."""
+    if metric.inputs != "logits" or before.order is not None:
+        return []
+    return [_difference(metric, _CONTRAST * np.asarray(before.predictions, np.float64), references, before)]
+
+
 def _mixed(
     parts: Sequence[tuple[Known, Part]], before: Part, metric: TaskMetric, references: Rows
-) -> np.ndarray | None:
-    """The difference of the mixture of logits; None where there are none, or some are not known."""
-    if metric.inputs != "logits" or any(part.order is not None for _, part in parts):
-        return None
+) -> list[np.ndarray]:
+    """The difference of the mixture of logits, if there are some and all are known."""
+    if metric.inputs != "logits" or not parts or any(part.order is not None for _, part in parts):
+        return []
     logits = [np.asarray(part.predictions, np.float64) for _, part in parts]
     if any(rows.shape != logits[0].shape or rows.ndim != 2 for rows in logits):
-        return None
+        return []
     shares = np.array([one.share for one, _ in parts])
     mixture = np.tensordot(shares / shares.sum(), np.stack(logits), 1)
-    values = metric.per_example(mixture, references)
+    return [_difference(metric, mixture, references, before)]
+
+
+def _difference(metric: TaskMetric, predictions: np.ndarray, references: Rows, before: Part) -> np.ndarray:
+    values = metric.per_example(predictions, references)
     assert values is not None
     assert before.values is not None
     difference = values - before.values

@@ -280,8 +280,14 @@ class EarlyStopping:
         examples: Examples,
         above: float | None = None,
         known: Sequence[Known] = (),
+        others: Sequence[Evaluation] = (),
     ) -> Threshold:
-        """The threshold of a candidate that is to replace `incumbent`; `known` is what it is made of."""
+        """The threshold of a candidate that is to replace `incumbent`.
+
+        Args:
+            known: what it is made of.
+            others: models that may differ from the incumbent as the candidate does.
+        """
         return Threshold.of(rule, incumbent, tasks, above)
 
 

@@ -88,13 +88,11 @@ def compare(
 def noise(evaluations: Sequence[Evaluation], tasks: Several, references: References) -> float | None:
     """The standard error of a difference in score between good models: smaller gains may be chance.
 
-    The median over the best of `evaluations` beside each of the next few; None if it cannot be had.
+    The median over the first of `evaluations`, which come best first, beside each of the next few; None if it
+    cannot be had.
     """
     known = [one for one in evaluations if not math.isnan(one.score)]
-    if not known:
-        return None
-    best, *others = sorted(known, key=lambda one: (one.complete, one.score), reverse=True)
-    errors = [_standard_error(one, best, tasks, references) for one in others[:_GOOD]]
+    errors = [_standard_error(one, known[0], tasks, references) for one in known[1 : 1 + _GOOD]]
     found = [error for error in errors if error is not None]
     return float(np.median(found)) if found else None
 

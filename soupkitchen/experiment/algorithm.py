@@ -46,6 +46,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
             results += [verdict.result for verdict in verdicts]
             if kept:  # later proposals were made for the old soup
                 judge.scores.examples.hardest_first("heldout", best.evaluation)
+                judge = replace(judge, soups=(*judge.soups, before.evaluation))
                 break
     reasons = [result.reason for result in results if isinstance(result, Unscorable)]
     if reasons and len(reasons) == len(results):

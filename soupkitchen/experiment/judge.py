@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from statistics import fmean
 
 from soupkitchen.evaluation import Comparison, EarlyStopping, Evaluation, Threshold, compare
@@ -17,6 +17,9 @@ from soupkitchen.experiment.recipes import Candidate, Recipes
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.search import AcceptRule, Choice, Proposal
 from soupkitchen.soup import Recipe
+
+_SOUPS, _BEST = 3, 2
+"""The numbers of earlier soups, and of the best runs, that predict what a candidate does."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Judge:
         stopping: when scoring stops early; None for never.
         skips: whether a candidate that cannot be scored counts as discarded; else that ends the run.
         singles: evaluations of the runs by themselves, by name.
+        soups: evaluations of earlier soups, the last few.
     """
 
     rule: AcceptRule
@@ -56,6 +60,7 @@ class Judge:
     stopping: EarlyStopping | None = None
     skips: bool = True
     singles: Mapping[str, Evaluation] = field(default_factory=dict)
+    soups: Sequence[Evaluation] = ()
 
     def decide(
         self, proposed: Sequence[Proposal | Choice], soup: Scored, before: int = 0
@@ -130,7 +135,15 @@ class Judge:
         if self.stopping is None:
             return None
         tasks, examples, known = self.scores.tasks, self.scores.examples, self._known(candidate, soup.recipe)
-        return self.stopping.threshold(self.rule, soup.evaluation, tasks, examples, above, known)
+        return self.stopping.threshold(
+            self.rule, soup.evaluation, tasks, examples, above, known, self._others
+        )
+
+    @cached_property
+    def _others(self) -> list[Evaluation]:
+        """The earlier soups and the best runs: known of all examples."""
+        whole = [one for one in self.singles.values() if one.complete and not math.isnan(one.score)]
+        return [*self.soups[-_SOUPS:], *sorted(whole, key=lambda one: -one.score)[:_BEST]]
 
     def _known(self, candidate: Recipe, soup: Recipe) -> list[Known]:
         """The runs of a candidate that were scored by themselves."""

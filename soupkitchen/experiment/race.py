@@ -56,7 +56,7 @@ def by_race(
         return by_scoring(pool, scores, recipes, steps)
     track = Track.of(scores.examples, scores.tasks)
     names = [run.name for run in pool]
-    return _Race(scores, recipes, steps, track, (1 - confidence) / len(names), margin).run(names)
+    return _Race(scores, recipes, steps, track, confidence, margin).run(names)
 
 
 def _unfit(tasks: Several) -> str:
@@ -150,14 +150,21 @@ class _Race:
     recipes: Recipes
     steps: Steps
     track: Track
-    error: float
+    confidence: float
     margin: float
+
+    @property
+    def promise(self) -> str:
+        """What is said of runs that fell out."""
+        better = f"one better than the winner by more than {self.margin:g}" if self.margin else "the best run"
+        return f"{better} falls out with a probability of at most {1 - self.confidence:.2g}"
 
     def run(self, names: Sequence[str]) -> Ranking:
         runners, lap = self._first_lap(names), 0
         if math.isnan(self.margin):
             references = self.scores.examples.references("heldout")
-            self.margin = noise([one.evaluation for one in runners], self.scores.tasks, references) or 0.0
+            ahead = sorted(runners, key=lambda one: -float(self._values(one).mean()))
+            self.margin = noise([one.evaluation for one in ahead], self.scores.tasks, references) or 0.0
         while True:
             self._let_fall_out(runners)
             running = [one for one in runners if one.is_racing and not one.evaluation.complete]
@@ -175,6 +182,8 @@ class _Race:
         winner = max(finished, key=lambda one: (one.evaluation.score, -one.place))
         for one in finished:
             self._note(one)
+        fallen = sum(one.behind is not None for one in runners)
+        log.info("race     %s wins, %d of %d fell out: %s", winner.name, fallen, len(runners), self.promise)
         runs = [self._ranked(one, winner) for one in runners]
         singles = {one.name: one.evaluation for one in runners}
         return Ranking(runs, singles, winner.evaluation.score, in_pieces=True)
@@ -220,11 +229,12 @@ class _Race:
         racing = [one for one in runners if one.is_racing]
         if not racing:
             return
+        error = (1 - self.confidence) / len(runners)
         furthest = max(one.evaluation.examples_scored for one in racing)
         leading = [one for one in racing if one.evaluation.examples_scored == furthest]
         leader = leading[int(np.argmax([self._values(one).mean() for one in leading]))]
         for one in racing:
-            if one is not leader and not one.evaluation.complete and self._is_behind(one, leader):
+            if one is not leader and not one.evaluation.complete and self._is_behind(one, leader, error):
                 one.behind = leader
                 one.scored = replace(one.scored, evaluation=replace(one.evaluation, stopped_by="confidence"))
                 self._note(one, self._score_of_mean(float(self._values(one).mean())))
@@ -232,15 +242,15 @@ class _Race:
     def _note(self, one: _Runner, on_part: float | None = None) -> None:
         """Notes a row; a later one of the same run counts anew."""
         log.info("rank     %-24s %s", one.name, self.steps.shown(one.scored))
-        self.steps.ranked(one.scored, on_part)
+        self.steps.ranked(one.scored, on_part, self.promise)
         evaluation = replace(one.evaluation, seconds=0.0)
         known = evaluation.examples_scored
         one.scored = replace(one.scored, evaluation=evaluation, merge_seconds=0.0, examples_known=known)
 
-    def _is_behind(self, one: _Runner, leader: _Runner) -> bool:
+    def _is_behind(self, one: _Runner, leader: _Runner, error: float) -> bool:
         differences, binary = self._differences(one, leader), self.scores.tasks.binary
         bounds = self.track.share[self.track.sequence] if binary else np.full(len(self.track.share), np.inf)
-        after = excluded_after(differences, bounds, self.error, sample=not binary, mean=self.margin)
+        after = excluded_after(differences, bounds, error, sample=not binary, mean=self.margin)
         return after is not None
 
     def _values(self, one: _Runner) -> np.ndarray:

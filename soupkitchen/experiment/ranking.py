@@ -65,7 +65,8 @@ class Ranking:
 
     def noise(self, scores: Scores) -> float | None:
         """The standard error of a difference in score between good runs; None if it cannot be had."""
-        return noise(list(self.singles.values()), scores.tasks, scores.examples.references("heldout"))
+        known = [self.singles[run.name] for run in self.best_first if run.name in self.singles]
+        return noise(known, scores.tasks, scores.examples.references("heldout"))
 
     def prepared(self, stopping: EarlyStopping | None, scores: Scores, recipes: Recipes) -> Ranking:
         """Lets `stopping` arrange the examples; scores the best runs again if batches change.

@@ -29,13 +29,17 @@ class Steps:
     def tasks(self) -> Several:
         return self._scores.tasks
 
-    def ranked(self, scored: Scored, on_part: float | None = None) -> None:
-        """Notes a single run; `on_part` is its score if only a part of the examples is scored."""
+    def ranked(self, scored: Scored, on_part: float | None = None, reason: str = "") -> None:
+        """Notes a single run.
+
+        Args:
+            on_part: its score, if only a part of the examples is scored, and `reason` says why.
+        """
         (name,) = scored.recipe.ingredients
         self._scores.refuse_nan(name, scored)
         row: dict[str, Any] = dict(_NAN) if math.isnan(scored.evaluation.score) else {}
         if on_part is not None:
-            row["score_on_part"] = self.tasks.shown(on_part)
+            row |= {"score_on_part": self.tasks.shown(on_part), "reason": reason}
         self._note("rank", name, scored, **row)
 
     def started(self, name: str, scored: Scored) -> None:

@@ -187,8 +187,14 @@ def _models(run: Run) -> Section | None:
         return None
     figure = figures.models_figure(run.models, run.metric)
     table = Table("Every model, best first", run.models.dropna(axis=1, how="all"))
-    sentence = "Filled: held-out, with its 95 % interval. Hollow: test."
-    return Section("Every model", [sentence], [figure], [table])
+    sentences = ["Filled: held-out, with its 95 % interval. Hollow: test."]
+    partial = run.steps[(run.steps["stage"] == "rank") & (run.steps["stopped_by"] == "confidence")]
+    if len(partial):
+        sentences.append(
+            "Partial: a run that fell out of the ranking, with a score that follows from its difference to "
+            f"the best run on the examples that both have. In this race {partial['reason'].iloc[0]}."
+        )
+    return Section("Every model", sentences, [figure], [table])
 
 
 def _tasks(run: Run) -> Section | None:
