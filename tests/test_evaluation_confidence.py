@@ -115,16 +115,16 @@ def test_proven_bounds_hold_for_what_no_sample_shows():
 @pytest.mark.parametrize(
     ("kind", "most"),
     [
-        ("normal", 150),
-        ("student t with 3 degrees of freedom", 155),
-        ("laplace", 155),
-        ("skewed, large losses", 150),
-        ("very skewed, large losses", 150),
-        ("skewed, large gains", 220),  # the price of not being fooled by them
+        ("normal", 190),
+        ("student t with 3 degrees of freedom", 205),
+        ("laplace", 195),
+        ("skewed, large losses", 180),
+        ("very skewed, large losses", 180),
+        ("skewed, large gains", 250),  # the price of not being fooled by them
     ],
 )
 def test_a_worse_candidate_is_discarded_soon(kind, most):
-    """Worse by 0.35 of the differences' standard deviation, at 0.999: half of all within 15 % of 1,000."""
+    """Worse by 0.35 of the differences' standard deviation, at 0.999: half of all within a fifth of 1,000."""
     random, after = np.random.default_rng(4), []
     for _ in range(400):
         differences = at_the_boundary(kind, random)
@@ -150,11 +150,11 @@ def test_samples_say_nothing_of_fewer_than_thirty_examples():
     assert bets.excluded_after(0.0) == tested.LEAST_EXAMPLES
 
 
-def test_samples_say_nothing_once_half_is_known():
+def test_samples_say_nothing_once_nine_tenths_are_known():
     """A gain among the last few would weigh the more, the fewer they are."""
     random = np.random.default_rng(6)
     differences = random.normal(size=EXAMPLES)
-    differences[EXAMPLES // 2 :] -= 5
+    differences[9 * EXAMPLES // 10 :] -= 50
     assert excluded_after(differences, UNKNOWN, 0.05, sample=True) is None
     assert excluded_after(differences, np.full(EXAMPLES, 5.0), 0.05, sample=True) is not None
 
@@ -221,10 +221,9 @@ def naive_sampled(x: list[float], n: int, mean: float) -> list[float]:
         if others >= 10:
             average = float(np.mean(before))
             deviation = float(np.std(before, ddof=1))
-            skewness = float(np.mean((np.array(before) - average) ** 3) / np.std(before) ** 3)
             size = math.sqrt(np.mean(np.square(before)))
             cut = max(4 * (1 + 5 / others) * size, 1.5 * max(before), -min(before))
-            lowered = (0.015 + 0.03 * max(0, skewness - 0.5)) * deviation
+            lowered = cut / i
             drift = -sum(before) / rest - lowered - average + deviation / math.sqrt(i)
             share = max(0, drift) / (deviation**2 + max(0, drift) ** 2)
             expected = (n * mean - sum(before)) / rest - lowered
@@ -264,7 +263,7 @@ def test_limits_fall_with_examples_and_rise_with_confidence(seed, sample, error)
     for t in (50, 150):  # a mean is excluded if and only if the limit is no higher
         for mean in (-0.5, 0.0, 0.5):
             found = excluded_after(x[:t], bounds, error, sample, mean=mean)
-            limit = upper_limit(x[:t], bounds, error, sample)
+            limit = upper_limit(x[:t], bounds, error, sample, aim=mean)
             assert (found is not None) == (limit <= mean) or abs(limit - mean) < resolution
 
 
@@ -286,6 +285,40 @@ def test_the_limit_covers_the_mean_and_is_not_far_from_it():
         above.append(limit - x.mean())
     assert covered >= 190
     assert np.median(above) < 0.25  # standard deviations; an interval of 400 examples alone has 0.08
+
+
+def test_bets_are_made_for_the_mean_that_a_limit_should_fall_below():
+    """Better than the soup, and not by what is asked: bets against the mean of 0 would say nothing of it."""
+    random = np.random.default_rng(12)
+    for _ in range(20):
+        x = random.normal(size=EXAMPLES)
+        x += 0.1 - x.mean()
+        plain, aimed = (upper_limit(x[:600], UNKNOWN, 0.01, sample=True, aim=aim) for aim in (0.0, 0.3))
+        assert 0.1 < aimed < 0.3 < plain
+        assert excluded_after(x[:600], UNKNOWN, 0.01, sample=True, mean=0.3) is not None
+
+
+@pytest.mark.parametrize("name", ["mse", "perplexity"])
+def test_a_margin_that_is_missed_discards_as_soon_as_a_loss(name):
+    metric, random = metrics.load(name), np.random.default_rng(13)
+    tasks = Several({"": SimpleNamespace(metric=metric, model_class=object)})
+    references = {"": np.full((EXAMPLES, 2), 7) if name == "perplexity" else np.zeros(EXAMPLES)}
+    before = -random.normal(3, 0.3, size=EXAMPLES)
+    after = before + 0.01 + 0.2 * random.normal(size=EXAMPLES)  # a gain
+    order = {"": random.permutation(EXAMPLES)}
+    incumbent = Evaluation("heldout", metric.of_values(before), {"": losses(before)})
+    shuffled: Any = SimpleNamespace(shuffled={"heldout"}, references=lambda split: references)
+    part = part_of(metric, after, order[""], 600)
+    so_far = Evaluation("heldout", part.score, {"": part}, complete=False)
+    for margin, above, expected in (
+        (0.1, None, "confidence"), (0.5, None, "confidence"), (0.0, 0.1, "confidence"), (0.0, None, None),
+    ):  # fmt: skip
+        scale = -metric.of_values(before) if name == "perplexity" else 1.0
+        rule = AcceptRule("margin", margin * scale) if margin else AcceptRule("better")
+        reached = None if above is None else incumbent.score + above * scale
+        threshold = ConfidentStopping(0.99).threshold(rule, incumbent, tasks, shuffled, reached)
+        ended = threshold.ended(so_far, tasks, references, order)
+        assert (ended and ended.stopped_by) == expected
 
 
 # Weights, links, several tasks
@@ -318,7 +351,7 @@ def test_what_is_bounded_above_rests_on_proof_and_losses_on_samples_too(monkeypa
     asked = []
     monkeypatch.setattr(
         "soupkitchen.evaluation.confidence.upper_limit",
-        lambda differences, bounds, error, sample, grain, features: (
+        lambda differences, bounds, error, sample, grain, features, aim: (
             asked.append((sample, bounds.tolist())) or math.inf
         ),
     )
@@ -341,16 +374,16 @@ def test_each_task_has_its_share_of_the_error(aggregate):
     after = {name: values - 0.3 + 0.3 * random.normal(size=EXAMPLES) for name, values in before.items()}
     order = {name: random.permutation(EXAMPLES) for name in "abc"}
     incumbent = Evaluation("heldout", -1.0, {name: losses(values) for name, values in before.items()})
-    shuffled: Any = SimpleNamespace(shuffled={"heldout"})
+    references = {name: np.zeros(EXAMPLES) for name in "abc"}
+    shuffled: Any = SimpleNamespace(shuffled={"heldout"}, references=lambda split: references)
     threshold = ConfidentStopping(0.99).threshold(AcceptRule("better"), incumbent, tasks, shuffled)
     again: Any = pickle.loads(pickle.dumps(threshold))
-    references = {name: np.zeros(EXAMPLES) for name in "abc"}
     parts = {"a": losses(after["a"]), "b": part_of(metric, after["b"], order["b"], 200)}
     parts["c"] = part_of(metric, after["c"], order["c"], 0)
     score = tasks.score({name: part.score for name, part in parts.items()})
     so_far = Evaluation("heldout", score, parts, complete=False)
     ended = again.at_most(so_far, tasks, references, order)
-    limit = score_at_most(metric, parts["b"], before["b"], None, order["b"], 0.01 / 3)
+    limit = score_at_most(metric, parts["b"], before["b"], None, order["b"], 0.01 / 3, again.features["b"])
     assert ended.scores == {"a": pytest.approx(after["a"].mean()), "b": pytest.approx(limit), "c": 0.0}
     assert ended.score == tasks.score(ended.scores)
     assert ended.stopped_by == "confidence"
@@ -365,7 +398,7 @@ def test_what_is_certain_is_told_from_what_is_as_good_as_certain():
     asked = {}
     for confidence in (None, 0.999):
         stopping = EarlyStopping() if confidence is None else ConfidentStopping(confidence)
-        shuffled: Any = SimpleNamespace(shuffled={"heldout"})
+        shuffled: Any = SimpleNamespace(shuffled={"heldout"}, references=lambda split: {"": wrong})
         threshold = stopping.threshold(AcceptRule("better"), incumbent, tasks, shuffled)
         for scored in (10, 90, 100):
             part = part_of(metric, wrong, order[""], scored)

@@ -115,19 +115,29 @@ def evaluation(values, predictions=(), order=None):
     return Evaluation("heldout", part.score, {"": part})
 
 
-def test_features_are_the_new_run_the_mean_of_all_and_the_mixture_of_logits():
+def test_features_are_of_the_incumbent_the_runs_their_mixture_and_other_models():
     metric = metrics.load("cross_entropy")
     random = np.random.default_rng(5)
     references = np.array([0, 1, 2, 1])
     logits = {name: random.normal(size=(4, 3)) for name in "abs"}
     values = {name: metric.per_example(rows, references) for name, rows in logits.items()}
     whole = {name: evaluation(values[name], logits[name]) for name in "abs"}
+    other = evaluation(random.normal(size=4))
     known = [Known(0.75, False, whole["a"]), Known(0.25, True, whole["b"])]
-    found = features_of(known, whole["s"], {"": metric}, {"": references})[""]
-    mixture = 0.75 * logits["a"] + 0.25 * logits["b"]
-    loss = [np.log(np.exp(row).sum()) - row[right] for row, right in zip(mixture, references, strict=True)]
-    expected = [0.75 * values["a"] + 0.25 * values["b"], values["b"], -np.array(loss)]
-    np.testing.assert_allclose(found, np.stack([column - values["s"] for column in expected], axis=1))
+    found = features_of(known, whole["s"], {"": metric}, {"": references}, [other])[""]
+
+    def value(rows):
+        return np.array([row[k] - np.log(np.exp(row).sum()) for row, k in zip(rows, references, strict=True)])
+
+    expected = [
+        value(1.1 * logits["s"]),
+        0.75 * value(logits["a"]) + 0.25 * value(logits["b"]),
+        value(logits["b"]),
+        value(0.75 * logits["a"] + 0.25 * logits["b"]),
+        other.parts[""].values,
+    ]
+    level = value(logits["s"])
+    np.testing.assert_allclose(found, np.stack([level, *(column - level for column in expected)], axis=1))
 
 
 def test_of_a_run_that_was_scored_in_part_the_rest_counts_as_nothing():
@@ -136,4 +146,4 @@ def test_of_a_run_that_was_scored_in_part_the_rest_counts_as_nothing():
     part = evaluation([0, 1, 1, 1], order=np.array([1, 0]))
     (name, found), *_ = features_of([Known(1.0, True, part)], soup, {"": metric}, {"": np.zeros(4)}).items()
     assert name == ""
-    np.testing.assert_array_equal(found, [[-1, -1], [1, 1], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(found, [[1, -1, -1], [0, 1, 1], [0, 0, 0], [1, 0, 0]])

@@ -113,7 +113,7 @@ def features_of(
 ) -> dict[str, np.ndarray]:
     """What is known of all examples, by task: float64 (examples, q).
 
-    These are the incumbent's value, as a mixture changes what is hard, and differences to it: of the runs that
+    These are the incumbent's value, as a mixture changes what is hard, and differences to it: of runs that
     are new, of all runs in the candidate by their shares, and of `others`; if the metric takes logits, of the
     mixture of the runs' logits, and of the incumbent's own with a little more contrast. An example of which
     nothing is known has 0.
