@@ -16,7 +16,7 @@ import torch
 from command import soupkitchen
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from tiny import save_tokenizer, shake, text_classifier, tokenizer
+from tiny import bert_tokenizer, save_tokenizer, shake, text_classifier, tokenizer
 from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
@@ -24,10 +24,15 @@ import soupkitchen as api
 from soupkitchen import tasks
 from soupkitchen.checkpoints import find_pool
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.evaluation import Runtime, evaluator_of, find_columns, fit_to, load_splits
+from soupkitchen.executors import Bench
+from soupkitchen.models import Auto
 from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.output.recipe_file import rebuild as rebuilt
 from soupkitchen.records import read_csv
 from soupkitchen.search import Uniform
+from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.tasks import Several
 
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
@@ -93,6 +98,66 @@ def test_the_soup_is_the_model_that_was_scored(pooling, pairs, tmp_path):
     for name in ("a", "b", "c"):
         assert table[name] == pytest.approx(by_the_library(pool / name, pairs), abs=2e-3)
     assert len(set(table)) > 2
+
+
+PROMPTED: dict[str, Any] = {"prompts": {"query": "w3 w4 "}, "default_prompt_name": "query"}
+REPOSITORIES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "mean": ([Pooling(16, pooling_mode="mean")], {}),
+    "cls": ([Pooling(16, pooling_mode="cls"), Normalize()], {}),
+    "max": ([Pooling(16, pooling_mode="max"), Normalize()], PROMPTED),
+    "lasttoken": ([Pooling(16, pooling_mode="lasttoken"), Normalize()], PROMPTED),
+    "two": ([Pooling(16, pooling_mode=["mean", "cls"]), Normalize()], {}),
+    "dense": ([Pooling(16, pooling_mode="mean"), Dense(16, 8)], PROMPTED),
+    "normalised dense": ([Pooling(16, pooling_mode="cls"), Dense(16, 8), Normalize()], {}),
+}
+
+
+def repository(folder: Path, name: str, padding_side: str = "right", cut: int | None = None) -> Path:
+    """Two runs of the repository `name`, saved by the library."""
+    (modules, options), model = REPOSITORIES[name], text_classifier().bert
+    torch.manual_seed(0)
+    encode = bert_tokenizer()
+    encode.padding_side = padding_side
+    for run in ("a", "b"):
+        shake(model, 0.05)
+        model.save_pretrained(folder / "plain")
+        encode.save_pretrained(folder / "plain")
+        whole = SentenceTransformer(modules=[Transformer(str(folder / "plain")), *modules], **options)
+        whole.max_seq_length = cut or whole.max_seq_length
+        whole.save_pretrained(str(folder / "runs" / run))
+    return folder / "runs"
+
+
+def bench_of(folder: Path, task: Any, **options: Any) -> Bench:
+    pool = find_pool(str(folder))
+    several = fit_to(find_columns(Several.of(task)), pool)
+    runtime = Runtime(device="cpu", batch_size=5, threads=1, **options)
+    maker = Auto().maker(several, pool)
+    evaluator = evaluator_of(pool.reference, several, load_splits(several), runtime, pool=pool, maker=maker)
+    return Bench(evaluator, Mixer(pool))
+
+
+def check_cosines(folder: Path, pairs: Path, task: Any = None, **options: Any) -> None:
+    """Compares the cosine of each pair with that of the library's embeddings."""
+    bench = bench_of(folder, task or tasks.embedding_similarity(str(pairs)), **options)
+    bench.fill(Recipe.single("b"))
+    found = bench.evaluator.score("heldout").parts[""].predictions
+    table, used = pd.read_csv(pairs / "validation.csv"), SentenceTransformer(str(folder / "b"), device="cpu")
+    one, other = (
+        used.encode(table[column].tolist(), convert_to_tensor=True) for column in ("text", "text_pair")
+    )
+    expected = torch.cosine_similarity(one.double(), other.double())
+    torch.testing.assert_close(torch.as_tensor(found).double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_every_pair_has_the_cosine_of_the_librarys_embeddings(name, pairs, tmp_path):
+    check_cosines(repository(tmp_path, name), pairs)
+
+
+@pytest.mark.parametrize("name", ["lasttoken", "dense"])
+def test_padding_on_the_left_and_a_shorter_length_are_kept(name, pairs, tmp_path):
+    check_cosines(repository(tmp_path, name, padding_side="left", cut=6), pairs)
 
 
 def test_runs_that_pool_in_other_ways_are_named(pairs, tmp_path):
