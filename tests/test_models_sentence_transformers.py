@@ -37,7 +37,9 @@ from soupkitchen.tasks import Several
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
+from sentence_transformers.util import dot_score
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 UNIFORM = Uniform()
@@ -101,28 +103,33 @@ def test_the_soup_is_the_model_that_was_scored(pooling, pairs, tmp_path):
 
 
 PROMPTED: dict[str, Any] = {"prompts": {"query": "w3 w4 "}, "default_prompt_name": "query"}
-REPOSITORIES: dict[str, tuple[list[Any], dict[str, Any]]] = {
-    "mean": ([Pooling(16, pooling_mode="mean")], {}),
-    "cls": ([Pooling(16, pooling_mode="cls"), Normalize()], {}),
-    "max": ([Pooling(16, pooling_mode="max"), Normalize()], PROMPTED),
-    "lasttoken": ([Pooling(16, pooling_mode="lasttoken"), Normalize()], PROMPTED),
-    "two": ([Pooling(16, pooling_mode=["mean", "cls"]), Normalize()], {}),
-    "dense": ([Pooling(16, pooling_mode="mean"), Dense(16, 8)], PROMPTED),
-    "normalised dense": ([Pooling(16, pooling_mode="cls"), Dense(16, 8), Normalize()], {}),
+REPOSITORIES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "mean": ("mean", "", {}),
+    "cls": ("cls", "N", {}),
+    "max": ("max", "N", PROMPTED),
+    "lasttoken": ("lasttoken", "N", PROMPTED),
+    "two": (["mean", "cls"], "N", {}),
+    "dense": ("cls", "D", PROMPTED),
+    "dot": ("mean", "", {"similarity_fn_name": "dot"}),
+    "normalised dot": ("mean", "N", {"similarity_fn_name": "dot"}),
+    "normalised dense": ("mean", "DN", {}),
 }
+"""Pooling, modules after it (Dense and Normalize) and options, by name."""
 
 
 def repository(folder: Path, name: str, padding_side: str = "right", cut: int | None = None) -> Path:
     """Two runs of the repository `name`, saved by the library."""
-    (modules, options), model = REPOSITORIES[name], text_classifier().bert
+    (pooling, after, options), model = REPOSITORIES[name], text_classifier().bert
     torch.manual_seed(0)
     encode = bert_tokenizer()
     encode.padding_side = padding_side
     for run in ("a", "b"):
-        shake(model, 0.05)
+        shake(model, 0.1)
         model.save_pretrained(folder / "plain")
         encode.save_pretrained(folder / "plain")
-        whole = SentenceTransformer(modules=[Transformer(str(folder / "plain")), *modules], **options)
+        modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode=pooling)]
+        modules += [Dense(16, 8) if letter == "D" else Normalize() for letter in after]
+        whole = SentenceTransformer(modules=modules, **options)
         whole.max_seq_length = cut or whole.max_seq_length
         whole.save_pretrained(str(folder / "runs" / run))
     return folder / "runs"
@@ -158,6 +165,24 @@ def test_every_pair_has_the_cosine_of_the_librarys_embeddings(name, pairs, tmp_p
 @pytest.mark.parametrize("name", ["lasttoken", "dense"])
 def test_padding_on_the_left_and_a_shorter_length_are_kept(name, pairs, tmp_path):
     check_cosines(repository(tmp_path, name, padding_side="left", cut=6), pairs)
+
+
+@pytest.mark.parametrize("similarity", [None, "dot"])
+@pytest.mark.parametrize("name", ["dot", "normalised dot", "normalised dense"])
+def test_products_are_of_embeddings_that_the_modules_have_normalised(name, similarity, tmp_path):
+    random = np.random.default_rng(0)
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 60, random.integers(2, 12))) for _ in range(300)]
+    rows = [
+        {"query": texts[n], "positive": [texts[n + 30]], "negative": texts[n + 60 : 300 : 30]}
+        for n in range(30)
+    ]
+    pd.DataFrame(rows).to_json(tmp_path / "dev.jsonl", orient="records", lines=True)
+    pool = repository(tmp_path, name)
+    bench = bench_of(pool, tasks.reranking(str(tmp_path), metric="mrr_at_10", similarity=similarity))
+    bench.fill(Recipe.single("b"))
+    library = RerankingEvaluator(rows, write_csv=False, similarity_fct=dot_score)
+    expected = library(SentenceTransformer(str(pool / "b"), device="cpu"))["mrr@10"]
+    assert bench.evaluator.score("heldout").score == pytest.approx(expected, abs=1e-6)
 
 
 def test_runs_that_pool_in_other_ways_are_named(pairs, tmp_path):

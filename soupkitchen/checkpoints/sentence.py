@@ -178,6 +178,7 @@ class Sentences:
         lower: whether texts are put in lower case first.
         query, passage: put before queries and passages in a search; None for the prompt of any text.
         similarity: compares embeddings in a search, as "cosine"; None if the files do not say.
+        normalized: whether embeddings get length 1 after `pooling`, so their products are cosines.
     """
 
     pooling: tuple[str, ...]
@@ -187,6 +188,7 @@ class Sentences:
     query: str | None
     passage: str | None
     similarity: str | None
+    normalized: bool
 
     @classmethod
     def of(cls, folder: Path, searching: bool = False) -> Sentences | None:
@@ -232,7 +234,8 @@ class Sentences:
             limits = documents.read_json(model_config, _ModelConfig, error=CheckpointError)
         length = limits.max_seq_length if (limits.max_seq_length or 0) > 0 else None
         said = modes, prompt, length, bool(limits.do_lower_case), query, passage
-        return cls(*said, config.similarity_fn_name)
+        normalized = not library and any(module.kind == "Normalize" for module in modules(folder))
+        return cls(*said, config.similarity_fn_name, normalized)
 
 
 def meaning(folder: Path) -> list[tuple[str, dict[str, Any]]]:

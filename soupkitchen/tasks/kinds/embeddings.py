@@ -60,6 +60,8 @@ class Embedding(DataTask):
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
         """The task with settings from sentence-transformers' files beside the runs; options come first.
 
+        Products of embeddings that the runs normalise are cosines.
+
         Raises:
             IncompatibleError: if the runs differ.
             ConfigError: if `pooling` is set, but the runs' modules define the embedding.
@@ -80,6 +82,8 @@ class Embedding(DataTask):
             options |= {"query_prompt": said.query, "passage_prompt": said.passage}
             options["similarity"] = said.similarity
         unset = {option: value for option, value in options.items() if getattr(self, option) is None}
+        if said.normalized and isinstance(self, Searching):
+            unset["similarity"] = "cosine"
         return replace(self, lower=self.lower or said.lower, **unset)
 
     def tokens(
