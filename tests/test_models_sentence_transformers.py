@@ -167,6 +167,30 @@ def test_padding_on_the_left_and_a_shorter_length_are_kept(name, pairs, tmp_path
     check_cosines(repository(tmp_path, name, padding_side="left", cut=6), pairs)
 
 
+@pytest.mark.parametrize("name", ["mean", "dense"])
+def test_positions_in_old_files_are_left_out(name, pairs, tmp_path):
+    pool = repository(tmp_path, name)
+    for run in ("a", "b"):
+        file = pool / run / "model.safetensors"
+        tensors = load_file(file) | {"embeddings.position_ids": torch.arange(32)[None]}
+        save_file(tensors, file, {"format": "pt"})
+    task = api.tasks.embedding_similarity(str(pairs))
+    result = api.cook(pool, task, results_dir=tmp_path, name="x", search=UNIFORM)
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    for run, folder in {"soup": result.folder / "soup", "b": pool / "b"}.items():
+        assert table[run] == pytest.approx(by_the_library(folder, pairs), abs=2e-3)
+    assert "embeddings.position_ids" not in load_file(result.folder / "soup" / "model.safetensors")
+
+
+def test_other_tensors_than_the_modules_hold_are_named(pairs, tmp_path):
+    pool = repository(tmp_path, "dense")
+    for run in ("a", "b"):
+        file = pool / run / "model.safetensors"
+        save_file(load_file(file) | {"other.weight": torch.ones(2)}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"holds other\.weight, for which SentenceTransformer has no"):
+        bench_of(pool, tasks.embedding_similarity(str(pairs)))
+
+
 @pytest.mark.parametrize("similarity", [None, "dot"])
 @pytest.mark.parametrize("name", ["dot", "normalised dot", "normalised dense"])
 def test_products_are_of_embeddings_that_the_modules_have_normalised(name, similarity, tmp_path):
@@ -268,6 +292,20 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(ki
         before = saved_fingerprint(tmp_path / "again")
         save_file({key: x + 1 for key, x in load_file(file).items()}, file, {"format": "pt"})
         assert saved_fingerprint(tmp_path / "again") != before
+
+
+@pytest.mark.parametrize("kind", [dense, static], ids=lambda kind: kind.__name__)
+def test_compiled_modules_score_as_others(kind, pairs, tmp_path):
+    torch.manual_seed(0)
+    model = kind(tmp_path)
+    for run in ("a", "b"):
+        shake(model, 0.3).save_pretrained(str(tmp_path / "runs" / run))
+    bench = bench_of(tmp_path / "runs", tasks.embedding_similarity(str(pairs)))
+    before = bench.evaluator.score("heldout").parts[""].predictions
+    bench.evaluator._model = torch.compile(bench.evaluator.live.model, backend="eager")
+    assert bench.evaluator.compiled
+    again = bench.evaluator.score("heldout").parts[""].predictions
+    np.testing.assert_allclose(again, before, rtol=0, atol=1e-6)
 
 
 def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs, tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,14 +147,20 @@ class NameMap:
         return cls(type(model), shapes, layout, traced, in_place)
 
     @classmethod
-    def given(cls, run: Checkpoint, model: Any, names: Mapping[str, str]) -> NameMap:
+    def given(
+        cls, run: Checkpoint, model: Any, names: Mapping[str, str], computed: Collection[str] = ()
+    ) -> NameMap:
         """The map by `names` for a model just loaded from `run`.
+
+        Args:
+            computed: file tensors that the model makes itself, as the `position_ids` of old files.
 
         Raises:
             CheckpointError: if it does not fill the model, or values differ from the files'.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
-        if strange := sorted(shapes.keys() - names.keys()) or sorted(set(names.values()) - layout.keys()):
+        placeless = shapes.keys() - names.keys() - set(computed)
+        if strange := sorted(placeless) or sorted(set(names.values()) - layout.keys()):
             raise CheckpointError(
                 f"{run.path} holds {strange[0]}, for which {type(model).__name__} has no place"
             )

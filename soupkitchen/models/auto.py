@@ -106,14 +106,15 @@ class SentenceTransformers:
             if name.startswith(module.prefix)
         }
         rest = [name for name in run.header if name not in names]
-        inner = transformer_in(model)
+        inner, computed = transformer_in(model), set[str]()
         if inner is None:
             names |= {name: f"{next(iter(children))}.{name}" for name in rest}
         else:
             place = next(name for name, part in model.named_modules() if part is inner)
             seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
             names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
-        return NameMap.given(run, model, names)
+            computed = {name for name, _ in inner.named_buffers()}
+        return NameMap.given(run, model, names, computed)
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
         raise CheckpointError(

@@ -103,7 +103,7 @@ class Embedding(DataTask):
 
     def embedded(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         """The embeddings of a batch of texts, float32 (texts, width)."""
-        if isinstance(unwrapped(model), torch.nn.Sequential):  # of modules of sentence-transformers
+        if isinstance(_uncompiled(model), torch.nn.Sequential):  # of modules of sentence-transformers
             embeddings: torch.Tensor = model(_features(model, batch))["sentence_embedding"]
             return embeddings.to_dense().float()
         hidden = model(**batch).last_hidden_state.float()
@@ -163,8 +163,13 @@ def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
 
 def transformer_in(model: Any) -> PreTrainedModel | None:
     """The model of transformers in `model`, or `model` itself, or None."""
-    model = unwrapped(model)
+    model = _uncompiled(model)
     return getattr(model[0], "auto_model", None) if isinstance(model, torch.nn.Sequential) else model
+
+
+def _uncompiled(model: Any) -> Any:
+    model = unwrapped(model)
+    return getattr(model, "_orig_mod", model)  # torch.compile's wrapper is of no class of the model
 
 
 def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
