@@ -164,6 +164,10 @@ class NameMap:
             raise CheckpointError(
                 f"{run.path} holds {strange[0]}, for which {type(model).__name__} has no place"
             )
+        if missing := _unfilled(names, layout):
+            raise CheckpointError(
+                f"{run.path} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs"
+            )
         if not _fills(names, shapes, layout) or not _holds(model, names, run):
             raise CheckpointError(
                 f"{run.path}: its files do not fill the {type(model).__name__} that is made of them; copy "
@@ -283,10 +287,13 @@ def first_names(model: Any) -> dict[str, str]:
 
 
 def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> bool:
-    if any(layout[to][0] != shapes[name] for name, to in names.items()):
-        return False
+    fit = all(layout[to][0] == shapes[name] for name, to in names.items())
+    return fit and not _unfilled(names, layout)
+
+
+def _unfilled(names: Mapping[str, str], layout: Layout) -> list[str]:
     wanted = {first for shape, first in layout.values() if 0 not in shape}
-    return wanted <= {layout[to][1] for to in names.values()}
+    return sorted(wanted - {layout[to][1] for to in names.values()})
 
 
 def _holds(model: Any, names: Mapping[str, str], run: Checkpoint) -> bool:

@@ -60,8 +60,6 @@ class Embedding(DataTask):
     def fitted_to(self: AnyTask, runs: Sequence[Checkpoint]) -> AnyTask:
         """The task with settings from sentence-transformers' files beside the runs; options come first.
 
-        Products of embeddings that the runs normalise are cosines.
-
         Raises:
             IncompatibleError: if the runs differ.
             ConfigError: if `pooling` is set, but the runs' modules define the embedding.
@@ -69,21 +67,17 @@ class Embedding(DataTask):
         said = sentences_of(runs, isinstance(self, Searching))
         if said is None:
             return self
-        if not said.pooling and self.pooling is not None:
+        if self.pooling is not None:
             raise ConfigError(
                 f"task.pooling={self.pooling}: the modules of the runs ({MODULES}) say what an embedding is; "
                 "leave it null"
             )
-        poolings = "+".join(said.pooling) or "of their own"
-        log.info("embeddings as the runs say (%s): pooling %s", MODULES, poolings)
-        options: dict[str, Any] = {"pooling": said.pooling or None, "prompt": said.prompt}
-        options["max_length"] = said.max_length
+        log.info("embeddings as the runs say (%s)", MODULES)
+        options: dict[str, Any] = {"prompt": said.prompt, "max_length": said.max_length}
         if isinstance(self, Searching):
             options |= {"query_prompt": said.query, "passage_prompt": said.passage}
             options["similarity"] = said.similarity
         unset = {option: value for option, value in options.items() if getattr(self, option) is None}
-        if said.normalized and isinstance(self, Searching):
-            unset["similarity"] = "cosine"
         return replace(self, lower=self.lower or said.lower, **unset)
 
     def tokens(
