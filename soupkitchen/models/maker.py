@@ -53,7 +53,7 @@ class Loading:
         return options | self.placement()
 
     def placement(self) -> dict[str, Any]:
-        """Those of `options` that spread the model."""
+        """Arguments of `options` that spread the model."""
         if self.device_map is None:
             return {}
         return {"device_map": self.device_map, "max_memory": self.max_memory}
