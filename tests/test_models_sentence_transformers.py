@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,23 +17,30 @@ import torch
 from command import soupkitchen
 from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
-from tiny import save_tokenizer, shake, text_classifier, tokenizer
+from tiny import bert_tokenizer, save_tokenizer, shake, text_classifier, tokenizer
 from tokenizers import Tokenizer
 from transformers import BertForMaskedLM
 
 import soupkitchen as api
 from soupkitchen import tasks
-from soupkitchen.checkpoints import find_pool
+from soupkitchen.checkpoints import Checkpoint, find_pool
 from soupkitchen.errors import CheckpointError, ConfigError, IncompatibleError
+from soupkitchen.evaluation import Runtime, evaluator_of, find_columns, fit_to, load_splits
+from soupkitchen.executors import Bench
+from soupkitchen.models import Auto, Loading, maker_named
 from soupkitchen.output.recipe_file import RecipeFile, saved_fingerprint
 from soupkitchen.output.recipe_file import rebuild as rebuilt
 from soupkitchen.records import read_csv
 from soupkitchen.search import Uniform
+from soupkitchen.soup import Mixer, Recipe
+from soupkitchen.tasks import Several
 
 pytest.importorskip("sentence_transformers")
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.evaluation import RerankingEvaluator
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
+from sentence_transformers.util import dot_score
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 UNIFORM = Uniform()
@@ -95,6 +103,195 @@ def test_the_soup_is_the_model_that_was_scored(pooling, pairs, tmp_path):
     assert len(set(table)) > 2
 
 
+PROMPTED: dict[str, Any] = {"prompts": {"query": "w3 w4 "}, "default_prompt_name": "query"}
+REPOSITORIES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "mean": ("mean", "", {}),
+    "cls": ("cls", "N", {}),
+    "max": ("max", "N", PROMPTED),
+    "lasttoken": ("lasttoken", "N", PROMPTED),
+    "two": (["mean", "cls"], "N", {}),
+    "dense": ("cls", "D", PROMPTED),
+    "dot": ("mean", "", {"similarity_fn_name": "dot"}),
+    "normalised dot": ("mean", "N", {"similarity_fn_name": "dot"}),
+    "normalised dense": ("mean", "DN", {}),
+}
+"""Pooling, modules after it (Dense and Normalize) and options, by name."""
+
+
+def repository(folder: Path, name: str, padding_side: str = "right", cut: int | None = None) -> Path:
+    """Two runs of the repository `name`, saved by the library."""
+    (pooling, after, options), model = REPOSITORIES[name], text_classifier().bert
+    torch.manual_seed(0)
+    encode = bert_tokenizer()
+    encode.padding_side = padding_side
+    for run in ("a", "b"):
+        shake(model, 0.1)
+        model.save_pretrained(folder / "plain")
+        encode.save_pretrained(folder / "plain")
+        modules = [Transformer(str(folder / "plain")), Pooling(16, pooling_mode=pooling)]
+        modules += [Dense(16, 8) if letter == "D" else Normalize() for letter in after]
+        whole = SentenceTransformer(modules=modules, **options)
+        whole.max_seq_length = cut or whole.max_seq_length
+        whole.save_pretrained(str(folder / "runs" / run))
+    return folder / "runs"
+
+
+def bench_of(folder: Path, task: Any, pool: Any = None, **options: Any) -> Bench:
+    pool = pool or find_pool(str(folder))
+    several = fit_to(find_columns(Several.of(task)), pool)
+    runtime = Runtime(device="cpu", batch_size=5, threads=1, **options)
+    maker = Auto().maker(several, pool)
+    evaluator = evaluator_of(pool.reference, several, load_splits(several), runtime, pool=pool, maker=maker)
+    return Bench(evaluator, Mixer(pool))
+
+
+def check_cosines(bench: Bench, pairs: Path, used: Any, prompt: str | None = None) -> None:
+    """Compares the cosine of each pair by run b with that of the library's embeddings."""
+    bench.fill(Recipe.single("b"))
+    found = bench.evaluator.score("heldout").parts[""].predictions
+    table = pd.read_csv(pairs / "validation.csv")
+    one, other = (
+        used.encode(table[column].tolist(), prompt=prompt, convert_to_tensor=True)
+        for column in ("text", "text_pair")
+    )
+    expected = torch.cosine_similarity(one.double(), other.double())
+    torch.testing.assert_close(torch.as_tensor(found).double(), expected, rtol=0, atol=1e-6)
+
+
+def by_path(folder: Path) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_every_pair_has_the_cosine_of_the_librarys_embeddings(name, pairs, tmp_path):
+    pool = repository(tmp_path, name)
+    check_cosines(bench_of(pool, tasks.embedding_similarity(str(pairs))), pairs, by_path(pool / "b"))
+
+
+@pytest.mark.parametrize("name", ["lasttoken", "dense"])
+def test_padding_on_the_left_and_a_shorter_length_are_kept(name, pairs, tmp_path):
+    pool = repository(tmp_path, name, padding_side="left", cut=6)
+    check_cosines(bench_of(pool, tasks.embedding_similarity(str(pairs))), pairs, by_path(pool / "b"))
+
+
+@pytest.mark.parametrize("name", ["max", "dense"])
+def test_what_the_user_says_of_prompts_and_lengths_comes_first(name, pairs, tmp_path):
+    pool = repository(tmp_path, name)
+    used, prompt = by_path(pool / "b"), "w9 w8 "
+    check_cosines(bench_of(pool, tasks.embedding_similarity(str(pairs), prompt=prompt)), pairs, used, prompt)
+    used.max_seq_length = 5
+    check_cosines(bench_of(pool, tasks.embedding_similarity(str(pairs), max_length=5)), pairs, used)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("pooling", POOLINGS, ids=str)
+def test_encoders_without_modules_pool_as_the_library_would(pooling, padding_side, pairs, tmp_path):
+    model, encode = text_classifier().bert, bert_tokenizer()
+    encode.padding_side = padding_side
+    torch.manual_seed(0)
+    for run in ("a", "b"):
+        shake(model, 0.1).save_pretrained(tmp_path / "runs" / run)
+        encode.save_pretrained(tmp_path / "runs" / run)
+    modules = [Transformer(str(tmp_path / "runs" / "b")), Pooling(16, pooling_mode=pooling)]
+    bench = bench_of(tmp_path / "runs", tasks.embedding_similarity(str(pairs), pooling=pooling))
+    check_cosines(bench, pairs, SentenceTransformer(modules=modules, device="cpu"))
+
+
+@pytest.mark.parametrize("name", ["mean", "dense"])
+def test_positions_in_old_files_are_left_out(name, pairs, tmp_path):
+    pool = repository(tmp_path, name)
+    for run in ("a", "b"):
+        file = pool / run / "model.safetensors"
+        tensors = load_file(file) | {"embeddings.position_ids": torch.arange(32)[None]}
+        save_file(tensors, file, {"format": "pt"})
+    task = api.tasks.embedding_similarity(str(pairs))
+    result = api.cook(pool, task, results_dir=tmp_path, name="x", search=UNIFORM)
+    table = result.leaderboard.set_index("model")["heldout_spearman"]
+    for run, folder in {"soup": result.folder / "soup", "b": pool / "b"}.items():
+        assert table[run] == pytest.approx(by_the_library(folder, pairs), abs=2e-3)
+    assert "embeddings.position_ids" not in load_file(result.folder / "soup" / "model.safetensors")
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "other": (lambda tensors: {**tensors, "other.weight": torch.ones(2)},
+              r"holds other\.weight, for which SentenceTransformer has no place"),
+    "missing": (lambda tensors: {name: x for name, x in tensors.items() if name != "pooler.dense.weight"},
+                r"has no weights for \S+\.pooler\.dense\.weight, which SentenceTransformer needs"),
+    "larger": (lambda tensors: {**tensors, "embeddings.word_embeddings.weight": torch.ones(90, 16)},
+               r"embeddings\.word_embeddings\.weight has shape \[90, 16\], where BertModel has \[64, 16\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_tensors_that_do_not_fit_the_modules_are_named(what, pairs, tmp_path):
+    pool, (changed, told) = repository(tmp_path, "dense"), WRONG[what]
+    for run in ("a", "b"):
+        file = pool / run / "model.safetensors"
+        save_file(changed(load_file(file)), file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=told):
+        bench_of(pool, tasks.embedding_similarity(str(pairs)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flash attention may be there")
+def test_flash_attention_of_another_machine_is_not_asked_for(pairs, tmp_path):
+    pool = repository(tmp_path, "mean")
+    used = by_path(pool / "b")
+    for run in ("a", "b"):
+        edit(pool / run / "config.json", _attn_implementation="flash_attention_2")
+    check_cosines(bench_of(pool, tasks.embedding_similarity(str(pairs))), pairs, used)
+
+
+@pytest.mark.parametrize("device_map", [None, {"": "cpu"}], ids=["whole", "spread"])
+@pytest.mark.parametrize("base", ["mean", "plain"])
+def test_adapters_take_their_base_where_the_pool_finds_it(base, device_map, pairs, tmp_path):
+    """Bases with modules, and bases of transformers, whose adapters bring them."""
+    peft = pytest.importorskip("peft")
+    pool = repository(tmp_path / "of", "mean")
+    shutil.copytree(pool / "a" if base == "mean" else tmp_path / "of" / "plain", tmp_path / "base")
+    for run in ("a", "b"):
+        modules = [Transformer(str(tmp_path / "base")), Pooling(16, pooling_mode="max")]
+        model = SentenceTransformer(modules=modules, device="cpu")
+        model.add_adapter(peft.LoraConfig(r=4, target_modules=["query", "value"]))
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.normal_(0, 0.3)
+        model.save_pretrained(str(tmp_path / "runs" / run))
+    used = SentenceTransformer(str(tmp_path / "runs" / "b"), device="cpu")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    found = find_pool(str(tmp_path / "runs"), base=str(tmp_path / "moved"))
+    task = tasks.embedding_similarity(str(pairs))
+    bench = bench_of(tmp_path / "runs", task, pool=found, device_map=device_map)
+    check_cosines(bench, pairs, used)
+
+
+def test_a_transformer_that_is_spread_over_devices_stays_where_it_is(pairs, tmp_path):
+    pool, task = repository(tmp_path, "dense"), tasks.embedding_similarity(str(pairs))
+    live = bench_of(pool, task).evaluator.live
+    assert not live.spread
+    live.model[0].auto_model.hf_device_map = {"": "cpu"}  # as of accelerate, with several devices
+    assert live.spread
+    with pytest.raises(ConfigError, match="the model does not fit into the memory of the devices"):
+        bench_of(pool, task, device_map="auto", max_memory={"cpu": "1KB"})
+
+
+@pytest.mark.parametrize("similarity", [None, "dot"])
+@pytest.mark.parametrize("name", ["dot", "normalised dot", "normalised dense"])
+def test_products_are_of_embeddings_that_the_modules_have_normalised(name, similarity, tmp_path):
+    random = np.random.default_rng(0)
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 60, random.integers(2, 12))) for _ in range(300)]
+    rows = [
+        {"query": texts[n], "positive": [texts[n + 30]], "negative": texts[n + 60 : 300 : 30]}
+        for n in range(30)
+    ]
+    pd.DataFrame(rows).to_json(tmp_path / "dev.jsonl", orient="records", lines=True)
+    pool = repository(tmp_path, name)
+    bench = bench_of(pool, tasks.reranking(str(tmp_path), metric="mrr_at_10", similarity=similarity))
+    bench.fill(Recipe.single("b"))
+    library = RerankingEvaluator(rows, write_csv=False, similarity_fct=dot_score)
+    expected = library(SentenceTransformer(str(pool / "b"), device="cpu"))["mrr@10"]
+    assert bench.evaluator.score("heldout").score == pytest.approx(expected, abs=1e-6)
+
+
 def test_runs_that_pool_in_other_ways_are_named(pairs, tmp_path):
     pool = runs(tmp_path, "cls")
     file = pool / "b" / "1_Pooling" / "config.json"
@@ -110,12 +307,23 @@ def test_runs_that_pool_in_other_ways_are_named(pairs, tmp_path):
     assert "c has no modules.json, as others have" in told
 
 
-def test_what_the_user_says_comes_first(pairs, tmp_path):
-    pool = runs(tmp_path, "cls")
-    soupkitchen(*words(pool, pairs), "task.pooling=mean", cwd=tmp_path)
-    shutil.rmtree(pool / "a" / "1_Pooling")
-    told = soupkitchen(*words(pool, pairs), "task.pooling=median", "name=y", cwd=tmp_path, fails=True).stderr
-    assert "task.pooling=median: choose cls, max, mean" in told
+def test_the_modules_alone_say_how_tokens_are_pooled(pairs, tmp_path):
+    for name in ("cls", "dense"):
+        with pytest.raises(
+            ConfigError, match=r"task.pooling=mean: the modules of the runs \(modules.json\) say"
+        ):
+            bench_of(
+                repository(tmp_path / name, name), tasks.embedding_similarity(str(pairs), pooling="mean")
+            )
+    with pytest.raises(ConfigError, match=r"task\.pooling=median: choose cls, max, mean"):
+        tasks.embedding_similarity(str(pairs), pooling="median")
+
+
+def test_without_the_library_its_extra_is_named(pairs, tmp_path, monkeypatch):
+    pool = repository(tmp_path, "mean")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'soupkitchen\[sentence-transformers\]'"):
+        bench_of(pool, tasks.embedding_similarity(str(pairs)))
 
 
 def dense(folder: Path) -> SentenceTransformer:
@@ -180,6 +388,20 @@ def test_modules_with_weights_are_merged_scored_and_saved_as_the_library_does(ki
         assert saved_fingerprint(tmp_path / "again") != before
 
 
+@pytest.mark.parametrize("kind", [dense, static], ids=lambda kind: kind.__name__)
+def test_compiled_modules_score_as_others(kind, pairs, tmp_path):
+    torch.manual_seed(0)
+    model = kind(tmp_path)
+    for run in ("a", "b"):
+        shake(model, 0.3).save_pretrained(str(tmp_path / "runs" / run))
+    bench = bench_of(tmp_path / "runs", tasks.embedding_similarity(str(pairs)))
+    before = bench.evaluator.score("heldout").parts[""].predictions
+    bench.evaluator._model = torch.compile(bench.evaluator.live.model, backend="eager")
+    assert bench.evaluator.compiled
+    again = bench.evaluator.score("heldout").parts[""].predictions
+    np.testing.assert_allclose(again, before, rtol=0, atol=1e-6)
+
+
 def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs, tmp_path):
     peft = pytest.importorskip("peft")
     base = runs(tmp_path / "first", "cls") / "a"
@@ -198,15 +420,12 @@ def test_adapters_of_its_models_are_scored_as_the_library_loads_them(pairs, tmp_
         assert table[name] == pytest.approx(by_the_library(folder, pairs), abs=2e-3)
 
 
-def test_modules_of_their_own_are_for_tasks_on_embeddings(pairs, tmp_path):
+def test_such_runs_are_for_tasks_on_embeddings(pairs, tmp_path):
     for number, name in enumerate(("a", "b")):
         model = dense(tmp_path)
         model[2].linear.weight.data.fill_(number)
         model.save_pretrained(str(tmp_path / "runs" / name))
-    task = api.tasks.embedding_similarity(str(pairs), pooling="mean")
-    with pytest.raises(ConfigError, match=r"task.pooling=mean: the modules of the runs"):
-        api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
-    with pytest.raises(ConfigError, match=r"is a SentenceTransformer with modules of its own"):
+    with pytest.raises(ConfigError, match=r"is a SentenceTransformer \(modules.json\): take a task on emb"):
         api.cook(tmp_path / "runs", api.tasks.text_classification(str(pairs)), results_dir=tmp_path, name="x")
 
 
@@ -220,8 +439,11 @@ def test_modules_that_are_not_known_are_refused_unimported(type, pairs, tmp_path
         told = json.loads(file.read_text())
         file.write_text(json.dumps([*told[:2], told[2] | {"type": type}, *told[3:]]))
     task = api.tasks.embedding_similarity(str(pairs))
-    with pytest.raises(CheckpointError, match=f"names {type}, and of such modules it is not known"):
+    refused = pytest.raises(CheckpointError, match=f"names {type}, and of such modules it is not known")
+    with refused:
         api.cook(tmp_path / "runs", task, results_dir=tmp_path, name="x")
+    with refused:  # as of a recipe, which names the class alone
+        maker_named("SentenceTransformer", None).load(Checkpoint.open(tmp_path / "runs" / "a"), Loading())
 
 
 CHANGES: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -32,6 +32,7 @@ from soupkitchen.evaluation import (
     load_splits,
 )
 from soupkitchen.executors import Bench
+from soupkitchen.models import Auto
 from soupkitchen.records import read_csv
 from soupkitchen.soup import Mixer, Recipe
 from soupkitchen.tasks import Several
@@ -135,7 +136,8 @@ def bench_of(pool: Path, task: Any, batch_size: int = 8) -> Bench:
     found = find_pool(str(pool))
     several = fit_to(find_columns(Several.of(task)), found)
     runtime = Runtime(device="cpu", batch_size=batch_size, threads=1)
-    evaluator = evaluator_of(found.reference, several, load_splits(several), runtime, pool=found)
+    splits, maker = load_splits(several), Auto().maker(several, found)
+    evaluator = evaluator_of(found.reference, several, splits, runtime, pool=found, maker=maker)
     return Bench(evaluator, Mixer(found))
 
 

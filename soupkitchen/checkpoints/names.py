@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,16 +147,26 @@ class NameMap:
         return cls(type(model), shapes, layout, traced, in_place)
 
     @classmethod
-    def given(cls, run: Checkpoint, model: Any, names: Mapping[str, str]) -> NameMap:
+    def given(
+        cls, run: Checkpoint, model: Any, names: Mapping[str, str], computed: Collection[str] = ()
+    ) -> NameMap:
         """The map by `names` for a model just loaded from `run`.
+
+        Args:
+            computed: file tensors that the model makes itself, as the `position_ids` of old files.
 
         Raises:
             CheckpointError: if it does not fill the model, or values differ from the files'.
         """
         shapes, layout = shapes_of(run.header), layout_of(model)
-        if strange := sorted(shapes.keys() - names.keys()) or sorted(set(names.values()) - layout.keys()):
+        placeless = shapes.keys() - names.keys() - set(computed)
+        if strange := sorted(placeless) or sorted(set(names.values()) - layout.keys()):
             raise CheckpointError(
                 f"{run.path} holds {strange[0]}, for which {type(model).__name__} has no place"
+            )
+        if missing := _unfilled(names, layout):
+            raise CheckpointError(
+                f"{run.path} has no weights for {', '.join(missing[:3])}, which {type(model).__name__} needs"
             )
         if not _fills(names, shapes, layout) or not _holds(model, names, run):
             raise CheckpointError(
@@ -277,10 +287,13 @@ def first_names(model: Any) -> dict[str, str]:
 
 
 def _fills(names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> bool:
-    if any(layout[to][0] != shapes[name] for name, to in names.items()):
-        return False
+    fit = all(layout[to][0] == shapes[name] for name, to in names.items())
+    return fit and not _unfilled(names, layout)
+
+
+def _unfilled(names: Mapping[str, str], layout: Layout) -> list[str]:
     wanted = {first for shape, first in layout.values() if 0 not in shape}
-    return wanted <= {layout[to][1] for to in names.values()}
+    return sorted(wanted - {layout[to][1] for to in names.values()})
 
 
 def _holds(model: Any, names: Mapping[str, str], run: Checkpoint) -> bool:

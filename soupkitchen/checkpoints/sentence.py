@@ -1,7 +1,6 @@
-"""Reads how sentence-transformers runs make and compare embeddings.
+"""Reads what sentence-transformers runs say of their modules, prompts and lengths.
 
-The library runs modules other than pooling and normalisation. The files go with the soup, so all runs must
-agree in them.
+The library runs the modules. The files go with the soup, so all runs must agree in them.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from soupkitchen.store import files as documents
 
 MODULES = "modules.json"
 SENTENCE_CONFIG = "config_sentence_transformers.json"
-_PLAIN = ("Transformer", "Pooling", "Normalize")
-"""Modules that need no library, in this order."""
-_KNOWN = (*_PLAIN, "Dropout", "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
+_WITHOUT_FOLDER = ("Transformer", "Pooling", "Normalize", "Dropout")
+"""Modules that may lack a folder; weights of a `Transformer` are the run's own."""
+_KNOWN = (*_WITHOUT_FOLDER, "Dense", "LayerNorm", "StaticEmbedding", "MLMTransformer", "SpladePooling")
+_EMBEDDING = ("Pooling", "StaticEmbedding", "SpladePooling")
 _LIBRARY = "sentence_transformers."
 FILES = (MODULES, "sentence_*_config.json", SENTENCE_CONFIG, "[0-9]*_*/config.json")
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -95,13 +95,13 @@ def modules(folder: Path) -> list[Module]:
 
 
 def library_class(folder: Path) -> str | None:
-    """The library's class; None if the run only pools and normalises.
+    """The library's class of the run in `folder`; None if it is none of its models of embeddings.
 
     Raises:
         CheckpointError: if the class or a module is not known.
     """
-    listed = modules(folder)
-    if _is_plain(folder, listed):
+    listed, config = modules(folder), SentenceConfig.of(folder)
+    if not listed or config.model_type == "CrossEncoder":
         return None
     for module in listed:  # the library would import any class that is named
         if not module.type.startswith(_LIBRARY) or module.kind not in _KNOWN:
@@ -109,17 +109,7 @@ def library_class(folder: Path) -> str | None:
                 f"{folder / MODULES} names {module.type}, and of such modules it is not known how they are "
                 f"merged; known are {', '.join(_KNOWN)} of sentence-transformers"
             )
-    return SentenceConfig.of(folder).model_type or "SentenceTransformer"
-
-
-def _is_plain(folder: Path, listed: list[Module]) -> bool:
-    kinds = [module.kind for module in listed if module.kind != "Dropout"]
-    if kinds != list(_PLAIN[: len(kinds)]):
-        return False
-    files = [folder / module.path / CONFIG_NAME for module in listed if module.kind == "Normalize"]
-    configs = [read_json(file) for file in files if file.exists()]
-    names = {config.get(f"module_{way}_name") for config in configs for way in ("input", "output")}
-    return names <= {None, "sentence_embedding"}
+    return config.model_type or "SentenceTransformer"
 
 
 def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
@@ -131,7 +121,7 @@ def weights_of(folder: Path, model: WeightFiles) -> WeightFiles:
     parts = {}
     for module in modules(folder):
         place = folder / module.path
-        if module.kind not in (*_PLAIN, "Dropout") and not place.is_dir():
+        if module.kind not in _WITHOUT_FOLDER and not place.is_dir():
             raise CheckpointError(
                 f"{folder} lacks {module.path} ({module.kind}), which {MODULES} names; copy the run again"
             )
@@ -171,8 +161,6 @@ class Sentences:
     """The steps from a text to its embedding in a model of sentence-transformers.
 
     Attributes:
-        pooling: of the tokens' last hidden states; several are laid side by side. Empty if the library's
-            modules make the embedding.
         prompt: put before each text.
         max_length: tokens after which a text is cut; None for the model's own limit.
         lower: whether texts are put in lower case first.
@@ -180,7 +168,6 @@ class Sentences:
         similarity: compares embeddings in a search, as "cosine"; None if the files do not say.
     """
 
-    pooling: tuple[str, ...]
     prompt: str
     max_length: int | None
     lower: bool
@@ -200,8 +187,7 @@ class Sentences:
         """
         if not (folder / MODULES).exists():
             return None
-        poolings, library = _poolings(folder), library_class(folder) is not None
-        if not poolings and not library:
+        if not any(module.kind in _EMBEDDING for module in modules(folder)):
             raise CheckpointError(
                 f"{folder / MODULES} names no Pooling, so it is not known what an embedding is"
             )
@@ -218,20 +204,15 @@ class Sentences:
         named = f"prompt {prompt!r}" if prompt else ""
         if searching and (query or passage):
             named = named or f"prompts {query!r} and {passage!r}"
-        if named and not all(pooling.include_prompt for pooling in poolings):
+        if named and not all(pooling.include_prompt for pooling in _poolings(folder)):
             raise CheckpointError(
                 f"{folder} leaves its {named} out of the pooling, which cannot be done here yet"
-            )
-        modes = () if library else poolings[-1].modes
-        if unknown := [mode for mode in modes if mode not in POOLINGS]:
-            raise CheckpointError(
-                f"{folder} pools by {unknown[0]}, which is not known here: {', '.join(POOLINGS)}"
             )
         limits = _ModelConfig()
         if model_config.exists():
             limits = documents.read_json(model_config, _ModelConfig, error=CheckpointError)
         length = limits.max_seq_length if (limits.max_seq_length or 0) > 0 else None
-        said = modes, prompt, length, bool(limits.do_lower_case), query, passage
+        said = prompt, length, bool(limits.do_lower_case), query, passage
         return cls(*said, config.similarity_fn_name)
 
 

@@ -142,7 +142,7 @@ class LiveModel:
     @property
     def spread(self) -> bool:
         """Tells whether accelerate has spread the model over devices."""
-        return hasattr(self.model, "hf_device_map")
+        return any(hasattr(part, "hf_device_map") for part in self.model.modules())
 
     @property
     def bytes(self) -> dict[torch.device, int]:

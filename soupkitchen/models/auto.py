@@ -1,6 +1,6 @@
 """Loads models through transformers, and refuses one if its files hold less or more than the model.
 
-Runs of sentence-transformers with other modules than pooling (Dense, static, sparse) are loaded by that.
+Runs of sentence-transformers are loaded by that library, which makes their embeddings.
 """
 
 from __future__ import annotations
@@ -70,30 +70,37 @@ class SentenceTransformers:
         return f'from sentence_transformers import {self.name}\n\nmodel = {self.name}("{folder}")'
 
     def load(self, run: Checkpoint, loading: Loading) -> torch.nn.Module:
-        if run.adapted is not None:
-            raise CheckpointError(
-                f"{run.path} is an adapter of a model with modules of its own, which cannot be merged yet: "
-                "merge it into its base, and save that"
-            )
-        if loading.device_map is not None:
-            raise ConfigError("runtime.device_map is for models of transformers: leave it null")
         try:
             import sentence_transformers
+            from sentence_transformers.util import import_from_string
         except ImportError as error:
             raise ConfigError(
-                f"{run.path} has modules that sentence-transformers loads: pip install "
+                f"{run.path} is a run of sentence-transformers ({MODULES}): pip install "
                 "'soupkitchen[sentence-transformers]'"
             ) from error
+        library_class(run.path)  # refuses classes that are not the library's
+        _check_claims(run)
+        loads = {"dtype": loading.dtype or "auto", "ignore_mismatched_sizes": True}  # see `names`
+        if names_flash_attention(run.config):
+            loads["attn_implementation"] = "sdpa"
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": loading.trust_remote_code}
+        options["model_kwargs"] = loads | loading.placement()
+        kind: Any = getattr(sentence_transformers, self.name)
+        device = "cpu" if loading.device_map is None else None
         try:
-            model: torch.nn.Module = getattr(sentence_transformers, self.name)(
-                str(run.path),
-                device="cpu",
-                local_files_only=True,
-                trust_remote_code=loading.trust_remote_code,
-                model_kwargs={"dtype": loading.dtype or "auto"},
-            )
+            if run.adapted is None:
+                model = kind(str(run.path), device=device, **options)
+            else:  # by its path, the library would take the base that the adapter's files name
+                parts = []
+                for module in modules(run.path):
+                    part: Any = import_from_string(module.type)
+                    folder = str(run.path if module.path else run.architecture)
+                    options |= {"subfolder": module.path, "config_kwargs": _sizes(run)}
+                    parts.append(part.load(folder, **options))
+                model = kind(modules=parts, device=device)
         except Exception as error:  # a strange modules.json may have it raise anything
             raise CheckpointError(f"{run.path}: {self.name} cannot load it ({first_line(error)})") from error
+        _check_placed(model)
         return model if loading.dtype is None else model.to(loading.dtype)
 
     def names(self, run: Checkpoint, model: Any) -> NameMap:
@@ -106,14 +113,15 @@ class SentenceTransformers:
             if name.startswith(module.prefix)
         }
         rest = [name for name in run.header if name not in names]
-        inner = transformer_in(model)
+        inner, computed = transformer_in(model), set[str]()
         if inner is None:
             names |= {name: f"{next(iter(children))}.{name}" for name in rest}
         else:
             place = next(name for name, part in model.named_modules() if part is inner)
             seen = replace(run, weights=View(run.weights, {name: name for name in rest}))
             names |= {name: f"{place}.{to}" for name, to in NameMap.find(seen, inner).names.items()}
-        return NameMap.given(run, model, names)
+            computed = {name for name, _ in inner.named_buffers()}
+        return NameMap.given(run, model, names, computed)
 
     def like(self, model: torch.nn.Module) -> Callable[[dict[str, torch.Tensor]], torch.nn.Module]:
         raise CheckpointError(
@@ -126,6 +134,7 @@ class SentenceTransformers:
         inner = transformer_in(model)
         if inner is not None:
             inner.save_pretrained(folder, max_shard_size=max_shard_size)
+            copy_code(like, folder)
         for child, module in zip(model.children(), modules(like.path), strict=True):
             place = like.path / module.path
             if module.path and place.is_dir():
@@ -165,8 +174,8 @@ class Auto:
             strange = [task for task in tasks.tasks.values() if not task.takes_sentences]
             if strange or library not in _SENTENCE_CLASSES:
                 raise ConfigError(
-                    f"{pool.reference.path} is a {library} with modules of its own ({MODULES}): take a "
-                    "task on embeddings, as task=embedding_similarity, or task=function"
+                    f"{pool.reference.path} is a {library} ({MODULES}): take a task on embeddings, as "
+                    "task=embedding_similarity, or task=function"
                 )
             return SentenceTransformers(library)
         if not pool.reference.config:
@@ -269,12 +278,7 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
         ConfigError: if there is too little memory.
     """
     folder, options = run.architecture, loading.options()
-    if run.adapted is not None and run.config is not run.adapted.config:  # it brings a head, or added tokens
-        sizes = {
-            "num_labels": len(run.config.get("id2label") or ()),
-            "vocab_size": run.config.get("vocab_size"),
-        }
-        options |= {option: size for option, size in sizes.items() if size}
+    options |= _sizes(run)
     _check_claims(run)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, by name
     try:
@@ -285,13 +289,25 @@ def load_model(run: Checkpoint, model_class: Any, loading: Loading) -> PreTraine
         raise CheckpointError(
             f"{folder}: {model_class.__name__} cannot load it ({_why(folder, error)})"
         ) from error
+    _check_placed(model)
+    _check_report(run, type(model).__name__, report)
+    return model
+
+
+def _sizes(run: Checkpoint) -> dict[str, int]:
+    """Options for the model of an adapter that brings a head, or added tokens."""
+    if run.adapted is None or run.config is run.adapted.config:
+        return {}
+    sizes = {"num_labels": len(run.config.get("id2label") or ()), "vocab_size": run.config.get("vocab_size")}
+    return {option: size for option, size in sizes.items() if size}
+
+
+def _check_placed(model: torch.nn.Module) -> None:
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ConfigError(
             "runtime.device_map: the model does not fit into the memory of the devices (runtime.max_memory), "
             "and weights that lie on disk cannot be written in place"
         )
-    _check_report(run, type(model).__name__, report)
-    return model
 
 
 def _check_report(run: Checkpoint, model: str, report: Mapping[str, Any]) -> None:

@@ -50,9 +50,13 @@ class Loading:
         """Arguments of ``from_pretrained``; no name in a file reaches the hub."""
         options: dict[str, Any] = {"dtype": self.dtype or "auto", "trust_remote_code": self.trust_remote_code}
         options["local_files_only"] = not self.trust_remote_code  # code may be in a repository of its own
-        if self.device_map is not None:
-            options |= {"device_map": self.device_map, "max_memory": self.max_memory}
-        return options
+        return options | self.placement()
+
+    def placement(self) -> dict[str, Any]:
+        """Arguments of `options` that spread the model."""
+        if self.device_map is None:
+            return {}
+        return {"device_map": self.device_map, "max_memory": self.max_memory}
 
 
 class Maker(Protocol):

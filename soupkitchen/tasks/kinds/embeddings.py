@@ -67,15 +67,13 @@ class Embedding(DataTask):
         said = sentences_of(runs, isinstance(self, Searching))
         if said is None:
             return self
-        if not said.pooling and self.pooling is not None:
+        if self.pooling is not None:
             raise ConfigError(
                 f"task.pooling={self.pooling}: the modules of the runs ({MODULES}) say what an embedding is; "
                 "leave it null"
             )
-        poolings = "+".join(said.pooling) or "of their own"
-        log.info("embeddings as the runs say (%s): pooling %s", MODULES, poolings)
-        options: dict[str, Any] = {"pooling": said.pooling or None, "prompt": said.prompt}
-        options["max_length"] = said.max_length
+        log.info("embeddings as the runs say (%s)", MODULES)
+        options: dict[str, Any] = {"prompt": said.prompt, "max_length": said.max_length}
         if isinstance(self, Searching):
             options |= {"query_prompt": said.query, "passage_prompt": said.passage}
             options["similarity"] = said.similarity
@@ -99,7 +97,7 @@ class Embedding(DataTask):
 
     def embedded(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
         """The embeddings of a batch of texts, float32 (texts, width)."""
-        if isinstance(unwrapped(model), torch.nn.Sequential):  # of modules of sentence-transformers
+        if isinstance(_uncompiled(model), torch.nn.Sequential):  # of modules of sentence-transformers
             embeddings: torch.Tensor = model(_features(model, batch))["sentence_embedding"]
             return embeddings.to_dense().float()
         hidden = model(**batch).last_hidden_state.float()
@@ -159,8 +157,13 @@ def distinct(texts: Sequence[list[int]]) -> tuple[list[list[int]], list[int]]:
 
 def transformer_in(model: Any) -> PreTrainedModel | None:
     """The model of transformers in `model`, or `model` itself, or None."""
-    model = unwrapped(model)
+    model = _uncompiled(model)
     return getattr(model[0], "auto_model", None) if isinstance(model, torch.nn.Sequential) else model
+
+
+def _uncompiled(model: Any) -> Any:
+    model = unwrapped(model)
+    return getattr(model, "_orig_mod", model)  # torch.compile's wrapper is of no class of the model
 
 
 def _features(model: torch.nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

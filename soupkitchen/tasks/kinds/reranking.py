@@ -57,6 +57,10 @@ class Reranking(Searching):
     def model_class(self) -> type:
         return AutoModel if self.architecture == "bi" else AutoModelForSequenceClassification
 
+    @property
+    def takes_sentences(self) -> bool:  # type: ignore[override]
+        return self.architecture == "bi"
+
     def fitted_to(self, runs: Sequence[Checkpoint]) -> Reranking:
         return super().fitted_to(runs) if self.architecture == "bi" else self
 
