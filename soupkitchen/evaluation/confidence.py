@@ -52,7 +52,7 @@ PROVEN = 0.05
 _LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
 _TINY = 1e-300
 _DOUBLINGS, _HALVINGS = 60, 12
-_GRAIN, _STEP = 1e-6, 1e-4
+_GRAIN, _STEP, _NEAR = 1e-6, 1e-4, 0.1
 """Smaller differences, relative to the incumbent's mean value, are rounding."""
 
 
@@ -103,7 +103,8 @@ class ConfidentThreshold(Threshold):
                 return tasks.score({**so_far.scores, name: metric.of_mean(mean)})
 
             aim = self._aim(float(weighted_mean(before, weights)), score_of)
-            score = score_at_most(metric, part, before, weights, order[name], error, features, aim)
+            quick = tasks.alone is not None  # of several tasks each limit counts
+            score = score_at_most(metric, part, before, weights, order[name], error, features, aim, quick)
             parts[name] = replace(part, score=min(score, part.score))
         score = tasks.score({name: part.score for name, part in parts.items()})
         return replace(so_far, score=score, parts=parts, stopped_by="confidence")
@@ -139,12 +140,21 @@ class ConfidentThreshold(Threshold):
 
 @dataclass(frozen=True)
 class ConfidentStopping(EarlyStopping):
-    """Stops scoring once the decision is certain, or almost."""
+    """Stops scoring once the decision is certain, or almost.
+
+    Where examples are right or wrong, certainty comes sooner than confidence, as it may have the hardest ones
+    first.
+    """
 
     confidence: float
 
-    def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
-        examples.shuffle(split, best)
+    def arrange(
+        self, examples: Examples, tasks: Several, split: str, best: Evaluation, pool: Sequence[Evaluation]
+    ) -> None:
+        if tasks.binary:
+            super().arrange(examples, tasks, split, best, pool)
+        else:
+            examples.shuffle(split, best)
 
     def threshold(
         self,
@@ -175,6 +185,7 @@ def score_at_most(
     error: float,
     features: np.ndarray | None = None,
     aim: float = 0.0,
+    quick: bool = False,
 ) -> float:
     """A score that a candidate is below, but with a probability of `error`.
 
@@ -185,12 +196,16 @@ def score_at_most(
         order: int (examples,), drawn at random, in which examples are scored.
         features: float64 (examples, q), which predict differences.
         aim: the mean difference that the limit should fall below soon.
+        quick: a limit well above that is not computed, and is infinite.
     """
     if not (np.isfinite(incumbent).all() and (weights is None or np.isfinite(weights).all())):
         return math.inf
     seen = _seen(metric, part, incumbent, weights, order, features)
     sample = not (metric.greater_is_better and math.isfinite(metric.best))
-    limit = upper_limit(seen.differences, seen.bounds, error, sample, seen.grain, seen.features, aim)
+    known = seen.differences, seen.bounds, error, sample, seen.grain
+    if quick and excluded_after(*known, aim + _NEAR * abs(aim) + seen.grain, seen.features) is None:
+        return math.inf
+    limit = upper_limit(*known, seen.features, aim)
     return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
 
 

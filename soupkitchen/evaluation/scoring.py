@@ -268,7 +268,9 @@ def is_above(score: float, other: float) -> bool:
 class EarlyStopping:
     """Stops scoring once the rest cannot change the decision."""
 
-    def arrange(self, examples: Examples, split: str, best: Evaluation, pool: Sequence[Evaluation]) -> None:
+    def arrange(
+        self, examples: Examples, tasks: Several, split: str, best: Evaluation, pool: Sequence[Evaluation]
+    ) -> None:
         """Orders the examples so that bad candidates show early."""
         examples.arrange(split, best, pool)
 

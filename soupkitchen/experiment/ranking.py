@@ -75,7 +75,8 @@ class Ranking:
         """
         if stopping is not None:
             best = scores.score(Request("starting", recipes.single(self.best_first[0].name)))
-            stopping.arrange(scores.examples, "heldout", best.evaluation, list(self.singles.values()))
+            singles = list(self.singles.values())
+            stopping.arrange(scores.examples, scores.tasks, "heldout", best.evaluation, singles)
         other_batches = self.in_pieces if stopping is None else "heldout" in scores.examples.arranged
         if not other_batches or scores.tasks.binary:
             return self
