@@ -7,11 +7,13 @@
 
 No models: differences between a candidate and the soup are drawn from distributions. At the boundary, the
 candidate is better by a hair, so that full evaluation would keep it, and each discard is wrong. Worse by
-0.35 of the differences' standard deviation, it should be discarded soon. Each decision is looked at
-after every one of 1,000 examples. With `--features`, something is known of all examples beforehand: two
-features that explain 80 % of the differences' variance; two that say nothing; two that say the opposite of every
-second example; two that explain 80 % of the first half of the order, and nothing of the second, which no random
-order does: there, what is promised need not hold. Prints Markdown.
+0.35 of the differences' standard deviation, it should be discarded soon. Each decision is looked at after
+every one of 1,000 examples.
+
+With `--features`, something is known of all examples beforehand: two features that explain 80 % of the
+differences' variance; two that say nothing; two that say the opposite of every second example; and two that
+explain 80 % of the first half of the order and nothing of the second, which no random order does: there, what
+is promised need not hold. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 #!/usr/bin/env python
 """Pools for `effort_table.py`: runs tuned with care, whose mixtures can be scored quickly and often.
 
-    python scripts/effort_pools.py FOLDER --seeds 0 1 2 --runs 30     (some 15 s a run on a core)
-    python scripts/effort_pools.py FOLDER --llamas                    (15 minutes)
+    python scripts/effort_pools.py FOLDER --seeds 0 --runs 30     (some 15 s a run on a core)
+    python scripts/effort_pools.py FOLDER --llamas                (an hour)
 
-Classifiers: MiniLM on 20 Newsgroups, the embeddings and four of six layers frozen. What comes out of the frozen layers
-is computed once, so training and scoring take the last two layers only. Options are drawn at random as in
-Wortsman et al. 2022: learning rate, epochs, label smoothing, weight decay, seed; learning rates warm up and
-decay to 0. The head that all begin with is a linear probe. 1,200 texts train, 5,000 are held out, 4,000 test.
+Classifiers: MiniLM on 20 Newsgroups, the embeddings and four of six layers frozen. What comes out of the
+frozen layers is computed once, so training and scoring take the last two layers only. Options are drawn at
+random as in Wortsman et al. 2022: learning rate, epochs, label smoothing, weight decay, seed; learning rates
+warm up and decay to 0. The head that all begin with is a linear probe. 1,200 texts train, 5,000 are held out,
+4,000 test.
 
-Llamas: four layers of width 256, trained on texts of all newsgroups and then fine-tuned on those of `comp`, with 2,000
-texts held out and 2,000 for testing; perplexity. Matrices are multiplied in bfloat16.
+Llamas: four layers of width 256, trained on the texts of some newsgroups and fine-tuned on others, 2,000 held
+out and 2,000 for testing; perplexity. Matrices are multiplied in bfloat16. Runs that are there are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Pool:
         self.folder = folder
         self.data: dict[str, Any] = {}
         self.references: dict[str, np.ndarray] = {}
-        self.model: torch.nn.Module = torch.nn.Identity()
+        self.model: Any = None
         for part in ("runs", "outputs"):
             (folder / part).mkdir(parents=True, exist_ok=True)
 
@@ -234,16 +234,18 @@ class Llamas(Pool):
             "test": late[late["ours"]].sample(LLAMA_SIZES["test"], random_state=0)["text"].tolist(),
             "base": early[~early["ours"]].sample(frac=1.0, random_state=0)["text"].tolist(),
         }
-        tokenizer = llama_pool._tokenizer(texts["base"])
+        tokenizer = llama_pool.tokenizer_of(texts["base"])
         torch.manual_seed(0)
-        self.model = llama_pool._llama(tokenizer, layers=4, width=256)
+        self.model = llama_pool.llama(tokenizer, layers=4, width=256)
         for split, some in texts.items():
             numbers = [
                 [tokenizer.bos_token_id, *tokenizer(text)["input_ids"]][:LLAMA_LENGTH] for text in some
             ]
             rows = [torch.tensor(row) for row in numbers]
             self.data[split] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
-            self.references[split] = np.array([(len(row) - 1, len(text)) for row, text in zip(rows, some)])
+            self.references[split] = np.array(
+                [(len(row) - 1, len(text)) for row, text in zip(rows, some, strict=True)]
+            )
         self._base = folder / "base.pt"
         if not self._base.exists():
             self.fit(1e-3, PRETRAIN, 0.0, 0.01, "base")
@@ -271,8 +273,8 @@ class Llamas(Pool):
 
 def _read(part: str) -> pd.DataFrame:
     """The texts of a part of 20 Newsgroups, their first words only, and whether runs are tuned on them."""
-    table = demo._read(_materials() / demo.TEXTS / f"20newsgroups-{part}.tab").drop_duplicates("text")
-    words = table["text"].str.split()
+    table = demo.read_texts(_materials() / demo.TEXTS / f"20newsgroups-{part}.tab").drop_duplicates("text")
+    words: Any = table["text"].str.split()
     table = table.assign(text=words.str[: llama_pool.WORDS].str.join(" "))[
         words.str.len() >= llama_pool.WORDS // 2
     ]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Measures the forward passes that greedy search needs with each `evaluation.effort`, on pools of effort_pools.py.
+"""Measures the forward passes that greedy search needs with each `evaluation.effort`.
 
-    python scripts/effort_table.py FOLDER --runs 30 --orders 20      (the pools in FOLDER, made before)
+    python scripts/effort_table.py FOLDER --runs 30 --orders 20    (FOLDER of effort_pools.py)
 
-Each mixture is scored once in full, and its outputs are kept; then ranking and search run as a run does, on these
-outputs, with the examples in one order after another. Passes are in % of scoring all runs and all candidates
-in full: the median over orders. Prints Markdown.
+Each mixture is scored once in full, and its outputs are kept; then ranking and search run as in a run, on
+these outputs, with the held-out examples in one order after another. Passes are in % of scoring all runs and
+all candidates in full: the median over orders, and the least and the most. Prints Markdown.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int
         return folder
     torch.manual_seed(seed)
     train, heldout = (_texts(data / f"{split}.csv") for split in ("train", "validation"))
-    tokenizer = _tokenizer(train)
+    tokenizer = tokenizer_of(train)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"text": heldout[:TEXTS]}).to_csv(folder / "data" / "validation.csv", index=False)
-    model = _llama(tokenizer, layers, width)
+    model = llama(tokenizer, layers, width)
     _save(model, tokenizer, folder / "base")
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     _train(model, tokenizer, train)
@@ -68,10 +68,10 @@ def make_noise(
     texts = [
         " ".join(f"w{number}" for number in torch.randint(500, (words,)).tolist()) for _ in range(examples)
     ]
-    tokenizer = _tokenizer(texts)
+    tokenizer = tokenizer_of(texts)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"text": texts}).to_csv(folder / "data" / "validation.csv", index=False)
-    model = _llama(tokenizer, layers, width)
+    model = llama(tokenizer, layers, width)
     large = sum(parameter.numel() for parameter in model.parameters()) > 2e8
     model.to(dtype or (torch.bfloat16 if large else torch.float32))
     _save(model, tokenizer, folder / "base")
@@ -82,7 +82,7 @@ def make_noise(
         _save(model, tokenizer, folder / "runs" / f"run-{number}")
 
 
-def _llama(tokenizer: Any, layers: int, width: int) -> Any:
+def llama(tokenizer: Any, layers: int, width: int) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
@@ -105,7 +105,7 @@ def _texts(file: Path) -> list[str]:
     return [" ".join(some[:WORDS]) for some in words if len(some) >= WORDS // 2]
 
 
-def _tokenizer(texts: list[str]) -> Any:
+def tokenizer_of(texts: list[str]) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 

@@ -158,7 +158,7 @@ def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int]
 
     Duplicate texts are dropped first, so that splits share none.
     """
-    early, late = (_read(source / f"20newsgroups-{part}.tab") for part in ("train", "test"))
+    early, late = (read_texts(source / f"20newsgroups-{part}.tab") for part in ("train", "test"))
     early = early.drop_duplicates("text")
     late = late.drop_duplicates("text")
     late = late[~late["text"].isin(early["text"])]
@@ -173,7 +173,7 @@ def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int]
         split.to_csv(folder / f"{name}.csv", index=False)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def read_texts(file: Path) -> pd.DataFrame:
     """A tab-separated file: three header lines, then label and text."""
     texts = pd.read_csv(file, sep="\t", skiprows=3, names=["label", "text"])
     return texts.dropna()
