@@ -41,7 +41,7 @@ EFFORTS = ("exact", "confident", "frugal")
 
 
 class Searched(NamedTuple):
-    """What came of a search.
+    """A search's costs and its soup.
 
     Attributes:
         ranking, merging: examples scored, in units of the held-out set.

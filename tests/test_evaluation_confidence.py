@@ -522,6 +522,9 @@ def test_a_real_run_says_what_stopped_it_and_is_continued(text_runs, many_texts,
     by_confidence = merges[merges["stopped_by"] == "confidence"]
     assert len(by_confidence)
     assert by_confidence["examples_scored"].min() < 200
+    assert by_confidence["explained"].astype(float).between(0, 1).all()
+    assert by_confidence["explained"].astype(float).max() > 0.3
+    assert set(rows.loc[rows["stopped_by"] != "confidence", "explained"]) == {""}
     assert set(rows.loc[~rows["stopped_early"], "stopped_by"]) == {""}
     # the tables follow from the journal
     (folder / "trajectory.csv").unlink()

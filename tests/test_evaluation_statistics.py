@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError
 from soupkitchen.evaluation import Evaluation, Part, compare, confidence_interval, statistics
-from soupkitchen.evaluation.statistics import mcnemar
+from soupkitchen.evaluation.statistics import mcnemar, noise
 from soupkitchen.search.base import AcceptRule
 from soupkitchen.tasks import Data, Several, TextClassification
 
@@ -142,3 +142,50 @@ def test_the_interval_of_macro_f1_resamples_examples():
     draws = [random.integers(0, 150, 150) for _ in range(2000)]
     expected = np.quantile([metric.quick(predictions[d], references[d]) for d in draws], [0.025, 0.975])
     np.testing.assert_allclose([low, high], expected, atol=0.02)
+
+
+# What may be chance
+
+
+def test_noise_is_the_median_standard_error_beside_the_first_of_the_best_runs():
+    random, tasks = np.random.default_rng(0), several_of("mse")
+    values = [-random.exponential(size=400) * (1 + number) for number in range(9)]
+    errors = [np.std(one - values[0], ddof=1) / np.sqrt(400) for one in values[1:6]]  # five, not eight
+    found = noise([evaluation(one) for one in values], tasks, {"": np.zeros(400)})
+    assert found == pytest.approx(np.median(errors), rel=1e-9)
+    assert noise([evaluation(values[0])], tasks, {"": np.zeros(400)}) is None
+
+
+def test_of_runs_that_were_scored_in_part_noise_takes_the_examples_that_both_have():
+    random, tasks = np.random.default_rng(1), several_of("mse")
+    best, other = -random.exponential(size=400), -random.exponential(size=400)
+    first = random.permutation(400)[:50]
+    known = np.zeros(400)
+    known[first] = other[first]
+    part = Part(float(known.mean()), known, other[first], 50, 400, first)
+    found = noise(
+        [evaluation(best), Evaluation("heldout", part.score, {"": part}, False)], tasks, {"": known}
+    )
+    assert found == pytest.approx(np.std((other - best)[first], ddof=1) / 20, rel=1e-9)
+
+
+def test_noise_of_a_perplexity_is_that_of_resampling():
+    random, tasks = np.random.default_rng(2), several_of("perplexity")
+    tokens = np.stack([random.integers(5, 60, size=300)] * 2, axis=1)
+    metric = tasks.tasks[""].metric
+    nats = [tokens[:, 0] * random.normal(3, 0.3, size=300) for _ in range(2)]
+    both = [
+        Evaluation("heldout", part.score, {"": part})
+        for part in (Part.whole(metric, one, tokens) for one in nats)
+    ]
+    drawn = random.integers(0, 300, size=(2000, 300))
+    gains = [np.exp(one[drawn].sum(1) / tokens[drawn, 0].sum(1)) for one in nats]
+    assert noise(both, tasks, {"": tokens}) == pytest.approx(np.std(gains[0] - gains[1]), rel=0.1)
+
+
+def test_a_margin_that_follows_from_the_ranking_has_one_digit():
+    rule = AcceptRule.of({"margin": "auto"})
+    assert rule.after_ranking(0.00437) == AcceptRule("margin", 0.004)
+    assert rule.after_ranking(None) == AcceptRule("margin", 0.0)
+    for other in (AcceptRule("better"), AcceptRule("margin", 0.1), AcceptRule("significant", 0.05)):
+        assert other.after_ranking(0.00437) == other

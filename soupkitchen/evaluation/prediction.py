@@ -111,7 +111,7 @@ def features_of(
     references: Mapping[str, Rows],
     others: Sequence[Evaluation] = (),
 ) -> dict[str, np.ndarray]:
-    """What is known of all examples, by task: float64 (examples, q).
+    """Collects what is known of all examples, by task: float64 (examples, q).
 
     These are the incumbent's value, as a mixture changes what is hard, and differences to it: of runs that
     are new, of all runs in the candidate by their shares, and of `others`; if the metric takes logits, of the

@@ -100,7 +100,7 @@ def noise(evaluations: Sequence[Evaluation], tasks: Several, references: Referen
 def _standard_error(
     one: Evaluation, best: Evaluation, tasks: Several, references: References
 ) -> float | None:
-    """Of the difference in score, by the delta method from the examples that both have; or by resampling."""
+    """The standard error of a difference in score: from the examples that both have, or by resampling."""
     if any(part.values is None for part in best.parts.values()):
         if not (one.complete and best.complete):
             return None

@@ -155,7 +155,7 @@ class _Race:
 
     @property
     def promise(self) -> str:
-        """What is said of runs that fell out."""
+        """The guarantee, in words."""
         better = f"one better than the winner by more than {self.margin:g}" if self.margin else "the best run"
         return f"{better} falls out with a probability of at most {1 - self.confidence:.2g}"
 
