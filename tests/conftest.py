@@ -25,6 +25,7 @@ if not os.access(Path.home(), os.W_OK):
     os.environ.setdefault("RAY_AUTH_TOKEN", "tests")  # which Ray else writes into the home
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
+os.fsync = lambda descriptor: None  # type: ignore[assignment]  # waiting shows nothing while the power stays on
 
 import hypothesis  # noqa: E402
 import pandas as pd  # noqa: E402
