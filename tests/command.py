@@ -84,7 +84,8 @@ class Fork:
         self.returncode: int | None = None
         self._told: list[str] = []
         self._early = tuple(sorted((early or {}).items()))
-        _zygote(self._early)  # with --quick, the test ends here
+        with _asking:
+            _zygote(self._early)  # with --quick, the test ends here
         self._said = tempfile.TemporaryDirectory()
         self._files = [str(Path(self._said.name) / name) for name in ("stdout", "stderr")]
         places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": terminal or self._files[1]}
