@@ -133,10 +133,14 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
 
 
 def started(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, early: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path,
+    before: str = "",
+    env: Mapping[str, str] | None = None,
+    early: Mapping[str, str] | None = None,
 ) -> Fork:
-    """Starts the command, in a fork of a process that has imported everything."""
-    return Fork(_COMMAND, *with_defaults(arguments), cwd=cwd, env=env, early=early)
+    """Starts the command, in a fork of a process that has imported everything, after code of a test's own."""
+    return Fork(f"{before}\n{_COMMAND}", *with_defaults(arguments), cwd=cwd, env=env, early=early)
 
 
 def started_anew(
