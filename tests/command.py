@@ -168,7 +168,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen | Fork) ->
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
-        time.sleep(0.001)
+        time.sleep(0.004)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
