@@ -21,7 +21,7 @@ os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "others")
 os.environ["SOUPKITCHEN_CACHE"] = str(ROOT / ".cache" / "soupkitchen")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ["RAY_worker_niceness"] = "0"  # what a test waits for is not to wait for all other tests
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 – what a test waits for is not to wait for all other tests
 if not os.access(Path.home(), os.W_OK):
     os.environ.setdefault("RAY_AUTH_TOKEN", "tests")  # which Ray else writes into the home
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
