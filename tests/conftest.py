@@ -49,10 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    "demo executors_ray experiment_resume cli_errors cli_sweeper cli_launchers devices executors_spmd "
-    "experiment_algorithm cli_command experiment_ranking models_sentence_transformers search_window "
-    "experiment_scores models_auto trackers models_families tasks models_function evaluation_compile "
-    "records_report rebuild docs_commands"
+    "demo executors_ray cli_errors cli_sweeper executors_spmd models_sentence_transformers cli_command "
+    "experiment_resume experiment_algorithm devices trackers store_documents cli_launchers "
+    "experiment_ranking docs_commands records_report cli_config search_window rebuild tasks_harness "
+    "models_auto checkpoints_adapters evaluation_compile evaluation_confidence tasks tasks_embeddings models_function "
+    "experiment_api experiment_scores models_families checkpoints_files checkpoints_sources docs"
 ).split()
 """The files whose tests take most of the time, the longest first."""
 
