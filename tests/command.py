@@ -68,7 +68,7 @@ class Fork:
     """Code that runs as by `python -c` with a session of its own, in a fork; to be asked as a `Popen` is.
 
     `env` is set too late for what modules read when they are imported: what is set `early` makes another
-    process to fork from.
+    process to fork from. What is written to a `terminal`, which takes the place of stderr, is not told.
     """
 
     def __init__(
@@ -78,15 +78,17 @@ class Fork:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         early: Mapping[str, str] | None = None,
+        terminal: str | None = None,
     ) -> None:
         self.args = ["soupkitchen", *arguments]
         self.returncode: int | None = None
         self._told: list[str] = []
         self._early = tuple(sorted((early or {}).items()))
-        _zygote(self._early)  # with --quick, the test ends here
+        with _asking:
+            _zygote(self._early)  # with --quick, the test ends here
         self._said = tempfile.TemporaryDirectory()
         self._files = [str(Path(self._said.name) / name) for name in ("stdout", "stderr")]
-        places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": self._files[1]}
+        places = {"cwd": str(cwd), "stdout": self._files[0], "stderr": terminal or self._files[1]}
         self.pid = _ask({"code": code, "arguments": self.args, "env": dict(env or {}), **places}, self._early)
 
     def poll(self) -> int | None:
@@ -101,7 +103,7 @@ class Fork:
                 raise subprocess.TimeoutExpired(self.args, timeout)
             time.sleep(0.005)
         if not self._told:
-            self._told = [Path(file).read_text() for file in self._files]
+            self._told = [file.read_text() if file.exists() else "" for file in map(Path, self._files)]
             self._said.cleanup()
         out, err = self._told
         return out, err
@@ -131,10 +133,14 @@ def with_full_disk(*arguments: str, size: int, cwd: Path) -> subprocess.Complete
 
 
 def started(
-    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, early: Mapping[str, str] | None = None
+    *arguments: str,
+    cwd: Path,
+    before: str = "",
+    env: Mapping[str, str] | None = None,
+    early: Mapping[str, str] | None = None,
 ) -> Fork:
-    """Starts the command, in a fork of a process that has imported everything."""
-    return Fork(_COMMAND, *with_defaults(arguments), cwd=cwd, env=env, early=early)
+    """Starts the command, in a fork of a process that has imported everything, after code of a test's own."""
+    return Fork(f"{before}\n{_COMMAND}", *with_defaults(arguments), cwd=cwd, env=env, early=early)
 
 
 def started_anew(
@@ -162,7 +168,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen | Fork) ->
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
-        time.sleep(0.001)
+        time.sleep(0.004)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

@@ -21,10 +21,12 @@ os.environ["HF_HOME"] = str(ROOT / ".cache" / "huggingface")
 os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "others")
 os.environ["SOUPKITCHEN_CACHE"] = str(ROOT / ".cache" / "soupkitchen")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 – what a test waits for is not to wait for all other tests
 if not os.access(Path.home(), os.W_OK):
     os.environ.setdefault("RAY_AUTH_TOKEN", "tests")  # which Ray else writes into the home
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
+os.fsync = lambda descriptor: None  # type: ignore[assignment]  # waiting shows nothing while the power stays on
 
 import hypothesis  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -47,10 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 LONGEST = (
-    "demo executors_ray experiment_resume cli_errors cli_sweeper cli_launchers devices executors_spmd "
-    "experiment_algorithm cli_command experiment_ranking models_sentence_transformers search_window "
-    "experiment_scores models_auto trackers models_families tasks models_function evaluation_compile "
-    "records_report rebuild docs_commands"
+    "demo executors_ray cli_errors cli_sweeper executors_spmd models_sentence_transformers cli_command "
+    "experiment_resume experiment_algorithm devices trackers store_documents cli_launchers "
+    "experiment_ranking docs_commands records_report cli_config search_window rebuild tasks_harness "
+    "models_auto checkpoints_adapters evaluation_compile evaluation_confidence tasks tasks_embeddings "
+    "models_function experiment_api experiment_scores models_families checkpoints_files "
+    "checkpoints_sources docs"
 ).split()
 """The files whose tests take most of the time, the longest first."""
 

@@ -7,13 +7,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import forked
 from safetensors.torch import load_file, save_file
 from tiny import adapter, llama
 
@@ -236,18 +236,30 @@ def test_a_store_that_cannot_be_written_is_said_once_and_no_error(
     assert "the next start reads them again" in warning
 
 
-def _in_a_process(folder: Path) -> str:
-    fingerprints._SETTLED_SECONDS = 0
-    return fingerprint(folder)
+PROCESS = """
+import sys
+from pathlib import Path
+from soupkitchen.checkpoints import Checkpoint, fingerprints
+fingerprints._SETTLED_SECONDS = 0
+for folder in sys.argv[1:]:
+    print(Checkpoint.open(Path(folder)).fingerprint)
+"""
 
 
 @pytest.mark.slow
 def test_processes_and_threads_may_share_the_store(settled, text_runs, store, monkeypatch):
     folders = [text_runs / name for name in ("a", "b", "c", "d") for _ in range(8)]
     expected = [unkept(folder, monkeypatch) for folder in folders]
-    with ThreadPoolExecutor(8) as threads, ProcessPoolExecutor(2, get_context("spawn")) as processes:
-        found = [threads.map(fingerprint, folders), processes.map(_in_a_process, folders)]
-        assert [list(one) for one in found] == [expected, expected]
+    cache = str(store.parent)
+
+    def in_a_process(folders: list[Path]) -> list[str]:
+        told = forked(PROCESS, *map(str, folders), cwd=text_runs, env={"SOUPKITCHEN_CACHE": cache})
+        return told.stdout.splitlines()
+
+    with ThreadPoolExecutor(8) as threads, ThreadPoolExecutor(2) as processes:
+        found = processes.map(in_a_process, [folders, folders[::-1]])
+        assert list(threads.map(fingerprint, folders)) == expected
+        assert list(found) == [expected, expected[::-1]]
     assert len(list(store.iterdir())) == 4  # and nothing half written
 
 

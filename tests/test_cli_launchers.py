@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from command import events, own, soupkitchen, started_anew, wait_for
+from command import events, own, soupkitchen, started, wait_for
 
 LIMIT = 300
 
@@ -17,7 +17,7 @@ LIMIT = 300
 def test_jobs_side_by_side_make_one_table(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=joblib"]
     words += ["method=linear,ties", "search.accept=better,not_worse", "hydra.launcher.n_jobs=2"]
-    sweep = started_anew("-m", *words, cwd=tmp_path)
+    sweep = started("-m", *words, cwd=tmp_path)
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode == 0, err
     table = pd.read_csv(tmp_path / "results" / "leaderboard.csv")
@@ -28,7 +28,7 @@ def test_jobs_side_by_side_make_one_table(text_runs, texts, tmp_path):
 
 def test_jobs_on_ray_make_one_table_and_one_that_loses_its_worker_goes_on(text_runs, texts, tmp_path):
     words = [*own(text_runs, texts), f"pool.base={text_runs / 'd'}", "hydra/launcher=ray"]
-    sweep = started_anew("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
+    sweep = started("-m", *words, "method=linear,ties", "hydra.launcher.cpus_per_job=0.5", cwd=tmp_path)
     results = tmp_path / "results"
 
     def amid() -> list[Path]:
@@ -53,9 +53,13 @@ def test_a_cluster_that_is_not_there_is_named(text_runs, texts, tmp_path):
     assert "hydra.launcher.cpus_per_job=0 should be a number above 0" in told.stderr
 
 
+AT_ONCE = "from submitit.core.core import Job; Job._results_timeout_s = 1"
+"""It has 15 seconds for a result to appear of a job that has ended, as on slow file systems."""
+
+
 def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(text_runs, texts, tmp_path):
-    words = [*own(text_runs, texts), "hydra/launcher=submitit_local", "method=linear,slerp"]
-    sweep = started_anew("-m", *words, cwd=tmp_path)
+    words = [*own(text_runs, texts), "hydra/launcher=submitit_local"]
+    sweep = started("-m", *words, "method=slerp", cwd=tmp_path, before=AT_ONCE)
     results = tmp_path / "results"
 
     def amid() -> list[Path]:
@@ -69,7 +73,7 @@ def test_a_killed_job_of_a_queue_goes_on_when_it_is_queued_again(text_runs, text
     _, err = sweep.communicate(timeout=LIMIT)
     assert sweep.returncode != 0
     done = events(folder)
-    again = started_anew("-m", *words, cwd=tmp_path)
+    again = started("-m", *words, "method=linear,slerp", cwd=tmp_path)
     _, err = again.communicate(timeout=LIMIT)
     assert again.returncode == 0, err
     table = pd.read_csv(results / "leaderboard.csv")

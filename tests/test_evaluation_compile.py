@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 """Of torch's own modules, which torch itself finds outdated."""
 
 
+@pytest.fixture(autouse=True)
+def _in_this_process() -> Iterator[None]:
+    """Processes that compile side by side first have to import torch, which takes longer than two kernels."""
+    import torch._inductor.config as inductor
+
+    with inductor.patch(compile_threads=1):
+        yield
+
+
 def bench_of(runs: Path, texts: Path, **options: Any) -> Bench:
     tasks = Several.of(TextClassification(Data(str(texts)), metrics.load("cross_entropy")))
     pool = find_pool(str(runs))
-    runtime = Runtime(device="cpu", batch_size=64, threads=1, **options)
+    runtime = Runtime(device="cpu", batch_size=80, threads=1, **options)
     return Bench(evaluator_of(pool.reference, tasks, load_splits(tasks), runtime, pool=pool), Mixer(pool))
 
 

@@ -35,7 +35,7 @@ def wish(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in passed.items():
             environment.setenv(name, value)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         yield wish
         ray.shutdown()
 
@@ -56,7 +56,7 @@ def cooked(
 
 
 SEARCHES = {
-    "greedy": (api.methods.ties, Greedy(passes=2), 3),
+    "greedy": (api.methods.ties, Greedy(passes=2), 2),
     "evolve": (api.methods.linear, Evolve(evaluations=18), 2),
 }
 
@@ -72,29 +72,39 @@ def test_workers_decide_as_one_process_does(name, wish, text_runs, texts, tmp_pa
     same(one.folder, several.folder)
 
 
-@pytest.mark.parametrize("how", ["killed", "out of memory"])
-def test_what_a_lost_worker_was_doing_is_done_again(how, wish, text_runs, texts, tmp_path, caplog):
-    task = api.tasks.function(
-        str(texts), function="dying.score", model="AutoModelForSequenceClassification", best=1
-    )
-    expected, _ = cooked(text_runs, task, tmp_path / "one", None, name="x")
+@pytest.fixture(scope="module")
+def function(texts: Path) -> Any:
+    """A task whose scoring dies once, if that is wished for."""
+    model = "AutoModelForSequenceClassification"
+    return api.tasks.function(str(texts), function="dying.score", model=model, best=1)
+
+
+@pytest.fixture(scope="module")
+def undying(text_runs: Path, function: Any, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    return cooked(text_runs, function, tmp_path_factory.mktemp("undying"), None, name="x")[0]
+
+
+@pytest.mark.parametrize(("how", "workers"), [("killed", 2), ("out of memory", 1)])
+def test_what_a_lost_worker_was_doing_is_done_again(
+    how, workers, wish, text_runs, function, undying, tmp_path, caplog
+):
     wish.write_text(how)
-    trajectory, _ = cooked(text_runs, task, tmp_path / "ray", Ray(workers=2), name="x")
+    trajectory, _ = cooked(text_runs, function, tmp_path, Ray(workers=workers), name="x")
     assert not wish.exists()
     assert "its worker was lost" in caplog.text
-    pd.testing.assert_frame_equal(trajectory, expected)
+    pd.testing.assert_frame_equal(trajectory, undying)
 
 
 def test_a_driver_that_is_killed_and_started_again_continues(text_runs, texts, tmp_path):
     words = (*own(text_runs, texts), "name=x")
     soupkitchen(*words, "results_dir=one", cwd=tmp_path)
-    words = (*words, "results_dir=ray", "executor=ray")
+    words = (*words, "results_dir=ray", "executor=ray", "executor.workers=1")
     driver = started(*words, cwd=tmp_path)
     wait_for(lambda: len(events(tmp_path / "ray" / "x")) >= 3, driver)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     assert not (tmp_path / "ray" / "x" / "leaderboard.csv").exists()
-    soupkitchen(*words, "executor.workers=1", cwd=tmp_path)  # however many are left
+    soupkitchen(*words, cwd=tmp_path)
     same(tmp_path / "one" / "x", tmp_path / "ray" / "x")
 
 
@@ -111,7 +121,7 @@ def _cannot_see(self: Any) -> Any:
 
 def test_a_cluster_without_room_is_refused(wish, text_runs, texts, tmp_path):
     task = api.tasks.text_classification(str(texts))
-    with pytest.raises(ConfigError, match=r"workers=99 need 99 CPUs, and the cluster has 4"):
+    with pytest.raises(ConfigError, match=r"workers=99 need 99 CPUs, and the cluster has 2"):
         cooked(text_runs, task, tmp_path, Ray(workers=99))
 
 

@@ -6,15 +6,24 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from command import SECONDS, events, own, same, soupkitchen, started, wait_for, with_full_disk
+from command import (
+    SECONDS,
+    as_script,
+    events,
+    forked,
+    own,
+    same,
+    soupkitchen,
+    started,
+    wait_for,
+    with_full_disk,
+)
 from safetensors.torch import load_file, save_file
 
 from soupkitchen.errors import ConfigError
@@ -23,11 +32,10 @@ from soupkitchen.search import Greedy, Uniform
 
 
 @pytest.mark.slow
-def test_runs_killed_at_random_end_as_if_left_alone(text_runs, texts):
+def test_runs_killed_at_random_end_as_if_left_alone(text_runs, texts, tmp_path):
     script = files.folder("scripts") / "kill_runs.py"
     words = [f"pool.path={text_runs}/*", f"pool.base={text_runs}/a", "task=text_classification"]
-    command = [sys.executable, str(script), "--kills", "12", *words, f"task.data.path={texts}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=580)
+    result = forked(as_script(script), "--kills", "12", *words, f"task.data.path={texts}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert re.match(r"12 kills in \d+ runs \(linear, ties, evolve\): each ended as if", result.stdout)
 

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from command import own, soupkitchen
+from command import forked, own, soupkitchen
 from safetensors.torch import load_file
 from tiny import (
     LABELS,
@@ -84,7 +83,10 @@ def test_custom_code_is_run_for_those_who_trust_it(with_code, texts, tmp_path):
 
 
 ASKS_NOTHING = """
-import sys
+import os, sys
+os.dup2(os.open(sys.argv[2], os.O_RDWR), 0)
+sys.stdin = open(0)
+assert sys.stdin.isatty()
 from pathlib import Path
 from soupkitchen.checkpoints.names import tied_names
 print(dict(tied_names(Path(sys.argv[1]))))
@@ -99,10 +101,7 @@ def test_nobody_is_asked_whether_code_may_run(model_type, with_code):
         (run / "config.json").write_text(json.dumps(config))
     terminal, answers = pty.openpty()
     os.write(terminal, b"y\n" * 20)
-    command = [sys.executable, "-c", ASKS_NOTHING, str(with_code / "a")]
-    result = subprocess.run(
-        command, stdin=answers, capture_output=True, text=True, check=True, timeout=120, cwd=with_code
-    )
+    result = forked(ASKS_NOTHING, str(with_code / "a"), os.ttyname(answers), cwd=with_code)
     os.close(terminal)
     os.close(answers)
     assert result.stdout == "{}\n"

@@ -7,8 +7,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping
@@ -23,7 +21,7 @@ import pandas as pd
 import pytest
 import torch
 from any_models import build, right
-from command import soupkitchen
+from command import as_module, forked, soupkitchen
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -483,11 +481,11 @@ def test_images_are_classified_by_a_net_of_the_users_from_the_command_line(nets,
     for name, net in nets.items():
         accuracy = (net(pixels).argmax(-1) == labels).float().mean().item()
         assert table.loc[name, "heldout_accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    command = [sys.executable, "-m", "soupkitchen.rebuild", "results/x/recipe.yaml", "again"]
-    refused = subprocess.run(command, cwd=tmp_path, check=False, timeout=300, capture_output=True, text=True)
+    command = [as_module("soupkitchen.rebuild"), "results/x/recipe.yaml", "again"]
+    refused = forked(*command, cwd=tmp_path)
     assert "it names mine.build, mine.transform, which soupkitchen does not have" in refused.stderr
-    command += ["--trust", "mine.build", "--trust", "mine.transform"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    trusted = forked(*command, "--trust", "mine.build", "--trust", "mine.transform", cwd=tmp_path)
+    assert trusted.returncode == 0, trusted.stderr
     for file in ("model.safetensors", "model.ckpt"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "results/x/soup" / file).read_bytes()
     card = (tmp_path / "results/x/soup/README.md").read_text()

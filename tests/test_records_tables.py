@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-import subprocess
-import sys
 import threading
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from command import Fork
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -340,27 +340,27 @@ from soupkitchen.store.journal import Journal
 folder, me = Path(sys.argv[1]), sys.argv[2]
 while not (folder / "go").exists():
     time.sleep(0.001)
-for number in range(12):
+for number in range(6):
     run = folder / f"{me}-{number}"
     run.mkdir()
     Journal(run / "journal.jsonl").add(event="finish", greater_is_better=True)
-    write_csv(run / "leaderboard.csv", ranking([Entry("soup", "soup", ("a",), number / 12)], "accuracy", 1))
+    write_csv(run / "leaderboard.csv", ranking([Entry("soup", "soup", ("a",), number / 6)], "accuracy", 1))
     assert update_sweep_leaderboard(folder) is not None
 """
 
 
 def test_processes_that_end_runs_at_once_leave_a_table_of_all_and_nobody_sees_half_of_one(tmp_path):
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(number)]) for number in range(3)
-    ]
+    processes = [Fork(WRITER, str(tmp_path), str(number), cwd=tmp_path) for number in range(3)]
     (tmp_path / "go").touch()
     seen = [0]
     while any(process.poll() is None for process in processes):
         if (tmp_path / "leaderboard.csv").exists():
             seen.append(len(read_csv(tmp_path / "leaderboard.csv")))
-    assert [process.returncode for process in processes] == [0, 0, 0]
+        time.sleep(0.002)
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
     assert seen == sorted(seen)
-    assert len(read_csv(tmp_path / "leaderboard.csv")) == 36
+    assert len(read_csv(tmp_path / "leaderboard.csv")) == 18
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 

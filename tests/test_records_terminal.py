@@ -8,15 +8,13 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from command import events, own, soupkitchen, wait_for
+from command import Fork, events, own, soupkitchen, wait_for
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -310,18 +308,25 @@ def test_in_a_pipe_there_are_the_lines_of_the_log_and_nothing_else(finished):
     assert len(re.findall("^rank ", said, re.MULTILINE)) == 5
 
 
+AS_IF_STARTED_THERE = """
+import sys
+sys.stderr = open(2, "w", buffering=1, closefd=False)
+from soupkitchen.__main__ import main
+from soupkitchen.console import console
+console.__init__(stderr=True, highlight=False)
+main()
+"""
+
+
 class Screen:
-    """A command whose stderr is a pseudo-terminal; its stdout is a pipe."""
+    """A command whose stderr is a pseudo-terminal; its stdout is a file."""
 
     def __init__(self, *words: str, cwd: Path, **env: str) -> None:
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "soupkitchen", *words, "runtime.threads=1"]
-        self.process = subprocess.Popen(
-            command, cwd=cwd, stdout=subprocess.PIPE, stderr=theirs, text=True, start_new_session=True,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **env},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ours, self._theirs = pty.openpty()
+        self.process = Fork(
+            AS_IF_STARTED_THERE, *words, "runtime.threads=1", cwd=cwd, terminal=os.ttyname(self._theirs),
+            env={"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **env},
         )  # fmt: skip
-        os.close(theirs)
         self._ours, self._read = ours, bytearray()
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
@@ -343,6 +348,7 @@ class Screen:
     def end(self) -> str:
         """What was printed to stdout, once the command has ended."""
         stdout = self.process.communicate(timeout=300)[0]
+        os.close(self._theirs)
         self._reader.join(timeout=30)
         os.close(self._ours)
         return stdout

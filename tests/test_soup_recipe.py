@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from command import forked
 from hypothesis import given
 from hypothesis import strategies as st
 from mixtures import METHODS, same
@@ -55,14 +53,13 @@ def test_a_recipe_comes_back_from_json_with_the_same_digest(recipe):
         assert again.merge_method() == recipe.merge_method()
 
 
-def test_a_digest_is_the_same_in_another_process():
+def test_a_digest_is_the_same_in_another_process(tmp_path):
     recipe = Recipe.of("ab", METHODS["ties"])
     code = (
         "import json, sys; from soupkitchen.soup import Recipe\n"
         "print(Recipe.from_data(json.loads(sys.argv[1])).digest)"
     )
-    command = [sys.executable, "-c", code, json.dumps(recipe.to_data())]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    told = forked(code, json.dumps(recipe.to_data()), cwd=tmp_path)
     assert told.stdout.strip() == recipe.digest
 
 

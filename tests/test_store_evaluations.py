@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from command import own, soupkitchen
+from command import Fork, own, soupkitchen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,8 +59,7 @@ def test_several_processes_may_share_a_cache(tmp_path):
         "    found = cache.get(f'key{(i * 3) % 5}')\n"
         "    assert found is None or (found[''] == (i * 3) % 5).all()\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    processes = [Fork(script, str(tmp_path), cwd=tmp_path) for _ in range(4)]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, said
     assert not any("damaged" in text for text in said)
