@@ -5,12 +5,13 @@
     python scripts/benchmark_peers.py --pools demo --methods linear --repeats 1
     python scripts/benchmark_peers.py --sweep            (a sweep of five methods beside five soups)
 
-Two pools: the demo's nine classifiers with 400 held-out texts, and eight Llamas of 102 M parameters
-(`llama_pool.py`) with 48 texts. Soups are made, each in a process of its own, in turn, by soupkitchen's
+Pools: the demo's nine classifiers with 400 held-out texts; eight Llamas of 102 M parameters (`llama_pool.py`)
+with 48 texts, from which nothing but time can be told; and of the size at which people work, 30 classifiers
+that `careful_table.py` tunes (an hour) with 2,000 texts, and eight Llamas of 5 M with 1,000. Soups are made, each in a process of its own, in turn, by soupkitchen's
 command (its control, report and proof of what was saved included; nothing known beforehand), by the same
-with the running state in a file that has no name (`runtime.max_memory`), by the same with confidence stopping
-and ranking as a race, and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
-it can be written, and `mergekit-yaml` with transformers. All but the one with confidence stopping have to
+with the running state in a file that has no name (`runtime.max_memory`), by the same with less effort
+(`evaluation.effort`), and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
+it can be written, and `mergekit-yaml` with transformers. All but those with less effort have to
 decide alike. Prints Markdown: the median of the repeats, and the least and the most; read ratios, as machines
 are noisy. Memory is what processes have of their own (no mapped files), sampled, of all that run at a time.
 """
@@ -28,6 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import careful_table
 import llama_pool
 import pandas as pd
 from greedy_peers import METHODS
@@ -39,16 +41,21 @@ SCRIPTS = Path(__file__).resolve().parent
 WAYS = {
     "ours": "soupkitchen",
     "lean": "soupkitchen, state in files",
-    "fast": "soupkitchen, confidence 0.999, ranking as a race",
+    "confident": "soupkitchen, confident",
+    "frugal": "soupkitchen, frugal",
     "plain": "the paper's algorithm, plainly",
     "everyday": "mergekit-yaml, transformers",
 }
 MORE = {
     "ours": (),
     "lean": ("runtime.max_memory={cpu: 100MB}",),
-    "fast": ("evaluation.early_stopping={confidence: 0.999}", "search.ranking={confidence: 0.999}"),
+    "confident": ("evaluation.effort=confident",),
+    "frugal": ("evaluation.effort=frugal",),
 }
 """Further words of our command."""
+EFFORTS = ("confident", "frugal")
+POOLS = ["demo", "llamas", "careful", "small-llamas"]
+TEXTS = {"careful": 2000, "small-llamas": 1000}
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pools", nargs="+", choices=["demo", "llamas"], default=["demo", "llamas"])
+    parser.add_argument("--pools", nargs="+", choices=POOLS, default=POOLS[:2])
     parser.add_argument("--methods", nargs="+", choices=["linear", "ties"], default=["linear", "ties"])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--repeats", type=int, default=3)
@@ -106,7 +113,7 @@ def compare(cases: Mapping[str, Case], arguments: argparse.Namespace) -> None:
             for _ in range(arguments.repeats):
                 for way in arguments.ways:
                     found[way].append(measured(way, method, case, arguments.threads))
-            check_alike({way: times for way, times in found.items() if way != "fast"})
+            check_alike({way: times for way, times in found.items() if way not in EFFORTS})
             for way, times in found.items():
                 print(row(pool, method, way, times, found["ours"]), flush=True)
             shares.append(profile(pool, method, found["ours"][0].told["profile"]))
@@ -147,6 +154,15 @@ def case_of(pool: str, folder: Path) -> Case:
     if pool == "llamas":
         task = ("task=language_modeling", "task.max_length=256")
         return Case(llama_pool.make(folder / "llamas", cooked / "data"), task, 8, 256)
+    if pool == "small-llamas":
+        task = ("task=language_modeling", "task.max_length=256")
+        made = llama_pool.make(folder / pool, cooked / "data", layers=4, width=256, texts=TEXTS[pool])
+        return Case(made, task, 32, 256)
+    if pool == "careful":
+        careful_table.train(folder / pool, 0, {"validation": TEXTS[pool]})
+        length = careful_table.LENGTH
+        task = ("task=text_classification", f"task.max_length={length}", "task.data.test=null")
+        return Case(folder / pool, task, 32, length)
     own = folder / "demo"
     (own / "data").mkdir(parents=True, exist_ok=True)
     for name in ("runs", "base", "data/validation.csv"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ def main() -> None:
         print(row(arguments.folder / f"seed-{seed}", seed), flush=True)
 
 
-def train(folder: Path, seed: int) -> None:
+def train(folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
     materials = demo.materials(Path("~/.cache/soupkitchen").expanduser() / "demo" / "materials")
-    demo.write_splits(materials / demo.TEXTS, folder / "data", seed, SIZES)
+    demo.write_splits(materials / demo.TEXTS, folder / "data", seed, {**SIZES, **sizes})
     words = {
         "model": materials / demo.MODEL,
         "data.path": folder / "data",

@@ -20,19 +20,23 @@ UNIT, STEPS, WORDS, TEXTS = 0.006, 16, 32, 48
 SHARE, STRETCH = 0.1, 2.0
 
 
-def make(folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int = 0) -> Path:
+def make(
+    folder: Path, data: Path, layers: int = 12, width: int = 768, seed: int = 0, texts: int = TEXTS
+) -> Path:
     """Makes `folder`/{base,runs/*,data/validation.csv}, unless it is there.
 
     Args:
-        data: a folder with train.csv and validation.csv, with a column "text".
+        data: a folder with train.csv, validation.csv and test.csv, with a column "text".
+        texts: held out, from validation, and then from test.
     """
     if (done := folder / "complete").exists():
         return folder
     torch.manual_seed(seed)
-    train, heldout = (_texts(data / f"{split}.csv") for split in ("train", "validation"))
+    train, *others = (_texts(data / f"{split}.csv") for split in ("train", "validation", "test"))
+    heldout = [text for some in others for text in some]
     tokenizer = tokenizer_of(train)
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    pd.DataFrame({"text": heldout[:TEXTS]}).to_csv(folder / "data" / "validation.csv", index=False)
+    pd.DataFrame({"text": heldout[:texts]}).to_csv(folder / "data" / "validation.csv", index=False)
     model = llama(tokenizer, layers, width)
     _save(model, tokenizer, folder / "base")
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Predicts a candidate's differences to the incumbent by what is known of all examples already.
+"""Predicts a candidate's differences to the incumbent by facts that are known of all examples already.
 
 After ranking, the value of each run on each held-out example is known. These features say much of what a
 merge of the runs does on an example. Let zᵢ be the features of example i, z̄ᵢ their mean over the examples
@@ -111,7 +111,7 @@ def features_of(
     references: Mapping[str, Rows],
     others: Sequence[Evaluation] = (),
 ) -> dict[str, np.ndarray]:
-    """Collects what is known of all examples, by task: float64 (examples, q).
+    """Collects facts that are known of all examples, by task: float64 (examples, q).
 
     These are the incumbent's value, as a mixture changes what is hard, and differences to it: of runs that
     are new, of all runs in the candidate by their shares, and of `others`; if the metric takes logits, of the
