@@ -7,13 +7,15 @@
 
 Pools: the demo's nine classifiers with 400 held-out texts; eight Llamas of 102 M parameters (`llama_pool.py`)
 with 48 texts, from which nothing but time can be told; and of the size at which people work, 30 classifiers
-that `careful_table.py` tunes (an hour) with 2,000 texts, and eight Llamas of 5 M with 1,000. Soups are made, each in a process of its own, in turn, by soupkitchen's
-command (its control, report and proof of what was saved included; nothing known beforehand), by the same
-with the running state in a file that has no name (`runtime.max_memory`), by the same with less effort
-(`evaluation.effort`), and by the two of `greedy_peers.py`: the paper's algorithm as plainly as
-it can be written, and `mergekit-yaml` with transformers. All but those with less effort have to
-decide alike. Prints Markdown: the median of the repeats, and the least and the most; read ratios, as machines
-are noisy. Memory is what processes have of their own (no mapped files), sampled, of all that run at a time.
+that `careful_table.py` tunes (an hour) with 2,000 texts, and eight Llamas of 5 M with 1,000.
+
+Soups are made, each in a process of its own, in turn, by soupkitchen's command (its control, report and proof
+of what was saved included; nothing known beforehand), by the same with the running state in a file that has
+no name (`runtime.max_memory`), by the same with less effort (`evaluation.effort`), and by the two of
+`greedy_peers.py`: the paper's algorithm as plainly as it can be written, and `mergekit-yaml` with
+transformers. All but those with less effort have to decide alike. Prints Markdown: the median of the repeats,
+and the least and the most; read ratios, as machines are noisy. Memory is what processes have of their own (no
+mapped files), sampled, of all that run at a time.
 """
 
 from __future__ import annotations

@@ -156,7 +156,9 @@ class _Race:
     @property
     def promise(self) -> str:
         """The guarantee, in words."""
-        better = f"one better than the winner by more than {self.margin:g}" if self.margin else "the best run"
+        better = (
+            f"one better than the winner by more than {self.margin:.2g}" if self.margin else "the best run"
+        )
         return f"{better} falls out with a probability of at most {1 - self.confidence:.2g}"
 
     def run(self, names: Sequence[str]) -> Ranking:
