@@ -153,6 +153,7 @@ def case_of(pool: str, folder: Path) -> Case:
 
     cache = Path(os.environ.get("SOUPKITCHEN_CACHE") or "~/.cache/soupkitchen").expanduser()
     cooked = demo.cook(cache, 0)
+    task: tuple[str, ...]
     if pool == "llamas":
         task = ("task=language_modeling", "task.max_length=256")
         return Case(llama_pool.make(folder / "llamas", cooked / "data"), task, 8, 256)
