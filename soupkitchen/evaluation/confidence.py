@@ -210,7 +210,7 @@ def score_at_most(
 
 
 class _Seen(NamedTuple):
-    """What is known of a candidate's differences, in the order drawn, each by what it counts in the mean."""
+    """The known differences of a candidate, in the order drawn, each by what it counts in the mean."""
 
     differences: np.ndarray
     bounds: np.ndarray

@@ -1,10 +1,10 @@
 """Ranking as a race: a run falls out as soon as it is as good as sure that another one is better.
 
-All runs are scored on the first 1/16 of the held-out examples in one random order, the survivors on 1/8, 1/4,
-1/2, and all of them. After each lap a run falls out if its mean difference to the leader is below the margin
-of the search with the confidence that was asked for: the same bets as in `evaluation.confidence`, the error
-shared by all runs. So the best run falls out with a probability of 1 − confidence at most, over all laps.
-Runs that fell out are ordered by their difference to the leader.
+All runs are scored on the first 1/16 of the held-out examples in one random order, the survivors on about
+half as many again in each lap, up to all of them. After each lap a run falls out if its mean difference to
+the leader is below the margin of the search with the confidence that was asked for: the same bets as in
+`evaluation.confidence`, the error shared by all runs. So the best run falls out with a probability of
+1 − confidence at most, over all laps. Runs that fell out are ordered by their difference to the leader.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
 
-LAPS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+LAPS = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """The share of the examples that is scored at the end of each lap."""
 _SEED = 17
 """Differs from `scoring._SEED`, or both would begin with the same examples."""
