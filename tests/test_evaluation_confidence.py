@@ -493,6 +493,27 @@ def test_right_and_wrong_answers_are_stopped_by_certainty_which_comes_sooner():
     assert reasons == {"", "exact"}
 
 
+@pytest.mark.usefixtures("_few_resamples")
+def test_predictions_are_made_of_the_last_three_soups_and_the_two_best_runs(monkeypatch):
+    asked: list[tuple[float, list[float]]] = []
+    real = ConfidentStopping.threshold
+
+    def threshold(self, rule, incumbent, tasks, examples, above=None, known=(), others=()):
+        asked.append((incumbent.score, [one.score for one in others]))
+        return real(self, rule, incumbent, tasks, examples, above, known, others)
+
+    monkeypatch.setattr(ConfidentStopping, "threshold", threshold)
+    _, rows, _ = cook(37, 0.99)
+    assert (rows["decision"] == "keep").sum() >= 4
+    soups = list(dict.fromkeys(score for score, _ in asked))
+    assert len(soups) >= 4
+    for incumbent, others in asked:
+        *earlier, best, second = others
+        assert earlier == soups[: soups.index(incumbent)][-3:]
+        assert soups[0] == pytest.approx(best)
+        assert second <= best
+
+
 # A real run
 
 
