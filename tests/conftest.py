@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 LONGEST = (
     "demo executors_ray cli_errors cli_sweeper executors_spmd models_sentence_transformers cli_command "
     "experiment_resume experiment_algorithm devices trackers store_documents cli_launchers "
-    "experiment_ranking docs_commands records_report cli_config search_window rebuild tasks_harness "
+    "experiment_race docs_commands records_report cli_config search_window rebuild tasks_harness "
     "models_auto checkpoints_adapters evaluation_compile evaluation_confidence tasks tasks_embeddings "
     "models_function experiment_api experiment_scores models_families checkpoints_files "
     "checkpoints_sources docs"
