@@ -10,7 +10,7 @@ from bad import Bad
 from command import with_defaults
 from omegaconf import OmegaConf
 
-from soupkitchen.store.journal import line_of
+from soupkitchen.store.journal import FORMAT, line_of
 
 BOOLEAN = "should be true or false"
 SIGNIFICANT = "search.accept={significant: 0.0005}"
@@ -57,7 +57,7 @@ def begun(event: dict[str, Any], config: str | None = None) -> Callable[[Path], 
     return spoil
 
 
-BEGIN = {"event": "begin", "format": 2, "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}}
+BEGIN = {"event": "begin", "format": FORMAT, "versions": {}, "runs": {}, "base": {}, "model": {}, "data": {}}
 
 
 def composed(folder: Path) -> None:

@@ -265,6 +265,7 @@ def test_every_option_that_is_true_or_false_refuses_every_other_word():
     for choice in YAMLS:
         group = choice.split("=")[0]
         tree = OmegaConf.to_container(composed(choice)[group], resolve=False)
+        tree = {key: value for key, value in tree.items() if "${effort:" not in str(value)}
         for key, value in settings.flat(tree).items():
             if not isinstance(value, bool):
                 continue

@@ -47,8 +47,8 @@ def test_the_trajectory_has_the_documented_columns():
         == (
             "step stage candidate variant decision split metric score score_on_part score_at_most "
             "best_before gain gain_low gain_high p_value fixed broken soup_size ingredients coefficients "
-            "examples_scored examples_total stopped_early stopped_by merge_seconds eval_seconds cached "
-            "rule reason"
+            "examples_scored examples_total stopped_early stopped_by explained merge_seconds eval_seconds "
+            "cached rule reason"
         ).split()
     )
 

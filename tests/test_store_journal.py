@@ -6,7 +6,7 @@ import pytest
 
 from soupkitchen.errors import JournalError
 from soupkitchen.store.files import recover
-from soupkitchen.store.journal import Journal, line_of
+from soupkitchen.store.journal import FORMAT, Journal, line_of
 
 
 def test_a_torn_last_line_is_dropped_and_the_rest_replayed(tmp_path):
@@ -34,7 +34,7 @@ def test_a_journal_that_says_something_else_is_refused(tmp_path):
 @pytest.mark.parametrize("line", ["{", "[]", "\xff"])
 def test_a_journal_that_is_damaged_in_the_middle_is_named(line, tmp_path):
     file = tmp_path / "journal.jsonl"
-    before, after = line_of({"event": "begin", "format": 2}), line_of({"event": "score"})
+    before, after = line_of({"event": "begin", "format": FORMAT}), line_of({"event": "score"})
     file.write_bytes(before + line.encode("latin-1") + b"\n" + after)
     with pytest.raises(JournalError, match="damaged at line 2"):
         Journal(file)
