@@ -41,7 +41,7 @@ FITTING: list[tuple[Any, list[Any], list[Any], str]] = [
     (kinds.Durations, ["all", [5, 10]], ["some", [], [0], [5, 5], 5], "all, geometric, or a list"),
     (kinds.Ranges, [{"a": [0, 1]}], [{"a": [1, 0]}, {"a": [1]}, {"a": 1}, []], "a range by name"),
     (kinds.Acceptance, ["better", {"margin": 0}], ["any", {"margin": -1}, {"significant": 0}], "choose bet"),
-    (kinds.Ranking, ["full", {"confidence": 0.9}], ["half", {"examples": 0.1}, {"confidence": 1}], "choose full"),
+    (kinds.Ranking, ["full", {"confidence": 0.9}], [{"examples": 0.1}, {"confidence": 1}, {}], "choose full"),
     (kinds.Stopping, [True, "exact", {"confidence": 0.9}], ["on", 1, {"confidence": 0.5}], "true or false"),
     (kinds.Size, ["5GB", 1], ["", 0, 1.5], "a size"),
     (kinds.DeviceMap, ["auto", {"": 0}], ["", 1], "text or a mapping"),
