@@ -293,6 +293,29 @@ def test_runs_that_answer_alike_all_finish_and_the_first_is_the_best():
     assert ranking.best_first[0].name == pool.names[0]
 
 
+def test_a_margin_follows_from_the_best_runs_at_the_first_lap_and_after_the_race(monkeypatch):
+    """A run that fell out early could still score anything: that says nothing of how good it is."""
+    asked: list[list[Any]] = []
+
+    def noise(evaluations, tasks, references):
+        asked.append(list(evaluations))
+        return 0.0
+
+    for module in ("race", "ranking"):
+        monkeypatch.setattr(f"soupkitchen.experiment.{module}.noise", noise)
+    pool = Pool(41, metric="mse")
+    scores = pool.scores()
+    ranking = pool.ranked(scores, 0.6, margin=math.nan)
+    assert any(run.partial for run in ranking.runs)
+    ranking.noise(scores)
+    first, last = asked
+    means = [one.parts[""].values[one.parts[""].scored].mean() for one in first]
+    assert len(means) == len(pool.names)
+    assert means == sorted(means, reverse=True) != sorted(means)
+    assert last == [ranking.singles[run.name] for run in ranking.best_first]
+    assert last != list(ranking.singles.values())
+
+
 def test_a_run_that_is_partial_comes_after_those_that_are_not_and_before_nan():
     pool = [Ranked("a", 0.9, partial=True), Ranked("b", float("nan")), Ranked("c", 0.5), Ranked("d", 0.6)]
     assert [run.name for run in rank(pool)] == ["d", "c", "a", "b"]
