@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def train(folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
-    materials = demo.materials(Path("~/.cache/soupkitchen").expanduser() / "demo" / "materials")
+    materials = materials_of_demo()
     demo.write_splits(materials / demo.TEXTS, folder / "data", seed, {**SIZES, **sizes})
     words = {
         "model": materials / demo.MODEL,
@@ -61,6 +61,10 @@ def train(folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
     }
     script = str(SCRIPTS / "finetune_pool.py")
     subprocess.run([sys.executable, script, *(f"{key}={value}" for key, value in words.items())], check=True)
+
+
+def materials_of_demo() -> Path:
+    return demo.materials(Path("~/.cache/soupkitchen").expanduser() / "demo" / "materials")
 
 
 def searched(seed: int) -> str:

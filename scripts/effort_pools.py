@@ -27,6 +27,7 @@ import llama_pool
 import numpy as np
 import pandas as pd
 import torch
+from careful_table import materials_of_demo
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
@@ -129,7 +130,7 @@ class Classifiers(Pool):
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__(folder)
-        materials = _materials()
+        materials = materials_of_demo()
         if not (folder / "data" / "test.csv").exists():
             demo.write_splits(materials / demo.TEXTS, folder / "data", seed, SIZES)
         tables = {split: pd.read_csv(folder / "data" / f"{split}.csv") for split in SIZES}
@@ -273,16 +274,14 @@ class Llamas(Pool):
 
 def _read(part: str) -> pd.DataFrame:
     """The texts of a part of 20 Newsgroups, their first words only, and whether runs are tuned on them."""
-    table = demo.read_texts(_materials() / demo.TEXTS / f"20newsgroups-{part}.tab").drop_duplicates("text")
+    table = demo.read_texts(materials_of_demo() / demo.TEXTS / f"20newsgroups-{part}.tab").drop_duplicates(
+        "text"
+    )
     words: Any = table["text"].str.split()
     table = table.assign(text=words.str[: llama_pool.WORDS].str.join(" "))[
         words.str.len() >= llama_pool.WORDS // 2
     ]
     return table.assign(ours=table["label"].str.startswith(demo.TECHNICAL))
-
-
-def _materials() -> Path:
-    return demo.materials(Path("~/.cache/soupkitchen").expanduser() / "demo" / "materials")
 
 
 def pools(folder: Path) -> dict[str, Pool]:

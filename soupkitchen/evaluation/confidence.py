@@ -34,7 +34,7 @@ import numpy as np
 from soupkitchen.evaluation.outcome import Evaluation, Part
 from soupkitchen.evaluation.prediction import Known, Residuals, features_of, residuals
 from soupkitchen.evaluation.scoring import EarlyStopping, Examples, Order, Threshold
-from soupkitchen.metrics import Rows, TaskMetric, weighted_mean
+from soupkitchen.metrics import Rows, TaskMetric, shares, weighted_mean
 from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
@@ -91,10 +91,7 @@ class ConfidentThreshold(Threshold):
         """The evaluation with the task in progress at its upper limit."""
         error = (1 - self.confidence) / len(tasks.tasks)
         parts = dict(so_far.parts)
-        for name, part in so_far.parts.items():
-            before = self.values.get(name)
-            if not 0 < part.examples_scored < part.examples_total or part.values is None or before is None:
-                continue
+        for name, part, before in self._unfinished(so_far):
             metric = tasks.tasks[name].metric
             weights = metric.weights(references[name])
             features = self.features.get(name)
@@ -128,14 +125,20 @@ class ConfidentThreshold(Threshold):
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
     ) -> float | None:
         """The share of the differences' variance that features explain, in the task in progress."""
-        for name, part in so_far.parts.items():
-            before, features = self.values.get(name), self.features.get(name)
-            if 0 < part.examples_scored < part.examples_total and before is not None and features is not None:
-                metric = tasks.tasks[name].metric
-                weights = metric.weights(references[name])
-                seen = _seen(metric, part, before, weights, order[name], features)
-                return residuals(seen.differences, seen.bounds, seen.features).explained
+        for name, part, before in self._unfinished(so_far):
+            metric = tasks.tasks[name].metric
+            weights = metric.weights(references[name])
+            seen = _seen(metric, part, before, weights, order[name], self.features.get(name))
+            return residuals(seen.differences, seen.bounds, seen.features).explained
         return None
+
+    def _unfinished(self, so_far: Evaluation) -> Iterator[tuple[str, Part, np.ndarray]]:
+        """The task in progress, its part, and the incumbent's values; none where these are not known."""
+        for name, part in so_far.parts.items():
+            before = self.values.get(name)
+            begun = 0 < part.examples_scored < part.examples_total
+            if begun and part.values is not None and before is not None:
+                yield name, part, before
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def _seen(
     features: np.ndarray | None,
 ) -> _Seen:
     assert part.values is not None
-    share = np.ones(len(order)) if weights is None else weights * (len(order) / weights.sum())
+    share = shares(weights, len(order))
     scored = order[: part.examples_scored]
     return _Seen(
         share[scored] * (part.values[scored] - incumbent[scored]),

@@ -57,7 +57,7 @@ def residuals(differences: np.ndarray, bounds: np.ndarray, features: np.ndarray 
     features = np.zeros((n, 0)) if features is None else features
     spread = features.std(axis=0)
     z = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    values, most, largest = differences.copy(), np.maximum.accumulate(bounds[::-1])[::-1][:t], np.zeros(t)
+    values, most, largest = differences.copy(), _most_from(bounds, 0, t), np.zeros(t)
     sums = np.concatenate([np.zeros((1, z.shape[1])), np.cumsum(z, axis=0)])
     start = FIRST
     while start < t and z.shape[1]:

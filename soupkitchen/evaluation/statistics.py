@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import binomtest, bootstrap
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.metrics import Rows, TaskMetric, weighted_mean
+from soupkitchen.metrics import Rows, TaskMetric, shares, weighted_mean
 from soupkitchen.tasks import Several
 
 RESAMPLES = 1000
@@ -115,8 +115,7 @@ def _standard_error(
         if both.sum() < 2:
             return None
         weights = metric.weights(references[name])
-        share = np.ones(total) if weights is None else weights * (total / weights.sum())
-        error = (share * (values - part.values))[both].std(ddof=1) / math.sqrt(total)
+        error = (shares(weights, total) * (values - part.values))[both].std(ddof=1) / math.sqrt(total)
         raised = metric.of_mean(float(weighted_mean(part.values, weights)) + error)
         square += (tasks.score({**best.scores, name: raised}) - best.score) ** 2
     return math.sqrt(square)

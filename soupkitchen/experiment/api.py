@@ -131,13 +131,15 @@ def cook(
 
 def _by_effort(options: Any, effort: Effort, group: str, name: str) -> Any:
     """The options with what `effort` says in `conf/` instead of what they have by default."""
+    if effort == "exact":
+        return options
     exact, wanted = compose(group, name), compose(group, name, effort)
     changed = {
         key: value
         for key, value in wanted.items()
         if value != exact[key] and getattr(options, key, None) == exact[key]
     }
-    return replace(options, **changed) if changed else options
+    return replace(options, **changed) if changed else options  # not every search has these
 
 
 def _executor(executor: Executor) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from soupkitchen.experiment.ranking import ALL_NAN, NONE_SCORED, Ranking, by_sco
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.experiment.steps import Steps
+from soupkitchen.metrics import shares
 from soupkitchen.search import Ranked
 from soupkitchen.tasks import Several
 
@@ -102,8 +103,7 @@ class Track:
         for (name, numbers), start in zip(orders.items(), starts, strict=False):
             own = slice(start, start + sizes[name])
             weights = tasks.tasks[name].metric.weights(references[name])
-            each = np.ones(sizes[name]) if weights is None else weights * (sizes[name] / weights.sum())
-            share[own] = of_task[name] * each * (total / sizes[name])
+            share[own] = of_task[name] * shares(weights, sizes[name]) * (total / sizes[name])
             laps = lap_of[own][numbers]
             order[name] = numbers[np.argsort(laps, kind="stable")]
             for lap, end in enumerate(ends):

@@ -276,6 +276,11 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> np.n
     return values.mean(-1) if weights is None else (values * weights).sum(-1) / weights.sum(-1)
 
 
+def shares(weights: np.ndarray | None, examples: int) -> np.ndarray:
+    """Each example's share of the weighted mean, 1 on average: float64 (examples,)."""
+    return np.ones(examples) if weights is None else weights * (examples / weights.sum())
+
+
 def take(rows: Rows, indices: np.ndarray) -> Rows:
     """The rows with these numbers."""
     return rows[indices] if isinstance(rows, np.ndarray) else [rows[index] for index in indices]
