@@ -13,7 +13,8 @@ every one of 1,000 examples.
 With `--features`, something is known of all examples beforehand: two features that explain 80 % of the
 differences' variance; two that say nothing; two that say the opposite of every second example; and two that
 explain 80 % of the first half of the order and nothing of the second, which no random order does: there, what
-is promised need not hold. Prints Markdown.
+is promised need not hold. And without features, examples are drawn with unequal chances: more where the
+difference is large; anywhere; more where it is small. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from soupkitchen.evaluation.confidence import excluded_after
+from soupkitchen.evaluation.bets import excluded_after
 
 EXAMPLES, WORSE, ERROR = 1000, 0.35, 0.001
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -48,6 +49,12 @@ FEATURES: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
     "of the first half": lambda random, told: np.concatenate(
         [_telling(random, told)[: EXAMPLES // 2], _telling(random, random.permutation(told))[EXAMPLES // 2 :]]
     ),
+}
+
+CHANCES: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
+    "drawn where large": lambda random, told: _within(np.abs(told) * np.exp(random.normal(size=len(told)))),
+    "anywhere": lambda random, told: _within(np.exp(random.normal(size=len(told)))),
+    "where small": lambda random, told: _within(1 / (np.abs(told) + told.std() / 2)),
 }
 
 ACCURACY = ((0.6, 0.2, 0.14), (0.8, 0.2, 0.14), (0.8, 0.12, 0.06), (0.8, 0.08, 0.06), (0.95, 0.05, 0.01))
@@ -85,19 +92,26 @@ def main() -> None:
 
 
 def with_features(decisions: int, repeats: int) -> None:
-    """Wrong discards at 0.99, and the median of examples until 0.999, by kind of features."""
-    print(f"| differences | {' | '.join(FEATURES)} |\n|{'---|' * (1 + len(FEATURES))}")
+    """Wrong discards at 0.99, and the median of examples until 0.999, by kind of features and of chances."""
+    kinds = {
+        **{name: (kind, _equal) for name, kind in FEATURES.items()},
+        **{name: (_nothing, kind) for name, kind in CHANCES.items()},
+    }
+    print(f"| differences | {' | '.join(kinds)} |\n|{'---|' * (1 + len(kinds))}")
     for name, draw in LOSSES.items():
         cells = []
-        for kind in FEATURES.values():
+        for features_of, chances_of in kinds.values():
             random, wrong, after = np.random.default_rng(0), 0, []
-            for _ in range(decisions):
+            for number in range(decisions + repeats):
                 differences = centred(draw, random)
-                wrong += share_needed(differences, 0.01, kind(random, differences)) < 1
-            for _ in range(repeats):
-                differences = centred(draw, random)
-                features = kind(random, differences)
-                after.append(share_needed(differences - WORSE * differences.std(), ERROR, features))
+                chances = chances_of(random, differences)
+                order = np.argsort(random.exponential(size=EXAMPLES) / chances)
+                differences, chances = differences[order], chances[order]
+                told = features_of(random, differences), chances
+                if number < decisions:
+                    wrong += share_needed(differences, 0.01, *told) < 1
+                else:
+                    after.append(share_needed(differences - WORSE * differences.std(), ERROR, *told))
             cells.append(f"{100 * wrong / decisions:.2f} %, {100 * np.median(after):.0f} %")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
@@ -105,6 +119,20 @@ def with_features(decisions: int, repeats: int) -> None:
 def _telling(random: np.random.Generator, told: np.ndarray) -> np.ndarray:
     """Two features, each of which explains two thirds of the variance of what is `told`, both 80 %."""
     return told[:, None] + random.normal(size=(len(told), 2)) * told.std() / np.sqrt(2)
+
+
+def _nothing(random: np.random.Generator, told: np.ndarray) -> np.ndarray:
+    return np.zeros((len(told), 0))
+
+
+def _equal(random: np.random.Generator, told: np.ndarray) -> np.ndarray:
+    return np.ones(len(told))
+
+
+def _within(chances: np.ndarray) -> np.ndarray:
+    """Two thirds of the mean at the least, as in a search."""
+    least: np.ndarray = np.maximum(chances, 2 / 3 * chances.mean())
+    return least
 
 
 def centred(draw: Draw, random: np.random.Generator) -> np.ndarray:
@@ -127,10 +155,15 @@ def wrong_discards(draw: Draw, decisions: int) -> list[float]:
     return [wrong[error] / decisions for error in errors]
 
 
-def share_needed(differences: np.ndarray, error: float, features: np.ndarray | None = None) -> float:
+def share_needed(
+    differences: np.ndarray,
+    error: float,
+    features: np.ndarray | None = None,
+    chances: np.ndarray | None = None,
+) -> float:
     """Returns the share of examples that is scored until the candidate is discarded; 1 if it is not."""
     unknown = np.full(EXAMPLES, np.inf)
-    found = excluded_after(differences[:-1], unknown, error, sample=True, grain=1e-6, features=features)
+    found = excluded_after(differences[:-1], unknown, error, True, 1e-6, 0.0, features, chances)
     return (found or EXAMPLES) / EXAMPLES
 
 

@@ -1,26 +1,4 @@
-"""Upper confidence limits for the mean of n paired differences, from the first t in random order.
-
-The null hypothesis is that the mean of all n is m or more. A gambler bets a share λᵢ of the capital against
-it, which depends on earlier differences. After t examples the capital is
-
-    K_t(m) = Π (1 − λᵢ (xᵢ − mᵢ)),    mᵢ = (n m − Σ_{j<i} xⱼ) / (n − i + 1),
-
-with mᵢ the mean of the i-th example under the null hypothesis, drawn without replacement. If no factor can be
-negative, K is a nonnegative supermartingale: it ever reaches 1/α with a probability of at most α (Ville),
-however often one looks. Each factor grows with m, so all m above a limit are excluded.
-Waudby-Smith and Ramdas 2020, "Confidence sequences for sampling without replacement" (arXiv 2006.04347);
-2024, "Estimating means of bounded random variables by betting" (arXiv 2010.09686).
-
-No factor is negative if λᵢ (xᵢ − mᵢ) ≤ 1, which needs an upper bound of the differences:
-
-- *proven*: the largest possible differences. The error is α for all data. If differences are far below the
-  bound, as those of a language model's losses are, it needs many examples.
-- *sampled*: the largest of `SPREADS` root mean squares of the differences so far, `BEYOND` largest gains, and
-  the largest loss. A larger gain is clipped; to make up for that, the null hypothesis is lowered as if one
-  gain of that size had been seen beside those t. The error is about α, as with asymptotic confidence
-  sequences (Waudby-Smith et al. 2021, arXiv 2103.06476), which skewness misleads more. A few large gains of
-  which no example so far gives a sign are missed.
-"""
+"""Discards a candidate that is as good as sure not to be kept, from the first examples in random order."""
 
 from __future__ import annotations
 
@@ -31,29 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from soupkitchen.evaluation.bets import excluded_after, upper_limit
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.evaluation.prediction import Known, Residuals, features_of, residuals
+from soupkitchen.evaluation.prediction import Known, chances_of, features_of, residuals
 from soupkitchen.evaluation.scoring import EarlyStopping, Examples, Order, Threshold
 from soupkitchen.metrics import Rows, TaskMetric, shares, weighted_mean
 from soupkitchen.search import AcceptRule
 from soupkitchen.tasks import Several
 
-SPREADS, BEYOND = 4.0, 1.5
-"""The sampled bound: so many root mean squares, and so many largest gains."""
-LEAST_EXAMPLES = 30
-"""The sampled bound needs this many examples."""
-LEAST_OTHERS = 10
-"""It also needs this many differences that are not the commonest one: ties show no spread."""
-MOST_SEEN = 0.9
-"""It ignores examples after this share of all: if few are left, each weighs too much."""
-PROVEN = 0.05
-"""The proven bound's share of the error beside a sampled one."""
-
-_LOSES, _LOSES_SAMPLED = 0.8, 0.95  # of the capital, a bet at the most
-_TINY = 1e-300
-_DOUBLINGS, _HALVINGS = 60, 12
-_GRAIN, _STEP, _NEAR = 1e-6, 1e-4, 0.1
+_GRAIN = 1e-6
 """Smaller differences, relative to the incumbent's mean value, are rounding."""
+_STEP, _NEAR = 1e-4, 0.1
 
 
 @dataclass(frozen=True)
@@ -69,11 +35,13 @@ class ConfidentThreshold(Threshold):
         confidence: with which a candidate may be discarded.
         values: the incumbent's, by task and example.
         features: float64 (examples, q), by task, which predict differences; those of no task may be there.
+        chances: float64 (examples,), by task, by which examples were drawn.
     """
 
     confidence: float = 1.0
     values: Mapping[str, np.ndarray | None] = field(default_factory=dict, repr=False)
     features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    chances: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def ended(
         self, so_far: Evaluation, tasks: Several, references: Mapping[str, Rows], order: Order
@@ -94,14 +62,14 @@ class ConfidentThreshold(Threshold):
         for name, part, before in self._unfinished(so_far):
             metric = tasks.tasks[name].metric
             weights = metric.weights(references[name])
-            features = self.features.get(name)
+            told = self.features.get(name), self.chances.get(name)
 
             def score_of(mean: float, name: str = name, metric: TaskMetric = metric) -> float:
                 return tasks.score({**so_far.scores, name: metric.of_mean(mean)})
 
             aim = self._aim(float(weighted_mean(before, weights)), score_of)
             quick = tasks.alone is not None  # of several tasks each limit counts
-            score = score_at_most(metric, part, before, weights, order[name], error, features, aim, quick)
+            score = score_at_most(metric, part, before, weights, order[name], error, *told, aim, quick)
             parts[name] = replace(part, score=min(score, part.score))
         score = tasks.score({name: part.score for name, part in parts.items()})
         return replace(so_far, score=score, parts=parts, stopped_by="confidence")
@@ -128,8 +96,9 @@ class ConfidentThreshold(Threshold):
         for name, part, before in self._unfinished(so_far):
             metric = tasks.tasks[name].metric
             weights = metric.weights(references[name])
-            seen = _seen(metric, part, before, weights, order[name], self.features.get(name))
-            return residuals(seen.differences, seen.bounds, seen.features).explained
+            told = self.features.get(name), self.chances.get(name)
+            seen = _seen(metric, part, before, weights, order[name], *told)
+            return residuals(seen.differences, seen.bounds, seen.features, seen.chances).explained
         return None
 
     def _unfinished(self, so_far: Evaluation) -> Iterator[tuple[str, Part, np.ndarray]]:
@@ -157,7 +126,8 @@ class ConfidentStopping(EarlyStopping):
         if tasks.binary:
             super().arrange(examples, tasks, split, best, pool)
         else:
-            examples.shuffle(split, best)
+            metrics = {name: task.metric for name, task in tasks.tasks.items()}
+            examples.shuffle(split, chances_of(best, pool, metrics, examples.references(split)))
 
     def threshold(
         self,
@@ -170,13 +140,16 @@ class ConfidentStopping(EarlyStopping):
         others: Sequence[Evaluation] = (),
     ) -> Threshold:
         exact = Threshold.of(rule, incumbent, tasks, above)
-        if not examples.shuffled:
+        chances = examples.shuffled.get(incumbent.split)
+        if chances is None:
             return exact
         values = {name: part.values for name, part in incumbent.parts.items()}
         metrics = {name: task.metric for name, task in tasks.tasks.items()}
         references = examples.references(incumbent.split)
         features = features_of(known, incumbent, metrics, references, others)
-        return ConfidentThreshold(**vars(exact), confidence=self.confidence, values=values, features=features)
+        return ConfidentThreshold(
+            **vars(exact), confidence=self.confidence, values=values, features=features, chances=chances
+        )
 
 
 def score_at_most(
@@ -187,6 +160,7 @@ def score_at_most(
     order: np.ndarray,
     error: float,
     features: np.ndarray | None = None,
+    chances: np.ndarray | None = None,
     aim: float = 0.0,
     quick: bool = False,
 ) -> float:
@@ -198,17 +172,19 @@ def score_at_most(
         weights: float64 (examples,), or None.
         order: int (examples,), drawn at random, in which examples are scored.
         features: float64 (examples, q), which predict differences.
+        chances: float64 (examples,), by which they were drawn; None for equal ones.
         aim: the mean difference that the limit should fall below soon.
         quick: a limit well above that is not computed, and is infinite.
     """
     if not (np.isfinite(incumbent).all() and (weights is None or np.isfinite(weights).all())):
         return math.inf
-    seen = _seen(metric, part, incumbent, weights, order, features)
+    seen = _seen(metric, part, incumbent, weights, order, features, chances)
     sample = not (metric.greater_is_better and math.isfinite(metric.best))
     known = seen.differences, seen.bounds, error, sample, seen.grain
-    if quick and excluded_after(*known, aim + _NEAR * abs(aim) + seen.grain, seen.features) is None:
+    told = seen.features, seen.chances
+    if quick and excluded_after(*known, aim + _NEAR * abs(aim) + seen.grain, *told) is None:
         return math.inf
-    limit = upper_limit(*known, seen.features, aim)
+    limit = upper_limit(*known, *told, aim)
     return metric.of_values(incumbent + limit, weights) if math.isfinite(limit) else math.inf
 
 
@@ -218,6 +194,7 @@ class _Seen(NamedTuple):
     differences: np.ndarray
     bounds: np.ndarray
     features: np.ndarray | None
+    chances: np.ndarray | None
     grain: float
 
 
@@ -228,6 +205,7 @@ def _seen(
     weights: np.ndarray | None,
     order: np.ndarray,
     features: np.ndarray | None,
+    chances: np.ndarray | None,
 ) -> _Seen:
     assert part.values is not None
     share = shares(weights, len(order))
@@ -236,203 +214,6 @@ def _seen(
         share[scored] * (part.values[scored] - incumbent[scored]),
         share[order] * (metric.best - incumbent[order]),
         None if features is None else share[order, None] * features[order],
+        None if chances is None else chances[order],
         _GRAIN * float(np.mean(np.abs(share * incumbent))),
     )
-
-
-def upper_limit(
-    differences: np.ndarray,
-    bounds: np.ndarray,
-    error: float,
-    sample: bool,
-    grain: float = 0.0,
-    features: np.ndarray | None = None,
-    aim: float = 0.0,
-) -> float:
-    """Bounds the mean of n differences from above, given the first of them, with an error of `error`.
-
-    Args:
-        differences: float64 (t,), those of the first t examples in an order drawn at random.
-        bounds: float64 (n,), what each can be at the most, in that order; infinite where nothing is known.
-        error: of all looks together, however many.
-        sample: whether examples may say how large gains can be, beside `bounds`.
-        grain: differences that differ by less are one.
-        features: float64 (n, q), which predict differences, in that order.
-        aim: the mean that the limit should fall below soon; bets are made for it.
-
-    Returns:
-        The limit, infinite where nothing is excluded. But for how finely it is computed, more examples
-        never raise it.
-    """
-    every = _bets(differences - aim, bounds - aim, error, sample, grain, features)
-    return aim + min((bets.limit() for bets in every), default=np.inf)
-
-
-def excluded_after(
-    differences: np.ndarray,
-    bounds: np.ndarray,
-    error: float,
-    sample: bool,
-    grain: float = 0.0,
-    mean: float = 0.0,
-    features: np.ndarray | None = None,
-) -> int | None:
-    """The number of examples after which `upper_limit` is below `mean` for good; None if never."""
-    every = _bets(differences - mean, bounds - mean, error, sample, grain, features)
-    found = [bets.excluded_after(0.0) for bets in every]
-    return min((number for number in found if number is not None), default=None)
-
-
-def _bets(
-    differences: np.ndarray,
-    bounds: np.ndarray,
-    error: float,
-    sample: bool,
-    grain: float,
-    features: np.ndarray | None,
-) -> Iterator[Bets]:
-    if not (len(differences) and np.isfinite(differences).all()):
-        return
-    bounded = bool(np.isfinite(bounds).all())
-    if bounded:
-        left = residuals(differences, bounds, features)
-        yield proven(differences, bounds, error * PROVEN if sample else error, left)
-    seen = differences[: int(MOST_SEEN * len(bounds))]
-    if sample and len(seen) >= LEAST_EXAMPLES:
-        left = residuals(seen, bounds, features)
-        yield sampled(seen, len(bounds), error * (1 - PROVEN) if bounded else error, grain, left)
-
-
-@dataclass(frozen=True)
-class Bets:
-    """Bets on each of t differences. Arrays are float64 (t,) and depend on what came before each.
-
-    Attributes:
-        differences: d, from which follows what the null hypothesis expects.
-        residuals: x, the differences less what was predicted.
-        total: n.
-        error: α.
-        shares: λ.
-        lowered: how much less than mᵢ is expected.
-        cut: what xᵢ − mᵢ counts at the most.
-        bounds: what xᵢ can be at the most, to which λ is lowered; None where that is done.
-        silent: examples of which nothing is said.
-    """
-
-    differences: np.ndarray
-    residuals: np.ndarray
-    total: int
-    error: float
-    shares: np.ndarray
-    lowered: np.ndarray | float = 0.0
-    cut: np.ndarray | float = np.inf
-    bounds: np.ndarray | None = None
-    silent: int = 0
-
-    def log_capital(self, mean: float) -> np.ndarray:
-        """log K_t(mean) after each example."""
-        x, shares = self.residuals, self.shares
-        left = self.total - np.arange(len(x))
-        expected = (self.total * mean - _before(self.differences)) / left - self.lowered
-        if self.bounds is not None:
-            shares = np.minimum(shares, _LOSES / np.maximum(self.bounds - expected, _TINY))
-        return np.cumsum(np.log1p(-shares * np.minimum(x - expected, self.cut)))
-
-    def excluded_after(self, mean: float) -> int | None:
-        enough = self.log_capital(mean) >= -np.log(self.error)
-        enough[: self.silent] = False
-        return int(enough.argmax()) + 1 if enough.any() else None
-
-    def limit(self) -> float:
-        """The least excluded mean, by bisection."""
-        step = float(np.sqrt(np.mean(np.square(self.differences)))) or 1.0
-        low = high = 0.0
-        excluded = self.excluded_after(0.0) is not None
-        for _ in range(_DOUBLINGS):
-            if excluded:
-                low, step = high - step, 2 * step
-                if self.excluded_after(low) is None:
-                    break
-                high = low
-            else:
-                high, step = low + step, 2 * step
-                if self.excluded_after(high) is not None:
-                    break
-                low = high
-        else:
-            return high if excluded else np.inf
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.excluded_after(middle) is None else (low, middle)
-        return high
-
-
-def proven(differences: np.ndarray, bounds: np.ndarray, error: float, left: Residuals | None = None) -> Bets:
-    """Bets that lose no more than there is, as long as no difference is above its bound.
-
-    Args:
-        left: what features do not predict; by default nothing is predicted.
-    """
-    left = left or residuals(differences, bounds)
-    x, seen = left.values, np.arange(len(differences))
-    mean = _before(x) / (seen + 1)  # as if a difference of 0 had been seen before
-    square = (_before(np.square(x)) + np.square(left.most[0] / 2)) / (seen + 1)
-    drift = -_before(differences) / (len(bounds) - seen) - mean
-    shares = _shares(drift, square - np.square(mean))
-    return Bets(differences, x, len(bounds), error, shares, bounds=left.most)
-
-
-def sampled(
-    differences: np.ndarray, total: int, error: float, grain: float = 0.0, left: Residuals | None = None
-) -> Bets:
-    """Bets that lose no more than there is, as long as gains are not far larger than the examples say.
-
-    Args:
-        left: as for `proven`.
-    """
-    left = left or residuals(differences, np.full(total, np.inf))
-    x, seen = left.values, np.arange(len(differences))
-    count = np.maximum(seen, 1)
-    mean, square = _before(x) / count, _before(np.square(x)) / count
-    variance = np.maximum(square - np.square(mean), 0.0)
-    deviation = np.sqrt(variance * count / np.maximum(count - 1, 1))
-    others = seen - _most_before(_which_alike(differences, grain))
-    wide = SPREADS * (1 + 0.5 * LEAST_OTHERS / np.maximum(others, 1))  # while little is known
-    cut = np.maximum.reduce(
-        [wide * np.sqrt(square), BEYOND * _most_before(x), _most_before(-x), left.largest]
-    )
-    cut += _TINY
-    lowered = cut / count
-    drift = -_before(differences) / (total - seen) - lowered - mean
-    shares = _shares(drift + deviation / np.sqrt(count), np.square(deviation))  # hoping for one error more
-    shares = np.minimum(shares, _LOSES_SAMPLED / cut)
-    shares[(others < LEAST_OTHERS) | (deviation <= grain)] = 0.0
-    return Bets(differences, x, total, error, shares, lowered, cut, silent=LEAST_EXAMPLES - 1)
-
-
-def _shares(drift: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Approximate Kelly shares if differences are lower than expected by `drift`."""
-    drift = np.maximum(drift, 0.0)
-    shares: np.ndarray = drift / np.maximum(variance + np.square(drift), _TINY)
-    return shares
-
-
-def _before(x: np.ndarray) -> np.ndarray:
-    """Sums of earlier entries."""
-    return np.concatenate([[0.0], np.cumsum(x[:-1])])
-
-
-def _most_before(x: np.ndarray) -> np.ndarray:
-    """The largest earlier entry, at least 0."""
-    return np.maximum.accumulate(np.concatenate([[0.0], x[:-1]]))
-
-
-def _which_alike(x: np.ndarray, grain: float) -> np.ndarray:
-    """Counts equal values: int (t,), 1 for the first of each."""
-    values = np.round(x / grain) if grain > 0 else x
-    order, place = np.argsort(values, kind="stable"), np.arange(len(x))
-    ordered = values[order]
-    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    number = np.empty(len(x), int)
-    number[order] = place - np.maximum.accumulate(np.where(is_first, place, 0)) + 1
-    return number

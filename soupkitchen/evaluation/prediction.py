@@ -7,7 +7,7 @@ that are not drawn before i, and bᵢ a slope that depends on the examples befor
     yᵢ = dᵢ − bᵢ·(zᵢ − z̄ᵢ)
 
 of the difference dᵢ has, given what came before, the mean of dᵢ, because the i-th example is drawn uniformly
-from those that are left. So bets on y (`evaluation.confidence`) are as honest as bets on d, whatever the
+from those that are left. So bets on y (`evaluation.bets`) are as honest as bets on d, whatever the
 features are: useless ones cost next to nothing, misleading ones only examples. This is the control variate of
 prediction-powered inference: Angelopoulos et al. 2023, Science 382; with bets: arXiv 2505.18000, 2502.04294.
 """
@@ -18,13 +18,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from soupkitchen.evaluation.outcome import Evaluation, Part
-from soupkitchen.metrics import Rows, TaskMetric
+from soupkitchen.metrics import Rows, TaskMetric, shares
 
 FIRST, GROWTH = 32, 1.2
 """The slope is fitted from so many examples on, and anew each time that their number has grown so much."""
 _RIDGE = 1.0
+_GOOD, _LEVELS, _LEAST = 10, 20, 2 / 3
+"""For chances: the best runs that say how hard examples are, the levels of that, and the least, in means."""
 _CONTRAST = 1.1
 
 
@@ -45,32 +48,41 @@ class Residuals:
     explained: float
 
 
-def residuals(differences: np.ndarray, bounds: np.ndarray, features: np.ndarray | None = None) -> Residuals:
+def residuals(
+    differences: np.ndarray,
+    bounds: np.ndarray,
+    features: np.ndarray | None = None,
+    chances: np.ndarray | None = None,
+) -> Residuals:
     """The residuals of the first t of n differences, in the order in which examples are drawn.
 
     Args:
         differences: float64 (t,).
         bounds: float64 (n,), the most that each difference can be.
         features: float64 (n, q), known of all examples; None for none.
+        chances: float64 (n,), by which examples were drawn; None for equal ones.
     """
     t, n = len(differences), len(bounds)
     features = np.zeros((n, 0)) if features is None else features
+    chances = np.ones(n) if chances is None else chances
     spread = features.std(axis=0)
     z = (features - features.mean(axis=0))[:, spread > 0] / spread[spread > 0]
-    values, most, largest = differences.copy(), _most_from(bounds, 0, t), np.zeros(t)
+    rest = np.cumsum(chances[::-1])[::-1] / (n - np.arange(n))
+    undo = (rest / chances)[:t]
+    values, most, largest = undo * differences, rest[:t] * _most_from(bounds / chances, 0, t), np.zeros(t)
     sums = np.concatenate([np.zeros((1, z.shape[1])), np.cumsum(z, axis=0)])
     start = FIRST
     while start < t and z.shape[1]:
         end = min(max(int(start * GROWTH), start + 1), t)
-        slope = _slope(differences[:start], z[:start])
+        slope = _slope(undo[:start] * differences[:start], undo[:start, None] * z[:start])
         predicted = z @ slope
         still = (sums[-1] - sums[start:end]) @ slope / (n - np.arange(start, end))
-        values[start:end] = differences[start:end] - (predicted[start:end] - still)
-        most[start:end] = _most_from(bounds - predicted, start, end) + still
-        largest[start:end] = _most_from(predicted, start, end) - still
+        values[start:end] = undo[start:end] * (differences[start:end] - predicted[start:end]) + still
+        most[start:end] = rest[start:end] * _most_from((bounds - predicted) / chances, start, end) + still
+        largest[start:end] = rest[start:end] * _most_from(predicted / chances, start, end) - still
         start = end
     explained = 0.0
-    if t > FIRST and (before := differences[FIRST:].var()):
+    if t > FIRST and (before := (undo * differences)[FIRST:].var()):
         explained = float(1 - values[FIRST:].var() / before)
     return Residuals(values, most, largest, explained)
 
@@ -87,6 +99,41 @@ def _most_from(values: np.ndarray, start: int, end: int) -> np.ndarray:
     """The largest of the values from each of `start` to `end` on."""
     most: np.ndarray = np.maximum.accumulate(values[start:][::-1])[::-1][: end - start]
     return most
+
+
+def chances_of(
+    best: Evaluation,
+    pool: Sequence[Evaluation],
+    metrics: Mapping[str, TaskMetric],
+    references: Mapping[str, Rows],
+) -> dict[str, np.ndarray]:
+    """The chances by which examples should be drawn, by task whose metric is a mean: float64 (examples,).
+
+    They are in proportion to how much runs differ from the best one on examples that are as hard: the root of
+    the mean square, of the median run, and two thirds of the mean at the least. Where runs hardly differ,
+    there is little to learn. How hard an example is follows from its mean rank in the best runs that were
+    scored in full.
+    """
+    whole = [one for one in pool if one.complete and not np.isnan(one.score)]
+    good = sorted(whole, key=lambda one: -one.score)[:_GOOD]
+    chances = {}
+    for name, before in best.parts.items():
+        if before.values is None:
+            continue
+        share = shares(metrics[name].weights(references[name]), len(before.values))
+        ease = sum(rankdata(one.parts[name].values) for one in (best, *good))
+        level = np.argsort(np.argsort(ease, kind="stable")) * _LEVELS // len(before.values)
+        runs = []
+        for part in (one.parts[name] for one in pool):
+            squares = np.square(share * (part.values - before.values))
+            usable = part.scored & np.isfinite(squares)
+            total = np.bincount(level[usable], squares[usable], _LEVELS)
+            number = np.bincount(level[usable], minlength=_LEVELS)
+            if number.all() and total.any():
+                runs.append(np.sqrt(total / number))
+        spread = np.median(runs, axis=0) if runs else np.ones(_LEVELS)
+        chances[name] = np.maximum(spread, _LEAST * spread.mean())[level]
+    return chances
 
 
 @dataclass(frozen=True)

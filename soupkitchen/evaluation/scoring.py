@@ -80,14 +80,14 @@ class Examples:
 
     Attributes:
         arranged: splits whose batches no longer follow length.
-        shuffled: those of them in a fixed random order.
+        shuffled: those of them in a fixed random order, with the chances by which it was drawn, by task.
     """
 
     def __init__(self, splits: Mapping[str, Mapping[str, Listed]], batch_size: int) -> None:
         self.splits = splits
         self.batch_size = batch_size
         self.arranged: set[str] = set()
-        self.shuffled: set[str] = set()
+        self.shuffled: dict[str, Mapping[str, np.ndarray]] = {}
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -138,17 +138,21 @@ class Examples:
                 self.arranged.add(split)
         self.reorder(split, order)
 
-    def shuffle(self, split: str, soup: Evaluation) -> None:
-        """Puts the examples into a random order, always the same, for good.
+    def shuffle(self, split: str, chances: Mapping[str, np.ndarray]) -> None:
+        """Puts the examples into a random order, for good; equal chances always give the same.
 
-        Confidence limits need that. Metrics that are no means keep their batches.
+        Confidence limits need that.
+
+        Args:
+            chances: by task, float64 (examples,): each example in turn is drawn, with chances in proportion,
+                from those that are left (Efraimidis and Spirakis 2006). Other tasks keep their batches.
         """
         order, random = self.order(split), np.random.default_rng(_SEED)
-        for name in self.splits[split]:
-            if soup.parts[name].values is not None:
-                order[name] = random.permutation(len(order[name]))
-                self.arranged.add(split)
-                self.shuffled.add(split)
+        for name, weights in chances.items():
+            order[name] = np.argsort(random.exponential(size=len(weights)) / weights, kind="stable")
+        if chances:
+            self.arranged.add(split)
+            self.shuffled[split] = dict(chances)
         self.reorder(split, order)
 
     def hardest(self, split: str, among: Order, soup: Evaluation, pool: Sequence[Evaluation]) -> Order:

@@ -3,7 +3,7 @@
 All runs are scored on the first 1/16 of the held-out examples in one random order, the survivors on about
 half as many again in each lap, up to all of them. After each lap a run falls out if its mean difference to
 the leader is below the margin of the search with the confidence that was asked for: the same bets as in
-`evaluation.confidence`, the error shared by all runs. So the best run falls out with a probability of
+`evaluation.bets`, the error shared by all runs. So the best run falls out with a probability of
 1 − confidence at most, over all laps. Runs that fell out are ordered by their difference to the leader.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from soupkitchen.checkpoints import Pool
 from soupkitchen.errors import CheckpointError, DataError
 from soupkitchen.evaluation import Evaluation
-from soupkitchen.evaluation.confidence import excluded_after
+from soupkitchen.evaluation.bets import excluded_after
 from soupkitchen.evaluation.scoring import Examples, Order, Piece
 from soupkitchen.evaluation.statistics import noise
 from soupkitchen.executors import Request
