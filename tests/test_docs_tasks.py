@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import conversations
 import datasets
 import numpy as np
 import pandas as pd
@@ -78,12 +79,27 @@ def vit(folder: Path) -> tuple[Any, Any]:
     ), transformers.ViTForImageClassification(config).eval()
 
 
+def talk(number: int, answer: str = "It's 2") -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"1 + {number}?"}, {"role": "assistant", "content": answer}]
+
+
+def chat(folder: Path) -> tuple[Any, Any]:
+    encode = conversations.tokenizer(conversations.CHATML)
+    return encode, llama(len(encode))
+
+
 TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Callable[[Path], tuple[Any, Any]]]] = {
     "image_classification": (photos, vit),
     "multiple_choice": (
         lambda folder: [{"question": "w1", "choices": ["w2", "w3"], "answer": n % 2} for n in range(10)],
         lambda folder: (tokenizer(), llama(99)),
     ),
+    "language_modeling": (lambda folder: [{"messages": talk(n)} for n in range(10)], chat),
+    "preference": (
+        lambda folder: [{"chosen": talk(n), "rejected": talk(n, "no")} for n in range(10)],
+        chat,
+    ),
+    "text_generation": (lambda folder: [{"messages": talk(n)} for n in range(10)], chat),
     "speech_recognition": (calls, lambda folder: speech.whisper()[::-1]),
     "speech_recognition ctc": (calls, lambda folder: speech.ctc(folder)[::-1]),
     "retrieval": (questions, bert(transformers.BertModel)),

@@ -30,6 +30,17 @@ class Mean:
         return predictions
 
 
+class Margin(Metric):
+    """The mean difference of log-likelihoods, in nats; ignores references."""
+
+    name = "margin"
+    inputs = "values"
+    best = None
+
+    def per_example(self, predictions: Any, references: Any) -> Any:
+        return predictions
+
+
 class MeanSquaredError(Metric):
     """The mean of (prediction - reference)²; lower is better."""
 

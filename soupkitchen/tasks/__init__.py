@@ -30,6 +30,7 @@ from soupkitchen.tasks.kinds.multilabel_classification import (
     MultilabelClassification as MultilabelClassification,
 )
 from soupkitchen.tasks.kinds.multiple_choice import MultipleChoice as MultipleChoice
+from soupkitchen.tasks.kinds.preference import Preference as Preference
 from soupkitchen.tasks.kinds.question_answering import QuestionAnswering as QuestionAnswering
 from soupkitchen.tasks.kinds.reranking import Reranking as Reranking
 from soupkitchen.tasks.kinds.retrieval import Retrieval as Retrieval
@@ -136,6 +137,7 @@ masked_language_modeling = by_name(MaskedLanguageModeling, metric="perplexity")
 multilabel_classification = by_name(MultilabelClassification, metric="f1_micro")
 multiple_choice = by_name(MultipleChoice, metric="accuracy")
 pair_classification = by_name(PairClassification, metric="average_precision")
+preference = by_name(Preference, metric="accuracy")
 question_answering = by_name(QuestionAnswering, metric="answer_f1")
 reranking = by_name(Reranking, metric="ndcg_at_10")
 retrieval = by_name(Retrieval, metric="ndcg_at_10")

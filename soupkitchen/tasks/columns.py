@@ -75,15 +75,15 @@ def check_filled(split: Dataset, option: str, column: str) -> list[Any]:
     return values
 
 
-def texts_of(split: Dataset, option: str, column: str) -> list[str]:
-    """The texts in the column that `option` names.
+def texts_of(split: Dataset, option: str, column: str, *others: type) -> list[Any]:
+    """The texts, or values of `others`, in the column that `option` names.
 
     Raises:
         DataError: if one is missing or no text.
     """
     texts = check_filled(split, option, column)
     for number, text in enumerate(texts):
-        if not isinstance(text, str):
+        if not isinstance(text, (str, *others)):
             raise DataError(
                 f"{option}={column}: row {row_of(split, number)} holds {shown(text)}, which is no text; "
                 "name another column, or store the column as text (in .jsonl or .parquet; in a .csv, what "
@@ -267,6 +267,11 @@ def _list_of(fits: Fits) -> Fits:
     return is_list
 
 
+def _is_messages(feature: Any) -> bool:
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    return isinstance(inner, dict) and bool({"content", "value"} & set(inner))
+
+
 _is_text, _is_number = _is_value("string"), _is_value("int", "float")
 _is_label = _is(datasets.ClassLabel, _is_text, _is_value("int"))
 _is_image = _is(datasets.Image, _is_text)
@@ -293,6 +298,17 @@ RANKED = Wanted(
 )
 QUERY = Wanted("query", "question, anchor, text", _is_text)
 LONG_TEXT = Wanted("text", "content, document, article, body, story, sentence", _is_text)
+DIALOGUE = Wanted(
+    "text prompt",
+    "completion prompt, messages, conversations, conversation, content, document, article, body, story, "
+    "sentence",
+    lambda feature: _is_text(feature) or _is_messages(feature),
+)
+PREFERENCE = Wanted(
+    "chosen rejected",
+    "chosen_response rejected_response, preferred dispreferred, accepted rejected",
+    lambda feature: _is_text(feature) or _is_messages(feature),
+)
 LABEL = Wanted(
     "label",
     "labels, class, target, category, intent, sentiment, emotion, topic, stars, rating, score, "

@@ -172,18 +172,24 @@ def encode(tokenizer: Processor, text: str) -> list[int]:
 
 
 def collate_passages(examples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of examples with columns `passages` (tokens) and `scored` (how many of the last count).
+    """A batch of examples with columns `passages` (tokens) and `scored`: how many of the last count, or 1 for
+    each token that does and 0 for others.
 
     Returns:
-        `input_ids` and `attention_mask` (passages, tokens), `scored` (passages,), and `passages`
-        (examples,), how many each example has.
+        `input_ids`, `attention_mask` and `scored` (passages, tokens), and `passages` (examples,), how many
+        each example has.
     """
     passages = [passage for example in examples for passage in example["passages"]]
     width = max(map(len, passages))  # any token pads: it comes last and is masked
+    marks = [mark for example in examples for mark in example["scored"]]
+    marks = [
+        mark if isinstance(mark, list) else [0] * (len(p) - mark) + [1] * mark
+        for p, mark in zip(passages, marks, strict=True)
+    ]
     return {
         "input_ids": torch.tensor([p + [0] * (width - len(p)) for p in passages]),
         "attention_mask": torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in passages]),
-        "scored": torch.tensor([count for example in examples for count in example["scored"]]),
+        "scored": torch.tensor([mark + [0] * (width - len(mark)) for mark in marks], dtype=torch.bool),
         "passages": torch.tensor([len(example["passages"]) for example in examples]),
     }
 
@@ -204,12 +210,9 @@ def _log_likelihoods(
     model: torch.nn.Module, tokens: torch.Tensor, mask: torch.Tensor, scored: torch.Tensor
 ) -> torch.Tensor:
     """One forward pass; only scored logits become float32, a slice at a time."""
-    lengths = mask.sum(1, keepdim=True)
-    width = int(lengths.max())
-    tokens, mask = tokens[:, :width], mask[:, :width]
+    width = int(mask.sum(1).max())
+    tokens, mask, counts = tokens[:, :width], mask[:, :width], scored[:, 1:width]
     logits = model(input_ids=tokens, attention_mask=mask, **at_once(model)).logits
-    position = torch.arange(1, width, device=tokens.device)[None]
-    counts = (position < lengths) & (position >= lengths - scored[:, None])
     passages, before = counts.nonzero(as_tuple=True)
     log_p = torch.zeros(counts.shape, device=logits.device)
     few = max(1, _LOGITS // logits.shape[-1])

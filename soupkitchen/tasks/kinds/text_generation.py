@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -15,8 +15,17 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
-from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
-from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, template_columns
+from soupkitchen.tasks.base import Batch, Examples, Processor
+from soupkitchen.tasks.columns import (
+    ANSWER,
+    PROMPT,
+    check_filled,
+    check_template,
+    prompts,
+    row_of,
+    template_columns,
+)
+from soupkitchen.tasks.conversations import ConversationTask, cells_of
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -24,15 +33,15 @@ _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 
 
 @dataclass(frozen=True)
-class TextGeneration(DataTask):
+class TextGeneration(ConversationTask):
     """Scores generated texts, by the likeliest tokens: no sampling.
 
     Attributes:
         data: prompts and answers.
         metric: exact_match, rouge1, rouge2, rouge_l, bleu.
         architecture: "causal" models continue the prompt; "seq2seq" models (T5, BART) answer it.
-        prompt: a template, as ``"summarize: {document}"``.
-        answer: the column of right texts.
+        prompt: a template, as ``"summarize: {document}"``; or the column of conversations, ``"{messages}"``.
+        answer: the column of right texts, or messages; None for the last message of the conversation.
         extract: a regular expression for the part of both texts to compare: the last match's first group, or
             all of the match; "" without a match. None compares everything.
         stop: texts that end the output.
@@ -45,7 +54,7 @@ class TextGeneration(DataTask):
 
     architecture: Literal["causal", "seq2seq"] = "causal"
     prompt: str = "{prompt}"
-    answer: str = "answer"
+    answer: str | None = "answer"
     extract: str | None = None
     stop: ListOfTexts = ()
     max_new_tokens: AtLeast1 = 64
@@ -70,10 +79,9 @@ class TextGeneration(DataTask):
 
     @property
     def content_columns(self) -> tuple[str, ...]:
-        return (*template_columns("task.prompt", self.prompt), self.answer)
+        return (*template_columns("task.prompt", self.prompt), *([self.answer] if self.answer else []))
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        written = prompts(self.prompt, split)
         limit = longest(processor, model, None)
         room = limit - self.max_new_tokens if self.is_causal else limit
         if room < 1:
@@ -83,14 +91,41 @@ class TextGeneration(DataTask):
             )
         if not self.is_causal:
             _check_start(model)
-        encoded = processor(list(written))["input_ids"]
-        answers = check_filled(split, "task.answer", self.answer)
+        encoded, answers = self._encoded(split, processor)
         kept = [tokens[-min(self.max_length or room, room) :] for tokens in encoded]
         if [] in kept:
             raise DataError(f"task.prompt={self.prompt!r} gives an empty prompt")
         check_tokens(self, split, "prompt", kept, model, processor)
-        compared = [self._compared(str(answer)) for answer in answers]
+        compared = [self._compared(answer) for answer in answers]
         return Dataset.from_dict({"input_ids": kept, "answer": compared, "length": [len(t) for t in kept]})
+
+    def _encoded(self, split: Dataset, processor: Processor) -> tuple[list[list[int]], list[str]]:
+        """The tokens of each prompt, and the right answers."""
+        columns = check_template("task.prompt", self.prompt, split)
+        talks = [] if len(columns) != 1 else check_filled(split, "task.prompt, column", columns[0])
+        if talks and self.prompt.strip() == f"{{{columns[0]}}}" and isinstance(talks[0], str):
+            talks = cells_of(split, "task.prompt", columns[0])
+        writer = self.writer(processor, split, talks)
+        answers: list[Any] = [None] * len(split)
+        if self.answer is not None:
+            answers = check_filled(split, "task.answer", self.answer)
+        elif writer.chat is None:
+            raise ConfigError(
+                "task.answer=null takes the last message of conversations, and the data has texts"
+            )
+        if writer.chat is None:
+            return processor(list(prompts(self.prompt, split)))["input_ids"], [str(one) for one in answers]
+        if self.prompt.strip() != f"{{{columns[0]}}}":
+            raise ConfigError(
+                f"task.prompt={self.prompt!r}: a column of conversations stands alone, as {{{columns[0]}}}; "
+                "the chat template writes them"
+            )
+        encoded = []
+        for number, talk in enumerate(talks):
+            where = f"task.prompt={self.prompt}: row {row_of(split, number)}"
+            tokens, answers[number] = writer.asked(talk, answers[number], where, number)
+            encoded.append(tokens)
+        return encoded, answers
 
     def fitted_to(self, runs: Sequence[Checkpoint]) -> TextGeneration:
         """The task itself; runs that begin or end with other tokens are refused."""
