@@ -52,8 +52,8 @@ LONGEST = (
     "demo executors_ray cli_errors cli_sweeper executors_spmd models_sentence_transformers cli_command "
     "experiment_resume experiment_algorithm devices trackers store_documents cli_launchers "
     "experiment_race docs_commands records_report cli_config search_window rebuild tasks_harness "
-    "models_auto checkpoints_adapters evaluation_compile evaluation_confidence tasks tasks_embeddings "
-    "models_function experiment_api experiment_scores models_families checkpoints_files "
+    "tasks_lm_eval models_auto checkpoints_adapters evaluation_compile evaluation_confidence tasks "
+    "tasks_embeddings models_function experiment_api experiment_scores models_families checkpoints_files "
     "checkpoints_sources docs"
 ).split()
 """The files whose tests take most of the time, the longest first."""

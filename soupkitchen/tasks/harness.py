@@ -1,48 +1,30 @@
 """Tasks of EleutherAI's lm-evaluation-harness, run on the live model. Extra: lm-eval.
 
-The harness makes the requests once, and judges the answers. Its cache is not used, because it does not know
-the weights.
-
 Source: https://github.com/EleutherAI/lm-evaluation-harness
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-import xxhash
-from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import GenerationConfig
 
-from soupkitchen.errors import ConfigError, DataError, SoupkitchenError
-from soupkitchen.metrics import TaskMetric, installed
+from soupkitchen.errors import ConfigError, DataError, SoupkitchenError, did_you_mean
+from soupkitchen.metrics import installed
 from soupkitchen.options.building import TARGET, describe, target_of
 from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
-from soupkitchen.store.digests import source_of
-from soupkitchen.tasks.base import Batch, Examples, Processor, Task
-from soupkitchen.tasks.data import DataSource
+from soupkitchen.tasks.kinds.lm_eval import HarnessTask, generation_of
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.templates import Bounded
-from soupkitchen.tasks.texts import check_causal, unwrapped
 
 log = logging.getLogger(__name__)
 
-SEED = 1234
-"""The harness's default for few-shot examples."""
-
-_RIGHT_OR_WRONG = ("acc", "acc_norm", "acc_bytes", "exact_match")
-"""Metrics that are 0 or 1 for each example."""
+_GENERATION = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
+"""Names in generation_kwargs that are the harness's own."""
 
 
 def harness_tasks(
@@ -55,6 +37,11 @@ def harness_tasks(
     architecture: Literal["causal", "seq2seq"] = "causal",
     aggregate: Literal["mean", "min", "normalized"] = "mean",
     weights: TaskWeights | None = None,
+    apply_chat_template: bool | str = False,
+    fewshot_as_multiturn: bool | None = None,
+    system_instruction: str | None = None,
+    gen_kwargs: str | Mapping[str, Any] | None = None,
+    include_path: str | None = None,
 ) -> HarnessTask | Several:
     """One task of the harness, or several aggregated.
 
@@ -66,13 +53,17 @@ def harness_tasks(
         metric: the task's metric; None for its first. ``exact_match,flexible-extract`` also names a filter.
         filter: the task's filter of answers, if it has several; None for the group's, else the first.
         architecture: "causal" or "seq2seq" models.
-        aggregate, weights: as in `Several`.
+        aggregate, weights: as in `Several`. By default a group's aggregate_metric_list weighs its tasks, and
+            such a group counts as one task beside others.
+        apply_chat_template, fewshot_as_multiturn, system_instruction: as in `HarnessTask`.
+        gen_kwargs: replaces entries of the tasks' generation_kwargs; a mapping, or ``a=1,b=2``.
+        include_path: a folder with more task YAMLs.
 
     Raises:
         ConfigError: if a task is unknown, or an option out of range.
         MetricError: if the harness is not installed.
     """
-    options = {**locals(), "tasks": list(tasks or ())}
+    options: dict[str, Any] = {TARGET: target_of(harness_tasks), **locals(), "tasks": list(tasks or ())}
     if isinstance(tasks, str) or not tasks:
         raise ConfigError(f"task.tasks={tasks} should be a list of names or paths, as [arc_easy,hellaswag]")
     if test_limit is not None and limit is None:
@@ -81,59 +72,118 @@ def harness_tasks(
     if comma and filter not in (None, named):
         raise ConfigError(f"task.metric={metric},{named} and task.filter={filter} name two filters; drop one")
     filter = named if comma else filter
-    loaded = {name: _load(name) for name in tasks}
-    groups = [group for _, group in loaded.values() if group is not None and group.aggregate_metric_list]
-    rule = None
-    if len(groups) == len(tasks) == 1:
-        rules = groups[0].aggregate_metric_list
-        rule = next((rule for rule in rules if metric in ("", rule.metric)), None)
-    elif groups:
-        names = ", ".join(group.name for group in groups)
-        log.info(
-            "aggregate_metric_list of %s has no part in the score: task.aggregate and task.weights", names
+    if fewshot_as_multiturn and not apply_chat_template:
+        raise ConfigError("task.fewshot_as_multiturn=true needs task.apply_chat_template")
+    if apply_chat_template not in (True, False, "default"):
+        log.warning(
+            "task.apply_chat_template=%s: the harness uses the tokenizer's default template, "
+            "whatever name it is given",
+            apply_chat_template,
         )
-    if rule is not None:
-        metric, filter = rule.metric, filter or next(iter(rule.filter_list or ()), None)
-    limits = (num_fewshot, limit, test_limit)
-    made = {
-        name: HarnessTask(
-            name, *limits, metric or None, filter, architecture, task, {**options, "tasks": [asked]}
-        )
-        for asked, (members, _) in loaded.items()
-        for name, task in members.items()
-    }
+    generation = _generation(gen_kwargs)
+    made: dict[str, HarnessTask] = {}
+    counts: dict[str, float] = {}
+    rules: dict[str, Any] = {}
+    for asked in dict.fromkeys(tasks):
+        members, group = _load(asked, include_path)
+        if twice := made.keys() & members.keys():
+            raise ConfigError(f"task.tasks: {min(twice)} is part of {asked}, and named before; drop one")
+        judged, chosen = metric or None, filter
+        if rule := _rule(group, metric):
+            rules[asked] = rule
+            judged, chosen = rule.metric, filter or next(iter(rule.filter_list or ()), None)
+            members, chosen = _with_figure(group.name, members, judged, chosen)
+        for name, task in members.items():
+            _configure(task, num_fewshot, generation)
+            prompts = (apply_chat_template, fewshot_as_multiturn, system_instruction)
+            judging = (judged, chosen, architecture)
+            tree = {**options, "tasks": [asked]}
+            made[name] = HarnessTask(name, num_fewshot, limit, test_limit, *judging, *prompts, task, tree)
+        by_size = rule is not None and rule.weight_by_size
+        sizes = {name: len(made[name].data.load_splits()["heldout"]) if by_size else 1 for name in members}
+        whole = sum(sizes.values()) if rule and len(tasks) > 1 else 1
+        counts |= {name: size / whole for name, size in sizes.items()}
     if filter is not None and all(filter not in task.filters for task in made.values()):
         known = dict.fromkeys(name for task in made.values() for name in task.filters)
         raise ConfigError(f"task.filter={filter}: {', '.join(made)} has {', '.join(known)}")
     for name, task in made.items():
-        if filter is None and len(task.filters) > 1:
+        if task.filter_name is None and len(task.filters) > 1:
             first, *others = task.filters
             log.info(
                 "%s: the filter %s decides; task.filter names another: %s", name, first, ", ".join(others)
             )
     if len(made) == 1:
-        return replace(next(iter(made.values())), _made_of=options)
-    if rule is not None and rule.weight_by_size and weights is None and aggregate == "mean":
-        weights = {name: len(task.data.load_splits()["heldout"]) for name, task in made.items()}
-        log.info("tasks of %s count by their size, as its aggregate_metric_list says", groups[0].name)
+        return replace(next(iter(made.values())), _tree=options)
+    if rules and weights is None and aggregate == "mean":
+        weights = counts
+        log.info("tasks of %s count as its aggregate_metric_list says: %s", ", ".join(rules), counts)
     return HarnessTasks(made, aggregate, weights, options)
 
 
-def _load(name: str) -> tuple[dict[str, Any], Any]:
+def _rule(group: Any, metric: str) -> Any:
+    """The entry of a group's aggregate_metric_list for `metric`, its first for ""; None without one."""
+    rules = (group and group.aggregate_metric_list) or ()
+    return next((rule for rule in rules if metric in ("", rule.metric)), None)
+
+
+def _with_figure(
+    group: str, members: Mapping[str, Any], metric: str, filter: str | None
+) -> tuple[Mapping[str, Any], str | None]:
+    """The tasks that have a part in a group's figure, as the harness takes them, and the figure's filter."""
+    filters = {
+        name: [ensemble.name for ensemble in task._filters]
+        for name, task in members.items()
+        if metric in task.aggregation()
+    }
+    filter = filter or next((names[0] for names in filters.values()), None)
+    kept = {name: members[name] for name, names in filters.items() if filter in names}
+    if kept and len(kept) < len(members):
+        without = ", ".join(name for name in members if name not in kept)
+        log.warning("%s has no part in the score of %s: no %s,%s", without, group, metric, filter)
+    return kept or members, filter  # without any, making them says what they have
+
+
+def _generation(gen_kwargs: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    parsed = installed("lm_eval.utils", "lm-eval").simple_parse_args_string
+    generation = parsed(gen_kwargs) if isinstance(gen_kwargs, str) else dict(gen_kwargs or {})
+    known = {*vars(GenerationConfig()), *_GENERATION}
+    for name in generation:
+        if name not in known:
+            raise ConfigError(f"task.gen_kwargs: there is no {name}{did_you_mean(name, known)}")
+    return generation
+
+
+def _configure(task: Any, num_fewshot: int | None, generation: Mapping[str, Any]) -> None:
+    """Sets the options of a task of the harness, as its `simple_evaluate` does."""
+    if task.get_config("num_fewshot") is None or (num_fewshot is not None and task.config.num_fewshot != 0):
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
+    if task.get_config("output_type") == "generate_until":
+        task.set_config(key="generation_kwargs", value=generation, update=True)
+        if generation_of(task)["do_sample"]:
+            raise ConfigError(
+                f"task.gen_kwargs: {task.task_name} draws answers at random, so a model would have another "
+                "score each time; {do_sample: false} takes the likeliest tokens"
+            )
+
+
+def _load(name: str, include_path: str | None) -> tuple[Mapping[str, Any], Any]:
     """The harness's tasks by name, and their group, if any."""
     manager = installed("lm_eval.tasks", "lm-eval").TaskManager
     templates = installed("lm_eval.utils", "lm-eval")
     if not isinstance(templates.env, Bounded):
         templates.env = Bounded.like(templates.env)
     path = Path(name).expanduser()
+    folders = [] if include_path is None else [Path(include_path).expanduser()]
+    if folders and not folders[0].is_dir():
+        raise ConfigError(f"task.include_path: there is no folder {include_path}")
     try:
         if path.suffix in (".yaml", ".yml"):
-            asked, index = _name_in(path), manager(include_path=str(path.parent))
+            asked, index = _name_in(path), manager(include_path=[*folders, path.parent])
             other = getattr(index.task_index.get(asked), "yaml_path", None) or path
             if Path(other).resolve() != path.resolve():
                 raise ConfigError(f"task.tasks: {path} and {other} are both called {asked}; rename one")
         else:
-            asked, index = name, manager()
+            asked, index = name, manager(include_path=folders)
         loaded = index.load([asked])
     except SoupkitchenError:
         raise
@@ -157,190 +207,13 @@ def _name_in(path: Path) -> str:
     return name
 
 
-def _described(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {TARGET: target_of(harness_tasks), **describe(options)}
-
-
 @dataclass(frozen=True)
 class HarnessTasks(Several):
     """Several tasks of the harness."""
 
-    _made_of: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _tree: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def describe(self) -> dict[str, Any]:
         """The options of `harness_tasks`."""
-        return _described(self._made_of)
-
-
-@dataclass(frozen=True)
-class _Documents(DataSource):
-    """Numbers of a task's documents, by split."""
-
-    count: int
-    limit: int | None
-    test_limit: int | None
-
-    def load_splits(self, stratify: str | None = None) -> dict[str, Dataset]:
-        limit = self.count if self.limit is None else min(self.limit, self.count)
-        splits = {"heldout": range(limit)}
-        if self.test_limit is not None:
-            splits["test"] = range(limit, min(limit + self.test_limit, self.count))
-            if not splits["test"]:
-                raise DataError(
-                    f"task.limit={self.limit} leaves no documents for a test: there are {self.count}"
-                )
-        return {role: Dataset.from_dict({"document": list(some)}) for role, some in splits.items()}
-
-
-class _Judged:
-    """The harness's metric for `TaskMetric.module`; predictions are results of documents."""
-
-    def __init__(self, name: str, aggregate: Callable[[Sequence[Any]], float], is_mean: bool) -> None:
-        self.binary = name in _RIGHT_OR_WRONG
-        self.best = 1.0 if self.binary else None
-        if is_mean:
-            self.per_example = lambda predictions, references: predictions
-        else:
-            self.of = lambda predictions, references: float(aggregate(list(predictions)))
-
-
-@dataclass(frozen=True)
-class HarnessTask(Task):
-    """One task of the harness, made by `harness_tasks`."""
-
-    name: str
-    num_fewshot: int | None
-    limit: int | None
-    test_limit: int | None
-    metric_name: str | None
-    filter_name: str | None
-    architecture: Literal["causal", "seq2seq"]
-    _task: Any = field(repr=False, compare=False)
-    _made_of: Mapping[str, Any] = field(repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.metric.name not in self._task.aggregation():
-            raise ConfigError(
-                f"task.metric={self.metric_name}: {self.name} has {', '.join(self._task.aggregation())}"
-            )
-        if self.filter_name not in (None, *self.filters) and len(self.filters) > 1:
-            raise ConfigError(f"task.filter={self.filter_name}: {self.name} has {', '.join(self.filters)}")
-
-    @property
-    def filters(self) -> list[str]:
-        return [ensemble.name for ensemble in self._task._filters]
-
-    @property
-    def filter(self) -> str:
-        return self.filter_name if self.filter_name in self.filters else self.filters[0]
-
-    @property
-    def data(self) -> _Documents:  # type: ignore[override]
-        return _Documents(len(self._documents), self.limit, self.test_limit)
-
-    @cached_property
-    def metric(self) -> TaskMetric:  # type: ignore[override]
-        aggregations = self._task.aggregation()
-        name = self.metric_name or next(iter(aggregations))
-        aggregate = aggregations.get(name)
-        mean = installed("lm_eval.api.metrics", "lm-eval").mean
-        module: Any = _Judged(name, aggregate, aggregate is mean)
-        return TaskMetric(name, module, name, bool(self._task.higher_is_better().get(name, True)), "values")
-
-    @property
-    def model_class(self) -> type:
-        return AutoModelForCausalLM if self.architecture == "causal" else AutoModelForSeq2SeqLM
-
-    @property
-    def content_columns(self) -> tuple[str, ...]:
-        return ("document",)
-
-    def describe(self) -> dict[str, Any]:
-        """The options of `harness_tasks`."""
-        return _described(self._made_of)
-
-    def identity(self) -> list[str]:
-        """Versions of the harness, the task and its documents."""
-        config = self._task.config
-        values = [*vars(config).values(), *vars(config.fewshot_config).values()]
-        functions = [value for value in values if callable(value)]
-        options = json.dumps(config.to_dict(), sort_keys=True, default=str)
-        state = xxhash.xxh3_128()
-        for document in self._documents:
-            state.update(_without_addresses(repr(document)).encode(errors="surrogatepass"))
-        return [
-            f"lm_eval {version('lm_eval')}",
-            _without_addresses(options),
-            *(source for thing in (type(self._task), *functions) for source in source_of(thing)),
-            f"documents {state.hexdigest()}",
-            f"metric {self.metric.name}, {self.num_fewshot} examples",
-            *([f"filter {self.filter}"] if len(self.filters) > 1 else []),
-        ]
-
-    def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        if self.architecture == "causal":
-            check_causal(model)
-        documents = split["document"][:]
-        asked = [[request.args for request in self._requests[number]] for number in documents]
-        texts = [json.dumps(requests, default=str) for requests in asked]
-        lengths = [len(text) for text in texts]
-        return Dataset.from_dict({"document": documents, "requests": texts, "length": lengths})
-
-    def references(self, prepared: Dataset) -> np.ndarray:
-        return np.asarray(prepared["document"][:])
-
-    def collate(self, examples: Examples, processor: Processor) -> Batch:
-        return {"document": torch.tensor([example["document"] for example in examples])}
-
-    def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[Any]:
-        answerer = self._answerer(unwrapped(model), processor)
-        numbers = batch["document"].tolist()
-        answerer.batch_size_per_gpu = len(numbers)
-        requests = [request for number in numbers for request in self._requests[number]]
-        by_kind: dict[str, list[Any]] = defaultdict(list)
-        for request in requests:
-            request.resps, request.filtered_resps = [], {}
-            by_kind[request.request_type] += [request] * request.repeats
-        for kind, asked in by_kind.items():
-            for request, answer in zip(asked, getattr(answerer, kind)(asked, disable_tqdm=True), strict=True):
-                request.resps.append(answer)
-        self._task._instances = requests
-        self._task.apply_filters()
-        results = []
-        for number in numbers:
-            answers = [request.filtered_resps[self.filter] for request in self._requests[number]]
-            results.append(self._task.process_results(self._documents[number], answers)[self.metric.name])
-        return results
-
-    @cached_property
-    def _documents(self) -> Any:
-        return self._task.eval_docs
-
-    @cached_property
-    def _requests(self) -> dict[int, list[Any]]:
-        if self.num_fewshot is not None and self._task.get_config("num_fewshot") != 0:
-            self._task.set_config(key="num_fewshot", value=self.num_fewshot)
-        elif self._task.get_config("num_fewshot") is None:
-            self._task.set_config(key="num_fewshot", value=0)
-        self._task.set_fewshot_seed(seed=SEED)
-        limit = None if self.limit is None else self.limit + (self.test_limit or 0)
-        self._task.build_all_requests(limit=limit, rank=0, world_size=1, fewshot_as_multiturn=True)
-        by_document: dict[int, list[Any]] = defaultdict(list)
-        for request in self._task.instances:
-            by_document[request.doc_id].append(request)
-        for requests in by_document.values():
-            requests.sort(key=lambda request: request.idx)
-        return dict(by_document)
-
-    def _answerer(self, model: PreTrainedModel, tokenizer: Processor) -> Any:
-        answerers = self.__dict__.setdefault("_answerers", {})
-        if id(model) not in answerers:
-            hflm = installed("lm_eval.models.huggingface", "lm-eval").HFLM
-            answerers[id(model)] = hflm(pretrained=model, tokenizer=tokenizer, backend=self.architecture)
-        return answerers[id(model)]
-
-
-def _without_addresses(text: str) -> str:
-    """Cuts memory addresses, which differ each time."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+        tree: dict[str, Any] = describe(self._tree)
+        return tree
