@@ -14,9 +14,18 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.metrics import Asked
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
 from soupkitchen.tasks.base import Batch, DataTask, Examples, Processor
-from soupkitchen.tasks.columns import ANSWER, PROMPT, check_filled, prompts, template_columns
+from soupkitchen.tasks.columns import (
+    ANSWER,
+    PROMPT,
+    Wanted,
+    check_filled,
+    prompts,
+    row_of,
+    template_columns,
+)
 from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -29,10 +38,11 @@ class TextGeneration(DataTask):
 
     Attributes:
         data: prompts and answers.
-        metric: exact_match, rouge1, rouge2, rouge_l, bleu.
+        metric: exact_match, contains, numeric_match, math_verify, json_valid, regex, rouge1, rouge2, rouge_l,
+            bleu, or a grader of your own.
         architecture: "causal" models continue the prompt; "seq2seq" models (T5, BART) answer it.
         prompt: a template, as ``"summarize: {document}"``.
-        answer: the column of right texts.
+        answer: the column of right texts; not read if the metric compares with none.
         extract: a regular expression for the part of both texts to compare: the last match's first group, or
             all of the match; "" without a match. None compares everything.
         stop: texts that end the output.
@@ -40,8 +50,6 @@ class TextGeneration(DataTask):
         num_beams: 1 for greedy decoding, more for beam search.
         max_length: tokens of the prompt; None for the room in the model's limit.
     """
-
-    looked_for = (PROMPT, ANSWER)
 
     architecture: Literal["causal", "seq2seq"] = "causal"
     prompt: str = "{prompt}"
@@ -69,11 +77,16 @@ class TextGeneration(DataTask):
         return AutoModelForCausalLM if self.is_causal else AutoModelForSeq2SeqLM
 
     @property
+    def looked_for(self) -> tuple[Wanted, ...]:  # type: ignore[override]
+        return (PROMPT, ANSWER) if self.metric.compares else (PROMPT,)
+
+    @property
     def content_columns(self) -> tuple[str, ...]:
-        return (*template_columns("task.prompt", self.prompt), self.answer)
+        answer = (self.answer,) if self.metric.compares else ()
+        return (*template_columns("task.prompt", self.prompt), *answer)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
-        written = prompts(self.prompt, split)
+        written = list(prompts(self.prompt, split))
         limit = longest(processor, model, None)
         room = limit - self.max_new_tokens if self.is_causal else limit
         if room < 1:
@@ -83,22 +96,31 @@ class TextGeneration(DataTask):
             )
         if not self.is_causal:
             _check_start(model)
-        encoded = processor(list(written))["input_ids"]
-        answers = check_filled(split, "task.answer", self.answer)
+        encoded = processor(written)["input_ids"]
+        answers = [""] * len(split)
+        if self.metric.compares:
+            answers = [self._compared(str(a)) for a in check_filled(split, "task.answer", self.answer)]
         kept = [tokens[-min(self.max_length or room, room) :] for tokens in encoded]
         if [] in kept:
             raise DataError(f"task.prompt={self.prompt!r} gives an empty prompt")
         check_tokens(self, split, "prompt", kept, model, processor)
-        compared = [self._compared(str(answer)) for answer in answers]
-        return Dataset.from_dict({"input_ids": kept, "answer": compared, "length": [len(t) for t in kept]})
+        columns = {"input_ids": kept, "answer": answers, "length": [len(tokens) for tokens in kept]}
+        if not self.metric.reads_rows:
+            return Dataset.from_dict(columns)
+        numbers = [row_of(split, number) for number in range(len(split))]
+        prepared = Dataset.from_dict({**columns, "prompt": written, "number": numbers})
+        return prepared.add_column("row", list(split), feature=dict(split.features))
 
     def fitted_to(self, runs: Sequence[Checkpoint]) -> TextGeneration:
         """The task itself; runs that begin or end with other tokens are refused."""
         check_generation(runs, _TOKENS)
         return self
 
-    def references(self, prepared: Dataset) -> list[str]:
-        return prepared["answer"][:]
+    def references(self, prepared: Dataset) -> list[str] | list[Asked]:
+        if not self.metric.reads_rows:
+            return prepared["answer"][:]
+        columns = (prepared[name][:] for name in ("prompt", "row", "number"))
+        return [Asked(*asked) for asked in zip(*columns, strict=True)]
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
         side = "left" if self.is_causal else "right"
