@@ -30,6 +30,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _ROUNDED = Context(prec=50, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[])
+_SECONDS = 5
 _DELIMITED = re.compile(r"\$[^$]+\$|\\\(|\\\[|\\boxed|\\begin\{")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 
@@ -197,7 +198,7 @@ class MathVerify(Metric):
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
         package = installed("math_verify", "metrics")
-        seconds = 5 if threading.current_thread() is threading.main_thread() else None  # it uses signals
+        seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None  # it uses signals
         if seconds is None:
             logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no limit
 
