@@ -365,8 +365,8 @@ ROWS = [
     Bad(
         "a right answer without the number that is compared",
         on("text_generation", "task.max_new_tokens=4", "task.metric.name=numeric_match"),
-        ("numeric_match", "'w2' has no number"),
-        models("causal", {"prompt": "w1", "answer": "7"}, {"prompt": "w1", "answer": "w2"}),
+        ("numeric_match", "'none' has no number"),
+        models("causal", {"prompt": "w1", "answer": "7"}, {"prompt": "w1", "answer": "none"}),
         scored=True,
     ),
     Bad(

@@ -19,9 +19,11 @@ from causal import best_is_soup, cook, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from scoring import rows, score
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError, MetricError
+from soupkitchen.evaluation.identity import examples as examples_identity
 from soupkitchen.evaluation.identity import task as task_identity
 from soupkitchen.metrics import Asked, TaskMetric
 from soupkitchen.options.building import build, describe
@@ -442,6 +444,11 @@ def test_a_grader_that_cannot_be_called_is_refused_at_once(own, name, options, c
         metrics.load(f"{own}.{name}", options=options)
 
 
+def test_a_grader_of_texts_is_refused_for_labels():
+    with pytest.raises(MetricError, match=r"'contains' could not be computed"):
+        metrics.load("contains").score(np.array([0, 1]), np.array([0, 1]))
+
+
 def test_a_grader_is_refused_where_there_are_no_prompts(own):
     with pytest.raises(MetricError, match=r"only task=text_generation has"):
         metrics.load(f"{own}.short").score(["a"], ["b"])
@@ -478,6 +485,20 @@ def test_the_row_in_an_error_is_that_of_the_file_also_in_a_drawn_share(causal, t
     task = text_generation(data=data, metric=f"{own}.strange", max_new_tokens=2)
     with pytest.raises(MetricError, match=f"row {first} of the data"):
         score(task, causal)
+
+
+def test_columns_are_in_the_key_of_predictions_only_if_a_grader_sees_them(causal, tmp_path, own):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(causal), AutoTokenizer.from_pretrained(causal)
+
+    def key(metric: str, level: int) -> str:
+        folder = tmp_path / f"{metric}{level}"
+        folder.mkdir()
+        data = rows(folder, [{"prompt": "w1", "answer": "w2", "level": level}])
+        task = text_generation(data=data, metric=metric, max_new_tokens=2)
+        return examples_identity([task.prepare(data.load_splits()["heldout"], tokenizer, model)])
+
+    assert key("exact_match", 1) == key("exact_match", 2)
+    assert key(f"{own}.short", 1) != key(f"{own}.short", 2)
 
 
 @pytest.mark.parametrize("name", ["json_valid", "regex"])

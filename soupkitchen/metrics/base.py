@@ -240,7 +240,7 @@ class TaskMetric:
         try:
             with calling(f"task.metric={self.name}"):
                 yield
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 
     def _own(self, name: str) -> Any:

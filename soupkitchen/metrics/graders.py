@@ -198,7 +198,9 @@ class MathVerify(Metric):
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
         package = installed("math_verify", "metrics")
-        seconds = _SECONDS if threading.current_thread() is threading.main_thread() else None  # it uses signals
+        seconds = (
+            _SECONDS if threading.current_thread() is threading.main_thread() else None
+        )  # it uses signals
         if seconds is None:
             logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no limit
 
