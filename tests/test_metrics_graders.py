@@ -23,11 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from soupkitchen import metrics
 from soupkitchen.errors import ConfigError, MetricError
+from soupkitchen.evaluation import find_columns
 from soupkitchen.evaluation.identity import examples as examples_identity
 from soupkitchen.evaluation.identity import task as task_identity
 from soupkitchen.metrics import Asked, TaskMetric
 from soupkitchen.options.building import build, describe
-from soupkitchen.tasks import Data, TextGeneration, text_generation
+from soupkitchen.tasks import Data, Several, TextGeneration, text_generation
 
 
 def right(name: str, answer: str, reference: str = "", **options: Any) -> bool:
@@ -141,6 +142,7 @@ def test_numbers_match_as_fractions_do(first, second, style, other, around, tole
         ("0.1", "0.10000000000000000001", False),
         ("9" * 5000, "9" * 5000, True),
         ("1e999999999", "1e999999999", True),
+        ("2e999999999", "1e999999999", False),
         ("1e99999999999999999999999", "1", False),
     ],
 )
@@ -148,6 +150,13 @@ def test_the_last_number_counts(answer, reference, expected):
     assert right("numeric_match", answer, reference) == expected
     for tolerance in (0.0, 1e-30):
         assert right("numeric_match", answer, reference, tolerance=tolerance) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("9", True), ("11", True), ("11.01", False), ("8.9", False)]
+)
+def test_the_tolerance_is_a_share_of_the_reference_with_both_ends(answer, expected):
+    assert right("numeric_match", answer, "10", tolerance=0.1) == expected
 
 
 # contains and regex
@@ -511,6 +520,8 @@ def test_metrics_that_compare_with_nothing_need_no_answers(causal, tmp_path, nam
     task = text_generation(
         data=rows(tmp_path, examples), metric={"name": name, "options": options}, max_new_tokens=3
     )
+    assert task.content_columns == ("prompt",)
+    assert find_columns(Several.of(task)).tasks[""] == task  # no matter which column holds answers
     part = score(task, causal)
     assert part.values is not None
     expected = ["w" in str(text) if name == "regex" else False for text in part.predictions]
