@@ -120,6 +120,16 @@ def models(kind: str, *examples: dict[str, Any]) -> Spoil:
     return spoil
 
 
+def grading(returned: str, *examples: dict[str, Any]) -> Spoil:
+    """Causal models, these examples, and a grader in grading.py that returns the expression."""
+
+    def spoil(folder: Path) -> None:
+        models("causal", *examples)(folder)
+        (folder / "grading.py").write_text(f"def grade(prompt, answer, row):\n    return {returned}\n")
+
+    return spoil
+
+
 def images(spoil_one: Callable[[Path], None]) -> Spoil:
     """Runs of a model of images, a list of images, and one of these spoilt: texts/1.png."""
 
@@ -351,6 +361,27 @@ ROWS = [
         on("text_generation", "task.max_new_tokens=4"),
         ("task.answer=answer", "row 1 is empty"),
         models("causal", {"prompt": "w1", "answer": None}, {"prompt": "w1", "answer": "w2"}),
+    ),
+    Bad(
+        "a right answer without the number that is compared",
+        on("text_generation", "task.max_new_tokens=4", "task.metric.name=numeric_match"),
+        ("numeric_match", "'none' has no number"),
+        models("causal", {"prompt": "w1", "answer": "7"}, {"prompt": "w1", "answer": "none"}),
+        scored=True,
+    ),
+    Bad(
+        "a grader that raises",
+        on("text_generation", "task.max_new_tokens=4", "task.metric.name=grading.grade"),
+        ("task.metric.name=grading.grade", "row 2 of the data", "KeyError: 0", "grading.py, line 2"),
+        grading("{1: True}[row['level']]", {"prompt": "w1", "level": 1}, {"prompt": "w1", "level": 0}),
+        scored=True,
+    ),
+    Bad(
+        "a grade that is no number",
+        on("text_generation", "task.max_new_tokens=4", "task.metric.name=grading.grade"),
+        ("task.metric.name=grading.grade", "row 1 of the data", "graded nan", "0 to 1"),
+        grading("float('nan')", {"prompt": "w1"}),
+        scored=True,
     ),
     Bad(
         "a question without choices",

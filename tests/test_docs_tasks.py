@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import conversations
@@ -26,8 +28,10 @@ from PIL import Image
 from speech import spoken
 from tiny import bert_tokenizer, llama, text_classifier, tokenizer
 
+from soupkitchen import metrics
 from soupkitchen.cli.config import CONF
 from soupkitchen.evaluation import find_columns, load_splits
+from soupkitchen.metrics import Asked
 from soupkitchen.options.building import build
 from soupkitchen.tasks import Several
 
@@ -99,7 +103,10 @@ TASKS: dict[str, tuple[Callable[[Path], list[dict[str, Any]]], Callable[[Path], 
         lambda folder: [{"chosen": talk(n), "rejected": talk(n, "no")} for n in range(10)],
         chat,
     ),
-    "text_generation": (lambda folder: [{"messages": talk(n)} for n in range(10)], chat),
+    "text_generation": (
+        lambda folder: [{"messages": talk(n), "prompt": f"w{n}", "city": "w2"} for n in range(10)],
+        chat,
+    ),
     "speech_recognition": (calls, lambda folder: speech.whisper()[::-1]),
     "speech_recognition ctc": (calls, lambda folder: speech.ctc(folder)[::-1]),
     "retrieval": (questions, bert(transformers.BertModel)),
@@ -158,6 +165,27 @@ def write(folder: Path, rows: list[dict[str, Any]], form: str) -> Path:
     return file
 
 
+@pytest.fixture
+def grade(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The page's grader, in the module that its commands name."""
+    (code,) = re.findall(r"```python\n# my_module.py\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    module = ModuleType("my_module")
+    exec(code, vars(module))
+    monkeypatch.setitem(sys.modules, "my_module", module)
+    return module.grade
+
+
+def test_the_pages_grader_is_one(grade):
+    metric = metrics.load("my_module.grade", options={"most": 3})
+    asked = [Asked("Where?", {"city": "Rome"}, number) for number in range(3)]
+    answers = ["In Rome", "In Paris", "It is in Rome"]
+    values = metric.per_example(answers, asked)
+    assert values is not None
+    assert values.tolist() == [1.0, 0.0, 0.0]
+    assert grade("Where?", answers[2], {"city": "Rome"})
+
+
+@pytest.mark.usefixtures("grade")
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "large.parquet", "saved", "folder"])
 @pytest.mark.parametrize("shown", COMMANDS)
 def test_the_command_takes_its_data_in_every_format(tmp_path, shown, form):

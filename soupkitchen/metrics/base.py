@@ -1,24 +1,18 @@
-"""A metric as the rest of soupkitchen sees it: higher is better, per example if it can be.
-
-Found by name: shipped, a class of one's own, or one of `evaluate`, on disk or on the hub.
-"""
+"""A metric as the rest of soupkitchen sees it: higher is better, per example if it can be."""
 
 from __future__ import annotations
 
 import math
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NewType
 
 import numpy as np
 
-from soupkitchen.errors import ConfigError, MetricError, calling, did_you_mean
-from soupkitchen.options.building import TARGET, imported
+from soupkitchen.errors import ConfigError, MetricError, calling
+from soupkitchen.options.building import TARGET
 from soupkitchen.store.digests import source_of
 
 Rows = Sequence[Any] | np.ndarray
@@ -32,9 +26,6 @@ _ROUNDING = 1e-9
 
 Score = NewType("Score", float)
 """A metric's value, higher better: a loss is negated, once, here."""
-HUB_PREFIX = "hub:"
-_SCORING = ("per_example", "statistics", "of", "compute")
-"""Each metric has one of these; see `TaskMetric`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,9 @@ class TaskMetric:
     - ``link(mean)``: a strictly increasing function from mean to score;
     - ``best``: the best value of an example (without `per_example`, of the score), for early decisions;
     - ``binary``: True if each example is 1 or 0;
+    - ``compares``: False if it reads no references, so that a task needs none;
+    - ``reads_rows``: True if its references are `soupkitchen.metrics.graders.Asked`;
+    - ``source()``: file and digest of the code that it calls; else that of its class;
     - ``name``, ``greater_is_better``, ``inputs``: defaults for `load`.
 
     Attributes:
@@ -85,6 +79,8 @@ class TaskMetric:
     def identity(self) -> list[str]:
         """Facts that scores depend on, besides predictions and references."""
         options = f"{self.key} {self.greater_is_better} {sorted(self.options.items())}"
+        if source := self._own("source"):
+            return [self.name, options, *source()]
         shipped = type(self.module).__module__.startswith("soupkitchen.")  # these have a version
         return [self.name, options, *([] if shipped else source_of(type(self.module)))]
 
@@ -207,6 +203,16 @@ class TaskMetric:
         """True if each example's value is 0 or 1."""
         return bool(self._own("binary"))
 
+    @property
+    def compares(self) -> bool:
+        """True if it reads references."""
+        return self._own("compares") is not False
+
+    @property
+    def reads_rows(self) -> bool:
+        """True if its references are prompts and rows, `soupkitchen.metrics.graders.Asked`."""
+        return bool(self._own("reads_rows"))
+
     def shown(self, score: float) -> float:
         """`score` with the metric's own sign, for tables."""
         return float(self._turned(score))
@@ -234,7 +240,7 @@ class TaskMetric:
         try:
             with calling(f"task.metric={self.name}"):
                 yield
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise MetricError(f"the metric {self.name!r} could not be computed: {error}") from error
 
     def _own(self, name: str) -> Any:
@@ -298,98 +304,3 @@ def installed(package: str, extra: str) -> Any:
         raise MetricError(
             f"{package.split('.')[0]} is needed here and not installed: pip install 'soupkitchen[{extra}]'"
         ) from error
-
-
-# Metrics by name
-
-
-def shipped() -> list[str]:
-    """Names of the shipped metrics."""
-    return sorted(_classes())
-
-
-def load(
-    name: str,
-    key: str | None = None,
-    greater_is_better: bool | None = None,
-    inputs: Inputs | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> TaskMetric:
-    """Loads the metric called `name`.
-
-    Args:
-        name: one of `shipped()`, a class as ``my_module.Recall``, the path of an `evaluate` script or its
-            folder, or a name on the hub; ``hub:accuracy`` skips the shipped one.
-        key: the score's entry in the metric's result. Default: the metric's name.
-        greater_is_better: False for a loss. Default: the metric's own.
-        inputs: the kind of predictions. Default: the metric's own, or "labels".
-        options: arguments of the class, or of the script's `compute`.
-
-    Raises:
-        MetricError: if there is no such metric, or the hub cannot be reached.
-    """
-    given = {"key": key, "greater_is_better": greater_is_better, "inputs": inputs}
-    arguments = {"name": name, **given, "options": None if options is None else dict(options)}
-    kind = _class(name)
-    metric = _script(name) if kind is None else _made(name, kind, options)
-    own = getattr(metric, "name", type(metric).__name__)
-    if key not in (None, own) and not hasattr(metric, "compute"):
-        raise MetricError(f"task.metric.key={key}: {name} gives {own} only; leave it null")
-    says = {o: getattr(metric, o) for o in ("greater_is_better", "inputs") if hasattr(metric, o)}
-    chosen = {"key": own, **says, **{o: value for o, value in given.items() if value is not None}}
-    label = own if kind else Path(name.removeprefix(HUB_PREFIX)).stem
-    return TaskMetric(label, metric, options=dict(options or {}), arguments=arguments, **chosen)
-
-
-@cache
-def _classes() -> dict[str, type]:
-    """The shipped metrics by name."""
-    classes = {}
-    for file in pkgutil.iter_modules([str(Path(__file__).parent)], f"{__package__}."):
-        for kind in vars(import_module(file.name)).values():
-            name = getattr(kind, "name", None)
-            if isinstance(kind, type) and kind.__module__ == file.name and isinstance(name, str):
-                classes[name] = kind
-    return classes
-
-
-def _class(name: str) -> type | None:
-    """The class of a shipped or dotted name, or None."""
-    if name in _classes():
-        return _classes()[name]
-    module, _, attribute = name.rpartition(".")
-    dotted = all(part.isidentifier() for part in name.split("."))
-    if not (module and dotted) or attribute == "py":
-        return None
-    kind = imported("task.metric.name", name, MetricError)
-    if not isinstance(kind, type) or not any(hasattr(kind, function) for function in _SCORING):
-        raise MetricError(
-            f"task.metric.name={name} is no metric: it should be a class with one of the functions "
-            f"{', '.join(_SCORING)}"
-        )
-    return kind
-
-
-def _made(name: str, kind: type, options: Mapping[str, Any] | None) -> Any:
-    """The metric of a class; if it has `compute`, that takes the options."""
-    try:
-        return kind() if hasattr(kind, "compute") else kind(**options or {})
-    except TypeError as error:
-        raise MetricError(
-            f"task.metric.options={dict(options or {})}: {name} refuses them ({error})"
-        ) from error
-
-
-def _script(name: str) -> Any:
-    import evaluate  # slow to import, and few use its metrics
-
-    try:
-        return evaluate.load(name.removeprefix(HUB_PREFIX), keep_in_memory=True)
-    except (FileNotFoundError, ConnectionError, OSError) as error:
-        raise MetricError(
-            f"task.metric.name={name}: no metric of that name is shipped, none lies at that path, and the "
-            f"hub could not be reached for one. Shipped, and usable offline: {', '.join(shipped())}"
-            f"{did_you_mean(name, shipped())}"
-        ) from error
-    except ImportError as error:
-        raise MetricError(f"task.metric.name={name}: {error}") from error

@@ -159,20 +159,20 @@ class Writer:
         messages = [*before, *messages_of(cell, where)]
         return self._chat.tokens(messages, self._tools(row), where, scored, len(before))
 
-    def asked(self, cell: Any, answer: Any, where: str, row: int) -> tuple[list[int], str]:
-        """The tokens of a conversation up to where an answer begins, and that answer.
+    def asked(self, cell: Any, answer: Any, compares: bool, where: str, row: int) -> tuple[str, str]:
+        """A conversation up to where an answer begins, and the right answer.
 
         Args:
             answer: a text or messages; None for the last message of the conversation.
+            compares: whether there has to be one.
         """
         messages = self._opened(messages_of(cell, where))
-        if answer is None:
+        if answer is None and (compares or messages[-1]["role"] == "assistant"):
             answer = [self._last_answer(messages, where)]
             messages = messages[:-1]
-        if not isinstance(answer, str):
+        if answer is not None and not isinstance(answer, str):
             answer = self._last_answer(messages_of(answer, f"{where}, its answer,"), where).get("content")
-        text = self._chat.text(messages, self._tools(row), where, generate=True)
-        return texts.encode(self.tokenizer, text), str(answer)
+        return self._chat.text(messages, self._tools(row), where, generate=True), str(answer)
 
     def _last_answer(self, messages: Sequence[Message], where: str) -> Message:
         if (role := messages[-1]["role"]) != "assistant":

@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Generation
 from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
+from soupkitchen.metrics import Asked
 from soupkitchen.options.kinds import AtLeast1, ListOfTexts
 from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import (
     ANSWER,
     PROMPT,
+    Wanted,
     check_filled,
     check_template,
     prompts,
@@ -26,7 +28,7 @@ from soupkitchen.tasks.columns import (
     template_columns,
 )
 from soupkitchen.tasks.conversations import ConversationTask, cells_of
-from soupkitchen.tasks.texts import check_tokens, longest, unwrapped
+from soupkitchen.tasks.texts import check_tokens, encode, longest, unwrapped
 
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 """Entries kept of a model's generation settings."""
@@ -38,10 +40,12 @@ class TextGeneration(ConversationTask):
 
     Attributes:
         data: prompts and answers.
-        metric: exact_match, rouge1, rouge2, rouge_l, bleu.
+        metric: exact_match, contains, numeric_match, math_verify, json_valid, regex, rouge1, rouge2, rouge_l,
+            bleu, or a grader of your own.
         architecture: "causal" models continue the prompt; "seq2seq" models (T5, BART) answer it.
         prompt: a template, as ``"summarize: {document}"``; or the column of conversations, ``"{messages}"``.
         answer: the column of right texts, or messages; None for the last message of the conversation.
+            Not read if the metric compares with none.
         extract: a regular expression for the part of both texts to compare: the last match's first group, or
             all of the match; "" without a match. None compares everything.
         stop: texts that end the output.
@@ -49,8 +53,6 @@ class TextGeneration(ConversationTask):
         num_beams: 1 for greedy decoding, more for beam search.
         max_length: tokens of the prompt; None for the room in the model's limit.
     """
-
-    looked_for = (PROMPT, ANSWER)
 
     architecture: Literal["causal", "seq2seq"] = "causal"
     prompt: str = "{prompt}"
@@ -78,8 +80,13 @@ class TextGeneration(ConversationTask):
         return AutoModelForCausalLM if self.is_causal else AutoModelForSeq2SeqLM
 
     @property
+    def looked_for(self) -> tuple[Wanted, ...]:  # type: ignore[override]
+        return (PROMPT, ANSWER) if self.metric.compares else (PROMPT,)
+
+    @property
     def content_columns(self) -> tuple[str, ...]:
-        return (*template_columns("task.prompt", self.prompt), *([self.answer] if self.answer else []))
+        answer = [self.answer] if self.answer and self.metric.compares else []
+        return (*template_columns("task.prompt", self.prompt), *answer)
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         limit = longest(processor, model, None)
@@ -91,49 +98,63 @@ class TextGeneration(ConversationTask):
             )
         if not self.is_causal:
             _check_start(model)
-        encoded, answers = self._encoded(split, processor)
+        written, encoded, answers = self._asked(split, processor)
         kept = [tokens[-min(self.max_length or room, room) :] for tokens in encoded]
         if [] in kept:
             raise DataError(f"task.prompt={self.prompt!r} gives an empty prompt")
         check_tokens(self, split, "prompt", kept, model, processor)
-        compared = [self._compared(answer) for answer in answers]
-        return Dataset.from_dict({"input_ids": kept, "answer": compared, "length": [len(t) for t in kept]})
+        columns = {"input_ids": kept, "answer": answers, "length": [len(tokens) for tokens in kept]}
+        if not self.metric.reads_rows:
+            return Dataset.from_dict(columns)
+        numbers = [row_of(split, number) for number in range(len(split))]
+        prepared = Dataset.from_dict({**columns, "prompt": written, "number": numbers})
+        return prepared.add_column("row", list(split), feature=dict(split.features))
 
-    def _encoded(self, split: Dataset, processor: Processor) -> tuple[list[list[int]], list[str]]:
-        """The tokens of each prompt, and the right answers."""
+    def _asked(self, split: Dataset, processor: Processor) -> tuple[list[str], list[list[int]], list[str]]:
+        """The prompts, their tokens, and the right answers, empty if the metric compares with none."""
         columns = check_template("task.prompt", self.prompt, split)
-        talks = [] if len(columns) != 1 else check_filled(split, "task.prompt, column", columns[0])
-        if talks and self.prompt.strip() == f"{{{columns[0]}}}" and isinstance(talks[0], str):
-            talks = cells_of(split, "task.prompt", columns[0])
-        writer = self.writer(processor, split, talks)
+        alone = len(columns) == 1 and self.prompt.strip() == f"{{{columns[0]}}}"
+        cells = check_filled(split, "task.prompt, column", columns[0]) if len(columns) == 1 else []
+        if alone and cells and isinstance(cells[0], str):
+            cells = cells_of(split, "task.prompt", columns[0])
+        writer = self.writer(processor, split, cells)
         answers: list[Any] = [None] * len(split)
-        if self.answer is not None:
+        if self.answer is not None and self.metric.compares:
             answers = check_filled(split, "task.answer", self.answer)
-        elif writer.chat is None:
-            raise ConfigError(
-                "task.answer=null takes the last message of conversations, and the data has texts"
-            )
         if writer.chat is None:
-            return processor(list(prompts(self.prompt, split)))["input_ids"], [str(one) for one in answers]
-        if self.prompt.strip() != f"{{{columns[0]}}}":
+            if self.answer is None and self.metric.compares:
+                raise ConfigError(
+                    "task.answer=null takes the last message of conversations, and the data has texts"
+                )
+            written = list(prompts(self.prompt, split))
+            encoded = processor(written)["input_ids"]
+        elif not alone:
             raise ConfigError(
                 f"task.prompt={self.prompt!r}: a column of conversations stands alone, as {{{columns[0]}}}; "
                 "the chat template writes them"
             )
-        encoded = []
-        for number, talk in enumerate(talks):
-            where = f"task.prompt={self.prompt}: row {row_of(split, number)}"
-            tokens, answers[number] = writer.asked(talk, answers[number], where, number)
-            encoded.append(tokens)
-        return encoded, answers
+        else:
+            written = []
+            for number, cell in enumerate(cells):
+                where = f"task.prompt={self.prompt}: row {row_of(split, number)}"
+                prompt, answers[number] = writer.asked(
+                    cell, answers[number], self.metric.compares, where, number
+                )
+                written.append(prompt)
+            encoded = [encode(processor, prompt) for prompt in written]
+        compared = [self._compared(str(one)) if self.metric.compares else "" for one in answers]
+        return written, encoded, compared
 
     def fitted_to(self, runs: Sequence[Checkpoint]) -> TextGeneration:
         """The task itself; runs that begin or end with other tokens are refused."""
         check_generation(runs, _TOKENS)
         return self
 
-    def references(self, prepared: Dataset) -> list[str]:
-        return prepared["answer"][:]
+    def references(self, prepared: Dataset) -> list[str] | list[Asked]:
+        if not self.metric.reads_rows:
+            return prepared["answer"][:]
+        columns = (prepared[name][:] for name in ("prompt", "row", "number"))
+        return [Asked(*asked) for asked in zip(*columns, strict=True)]
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
         side = "left" if self.is_causal else "right"
