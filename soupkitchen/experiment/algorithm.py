@@ -69,7 +69,7 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
 
 
 def _below(soup: Scored, ranking: Ranking) -> str:
-    """What the soup is below: the best single run, or floors; empty if neither."""
+    """Names what the soup is below: the best single run, or floors; empty if neither."""
     if not soup.evaluation.score >= ranking.best:
         return "the best single run"
     return ", ".join(f"the floor of {name}" for name in missed(ranking.floors, soup.evaluation.scores))
