@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from made_up import Table, merges_of, predictions, scores_over, searched
 
-from soupkitchen.evaluation import EarlyStopping
+from soupkitchen.errors import GuaranteeError
+from soupkitchen.evaluation import EarlyStopping, Evaluation, Part
 from soupkitchen.evaluation.confidence import ConfidentStopping
 from soupkitchen.experiment.algorithm import final_table
+from soupkitchen.experiment.finishing import _check_floors
 from soupkitchen.experiment.judge import Judge
 from soupkitchen.experiment.recipes import Recipes
 from soupkitchen.experiment.steps import Steps
@@ -33,6 +36,7 @@ from soupkitchen.search import (
     Trial,
     rank,
 )
+from soupkitchen.store.settings import what_is_run
 
 METRICS = {"gains": "accuracy", "safety": "accuracy", "loss": "mse"}
 FLOORS = ["0", "-0.05", "-0.1", "-0.3"]
@@ -305,3 +309,19 @@ def test_confidence_ends_a_candidate_that_is_as_good_as_surely_below_a_floor():
     assert (exact["stopped_by"], confident["stopped_by"]) == ("exact", "confidence")
     assert confident["examples_scored"] < exact["examples_scored"] / 4
     assert confident["reason"].startswith("loss at least ")
+
+
+def test_an_adapter_that_was_cut_below_a_floor_is_refused_and_rounding_is_not():
+    def scored(loss: float) -> Evaluation:
+        return Evaluation("heldout", 0.9, {"loss": Part(loss, None, (), 10, 10)})
+
+    floors = {"loss": -1.2}
+    _check_floors(scored(-1.1999), scored(-1.1), floors, Path("soup"))
+    _check_floors(scored(-1.2000001), scored(-1.2), floors, Path("soup"))
+    with pytest.raises(GuaranteeError, match=r"soup is below the floor of loss: raise output\.rank"):
+        _check_floors(scored(-1.21), scored(-1.1), floors, Path("soup"))
+
+
+def test_a_run_without_floors_is_the_run_that_it_was_before_there_were_any():
+    assert what_is_run({"task": {"aggregate": "mean", "floors": None}}) == {"task.aggregate": "mean"}
+    assert what_is_run({"task": {"floors": {"a": -0.1}}}) == {"task.floors.a": -0.1}
