@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from command import own, soupkitchen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from made_up import Table, merges_of, scores_over, searched
+from made_up import Table, merges_of, predictions, scores_over, searched
 from safetensors.torch import load_file
 
 from soupkitchen.errors import CandidateError
@@ -26,19 +25,6 @@ from soupkitchen.experiment.scores import Scored, Scores
 from soupkitchen.merging import Linear, TaskVectors
 from soupkitchen.search import AcceptRule, Evolve, Exhaustive, Greedy, Pruned, Search
 from soupkitchen.soup import Recipe
-
-
-def predictions(
-    seed: int, ingredients: tuple[str, ...], variant: str, task: Table, skill: float
-) -> np.ndarray:
-    """What a soup predicts: errors of all soups are alike, and each has its own besides."""
-    shared = np.random.default_rng(seed).random(len(task.right))
-    key = zlib.crc32(repr((seed, ingredients, variant)).encode())  # hash() of texts is another each time
-    own_luck = np.random.default_rng(key).random(len(task.right))
-    if task.metric.inputs == "values":
-        return task.right + (own_luck + shared - skill) * 2
-    right = 0.7 * shared + 0.3 * own_luck < skill + 0.02 * len(ingredients)
-    return np.where(right, task.right, 1 - task.right)
 
 
 def cook(

@@ -23,6 +23,7 @@ from soupkitchen.evaluation.statistics import mcnemar, right_or_wrong
 from soupkitchen.metrics import Rows, take
 from soupkitchen.process import stopwatch
 from soupkitchen.search import AcceptRule
+from soupkitchen.search.base import missed
 from soupkitchen.tasks import Several
 
 BUCKET = 4
@@ -251,6 +252,8 @@ class Threshold:
 
     def out_of_reach(self, so_far: Evaluation) -> bool:
         """Tells whether the candidate can no longer be accepted."""
+        if missed(self.rule.floors, so_far.scores):
+            return True
         if self.above is not None and not is_above(so_far.score, self.above):
             return True
 

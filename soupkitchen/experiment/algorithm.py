@@ -17,6 +17,7 @@ from soupkitchen.experiment.ranking import Ranking
 from soupkitchen.experiment.scores import Scored, Unscorable
 from soupkitchen.experiment.steps import Steps
 from soupkitchen.search import Mixture, Search, Trial
+from soupkitchen.search.base import missed
 
 CONTROLS = 2
 """The number of uniform soups in the final table."""
@@ -27,10 +28,15 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
 
     Raises:
         CandidateError: if all candidates failed.
-        GuaranteeError: if the search is guaranteed and the soup is worse than the best single run.
+        GuaranteeError: if the search is guaranteed and the soup is worse than the best single run, or below
+            a floor.
     """
     ranking = ranking.prepared(judge.stopping if search.guaranteed else None, judge.scores, judge.recipes)
-    judge = replace(judge, singles=ranking.singles)
+    if judge.scores.tasks.floors:
+        single = _best_single(ranking, judge)
+        ranking = replace(ranking, floors=judge.scores.tasks.least(single.evaluation.scores))
+        steps.floors(ranking.best_first[0].name, ranking.floors)
+    judge = replace(judge, singles=ranking.singles, rule=replace(judge.rule, floors=ranking.floors))
     soup, best = _started(search.start(ranking.runs), ranking, judge, steps)
     trials: list[Trial] = []
     results: list[Scored | Unscorable] = []
@@ -54,12 +60,19 @@ def find_soup(search: Search, ranking: Ranking, judge: Judge, steps: Steps) -> t
             f"all {len(reasons)} candidates failed, the first with: {reasons[0]}. The fault is likely not in "
             "the weights; when it is put right, start anew with overwrite=true"
         )
-    if search.guaranteed and best.evaluation.score < ranking.best:
+    if search.guaranteed and (below := _below(best, ranking)):
         best = _best_single(ranking, judge)
-        steps.returned(best, "the search ended below the best single run")
-    if search.guaranteed and not best.evaluation.score >= ranking.best:
-        raise GuaranteeError("the soup is worse on the held-out set than the best single run")
+        steps.returned(best, f"the search ended below {below}")
+    if search.guaranteed and (below := _below(best, ranking)):
+        raise GuaranteeError(f"the soup is worse on the held-out set than {below}")
     return best, ranking
+
+
+def _below(soup: Scored, ranking: Ranking) -> str:
+    """Names what the soup is below: the best single run, or floors; empty if neither."""
+    if not soup.evaluation.score >= ranking.best:
+        return "the best single run"
+    return ", ".join(f"the floor of {name}" for name in missed(ranking.floors, soup.evaluation.scores))
 
 
 def _started(start: Mixture, ranking: Ranking, judge: Judge, steps: Steps) -> tuple[Mixture, Scored]:
@@ -68,14 +81,14 @@ def _started(start: Mixture, ranking: Ranking, judge: Judge, steps: Steps) -> tu
     name = start.ingredients[0] if single else f"all {len(start.ingredients)}"
     best = judge.best("starting", judge.recipes.of(start), skips=not single)
     if isinstance(best, Scored) and (single or not math.isnan(best.evaluation.score)):
-        steps.started(name, best)
+        steps.started(name, best, ranking.floors)
         return start, best
     if isinstance(best, Scored):
         judge.scores.refuse_nan("the soup that the search starts as", best)
         best = Unscorable(best.recipe, "its score is NaN")
     steps.failed("merge", name, start.ingredients, best.reason)
     best = _best_single(ranking, judge)
-    steps.started(best.recipe.ingredients[0], best)
+    steps.started(best.recipe.ingredients[0], best, ranking.floors)
     return Mixture(best.recipe.ingredients), best
 
 
@@ -136,4 +149,4 @@ def final_table(soup: Scored, ranking: Ranking, judge: Judge, steps: Steps, top_
         if isinstance(result, Unscorable):
             steps.failed("final", model, alternatives[0].ingredients, result.reason)
         if scored:
-            steps.final(model, kind, scored)
+            steps.final(model, kind, scored, ranking.floors)

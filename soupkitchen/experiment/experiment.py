@@ -186,7 +186,7 @@ class Experiment:
         set_aside(self.folder, lost.keys() - DERIVED - {JOURNAL})
         if not (saved and has_weights(self.folder / SOUP)):
             with stopwatch.part("saving"):
-                save_soup(soup, self.folder / SOUP, ranking.best, bench, self.output, splits, self.runtime)
+                save_soup(soup, self.folder / SOUP, ranking, bench, self.output, splits, self.runtime)
         if not saved:
             ledger.save(soup.recipe.to_data())
         if {RECIPE, MERGEKIT} & lost.keys() or not (self.folder / RECIPE).is_file():
@@ -235,6 +235,11 @@ class Experiment:
         search = self.search.knowing(Facts(options, method.negative_weights, method.weighs, depth))
         check_weights(self.method, self._runs)
         search.check(self._runs)
+        if Several.of(self.task).floors and not search.guaranteed:
+            raise ConfigError(
+                "task.floors need a search that keeps only what is better, and search="
+                f"{type(search).__name__.lower()} keeps what it makes: choose another, or leave them null"
+            )
         try:
             for extreme in search.extremes():
                 with_options(method, extreme)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from soupkitchen.checkpoints import Checkpoint, Pool
-from soupkitchen.errors import CheckpointError
-from soupkitchen.evaluation import Runtime, Splits, evaluator_of
+from soupkitchen.errors import CheckpointError, GuaranteeError
+from soupkitchen.evaluation import Evaluation, Runtime, Splits, evaluator_of
 from soupkitchen.executors import Bench, Request
 from soupkitchen.experiment.ledger import Ledger
+from soupkitchen.experiment.ranking import Ranking
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.models import Maker
 from soupkitchen.options import check_fields
@@ -21,6 +24,7 @@ from soupkitchen.options.kinds import NotNegative
 from soupkitchen.output import Output, check_answers, check_weights
 from soupkitchen.output.card import CARD, PICTURE, write_card
 from soupkitchen.records.run import Run
+from soupkitchen.search.base import missed
 from soupkitchen.soup import Recipe
 from soupkitchen.soup.mixer import task_vector_gram
 from soupkitchen.store.files import write_text
@@ -31,12 +35,15 @@ log = logging.getLogger(__name__)
 
 
 def save_soup(
-    soup: Scored, folder: Path, floor: float, bench: Bench, output: Output, splits: Splits, runtime: Runtime
+    soup: Scored,
+    folder: Path,
+    ranking: Ranking,
+    bench: Bench,
+    output: Output,
+    splits: Splits,
+    runtime: Runtime,
 ) -> None:
     """Saves the soup to `folder` and verifies it; memory never holds two models.
-
-    Args:
-        floor: the best single run's score.
 
     Raises:
         SaveError: if it cannot be written.
@@ -51,8 +58,9 @@ def save_soup(
             runs, recipe.coefficients, lambda: mixer.empty(recipe), processor, folder
         )
         live.fill(adapter.tensors())
-        again = evaluator.score("heldout").score
-        output.check_score(again, expected, min(floor, expected), evaluator.tasks, folder)
+        saved_scores = evaluator.score("heldout")
+        output.check_score(saved_scores.score, expected, min(ranking.best, expected), evaluator.tasks, folder)
+        _check_floors(saved_scores, soup.evaluation, ranking.floors, folder)
         return
     bench.fill(recipe)
     mixer.forget()
@@ -78,9 +86,21 @@ def save_soup(
     check_answers(rescorer, outputs, batch if whole else None, folder)
     if whole:
         again = rescorer.score("heldout", order=soup.order).score
-        output.check_score(again, expected, floor, evaluator.tasks, folder)
+        output.check_score(again, expected, ranking.best, evaluator.tasks, folder)
     rescorer.release()
     live.load(mixer.pool.reference)
+
+
+def _check_floors(saved: Evaluation, merged: Evaluation, floors: Mapping[str, float], folder: Path) -> None:
+    """Checks that an adapter, which may be cut, is below no floor, but for rounding."""
+    scores = merged.scores
+    below = missed({name: min(floor, scores[name]) for name, floor in floors.items()}, saved.scores)
+    lost = [name for name in below if not math.isclose(saved.scores[name], scores[name], rel_tol=1e-6)]
+    if lost:
+        raise GuaranteeError(
+            f"as one adapter the soup in {folder} is below the floor of {', '.join(lost)}: "
+            "raise output.rank, or take output.format=full"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from soupkitchen.executors import Request
 from soupkitchen.experiment.recipes import Candidate, Recipes
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.search import AcceptRule, Choice, Proposal
+from soupkitchen.search.base import missed
 from soupkitchen.soup import Recipe
 
 _SOUPS, _BEST = 3, 2
@@ -28,17 +29,19 @@ class Verdict:
 
     Attributes:
         comparison: with the soup; None without a full score.
+        missed: the floors that it is below, by task.
     """
 
     candidate: Candidate
     result: Scored | Unscorable
     kept: bool = False
     comparison: Comparison | None = None
+    missed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float | None:
-        """The full score, higher better; None if unknown."""
-        if isinstance(self.result, Unscorable) or not self.result.evaluation.complete:
+        """The full score, higher better; None if unknown, or below a floor: searches see no such scores."""
+        if isinstance(self.result, Unscorable) or not self.result.evaluation.complete or self.missed:
             return None
         return self.result.evaluation.score
 
@@ -156,18 +159,23 @@ class Judge:
 
     def _place(self, exact: int, verdicts: Sequence[Verdict]) -> Threshold | None:
         known = sorted(v.score for v in verdicts if v.score is not None and not math.isnan(v.score))
-        return self._above(known[-exact]) if len(known) >= exact else None
+        above, floors = known[-exact] if len(known) >= exact else None, self.rule.floors
+        return None if above is None and not floors else self._above(above, floors)
 
-    def _above(self, score: float) -> Threshold | None:
-        return None if self.stopping is None else Threshold(AcceptRule("any"), above=score)
+    def _above(self, score: float | None, floors: Mapping[str, float] | None = None) -> Threshold | None:
+        rule = AcceptRule("any", floors=floors or {})
+        return None if self.stopping is None else Threshold(rule, above=score)
 
     def _verdict(self, candidate: Candidate, result: Scored | Unscorable, soup: Scored) -> Verdict:
-        if isinstance(result, Unscorable) or not result.evaluation.complete:
+        if isinstance(result, Unscorable):
             return Verdict(candidate, result)
+        below = missed(self.rule.floors, result.evaluation.scores)
+        if not result.evaluation.complete:
+            return Verdict(candidate, result, missed=below)
         references = self.scores.examples.references("heldout")
         comparison = compare(result.evaluation, soup.evaluation, self.scores.tasks, references)
-        kept = self.rule.accepts(comparison.gain, lambda: comparison.p_value)
-        return Verdict(candidate, result, kept, comparison)
+        kept = not below and self.rule.accepts(comparison.gain, lambda: comparison.p_value)
+        return Verdict(candidate, result, kept, comparison, below)
 
 
 def _best(verdicts: Sequence[Verdict]) -> Verdict | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soupkitchen.checkpoints import Pool
@@ -47,6 +47,7 @@ class Ranking:
         best: the best of their scores.
         listed: scores came with the runs; only the best run was scored.
         in_pieces: scored in other batches than candidates.
+        floors: the least score of each task with a floor, by the best run's; known once `prepared`.
     """
 
     runs: Sequence[Ranked]
@@ -54,6 +55,7 @@ class Ranking:
     best: float
     listed: bool = False
     in_pieces: bool = False
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

@@ -293,7 +293,7 @@ def cache_key(request: Request, keys: Keys, examples: Examples) -> str:
     orders = request.order or examples.order(request.split)
     bounds = {name: piece.bounds(name, len(order)) for name, order in orders.items()}
     scored = [(name, orders[name][:end].tolist(), start) for name, (start, end) in bounds.items()]
-    reached = threshold and [threshold.rule.text, repr(threshold.incumbent), repr(threshold.above)]
+    reached = threshold and [repr(threshold.rule), repr(threshold.incumbent), repr(threshold.above)]
     return digest(key, scored, examples.batch_size, reached)
 
 

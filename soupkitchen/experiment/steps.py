@@ -12,6 +12,7 @@ from soupkitchen.evaluation import Comparison, confidence_interval
 from soupkitchen.experiment.judge import Verdict
 from soupkitchen.experiment.scores import Scored, Scores, Unscorable
 from soupkitchen.records import Entry, Step
+from soupkitchen.search.base import missed
 from soupkitchen.tasks import Several
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,14 @@ class Steps:
             row |= {"score_on_part": self.tasks.shown(on_part), "reason": reason}
         self._note("rank", name, scored, **row)
 
-    def started(self, name: str, scored: Scored) -> None:
-        self._note("merge", name, scored, decision="start", soup_size=scored.recipe.size)
+    def floors(self, name: str, floors: Mapping[str, float]) -> None:
+        """Logs the least scores of tasks, which follow from those of the run `name`."""
+        said = [f"{task} {self._shown_of(task, floor)}" for task, floor in floors.items()]
+        log.info("floors   %-24s %s", name, ", ".join(said))
+
+    def started(self, name: str, scored: Scored, floors: Mapping[str, float]) -> None:
+        size, reason = scored.recipe.size, self._missed(scored, floors)
+        self._note("merge", name, scored, decision="start", soup_size=size, reason=reason)
 
     def returned(self, scored: Scored, reason: str) -> None:
         (name,) = scored.recipe.ingredients
@@ -78,9 +85,12 @@ class Steps:
             decision: dict[str, str] = {"decision": "keep" if verdict.kept else "discard"}
             if math.isnan(result.evaluation.score):
                 decision = _NAN
+            elif reason := self._missed(result, verdict.missed):
+                decision["reason"] = reason
             log.info(
-                "%-8s %-24s %s (soup: %s)",
+                "%-8s %-24s %s (soup: %s)%s",
                 *(decision["decision"], name, self.shown(result), self.shown(before, metric=False)),
+                f"; {reason}" if (reason := decision.get("reason", "")) else "",
             )
             self._note(
                 "merge",
@@ -95,10 +105,11 @@ class Steps:
                 variant=", ".join(filter(None, (proposal.variant, result.recipe.variant))),
             )
 
-    def final(self, model: str, kind: str, scored: Mapping[str, Scored]) -> None:
+    def final(self, model: str, kind: str, scored: Mapping[str, Scored], floors: Mapping[str, float]) -> None:
         for split, of_split in scored.items():
             if kind != "single" or split == "test":
-                self._note("final", model, of_split)
+                reason = self._missed(of_split, floors) if split == "heldout" else ""
+                self._note("final", model, of_split, reason=reason)
         heldout, test = scored["heldout"], scored.get("test")
         references = self._scores.examples.references("heldout")
         entry = Entry(
@@ -147,6 +158,20 @@ class Steps:
             tasks=self._by_task(scored) if evaluation.complete else {},
         )
         self._ledger.step(replace(row, **more))
+
+    def _missed(self, scored: Scored, floors: Mapping[str, float]) -> str:
+        """The floors that a model is below, in words; empty for none."""
+        said = []
+        for name, floor in missed(floors, scored.evaluation.scores).items():
+            part, greater = scored.evaluation.parts[name], self.tasks.tasks[name].metric.greater_is_better
+            whole = part.examples_scored == part.examples_total
+            at_most = "" if whole else "at most " if greater else "at least "
+            score, floor_shown = self._shown_of(name, part.score), self._shown_of(name, floor)
+            said.append(f"{name} {at_most}{score} misses its floor {floor_shown}")
+        return "; ".join(said)
+
+    def _shown_of(self, task: str, score: float) -> str:
+        return f"{self.tasks.tasks[task].metric.shown(score):.6g}"
 
     def _by_task(self, scored: Scored) -> dict[str, float]:
         parts, tasks = scored.evaluation.parts, self.tasks.tasks

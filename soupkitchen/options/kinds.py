@@ -102,7 +102,13 @@ Splits = Annotated[
     str | Annotated[Mapping[str, str], AT_LEAST_ONE],
     Kind("text, or a file for each split as {train: a.csv, validation: b.csv}"),
 ]
-TaskWeights = Annotated[Mapping[str, Positive], Kind("a number above 0 by name of task, as {reviews: 2}")]
+TaskWeights = Annotated[
+    Mapping[str, NotNegative], Kind("a number of at least 0 by name of task, as {reviews: 2}")
+]
+TaskFloors = Annotated[
+    Mapping[str, Annotated[float, Kind("", lambda v: v <= 0)]],
+    Kind("a number of at most 0 by name of task, as {mmlu: -0.01}: how far its score may fall"),
+]
 _READ = "or the model's label by the data's, as {neg: NEGATIVE}"
 _LabelMap = Annotated[Mapping[Any, str | int], AT_LEAST_ONE]
 Labels = Annotated[Literal["names", "indices"] | _LabelMap, Kind(f"choose names or indices, {_READ}")]

@@ -179,7 +179,12 @@ def _trajectory(run: Run) -> Section | None:
         "scored to the end: it is drawn where it could be at most."
     )
     table = run.steps[run.steps["split"] == "heldout"][_SHOWN].dropna(axis=1, how="all")
-    return Section("Step by step", [sentence], [run.figure], [Table("Every step", table)])
+    sentences, merged = [sentence], run.steps[run.steps["stage"] == "merge"]
+    if below := int(((merged["decision"] == "discard") & (merged["reason"] != "")).sum()):
+        sentences.append(
+            f"A floor discarded {below} of the candidates, whatever they gained: column reason says which."
+        )
+    return Section("Step by step", sentences, [run.figure], [Table("Every step", table)])
 
 
 def _models(run: Run) -> Section | None:

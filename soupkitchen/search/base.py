@@ -24,15 +24,19 @@ _NO_P_VALUES = (
 
 @dataclass(frozen=True)
 class AcceptRule:
-    """The gain that a candidate needs.
+    """The gain that a candidate needs, and the scores that it must not fall below.
 
     "better" (as in the paper's code) is > 0, "not_worse" (as in its text) ≥ 0, "margin" > `amount`;
     "significant" is > 0 with a one-sided paired p-value ≤ `amount`; "any" accepts all. A margin of NaN is one
     that follows from the ranking.
+
+    Attributes:
+        floors: the least score of some tasks, by name, higher better; known after the ranking.
     """
 
     kind: Literal["better", "not_worse", "margin", "significant", "any"] = "better"
     amount: float = 0.0
+    floors: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, option: Any) -> AcceptRule:
@@ -104,6 +108,14 @@ class AcceptRule:
         if p is None:
             raise ConfigError(_NO_P_VALUES)
         return p <= self.amount
+
+
+def missed(floors: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:
+    """The floors that scores are below, by task; NaN is below.
+
+    Monotone: better scores never miss more. Early stopping relies on that.
+    """
+    return {name: floor for name, floor in floors.items() if not scores[name] >= floor}
 
 
 def confidence_of(ranking: str | Mapping[str, Any]) -> float | None:
@@ -206,7 +218,7 @@ class Trial:
     """A proposal and its outcome.
 
     Attributes:
-        score: higher better; None if not scored in full.
+        score: higher better; None if not scored in full, or below a floor.
         examples: that were scored for it.
     """
 

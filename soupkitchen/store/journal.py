@@ -71,7 +71,7 @@ class Step:
         eval_seconds: forward passes and metric.
         cached: the score comes from an earlier evaluation.
         rule: the gain that was required.
-        reason: the error's.
+        reason: the error's, or the floors that it is below (`task.floors`).
         tasks: each task's score, if there are several, in columns ``score_<task>``.
         choice: the same number for candidates of which the best is taken; not a column.
     """

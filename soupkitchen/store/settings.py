@@ -23,7 +23,7 @@ HOW_NOT_WHAT = set(
 )
 """Options that do not affect results, including those below them."""
 
-_UNSAID = {"pool.key": None, "model._target_": "soupkitchen.models.Auto"}
+_UNSAID = {"pool.key": None, "task.floors": None, "model._target_": "soupkitchen.models.Auto"}
 """Options that count only if they have another value, so that older runs keep their names."""
 _NOTHING = "(not there)"
 

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
-from soupkitchen.errors import ConfigError, DataError
-from soupkitchen.options.kinds import TaskWeights, check_fields
+from soupkitchen.errors import ConfigError, DataError, did_you_mean
+from soupkitchen.options.kinds import TaskFloors, TaskWeights, check_fields
 from soupkitchen.tasks.base import Task
 
 SINGLE = ""
 """The name of a lone task."""
+
+_ROUNDING = 1e-9
+"""Relative: a score that lies less than this below a floor is at the floor."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Several:
         tasks: by name; all load the same `AutoModelFor…` class.
         aggregate: "mean" or "min" of their scores (higher is better), or "normalized": the mean of each score
             divided by the best single run's.
-        weights: in the mean, by task; None for equal ones.
+        weights: in the mean, by task; None for equal ones. A task with a floor may have 0.
+        floors: how far the scores of a candidate may be worse than those of the best single run, by task: 0
+            or less, in the metric's unit. A candidate below a floor is not kept.
 
     Raises:
         ConfigError: if an option is wrong, or tasks need different kinds of model.
@@ -35,9 +40,11 @@ class Several:
     tasks: Mapping[str, Task]
     aggregate: Literal["mean", "min", "normalized"] = "mean"
     weights: TaskWeights | None = None
+    floors: TaskFloors | None = field(default=None, kw_only=True)
     _best_single: Mapping[str, float] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        check_fields(self, "task")
         if not self.tasks:
             raise ConfigError(
                 "task.tasks: name at least one task, as +task@task.tasks.NAME=text_classification"
@@ -45,15 +52,30 @@ class Several:
         if len({task.model_class for task in self.tasks.values()}) > 1:
             kinds = ", ".join(f"{name}: {task.model_class.__name__}" for name, task in self.tasks.items())
             raise ConfigError(f"task.tasks need models of different kinds ({kinds}); one soup is one model")
+        floors = self.floors or {}
+        if unknown := [name for name in floors if name not in self.tasks]:
+            raise ConfigError(
+                f"task.floors.{unknown[0]}: there is no task of that name, only {', '.join(self.tasks)}"
+                f"{did_you_mean(unknown[0], self.tasks)}"
+            )
+        if floors and len(self.tasks) == 1:
+            raise ConfigError(
+                "task.floors are for several tasks: with one, no candidate that is worse is kept; leave them "
+                "null"
+            )
         if self.weights is not None:
             if self.aggregate == "min":
                 raise ConfigError("task.weights have no part in task.aggregate=min; leave them null")
-            if set(self.weights) != set(self.tasks) or not all(w > 0 for w in self.weights.values()):
+            positive = {name for name, weight in self.weights.items() if weight}
+            if (
+                set(self.weights) != set(self.tasks)
+                or not positive
+                or set(self.tasks) - positive - set(floors)
+            ):
                 raise ConfigError(
                     f"task.weights={dict(self.weights)} should give each of {', '.join(self.tasks)} a "
-                    "positive weight"
+                    "positive weight; some may have 0, if they have a floor (task.floors)"
                 )
-        check_fields(self, "task")
 
     @classmethod
     def of(cls, task: Task | Several) -> Several:
@@ -111,8 +133,12 @@ class Several:
         """One score from the tasks' scores; it grows with each."""
         if self.alone:
             return scores[SINGLE]
+        if any(map(math.isnan, scores.values())):
+            return math.nan
         if self.aggregate == "min":
-            return math.nan if any(map(math.isnan, scores.values())) else min(scores.values())
+            return min(scores.values())
+        weights = self.weights or dict.fromkeys(scores, 1.0)
+        scores = {name: score for name, score in scores.items() if weights[name]}  # 0 times inf is NaN
         if self.aggregate == "normalized":
             if self._best_single is None:
                 return math.nan
@@ -120,9 +146,13 @@ class Several:
                 name: _ratio(score, self._best_single[name], self.tasks[name].metric.greater_is_better)
                 for name, score in scores.items()
             }
-        weights = self.weights or dict.fromkeys(scores, 1.0)
         total = math.fsum(weights.values())
         return sum(weights[name] * score for name, score in scores.items()) / total
+
+    def least(self, best: Mapping[str, float]) -> dict[str, float]:
+        """The least score of each task with a floor, by the best single run's scores; higher better."""
+        floors = (self.floors or {}).items()
+        return {name: best[name] + floor - _ROUNDING * max(1.0, abs(best[name])) for name, floor in floors}
 
     def ranked(self, singles: Mapping[str, Mapping[str, float]]) -> Several:
         """The tasks with the best scores of single runs, for "normalized".
@@ -139,7 +169,7 @@ class Several:
         for name in self.tasks:
             scores = [run[name] for run in singles.values() if not math.isnan(run[name])]
             best[name] = max(scores, default=math.nan)
-            if best[name] == 0:
+            if best[name] == 0 and (self.weights is None or self.weights[name]):
                 raise DataError(
                     f"every run scores 0 on {name}: task.aggregate=normalized cannot divide by that"
                 )
