@@ -210,6 +210,15 @@ def test_a_group_beside_other_tasks_counts_as_one(mine, names):
     assert shares["choose"] == pytest.approx(1 / len(names))
 
 
+def test_tasks_of_the_harness_may_have_floors(mine):
+    made = asked(mine, "exam", "choose", floors={"choose": -0.01})
+    assert made.floors == {"choose": -0.01}
+    with pytest.raises(ConfigError, match=r"task.floors.chose: .* did you mean choose"):
+        asked(mine, "exam", "choose", floors={"chose": 0.0})
+    with pytest.raises(ConfigError, match="task.floors are for several tasks"):
+        asked(mine, "choose", floors={"choose": 0.0})
+
+
 def test_a_task_is_known_by_each_option_and_by_the_content_of_its_file(mine, tmp_path):
     def known(folder: Path = mine, **options: Any) -> tuple[str, ...]:
         return tuple(identity.task(harness_tasks(["write"], include_path=str(folder), **options)))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from soupkitchen.errors import ConfigError, DataError, SoupkitchenError, did_you_mean
 from soupkitchen.metrics import installed
 from soupkitchen.options.building import TARGET, describe, target_of
-from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskWeights
+from soupkitchen.options.kinds import AtLeast0, AtLeast1, SomeTexts, TaskFloors, TaskWeights
 from soupkitchen.tasks.kinds.lm_eval import HarnessTask, generation_of
 from soupkitchen.tasks.kinds.several import Several
 from soupkitchen.tasks.templates import Bounded
@@ -37,6 +37,7 @@ def harness_tasks(
     architecture: Literal["causal", "seq2seq"] = "causal",
     aggregate: Literal["mean", "min", "normalized"] = "mean",
     weights: TaskWeights | None = None,
+    floors: TaskFloors | None = None,
     apply_chat_template: bool | str = False,
     fewshot_as_multiturn: bool | None = None,
     system_instruction: str | None = None,
@@ -53,8 +54,8 @@ def harness_tasks(
         metric: the task's metric; None for its first. ``exact_match,flexible-extract`` also names a filter.
         filter: the task's filter of answers, if it has several; None for the group's, else the first.
         architecture: "causal" or "seq2seq" models.
-        aggregate, weights: as in `Several`. By default a group's aggregate_metric_list weighs its tasks, and
-            such a group counts as one task beside others.
+        aggregate, weights, floors: as in `Several`. By default a group's aggregate_metric_list weighs its
+            tasks, and such a group counts as one task beside others.
         apply_chat_template, fewshot_as_multiturn, system_instruction: as in `HarnessTask`.
         gen_kwargs: replaces entries of the tasks' generation_kwargs; a mapping, or ``a=1,b=2``.
         include_path: a folder with more task YAMLs.
@@ -113,11 +114,13 @@ def harness_tasks(
                 "%s: the filter %s decides; task.filter names another: %s", name, first, ", ".join(others)
             )
     if len(made) == 1:
+        if floors:
+            raise ConfigError("task.floors are for several tasks, and task.tasks names one; leave them null")
         return replace(next(iter(made.values())), _tree=options)
     if rules and weights is None and aggregate == "mean":
         weights = counts
         log.info("tasks of %s count as its aggregate_metric_list says: %s", ", ".join(rules), counts)
-    return HarnessTasks(made, aggregate, weights, options)
+    return HarnessTasks(made, aggregate, weights, options, floors=floors)
 
 
 def _rule(group: Any, metric: str) -> Any:
