@@ -38,7 +38,7 @@ def make(
     (folder / "data").mkdir(parents=True, exist_ok=True)
     pd.DataFrame({"text": heldout[:texts]}).to_csv(folder / "data" / "validation.csv", index=False)
     model = llama(tokenizer, layers, width)
-    _save(model, tokenizer, folder / "base")
+    save(model, tokenizer, folder / "base")
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     _train(model, tokenizer, train)
     trained = {name: start[name] + _largest(x.detach() - start[name]) for name, x in model.named_parameters()}
@@ -46,7 +46,7 @@ def make(
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(trained[name] + UNIT * noise * torch.randn_like(parameter))
-        _save(model, tokenizer, folder / "runs" / f"run-{number}")
+        save(model, tokenizer, folder / "runs" / f"run-{number}")
     done.touch()
     return folder
 
@@ -78,15 +78,15 @@ def make_noise(
     model = llama(tokenizer, layers, width)
     large = sum(parameter.numel() for parameter in model.parameters()) > 2e8
     model.to(dtype or (torch.bfloat16 if large else torch.float32))
-    _save(model, tokenizer, folder / "base")
+    save(model, tokenizer, folder / "base")
     for number in range(runs):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=change)
-        _save(model, tokenizer, folder / "runs" / f"run-{number}")
+        save(model, tokenizer, folder / "runs" / f"run-{number}")
 
 
-def llama(tokenizer: Any, layers: int, width: int) -> Any:
+def llama(tokenizer: Any, layers: int, width: int, tied: bool = False) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
@@ -99,6 +99,7 @@ def llama(tokenizer: Any, layers: int, width: int) -> Any:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=tied,
     )
     return AutoModelForCausalLM.from_config(config)
 
@@ -109,12 +110,12 @@ def _texts(file: Path) -> list[str]:
     return [" ".join(some[:WORDS]) for some in words if len(some) >= WORDS // 2]
 
 
-def tokenizer_of(texts: list[str]) -> Any:
+def tokenizer_of(texts: list[str], words: int = 8000) -> Any:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(texts, vocab_size=8000, special_tokens=["<s>", "</s>", "<pad>"])
+    trained.train_from_iterator(texts, vocab_size=words, special_tokens=["<s>", "</s>", "<pad>"])
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **special)
 
@@ -137,6 +138,6 @@ def _largest(change: torch.Tensor) -> torch.Tensor:
     return STRETCH * change * (change.abs() >= threshold)
 
 
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

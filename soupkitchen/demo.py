@@ -93,6 +93,31 @@ def two_tasks_pool(
     return find_pool([f"{runs / task}/*" for task in TASKS], exclude, str(base))
 
 
+def lm_pool(exclude: SomeTexts = (), *, seed: Seed = 0, cache_dir: str = "~/.cache/soupkitchen") -> Pool:
+    """Runs of a small Llama, tuned on completions: all weights, or an adapter.
+
+    Args:
+        exclude: as for `find_pool`.
+        seed, cache_dir: as for `pool`.
+
+    Raises:
+        CheckpointError: if the materials cannot be installed or cooking fails.
+    """
+    cache = Path(cache_dir).expanduser()
+    folder = cache / "lm" / f"seed-{seed}"
+    done = folder / "runs.complete"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "lm" / ".lock"):
+        if not done.exists():
+            fetched = materials(cache / "demo" / "materials")
+            log.info("training and tuning small Llamas once, into %s (3 to 5 minutes)", folder)
+            script = str(files.folder("scripts") / "tune_llamas.py")
+            words = [script, str(fetched / TEXTS), str(folder), f"--seed={seed}"]
+            _run(words, "the language models could not be tuned")
+            done.touch()
+    return find_pool(f"{folder / 'runs'}/*", exclude, str(folder / "base"))
+
+
 def cook(cache: Path, seed: int) -> Path:
     """Makes `<cache>/demo/seed-<seed>/{data,base,runs}` if missing; returns that folder."""
     folder = cache / "demo" / f"seed-{seed}"

@@ -213,9 +213,9 @@ def test_a_group_beside_other_tasks_counts_as_one(mine, names):
 def test_tasks_of_the_harness_may_have_floors(mine):
     made = asked(mine, "exam", "choose", floors={"choose": -0.01})
     assert made.floors == {"choose": -0.01}
-    with pytest.raises(ConfigError, match=r"task.floors.chose: .* did you mean choose"):
+    with pytest.raises(ConfigError, match=r"task\.floors\.chose: .* did you mean choose"):
         asked(mine, "exam", "choose", floors={"chose": 0.0})
-    with pytest.raises(ConfigError, match="task.floors are for several tasks"):
+    with pytest.raises(ConfigError, match=r"task\.floors are for several tasks"):
         asked(mine, "choose", floors={"choose": 0.0})
 
 

@@ -94,7 +94,7 @@ def _say_what_is_the_demos(config: DictConfig, choices: Any) -> None:
             "python -m soupkitchen pool.path='runs/*' task=text_classification task.data.path=reviews "
             "(--help has all options)"
         )
-    elif choices["pool"] != "two_tasks" and own_pool == (choices["task"] == "demo"):
+    elif choices["pool"] not in ("two_tasks", "lm") and own_pool == (choices["task"] == "demo"):
         missing = "task=… and task.data.path=… name" if own_pool else "pool.path='runs/*' names"
         theirs = "data" if own_pool else "runs"
         say(f"The {theirs} are the demo's: {missing} yours")

@@ -105,7 +105,12 @@ def _only_sweeps(experiment: Mapping[str, Any]) -> bool:
 
 
 def in_our_words(words: Sequence[str]) -> list[str]:
-    """Renames `method.coefficients` to `method.weights`, and adds Hydra's plus signs to `model.options`."""
+    """Renames `method.coefficients` to `method.weights`, adds Hydra's plus signs to `model.options`, and the
+    task that the pool `lm` is made for.
+    """
+    if "pool=lm" in words and not any(word.startswith(("task=", "experiment=")) for word in words):
+        place = words.index("pool=lm")
+        words = [*words[:place], "task=lm", *words[place:]]
     words = [re.sub(r"^([~+]*method\.)coefficients(?=[.=]|$)", r"\1weights", word) for word in words]
     return [re.sub(r"^(?=model\.options\.)", "++", word) for word in words]
 
