@@ -37,11 +37,8 @@ def row(seed: int) -> str:
         for way in WAYS.values():
             cook("pool=lm", f"demo_seed={seed}", "name=x", "overwrite=true", f"results_dir={results}", *way)
             board = pd.read_csv(Path(results) / "x" / "leaderboard.csv")
-            singles = board[board["kind"] == "single"]
-            best, soup = (
-                singles.loc[singles["heldout_perplexity"].idxmin()],
-                board[board["model"] == "soup"].iloc[0],
-            )
+            best = board[board["kind"] == "single"].sort_values("heldout_perplexity").iloc[0]
+            soup = board[board["model"] == "soup"].iloc[0]
             if not cells:
                 cells.append(_both(best))
             cells.append(f"{_both(soup)} ({soup['ingredients'].count(';') + 1})")
