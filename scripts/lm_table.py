@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def row(seed: int) -> str:
-    cells = []
+    cells: list[str] = []
     with tempfile.TemporaryDirectory() as results:
         for way in WAYS.values():
             cook("pool=lm", f"demo_seed={seed}", "name=x", "overwrite=true", f"results_dir={results}", *way)

@@ -336,6 +336,24 @@ def test_preferences_are_differences_of_plain_losses(kind, normalize, run, tmp_p
     assert right.score == pytest.approx(2 / 3 if expected > 0 else 1 / 3)
 
 
+def test_a_reference_is_taken_off_as_dpo_does(run, tmp_path):
+    """rewards/accuracies of TRL: β(log π(y_w) − log π_ref(y_w)) > β(log π(y_l) − log π_ref(y_l))."""
+    folder, row = run(), PAIRS["texts"]
+    plain = score(Preference(rows(tmp_path, [row]), metrics.load("margin")), folder).predictions
+    ahead = [float(plain[0]) - 1, float(plain[0]) + 1]
+    data = rows(
+        tmp_path, [{**row, "ref_chosen_logps": one - 40.5, "ref_rejected_logps": -40.5} for one in ahead]
+    )
+    margins = score(Preference(data, metrics.load("margin"), reference="columns"), folder)
+    np.testing.assert_allclose(margins.predictions, [1.0, -1.0], atol=1e-4)
+    right = score(Preference(data, metrics.load("accuracy"), reference="columns"), folder)
+    assert right.predictions.tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"task\.reference=ref_chosen_logps: the data has no such column"):
+        score(Preference(rows(tmp_path, [row]), metrics.load("margin"), reference="columns"), folder)
+    with pytest.raises(ConfigError, match=r"leave task\.normalize null"):
+        Preference(data, metrics.load("margin"), reference="columns", normalize="tokens")
+
+
 # Bad input: one error, which names the row
 
 MODELING = {"text": "messages"}

@@ -10,22 +10,22 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from soupkitchen.errors import DataError
+from soupkitchen.errors import ConfigError, DataError
 from soupkitchen.options.kinds import AtLeast1
 from soupkitchen.tasks import texts
 from soupkitchen.tasks.base import Batch, Examples, Processor
-from soupkitchen.tasks.columns import PREFERENCE, row_of
+from soupkitchen.tasks.columns import PREFERENCE, check_filled, row_of
 from soupkitchen.tasks.conversations import ConversationTask, Tokens, cells_of
 
-_PROMPT = "prompt"
+_PROMPT, _REFERENCE = "prompt", ("ref_chosen_logps", "ref_rejected_logps")
 
 
 @dataclass(frozen=True)
 class Preference(ConversationTask):
     """Scores causal models by how much likelier the chosen answer is than the rejected one.
 
-    The difference of log-likelihoods is what DPO calls the implicit reward's margin, over β and without its
-    reference model (Rafailov et al. 2023, arXiv 2305.18290, section 4).
+    The difference of log-likelihoods, less that of a reference model, is the margin of DPO's implicit rewards
+    over β (Rafailov et al. 2023, arXiv 2305.18290, section 4).
 
     Attributes:
         data: prompts with two answers.
@@ -35,6 +35,8 @@ class Preference(ConversationTask):
         prompt: the column of prompts; None for the column "prompt" if there is one, else for the messages
             that both answers begin with.
         normalize: "tokens" divides log-likelihoods by the number of the answer's tokens; None does not.
+        reference: "columns" takes off what a reference model finds, in the columns ref_chosen_logps and
+            ref_rejected_logps, as TRL's precompute_ref_log_probs stores them; None for no reference.
         max_length: tokens of prompt and answer; None for the model's limit. Long prompts lose their
             beginning.
     """
@@ -47,7 +49,13 @@ class Preference(ConversationTask):
     rejected: str = "rejected"
     prompt: str | None = None
     normalize: Literal["tokens"] | None = None
+    reference: Literal["columns"] | None = None
     max_length: AtLeast1 | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference and self.normalize:
+            raise ConfigError("task.reference holds sums over tokens; leave task.normalize null")
 
     def prepare(self, split: Dataset, processor: Processor, model: PreTrainedModel) -> Dataset:
         texts.check_causal(model)
@@ -70,6 +78,9 @@ class Preference(ConversationTask):
             rows["length"].append(max(len(answer.numbers) for answer in answers))
         tokens = [[token for passage in example for token in passage] for example in rows["passages"]]
         texts.check_tokens(self, split, "chosen", tokens, model)
+        if self.reference:
+            chosen, rejected = (check_filled(split, "task.reference", name) for name in _REFERENCE)
+            rows["reference"] = [float(one) - float(two) for one, two in zip(chosen, rejected, strict=True)]
         return Dataset.from_dict(rows)
 
     def _answers(self, split: Dataset, processor: Processor) -> Iterator[tuple[Tokens, Tokens]]:
@@ -92,7 +103,10 @@ class Preference(ConversationTask):
             yield chosen, rejected
 
     def collate(self, examples: Examples, processor: Processor) -> Batch:
-        return texts.collate_passages(examples)
+        batch = texts.collate_passages(examples)
+        if self.reference:
+            batch["reference"] = torch.tensor([example["reference"] for example in examples])
+        return batch
 
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> torch.Tensor:
         """By how many nats the chosen answer is likelier, or whether it is, as the metric takes it."""
@@ -100,7 +114,7 @@ class Preference(ConversationTask):
         if self.normalize == "tokens":
             likely = likely / batch["scored"][:, 1:].sum(1)
         chosen, rejected = likely.view(-1, 2).unbind(1)
-        margins = chosen - rejected
+        margins = chosen - rejected - batch.get("reference", 0.0)
         return margins if self.metric.inputs == "values" else (margins > 0).long()
 
 
