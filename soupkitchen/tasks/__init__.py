@@ -157,3 +157,9 @@ def demo(**options: Any) -> TextClassification:
     return text_classification(
         **{"path": compose("task", "demo")["data"]["path"], "max_length": 16, **options}
     )
+
+
+def lm(**options: Any) -> LanguageModeling:
+    """Makes the task of the pool `lm`: how texts of technical newsgroups go on."""
+    path = compose("task", "lm")["data"]["path"]
+    return language_modeling(**{"path": path, "text": "completion", "prompt": "prompt", **options})
