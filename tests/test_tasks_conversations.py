@@ -380,6 +380,10 @@ BAD: dict[str, tuple[Any, dict[str, Any], dict[str, Any], type[Exception], str]]
         GEMMA3, {"messages": [{"role": "system", "content": "x"}, *TURNS]}, MODELING,
         DataError, r"row 2: the chat template refuses the conversation \(no system\)",
     ),
+    "tools that are no JSON": (
+        CHATML, {"messages": TURNS, "tools": "a calculator"}, MODELING,
+        DataError, "row 2: the column tools holds 'a calculator', which is no JSON",
+    ),
     "an empty completion": (
         CHATML, {"prompt": "x", "completion": ""}, {"text": "completion", "prompt": "prompt"},
         DataError, "row 2 has no answer to score",
@@ -401,7 +405,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], dict[str, Any], type[Exception], str]]
 def test_what_is_no_conversation_is_named(kind, run, tmp_path):
     template, example, options, error, says = BAD[kind]
     good: dict[str, Any] = {
-        column: "x y" if isinstance(cell, str) else TURNS for column, cell in example.items()
+        column: "[]" if column == "tools" else "x y" if isinstance(cell, str) else TURNS
+        for column, cell in example.items()
     }
     task = LanguageModeling(rows(tmp_path, [good, example]), metrics.load("perplexity"), **options)
     with pytest.raises(error, match=says):

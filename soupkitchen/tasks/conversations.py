@@ -141,7 +141,7 @@ class Writer:
         answer = len(messages) - 1
         if scored == "completion":
             self._last_answer(messages, where)
-        return self._chat.tokens(messages, self._tools(row), where, scored, answer)
+        return self._chat.tokens(messages, self._tools(row, where), where, scored, answer)
 
     def answer(self, prompt: Any, cell: Any, scored: str, where: str, row: int) -> Tokens:
         """The tokens of a prompt and its answer, both texts or both messages."""
@@ -157,7 +157,7 @@ class Writer:
             )
         before = self._opened(messages_of(prompt, f"{where}, its prompt,"))
         messages = [*before, *messages_of(cell, where)]
-        return self._chat.tokens(messages, self._tools(row), where, scored, len(before))
+        return self._chat.tokens(messages, self._tools(row, where), where, scored, len(before))
 
     def asked(self, cell: Any, answer: Any, compares: bool, where: str, row: int) -> tuple[str, str]:
         """A conversation up to where an answer begins, and the right answer.
@@ -172,7 +172,7 @@ class Writer:
             messages = messages[:-1]
         if answer is not None and not isinstance(answer, str):
             answer = self._last_answer(messages_of(answer, f"{where}, its answer,"), where).get("content")
-        return self._chat.text(messages, self._tools(row), where, generate=True), str(answer)
+        return self._chat.text(messages, self._tools(row, where), where, generate=True), str(answer)
 
     def _last_answer(self, messages: Sequence[Message], where: str) -> Message:
         if (role := messages[-1]["role"]) != "assistant":
@@ -191,9 +191,12 @@ class Writer:
             return messages
         return [{"role": "system", "content": system}, *messages]
 
-    def _tools(self, row: int) -> Any:
+    def _tools(self, row: int, where: str) -> Any:
         tools = self.tools[row] if self.tools else None
-        return json.loads(tools) if isinstance(tools, str) else tools
+        try:
+            return json.loads(tools) if isinstance(tools, str) else tools
+        except ValueError as error:
+            raise DataError(f"{where}: the column tools holds {shown(tools)}, which is no JSON") from error
 
 
 @dataclass(frozen=True)
