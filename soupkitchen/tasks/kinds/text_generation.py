@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +18,8 @@ from soupkitchen.checkpoints import Checkpoint
 from soupkitchen.checkpoints.compatibility import check_generation
 from soupkitchen.errors import CheckpointError, ConfigError, DataError
 from soupkitchen.metrics import Asked
-from soupkitchen.options.kinds import AtLeast1, ListOfTexts
+from soupkitchen.metrics.samples import Sampled
+from soupkitchen.options.kinds import AtLeast1, ListOfTexts, Positive, Seed
 from soupkitchen.tasks.base import Batch, Examples, Processor
 from soupkitchen.tasks.columns import (
     ANSWER,
@@ -30,13 +34,14 @@ from soupkitchen.tasks.columns import (
 from soupkitchen.tasks.conversations import ConversationTask, cells_of
 from soupkitchen.tasks.texts import check_tokens, encode, longest, unwrapped
 
+log = logging.getLogger(__name__)
 _TOKENS = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
 """Entries kept of a model's generation settings."""
 
 
 @dataclass(frozen=True)
 class TextGeneration(ConversationTask):
-    """Scores generated texts, by the likeliest tokens: no sampling.
+    """Scores generated texts: the likeliest tokens, or several answers drawn at random.
 
     Attributes:
         data: prompts and answers.
@@ -52,6 +57,10 @@ class TextGeneration(ConversationTask):
         max_new_tokens: the most tokens to generate.
         num_beams: 1 for greedy decoding, more for beam search.
         max_length: tokens of the prompt; None for the room in the model's limit.
+        samples: answers drawn for each prompt, whose mean score counts; 1 for the likeliest one.
+        temperature: of drawing; None for 1 if there are several samples, else for the likeliest tokens.
+        pass_at: counts, in place of the mean, how probably one of so many answers is right.
+        seed: of drawing, the same for all models.
     """
 
     architecture: Literal["causal", "seq2seq"] = "causal"
@@ -62,14 +71,41 @@ class TextGeneration(ConversationTask):
     max_new_tokens: AtLeast1 = 64
     num_beams: AtLeast1 = 1
     max_length: AtLeast1 | None = None
+    samples: AtLeast1 = 1
+    temperature: Positive | None = None
+    pass_at: AtLeast1 | None = None
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_samples()
+        if self.samples > 1 and not isinstance(self.metric.module, Sampled):
+            name = self.metric.name if self.pass_at is None else f"{self.metric.name}_pass_at_{self.pass_at}"
+            module = Sampled(self.metric, self.pass_at)
+            object.__setattr__(self, "metric", replace(self.metric, name=name, module=module, options={}))
         template_columns("task.prompt", self.prompt)
         try:
             re.compile(self.extract or "")
         except re.error as error:
             raise ConfigError(f"task.extract={self.extract} is no regular expression ({error})") from error
+
+    def _check_samples(self) -> None:
+        metric = self.metric.module.metric if isinstance(self.metric.module, Sampled) else self.metric
+        if self.is_drawn and self.num_beams > 1:
+            raise ConfigError("task.num_beams is for the likeliest answer; leave it 1 if answers are drawn")
+        if self.samples > 1 and not metric.is_plain_mean:
+            raise ConfigError(
+                f"task.samples={self.samples} needs a metric that is a mean over examples, not {metric.name}"
+            )
+        if self.pass_at is not None and not (self.pass_at <= self.samples and metric.binary):
+            raise ConfigError(
+                f"task.pass_at={self.pass_at} needs at least so many task.samples, and a metric that finds "
+                "each answer right or wrong, as exact_match or numeric_match"
+            )
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.samples > 1 or self.temperature is not None
 
     @property
     def is_causal(self) -> bool:
@@ -148,6 +184,11 @@ class TextGeneration(ConversationTask):
     def fitted_to(self, runs: Sequence[Checkpoint]) -> TextGeneration:
         """The task itself; runs that begin or end with other tokens are refused."""
         check_generation(runs, _TOKENS)
+        if self.is_drawn:
+            log.warning(
+                "task.samples, task.temperature: answers are drawn at random, so a small gain may be luck; "
+                "search.accept={margin: auto} asks for more"
+            )
         return self
 
     def references(self, prepared: Dataset) -> list[str] | list[Asked]:
@@ -164,17 +205,27 @@ class TextGeneration(ConversationTask):
     def step(self, model: torch.nn.Module, batch: Batch, processor: Processor) -> list[str]:
         generator = unwrapped(model)
         plain = GenerationConfig(
-            do_sample=False,
+            **self._drawing(),
             num_beams=self.num_beams,
             max_new_tokens=self.max_new_tokens,
             pad_token_id=processor.pad_token_id,
             **{token: getattr(generator.generation_config, token) for token in _TOKENS},
         )
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        generated = generator.generate(**inputs, generation_config=plain)
+        with _seeded(self.seed, batch["input_ids"].device):
+            generated = generator.generate(**inputs, generation_config=plain)
         if self.is_causal:
             generated = generated[:, batch["input_ids"].shape[1] :]
-        return [self._compared(text) for text in processor.batch_decode(generated, skip_special_tokens=True)]
+        texts = [self._compared(text) for text in processor.batch_decode(generated, skip_special_tokens=True)]
+        if self.samples == 1:
+            return texts
+        return [json.dumps(texts[at : at + self.samples]) for at in range(0, len(texts), self.samples)]
+
+    def _drawing(self) -> dict[str, Any]:
+        if not self.is_drawn:
+            return {"do_sample": False}
+        drawing = {"do_sample": True, "top_k": 0, "top_p": 1.0}  # from all tokens
+        return {**drawing, "temperature": self.temperature or 1.0, "num_return_sequences": self.samples}
 
     def _compared(self, text: str) -> str:
         for stop in self.stop:
@@ -183,6 +234,14 @@ class TextGeneration(ConversationTask):
             return text.strip()
         matches = list(re.finditer(self.extract, text))
         return (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else ""
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws the same numbers each time, and leaves the process's own as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _check_start(model: PreTrainedModel) -> None:
