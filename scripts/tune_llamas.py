@@ -101,9 +101,7 @@ def main() -> None:
 
 def write_data(source: Path, folder: Path, seed: int) -> list[str]:
     """Writes prompts and completions of technical newsgroups; returns the texts of the others."""
-    early, late = (demo.read_texts(source / f"20newsgroups-{part}.tab") for part in ("train", "test"))
-    early, late = early.drop_duplicates("text"), late.drop_duplicates("text")
-    late = late[~late["text"].isin(early["text"])]
+    early, late = demo.read_corpus(source)
     technical = early["label"].str.startswith(demo.TECHNICAL)
     drawn = [
         split_up(part, seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -81,15 +81,17 @@ def two_tasks_pool(
         CheckpointError: if the materials cannot be installed or cooking fails.
     """
     cache = Path(cache_dir).expanduser()
-    folder, base = cook(cache, seed), cook(cache, seed) / "base"
-    runs, done = folder / "two_tasks" / "runs", folder / "two_tasks" / "runs.complete"
-    with locked(cache / "demo" / ".lock"):
-        if not done.exists():
-            log.info("fine-tuning the runs of two tasks once, into %s (about a minute)", runs)
-            for task in TASKS:
-                _write_task(folder / "data", folder / "two_tasks" / task, task)
-                _finetune("two_tasks", folder / "two_tasks" / task, runs / task, base, seed, base)
-            done.touch()
+    demo = cook(cache, seed)
+    folder, base = demo / "two_tasks", demo / "base"
+    runs = folder / "runs"
+
+    def make() -> None:
+        log.info("fine-tuning the runs of two tasks once, into %s (about a minute)", runs)
+        for task in TASKS:
+            _write_task(demo / "data", folder / task, task)
+            _finetune("two_tasks", folder / task, runs / task, base, seed, base)
+
+    _once(cache, folder, make)
     return find_pool([f"{runs / task}/*" for task in TASKS], exclude, str(base))
 
 
@@ -105,35 +107,43 @@ def lm_pool(exclude: SomeTexts = (), *, seed: Seed = 0, cache_dir: str = "~/.cac
     """
     cache = Path(cache_dir).expanduser()
     folder = cache / "lm" / f"seed-{seed}"
-    done = folder / "runs.complete"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "lm" / ".lock"):
-        if not done.exists():
-            fetched = materials(cache / "demo" / "materials")
-            log.info("training and tuning small Llamas once, into %s (3 to 5 minutes)", folder)
-            script = str(files.folder("scripts") / "tune_llamas.py")
-            words = [script, str(fetched / TEXTS), str(folder), f"--seed={seed}"]
-            _run(words, "the language models could not be tuned")
-            done.touch()
+
+    def make() -> None:
+        fetched = materials(cache / "demo" / "materials")
+        log.info("training and tuning small Llamas once, into %s (3 to 5 minutes)", folder)
+        script = str(files.folder("scripts") / "tune_llamas.py")
+        words = [script, str(fetched / TEXTS), str(folder), f"--seed={seed}"]
+        _run(words, "the language models could not be tuned")
+
+    _once(cache, folder, make)
     return find_pool(f"{folder / 'runs'}/*", exclude, str(folder / "base"))
 
 
 def cook(cache: Path, seed: int) -> Path:
     """Makes `<cache>/demo/seed-<seed>/{data,base,runs}` if missing; returns that folder."""
     folder = cache / "demo" / f"seed-{seed}"
-    done = folder / "runs.complete"
-    if done.exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "demo" / ".lock"):
-        if done.exists():
-            return folder
+
+    def make() -> None:
         fetched = materials(cache / "demo" / "materials")
         write_splits(fetched / TEXTS, folder / "data", seed)
         log.info("fine-tuning the demo's pool once, into %s (1 to 3 minutes)", folder)
         _finetune("demo", folder / "data", folder / "runs", folder / "base", seed, fetched / MODEL)
-        done.touch()
+
+    _once(cache, folder, make)
     return folder
+
+
+def _once(cache: Path, folder: Path, make: Callable[[], None]) -> None:
+    """Makes the runs in `folder` if they are not complete; one process at a time, as all share materials."""
+    done = folder / "runs.complete"
+    if done.exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (cache / "demo").mkdir(parents=True, exist_ok=True)
+    with locked(cache / "demo" / ".lock"):
+        if not done.exists():
+            make()
+            done.touch()
 
 
 def _finetune(sweep: str, data: Path, output: Path, base: Path, seed: int, model: Path) -> None:
@@ -179,14 +189,8 @@ def _run(arguments: list[str], failure: str) -> None:
 
 
 def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int] = SIZES) -> None:
-    """Draws train and validation from the corpus's train part, and test from its test part.
-
-    Duplicate texts are dropped first, so that splits share none.
-    """
-    early, late = (read_texts(source / f"20newsgroups-{part}.tab") for part in ("train", "test"))
-    early = early.drop_duplicates("text")
-    late = late.drop_duplicates("text")
-    late = late[~late["text"].isin(early["text"])]
+    """Draws train and validation from the corpus's train part, and test from its test part."""
+    early, late = read_corpus(source)
     drawn = early.sample(sizes["train"] + sizes["validation"], random_state=seed)
     splits = {
         "train": drawn[: sizes["train"]],
@@ -196,6 +200,14 @@ def write_splits(source: Path, folder: Path, seed: int, sizes: Mapping[str, int]
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in splits.items():
         split.to_csv(folder / f"{name}.csv", index=False)
+
+
+def read_corpus(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The corpus's train and test part, without duplicate texts, so that splits share none."""
+    early, late = (
+        read_texts(source / f"20newsgroups-{part}.tab").drop_duplicates("text") for part in ("train", "test")
+    )
+    return early, late[~late["text"].isin(early["text"])]
 
 
 def read_texts(file: Path) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def save_soup(
 
 
 def _check_floors(saved: Evaluation, merged: Evaluation, floors: Mapping[str, float], folder: Path) -> None:
-    """Checks that an adapter, which may be cut, is below no floor, but for rounding."""
+    """Checks that the saved adapter meets all floors, up to rounding: its rank may be cut."""
     scores = merged.scores
     below = missed({name: min(floor, scores[name]) for name, floor in floors.items()}, saved.scores)
     lost = [name for name in below if not math.isclose(saved.scores[name], scores[name], rel_tol=1e-6)]

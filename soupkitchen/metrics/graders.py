@@ -18,7 +18,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
-from soupkitchen.errors import ConfigError, MetricError, calling, first_line
+from soupkitchen.errors import ConfigError, MetricError, calling, first_line, shown
 from soupkitchen.metrics.base import Metric, installed
 from soupkitchen.store.digests import source_of
 
@@ -94,7 +94,7 @@ class NumericMatch(Metric):
     def _alike(self, given: Decimal | None, reference: str) -> bool:
         right = _last_number(reference)
         if right is None:
-            raise ValueError(f"the reference {_shown(reference)} has no number")
+            raise ValueError(f"the reference {shown(reference)} has no number")
         if given is None or given == right or not self.tolerance:
             return given == right
         limit = _ROUNDED.multiply(Decimal(repr(self.tolerance)), _ROUNDED.abs(right))
@@ -198,9 +198,8 @@ class MathVerify(Metric):
 
     def per_example(self, predictions: Any, references: Any) -> list[bool]:
         package = installed("math_verify", "metrics")
-        seconds = (
-            _SECONDS if threading.current_thread() is threading.main_thread() else None
-        )  # it uses signals
+        is_main = threading.current_thread() is threading.main_thread()
+        seconds = _SECONDS if is_main else None  # it uses signals
         if seconds is None:
             logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that there is no limit
 
@@ -210,7 +209,7 @@ class MathVerify(Metric):
 
         def alike(text: str, right: str) -> bool:
             if not (reference := parsed(right, True)):
-                raise ValueError(f"the reference {_shown(right)} has no formula and no number")
+                raise ValueError(f"the reference {shown(right)} has no formula and no number")
             written = parsed(text, "\\" in text or not _WORD.search(text))
             return package.verify(reference, written, timeout_seconds=seconds)
 
@@ -320,7 +319,7 @@ class Grader:
             raise MetricError(f"{where} cannot be graded: {_described(error)}") from error
         if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise MetricError(
-                f"{where} is graded {_shown(value)}; a grade is true, false, or a number from 0 to 1"
+                f"{where} is graded {shown(value)}; a grade is true, false, or a number from 0 to 1"
             )
         if self.binary and value not in (0, 1):
             raise MetricError(f"{where} is graded {value}, and a grader with binary = True gives 0 or 1")
@@ -336,8 +335,3 @@ def _described(error: Exception) -> str:
     at = traceback.extract_tb(error.__traceback__)[-1]
     message = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
     return f"{message} ({at.filename}, line {at.lineno})"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

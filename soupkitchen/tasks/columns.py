@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import datasets
 from datasets import Dataset
 
-from soupkitchen.errors import ConfigError, DataError, did_you_mean
+from soupkitchen.errors import ConfigError, DataError, did_you_mean, shown
 
 log = logging.getLogger(__name__)
 AnyTask = TypeVar("AnyTask", bound=Any)
@@ -157,11 +157,6 @@ def prompts(template: str, split: Dataset) -> Iterator[str]:
 def filled(template: str, example: Mapping[str, Any]) -> str:
     """The template with an example's values; backslash and n become a new line."""
     return template.replace("\\n", "\n").format(**example)
-
-
-def shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 @dataclass(frozen=True)

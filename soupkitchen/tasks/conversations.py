@@ -19,10 +19,10 @@ from typing import Any
 from datasets import Dataset
 from jinja2 import TemplateError
 
-from soupkitchen.errors import CheckpointError, ConfigError, DataError, first_line
+from soupkitchen.errors import CheckpointError, ConfigError, DataError, first_line, shown
 from soupkitchen.tasks import texts
 from soupkitchen.tasks.base import DataTask, Processor
-from soupkitchen.tasks.columns import shown, texts_of
+from soupkitchen.tasks.columns import texts_of
 
 Message = Mapping[str, Any]
 Span = tuple[int, int]
@@ -339,7 +339,11 @@ def cells_of(split: Dataset, option: str, column: str) -> list[Any]:
     Raises:
         DataError: if one is missing, or neither text nor list.
     """
-    cells = texts_of(split, option, column, list)
+    return read_lists(texts_of(split, option, column, list))
+
+
+def read_lists(cells: list[Any]) -> list[Any]:
+    """The cells; if all are conversations written as texts, these are read."""
     if not all(isinstance(cell, str) and cell.lstrip().startswith("[{") for cell in cells):
         return cells
     with suppress(ValueError, SyntaxError, RecursionError, MemoryError):  # .csv has no lists

@@ -22,10 +22,10 @@ import datasets
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
-from soupkitchen.errors import ConfigError, DataError
+from soupkitchen.errors import ConfigError, DataError, shown
 from soupkitchen.options.kinds import Labels
 from soupkitchen.tasks.base import DataTask
-from soupkitchen.tasks.columns import check_filled, lists_of, row_of, shown
+from soupkitchen.tasks.columns import check_filled, lists_of, row_of
 
 log = logging.getLogger(__name__)
 

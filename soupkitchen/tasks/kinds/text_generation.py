@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ from soupkitchen.tasks.columns import (
     row_of,
     template_columns,
 )
-from soupkitchen.tasks.conversations import ConversationTask, cells_of
+from soupkitchen.tasks.conversations import ConversationTask, read_lists
 from soupkitchen.tasks.texts import check_tokens, encode, longest, unwrapped
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,8 @@ class TextGeneration(ConversationTask):
         columns = check_template("task.prompt", self.prompt, split)
         alone = len(columns) == 1 and self.prompt.strip() == f"{{{columns[0]}}}"
         cells = check_filled(split, "task.prompt, column", columns[0]) if len(columns) == 1 else []
-        if alone and cells and isinstance(cells[0], str):
-            cells = cells_of(split, "task.prompt", columns[0])
+        if alone:
+            cells = read_lists(cells)
         writer = self.writer(processor, split, cells)
         answers: list[Any] = [None] * len(split)
         if self.answer is not None and self.metric.compares:
@@ -212,7 +212,7 @@ class TextGeneration(ConversationTask):
             **{token: getattr(generator.generation_config, token) for token in _TOKENS},
         )
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        with _seeded(self.seed, batch["input_ids"].device):
+        with _seeded(self.seed, batch["input_ids"].device) if self.is_drawn else nullcontext():
             generated = generator.generate(**inputs, generation_config=plain)
         if self.is_causal:
             generated = generated[:, batch["input_ids"].shape[1] :]
